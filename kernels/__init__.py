@@ -1,0 +1,1 @@
+"""Triton kernels of the CUDA backend; installed as ``ncfast.kernels``."""

@@ -1,0 +1,20 @@
+"""Fast, trustworthy metrics for neural collapse, grokking and the information bottleneck."""
+
+from importlib.metadata import version
+
+from ncfast.backends import backends
+from ncfast.metrics import cdnv, collapse_metrics, nc1, nc2, rnc1, weight_norm
+from ncfast.moments import ClassMoments, class_moments
+
+__version__ = version("ncfast")
+__all__ = [
+    "ClassMoments",
+    "backends",
+    "cdnv",
+    "class_moments",
+    "collapse_metrics",
+    "nc1",
+    "nc2",
+    "rnc1",
+    "weight_norm",
+]

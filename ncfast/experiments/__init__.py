@@ -1,0 +1,1 @@
+"""Datasets, models, trainer and report behind the `ncfast` command."""

@@ -1,0 +1,1 @@
+"""Images with labels, resident on a device as uint8."""

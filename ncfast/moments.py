@@ -1,0 +1,289 @@
+"""`ClassMoments`: the sufficient statistic from which every collapse metric is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from typing_extensions import Self
+
+from ncfast import _validate
+from ncfast.backends import select
+
+_FLOAT_FIELDS = ("means", "within_ss", "norm_sum", "norm_max")
+
+
+@dataclass(eq=False)
+class ClassMoments:
+    """Counts, means, spreads and norms of features by class, mergeable without loss.
+
+    All floating-point entries are float64, on the device of the features. A class without a sample
+    has count, mean and sum of squares zero. Shards, minibatches and machines combine with `merge`
+    or `all_reduce` to what one pass over everything would have given, up to float64 rounding
+    (Chan, Golub & LeVeque 1983).
+
+    Attributes:
+        counts: samples of each class, (K,) int64.
+        means: class means mu_c, (K, D).
+        within_ss: sum over the class of norm(x - mu_c)^2, (K,).
+        norm_sum: sum of the norms of all rows, ().
+        norm_max: largest norm of a row, (); zero when there is no row.
+
+    Example:
+        >>> import torch, ncfast
+        >>> x = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
+        >>> m = ncfast.class_moments(x, torch.tensor([0, 0, 1]), num_classes=3)
+        >>> m.counts.tolist(), m.means[0].tolist(), m.within_ss.tolist()
+        ([2, 1, 0], [2.0, 0.0], [2.0, 0.0, 0.0])
+    """
+
+    counts: Tensor
+    means: Tensor
+    within_ss: Tensor
+    norm_sum: Tensor
+    norm_max: Tensor
+
+    @classmethod
+    def empty(
+        cls, num_classes: int, dim: int, device: torch.device | str | None = None
+    ) -> ClassMoments:
+        """The moments of no sample at all: the neutral element of `merge`.
+
+        Args:
+            num_classes: K, at least 1.
+            dim: D, the number of feature columns.
+            device: where the state lives.
+        """
+        _validate.check_num_classes(num_classes)
+        return cls(
+            torch.zeros(num_classes, dtype=torch.int64, device=device),
+            torch.zeros((num_classes, dim), dtype=torch.float64, device=device),
+            torch.zeros(num_classes, dtype=torch.float64, device=device),
+            torch.zeros((), dtype=torch.float64, device=device),
+            torch.zeros((), dtype=torch.float64, device=device),
+        )
+
+    @property
+    def num_classes(self) -> int:
+        """K, absent classes included."""
+        return self.counts.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """D, the number of feature columns."""
+        return self.means.shape[1]
+
+    @property
+    def total(self) -> Tensor:
+        """N, the number of samples, () int64."""
+        return self.counts.sum()
+
+    @property
+    def present(self) -> Tensor:
+        """Which classes have a sample, (K,) bool."""
+        return self.counts > 0
+
+    @property
+    def norm_mean(self) -> Tensor:
+        """Mean norm of the rows, (); NaN when there is no row."""
+        return self.norm_sum / self.total
+
+    @property
+    def global_mean(self) -> Tensor:
+        """Mean of all samples mu_G, every sample counting the same, (D,)."""
+        return (self.means * self.counts[:, None]).sum(0) / self.total
+
+    @property
+    def mean_of_means(self) -> Tensor:
+        """Mean of the class means, every class that has a sample counting the same, (D,)."""
+        return self.means.sum(0) / self.present.sum()
+
+    @property
+    def centred_means(self) -> Tensor:
+        """Class means minus `mean_of_means`, zero for absent classes, (K, D)."""
+        return torch.where(self.present[:, None], self.means - self.mean_of_means, 0.0)
+
+    @property
+    def class_variances(self) -> Tensor:
+        """V_c = within_ss / counts, (K,); zero for absent classes."""
+        return self.within_ss / self.counts.clamp(min=1)
+
+    @property
+    def within_trace(self) -> Tensor:
+        """Tr(Sigma_W) with the population normalisation 1/N, (); NaN when there is no sample."""
+        return self.within_ss.sum() / self.total
+
+    def merge(self, other: ClassMoments) -> ClassMoments:
+        """The moments of both sample sets together; neither argument changes.
+
+        Args:
+            other: moments with the same K and D, on the same device.
+
+        Raises:
+            ValueError: shapes or devices differ.
+        """
+        _check_mergeable(self, other)
+        counts = self.counts + other.counts
+        share = other.counts / counts.clamp(min=1)
+        delta = other.means - self.means
+        # share is exactly 1 or 0 where only one side has samples, so absent classes need no guard
+        means = self.means + delta * share[:, None]
+        between = torch.linalg.vector_norm(delta, dim=1).square() * self.counts * share
+        return ClassMoments(
+            counts,
+            means,
+            self.within_ss + other.within_ss + between,
+            self.norm_sum + other.norm_sum,
+            torch.maximum(self.norm_max, other.norm_max),
+        )
+
+    def all_reduce(self, group: dist.ProcessGroup | None = None) -> ClassMoments:
+        """The moments over all ranks, the same bits on every rank, in one collective.
+
+        The packed states are gathered and merged in rank order: Chan's merge is no plain sum, and
+        sums that could be added would cancel on collapsed features. A rank receives
+        8 (K (D + 2) + 2) bytes from each other rank.
+
+        Args:
+            group: the process group; None is the default one. Every rank must hold the same K and
+                D; a rank without samples takes part with `ClassMoments.empty`.
+
+        Raises:
+            RuntimeError: torch.distributed is not initialised.
+        """
+        if not dist.is_available() or not dist.is_initialized():
+            raise RuntimeError(
+                "Expected torch.distributed to be initialised before ClassMoments.all_reduce. "
+                "Call torch.distributed.init_process_group first; a single process needs no reduce."
+            )
+        packed = self._pack()
+        gathered = packed.new_empty(dist.get_world_size(group) * packed.numel())
+        dist.all_gather_into_tensor(gathered, packed, group=group)
+        merged, *rest = (self._unpack(part) for part in gathered.view(-1, packed.numel()))
+        for part in rest:
+            merged = merged.merge(part)
+        return merged
+
+    def _pack(self) -> Tensor:
+        # counts are exact in float64 up to 2^53
+        floats = (getattr(self, name).reshape(-1) for name in _FLOAT_FIELDS)
+        return torch.cat([self.counts.to(torch.float64), *floats])
+
+    def _unpack(self, packed: Tensor) -> ClassMoments:
+        k, d = self.means.shape
+        counts, means, within, norm_sum, norm_max = packed.split([k, k * d, k, 1, 1])
+        return ClassMoments(
+            counts.to(torch.int64), means.view(k, d), within, norm_sum[0], norm_max[0]
+        )
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> ClassMoments:
+        """The same moments on another device."""
+        moved = (
+            getattr(self, field.name).to(device, non_blocking=non_blocking)
+            for field in fields(self)
+        )
+        return ClassMoments(*moved)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The state as a flat dict of tensors, ready for torch.save or safetensors."""
+        return {field.name: getattr(self, field.name).detach().clone() for field in fields(self)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> Self:
+        """Replace the state by one that `state_dict` returned, and return self.
+
+        Args:
+            state: a dict with exactly the keys of `state_dict`; shapes must fit this K and D.
+
+        Raises:
+            ValueError: a key is missing or unknown, or a shape or dtype differs. Nothing is loaded.
+        """
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        if set(state) != set(own):
+            raise ValueError(
+                f"Expected argument `state` to have the keys {sorted(own)} but got {sorted(state)}."
+            )
+        for name, tensor in own.items():
+            if state[name].shape != tensor.shape or state[name].dtype != tensor.dtype:
+                raise ValueError(
+                    f"Expected entry {name!r} of `state` to be {tensor.dtype} of shape "
+                    f"{tuple(tensor.shape)} but got {state[name].dtype} of shape "
+                    f"{tuple(state[name].shape)}. Load it into ClassMoments.empty(K, D)."
+                )
+        for name, tensor in own.items():
+            setattr(self, name, state[name].detach().to(tensor.device, copy=True))
+        return self
+
+
+def _check_mergeable(one: ClassMoments, other: ClassMoments) -> None:
+    if one.means.shape != other.means.shape:
+        raise ValueError(
+            "Expected argument `other` to have means of shape (K, D) = "
+            f"{tuple(one.means.shape)} but got {tuple(other.means.shape)}. "
+            "Pass the same `num_classes` to every class_moments call."
+        )
+    if one.means.device != other.means.device:
+        raise ValueError(
+            f"Expected argument `other` on {one.means.device} but got {other.means.device}. "
+            "Move it with other.to(device)."
+        )
+
+
+@torch.no_grad()
+def class_moments(
+    feats: Tensor,
+    labels: Tensor,
+    *,
+    num_classes: int | None = None,
+    backend: str = "auto",
+    validate: Literal["shape", "full"] = "shape",
+) -> ClassMoments:
+    """Counts, means, spreads and norms of features by class, in one pass over the features.
+
+    Relative error of Tr(Sigma_W) under 1e-6 against a float64 two-pass over the same stored input,
+    at any collapse level; exactly zero for identical rows. Not differentiable.
+
+    Args:
+        feats: (N, D), float16, bfloat16, float32 or float64; any strides; no full copy is made.
+        labels: (N,), any integer dtype, on the same device, in 0..K-1.
+        num_classes: K. None takes the largest label plus one: the one call that synchronises with
+            an accelerator.
+        backend: "auto", or the name of a backend of `ncfast.backends`.
+        validate: "shape" looks at shapes, dtypes and devices, and at the values of labels that are
+            on the CPU anyway. Then a NaN or infinite feature makes the mean and sum of squares of
+            its class and the norms NaN or infinite, and an accelerator's label out of range makes
+            everything but the counts NaN. "full" reads all values (synchronises) and raises.
+
+    Returns:
+        The moments, in float64 on the features' device.
+
+    Raises:
+        TypeError: a dtype that cannot be used.
+        ValueError: shapes, lengths or devices that do not fit; empty input; labels out of range;
+            an unknown backend or one that cannot run; with "full", features that are not finite.
+
+    Example:
+        >>> import torch, ncfast
+        >>> feats = torch.randn(100, 8)
+        >>> labels = torch.arange(100) % 4
+        >>> ncfast.class_moments(feats, labels, num_classes=4).counts.tolist()
+        [25, 25, 25, 25]
+    """
+    if validate not in ("shape", "full"):
+        raise ValueError(
+            f"Expected argument `validate` to be 'shape' or 'full' but got {validate!r}."
+        )
+    _validate.check_pair(feats, labels)
+    if num_classes is None:
+        num_classes = _validate.infer_num_classes(labels)
+    else:
+        _validate.check_num_classes(num_classes)
+        if validate == "full" or _validate.labels_are_on_host(labels):
+            _validate.check_label_values(labels, num_classes)
+    if validate == "full":
+        _validate.check_finite(feats)
+    raw = select(backend, feats)(feats.detach(), labels, num_classes)
+    return ClassMoments(*raw)

@@ -1,0 +1,1 @@
+"""Collects metrics while a model trains, and writes them down."""
