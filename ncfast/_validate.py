@@ -40,7 +40,7 @@ def check_pair(feats: Tensor, labels: Tensor) -> None:
     if feats.shape[0] == 0:
         raise ValueError(
             "Expected argument `feats` to hold at least one row but got shape "
-            f"{tuple(feats.shape)}. For a worker without samples use ClassMoments.empty(num_classes, dim)."
+            f"{tuple(feats.shape)}. Without samples use ClassMoments.empty(K, D)."
         )
 
 
