@@ -1,0 +1,95 @@
+"""CIFAR-10 in its binary and in its python layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ncfast.experiments.data.errors import REMEDY_BROKEN, REMEDY_MISSING, DataFileError
+from ncfast.experiments.data.images import ImageSet
+from ncfast.experiments.data.sources import Source
+from ncfast.experiments.data.unpickle import UnsafePickleError, load_arrays
+
+ROWS, PIXELS = 10_000, 3 * 32 * 32
+BINARY, PYTHON = "cifar-10-batches-bin", "cifar-10-batches-py"
+
+
+def load_cifar10(
+    data_dir: Path, source: Source, train_size: int | None = None
+) -> tuple[ImageSet, ImageSet]:
+    """Read the train and test split; only as many training batches as ``train_size`` needs.
+
+    Raises:
+        DataFileError: a file is missing, truncated, corrupt or holds more than arrays.
+    """
+    needed = 5 if train_size is None else min(5, -(-train_size // ROWS))
+    binary = (data_dir / BINARY / "data_batch_1.bin").exists()
+    python = (data_dir / PYTHON / "data_batch_1").exists()
+    if binary or not python:
+        folder, read, suffix = data_dir / BINARY, _read_binary, ".bin"
+    else:
+        folder, read, suffix = data_dir / PYTHON, _read_python, ""
+    train = [read(folder / f"data_batch_{i}{suffix}") for i in range(1, needed + 1)]
+    test = read(folder / f"test_batch{suffix}")
+    return _split(train, source), _split([test], source)
+
+
+def _split(parts: Sequence[tuple[np.ndarray, np.ndarray]], source: Source) -> ImageSet:
+    images = np.concatenate([part[0] for part in parts]).reshape(-1, 3, 32, 32)
+    labels = np.concatenate([part[1] for part in parts]).astype(np.int64)
+    return source.image_set(torch.from_numpy(images), torch.from_numpy(labels))
+
+
+def _read_binary(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    expected = ROWS * (1 + PIXELS)
+    if not path.is_file():
+        raise DataFileError(path, "no such file", f"{expected} bytes", REMEDY_MISSING)
+    if path.stat().st_size != expected:
+        raise DataFileError(
+            path, f"holds {path.stat().st_size} bytes", f"{expected} bytes", REMEDY_BROKEN
+        )
+    rows = np.fromfile(path, np.uint8).reshape(ROWS, 1 + PIXELS)
+    return _checked(path, rows[:, 1:], rows[:, 0])
+
+
+def _read_python(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    if not path.is_file():
+        raise DataFileError(path, "no such file", "a CIFAR-10 python batch", REMEDY_MISSING)
+    try:
+        batch: Any = load_arrays(path.read_bytes())
+        data = np.asarray(batch[b"data"], np.uint8)
+        labels = np.asarray(batch[b"labels"], np.int64)
+    except UnsafePickleError as error:
+        raise DataFileError(
+            path, str(error), "a pickle of arrays and plain containers only", REMEDY_BROKEN
+        ) from error
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise DataFileError(
+            path,
+            f"truncated or corrupt ({type(error).__name__}: {error})",
+            "a CIFAR-10 python batch",
+            REMEDY_BROKEN,
+        ) from error
+    return _checked(path, data, labels)
+
+
+def _checked(path: Path, data: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if data.shape != (len(labels), PIXELS):
+        raise DataFileError(
+            path,
+            f"holds data of shape {data.shape} for {len(labels)} labels",
+            f"(N, {PIXELS})",
+            REMEDY_BROKEN,
+        )
+    if labels.min() < 0 or labels.max() > 9:
+        raise DataFileError(
+            path,
+            f"holds labels {labels.min()} to {labels.max()}",
+            "0 to 9",
+            REMEDY_BROKEN,
+        )
+    return data, labels

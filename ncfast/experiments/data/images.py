@@ -1,0 +1,86 @@
+"""A split of a dataset, resident on one device in its stored dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Inputs and labels of one split, normalised only when a batch is taken.
+
+    Attributes:
+        inputs: (N, C, H, W) uint8 images, or (N, D) float32 vectors.
+        labels: (N,) int64 in 0..K-1.
+        classes: names of the K classes.
+        mean: per-channel mean in stored units, broadcastable to ``inputs``.
+        std: per-channel standard deviation, likewise.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of_images(
+        cls,
+        images: Tensor,
+        labels: Tensor,
+        classes: Sequence[str],
+        *,
+        white: float,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> ImageSet:
+        """A split of (N, C, H, W) images whose ``mean`` and ``std`` are relative to ``white``."""
+        stored_mean, stored_std = (
+            torch.tensor(values).mul(white).view(1, -1, 1, 1) for values in (mean, std)
+        )
+        return cls(images, labels.long(), tuple(classes), stored_mean, stored_std)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.classes)
+
+    @property
+    def input_size(self) -> int:
+        """Number of values in one flattened input."""
+        return self.inputs[0].numel()
+
+    def to(self, device: torch.device | str) -> ImageSet:
+        """The same split on another device."""
+        names = ("inputs", "labels", "mean", "std")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+    def first(self, count: int | None) -> ImageSet:
+        """The first ``count`` samples; all of them for None.
+
+        Raises:
+            ValueError: there are fewer.
+        """
+        if count is None:
+            return self
+        if not 1 <= count <= len(self):
+            raise ValueError(
+                f"Expected `train_size` in 1..{len(self)} for this dataset but got {count}."
+            )
+        return replace(self, inputs=self.inputs[:count], labels=self.labels[:count])
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Normalised float32 inputs and labels at ``index``, made on the device."""
+        return (self.inputs[index] - self.mean) / self.std, self.labels[index]
+
+    def batches(self, size: int) -> list[tuple[Tensor, Tensor]]:
+        """The whole split in order, normalised, in batches of ``size`` rows."""
+        starts = range(0, len(self), size)
+        return [self.batch(slice(start, start + size)) for start in starts]

@@ -1,0 +1,112 @@
+"""Loads any dataset by name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ncfast.experiments.data import cifar, idx, small
+from ncfast.experiments.data.images import ImageSet
+from ncfast.experiments.data.sources import Source, fetch
+
+_DIGITS = tuple(str(digit) for digit in range(10))
+
+SOURCES = {
+    "mnist": Source(
+        "mnist",
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        {
+            "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+            "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+            "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+            "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+        },
+        _DIGITS,
+        (0.1307,),
+        (0.3081,),
+    ),
+    "fashion-mnist": Source(
+        "fashion-mnist",
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        {
+            "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+            "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+            "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+            "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+        },
+        idx.FASHION_CLASSES,
+        (0.2860,),
+        (0.3530,),
+    ),
+    "cifar10": Source(
+        cifar.BINARY,
+        "https://www.cs.toronto.edu/~kriz/",
+        {"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"},
+        (
+            "airplane",
+            "automobile",
+            "bird",
+            "cat",
+            "deer",
+            "dog",
+            "frog",
+            "horse",
+            "ship",
+            "truck",
+        ),
+        (0.4914, 0.4822, 0.4465),
+        (0.2470, 0.2435, 0.2616),
+    ),
+}
+DATASETS = ("digits", *SOURCES, "synthetic")
+
+
+def load(
+    name: str,
+    *,
+    data_dir: Path | str | None = None,
+    train_size: int | None = None,
+    download: bool = False,
+) -> tuple[ImageSet, ImageSet]:
+    """The training split, cut to its first ``train_size`` images, and the whole test split.
+
+    Args:
+        name: one of `DATASETS`.
+        data_dir: folder with ``mnist/``, ``fashion-mnist/``, ``cifar-10-batches-bin/`` or
+            ``cifar-10-batches-py/``; None takes the environment variable NCFAST_DATA.
+        train_size: number of training images; None takes all (digits: 200).
+        download: fetch missing files from the official mirrors, and verify them.
+
+    Returns:
+        Train and test split, on the CPU.
+
+    Raises:
+        ValueError: an unknown name, no data directory, or a train size out of range.
+        DataFileError: a file is missing, truncated or corrupt.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"Expected `dataset` to be one of {DATASETS} but got {name!r}.")
+    if name == "digits":
+        train, test = small.load_digits()
+    elif name == "synthetic":
+        train, test = small.make_gaussians(train=train_size or 1000)
+    else:
+        train, test = _load_files(name, data_dir, train_size, download)
+    return train.first(train_size), test
+
+
+def _load_files(
+    name: str, data_dir: Path | str | None, train_size: int | None, download: bool
+) -> tuple[ImageSet, ImageSet]:
+    found = data_dir if data_dir is not None else os.environ.get("NCFAST_DATA")
+    if not found:
+        raise ValueError(
+            f"Dataset {name!r} is read from files but no data directory was given. Pass "
+            "--data-dir DIR or set NCFAST_DATA; add --download to fetch the files into it."
+        )
+    folder, source = Path(found), SOURCES[name]
+    if download:
+        fetch(source, folder)
+    if name == "cifar10":
+        return cifar.load_cifar10(folder, source, train_size)
+    return idx.load_idx(folder / source.folder, source)

@@ -1,0 +1,67 @@
+"""Datasets that need no file: scikit-learn's bundled digits, and Gaussian classes."""
+
+from __future__ import annotations
+
+import torch
+
+from ncfast.experiments.data.images import ImageSet
+
+DIGITS_TRAIN = 200
+
+
+def load_digits() -> tuple[ImageSet, ImageSet]:
+    """The 1,797 8 x 8 digits: the first 200 to train on, the other 1,597 to test.
+
+    Raises:
+        ModuleNotFoundError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn import datasets
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "The digits come with scikit-learn: pip install 'ncfast[experiments]'."
+        ) from error
+    bunch = datasets.load_digits()
+    images = torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1)
+    labels = torch.from_numpy(bunch.target).long()
+    classes = tuple(str(digit) for digit in range(10))
+
+    def split(rows: slice) -> ImageSet:
+        # mean and standard deviation of all pixels
+        return ImageSet.of_images(
+            images[rows], labels[rows], classes, white=16.0, mean=[0.3053], std=[0.3760]
+        )
+
+    return split(slice(DIGITS_TRAIN)), split(slice(DIGITS_TRAIN, None))
+
+
+def make_gaussians(
+    *,
+    num_classes: int = 10,
+    dim: int = 32,
+    train: int = 1000,
+    test: int = 1000,
+    spread: float = 1.0,
+    seed: int = 0,
+) -> tuple[ImageSet, ImageSet]:
+    """Gaussian classes around random means: x = mu_y + spread * noise, mu ~ N(0, I).
+
+    Args:
+        num_classes: K; labels are balanced.
+        dim: D.
+        train: number of training samples.
+        test: number of test samples.
+        spread: standard deviation within a class.
+        seed: of the generator; the global random stream is untouched.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    means = torch.randn(num_classes, dim, generator=generator)
+    labels = torch.arange(train + test) % num_classes
+    noise = torch.randn(train + test, dim, generator=generator)
+    inputs = means[labels] + spread * noise
+    classes = tuple(str(index) for index in range(num_classes))
+    as_is = torch.zeros(()), torch.ones(())
+    return (
+        ImageSet(inputs[:train], labels[:train], classes, *as_is),
+        ImageSet(inputs[train:], labels[train:], classes, *as_is),
+    )
