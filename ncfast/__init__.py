@@ -5,10 +5,12 @@ from importlib.metadata import version
 from ncfast.backends import backends
 from ncfast.metrics import cdnv, collapse_metrics, nc1, nc2, rnc1, weight_norm
 from ncfast.moments import ClassMoments, class_moments
+from ncfast.tracking.tracker import Tracker
 
 __version__ = version("ncfast")
 __all__ = [
     "ClassMoments",
+    "Tracker",
     "backends",
     "cdnv",
     "class_moments",

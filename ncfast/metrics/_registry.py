@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from torch import Tensor
@@ -22,8 +22,8 @@ METRICS: dict[str, Callable[[ClassMoments], Tensor]] = {
 }
 
 
-def resolve(which: str | Sequence[str]) -> tuple[str, ...]:
-    """The metric ids that ``which`` names: "all", an id, a family such as "nc2", or several.
+def resolve(which: str | Sequence[str], known: Iterable[str] = tuple(METRICS)) -> tuple[str, ...]:
+    """The ids of ``known`` that ``which`` names: "all", an id, a family like "nc2", or several.
 
     Raises:
         ValueError: a name is neither an id nor a family.
@@ -31,11 +31,11 @@ def resolve(which: str | Sequence[str]) -> tuple[str, ...]:
     names = [which] if isinstance(which, str) else list(which)
     chosen: list[str] = []
     for name in names:
-        found = [id_ for id_ in METRICS if name in ("all", id_, id_.split(".")[0])]
+        found = [id_ for id_ in known if name in ("all", id_, id_.split(".")[0])]
         if not found:
             raise ValueError(
-                f"Expected argument `which` to name metrics but got {name!r}. "
-                f"Known ids: {', '.join(METRICS)}; or a family such as 'nc2', or 'all'."
+                f"Expected the names of metrics but got {name!r}. "
+                f"Known ids: {', '.join(known)}; or a family such as 'nc2', or 'all'."
             )
         chosen += found
     return tuple(dict.fromkeys(chosen))

@@ -1,1 +1,16 @@
 """Collects metrics while a model trains, and writes them down."""
+
+from ncfast.tracking import schedule
+from ncfast.tracking.sinks import JsonlSink, Sink, read_records
+from ncfast.tracking.timescales import Events, find_events
+from ncfast.tracking.tracker import Tracker
+
+__all__ = [
+    "Events",
+    "JsonlSink",
+    "Sink",
+    "Tracker",
+    "find_events",
+    "read_records",
+    "schedule",
+]

@@ -1,0 +1,57 @@
+"""Live progress: a bar on a terminal, a line a log point elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+
+from tqdm import tqdm
+from typing_extensions import Self
+
+_SHOWN = (
+    ("train/accuracy", "train", "{:.3f}"),
+    ("test/accuracy", "test", "{:.3f}"),
+    ("train/rnc1.max", "rnc1", "{:.2e}"),
+)
+
+
+class Progress:
+    """Shows step, accuracies and RNC1 on standard error.
+
+    Args:
+        start: step to start at.
+        total: last step.
+    """
+
+    def __init__(self, start: int, total: int) -> None:
+        self._live = sys.stderr.isatty()
+        self._total = total
+        self._bar = tqdm(initial=start, total=total, unit="step", disable=not self._live)
+        self._shown: dict[str, str] = {}
+
+    def advance(self) -> None:
+        """Count a step."""
+        self._bar.update()
+
+    def record(self, record: Mapping[str, float]) -> None:
+        """Show a record: in the bar, or as a line when it holds both splits."""
+        for key, name, pattern in _SHOWN:
+            if key in record:
+                self._shown[name] = pattern.format(record[key])
+        if self._live:
+            self._bar.set_postfix(self._shown, refresh=False)
+        elif "test/accuracy" in record:
+            values = "  ".join(f"{name} {value}" for name, value in self._shown.items())
+            print(f"step {record['step']}/{self._total}  {values}", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.close()

@@ -1,0 +1,148 @@
+"""A run's directory: who owns it, its config.json, and its log."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import ncfast
+from ncfast.experiments.config import TrainConfig
+from ncfast.metrics._registry import METRICS
+from ncfast.tracking.sinks import read_records
+
+CONFIG, METRICS_FILE, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
+# how a run is watched or where it is kept may change on --resume; what it computes may not
+_MAY_CHANGE = {"out", "resume", "steps", "data_dir", "download", "device", "checkpoint_every"}
+CONVENTIONS = {
+    "step": "updates made so far; 0 is the initialisation",
+    "means": "every class counts the same: centred on the mean of class means, Sigma_B unweighted",
+    "Sigma_W": "population normalisation 1/N over all samples",
+    "standard deviations": "population",
+    "loss": "mean over the split of the loss of a sample, summed over classes",
+    "features": "input of the classifier, model in eval mode, whole split",
+    "rnc1.max": "Tr(Sigma_W) / (largest feature norm)^2",
+    "rnc1.mean": "Tr(Sigma_W) / (mean feature norm)^2",
+    "weight.norm": "global L2 norm of all parameters",
+}
+
+
+class RunDirectoryError(RuntimeError):
+    """The output directory cannot be used for this run; the message holds the remedy."""
+
+
+def prepare(config: TrainConfig) -> None:
+    """Make the directory and its config.json, or check that --resume continues the same run.
+
+    Raises:
+        RunDirectoryError: it holds another run, or there is nothing to resume, or settings differ.
+        OSError: it cannot be written.
+    """
+    path = config.out / CONFIG
+    if config.resume:
+        _check_same_run(config, path)
+    elif path.exists() or (config.out / METRICS_FILE).exists():
+        raise RunDirectoryError(
+            f"{config.out} already holds a run. Choose another --out, add --resume to continue "
+            "that run, or delete the directory."
+        )
+    config.out.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(_describe(config), indent=2).encode() + b"\n")
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    values = asdict(config)
+    return json.loads(json.dumps(values, default=str))
+
+
+def _describe(config: TrainConfig) -> dict[str, Any]:
+    return {
+        "settings": _settings(config),
+        "versions": {
+            "ncfast": ncfast.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "seed": config.seed,
+        "metrics": [*METRICS, "weight.norm"],
+        "conventions": CONVENTIONS,
+    }
+
+
+def _check_same_run(config: TrainConfig, path: Path) -> None:
+    if not path.exists() or not (config.out / CHECKPOINT).exists():
+        raise RunDirectoryError(
+            f"{config.out} holds no checkpoint to resume from. Start the run without --resume."
+        )
+    before = json.loads(path.read_text())["settings"]
+    now = _settings(config)
+    changed = [
+        f"{name} was {before.get(name)} and is {now[name]}"
+        for name in now
+        if name not in _MAY_CHANGE and before.get(name) != now[name]
+    ]
+    if changed:
+        raise RunDirectoryError(
+            f"--resume continues the run in {config.out}, but {'; '.join(changed)}. "
+            "Pass the settings of that run, or choose another --out."
+        )
+
+
+def load_config(out: Path) -> dict[str, Any]:
+    """The content of a run's config.json.
+
+    Raises:
+        RunDirectoryError: there is none, or it is damaged.
+    """
+    try:
+        return json.loads((out / CONFIG).read_text())
+    except FileNotFoundError as error:
+        raise RunDirectoryError(
+            f"{out} holds no run: {CONFIG} is missing. Pass a directory made by `ncfast train`."
+        ) from error
+    except ValueError as error:
+        raise RunDirectoryError(f"{out / CONFIG} is damaged: {error}.") from error
+
+
+def truncate_log(out: Path, last_step: int) -> None:
+    """Drop the records after ``last_step``: the resumed run makes them again."""
+    path = out / METRICS_FILE
+    if path.exists():
+        kept = [record for record in read_records(path) if record["step"] <= last_step]
+        write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace ``path`` whole or not at all.
+
+    Raises:
+        OSError: the disk is full or the directory cannot be written; the old file is kept.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place when the block ends without error."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

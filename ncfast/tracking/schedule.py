@@ -1,0 +1,86 @@
+"""At which steps to compute: a schedule is any callable from a step to a bool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+Schedule = Callable[[int], bool]
+
+
+def every(interval: int) -> Schedule:
+    """Step 0 and every ``interval`` steps.
+
+    Raises:
+        ValueError: the interval is not positive.
+
+    Example:
+        >>> [step for step in range(7) if every(3)(step)]
+        [0, 3, 6]
+    """
+    if interval < 1:
+        raise ValueError(f"Expected argument `interval` to be at least 1 but got {interval}.")
+    return lambda step: step % interval == 0
+
+
+def at(steps: Iterable[int]) -> Schedule:
+    """Exactly the given steps."""
+    return frozenset(steps).__contains__
+
+
+def log_spaced(points: int, last: int) -> Schedule:
+    """Step 0 and about ``points`` steps spaced evenly on a log axis up to ``last``.
+
+    Neighbours that round to the same step become one.
+
+    Raises:
+        ValueError: fewer than two points, or ``last`` is not positive.
+
+    Example:
+        >>> [step for step in range(1001) if log_spaced(4, 1000)(step)]
+        [0, 1, 10, 100, 1000]
+    """
+    if points < 2 or last < 1:
+        raise ValueError(
+            f"Expected `points` of at least 2 and a positive `last` but got {points} and {last}."
+        )
+    return at({0} | {round(last ** (i / (points - 1))) for i in range(points)})
+
+
+def paper(last: int) -> Schedule:
+    """Steps 0 to 29, every 10 to 140, then about 150 evenly up to ``last``.
+
+    The schedule of the public code of Sakamoto & Sato 2025 (arXiv 2509.20829).
+
+    Example:
+        >>> len([step for step in range(100_001) if paper(100_000)(step)])
+        193
+    """
+    stride = max(1, last // 150)
+    return at({*range(30), *range(30, 141, 10), *range(0, last + 1, stride), last})
+
+
+def parse(text: str, last: int) -> Schedule:
+    """A schedule from its name: "paper", "log:POINTS", "every:N" or "every".
+
+    Raises:
+        ValueError: the text is none of these.
+
+    Example:
+        >>> parse("every:100", 1000)(300)
+        True
+    """
+    name, _, number = text.partition(":")
+    if name == "paper" and not number:
+        return paper(last)
+    if name == "every" and (number.isdigit() or not number):
+        return every(int(number or 1))
+    if name == "log" and number.isdigit():
+        return log_spaced(int(number), last)
+    raise ValueError(
+        f"Expected a schedule 'paper', 'log:POINTS', 'every' or 'every:N' but got {text!r}."
+    )
+
+
+def as_schedule(every_or_schedule: int | Schedule) -> Schedule:
+    """An interval as a schedule; a callable as it is."""
+    return every_or_schedule if callable(every_or_schedule) else every(every_or_schedule)
