@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 
 @dataclass(frozen=True)
@@ -70,3 +72,13 @@ class TrainConfig:
     def effective_train_size(self) -> int:
         """Training images after the default of the dataset."""
         return self.train_size or (200 if self.dataset == "digits" else 1000)
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Draw runs: report.html and PNG figures."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Directories made by `ncfast train`."""
+    out: Path | None = None
+    """Where to write; None: the first run's directory."""

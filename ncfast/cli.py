@@ -1,0 +1,126 @@
+"""The ``ncfast`` command."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+Config = TypeVar("Config")
+_EXTRA = "pip install 'ncfast[experiments]'"
+# what a user can cause and mend: shown as one line, without a traceback
+_USER_ERRORS = (OSError, ValueError, RuntimeError, ModuleNotFoundError)
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status.
+
+    Args:
+        argv: the arguments; None takes those of the process.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if arguments else 2
+    command = COMMANDS.get(arguments[0])
+    if command is None:
+        print(f"ncfast: unknown command {arguments[0]!r}\n\n{_usage()}", file=sys.stderr)
+        return 2
+    try:
+        return command(arguments[1:])
+    except KeyboardInterrupt:
+        print("ncfast: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except _USER_ERRORS as error:
+        print(f"ncfast: {error}", file=sys.stderr)
+        return 1
+
+
+def _usage() -> str:
+    lines = [f"  {name:<8} {function.__doc__}" for name, function in COMMANDS.items()]
+    return "\n".join(["usage: ncfast COMMAND [options]   (ncfast COMMAND --help)", "", *lines])
+
+
+def _parse(kind: Callable[..., Config], command: str, arguments: Sequence[str]) -> Config:
+    try:
+        import tyro
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"`ncfast {command}` needs more packages: {_EXTRA}.") from error
+    return tyro.cli(kind, prog=f"ncfast {command}", args=arguments)
+
+
+def _train(arguments: Sequence[str]) -> int:
+    """Train a network and track its collapse."""
+    from ncfast.experiments.config import TrainConfig
+
+    config = _parse(TrainConfig, "train", arguments)
+    from ncfast.experiments.report import build_report
+    from ncfast.experiments.trainer import train
+
+    outcome = train(config)
+    if not outcome.finished:
+        again = [word for word in arguments if word != "--resume"]
+        print(
+            f"Interrupted at step {outcome.step}; the state is saved. Continue with:\n"
+            f"  ncfast train {' '.join(again)} --resume",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    report = build_report([config.out])
+    print(f"Report: {report.html}")
+    return 0
+
+
+def _report(arguments: Sequence[str]) -> int:
+    """Draw the report of one run, or of several beside each other."""
+    from ncfast.experiments.config import ReportConfig
+
+    config = _parse(ReportConfig, "report", arguments)
+    from ncfast.experiments.report import build_report
+
+    report = build_report(config.runs, config.out)
+    for path in (*report.pictures, report.html):
+        print(path)
+    return 0
+
+
+def _info(arguments: Sequence[str]) -> int:
+    """Show versions, devices, and which backends can run here and why."""
+    if arguments:
+        print("usage: ncfast info", file=sys.stderr)
+        return 0 if arguments[0] in ("-h", "--help") else 2
+    import numpy
+    import torch
+
+    import ncfast
+
+    rows: list[tuple[str, Any]] = [
+        ("ncfast", ncfast.__version__),
+        ("python", platform.python_version()),
+        ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
+        ("numpy", numpy.__version__),
+        ("platform", f"{platform.system()} {platform.machine()}"),
+        ("cuda", ", ".join(_cuda_devices()) or "no device"),
+    ]
+    rows += [
+        (f"backend {name}", f"{'yes' if status.available else 'no'}: {status.reason}")
+        for name, status in ncfast.backends().items()
+    ]
+    for name, value in rows:
+        print(f"{name:<18} {value}")
+    return 0
+
+
+def _cuda_devices() -> list[str]:
+    import torch
+
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": _train,
+    "report": _report,
+    "info": _info,
+}

@@ -1,0 +1,182 @@
+"""Figures of a run or of several: one panel a question, all against the step on a log axis."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from numpy.typing import NDArray
+
+from ncfast.experiments.report.runs import Run
+from ncfast.tracking.timescales import series
+
+_MAX_POINTS = 1500
+_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+    "svg.fonttype": "path",
+}
+TRAIN, TEST = "#2b5fa3", "#d9732b"
+_EVENT_COLOURS = {"fit": "#2b5fa3", "generalisation": "#d9732b", "collapse": "#3c8d54"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a panel: a key of the log, its label, and how it is drawn."""
+
+    key: str
+    label: str
+    colour: str
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One axes: a name for the file, a label, its curves, and whether y is logarithmic."""
+
+    name: str
+    label: str
+    curves: tuple[Curve, ...]
+    log: bool
+
+
+def _both(metric: str, label: str = "") -> tuple[Curve, ...]:
+    return (
+        Curve(f"train/{metric}", f"train{label}", TRAIN),
+        Curve(f"test/{metric}", f"test{label}", TEST),
+    )
+
+
+PANELS = (
+    Panel("accuracy", "accuracy", _both("accuracy"), log=False),
+    Panel(
+        "rnc1",
+        "RNC1",
+        (
+            *_both("rnc1.max", ", max norm"),
+            Curve("train/rnc1.mean", "train, mean norm", TRAIN, dashed=True),
+            Curve("test/rnc1.mean", "test, mean norm", TEST, dashed=True),
+        ),
+        log=True,
+    ),
+    Panel("nc2", "NC2, condition number\nof class means", _both("nc2.condition"), log=True),
+    Panel("nc1", "NC1, Tr Σ_W / Tr Σ_B", _both("nc1.quotient"), log=True),
+)
+
+
+def overview(run: Run) -> Figure:
+    """All panels of one run under each other, with its events marked."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 8.4), layout="constrained")
+        axes = figure.subplots(len(PANELS), 1, sharex=True)
+        for axis, panel in zip(axes, PANELS, strict=True):
+            _draw(axis, panel, run)
+        _label_events(axes[0], run)
+        axes[-1].set_xlabel("step")
+    return figure
+
+
+def single(panel: Panel, run: Run) -> Figure:
+    """One panel of one run, with its events marked."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+        axis = figure.subplots()
+        _draw(axis, panel, run)
+        _label_events(axis, run)
+        axis.set_xlabel("step")
+    return figure
+
+
+def comparison(runs: Sequence[Run], labels: Sequence[str]) -> Figure:
+    """The first curves of every panel, one colour a run; train solid, test dashed."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 8.4), layout="constrained")
+        axes = figure.subplots(len(PANELS), 1, sharex=True)
+        colours = colormaps["viridis"](np.linspace(0.0, 0.85, len(runs)))
+        for axis, panel in zip(axes, PANELS, strict=True):
+            for run, label, colour in zip(runs, labels, colours, strict=True):
+                for curve, style in zip(panel.curves[:2], ("-", "--"), strict=True):
+                    name = label if style == "-" else None
+                    axis.plot(*_thinned(run, curve.key), style, color=colour, label=name)
+            _finish(axis, panel)
+        axes[0].legend(title="train solid, test dashed", fontsize=8)
+        axes[-1].set_xlabel("step")
+    return figure
+
+
+def _draw(axis: Axes, panel: Panel, run: Run) -> None:
+    for curve in panel.curves:
+        steps, values = _thinned(run, curve.key)
+        if len(steps):
+            style = ":" if curve.dashed else "-"
+            axis.plot(steps, values, style, color=curve.colour, label=curve.label)
+    for name, colour in _EVENT_COLOURS.items():
+        step = getattr(run.events, name)
+        if step is not None:
+            axis.axvline(step, color=colour, linewidth=1.0, linestyle=(0, (4, 2)), alpha=0.8)
+    _finish(axis, panel)
+    axis.legend(loc="best", fontsize=8, ncols=2 if len(panel.curves) > 2 else 1)
+
+
+def _finish(axis: Axes, panel: Panel) -> None:
+    # linear below 1, so that step 0 has a place
+    axis.set_xscale("symlog", linthresh=1, linscale=0.35)
+    axis.set_xlim(left=0)
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.set_ylabel(panel.label)
+    if panel.log:
+        axis.set_yscale("log")
+        low, high = axis.get_ylim()
+        if high / low < 300:  # less than about two decades: powers of ten alone are too few
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axis.set_ylim(-0.02, 1.04)
+
+
+def _label_events(axis: Axes, run: Run) -> None:
+    found = [(getattr(run.events, name), name) for name in _EVENT_COLOURS]
+    for level, (step, name) in enumerate(pair for pair in found if pair[0] is not None):
+        axis.annotate(
+            f"{name} {step:,}",
+            (step, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(-3, 4 + 10 * level),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+            color=_EVENT_COLOURS[name],
+        )
+
+
+def _thinned(run: Run, key: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """At most `_MAX_POINTS` of a series, evenly on the log axis, first and last included."""
+    steps, values = series(run.records, key)
+    if len(steps) > _MAX_POINTS:
+        marks = np.geomspace(1, steps[-1] + 1, _MAX_POINTS) - 1
+        index = np.unique(np.searchsorted(steps, marks).clip(max=len(steps) - 1))
+        steps, values = steps[index], values[index]
+    return steps, values
+
+
+def to_bytes(figure: Figure, kind: str) -> bytes:
+    """The figure as a "png" or "svg" file."""
+    buffer = io.BytesIO()
+    with rc_context(_STYLE):
+        figure.savefig(buffer, format=kind, dpi=150)
+    return buffer.getvalue()
