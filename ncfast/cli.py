@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 Config = TypeVar("Config")
-_EXTRA = "pip install 'ncfast[experiments]'"
+_EXTRA = "more packages: pip install 'ncfast[experiments]'"
 # what a user can cause and mend: shown as one line, without a traceback
-_USER_ERRORS = (OSError, ValueError, RuntimeError, ModuleNotFoundError)
+_USER_ERRORS = (OSError, ValueError, RuntimeError)
 INTERRUPTED = 130
 
 
@@ -33,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ncfast: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except ModuleNotFoundError as error:
+        print(f"ncfast: {error}. The experiments need {_EXTRA}", file=sys.stderr)
+        return 1
     except _USER_ERRORS as error:
         print(f"ncfast: {error}", file=sys.stderr)
         return 1
@@ -44,10 +48,8 @@ def _usage() -> str:
 
 
 def _parse(kind: Callable[..., Config], command: str, arguments: Sequence[str]) -> Config:
-    try:
-        import tyro
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"`ncfast {command}` needs more packages: {_EXTRA}.") from error
+    import tyro
+
     return tyro.cli(kind, prog=f"ncfast {command}", args=arguments)
 
 
@@ -64,7 +66,7 @@ def _train(arguments: Sequence[str]) -> int:
         again = [word for word in arguments if word != "--resume"]
         print(
             f"Interrupted at step {outcome.step}; the state is saved. Continue with:\n"
-            f"  ncfast train {' '.join(again)} --resume",
+            f"  ncfast train {shlex.join(again)} --resume",
             file=sys.stderr,
         )
         return INTERRUPTED

@@ -95,7 +95,7 @@ class ClassMoments:
     @property
     def global_mean(self) -> Tensor:
         """Mean of all samples mu_G, every sample counting the same, (D,)."""
-        return (self.means * self.counts[:, None]).sum(0) / self.total
+        return (self.means * self.counts.unsqueeze(1)).sum(0) / self.total
 
     @property
     def mean_of_means(self) -> Tensor:
@@ -105,7 +105,7 @@ class ClassMoments:
     @property
     def centred_means(self) -> Tensor:
         """Class means minus `mean_of_means`, zero for absent classes, (K, D)."""
-        return torch.where(self.present[:, None], self.means - self.mean_of_means, 0.0)
+        return torch.where(self.present.unsqueeze(1), self.means - self.mean_of_means, 0.0)
 
     @property
     def class_variances(self) -> Tensor:
@@ -128,10 +128,10 @@ class ClassMoments:
         """
         _check_mergeable(self, other)
         counts = self.counts + other.counts
-        share = other.counts / counts.clamp(min=1)
+        share = other.counts.to(torch.float64) / counts.clamp(min=1)  # int / int is float32
         delta = other.means - self.means
         # share is exactly 1 or 0 where only one side has samples, so absent classes need no guard
-        means = self.means + delta * share[:, None]
+        means = self.means + delta * share.unsqueeze(1)
         between = torch.linalg.vector_norm(delta, dim=1).square() * self.counts * share
         return ClassMoments(
             counts,

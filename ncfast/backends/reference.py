@@ -24,16 +24,15 @@ def class_moments(feats: Tensor, labels: Tensor, num_classes: int) -> RawMoments
     labels, poison = _fold_invalid(labels.to(torch.int64), num_classes)
     counts = torch.zeros(num_classes, dtype=torch.int64, device=feats.device)
     counts.scatter_add_(0, labels, torch.ones_like(labels))
-    pilots = feats[_first_rows(labels, num_classes)].to(torch.float64)
+    pilots = feats.index_select(0, _first_rows(labels, num_classes)).to(torch.float64)
 
     shift_sum = pilots.new_zeros((num_classes, dim))
     shift_ss = pilots.new_zeros(num_classes)
     norm_sum = pilots.new_zeros(())
     norm_max = pilots.new_zeros(())
     rows = max(1, (_BLOCK_CPU if feats.device.type == "cpu" else _BLOCK_GPU) // dim)
-    for start in range(0, feats.shape[0], rows):
-        block = feats[start : start + rows].to(torch.float64)
-        label = labels[start : start + rows]
+    for stored, label in zip(feats.split(rows), labels.split(rows), strict=True):
+        block = stored.to(torch.float64)
         norms = torch.linalg.vector_norm(block, dim=1)
         norm_sum += norms.sum()
         norm_max = torch.maximum(norm_max, norms.amax())
@@ -41,9 +40,9 @@ def class_moments(feats: Tensor, labels: Tensor, num_classes: int) -> RawMoments
         _add_by_class(shift_sum, label, residual)
         _add_by_class(shift_ss, label, torch.linalg.vector_norm(residual, dim=1).square())
 
-    divisor = counts.clamp(min=1)
+    divisor = counts.clamp(min=1).to(torch.float64)
     # where, not a product: the pilot of an absent class is an arbitrary row and may be NaN
-    means = torch.where(counts[:, None] > 0, pilots + shift_sum / divisor[:, None], 0.0)
+    means = torch.where(counts.unsqueeze(1) > 0, pilots + shift_sum / divisor.unsqueeze(1), 0.0)
     within = shift_ss - torch.linalg.vector_norm(shift_sum, dim=1).square() / divisor
     return RawMoments(
         counts, means + poison, within.clamp(min=0) + poison, norm_sum + poison, norm_max + poison

@@ -82,7 +82,8 @@ def _describe(config: TrainConfig) -> dict[str, Any]:
 def _check_same_run(config: TrainConfig, path: Path) -> None:
     if not path.exists() or not (config.out / CHECKPOINT).exists():
         raise RunDirectoryError(
-            f"{config.out} holds no checkpoint to resume from. Start the run without --resume."
+            f"{config.out} holds no checkpoint to resume from. Choose another --out, or delete "
+            "the directory, and start without --resume."
         )
     before = json.loads(path.read_text())["settings"]
     now = _settings(config)

@@ -152,8 +152,9 @@ def train(config: TrainConfig) -> Outcome:
         checkpoint.save(path, tracker.current_step, trainer.model, trainer.optimizer, trainer.order)
 
     with tracker, progress, InterruptFlag() as interrupt:
-        if start == 0:
+        if not config.resume:
             measure()
+            save()  # from here on every interruption can be resumed
         while tracker.current_step < config.steps and not interrupt.raised:
             trainer.step()
             tracker.advance()

@@ -16,8 +16,8 @@ def condition_number(moments: ClassMoments) -> Tensor:
     usable = torch.isfinite(means).all()
     singular = torch.linalg.svdvals(torch.where(usable, means, 0.0))
     rank = moments.present.sum().clamp(max=len(singular))
-    smallest = singular.gather(0, (rank - 1).clamp(min=0)[None])[0]
-    return torch.where(usable & (rank > 0), singular[0] / smallest, torch.nan)
+    smallest = singular.gather(0, (rank - 1).clamp(min=0).reshape(1)).squeeze(0)
+    return torch.where(usable & (rank > 0), singular.amax() / smallest, torch.nan)
 
 
 def equinorm(moments: ClassMoments) -> Tensor:
@@ -33,8 +33,9 @@ def equiangularity(moments: ClassMoments) -> Tensor:
     """Mean over pairs of abs(cos(mu_c - m, mu_k - m) + 1 / (P - 1))."""
     centred = moments.centred_means
     norms = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
-    unit = centred / torch.where(moments.present[:, None], norms, 1.0)
-    deviation = (unit @ unit.T + 1 / (moments.present.sum() - 1)).abs()
+    unit = centred / torch.where(moments.present.unsqueeze(1), norms, 1.0)
+    cosine = -1 / (moments.present.sum() - 1).to(unit.dtype)  # of a simplex ETF
+    deviation = (unit @ unit.T - cosine).abs()
     return mean_over_pairs(deviation, moments.present)
 
 

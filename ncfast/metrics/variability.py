@@ -29,12 +29,12 @@ def class_distance_normalized_variance(moments: ClassMoments) -> Tensor:
         moments.means, moments.means, compute_mode="donot_use_mm_for_euclid_dist"
     )
     variance = moments.class_variances
-    ratio = (variance[:, None] + variance) / (2 * distance.square())
+    ratio = (variance.unsqueeze(1) + variance) / (2 * distance.square())
     return mean_over_pairs(ratio, moments.present)
 
 
 def mean_over_pairs(values: Tensor, present: Tensor) -> Tensor:
     """Mean of a (K, K) matrix over its off-diagonal entries of present classes; NaN if none."""
-    off_diagonal = ~torch.eye(len(present), dtype=torch.bool, device=present.device)
-    pairs = present[:, None] & present & off_diagonal
+    index = torch.arange(len(present), device=present.device)
+    pairs = present.unsqueeze(1) & present & (index.unsqueeze(1) != index)
     return torch.where(pairs, values, 0.0).sum() / pairs.sum()

@@ -17,12 +17,8 @@ def load_digits() -> tuple[ImageSet, ImageSet]:
     Raises:
         ModuleNotFoundError: scikit-learn is not installed.
     """
-    try:
-        from sklearn import datasets
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "The digits come with scikit-learn: pip install 'ncfast[experiments]'."
-        ) from error
+    from sklearn import datasets
+
     bunch = datasets.load_digits()
     images = torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1)
     labels = torch.from_numpy(bunch.target).long()

@@ -45,12 +45,8 @@ def fetch(source: Source, data_dir: Path) -> None:
         ModuleNotFoundError: pooch is not installed.
         OSError, ValueError: from pooch, when the mirror fails or a checksum differs.
     """
-    try:
-        import pooch
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "--download needs pooch: pip install 'ncfast[experiments]'."
-        ) from error
+    import pooch
+
     for name, md5 in source.md5.items():
         folder = data_dir / source.folder
         archive = name.endswith(".tar.gz")

@@ -129,7 +129,8 @@ def _draw(axis: Axes, panel: Panel, run: Run) -> None:
         if step is not None:
             axis.axvline(step, color=colour, linewidth=1.0, linestyle=(0, (4, 2)), alpha=0.8)
     _finish(axis, panel)
-    axis.legend(loc="best", fontsize=8, ncols=2 if len(panel.curves) > 2 else 1)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(loc="best", fontsize=8, ncols=2 if len(panel.curves) > 2 else 1)
 
 
 def _finish(axis: Axes, panel: Panel) -> None:
@@ -138,7 +139,7 @@ def _finish(axis: Axes, panel: Panel) -> None:
     axis.set_xlim(left=0)
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axis.set_ylabel(panel.label)
-    if panel.log:
+    if panel.log and np.isfinite(axis.dataLim.minposy):  # nothing positive has no logarithm
         axis.set_yscale("log")
         low, high = axis.get_ylim()
         if high / low < 300:  # less than about two decades: powers of ten alone are too few

@@ -1,0 +1,291 @@
+import json
+import os
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ncfast.experiments import checkpoint, run_dir
+from ncfast.experiments.config import TrainConfig
+from ncfast.experiments.run_dir import RunDirectoryError
+from ncfast.experiments.trainer import Trainer, pick_device, train
+from ncfast.metrics._registry import METRICS
+from ncfast.tracking.sinks import read_records
+
+
+def config(out, **changes):
+    settings = {"steps": 60, "widths": (20, 20), "schedule": "every:10", "device": "cpu"}
+    return TrainConfig(out=out, **{**settings, **changes})
+
+
+def log(path):
+    return (path / run_dir.METRICS_FILE).read_text()
+
+
+def weights(path):
+    return {k: v for k, v in load_file(path / run_dir.CHECKPOINT).items() if k.startswith("model/")}
+
+
+def test_a_run_leaves_everything_behind(tmp_path):
+    outcome = train(config(tmp_path))
+    assert outcome.finished
+    records = list(read_records(tmp_path / "metrics.jsonl"))
+    assert [record["step"] for record in records] == [0, 10, 20, 30, 40, 50, 60]
+    for split in ("train", "test"):
+        wanted = {f"{split}/{name}" for name in (*METRICS, "accuracy", "loss")}
+        assert wanted <= set(records[-1])
+    about = json.loads((tmp_path / "config.json").read_text())
+    assert about["seed"] == 42
+    assert set(about["versions"]) == {"ncfast", "torch", "numpy", "python"}
+    assert about["metrics"] == [*METRICS, "weight.norm"]
+    assert "Sigma_W" in about["conventions"]
+    assert about["settings"]["weight_decay"] == 0.01
+
+
+def test_weights_are_bitwise_the_same_with_tracking_on_and_off(tmp_path):
+    settings = config(tmp_path, schedule="every", test_schedule="every:7")
+    train(settings)
+    tracked = weights(tmp_path)
+    from ncfast.experiments.data import load_digits
+
+    bare = Trainer(settings, load_digits()[0], torch.device("cpu"))
+    for _ in range(60):
+        bare.step()
+    for name, value in bare.model.state_dict().items():
+        assert torch.equal(tracked[f"model/{name}"], value), name
+
+
+def test_the_seed_decides_and_the_global_stream_does_not(tmp_path):
+    torch.manual_seed(0)
+    train(config(tmp_path / "a"))
+    torch.manual_seed(123)
+    state = torch.get_rng_state()
+    train(config(tmp_path / "b"))
+    assert torch.equal(torch.get_rng_state(), state), "nor does the run touch it"
+    train(config(tmp_path / "c", seed=1))
+    assert log(tmp_path / "a") == log(tmp_path / "b")
+    assert log(tmp_path / "a") != log(tmp_path / "c")
+
+
+def test_the_first_step_is_the_papers(tmp_path):
+    """All parameters times 8, AdamW, summed squared loss: one update by hand."""
+    from ncfast.experiments.data import load_digits
+
+    data = load_digits()[0]
+    trainer = Trainer(config(tmp_path), data, torch.device("cpu"))
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    index = torch.randperm(200, generator=torch.Generator().manual_seed(42))[:100]
+    x, y = data.batch(index)
+    trainer.model.zero_grad()
+    loss = (trainer.model(x) - torch.eye(10)[y]).square().sum()
+    grads = torch.autograd.grad(loss, list(trainer.model.parameters()))
+    trainer.step()
+    for old, grad, new in zip(before, grads, trainer.model.parameters(), strict=True):
+        # the first step of Adam is lr * sign, up to eps; decay is decoupled
+        expected = old * (1 - 1e-3 * 0.01) - 1e-3 * grad / (grad.abs() + 1e-8)
+        torch.testing.assert_close(new.detach(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("cut", [10, 35, 59])
+def test_resume_gives_the_same_run_bit_for_bit(tmp_path, cut):
+    train(config(tmp_path / "whole"))
+    train(config(tmp_path / "cut", steps=cut))
+    train(config(tmp_path / "cut", steps=60, resume=True))
+    state = load_file(tmp_path / "whole" / run_dir.CHECKPOINT)
+    again = load_file(tmp_path / "cut" / run_dir.CHECKPOINT)
+    assert state.keys() == again.keys()
+    for name, value in state.items():
+        assert torch.equal(value, again[name]), name
+    kept = [r for r in map(json.loads, log(tmp_path / "cut").splitlines()) if r["step"] % 10 == 0]
+    assert kept == [json.loads(line) for line in log(tmp_path / "whole").splitlines()]
+
+
+def test_resume_after_a_kill_drops_what_the_checkpoint_does_not_know(tmp_path):
+    train(config(tmp_path / "whole"))
+    killed = tmp_path / "killed"
+    train(config(killed, steps=30))
+    path = killed / run_dir.METRICS_FILE
+    path.write_text(path.read_text() + '{"step": 40, "train/accuracy": 9}\n{"step": 50, "tr')
+    train(config(killed, resume=True))
+    assert log(killed) == log(tmp_path / "whole")
+
+
+def test_a_finished_run_resumes_to_nothing(tmp_path):
+    train(config(tmp_path))
+    before = log(tmp_path)
+    assert train(config(tmp_path, resume=True)).finished
+    assert log(tmp_path) == before
+
+
+def test_an_output_directory_with_another_run_is_refused(tmp_path):
+    train(config(tmp_path))
+    before = log(tmp_path)
+    with pytest.raises(RunDirectoryError, match=r"already holds a run.*--resume"):
+        train(config(tmp_path, seed=7))
+    with pytest.raises(
+        RunDirectoryError, match="weight_decay was 0.01 and is 0.3; seed was 42 and is 7"
+    ):
+        train(config(tmp_path, seed=7, weight_decay=0.3, resume=True))
+    with pytest.raises(RunDirectoryError, match="no checkpoint to resume from"):
+        train(config(tmp_path / "new", resume=True))
+    assert log(tmp_path) == before
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    train(config(tmp_path))
+    path = tmp_path / run_dir.CHECKPOINT
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(RunDirectoryError, match=r"checkpoint\.safetensors cannot be resumed from"):
+        train(config(tmp_path, resume=True))
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    train(config(tmp_path))
+    path = tmp_path / run_dir.CHECKPOINT
+    before = path.read_bytes()
+
+    def full(tensors, name):
+        name.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match=r"could not write the checkpoint.*No space left"):
+        train(config(tmp_path, steps=70, resume=True))
+    assert path.read_bytes() == before
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoint.safetensors",
+    }
+
+
+def test_a_log_that_cannot_grow_stops_with_one_clear_line(tmp_path):
+    """A real limit on file sizes cuts a record in two, as a full disk does."""
+    command = [sys.executable, "-m", "ncfast", "train", "--steps", "50", "--widths", "4"]
+    options = ["--schedule", "every", "--out", str(tmp_path)]
+    limit = 15_000
+    done = subprocess.run(
+        [*command, *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert done.returncode == 1
+    message = [line for line in done.stderr.splitlines() if line.startswith("ncfast:")]
+    assert len(message) == 1
+    assert "No space left on device" in message[0]
+    assert "the records before it are whole" in message[0]
+    assert "Traceback" not in done.stderr
+    assert log(tmp_path).endswith("}\n")
+    again = subprocess.run([*command, *options, "--resume"], capture_output=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert len(log(tmp_path).splitlines()) == 51
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_says_how_to_resume(tmp_path, number):
+    out = tmp_path / "run with space"
+    options = ["--dataset", "digits", "--widths", "20", "--schedule", "every:50", "--out", str(out)]
+    command = [sys.executable, "-m", "ncfast", "train", *options]
+    running = subprocess.Popen(
+        [*command, "--steps", "100000000"], stdout=-1, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.time() + 60
+    while time.time() < deadline:
+        if (out / "metrics.jsonl").exists() and len(log(out).splitlines()) > 3:
+            break
+        time.sleep(0.1)
+    running.send_signal(number)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "the state is saved" in errors
+    line = errors.splitlines()[-1].strip()
+    assert line.startswith("ncfast train")
+    assert line.endswith("--resume")
+    # the printed line works as it stands
+    words = shlex.split(line)[1:]
+    step = int(load_file(out / run_dir.CHECKPOINT)["step"])
+    assert step > 100
+    words[words.index("--steps") + 1] = str(step + 5)
+    done = subprocess.run(
+        [sys.executable, "-m", "ncfast", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(load_file(out / run_dir.CHECKPOINT)["step"]) == step + 5
+
+
+def test_kill_9_leaves_a_log_that_replays(tmp_path):
+    command = [sys.executable, "-m", "ncfast", "train", "--widths", "20", "--schedule", "every"]
+    running = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "r"), "--checkpoint-every", "50"], stderr=subprocess.PIPE
+    )
+    path = tmp_path / "r" / "metrics.jsonl"
+    deadline = time.time() + 60
+    while time.time() < deadline:
+        if path.exists() and path.read_bytes().count(b"\n") > 120:
+            break
+        time.sleep(0.05)
+    running.kill()
+    running.communicate()
+    steps = [record["step"] for record in read_records(path)]
+    assert steps == list(range(len(steps)))
+    assert len(steps) > 120
+    assert os.WIFSIGNALED(-running.returncode) or running.returncode == -9
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "`steps` to be positive but got 0"),
+        ({"batch_size": -1}, "`batch_size` to be positive"),
+        ({"weight_decay": -0.1}, "`weight_decay` to be zero or more"),
+        ({"widths": ()}, "`widths` to be positive sizes"),
+    ],
+)
+def test_bad_settings(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        config(tmp_path, **changes)
+
+
+def test_a_bad_schedule_leaves_no_directory(tmp_path):
+    with pytest.raises(ValueError, match="Expected a schedule"):
+        train(config(tmp_path / "x", schedule="sometimes"))
+    with pytest.raises(ValueError, match="train_size"):
+        train(config(tmp_path / "x", train_size=10**6))
+    assert not (tmp_path / "x").exists()
+
+
+def test_devices():
+    assert pick_device("cpu").type == "cpu"
+    assert pick_device("auto").type in ("cpu", "cuda")
+    with pytest.raises(ValueError, match="`device` to exist here but got 'warp:9'"):
+        pick_device("warp:9")
+
+
+@pytest.mark.parametrize("dataset", ["synthetic", "digits"])
+@pytest.mark.parametrize("loss", ["mse", "ce"])
+def test_every_loss_and_small_dataset(tmp_path, dataset, loss):
+    train(config(tmp_path, dataset=dataset, loss=loss, steps=20, init_scale=1.0))
+    records = list(read_records(tmp_path / "metrics.jsonl"))
+    assert records[-1]["train/loss"] < records[0]["train/loss"]
+
+
+def test_real_mnist_starts_where_the_reference_run_does(tmp_path, data_dir):
+    """The seed fixes initialisation: step 0 of the reference values, to their printed digits."""
+    full = TrainConfig(out=tmp_path, dataset="mnist", steps=10, data_dir=data_dir, device="cpu")
+    train(replace(full, schedule="every:10"))
+    first = next(read_records(tmp_path / "metrics.jsonl"))
+    assert first["train/accuracy"] == pytest.approx(0.084, abs=5e-4)
+    assert first["test/accuracy"] == pytest.approx(0.0917, abs=5e-4)
+    assert first["train/loss"] == pytest.approx(2.99e5, rel=2e-3)
+    assert first["train/rnc1.max"] == pytest.approx(9.541e-2, rel=1e-3)
+    assert first["train/rnc1.mean"] == pytest.approx(2.856e-1, rel=1e-3)
+    assert first["train/nc2.condition"] == pytest.approx(30.90, rel=1e-3)

@@ -1,0 +1,45 @@
+"""Inputs the tests share."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
+
+
+def golden_case(case):
+    """Features and labels of a golden case, made as its file says."""
+    rng = np.random.default_rng(case["seed"])
+    classes, dim, count = case["C"], case["D"], case["N"]
+    means = rng.standard_normal((classes, dim)) + case["offset"]
+    if case["balanced"]:
+        labels = np.arange(count) % classes
+    else:
+        share = np.arange(1, classes + 1) / np.arange(1, classes + 1).sum()
+        labels = rng.choice(classes, size=count, p=share)
+        labels[:classes] = np.arange(classes)
+    feats = means[labels] + case["spread"] * rng.standard_normal((count, dim))
+    np.testing.assert_allclose(feats.sum(), case["checksum"], rtol=1e-12)
+    return torch.from_numpy(feats), torch.from_numpy(labels)
+
+
+def classes(count=200, dim=12, num_classes=5, spread=0.5, seed=0, dtype=torch.float64):
+    """Gaussian classes around random means, in random order; every class has a sample."""
+    generator = torch.Generator().manual_seed(seed)
+    means = torch.randn(num_classes, dim, generator=generator, dtype=torch.float64)
+    labels = torch.randint(num_classes, (count,), generator=generator)
+    labels[:num_classes] = torch.arange(num_classes)
+    noise = torch.randn(count, dim, generator=generator, dtype=torch.float64)
+    return (means[labels] + spread * noise).to(dtype), labels
+
+
+def collapsed(level, *, count=600, dim=96, num_classes=7, dtype=torch.float32, seed=3):
+    """Classes whose standard deviation is ``level`` times the norm of their mean."""
+    generator = torch.Generator().manual_seed(seed)
+    means = torch.randn(num_classes, dim, generator=generator, dtype=torch.float64)
+    labels = torch.randint(num_classes, (count,), generator=generator)
+    noise = torch.randn(count, dim, generator=generator, dtype=torch.float64)
+    scale = level * means.norm(dim=1)[labels][:, None] / dim**0.5
+    return (means[labels] + scale * noise).to(dtype), labels

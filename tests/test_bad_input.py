@@ -1,0 +1,76 @@
+"""Every wrong input gets an error that names the argument, what came, and the remedy."""
+
+import pytest
+import torch
+
+import ncfast
+
+X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+Y = torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+def call(feats=X, labels=Y, **options):
+    return ncfast.class_moments(feats, labels, **{"num_classes": 3, **options})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"feats": X.tolist()}, TypeError, r"`feats` to be a torch.Tensor but got list.*as_tensor"),
+        ({"labels": Y.tolist()}, TypeError, r"`labels` to be a torch.Tensor but got list"),
+        ({"feats": X[0]}, ValueError, r"\(N, D\) but got shape \(4,\).*unsqueeze"),
+        ({"feats": X.view(6, 2, 2)}, ValueError, r"\(6, 2, 2\).*flatten\(1\).*mean\(1\)"),
+        ({"feats": X.view(6, 1, 2, 2)}, ValueError, r"flatten\(1\).*mean\(\(2, 3\)\)"),
+        ({"feats": X.view(6, 1, 1, 2, 2)}, ValueError, r"flatten\(1\)"),
+        ({"feats": X[:, :0]}, ValueError, "at least one column"),
+        ({"feats": X.int()}, TypeError, r"`feats` to be float16.*torch.int32.*feats.float\(\)"),
+        ({"feats": X.to(torch.complex64)}, TypeError, "complex64"),
+        ({"labels": Y.float()}, TypeError, r"integer dtype but got torch.float32.*labels.long\(\)"),
+        ({"labels": Y > 1}, TypeError, "integer dtype but got torch.bool"),
+        ({"labels": torch.eye(3).int()[Y]}, ValueError, r"\(N,\) but got \(6, 3\).*argmax"),
+        ({"labels": Y[:4]}, ValueError, "same length but got 6 rows and 4 labels"),
+        ({"feats": X[:0], "labels": Y[:0]}, ValueError, r"at least one row.*ClassMoments\.empty"),
+        ({"labels": Y.to("meta")}, ValueError, r"cpu and meta.*labels.to\(feats.device\)"),
+        ({"labels": Y - 1}, ValueError, r"0\.\.2 but row 0 holds -1"),
+        ({"labels": Y + (Y == 2)}, ValueError, r"0\.\.2 but row 2 holds 3"),
+        ({"labels": Y - 1, "num_classes": None}, ValueError, "row 0 holds -1"),
+        ({"num_classes": 0}, ValueError, "`num_classes` to be at least 1 but got 0"),
+        ({"num_classes": 3.0}, TypeError, "`num_classes` to be an int but got float"),
+        ({"num_classes": True}, TypeError, "`num_classes` to be an int but got bool"),
+        ({"validate": "everything"}, ValueError, "'shape' or 'full' but got 'everything'"),
+        ({"backend": "quantum"}, ValueError, r"`backend` to be one of.*'quantum'"),
+        ({"backend": "triton"}, ValueError, "'triton' cannot run here: "),
+    ],
+)
+def test_message(arguments, error, message):
+    with pytest.raises(error, match=message):
+        call(**arguments)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_full_validation_names_the_first_bad_row(value):
+    feats = X.clone()
+    feats[4, 1] = feats[5, 0] = value
+    with pytest.raises(ValueError, match=rf"row 4 holds {value} in column 1"):
+        call(feats, validate="full")
+    assert call(feats).norm_sum.isfinite().logical_not(), "the default lets it through, visibly"
+
+
+def test_full_validation_beyond_the_first_block():
+    feats = torch.zeros(3000, 2048)
+    feats[2999, 7] = torch.nan
+    with pytest.raises(ValueError, match="row 2999 holds nan in column 7"):
+        ncfast.class_moments(feats, torch.zeros(3000, dtype=torch.uint8), validate="full")
+
+
+def test_mps_is_refused_with_a_remedy():
+    class OnMps(torch.Tensor):
+        device = torch.device("mps")
+
+    with pytest.raises(ValueError, match=r"got mps.*feats.cpu\(\)"):
+        call(X.as_subclass(OnMps))
+
+
+def test_merge_type_of_num_classes_in_empty():
+    with pytest.raises(ValueError, match="at least 1"):
+        ncfast.ClassMoments.empty(0, 3)

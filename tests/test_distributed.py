@@ -1,0 +1,81 @@
+"""`all_reduce` over real gloo processes: unequal shards, absent classes, idle ranks."""
+
+import os
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from samples import classes
+
+import ncfast
+
+
+def shards(world):
+    """Unequal shards of sorted labels: ranks lack classes, and the last rank has no sample."""
+    feats, labels = classes(300, 6, 5, seed=7, dtype=torch.float32)
+    order = torch.sort(labels, stable=True).indices
+    feats, labels = feats[order] + 100, labels[order]
+    sizes = [290, 10] if world == 2 else [150, 20, 130, 0]
+    return feats, labels, list(zip(feats.split(sizes), labels.split(sizes), strict=True))
+
+
+def worker(rank, world, port, folder):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    _, _, parts = shards(world)
+    feats, labels = parts[rank]
+    if len(feats):
+        moments = ncfast.class_moments(feats, labels, num_classes=5)
+    else:
+        moments = ncfast.ClassMoments.empty(5, 6)
+    calls = []
+    for name in dir(dist):
+        original = getattr(dist, name)
+        if name.startswith(("all_", "reduce", "broadcast", "gather")) and callable(original):
+            setattr(dist, name, counted(name, original, calls))
+    reduced = moments.all_reduce()
+    assert calls == ["all_gather_into_tensor"], calls
+    # a subgroup reduces among its members only
+    group = dist.new_group([0, 1])
+    pair = moments.all_reduce(group) if rank < 2 else None
+    torch.save(
+        {"all": reduced.state_dict(), "pair": pair and pair.state_dict()}, f"{folder}/{rank}.pt"
+    )
+    dist.destroy_process_group()
+
+
+def counted(name, original, calls):
+    def call(*args, **kwargs):
+        calls.append(name)
+        return original(*args, **kwargs)
+
+    return call
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_all_reduce_equals_a_single_process(world, tmp_path):
+    mp.spawn(worker, (world, free_port(), str(tmp_path)), nprocs=world)
+    states = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
+    feats, labels, parts = shards(world)
+    whole = ncfast.class_moments(feats, labels, num_classes=5).state_dict()
+    for name, value in whole.items():
+        torch.testing.assert_close(states[0]["all"][name], value, rtol=1e-12, atol=0)
+        for state in states[1:]:
+            assert torch.equal(state["all"][name], states[0]["all"][name]), "the same bits"
+    two = [ncfast.class_moments(x, y, num_classes=5) for x, y in parts[:2]]
+    for name, value in two[0].merge(two[1]).state_dict().items():
+        assert torch.equal(states[0]["pair"][name], value)
+
+
+def test_without_a_process_group():
+    moments = ncfast.class_moments(*classes(), num_classes=5)
+    with pytest.raises(RuntimeError, match="init_process_group first"):
+        moments.all_reduce()

@@ -1,0 +1,35 @@
+"""Importing ncfast is quick and imports nothing optional."""
+
+import json
+import subprocess
+import sys
+
+PROBE = """
+import json, sys, time
+import torch, typing_extensions, importlib.metadata
+start = time.perf_counter()
+import ncfast
+spent = time.perf_counter() - start
+optional = ["triton", "faiss", "sklearn", "matplotlib", "tqdm", "tyro", "safetensors", "pooch",
+            "scipy", "torchmetrics", "lightning", "transformers", "pybind11"]
+print(json.dumps([spent, [name for name in optional if name in sys.modules]]))
+"""
+
+
+def probe():
+    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_import_adds_little_and_nothing_optional():
+    runs = [probe() for _ in range(3)]
+    baseline = subprocess.run(
+        [sys.executable, "-c", "import sys, torch, json; print(json.dumps(sorted(sys.modules)))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    already = set(json.loads(baseline.stdout))
+    for _, loaded in runs:
+        assert not [name for name in loaded if name not in already]
+    assert min(spent for spent, _ in runs) < 0.15

@@ -1,0 +1,102 @@
+import errno
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ncfast.tracking.sinks import CallableSink, JsonlSink, as_sink, read_records
+
+
+def test_round_trip(tmp_path):
+    path = tmp_path / "deep" / "log.jsonl"
+    sink = JsonlSink(path)
+    written = [{"step": 0, "a": 1.5}, {"step": 1, "a": math.inf, "b": 1e-300}]
+    for record in written:
+        sink.write(record)
+        # on disk at once, whole
+        assert path.read_bytes().endswith(b"}\n")
+    sink.close()
+    assert list(read_records(path)) == written
+
+
+def test_nan_survives(tmp_path):
+    sink = JsonlSink(tmp_path / "log.jsonl")
+    sink.write({"step": 3, "a": math.nan})
+    assert math.isnan(next(read_records(tmp_path / "log.jsonl"))["a"])
+    sink.close()
+
+
+@pytest.mark.parametrize("tail", ['{"step": 2, "a"', "{", '{"step": 2}'])
+def test_a_half_written_last_line_is_ignored_and_then_removed(tmp_path, tail):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 0}\n{"step": 1}\n' + tail)
+    assert [record["step"] for record in read_records(path)] == [0, 1]
+    sink = JsonlSink(path)
+    sink.write({"step": 2})
+    sink.close()
+    assert path.read_text() == '{"step": 0}\n{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_half_written_only_line(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 0' + "0" * 200_000)
+    JsonlSink(path).close()
+    assert path.read_bytes() == b""
+
+
+def test_damage_before_the_last_line_is_an_error(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 0}\ngarbage\n{"step": 2}\n')
+    with pytest.raises(ValueError, match=r"log\.jsonl: line 2 is no JSON object"):
+        list(read_records(path))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_named():
+    sink = JsonlSink("/dev/full")
+    with pytest.raises(OSError, match="record of step 7") as caught:
+        sink.write({"step": 7})
+    assert caught.value.errno == errno.ENOSPC
+    assert "/dev/full" in str(caught.value)
+    sink.close()
+
+
+def test_what_a_failed_write_left_is_taken_back(tmp_path):
+    """A real limit on the file's size cuts the second line; the first one stays whole."""
+    code = (
+        "import resource, sys\n"
+        "from ncfast.tracking.sinks import JsonlSink\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60, 60))\n"
+        "sink = JsonlSink(sys.argv[1])\n"
+        "sink.write({'step': 1, 'pad': 'x' * 20})\n"
+        "try:\n    sink.write({'step': 2, 'pad': 'x' * 20})\n"
+        "except OSError as error:\n    print(error)\n"
+    )
+    path = tmp_path / "log.jsonl"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    assert "record of step 2" in done.stdout
+    assert path.read_text() == json.dumps({"step": 1, "pad": "x" * 20}) + "\n"
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        JsonlSink(tmp_path / "file" / "log.jsonl")
+
+
+def test_what_counts_as_a_sink(tmp_path):
+    records = []
+    as_sink(records.append).write({"step": 1})
+    assert records == [{"step": 1}]
+    sink = as_sink(str(tmp_path / "a.jsonl"))
+    assert isinstance(sink, JsonlSink)
+    sink.close()
+    ready = CallableSink(print)
+    assert as_sink(ready) is ready
+    with pytest.raises(TypeError, match="got int"):
+        as_sink(3)
