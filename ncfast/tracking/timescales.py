@@ -65,8 +65,8 @@ def find_events(
     records: Sequence[Mapping[str, float]],
     *,
     fit: float = 0.99,
-    generalisation: float = 0.95,
-    collapse: float = 0.1,
+    generalisation: float = 0.9,
+    collapse: float = 0.2,
 ) -> Events:
     """Find the events of a run in its records.
 
@@ -84,7 +84,7 @@ def find_events(
         >>> log = [{"step": s, "train/accuracy": float(s >= 10), "test/accuracy": s / 100,
         ...         "train/rnc1.max": 1 / (1 + s)} for s in range(101)]
         >>> find_events(log)
-        Events(fit=10, generalisation=95, collapse=None)
+        Events(fit=10, generalisation=90, collapse=54)
     """
     steps, accuracy = series(records, "train/accuracy")
     fit_step = first_lasting(steps, accuracy >= fit)

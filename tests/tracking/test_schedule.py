@@ -18,7 +18,7 @@ def test_log_spaced():
     found = steps(schedule.log_spaced(50, 10_000), 10_000)
     assert found[:4] == [0, 1, 2, 3]
     assert found[-1] == 10_000
-    ratios = [b / a for a, b in itertools.pairwise(found)]
+    ratios = [b / a for a, b in itertools.pairwise(found[20:])]
     assert max(ratios) / min(ratios) < 1.1
 
 

@@ -1,0 +1,128 @@
+"""Relative error of Tr(Sigma_W) at every collapse level, ours and the usual expressions.
+
+    python benchmarks/accuracy.py            # prints the table, writes results and docs
+
+Every figure in docs/accuracy.md between the markers comes from one run of this script.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+
+import ncfast
+
+ROOT = Path(__file__).resolve().parent.parent
+LEVELS = [1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7]
+COUNT, DIM, CLASSES = 20_000, 256, 10
+BEGIN, END = "<!-- table: benchmarks/accuracy.py -->", "<!-- end of table -->"
+
+
+def sample(level, dtype, outlier):
+    """Classes whose standard deviation is ``level`` times the norm of their mean."""
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn(CLASSES, DIM, generator=generator, dtype=torch.float64)
+    labels = torch.randint(CLASSES, (COUNT,), generator=generator)
+    noise = torch.randn(COUNT, DIM, generator=generator, dtype=torch.float64)
+    spread = level * means.norm(dim=1)[labels].unsqueeze(1) / DIM**0.5
+    feats = (means[labels] + spread * noise).to(dtype)
+    if outlier:
+        for c in range(CLASSES):  # the first row of each class is a sample of the next one
+            feats[(labels == c).nonzero()[0]] = means[(c + 1) % CLASSES].to(dtype)
+    return feats, labels
+
+
+def truth(feats, labels):
+    """Float64 two-pass around a row of the class, the definition."""
+    total = 0.0
+    for c in range(CLASSES):
+        rows = feats[labels == c].double()
+        shifted = rows - rows[0]
+        total += float((shifted - shifted.mean(0)).square().sum())
+    return total / COUNT
+
+
+def difference_of_squares(feats, labels):
+    """E[x^2] - E[x]^2 in float32, as public code has it."""
+    x = feats.float()
+    counts = torch.bincount(labels, minlength=CLASSES).float().unsqueeze(1)
+    first = torch.zeros(CLASSES, DIM).index_add_(0, labels, x)
+    second = torch.zeros(CLASSES, DIM).index_add_(0, labels, x.square())
+    variance = second / counts - (first / counts).square()
+    return float((variance * counts).sum() / COUNT)
+
+
+def two_pass_float32(feats, labels):
+    """Means, then squared deviations, in float32."""
+    x = feats.float()
+    counts = torch.bincount(labels, minlength=CLASSES).float().unsqueeze(1)
+    means = torch.zeros(CLASSES, DIM).index_add_(0, labels, x) / counts
+    return float((x - means[labels]).square().sum() / COUNT)
+
+
+def one_pass(feats, labels):
+    """ncfast.class_moments on the whole matrix."""
+    return float(ncfast.class_moments(feats, labels, num_classes=CLASSES).within_trace)
+
+
+def merged(feats, labels):
+    """ncfast.class_moments on 1,000 chunks, merged."""
+    total = ncfast.ClassMoments.empty(CLASSES, DIM)
+    for x, y in zip(feats.chunk(1000), labels.chunk(1000), strict=True):
+        total = total.merge(ncfast.class_moments(x, y, num_classes=CLASSES))
+    return float(total.within_trace)
+
+
+CONTESTANTS = {
+    "E[x²] − E[x]², float32": difference_of_squares,
+    "two-pass, float32": two_pass_float32,
+    "ncfast": one_pass,
+    "ncfast, 1,000 chunks merged": merged,
+}
+
+
+def measure():
+    """Every row of the table."""
+    rows = []
+    for dtype, outlier in ((torch.float32, False), (torch.bfloat16, False), (torch.float32, True)):
+        for level in LEVELS:
+            feats, labels = sample(level, dtype, outlier)
+            exact = truth(feats, labels)
+            errors = {
+                name: abs(function(feats, labels) / exact - 1)
+                for name, function in CONTESTANTS.items()
+            }
+            data = str(dtype).removeprefix("torch.") + (", outlier first" if outlier else "")
+            rows.append({"data": data, "level": level, "errors": errors})
+    return rows
+
+
+def markdown(rows):
+    """The table."""
+    head = ["features", "std / norm(mean)", *CONTESTANTS]
+    lines = ["| " + " | ".join(head) + " |", "|---|--:" + "|--:" * len(CONTESTANTS) + "|"]
+    for row in rows:
+        errors = [f"{row['errors'][name]:.0e}" for name in CONTESTANTS]
+        lines.append("| " + " | ".join([row["data"], f"{row['level']:.0e}", *errors]) + " |")
+    return "\n".join(lines)
+
+
+def main():
+    rows = measure()
+    table = markdown(rows)
+    print(table)
+    worst = max(
+        max(r["errors"]["ncfast"], r["errors"]["ncfast, 1,000 chunks merged"]) for r in rows
+    )
+    print(f"\nlargest error of ncfast: {worst:.1e}")
+    about = {"torch": torch.__version__, "N": COUNT, "D": DIM, "K": CLASSES, "rows": rows}
+    (ROOT / "benchmarks/results/accuracy.json").write_text(json.dumps(about, indent=1) + "\n")
+    page = ROOT / "docs/accuracy.md"
+    before, rest = page.read_text().split(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}")
+    if worst > 1e-6:
+        raise SystemExit("the promised bound of 1e-6 does not hold")
+
+
+if __name__ == "__main__":
+    main()
