@@ -1,4 +1,11 @@
 import builtins
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
 
 import pytest
 
@@ -22,6 +29,26 @@ def test_train_then_report(tmp_path, capsys):
     assert (tmp_path / "elsewhere" / "report.html").exists()
     assert cli.main(arguments) == 1
     assert "already holds a run" in capsys.readouterr().err
+
+
+def test_a_terminal_gets_a_live_bar(tmp_path):
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    options = ["--widths", "8", "--steps", "300", "--schedule", "every:10", "--out", str(tmp_path)]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "ncfast", "train", *options], stdout=slave, stderr=slave
+    )
+    os.close(slave)
+    seen = b""
+    try:
+        while part := os.read(master, 4096):
+            seen += part
+    except OSError:  # how Linux reports that the other side has gone
+        pass
+    os.close(master)
+    assert running.wait() == 0
+    bar = [line for line in seen.decode().split("\r") if "300/300" in line][-1]
+    assert all(word in bar for word in ("train=", "test=", "rnc1=", "step/s"))
 
 
 def test_info_names_versions_and_reasons(capsys):

@@ -71,7 +71,9 @@ class TrainConfig:
     @property
     def effective_train_size(self) -> int:
         """Training images after the default of the dataset."""
-        return self.train_size or (200 if self.dataset == "digits" else 1000)
+        if self.train_size is not None:
+            return self.train_size
+        return 200 if self.dataset == "digits" else 1000
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ import torch
 
 import ncfast
 from ncfast.experiments.config import TrainConfig
-from ncfast.metrics._registry import METRICS
+from ncfast.metrics.registry import METRICS
 from ncfast.tracking.sinks import read_records
 
 CONFIG, METRICS_FILE, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
 # how a run is watched or where it is kept may change on --resume; what it computes may not
-_MAY_CHANGE = {"out", "resume", "steps", "data_dir", "download", "device", "checkpoint_every"}
+_MAY_CHANGE = {"out", "steps", "data_dir", "download", "device", "checkpoint_every"}
 CONVENTIONS = {
     "step": "updates made so far; 0 is the initialisation",
     "means": "every class counts the same: centred on the mean of class means, Sigma_B unweighted",
@@ -61,6 +61,7 @@ def prepare(config: TrainConfig) -> None:
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
     values = asdict(config)
+    del values["resume"]  # an action, not a setting
     return json.loads(json.dumps(values, default=str))
 
 

@@ -95,11 +95,86 @@ class Trainer:
         self.optimizer.step()
 
 
+class Run:
+    """A training run that measures, logs and saves as it goes.
+
+    Args:
+        config: the settings; its directory is prepared.
+        train: training split, on the device.
+        test: test split, on the device.
+        device: where to train.
+    """
+
+    def __init__(
+        self, config: TrainConfig, train: ImageSet, test: ImageSet, device: torch.device
+    ) -> None:
+        self._config = config
+        self._train_marks, self._test_marks = _schedules(config)
+        self._trainer = Trainer(config, train, device)
+        self._checkpoint = config.out / run_dir.CHECKPOINT
+        start = self._restore() if config.resume else 0
+        self._progress = Progress(start, config.steps)
+        self._tracker = Tracker(
+            self._trainer.model,
+            num_classes=train.num_classes,
+            sinks=[config.out / run_dir.METRICS_FILE, self._progress.record],
+            start_step=start,
+        )
+        self._batches = {
+            "train": train.batches(_EVALUATION_ROWS),
+            "test": test.batches(_EVALUATION_ROWS),
+        }
+
+    def _restore(self) -> int:
+        trainer = self._trainer
+        step = checkpoint.load(self._checkpoint, trainer.model, trainer.optimizer, trainer.order)
+        run_dir.truncate_log(self._config.out, step)
+        return step
+
+    def execute(self) -> Outcome:
+        """Train to the last step or until interrupted; the state is saved either way."""
+        tracker, steps = self._tracker, self._config.steps
+        with tracker, self._progress, InterruptFlag() as interrupt:
+            if not self._config.resume:
+                self._measure()
+                self._save()  # from here on every interruption can be resumed
+            while tracker.current_step < steps and not interrupt.raised:
+                self._trainer.step()
+                tracker.advance()
+                self._measure()
+                self._progress.advance()
+                if tracker.current_step % self._config.checkpoint_every == 0:
+                    self._save()
+            self._save()
+        return Outcome(tracker.current_step, tracker.current_step >= steps)
+
+    def _measure(self) -> None:
+        step = self._tracker.current_step
+        with_test = self._test_marks(step) or step == self._config.steps
+        if with_test or self._train_marks(step):
+            self._snapshot("train")
+        if with_test:
+            self._snapshot("test")
+
+    def _snapshot(self, split: str) -> None:
+        self._tracker.snapshot(self._batches[split], split=split, loss=self._trainer.loss)
+
+    def _save(self) -> None:
+        self._tracker.flush()  # the log must reach at least as far as the checkpoint
+        trainer, step = self._trainer, self._tracker.current_step
+        checkpoint.save(self._checkpoint, step, trainer.model, trainer.optimizer, trainer.order)
+
+
+def _schedules(config: TrainConfig) -> tuple[schedule.Schedule, schedule.Schedule]:
+    train = schedule.parse(config.schedule, config.steps)
+    return train, schedule.parse(config.test_schedule or config.schedule, config.steps)
+
+
 def train(config: TrainConfig) -> Outcome:
     """Run or resume an experiment in ``config.out``.
 
-    Metrics are computed on frozen copies of nothing: the model itself, in eval mode, on whole
-    splits, outside every random stream of the training.
+    Metrics are measured on whole splits in eval mode, outside every random stream of the training:
+    the weights do not depend on what is tracked, or when.
 
     Raises:
         RunDirectoryError: the directory holds another run, or cannot be resumed.
@@ -107,60 +182,12 @@ def train(config: TrainConfig) -> Outcome:
         OSError: the disk is full; what was written before is whole and can be resumed from.
     """
     device = pick_device(config.device)
-    marks = schedule.parse(config.schedule, config.steps)
-    test_marks = schedule.parse(config.test_schedule or config.schedule, config.steps)
-    train_set, test_set = (
-        split.to(device)
-        for split in load(
-            config.dataset,
-            data_dir=config.data_dir,
-            train_size=config.effective_train_size,
-            download=config.download,
-        )
+    _schedules(config)  # a bad one must not leave a directory behind
+    train_set, test_set = load(
+        config.dataset,
+        data_dir=config.data_dir,
+        train_size=config.effective_train_size,
+        download=config.download,
     )
     run_dir.prepare(config)
-    trainer = Trainer(config, train_set, device)
-    path = config.out / run_dir.CHECKPOINT
-    start = 0
-    if config.resume:
-        start = checkpoint.load(path, trainer.model, trainer.optimizer, trainer.order)
-        run_dir.truncate_log(config.out, start)
-
-    progress = Progress(start, config.steps)
-    tracker = Tracker(
-        trainer.model,
-        num_classes=train_set.num_classes,
-        every=marks,
-        sinks=[config.out / run_dir.METRICS_FILE, progress.record],
-        start_step=start,
-    )
-    splits = {
-        "train": train_set.batches(_EVALUATION_ROWS),
-        "test": test_set.batches(_EVALUATION_ROWS),
-    }
-
-    def measure() -> None:
-        step = tracker.current_step
-        last = step == config.steps
-        if last or marks(step) or test_marks(step):
-            tracker.snapshot(splits["train"], split="train", loss=trainer.loss)
-        if last or test_marks(step):
-            tracker.snapshot(splits["test"], split="test", loss=trainer.loss)
-
-    def save() -> None:
-        tracker.flush()  # the log must reach at least as far as the checkpoint
-        checkpoint.save(path, tracker.current_step, trainer.model, trainer.optimizer, trainer.order)
-
-    with tracker, progress, InterruptFlag() as interrupt:
-        if not config.resume:
-            measure()
-            save()  # from here on every interruption can be resumed
-        while tracker.current_step < config.steps and not interrupt.raised:
-            trainer.step()
-            tracker.advance()
-            measure()
-            progress.advance()
-            if tracker.current_step % config.checkpoint_every == 0:
-                save()
-        save()
-    return Outcome(tracker.current_step, tracker.current_step >= config.steps)
+    return Run(config, train_set.to(device), test_set.to(device), device).execute()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ncfast.metrics import variability
-from ncfast.metrics._registry import METRICS, resolve
+from ncfast.metrics.registry import METRICS, resolve
 from ncfast.moments import ClassMoments, class_moments
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ncfast import _validate
-from ncfast.metrics._registry import METRICS, resolve
+from ncfast.metrics.registry import METRICS, resolve
 from ncfast.metrics.weights import weight_norm
 from ncfast.moments import ClassMoments, class_moments
 from ncfast.tracking.capture import FeatureCapture, model_device

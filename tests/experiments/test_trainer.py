@@ -16,7 +16,7 @@ from ncfast.experiments import checkpoint, run_dir
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.run_dir import RunDirectoryError
 from ncfast.experiments.trainer import Trainer, pick_device, train
-from ncfast.metrics._registry import METRICS
+from ncfast.metrics.registry import METRICS
 from ncfast.tracking.sinks import read_records
 
 

@@ -12,7 +12,7 @@ from samples import GOLDEN, classes, golden_case
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ncfast
-from ncfast.metrics._registry import METRICS
+from ncfast.metrics.registry import METRICS
 
 IDS = list(METRICS)
 GOLDEN_NAMES = {

@@ -26,7 +26,7 @@ def load_cifar10(
     Raises:
         DataFileError: a file is missing, truncated, corrupt or holds more than arrays.
     """
-    needed = 5 if train_size is None else min(5, -(-train_size // ROWS))
+    needed = 5 if train_size is None else min(5, max(1, -(-train_size // ROWS)))
     binary = (data_dir / BINARY / "data_batch_1.bin").exists()
     python = (data_dir / PYTHON / "data_batch_1").exists()
     if binary or not python:

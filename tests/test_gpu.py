@@ -1,0 +1,81 @@
+"""On a GPU: the same numbers, bit for bit on every run, and no host synchronisation."""
+
+import numpy as np
+import pytest
+import torch
+from oracle import two_pass
+from samples import classes, collapsed
+
+import ncfast
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+SYNC_FREE = ["rnc1", "nc1", "nc2.equinorm", "nc2.equiangular", "nc2.etf_error"]
+
+
+@pytest.fixture
+def no_synchronisation():
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    yield
+    torch.cuda.set_sync_debug_mode(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("level", [1.0, 1e-3, 1e-7])
+def test_equals_the_oracle(level, dtype):
+    feats, labels = collapsed(level, dtype=dtype)
+    found = ncfast.class_moments(feats.cuda(), labels.cuda(), num_classes=8)
+    for name, expected in two_pass(feats, labels, 8).items():
+        value = getattr(found, name).cpu().numpy()
+        np.testing.assert_allclose(value, expected, rtol=1e-9, atol=1e-15, err_msg=name)
+
+
+def test_every_run_gives_the_same_bits():
+    feats, labels = (t.cuda() for t in classes(20_000, 64, 7, dtype=torch.float32))
+    first = ncfast.class_moments(feats, labels, num_classes=7).state_dict()
+    for _ in range(20):
+        again = ncfast.class_moments(feats, labels, num_classes=7).state_dict()
+        assert all(torch.equal(again[name], value) for name, value in first.items())
+
+
+def test_metrics_do_not_synchronise(no_synchronisation):
+    feats = torch.randn(5000, 64, device="cuda")
+    labels = torch.zeros(5000, dtype=torch.int64, device="cuda")
+    values = ncfast.collapse_metrics(feats, labels, num_classes=10, which=SYNC_FREE)
+    ncfast.rnc1(feats, labels, num_classes=10)
+    assert {value.device.type for value in values.values()} == {"cuda"}
+
+
+def test_a_tracked_step_does_not_synchronise(no_synchronisation):
+    feats = torch.randn(256, 64, device="cuda")
+    labels = torch.zeros(256, dtype=torch.int64, device="cuda")
+    tracker = ncfast.Tracker(num_classes=10, metrics=SYNC_FREE, sinks=[lambda record: None])
+    for _ in range(5):
+        tracker.step(feats=feats, labels=labels)
+
+
+def test_records_arrive_complete_and_in_order():
+    records = []
+    feats, labels = (t.cuda() for t in classes(dtype=torch.float32))
+    with ncfast.Tracker(num_classes=5, sinks=[records.append]) as tracker:
+        for _ in range(50):
+            tracker.step(feats=feats, labels=labels)
+    assert [record["step"] for record in records] == list(range(1, 51))
+    expected = ncfast.rnc1(feats, labels, num_classes=5).item()
+    assert {record["train/rnc1.max"] for record in records} == {expected}
+
+
+def test_labels_out_of_range_give_nan():
+    feats, labels = (t.cuda() for t in classes(dtype=torch.float32))
+    assert ncfast.rnc1(feats, labels, num_classes=4).isnan()
+    with pytest.raises(ValueError, match=r"0\.\.3 but row"):
+        ncfast.class_moments(feats, labels, num_classes=4, validate="full")
+
+
+def test_different_devices():
+    feats, labels = classes()
+    with pytest.raises(ValueError, match=r"cuda:0 and cpu"):
+        ncfast.rnc1(feats.cuda(), labels)
