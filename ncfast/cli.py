@@ -47,10 +47,13 @@ def _usage() -> str:
     return "\n".join(["usage: ncfast COMMAND [options]   (ncfast COMMAND --help)", "", *lines])
 
 
-def _parse(kind: Callable[..., Config], command: str, arguments: Sequence[str]) -> Config:
+def _parse(
+    kind: type[Config], command: str, arguments: Sequence[str], default: Config | None = None
+) -> Config:
     import tyro
 
-    return tyro.cli(kind, prog=f"ncfast {command}", args=arguments)
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    return tyro.cli(kind, prog=f"ncfast {command}", args=arguments, **options)
 
 
 def _train(arguments: Sequence[str]) -> int:
@@ -58,15 +61,20 @@ def _train(arguments: Sequence[str]) -> int:
     from ncfast.experiments.config import TrainConfig
 
     config = _parse(TrainConfig, "train", arguments)
+    if config.resume:
+        from ncfast.experiments.run_dir import load_config
+
+        # what is not given on the command line stays as it was
+        saved = TrainConfig.from_settings(load_config(config.out)["settings"], config.out)
+        config = _parse(TrainConfig, "train", arguments, saved)
     from ncfast.experiments.report import build_report
     from ncfast.experiments.trainer import train
 
     outcome = train(config)
     if not outcome.finished:
-        again = [word for word in arguments if word != "--resume"]
         print(
             f"Interrupted at step {outcome.step}; the state is saved. Continue with:\n"
-            f"  ncfast train {shlex.join(again)} --resume",
+            f"  ncfast train --out {shlex.quote(str(config.out))} --resume",
             file=sys.stderr,
         )
         return INTERRUPTED

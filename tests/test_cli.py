@@ -92,3 +92,15 @@ def test_an_unknown_dataset_directory(tmp_path, capsys):
     arguments = ["train", "--dataset", "mnist", "--data-dir", str(tmp_path), "--out", "run"]
     assert cli.main(arguments) == 1
     assert "train-images-idx3-ubyte.gz: no such file" in capsys.readouterr().err
+
+
+def test_resume_needs_no_settings_and_refuses_others(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    settings = ["--widths", "8", "--weight-decay", "0.2", "--schedule", "every:5"]
+    assert cli.main(["train", "--steps", "10", "--out", out, *settings]) == 0
+    assert cli.main(["train", "--out", out, "--resume", "--steps", "20"]) == 0
+    capsys.readouterr()
+    assert cli.main(["train", "--out", out, "--resume", "--weight-decay", "0.3"]) == 1
+    assert "weight_decay was 0.2 and is 0.3" in capsys.readouterr().err
+    assert cli.main(["train", "--out", str(tmp_path), "--resume"]) == 1
+    assert "config.json is missing" in capsys.readouterr().err

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -54,7 +55,7 @@ class TrainConfig:
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto takes a GPU when there is one."""
     resume: bool = False
-    """Continue the run in --out from its last checkpoint."""
+    """Continue the run in --out from its last checkpoint, with its settings."""
 
     def __post_init__(self) -> None:
         positive = ("steps", "batch_size", "checkpoint_every", "lr", "init_scale")
@@ -67,6 +68,22 @@ class TrainConfig:
             )
         if not self.widths or min(self.widths) < 1:
             raise ValueError(f"Expected `widths` to be positive sizes but got {self.widths}.")
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], out: Path) -> TrainConfig:
+        """The configuration that a run's config.json tells of; keys it does not know are left out.
+
+        Args:
+            settings: the entry "settings" of config.json.
+            out: the run's directory, wherever it lies now.
+        """
+        known = {field.name for field in fields(cls)}
+        values = {name: value for name, value in settings.items() if name in known}
+        values["out"] = out
+        values["widths"] = tuple(values["widths"])
+        if values["data_dir"] is not None:
+            values["data_dir"] = Path(values["data_dir"])
+        return cls(**values)
 
     @property
     def effective_train_size(self) -> int:

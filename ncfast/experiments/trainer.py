@@ -120,10 +120,7 @@ class Run:
             sinks=[config.out / run_dir.METRICS_FILE, self._progress.record],
             start_step=start,
         )
-        self._batches = {
-            "train": train.batches(_EVALUATION_ROWS),
-            "test": test.batches(_EVALUATION_ROWS),
-        }
+        self._splits = {"train": train, "test": test}
 
     def _restore(self) -> int:
         trainer = self._trainer
@@ -157,7 +154,8 @@ class Run:
             self._snapshot("test")
 
     def _snapshot(self, split: str) -> None:
-        self._tracker.snapshot(self._batches[split], split=split, loss=self._trainer.loss)
+        batches = self._splits[split].batches(_EVALUATION_ROWS)
+        self._tracker.snapshot(batches, split=split, loss=self._trainer.loss)
 
     def _save(self) -> None:
         self._tracker.flush()  # the log must reach at least as far as the checkpoint

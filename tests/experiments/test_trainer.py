@@ -185,7 +185,11 @@ def test_a_log_that_cannot_grow_stops_with_one_clear_line(tmp_path):
     assert "the records before it are whole" in message[0]
     assert "Traceback" not in done.stderr
     assert log(tmp_path).endswith("}\n")
-    again = subprocess.run([*command, *options, "--resume"], capture_output=True, check=False)
+    again = subprocess.run(
+        [sys.executable, "-m", "ncfast", "train", "--out", str(tmp_path), "--resume"],
+        capture_output=True,
+        check=False,
+    )
     assert again.returncode == 0, again.stderr
     assert len(log(tmp_path).splitlines()) == 51
 
@@ -214,9 +218,11 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path, number):
     words = shlex.split(line)[1:]
     step = int(load_file(out / run_dir.CHECKPOINT)["step"])
     assert step > 100
-    words[words.index("--steps") + 1] = str(step + 5)
     done = subprocess.run(
-        [sys.executable, "-m", "ncfast", *words], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "ncfast", *words, "--steps", str(step + 5)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert int(load_file(out / run_dir.CHECKPOINT)["step"]) == step + 5

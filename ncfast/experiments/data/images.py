@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -80,7 +80,7 @@ class ImageSet:
         """Normalised float32 inputs and labels at ``index``, made on the device."""
         return (self.inputs[index] - self.mean) / self.std, self.labels[index]
 
-    def batches(self, size: int) -> list[tuple[Tensor, Tensor]]:
-        """The whole split in order, normalised, in batches of ``size`` rows."""
-        starts = range(0, len(self), size)
-        return [self.batch(slice(start, start + size)) for start in starts]
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The whole split in order, in batches of ``size`` rows, each normalised when its turn comes."""
+        for start in range(0, len(self), size):
+            yield self.batch(slice(start, start + size))

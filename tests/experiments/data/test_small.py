@@ -27,7 +27,7 @@ def test_gaussians_are_reproducible_and_leave_the_global_stream_alone():
 
 def test_batches_cover_the_split_in_order():
     _, test = load_digits()
-    parts = test.batches(500)
+    parts = list(test.batches(500))
     assert [len(y) for _, y in parts] == [500, 500, 500, 97]
     assert torch.equal(torch.cat([y for _, y in parts]), test.labels)
 
