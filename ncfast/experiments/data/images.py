@@ -81,6 +81,6 @@ class ImageSet:
         return (self.inputs[index] - self.mean) / self.std, self.labels[index]
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The whole split in order, in batches of ``size`` rows, each normalised when its turn comes."""
+        """The split in order, in batches of ``size`` rows, each normalised when its turn comes."""
         for start in range(0, len(self), size):
             yield self.batch(slice(start, start + size))
