@@ -1,0 +1,69 @@
+"""What an installation holds, with and without a compiler."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """A wheel built from a copy of the sources by a compiler that does not exist."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.so", "runs", "build", "*.egg-info")
+    shutil.copytree(ROOT, source, ignore=ignored)
+    (source / "ncfast" / "_build_info.json").unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run(
+        [*command, "--disable-pip-version-check", "-w", str(folder), str(source)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "CC": "/nonexistent/cc", "CXX": "/nonexistent/c++"},
+    )
+    assert done.returncode == 0, done.stderr
+    (path,) = folder.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(folder / "installed")
+    return folder / "installed"
+
+
+def test_every_module_is_installed(wheel):
+    modules = {path.relative_to(ROOT) for path in (ROOT / "ncfast").rglob("*.py")}
+    modules |= {
+        Path("ncfast/kernels") / path.relative_to(ROOT / "kernels")
+        for path in (ROOT / "kernels").rglob("*.py")
+    }
+    missing = [str(path) for path in sorted(modules) if not (wheel / path).exists()]
+    assert not missing
+    assert (wheel / "ncfast" / "py.typed").exists()
+
+
+def test_without_a_compiler_the_install_works_and_says_why(wheel):
+    assert not list((wheel / "ncfast").glob("_C*.so"))
+    code = (
+        "import json, ncfast, torch; x = torch.eye(4); y = torch.arange(4) % 2;"
+        "print(json.dumps([ncfast.__file__, ncfast.rnc1(x, y).item(),"
+        " ncfast.backends()['cpu'].available, ncfast.backends()['cpu'].reason]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=wheel,
+        env={**os.environ, "PYTHONPATH": str(wheel)},
+    )
+    file, value, available, reason = json.loads(done.stdout)
+    assert file.startswith(str(wheel))
+    assert value == 0.5
+    assert not available
+    assert reason
