@@ -68,15 +68,17 @@ inline void set_pilot(const Item<T>& item, const ClassState& state, std::int64_t
 }
 
 template <class T>
-inline void add_norms(const Item<T>& item, const double* norm_ss, Norms& norms) {
-    for (int i = 0; i < item.count; ++i) {
-        double square = norm_ss[i];
-        if (!in_range<T>(square, static_cast<double>(item.cols)))
-            square = wide_norm_ss(item.row(i, 0), item.cols);
-        const double norm = __builtin_sqrt(square);
-        norms.sum += norm;
-        norms.max = norm > norms.max ? norm : norms.max;
-    }
+inline void add_norms(const Item<T>& item, double* norm_ss, Norms& norms) {
+    for (int i = 0; i < item.count; ++i)
+        if (!in_range<T>(norm_ss[i], static_cast<double>(item.cols)))
+            norm_ss[i] = wide_norm_ss(item.row(i, 0), item.cols);
+    double largest = 0, sum = 0;
+    for (int i = 0; i < item.count; ++i) largest = norm_ss[i] > largest ? norm_ss[i] : largest;
+    for (int i = 0; i < item.count; ++i) norm_ss[i] = __builtin_sqrt(norm_ss[i]);
+    for (int i = 0; i < item.count; ++i) sum += norm_ss[i];
+    largest = __builtin_sqrt(largest);
+    norms.sum += sum;
+    norms.max = largest > norms.max ? largest : norms.max;
 }
 
 // One strip of an item into the state; returns what it adds to the sum of squares.
@@ -124,7 +126,7 @@ inline void add_item(const Item<T>& item, ClassState& state, Norms& norms) {
 template <class T>
 void accumulate(const Run& run, ClassState& state, Norms& norms) {
     Item<T> item{static_cast<const T*>(run.matrix.data), run.matrix.stride, run.matrix.cols,
-                 run.rows, run.rows_end, 0};
+                 run.rows, run.rows_end, 0, lookahead<T>(run.matrix.cols)};
     for (std::int64_t done = 0; done < run.count; done += item.count) {
         const int most = state.count == 0 ? kFirstItemRows : kItemRows;
         item.rows = run.rows + done;

@@ -65,9 +65,19 @@ inline __attribute__((always_inline)) V pinned(V value) {
     return value;
 }
 
+// gcc would take the halves of the vector apart, so x86 gets the instruction by name
+inline __attribute__((always_inline)) VecU extend(VecH bits) {
+#if NCFAST_VECTOR_BYTES == 64
+    return (VecU)_mm512_cvtepu16_epi32((__m256i)bits);
+#elif NCFAST_VECTOR_BYTES == 32
+    return (VecU)_mm256_cvtepu16_epi32((__m128i)bits);
+#else
+    return __builtin_convertvector(bits, VecU);
+#endif
+}
+
 inline __attribute__((always_inline)) VecF widen(VecH bits, Bf16) {
-    const VecU wide = __builtin_convertvector(bits, VecU) << 16;
-    return (VecF)wide;
+    return (VecF)(extend(bits) << 16);
 }
 
 inline __attribute__((always_inline)) VecF widen(VecH bits, F16) {
@@ -77,7 +87,7 @@ inline __attribute__((always_inline)) VecF widen(VecH bits, F16) {
     return (VecF)_mm256_cvtph_ps((__m128i)bits);
 #else
     // Rebias the exponent by a product, which also normalises subnormals; then mend inf and NaN.
-    const VecU wide = __builtin_convertvector(bits, VecU);
+    const VecU wide = extend(bits);
     const VecU magnitude = (wide & 0x7fffu) << 13;
     const VecU scaled = (VecU)((VecF)magnitude * 0x1p112f);
     const VecU special = (VecU)(magnitude >= 0x0f800000u) & 0x7f800000u;
@@ -111,6 +121,12 @@ inline __attribute__((always_inline)) VecD load_part(const double* x, int count)
 }
 #endif
 
+// A whole vector, or what is left of the row.
+template <class T>
+inline __attribute__((always_inline)) Vec<Compute<T>> load_most(const T* x, std::int64_t left) {
+    return left >= kLanes<Compute<T>> ? load(x) : load_part(x, static_cast<int>(left));
+}
+
 template <class C, class V>
 inline __attribute__((always_inline)) void store(C* to, V value) {
     std::memcpy(to, &value, sizeof(V));
@@ -133,11 +149,34 @@ inline __attribute__((always_inline)) VecD to_double_lanes(VecD value) { return 
 
 inline __attribute__((always_inline)) double sum_lanes(VecD value) {
 #if NCFAST_VECTOR_BYTES == 64
-    return _mm512_reduce_add_pd((__m512d)value);
+    const __m512d all = (__m512d)value;
+    const __m256d half = _mm512_castpd512_pd256(all) + _mm512_maskz_extractf64x4_pd(0xf, all, 1);
+    const __m128d pair = _mm256_castpd256_pd128(half) + _mm256_extractf128_pd(half, 1);
+    return pair[0] + pair[1];
 #else
     double total = value[0];
     for (int i = 1; i < kLanes<double>; ++i) total += value[i];
     return total;
+#endif
+}
+
+// The sums of four vectors at once: a transposition costs less than four reductions.
+inline __attribute__((always_inline)) void sum_lanes_of_four(const VecF (&v)[4], float* sums) {
+#if NCFAST_VECTOR_BYTES == 64
+    const __m512 a = (__m512)v[0], b = (__m512)v[1], c = (__m512)v[2], d = (__m512)v[3];
+    const __m512 ab = _mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b);
+    const __m512 cd = _mm512_unpacklo_ps(c, d) + _mm512_unpackhi_ps(c, d);
+    const __m512 abcd = _mm512_shuffle_ps(ab, cd, 0x44) + _mm512_shuffle_ps(ab, cd, 0xee);
+    const __m256 half = _mm512_castps512_ps256(abcd) + _mm512_extractf32x8_ps(abcd, 1);
+    _mm_storeu_ps(sums, _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1));
+#else
+    for (int r = 0; r < 4; ++r) {
+        HalfF halves[2];
+        std::memcpy(halves, &v[r], sizeof(v[r]));
+        const HalfF half = halves[0] + halves[1];
+        sums[r] = half[0];
+        for (int i = 1; i < kLanes<float> / 2; ++i) sums[r] += half[i];
+    }
 #endif
 }
 

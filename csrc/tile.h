@@ -11,12 +11,6 @@ constexpr int kTileRows = 4;
 template <class T>
 constexpr int kStrip = 32 * kLanes<Compute<T>>;
 
-template <class T>
-struct TileSums {
-    VecD deviation_ss = {};         // lanes of sum |x - pilot|^2
-    double norm_ss[kTileRows] = {};  // |x|^2 of each row, this strip only
-};
-
 template <class T, int R>
 struct TileRegisters {
     Vec<Compute<T>> deviation_ss[R] = {};
@@ -37,11 +31,23 @@ inline __attribute__((always_inline)) void prefetch(const void* line) {
     __builtin_prefetch(line, 0, 2);
 }
 
-// shift_sum += sum over the R rows of (x - pilot); both are padded to whole vectors.
+// norm_ss[r] += the sum of the lanes of each of R vectors
+template <class V, int R>
+inline __attribute__((always_inline)) void add_lanes(const V (&lanes)[R], double* norm_ss) {
+    for (int r = 0; r < R; ++r) norm_ss[r] += sum_lanes(to_double_lanes(lanes[r]));
+}
+inline __attribute__((always_inline)) void add_lanes(const VecF (&lanes)[4], double* norm_ss) {
+    float sums[4];
+    sum_lanes_of_four(lanes, sums);
+    for (int r = 0; r < 4; ++r) norm_ss[r] += sums[r];
+}
+
+// Over the R rows: shift_sum += sum of (x - pilot), deviation_ss += |x - pilot|^2 (its lanes),
+// norm_ss[r] += |x|^2. Pilot and shift_sum are padded to whole vectors.
 template <class T, int R>
 inline __attribute__((always_inline)) void tile(const T* const* rows, const T* const* ahead,
                                                 const Compute<T>* pilot, Compute<T>* shift_sum,
-                                                int width, TileSums<T>& sums) {
+                                                int width, VecD& deviation_ss, double* norm_ss) {
     constexpr int kStep = kLanes<Compute<T>>;
     constexpr int kLine = 64 / static_cast<int>(sizeof(T));
     TileRegisters<T, R> registers;
@@ -68,10 +74,10 @@ inline __attribute__((always_inline)) void tile(const T* const* rows, const T* c
         const int left = width - d;
         step(d, [left](const T* x) __attribute__((always_inline)) { return pinned(load_part(x, left)); });
     }
-    Vec<Compute<T>> deviation_ss = registers.deviation_ss[0];
-    for (int r = 1; r < R; ++r) deviation_ss += registers.deviation_ss[r];
-    sums.deviation_ss += to_double_lanes(deviation_ss);
-    for (int r = 0; r < R; ++r) sums.norm_ss[r] = sum_lanes(to_double_lanes(registers.norm_ss[r]));
+    Vec<Compute<T>> total_ss = registers.deviation_ss[0];
+    for (int r = 1; r < R; ++r) total_ss += registers.deviation_ss[r];
+    deviation_ss += to_double_lanes(total_ss);
+    add_lanes(registers.norm_ss, norm_ss);
 }
 
 }  // namespace NCFAST_ISA
