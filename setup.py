@@ -13,7 +13,16 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent
 # Without fast contraction a strict -std=c++17 would split every fused multiply-add in two.
 # Vectors are only ever passed between inlined functions, so their ABI does not matter.
-FLAGS = ["-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fvisibility=hidden", "-pthread", "-Wno-psabi"]
+FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fvisibility=hidden",
+    "-pthread",
+    "-Wno-psabi",
+    "-Wno-uninitialized",
+]
 
 
 def files(pattern):

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "isa.h"
@@ -65,7 +66,8 @@ private:
         const Units units(feats_, count);
         results_.assign(static_cast<std::size_t>(units.number()), UnitResult{});
         const std::int64_t shared = units.number() > 1 ? 2 * units.number() * feats_.cols : 0;
-        if (static_cast<std::int64_t>(shared_means_.size()) < shared) shared_means_.resize(shared);
+        // the first block of rows is the largest, so this is enough for all
+        if (!shared_means_) shared_means_.reset(new double[static_cast<std::size_t>(shared)]);
         parallel_for(units.number(), threads_,
                      [&](std::int64_t unit) { add_unit(units.begin(unit), units.end(unit), unit); });
         for (const UnitResult& result : results_) collect(result);
@@ -88,7 +90,7 @@ private:
                 const int end = from_before ? 0 : 1;
                 Partial& partial = result.ends[end];
                 partial.label = c;
-                partial.state.mean = shared_means_.data() + (2 * unit + end) * feats_.cols;
+                partial.state.mean = shared_means_.get() + (2 * unit + end) * feats_.cols;
                 accumulate(run, partial.state, result.norms);
             }
         });
@@ -131,7 +133,7 @@ private:
     Matrix block_{};
     Plan plan_;
     std::vector<UnitResult> results_;
-    std::vector<double> shared_means_;
+    std::unique_ptr<double[]> shared_means_;
     Norms norms_;
     bool valid_ = true;
 };

@@ -10,7 +10,7 @@ namespace ncfast {
 
 constexpr std::int64_t kUnitBytes = 1 << 20;     // of features: enough to outweigh a hand-over
 constexpr std::int64_t kPartialBytes = 1 << 24;  // for the classes that units share
-constexpr std::int64_t kMaxUnits = 256;
+constexpr std::int64_t kMaxUnits = 128;
 
 struct Units {
     std::int64_t rows;

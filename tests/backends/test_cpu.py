@@ -27,16 +27,21 @@ def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     cpu.extension.use_instruction_set(before)
 
 
+class Poisoned:
+    """Hands out tensors of NaN, so that an entry nobody writes fails."""
+
+    def __init__(self, dtype: torch.dtype, value: float) -> None:
+        self.dtype, self.value = dtype, value
+
+    def new_empty(self, shape: tuple[int, ...] | int) -> Tensor:
+        size = (shape,) if isinstance(shape, int) else shape
+        return torch.full(size, self.value, dtype=self.dtype)
+
+
 @pytest.fixture(autouse=True)
 def poison(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outputs start as NaN, so that an entry nobody writes fails."""
-    empty = torch.empty
-
-    def poisoned(*args: object, **kwargs: object) -> Tensor:
-        tensor = empty(*args, **kwargs)
-        return tensor.fill_(torch.nan if tensor.is_floating_point() else -(10**9))
-
-    monkeypatch.setattr(torch, "empty", poisoned)
+    monkeypatch.setattr(cpu, "_FLOAT64", Poisoned(torch.float64, float("nan")))
+    monkeypatch.setattr(cpu, "_INT64", Poisoned(torch.int64, -(10**9)))
 
 
 def assert_matches(got: RawMoments, feats: Tensor, labels: Tensor, classes: int) -> None:
