@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -261,6 +263,38 @@ def test_projections_add_up_to_the_trace() -> None:
     torch.testing.assert_close(sums.sum(), raw.within_ss.sum(), rtol=1e-12, atol=0)
     labels[0] = 4
     assert cpu.projected_ss(feats, labels, raw.means, torch.eye(12)).isnan().all()
+
+
+MEMORY_SCRIPT = """
+import sys, torch
+from pathlib import Path
+from ncfast.backends import cpu
+
+def status(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":")) / 1024
+
+rows, dim, classes = map(int, sys.argv[1:])
+torch.set_num_threads(2)
+feats = torch.ones(1, dim).expand(rows, dim)  # any N without the memory of N rows
+labels = (torch.arange(rows, dtype=torch.int32) * 7) % classes
+cpu.class_moments(feats[:1000], labels[:1000], classes)
+before = status("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+raw = cpu.class_moments(feats, labels, classes)
+state = (raw.means.numel() + 2 * classes) * 8 / 2**20
+print(status("VmHWM") - before - state)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs Linux's /proc")
+@pytest.mark.parametrize(
+    ("rows", "dim", "classes"), [(12_000_000, 2, 5), (6_000_000, 2, 200_000), (2000, 16384, 3)]
+)
+def test_extra_memory_is_bounded(rows: int, dim: int, classes: int) -> None:
+    command = [sys.executable, "-c", MEMORY_SCRIPT, str(rows), str(dim), str(classes)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(ran.stdout) < 64  # MiB
 
 
 def test_public_call_agrees_with_the_reference() -> None:
