@@ -68,14 +68,21 @@ inline void set_pilot(const Item<T>& item, const ClassState& state, std::int64_t
 }
 
 template <class T>
-inline void add_norms(const Item<T>& item, double* norm_ss, Norms& norms) {
+__attribute__((noinline)) void mend_norms(const Item<T>& item, double* norm_ss) {
     for (int i = 0; i < item.count; ++i)
         if (!in_range<T>(norm_ss[i], static_cast<double>(item.cols)))
             norm_ss[i] = wide_norm_ss(item.row(i, 0), item.cols);
+}
+
+template <class T>
+inline void add_norms(const Item<T>& item, double* norm_ss, Norms& norms) {
+    bool all_in_range = true;
+    for (int i = 0; i < item.count; ++i)
+        all_in_range &= in_range<T>(norm_ss[i], static_cast<double>(item.cols));
+    if (!all_in_range) mend_norms(item, norm_ss);
     double largest = 0, sum = 0;
     for (int i = 0; i < item.count; ++i) largest = norm_ss[i] > largest ? norm_ss[i] : largest;
-    for (int i = 0; i < item.count; ++i) norm_ss[i] = __builtin_sqrt(norm_ss[i]);
-    for (int i = 0; i < item.count; ++i) sum += norm_ss[i];
+    for (int i = 0; i < item.count; ++i) sum += __builtin_sqrt(norm_ss[i]);
     largest = __builtin_sqrt(largest);
     norms.sum += sum;
     norms.max = largest > norms.max ? largest : norms.max;

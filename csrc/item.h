@@ -117,7 +117,7 @@ inline double wide_norm_ss(const double*, std::int64_t) {
 template <class T>
 inline bool in_range(double sum_of_squares, double terms) {
     if (sizeof(Compute<T>) == sizeof(double)) return true;
-    return sum_of_squares >= 1e-30 * terms && sum_of_squares <= FLT_MAX;
+    return (sum_of_squares >= 1e-30 * terms) & (sum_of_squares <= FLT_MAX);
 }
 
 }  // namespace NCFAST_ISA

@@ -68,7 +68,7 @@ private:
         const std::int64_t shared = units.number() > 1 ? 2 * units.number() * feats_.cols : 0;
         // the first block of rows is the largest, so this is enough for all
         if (!shared_means_) shared_means_.reset(new double[static_cast<std::size_t>(shared)]);
-        parallel_for(units.number(), threads_,
+        parallel_for(units.number(), units.threads(threads_),
                      [&](std::int64_t unit) { add_unit(units.begin(unit), units.end(unit), unit); });
         for (const UnitResult& result : results_) collect(result);
     }

@@ -15,7 +15,7 @@ void add_rows(const Matrix& block, const Plan& plan, const double* means, const 
     const Units units(block, plan.size());
     const Project project = kernels().project[static_cast<int>(block.dtype)];
     std::vector<double> partial(static_cast<std::size_t>(units.number() * num_vectors));
-    parallel_for(units.number(), threads, [&](std::int64_t unit) {
+    parallel_for(units.number(), units.threads(threads), [&](std::int64_t unit) {
         std::vector<double> buffer(static_cast<std::size_t>(kProjectionRows * block.cols));
         double* own = partial.data() + unit * num_vectors;
         const std::int32_t* rows = plan.rows.get();

@@ -26,6 +26,8 @@ struct Units {
     std::int64_t number() const { return (rows + rows_each - 1) / rows_each; }
     std::int64_t begin(std::int64_t unit) const { return unit * rows_each; }
     std::int64_t end(std::int64_t unit) const { return std::min(rows, (unit + 1) * rows_each); }
+    // waking a thread takes as long as a few hundred KB of features
+    int threads(int most) const { return number() < 4 ? 1 : most; }
 };
 
 // Rows per plan: bounds the memory of the row numbers, and keeps the gather within the reach of

@@ -233,7 +233,6 @@ def _check_mergeable(one: ClassMoments, other: ClassMoments) -> None:
         )
 
 
-@torch.no_grad()
 def class_moments(
     feats: Tensor,
     labels: Tensor,
@@ -287,6 +286,7 @@ def class_moments(
             _validate.check_label_values(labels, num_classes)
     if validate == "full":
         _validate.check_finite(feats)
+    # detached inputs do what torch.no_grad would, without its 2 us
     raw = select(backend, feats)(feats.detach(), labels, num_classes)
     if not inferred and _validate.labels_are_on_host(labels) and math.isnan(raw.norm_max.item()):
         # a label out of range made everything NaN, unless it was a feature: now look at the labels
