@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ncfast.backends._types import RawMoments
+
 FEATURE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -44,3 +46,17 @@ def two_pass(feats: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tenso
     within = torch.zeros(classes, dtype=torch.float64)
     within.index_add_(0, labels, (feats - means[labels]).square().sum(1))
     return means, within
+
+
+def assert_matches(got: RawMoments, feats: Tensor, labels: Tensor, classes: int) -> None:
+    """Check moments against the two passes: to 1e-12 for float64 features, else to 1e-6."""
+    tight = feats.dtype == torch.float64
+    rtol = 1e-12 if tight else 1e-6
+    means, within = two_pass(feats, labels, classes)
+    norms = torch.linalg.vector_norm(feats.double(), dim=1)
+    assert torch.equal(got.counts, torch.bincount(labels.long(), minlength=classes))
+    scale = feats.double().abs().max().item()
+    torch.testing.assert_close(got.means, means, rtol=rtol, atol=rtol * scale)
+    torch.testing.assert_close(got.within_ss, within, rtol=rtol, atol=1e-300)
+    torch.testing.assert_close(got.norm_sum, norms.sum(), rtol=rtol, atol=0)
+    torch.testing.assert_close(got.norm_max, norms.max(), rtol=rtol, atol=0)
