@@ -7,6 +7,7 @@
 #pragma once
 
 #include "item.h"
+#include "single.h"
 
 namespace ncfast {
 namespace NCFAST_ISA {
@@ -138,7 +139,11 @@ void accumulate(const Run& run, ClassState& state, Norms& norms) {
         const int most = state.count == 0 ? kFirstItemRows : kItemRows;
         item.rows = run.rows + done;
         item.count = static_cast<int>(least(run.count - done, most));
-        add_item(item, state, norms);
+        if (state.count == 0 && item.count == 1) {
+            add_single(item, state, norms);
+        } else {
+            add_item(item, state, norms);
+        }
     }
 }
 

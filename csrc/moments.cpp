@@ -12,6 +12,8 @@
 namespace ncfast {
 namespace {
 
+constexpr std::int64_t kFillEntries = 1 << 18;  // of means, per thread
+
 // Chan, Golub & LeVeque 1983
 void merge(ClassState& into, const ClassState& from, std::int64_t cols) {
     const auto total = static_cast<double>(into.count + from.count);
@@ -63,7 +65,7 @@ private:
         block_ = feats_;
         block_.data = static_cast<const char*>(feats_.data) +
                       first * feats_.stride * static_cast<std::int64_t>(size_of(feats_.dtype));
-        const Units units(feats_, count);
+        const Units units(feats_, count, num_classes_);
         results_.assign(static_cast<std::size_t>(units.number()), UnitResult{});
         const std::int64_t shared = units.number() > 1 ? 2 * units.number() * feats_.cols : 0;
         // the first block of rows is the largest, so this is enough for all
@@ -115,11 +117,17 @@ private:
 
     void finish() {
         const double nan = std::numeric_limits<double>::quiet_NaN();
-        for (std::int64_t c = 0; c < num_classes_; ++c) {
-            double* mean = out_.means + c * feats_.cols;
-            if (!valid_) out_.within_ss[c] = nan;
-            if (!valid_ || out_.counts[c] == 0) std::fill(mean, mean + feats_.cols, valid_ ? 0.0 : nan);
-        }
+        const std::int64_t most = num_classes_ * feats_.cols / kFillEntries + 1;
+        const std::int64_t parts = std::min({most, num_classes_, std::int64_t{threads_}});
+        parallel_for(parts, threads_, [&](std::int64_t part) {
+            for (std::int64_t c = num_classes_ * part / parts; c < num_classes_ * (part + 1) / parts;
+                 ++c) {
+                double* mean = out_.means + c * feats_.cols;
+                if (!valid_) out_.within_ss[c] = nan;
+                if (!valid_ || out_.counts[c] == 0)
+                    std::fill(mean, mean + feats_.cols, valid_ ? 0.0 : nan);
+            }
+        });
         *out_.norm_sum = valid_ ? norms_.sum : nan;
         // a NaN among the norms is lost on `max`, but not on the sum
         *out_.norm_max = std::isnan(*out_.norm_sum) ? nan : norms_.max;

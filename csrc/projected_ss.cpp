@@ -12,7 +12,8 @@ namespace {
 
 void add_rows(const Matrix& block, const Plan& plan, const double* means, const double* vectors,
               std::int64_t num_vectors, double* sums, int threads) {
-    const Units units(block, plan.size());
+    const auto num_classes = static_cast<std::int64_t>(plan.offsets.size()) - 1;
+    const Units units(block, plan.size(), num_classes);
     const Project project = kernels().project[static_cast<int>(block.dtype)];
     std::vector<double> partial(static_cast<std::size_t>(units.number() * num_vectors));
     parallel_for(units.number(), units.threads(threads), [&](std::int64_t unit) {

@@ -140,6 +140,16 @@ inline __attribute__((always_inline)) void widen_halves(VecF value, VecD& low, V
     high = __builtin_convertvector(halves[1], VecD);
 }
 
+// A vector as vectors of double; returns how many.
+inline __attribute__((always_inline)) int as_doubles(VecF value, VecD* out) {
+    widen_halves(value, out[0], out[1]);
+    return 2;
+}
+inline __attribute__((always_inline)) int as_doubles(VecD value, VecD* out) {
+    out[0] = value;
+    return 1;
+}
+
 inline __attribute__((always_inline)) VecD to_double_lanes(VecF value) {
     VecD low, high;
     widen_halves(value, low, high);

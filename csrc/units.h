@@ -8,7 +8,7 @@
 
 namespace ncfast {
 
-constexpr std::int64_t kUnitBytes = 1 << 20;     // of features: enough to outweigh a hand-over
+constexpr std::int64_t kUnitBytes = 1 << 20;     // read and written: outweighs a hand-over
 constexpr std::int64_t kPartialBytes = 1 << 24;  // for the classes that units share
 constexpr std::int64_t kMaxUnits = 128;
 
@@ -16,10 +16,13 @@ struct Units {
     std::int64_t rows;
     std::int64_t rows_each;
 
-    Units(const Matrix& feats, std::int64_t count) : rows(count) {
-        const auto row_bytes = static_cast<std::int64_t>(size_of(feats.dtype)) * feats.cols;
+    // The classes' means are written once; spread over the rows, that is a part of each.
+    Units(const Matrix& feats, std::int64_t count, std::int64_t num_classes) : rows(count) {
+        const std::int64_t mean_bytes = feats.cols * std::int64_t{sizeof(double)};
+        const auto row_bytes = static_cast<std::int64_t>(size_of(feats.dtype)) * feats.cols +
+                               mean_bytes * std::min(num_classes, count) / count;
         const std::int64_t most = std::clamp<std::int64_t>(
-            kPartialBytes / (2 * feats.cols * std::int64_t{sizeof(double)}), 1, kMaxUnits);
+            kPartialBytes / (2 * mean_bytes), 1, kMaxUnits);
         rows_each = std::max(kUnitBytes / row_bytes + 1, (rows + most - 1) / most);
     }
 
