@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -232,7 +233,6 @@ def _check_mergeable(one: ClassMoments, other: ClassMoments) -> None:
         )
 
 
-@torch.no_grad()
 def class_moments(
     feats: Tensor,
     labels: Tensor,
@@ -277,13 +277,18 @@ def class_moments(
             f"Expected argument `validate` to be 'shape' or 'full' but got {validate!r}."
         )
     _validate.check_pair(feats, labels)
+    inferred = num_classes is None
     if num_classes is None:
         num_classes = _validate.infer_num_classes(labels)
     else:
         _validate.check_num_classes(num_classes)
-        if validate == "full" or _validate.labels_are_on_host(labels):
+        if validate == "full":
             _validate.check_label_values(labels, num_classes)
     if validate == "full":
         _validate.check_finite(feats)
+    # detached inputs do what torch.no_grad would, without its 2 us
     raw = select(backend, feats)(feats.detach(), labels, num_classes)
+    if not inferred and _validate.labels_are_on_host(labels) and math.isnan(raw.norm_max.item()):
+        # a label out of range made everything NaN, unless it was a feature: now look at the labels
+        _validate.check_label_values(labels, num_classes)
     return ClassMoments(*raw)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
+from torch.nn import Parameter
 
-from ncfast.backends import reference
+from ncfast.backends import cpu, ops, reference
 from ncfast.backends._types import MomentsFunction
 
-NAMES = ("auto", "reference")
+NAMES = ("auto", "reference", "cpu", "triton")
+_PLAIN_TYPES = (Tensor, Parameter, FakeTensor)  # an operator takes the last one
 _BUILD_INFO = Path(__file__).parent.parent / "_build_info.json"
 
 
@@ -38,31 +40,68 @@ def backends() -> dict[str, BackendStatus]:
     """
     return {
         "reference": BackendStatus(True, f"plain torch {torch.__version__}, any device"),
-        "cpu": BackendStatus(False, _why_no_cpp()),
+        "cpu": _cpu_status(),
         "triton": BackendStatus(False, "the Triton kernels are not part of this version"),
     }
 
 
-def _why_no_cpp() -> str:
+def _cpu_status() -> BackendStatus:
+    if cpu.extension is None:
+        return BackendStatus(False, _why_no_extension())
+    name = cpu.extension.instruction_set()
+    usable = ", ".join(cpu.extension.instruction_sets())
+    return BackendStatus(
+        True, f"C++ extension with {name} kernels (this CPU runs {usable}), tensors on the CPU"
+    )
+
+
+def _why_no_extension() -> str:
     if _BUILD_INFO.exists():
         info = json.loads(_BUILD_INFO.read_text())
         if not info["built"]:
             return f"the C++ extension was not built: {info['reason']}"
-    if importlib.util.find_spec("ncfast._C") is None:
-        return "the C++ extension is not part of this installation"
-    return "the C++ extension is built but holds no kernels yet"
+        return f"the C++ extension was built but does not load: {cpu.import_error}"
+    return f"the C++ extension is not part of this installation: {cpu.import_error}"
 
 
 def select(name: str, feats: Tensor) -> MomentsFunction:
     """The moments function of backend ``name`` for ``feats``.
 
+    "auto" takes the extension for tensors on the CPU: it was faster than torch at every size
+    measured (docs/cpu-backend.md). While something traces, it is called as an operator.
+
     Raises:
         ValueError: the name is unknown, or that backend cannot run here; the reason is given.
     """
-    del feats  # every call goes to the reference until a faster backend exists
-    if name in NAMES:
+    if name == "reference":
         return reference.class_moments
+    if name == "auto" or name == "cpu":
+        why_not = _why_not_cpu(feats)
+        if why_not is None:
+            return cpu.class_moments if _is_real(feats) else ops.class_moments
+        if name == "auto":
+            return reference.class_moments
+        raise ValueError(f"Backend 'cpu' cannot run here: {why_not}. Use backend='auto'.")
     status = backends().get(name)
     if status is None:
         raise ValueError(f"Expected argument `backend` to be one of {NAMES} but got {name!r}.")
     raise ValueError(f"Backend {name!r} cannot run here: {status.reason}. Use backend='auto'.")
+
+
+def _why_not_cpu(feats: Tensor) -> str | None:
+    if cpu.extension is None:
+        return _why_no_extension()
+    if feats.device.type != "cpu":
+        return f"the features are on {feats.device}"
+    if type(feats) not in _PLAIN_TYPES:
+        return f"the features are a {type(feats).__name__}, whose memory is not theirs to read"
+    return None
+
+
+def _is_real(feats: Tensor) -> bool:
+    """Whether there is memory behind ``feats``, and nothing would miss that it is read."""
+    if torch.compiler.is_compiling() or type(feats) is FakeTensor:
+        return False
+    return not (
+        torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack()
+    )

@@ -49,6 +49,31 @@ def class_moments(feats: Tensor, labels: Tensor, num_classes: int) -> RawMoments
     )
 
 
+def projected_ss(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor) -> Tensor:
+    """Sum over all rows of <x - mean of its class, v>^2 for each row v of ``vectors`` (V, D).
+
+    The second pass of metrics that need Sigma_W in a few directions, such as
+    Tr(Sigma_W Sigma_B^+) = sum_v of this / (N lambda_v), without a D x D matrix.
+
+    Args:
+        feats: (N, D) features in any floating dtype.
+        labels: (N,) integer class indices; one outside 0..K-1 makes every sum NaN.
+        means: (K, D) class means, float64.
+        vectors: (V, D).
+
+    Returns:
+        (V,) float64 on the features' device.
+    """
+    labels, poison = _fold_invalid(labels.to(torch.int64), means.shape[0])
+    vectors = vectors.to(torch.float64)
+    sums = vectors.new_zeros(vectors.shape[0])
+    rows = max(1, (_BLOCK_CPU if feats.device.type == "cpu" else _BLOCK_GPU) // feats.shape[1])
+    for stored, label in zip(feats.split(rows), labels.split(rows), strict=True):
+        deviation = stored.to(torch.float64) - means.index_select(0, label)
+        sums += (deviation @ vectors.T).square().sum(0)
+    return sums + poison
+
+
 def _fold_invalid(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """Map labels out of range to class 0, and give NaN to add to every result if there were any."""
     inside = (labels >= 0) & (labels < num_classes)

@@ -1,0 +1,65 @@
+// The Python side: addresses, shapes and strides in; nothing here knows torch.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "isa.h"
+#include "moments.h"
+
+namespace py = pybind11;
+using namespace ncfast;
+
+namespace {
+
+template <class T>
+T* pointer(std::uintptr_t address) {
+    return reinterpret_cast<T*>(address);
+}
+
+Matrix matrix(std::uintptr_t data, int dtype, std::int64_t rows, std::int64_t cols,
+              std::int64_t stride) {
+    return {pointer<const void>(data), static_cast<Dtype>(dtype), rows, cols, stride};
+}
+
+void moments(std::uintptr_t feats, int dtype, std::int64_t rows, std::int64_t cols,
+             std::int64_t stride, std::uintptr_t labels, int label_type, std::int64_t label_stride,
+             std::int64_t num_classes, std::uintptr_t counts, std::uintptr_t means,
+             std::uintptr_t within_ss, std::uintptr_t norm_sum, std::uintptr_t norm_max,
+             int threads) {
+    class_moments(matrix(feats, dtype, rows, cols, stride),
+                  {pointer<const void>(labels), static_cast<LabelType>(label_type), label_stride},
+                  num_classes,
+                  {pointer<std::int64_t>(counts), pointer<double>(means),
+                   pointer<double>(within_ss), pointer<double>(norm_sum), pointer<double>(norm_max)},
+                  threads);
+}
+
+void projections(std::uintptr_t feats, int dtype, std::int64_t rows, std::int64_t cols,
+                 std::int64_t stride, std::uintptr_t labels, int label_type,
+                 std::int64_t label_stride, std::int64_t num_classes, std::uintptr_t means,
+                 std::uintptr_t vectors, std::int64_t num_vectors, std::uintptr_t sums,
+                 int threads) {
+    projected_ss(matrix(feats, dtype, rows, cols, stride),
+                 {pointer<const void>(labels), static_cast<LabelType>(label_type), label_stride},
+                 num_classes, pointer<const double>(means), pointer<const double>(vectors),
+                 num_vectors, pointer<double>(sums), threads);
+}
+
+std::vector<std::string> instruction_sets() {
+    std::vector<std::string> names;
+    for (const Kernels* each : usable_kernels()) names.emplace_back(each->name);
+    return names;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, module) {
+    module.doc() = "Fused CPU kernels; called through ncfast.backends.cpu.";
+    const auto no_gil = py::call_guard<py::gil_scoped_release>();
+    module.def("class_moments", &moments, no_gil);
+    module.def("projected_ss", &projections, no_gil);
+    module.def("instruction_sets", &instruction_sets, "Those this CPU can run, best first.");
+    module.def("instruction_set", [] { return kernels().name; }, "The one in use.");
+    module.def("use_instruction_set", [](const std::string& name) {
+        return use_kernels(name.c_str());
+    }, "Switch; False if this CPU cannot. For tests and measurements.");
+}
