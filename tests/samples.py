@@ -4,7 +4,29 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
+
+import ncfast
+
+BACKENDS = [
+    pytest.param(
+        name,
+        marks=pytest.mark.skipif(not status.available, reason=f"{name}: {status.reason}"),
+    )
+    for name, status in ncfast.backends().items()
+    if name in ("reference", "cpu")  # those that take tensors on the CPU
+]
+
+
+def budget(backend, dtype):
+    """Relative error allowed against the float64 oracle.
+
+    The reference computes in float64 throughout; the others sum lower precisions in float32 around
+    a pilot and promise 1e-6.
+    """
+    return 1e-12 if backend == "reference" or dtype == torch.float64 else 1e-6
+
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
 

@@ -14,7 +14,7 @@ import ncfast
 
 def shards(world):
     """Unequal shards of sorted labels: ranks lack classes, and the last rank has no sample."""
-    feats, labels = classes(300, 6, 5, seed=7, dtype=torch.float32)
+    feats, labels = classes(300, 6, 5, seed=7)
     order = torch.sort(labels, stable=True).indices
     feats, labels = feats[order] + 100, labels[order]
     sizes = [290, 10] if world == 2 else [150, 20, 130, 0]

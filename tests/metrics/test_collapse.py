@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import TWINS, two_pass
-from samples import GOLDEN, classes, golden_case
+from samples import BACKENDS, GOLDEN, budget, classes, golden_case
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ncfast
@@ -85,10 +85,13 @@ def test_imbalance(name):
 
 @pytest.mark.parametrize("name", IDS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_low_precision_input(name, dtype):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_low_precision_input(name, dtype, backend):
     feats, labels = classes(dtype=dtype)
     expected = TWINS[name](two_pass(feats, labels, 5))
-    assert evaluate(name, feats, labels, 5) == pytest.approx(expected, rel=1e-9)
+    moments = ncfast.class_moments(feats, labels, num_classes=5, backend=backend)
+    allowed = max(1e-9, budget(backend, dtype))
+    assert float(METRICS[name](moments)) == pytest.approx(expected, rel=allowed)
 
 
 @settings(deadline=None, max_examples=25)
@@ -217,7 +220,7 @@ def test_float32_variance_loss_of_the_naive_formula_is_not_ours():
     naive = float((feats.square().mean(0) - feats.mean(0).square()).sum())
     ours = float(ncfast.class_moments(feats, labels).within_trace)
     assert abs(naive / truth - 1) > 1
-    assert ours == pytest.approx(truth, rel=1e-9)
+    assert ours == pytest.approx(truth, rel=1e-6)
 
 
 @pytest.mark.parametrize(
