@@ -67,8 +67,8 @@ def _why_no_extension() -> str:
 def select(name: str, feats: Tensor) -> MomentsFunction:
     """The moments function of backend ``name`` for ``feats``.
 
-    "auto" takes the extension for tensors on the CPU: it was faster than torch at every size
-    measured (docs/cpu-backend.md). While something traces, it is called as an operator.
+    "auto" takes the extension for tensors on the CPU: no size was found where the reference, the
+    only other engine in float64, is faster. While something traces, it is called as an operator.
 
     Raises:
         ValueError: the name is unknown, or that backend cannot run here; the reason is given.
