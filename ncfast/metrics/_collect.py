@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ncfast.metrics._evidence import Evidence
 from ncfast.metrics._inputs import as_evidence
+from ncfast.metrics._metric import Metric
 from ncfast.metrics.registry import CATALOGUE, STANDALONE, resolve
 from ncfast.moments import ClassMoments
 
@@ -73,6 +75,11 @@ def collapse_metrics(
                 f"{name!r} but they are not all there."
             )
     metrics = {name: CATALOGUE[name] for name in chosen if CATALOGUE[name].usable(evidence)}
+    return evaluate(metrics, evidence)
+
+
+def evaluate(metrics: Mapping[str, Metric], evidence: Evidence) -> dict[str, Tensor]:
+    """The value of every metric, with the work they have in common done once."""
     evidence.wanted_pairs = frozenset(m.pair for m in metrics.values() if m.pair is not None)
     evidence.wants_scatter = any(metric.uses_scatter for metric in metrics.values())
     return {name: metric(evidence) for name, metric in metrics.items()}

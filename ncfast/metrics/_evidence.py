@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ncfast.metrics import _pairs, _second_pass
+from ncfast.metrics import _pairs, _rules, _second_pass
 from ncfast.metrics._axes import Axes, principal_axes
 from ncfast.moments import ClassMoments
 
@@ -143,4 +143,4 @@ class Evidence:
     def decisions(self) -> tuple[Tensor, Tensor]:
         """Nearest class mean, and the classifier's choice (or -1 without one), (N,) each."""
         feats, _ = self.rows
-        return _second_pass.decisions(feats, self.moments, self.weight, self.bias)
+        return _rules.decisions(feats, self.moments, self.weight, self.bias)

@@ -22,7 +22,10 @@ _CLOSE = 1e-5  # below this 1 - cos has lost more than 1e-10 of its value
 
 
 class Statistic(NamedTuple):
-    """Count, mean, population variance and maximum over pairs; NaN without a pair."""
+    """Number of pairs, mean, population variance and maximum; NaN without a pair.
+
+    Variance and maximum are meaningless for quantities of which no metric asks them.
+    """
 
     number: Tensor
     mean: Tensor
@@ -49,6 +52,7 @@ QUANTITIES: dict[str, Callable[[Tile], Tensor]] = {
 }
 _ABOUT_DIRECTIONS = frozenset(QUANTITIES) - {"cdnv"}
 _NEED_VARIANCE = frozenset({"distance", "log", "riesz"})
+_NEED_MAXIMUM = frozenset({"cdnv", "coherence"})
 
 
 def sweep(
@@ -69,7 +73,9 @@ def sweep(
     unit = centred / torch.where(norms > 0, norms, 1.0).unsqueeze(1)
     unit = unit + (norms * 0).unsqueeze(1)  # NaN stays NaN
     simplex = -1 / (weight.sum() - 1)
-    running = {name: _Running(weight, name in _NEED_VARIANCE) for name in quantities}
+    running = {
+        name: _Running(weight, name in _NEED_VARIANCE, name in _NEED_MAXIMUM) for name in quantities
+    }
     blocks = [part.split(edge(centred)) for part in (unit, length, variances, weight)]
     for i in range(len(blocks[0])):
         for j in range(i, len(blocks[0])):
@@ -130,9 +136,9 @@ def _undefined_where(condition: Tensor, value: Statistic) -> Statistic:
 class _Running:
     """Weighted count, mean, sum of squared deviations and maximum, merged tile by tile (Chan)."""
 
-    def __init__(self, like: Tensor, variance: bool) -> None:
+    def __init__(self, like: Tensor, variance: bool, maximum: bool) -> None:
         self.count, self.mean, self.squares, self.maximum = like.new_zeros(4).unbind()
-        self.variance = variance
+        self.wants_variance, self.wants_maximum = variance, maximum
 
     def add(self, values: Tensor, p: Tensor, q: Tensor, *, diagonal: bool) -> None:
         if diagonal:
@@ -144,11 +150,11 @@ class _Running:
         mean = p @ (values @ q) / count.clamp(min=1)
         total = (self.count + count).clamp(min=1)
         share, step = count / total, mean - self.mean
-        if self.variance:
+        if self.wants_variance:
             deviation = (values - mean).square_()
             deviation = deviation.triu_(1) if diagonal else deviation
             self.squares = self.squares + p @ (deviation @ q) + step.square() * self.count * share
-        else:
+        if self.wants_maximum:
             largest = (values * p.unsqueeze(1)).mul_(q).amax()
             self.maximum = torch.maximum(self.maximum, largest)
         self.mean = self.mean + step * share

@@ -10,16 +10,26 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ncfast.moments import ClassMoments
-
 _BLOCK_CPU, _BLOCK_GPU = 1 << 20, 1 << 24  # elements of a float64 block of rows
-_CLASSES = 4096  # columns of a block of scores
+
+
+def _block_rows(feats: Tensor, width: int) -> int:
+    budget = _BLOCK_CPU if feats.device.type == "cpu" else _BLOCK_GPU
+    return max(1, budget // max(feats.shape[1], width))
+
+
+def rows_of(feats: Tensor) -> Iterator[Tensor]:
+    """Row blocks in float64."""
+    for x in feats.split(_block_rows(feats, 0)):
+        yield x.to(torch.float64)
 
 
 def blocks(feats: Tensor, labels: Tensor, width: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """Float64 row blocks and their int64 labels; labels out of range are the caller's to fold."""
-    budget = _BLOCK_CPU if feats.device.type == "cpu" else _BLOCK_GPU
-    rows = max(1, budget // max(feats.shape[1], width))
+    """Float64 row blocks and their int64 labels, for results ``width`` wide.
+
+    Labels out of range are the caller's to fold.
+    """
+    rows = _block_rows(feats, width)
     for x, y in zip(feats.split(rows), labels.split(rows), strict=True):
         yield x.to(torch.float64), y.to(torch.int64)
 
@@ -47,39 +57,3 @@ def projected(feats: Tensor, labels: Tensor, means: Tensor, directions: Tensor) 
     for residual, _ in residuals(feats, labels, means):
         total += (residual @ directions.T).square_().sum(0)
     return total
-
-
-def decisions(
-    feats: Tensor, moments: ClassMoments, weight: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Index of the nearest present class mean and of the largest logit, (N,) int64 each.
-
-    Ties go to the smaller index. Without a classifier the second is -1.
-    """
-    centre = moments.mean_of_means
-    means = moments.centred_means
-    # norm(x - mu)^2 orders as norm(mu)^2 / 2 - <x, mu>; centring keeps it from cancelling
-    offset = torch.where(moments.present, -means.square().sum(1) / 2, -torch.inf)
-    nearest, chosen = [], []
-    width = min(_CLASSES, means.shape[0])
-    unlabelled = torch.zeros(feats.shape[0], dtype=torch.int64, device=feats.device)
-    for x, y in blocks(feats, unlabelled, width):
-        nearest.append(_argmax(x - centre, means, offset))
-        chosen.append(y - 1 if weight is None else _argmax(x, weight, bias))
-    return torch.cat(nearest), torch.cat(chosen)
-
-
-def _argmax(x: Tensor, rows: Tensor, offset: Tensor | None) -> Tensor:
-    """argmax_c <x, rows_c> + offset_c, over blocks of classes."""
-    best = x.new_full((x.shape[0],), -torch.inf)
-    index = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
-    for start in range(0, rows.shape[0], _CLASSES):
-        width = min(_CLASSES, rows.shape[0] - start)
-        part = rows.narrow(0, start, width)
-        scores = (
-            x @ part.T if offset is None else torch.addmm(offset.narrow(0, start, width), x, part.T)
-        )
-        value, where = scores.max(1)
-        index = torch.where(value > best, where + start, index)
-        best = torch.maximum(best, value)
-    return index

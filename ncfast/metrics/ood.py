@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ncfast.metrics import _second_pass
 from ncfast.metrics._axes import eigen
 from ncfast.metrics._evidence import Evidence
 from ncfast.metrics._metric import Metric
@@ -29,20 +30,25 @@ def _components(evidence: Evidence) -> Tensor:
 
 def neco_scores(evidence: Evidence, rows: Tensor) -> Tensor:
     """norm(P (g - mu_G)) / norm(g - mu_G), P onto the top P - 1 principal components, (M,)."""
+    # only the first K - 1 can be among the top P - 1
     vectors = evidence.once(_components)
+    vectors = vectors.narrow(0, 0, min(evidence.moments.num_classes - 1, len(vectors)))
     index = torch.arange(len(vectors), device=rows.device)
-    kept = (index < evidence.number - 1).to(rows.dtype)
-    centred = rows - evidence.moments.global_mean
-    inside = (centred @ vectors.T).square_() @ kept
-    scores = inside.sqrt() / torch.linalg.vector_norm(centred, dim=1)
+    kept = (index < evidence.number - 1).to(vectors.dtype)
+    centre = evidence.moments.global_mean
+    scores = []
+    for block in _second_pass.rows_of(rows):
+        centred = block - centre
+        inside = (centred @ vectors.T).square_() @ kept
+        scores.append(inside.sqrt() / torch.linalg.vector_norm(centred, dim=1))
     # P - 1 >= D components are everything: all scores are one, whatever the rounding says
-    return torch.where(evidence.number > evidence.moments.dim, 1.0, scores)
+    return torch.where(evidence.number > evidence.moments.dim, 1.0, torch.cat(scores))
 
 
 def _scores(evidence: Evidence) -> tuple[Tensor, Tensor]:
     assert evidence.ood is not None
     feats, _ = evidence.rows
-    return neco_scores(evidence, feats.to(torch.float64)), neco_scores(evidence, evidence.ood)
+    return neco_scores(evidence, feats), neco_scores(evidence, evidence.ood)
 
 
 def area_under_roc(positive: Tensor, negative: Tensor) -> Tensor:

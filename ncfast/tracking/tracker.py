@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ncfast import _validate
+from ncfast.metrics._collect import evaluate
+from ncfast.metrics._evidence import Evidence
 from ncfast.metrics.registry import METRICS, OF_MOMENTS, resolve
 from ncfast.metrics.weights import weight_norm
 from ncfast.moments import ClassMoments, class_moments
@@ -219,9 +221,11 @@ class Tracker:
     def _add(self, split: str, by_layer: Mapping[str, ClassMoments]) -> None:
         for layer, moments in by_layer.items():
             prefix = f"{split}/{layer}" if len(by_layer) > 1 else split
-            for name in self.metrics:
-                if name in OF_MOMENTS:
-                    self._open[f"{prefix}/{name}"] = OF_MOMENTS[name](moments)
+            values = evaluate(
+                {name: OF_MOMENTS[name] for name in self.metrics if name in OF_MOMENTS},
+                Evidence(moments),
+            )
+            self._open.update({f"{prefix}/{name}": value for name, value in values.items()})
         # the weights do not change within a step, so all splits share one value
         wanted = WEIGHT_NORM in self.metrics and WEIGHT_NORM not in self._open
         if wanted and self._model is not None:
