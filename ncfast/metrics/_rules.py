@@ -40,7 +40,7 @@ class AffineRule:
         """Decisions (n,) int64 for rows x (n, D) float64."""
         if not self.fast:
             return _largest(x, self.rows, self.offset)[0]
-        chosen, best, second = _largest(x.float(), self.rows32, self.offset32)
+        chosen, best, second = _largest(x.float(), self.rows32, self.offset32, runner_up=True)
         # a sum of D products is off by at most D + 1 roundings of the product of the norms,
         # and the inputs were rounded before
         size = torch.linalg.vector_norm(x, dim=1) * self.largest
@@ -52,17 +52,20 @@ class AffineRule:
         return chosen
 
 
-def _largest(x: Tensor, rows: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Index of the largest score, that score, and the second largest, over blocks of classes."""
+def _largest(
+    x: Tensor, rows: Tensor, offset: Tensor, *, runner_up: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Index of the largest score, that score and, if asked, the second, over blocks of classes."""
     best = x.new_full((x.shape[0],), -torch.inf)
-    second = best.clone()
+    second = best
     index = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
     for start in range(0, rows.shape[0], _CLASSES):
         width = min(_CLASSES, rows.shape[0] - start)
         scores = torch.addmm(offset.narrow(0, start, width), x, rows.narrow(0, start, width).T)
         value, where = scores.max(1)
-        runner_up = scores.scatter_(1, where.unsqueeze(1), -torch.inf).amax(1)
-        second = torch.maximum(torch.maximum(second, runner_up), torch.minimum(best, value))
+        if runner_up:
+            rest = scores.scatter_(1, where.unsqueeze(1), -torch.inf).amax(1)
+            second = torch.maximum(torch.maximum(second, rest), torch.minimum(best, value))
         index = torch.where(value > best, where + start, index)
         best = torch.maximum(best, value)
     return index, best, second

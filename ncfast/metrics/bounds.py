@@ -78,8 +78,8 @@ def _projected_variances(evidence: Evidence, rows: Tensor, others: range) -> Ten
     for residual, label in _second_pass.residuals(
         feats, labels, evidence.moments.means, width=len(others)
     ):
-        own = (residual * rows.index_select(0, label)).sum(1)
-        add_by_class(total, label, (own.unsqueeze(1) - residual @ columns.T).square_())
+        own = (residual * rows.index_select(0, label)).sum(1, keepdim=True)
+        add_by_class(total, label, torch.addmm(own, residual, columns.T, alpha=-1).square_())
     return total / evidence.moments.counts.clamp(min=1).to(torch.float64).unsqueeze(1)
 
 
