@@ -3,7 +3,26 @@
 from importlib.metadata import version
 
 from ncfast.backends import backends
-from ncfast.metrics import cdnv, collapse_metrics, nc1, nc2, rnc1, weight_norm
+from ncfast.metrics import (
+    balancedness,
+    cdnv,
+    class_margins,
+    collapse_metrics,
+    describe,
+    generalization_bound,
+    margin_histograms,
+    nc1,
+    nc2,
+    nc3,
+    nc4,
+    nc5,
+    realised_gap,
+    rnc1,
+    spectra,
+    spectral_norm_product,
+    superfluous_information_bound,
+    weight_norm,
+)
 from ncfast.moments import ClassMoments, class_moments
 from ncfast.tracking.tracker import Tracker
 
@@ -12,11 +31,23 @@ __all__ = [
     "ClassMoments",
     "Tracker",
     "backends",
+    "balancedness",
     "cdnv",
+    "class_margins",
     "class_moments",
     "collapse_metrics",
+    "describe",
+    "generalization_bound",
+    "margin_histograms",
     "nc1",
     "nc2",
+    "nc3",
+    "nc4",
+    "nc5",
+    "realised_gap",
     "rnc1",
+    "spectra",
+    "spectral_norm_product",
+    "superfluous_information_bound",
     "weight_norm",
 ]

@@ -127,7 +127,7 @@ class ClassMoments:
         Raises:
             ValueError: shapes or devices differ.
         """
-        _check_mergeable(self, other)
+        check_mergeable(self, other)
         counts = self.counts + other.counts
         share = other.counts.to(torch.float64) / counts.clamp(min=1)  # int / int is float32
         delta = other.means - self.means
@@ -219,7 +219,8 @@ class ClassMoments:
         return self
 
 
-def _check_mergeable(one: ClassMoments, other: ClassMoments) -> None:
+def check_mergeable(one: ClassMoments, other: ClassMoments) -> None:
+    """Raise ValueError unless both have the same K, D and device."""
     if one.means.shape != other.means.shape:
         raise ValueError(
             "Expected argument `other` to have means of shape (K, D) = "

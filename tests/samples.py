@@ -31,8 +31,8 @@ def budget(backend, dtype):
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
 
 
-def golden_case(case):
-    """Features and labels of a golden case, made as its file says."""
+def golden_companions(case):
+    """Features, labels, classifier and foreign features of a golden case, as its file says."""
     rng = np.random.default_rng(case["seed"])
     classes, dim, count = case["C"], case["D"], case["N"]
     means = rng.standard_normal((classes, dim)) + case["offset"]
@@ -44,7 +44,24 @@ def golden_case(case):
         labels[:classes] = np.arange(classes)
     feats = means[labels] + case["spread"] * rng.standard_normal((count, dim))
     np.testing.assert_allclose(feats.sum(), case["checksum"], rtol=1e-12)
-    return torch.from_numpy(feats), torch.from_numpy(labels)
+    weight = means - means.mean(0) + 0.1 * rng.standard_normal((classes, dim))
+    ood = rng.standard_normal((256, dim))
+    return tuple(torch.from_numpy(array) for array in (feats, labels, weight, ood))
+
+
+def golden_case(case):
+    """Features and labels of a golden case."""
+    return golden_companions(case)[:2]
+
+
+def companions(num_classes, dim, seed=7):
+    """A classifier, its bias, and features from outside the distribution."""
+    generator = torch.Generator().manual_seed(seed)
+    weight, bias, ood = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64)
+        for shape in ((num_classes, dim), (num_classes,), (40, dim))
+    )
+    return weight, bias, ood + 0.3
 
 
 def classes(count=200, dim=12, num_classes=5, spread=0.5, seed=0, dtype=torch.float64):

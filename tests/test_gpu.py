@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 import torch
 from oracle import two_pass
-from samples import classes, collapsed
+from samples import classes, collapsed, companions
 
 import ncfast
+from ncfast.metrics.registry import CATALOGUE, OF_MOMENTS
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-SYNC_FREE = ["rnc1", "nc1", "nc2.equinorm", "nc2.equiangular", "nc2.etf_error"]
+SYNC_FREE = [name for name, metric in OF_MOMENTS.items() if not metric.stalls]
 
 
 @pytest.fixture
@@ -44,7 +45,14 @@ def test_every_run_gives_the_same_bits():
 def test_metrics_do_not_synchronise(no_synchronisation):
     feats = torch.randn(5000, 64, device="cuda")
     labels = torch.zeros(5000, dtype=torch.int64, device="cuda")
-    values = ncfast.collapse_metrics(feats, labels, num_classes=10, which=SYNC_FREE)
+    values = ncfast.collapse_metrics(
+        feats,
+        labels,
+        weight=torch.randn(10, 64, device="cuda"),
+        bias=torch.randn(10, device="cuda"),
+        ood_feats=torch.randn(300, 64, device="cuda"),
+        which=[name for name, metric in CATALOGUE.items() if not metric.stalls],
+    )
     ncfast.rnc1(feats, labels, num_classes=10)
     assert {value.device.type for value in values.values()} == {"cuda"}
 
@@ -79,3 +87,20 @@ def test_different_devices():
     feats, labels = classes()
     with pytest.raises(ValueError, match=r"cuda:0 and cpu"):
         ncfast.rnc1(feats.cuda(), labels)
+
+
+def test_every_metric_equals_the_cpu():
+    feats, labels = classes(num_classes=5, dtype=torch.float32)
+    weight, bias, ood = companions(5, feats.shape[1])
+    here, there = (
+        ncfast.collapse_metrics(
+            feats.to(device),
+            labels.to(device),
+            weight=weight.to(device),
+            bias=bias.to(device),
+            ood_feats=ood.to(device),
+        )
+        for device in ("cpu", "cuda")
+    )
+    for name, value in here.items():
+        assert there[name].item() == pytest.approx(value.item(), rel=1e-9, abs=1e-12), name

@@ -37,8 +37,8 @@ def class_moments(feats: Tensor, labels: Tensor, num_classes: int) -> RawMoments
         norm_sum += norms.sum()
         norm_max = torch.maximum(norm_max, norms.amax())
         residual = block - pilots.index_select(0, label)
-        _add_by_class(shift_sum, label, residual)
-        _add_by_class(shift_ss, label, torch.linalg.vector_norm(residual, dim=1).square())
+        add_by_class(shift_sum, label, residual)
+        add_by_class(shift_ss, label, torch.linalg.vector_norm(residual, dim=1).square())
 
     divisor = counts.clamp(min=1).to(torch.float64)
     # where, not a product: the pilot of an absent class is an arbitrary row and may be NaN
@@ -88,7 +88,8 @@ def _first_rows(labels: Tensor, num_classes: int) -> Tensor:
     return last.scatter_reduce_(0, labels, row, "amin")
 
 
-def _add_by_class(total: Tensor, labels: Tensor, values: Tensor) -> None:
+def add_by_class(total: Tensor, labels: Tensor, values: Tensor) -> None:
+    """Add rows of values to total by label, in the same order on every run."""
     if total.device.type == "cpu":
         total.index_add_(0, labels, values)
     else:

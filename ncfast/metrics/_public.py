@@ -1,32 +1,16 @@
-"""The calls a user makes: features and labels, or moments, in; 0-d tensors out."""
+"""One call a family: features and labels, or moments, in; a tensor out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ncfast.metrics import variability
-from ncfast.metrics.registry import METRICS, resolve
-from ncfast.moments import ClassMoments, class_moments
-
-
-def _as_moments(
-    feats: Tensor | ClassMoments, labels: Tensor | None, num_classes: int | None, backend: str
-) -> ClassMoments:
-    if isinstance(feats, ClassMoments):
-        if labels is not None:
-            raise ValueError(
-                "Expected no argument `labels` beside a ClassMoments, which holds them already."
-            )
-        return feats
-    if labels is None:
-        raise ValueError(
-            "Expected argument `labels` of shape (N,) beside a feature matrix but got None."
-        )
-    return class_moments(feats, labels, num_classes=num_classes, backend=backend)
+from ncfast.metrics import decision, pairwise, variability
+from ncfast.metrics._inputs import as_evidence, as_moments
+from ncfast.metrics.registry import CATALOGUE
+from ncfast.moments import ClassMoments
 
 
 @torch.no_grad()
@@ -36,6 +20,7 @@ def rnc1(
     *,
     num_classes: int | None = None,
     scale: Literal["max", "mean"] = "max",
+    around: ClassMoments | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Rescaled within-class variability RNC1 = Tr(Sigma_W) / B_g^2.
@@ -49,13 +34,16 @@ def rnc1(
         num_classes: K; None reads it off the labels, which synchronises with an accelerator.
         scale: B_g is the largest row norm ("max", Sakamoto & Sato 2025, arXiv 2509.20829) or the
             mean row norm ("mean", which the paper's figures use; it can move the other way).
+        around: measure from the class means of these moments instead of the features' own: with
+            unseen features around the means of the training set, drift counts as variability.
         backend: see `class_moments`.
 
     Returns:
-        () float64 on the features' device; NaN when all features are zero.
+        () float64 on the features' device; NaN when all features are zero, or when `around` lacks
+        a class that the features have.
 
     Raises:
-        ValueError, TypeError: see `class_moments`; or an unknown `scale`.
+        ValueError, TypeError: see `class_moments`; an unknown `scale`; `around` of another shape.
 
     Example:
         >>> import torch, ncfast
@@ -65,8 +53,10 @@ def rnc1(
     """
     if scale not in ("max", "mean"):
         raise ValueError(f"Expected argument `scale` to be 'max' or 'mean' but got {scale!r}.")
-    moments = _as_moments(feats, labels, num_classes, backend)
-    return variability.rescaled_variability(moments, scale)
+    if around is not None and num_classes is None and not isinstance(feats, ClassMoments):
+        num_classes = around.num_classes
+    moments = as_moments(feats, labels, num_classes, backend)
+    return variability.rescaled_variability(moments, scale, around)
 
 
 def _one(
@@ -74,15 +64,33 @@ def _one(
     variant: str,
     feats: Tensor | ClassMoments,
     labels: Tensor | None,
+    *,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    ood_feats: Tensor | None = None,
     num_classes: int | None,
     backend: str,
 ) -> Tensor:
-    metric = METRICS.get(f"{family}.{variant}")
+    metric = CATALOGUE.get(f"{family}.{variant}")
     if metric is None:
-        known = [id_.split(".")[1] for id_ in METRICS if id_.startswith(f"{family}.")]
+        known = [id_.split(".")[1] for id_ in CATALOGUE if id_.startswith(f"{family}.")]
         raise ValueError(f"Expected argument `variant` to be one of {known} but got {variant!r}.")
     with torch.no_grad():
-        return metric(_as_moments(feats, labels, num_classes, backend))
+        evidence = as_evidence(
+            feats,
+            labels,
+            weight=weight,
+            bias=bias,
+            ood_feats=ood_feats,
+            num_classes=num_classes,
+            backend=backend,
+        )
+        if not metric.usable(evidence):
+            raise ValueError(
+                f"Expected {' and '.join(metric.needs)} for variant {variant!r} of {family}, "
+                f"beside class moments. See ncfast.describe('{family}.{variant}')."
+            )
+        return metric(evidence)
 
 
 def nc1(
@@ -96,10 +104,14 @@ def nc1(
     """Within-class variability relative to the spread of the class means; zero means collapsed.
 
     Args:
-        feats: (N, D) features in any floating dtype, or their `ClassMoments`.
+        feats: (N, D) features in any floating dtype, or their `ClassMoments`, which suffice for
+            "quotient", "quotient_sample", the "within_fraction" forms and "cdnv".
         labels: (N,) integer class indices; omitted with moments.
         variant: "quotient": Tr(Sigma_W) / Tr(Sigma_B), Sigma_B unweighted (Tirer, Huang &
-            Niles-Weed 2023); "cdnv": see `cdnv`.
+            Niles-Weed 2023); "quotient_sample": Sigma_B weighted by class sizes; "pinv":
+            Tr(Sigma_W pinv(Sigma_B)) / P (Papyan, Han & Donoho 2020); "svd": its form truncated
+            to P - 1 directions (Han, Papyan & Donoho 2022); "cdnv": see `cdnv`. All of them:
+            docs/metrics.md.
         num_classes: K; None reads it off the labels, which synchronises with an accelerator.
         backend: see `class_moments`.
 
@@ -115,32 +127,38 @@ def nc1(
         >>> round(ncfast.nc1(feats, torch.tensor([0, 0, 1, 1])).item(), 4)
         0.08
     """
-    return _one("nc1", variant, feats, labels, num_classes, backend)
+    return _one("nc1", variant, feats, labels, num_classes=num_classes, backend=backend)
 
 
+@torch.no_grad()
 def cdnv(
     feats: Tensor | ClassMoments,
     labels: Tensor | None = None,
     *,
+    variant: Literal["mean", "max", "matrix"] = "mean",
+    exponent: float = 1.0,
     num_classes: int | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Class-distance normalised variance, averaged over pairs of classes.
 
     Mean over c != k of (V_c + V_k) / (2 norm(mu_c - mu_k)^2) with V_c = E[norm(g - mu_c)^2 | c]
-    (Galanti, Gyorgy & Hutter 2021). Builds a K x K matrix.
+    (Galanti, Gyorgy & Hutter 2021).
 
     Args:
         feats: (N, D) features in any floating dtype, or their `ClassMoments`.
         labels: (N,) integer class indices; omitted with moments.
+        variant: "mean" or "max" over pairs, or the whole (K, K) "matrix", NaN on the diagonal and
+            for absent classes.
+        exponent: the power of the squared distance; other than 1 it builds the matrix.
         num_classes: K; None reads it off the labels, which synchronises with an accelerator.
         backend: see `class_moments`.
 
     Returns:
-        () float64; NaN when fewer than two classes are present.
+        () float64, or (K, K); NaN when fewer than two classes are present.
 
     Raises:
-        ValueError, TypeError: see `class_moments`.
+        ValueError, TypeError: see `class_moments`; or an unknown `variant`.
 
     Example:
         >>> import torch, ncfast
@@ -148,12 +166,21 @@ def cdnv(
         >>> ncfast.cdnv(feats, torch.tensor([0, 0, 1, 1])).item()
         0.02
     """
-    return _one("nc1", "cdnv", feats, labels, num_classes, backend)
+    if variant not in ("mean", "max", "matrix"):
+        raise ValueError(
+            f"Expected argument `variant` to be 'mean', 'max' or 'matrix' but got {variant!r}."
+        )
+    moments = as_moments(feats, labels, num_classes, backend)
+    if variant != "matrix" and exponent == 1.0:
+        return CATALOGUE["nc1.cdnv" if variant == "mean" else "nc1.cdnv_max"](moments)
+    matrix = pairwise.cdnv_matrix(moments, exponent)
+    return matrix if variant == "matrix" else pairwise.over_pairs(matrix, moments.present, variant)
 
 
 def nc2(
     feats: Tensor | ClassMoments,
     labels: Tensor | None = None,
+    weight: Tensor | None = None,
     *,
     variant: str = "condition",
     num_classes: int | None = None,
@@ -164,12 +191,14 @@ def nc2(
     Args:
         feats: (N, D) features in any floating dtype, or their `ClassMoments`.
         labels: (N,) integer class indices; omitted with moments.
+        weight: (K, D) classifier rows, for the variants that end in "_weight" or "_weight_raw".
         variant: "condition": condition number of the uncentred means, 1 is an orthogonal frame of
             equal norms (Sakamoto & Sato 2025); the following are 0 at a simplex ETF, take means
             centred on the mean of class means, and go back to Papyan, Han & Donoho 2020:
             "equinorm": standard deviation over mean of their norms;
             "equiangular": mean of abs(cos + 1 / (K - 1)) over pairs;
             "etf_error": Frobenius distance of their normalised Gram matrix from that of the ETF.
+            Cosines, coherence and hyperspherical energies: docs/metrics.md.
         num_classes: K; None reads it off the labels, which synchronises with an accelerator.
         backend: see `class_moments`.
 
@@ -185,39 +214,154 @@ def nc2(
         >>> round(ncfast.nc2(torch.eye(3), torch.arange(3), variant="etf_error").item(), 6)
         0.0
     """
-    return _one("nc2", variant, feats, labels, num_classes, backend)
+    return _one(
+        "nc2", variant, feats, labels, weight=weight, num_classes=num_classes, backend=backend
+    )
 
 
-@torch.no_grad()
-def collapse_metrics(
-    feats_or_moments: Tensor | ClassMoments,
+def nc3(
+    feats: Tensor | ClassMoments,
     labels: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
     *,
+    variant: str = "self_duality",
     num_classes: int | None = None,
-    which: str | Sequence[str] = "all",
     backend: str = "auto",
-) -> dict[str, Tensor]:
-    """Several collapse metrics from one pass over the features.
+) -> Tensor:
+    """Self-duality: whether the classifier's rows are the centred class means, up to scale.
 
     Args:
-        feats_or_moments: (N, D) features in any floating dtype, or their `ClassMoments`.
+        feats: (N, D) features in any floating dtype, or their `ClassMoments`.
         labels: (N,) integer class indices; omitted with moments.
-        num_classes: K; None reads it off the labels, which synchronises with an accelerator.
-        which: "all", a metric id ("nc1.cdnv"), a family ("nc2"), or a sequence of them.
+        weight: (K, D) classifier rows.
+        bias: (K,) its bias, for "bias_collapse".
+        variant: "self_duality": norm_F(W / norm_F(W) - M / norm_F(M)) (Papyan, Han & Donoho 2020);
+            "cross_coherence": distance of W M^T from the simplex ETF (Zhu et al. 2021); "cosine":
+            mean cos(w_c, mu_c - m), 1 when dual; "uniform_duality", "bias_collapse",
+            "weight_sum" and more: docs/metrics.md.
+        num_classes: K; None takes the rows of `weight`.
         backend: see `class_moments`.
 
     Returns:
-        A () float64 tensor for each metric id, on the features' device.
+        () float64; NaN with fewer than two classes. Rows of absent classes are left out.
 
     Raises:
-        ValueError, TypeError: see `class_moments`; or an unknown name in `which`.
+        ValueError, TypeError: see `class_moments`; an unknown `variant`; a missing classifier.
 
     Example:
         >>> import torch, ncfast
-        >>> values = ncfast.collapse_metrics(torch.eye(3), torch.arange(3), which=["rnc1", "nc2"])
-        >>> list(values)[:3]
-        ['rnc1.max', 'rnc1.mean', 'nc2.condition']
+        >>> weight = torch.eye(3) - 1 / 3
+        >>> round(ncfast.nc3(torch.eye(3), torch.arange(3), weight, variant="cosine").item(), 6)
+        1.0
     """
-    chosen = resolve(which)
-    moments = _as_moments(feats_or_moments, labels, num_classes, backend)
-    return {name: METRICS[name](moments) for name in chosen}
+    return _one(
+        "nc3",
+        variant,
+        feats,
+        labels,
+        weight=weight,
+        bias=bias,
+        num_classes=num_classes,
+        backend=backend,
+    )
+
+
+def nc4(
+    feats: Tensor,
+    labels: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    variant: str = "agreement",
+    num_classes: int | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Agreement of the classifier with the nearest class mean; one means they decide alike.
+
+    Args:
+        feats: (N, D) features in any floating dtype.
+        labels: (N,) integer class indices.
+        weight: (K, D) classifier rows; only the "ncc_accuracy" forms do without.
+        bias: (K,) its bias; zero when None.
+        variant: "agreement": share of samples; "agreement_class": mean over classes of the share;
+            "per_class": the share of each class, (K,), NaN where absent; "ncc_accuracy" and
+            "ncc_accuracy_class": how often the nearest mean is that of the own class.
+        num_classes: K; None takes the rows of `weight`, or reads it off the labels.
+        backend: see `class_moments`.
+
+    Returns:
+        () float64, or (K,) for "per_class".
+
+    Raises:
+        ValueError, TypeError: see `class_moments`; an unknown `variant`; a missing classifier.
+
+    Example:
+        >>> import torch, ncfast
+        >>> feats = torch.tensor([[2.0], [-0.5], [-1.0], [-6.0]])
+        >>> weight = torch.tensor([[1.0], [-1.0]])
+        >>> ncfast.nc4(feats, torch.tensor([0, 0, 1, 1]), weight).item()
+        0.5
+    """
+    if variant == "per_class":
+        with torch.no_grad():
+            evidence = as_evidence(
+                feats, labels, weight=weight, bias=bias, num_classes=num_classes, backend=backend
+            )
+            if weight is None:
+                raise ValueError("Expected argument `weight` for variant 'per_class' but got None.")
+            return decision.by_class(evidence, decision.agreements(evidence))
+    return _one(
+        "nc4",
+        variant,
+        feats,
+        labels,
+        weight=weight,
+        bias=bias,
+        num_classes=num_classes,
+        backend=backend,
+    )
+
+
+def nc5(
+    feats: Tensor | ClassMoments,
+    labels: Tensor | None = None,
+    ood_feats: Tensor | None = None,
+    *,
+    variant: str = "ood_cosine",
+    num_classes: int | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Whether features from outside the distribution are orthogonal to the class means.
+
+    Args:
+        feats: (N, D) features in any floating dtype, or for "ood_cosine" their `ClassMoments`.
+        labels: (N,) integer class indices; omitted with moments.
+        ood_feats: (M, D) features of inputs from outside the distribution.
+        variant: "ood_cosine": mean over classes of abs(cos(mu_c, mean of ood_feats)) (Ben Ammar et
+            al. 2024); "neco_auroc" and "neco_fpr95": how well the share of a feature's norm that
+            lies in the top P - 1 principal components tells the two sets apart.
+        num_classes: K; None reads it off the labels, which synchronises with an accelerator.
+        backend: see `class_moments`.
+
+    Returns:
+        () float64.
+
+    Raises:
+        ValueError, TypeError: see `class_moments`; an unknown `variant`; missing `ood_feats`.
+
+    Example:
+        >>> import torch, ncfast
+        >>> feats, labels = torch.tensor([[1.0, 0.0], [-2.0, 0.0]]), torch.tensor([0, 1])
+        >>> ncfast.nc5(feats, labels, torch.tensor([[0.0, 3.0]])).item()
+        0.0
+    """
+    return _one(
+        "nc5",
+        variant,
+        feats,
+        labels,
+        ood_feats=ood_feats,
+        num_classes=num_classes,
+        backend=backend,
+    )

@@ -1,41 +1,85 @@
-"""Metric ids and the pure function behind each."""
+"""Metric ids, the definition behind each, and the choice among them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from torch import Tensor
+from ncfast.metrics import (
+    bounds,
+    covariance,
+    decision,
+    duality,
+    geometry,
+    ood,
+    pairwise,
+    rank,
+    standalone,
+    variability,
+)
+from ncfast.metrics._metric import TIERS, Metric
 
-from ncfast.metrics import geometry, variability
-from ncfast.moments import ClassMoments
+_FAMILIES = (variability, covariance, geometry, pairwise, duality, decision, ood, rank, bounds)
+_CORE = (
+    "rnc1.max",
+    "rnc1.mean",
+    "nc1.quotient",
+    "nc1.cdnv",
+    "nc2.condition",
+    "nc2.equinorm",
+    "nc2.equiangular",
+    "nc2.etf_error",
+)
 
-METRICS: dict[str, Callable[[ClassMoments], Tensor]] = {
-    "rnc1.max": partial(variability.rescaled_variability, scale="max"),
-    "rnc1.mean": partial(variability.rescaled_variability, scale="mean"),
-    "nc1.quotient": variability.variability_quotient,
-    "nc1.cdnv": variability.class_distance_normalized_variance,
-    "nc2.condition": geometry.condition_number,
-    "nc2.equinorm": geometry.equinorm,
-    "nc2.equiangular": geometry.equiangularity,
-    "nc2.etf_error": geometry.etf_error,
-}
+
+def _related(metrics: dict[str, Metric]) -> dict[str, Metric]:
+    """The same metrics, grouped by family, each knowing the others of its family."""
+    families = dict.fromkeys(id_.split(".")[0] for id_ in metrics)
+    ids = [id_ for family in families for id_ in metrics if id_.split(".")[0] == family]
+    return {
+        id_: replace(
+            metrics[id_],
+            variants=tuple(o for o in ids if o != id_ and o.split(".")[0] == id_.split(".")[0]),
+        )
+        for id_ in ids
+    }
+
+
+# everything that `collapse_metrics` computes
+CATALOGUE: dict[str, Metric] = _related(
+    {id_: metric for family in _FAMILIES for id_, metric in family.METRICS.items()}
+)
+# what a tracker logs unless told otherwise: a small set that needs the moments alone
+METRICS: dict[str, Metric] = {id_: CATALOGUE[id_] for id_ in _CORE}
+# what a tracker can log: everything that needs the moments alone
+OF_MOMENTS: dict[str, Metric] = {id_: m for id_, m in CATALOGUE.items() if not m.needs}
+# named quantities with a call of their own, known to `describe`
+STANDALONE = standalone.DESCRIPTIONS
 
 
 def resolve(which: str | Sequence[str], known: Iterable[str] = tuple(METRICS)) -> tuple[str, ...]:
-    """The ids of ``known`` that ``which`` names: "all", an id, a family like "nc2", or several.
+    """The ids of ``known`` that ``which`` names: "all", an id, a family, a tier, or several.
+
+    A tier includes the cheaper ones: "standard" is everything in "lite" as well.
 
     Raises:
-        ValueError: a name is neither an id nor a family.
+        ValueError: a name is neither an id nor a family nor a tier.
     """
     names = [which] if isinstance(which, str) else list(which)
+    known = tuple(known)
     chosen: list[str] = []
     for name in names:
         found = [id_ for id_ in known if name in ("all", id_, id_.split(".")[0])]
-        if not found:
+        if name in TIERS:
+            found = [id_ for id_ in known if _tier(id_) <= TIERS.index(name)]
+        elif not found:
             raise ValueError(
-                f"Expected the names of metrics but got {name!r}. "
-                f"Known ids: {', '.join(known)}; or a family such as 'nc2', or 'all'."
+                f"Expected the names of metrics but got {name!r}. Known ids: {', '.join(known)}; "
+                f"or a family such as 'nc2', a tier of {TIERS}, or 'all'."
             )
         chosen += found
     return tuple(dict.fromkeys(chosen))
+
+
+def _tier(id_: str) -> int:
+    return TIERS.index(CATALOGUE[id_].tier) if id_ in CATALOGUE else 0

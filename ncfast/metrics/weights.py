@@ -1,4 +1,4 @@
-"""Norms of a model's parameters."""
+"""Norms of a model's parameters, and how its consecutive layers balance."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ def weight_norm(model_or_parameters: nn.Module | Iterable[Tensor]) -> Tensor:
     """Global L2 norm of all parameters, sqrt(sum p^2).
 
     Not the sum of the norms of each tensor, which some public code prints under the same name.
+    For the last layer alone pass its parameters: `ncfast.weight_norm([head.weight, head.bias])`.
 
     Args:
         model_or_parameters: a module, or tensors of any floating dtype and shape on one device.
@@ -37,3 +38,74 @@ def weight_norm(model_or_parameters: nn.Module | Iterable[Tensor]) -> Tensor:
         )
     norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in tensors]
     return torch.linalg.vector_norm(torch.stack(norms))
+
+
+@torch.no_grad()
+def balancedness(last: Tensor, previous: Tensor, *, relative: bool = True) -> Tensor:
+    """How far two consecutive linear layers are from balanced; zero means balanced.
+
+    norm_F(A - B) with A = W_L^T W_L and B = W_{L-1} W_{L-1}^T, over norm_F(A) + norm_F(B) when
+    relative. Under gradient descent with L2 weight decay the absolute gap of two linear layers
+    decays as (1 - eta lambda)^(2 t): the mechanism behind the second time scale of grokking
+    (Sakamoto & Sato 2025, arXiv 2509.20829, Theorem 4.3).
+
+    Args:
+        last: W_L, (K, H), as in `nn.Linear(H, K).weight`, any floating dtype.
+        previous: W_{L-1}, (H, D), on the same device.
+        relative: divide by norm_F(A) + norm_F(B); the value then lies in [0, 1].
+
+    Returns:
+        () float64; NaN when relative and both are zero.
+
+    Raises:
+        ValueError: the shapes do not chain.
+
+    Example:
+        >>> import torch, ncfast
+        >>> w = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+        >>> ncfast.balancedness(w, w).item()
+        0.0
+    """
+    if last.ndim != 2 or previous.ndim != 2 or last.shape[1] != previous.shape[0]:
+        raise ValueError(
+            "Expected arguments `last` of shape (K, H) and `previous` of shape (H, D) but got "
+            f"{tuple(last.shape)} and {tuple(previous.shape)}. Pass the weights of two "
+            "consecutive linear layers, the later one first."
+        )
+    upper, lower = last.to(torch.float64), previous.to(torch.float64)
+    a, b = upper.T @ upper, lower @ lower.T
+    gap = torch.linalg.matrix_norm(a - b)
+    return gap / (torch.linalg.matrix_norm(a) + torch.linalg.matrix_norm(b)) if relative else gap
+
+
+@torch.no_grad()
+def spectral_norm_product(model_or_weights: nn.Module | Iterable[Tensor]) -> Tensor:
+    """Product over layers of the largest singular value of the weight matrix.
+
+    An upper bound of the Lipschitz constant of a network of linear layers and 1-Lipschitz
+    activations (Bartlett, Foster & Telgarsky 2017). Convolution kernels are flattened to
+    (out, rest), which is a diagnostic and no bound. On CUDA the decomposition waits for the device.
+
+    Args:
+        model_or_weights: a module, of which every parameter with at least two axes counts, or
+            such tensors.
+
+    Returns:
+        () float64.
+
+    Raises:
+        ValueError: there is no weight matrix.
+
+    Example:
+        >>> import torch, ncfast
+        >>> ncfast.spectral_norm_product([2 * torch.eye(3), 3 * torch.eye(3)]).item()
+        6.0
+    """
+    if isinstance(model_or_weights, nn.Module):
+        model_or_weights = model_or_weights.parameters()
+    matrices = [w.flatten(1).to(torch.float64) for w in model_or_weights if w.ndim >= 2]
+    if not matrices:
+        raise ValueError(
+            "Expected argument `model_or_weights` to hold at least one weight matrix but got none."
+        )
+    return torch.stack([torch.linalg.svdvals(w).amax() for w in matrices]).prod()

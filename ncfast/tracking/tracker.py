@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ncfast import _validate
-from ncfast.metrics.registry import METRICS, resolve
+from ncfast.metrics._collect import evaluate
+from ncfast.metrics._evidence import Evidence
+from ncfast.metrics.registry import METRICS, OF_MOMENTS, resolve
 from ncfast.metrics.weights import weight_norm
 from ncfast.moments import ClassMoments, class_moments
 from ncfast.tracking.capture import FeatureCapture, model_device
@@ -42,8 +44,9 @@ class Tracker:
         num_classes: K.
         every: an interval in steps, or a callable from the step to a bool
             (`ncfast.tracking.schedule`).
-        metrics: "all", ids, or families; see `ncfast.collapse_metrics`. "all" includes weight.norm
-            when there is a model.
+        metrics: ids, families or tiers of the metrics that need the class moments alone (see
+            `ncfast.describe`), or "all" for the core set of eight. "all" includes weight.norm when
+            there is a model.
         sinks: paths of JSONL files, callables that take a record, or objects with ``write`` and
             ``close``.
         start_step: the step of the state the model is in now, 0 before training.
@@ -76,7 +79,7 @@ class Tracker:
         _validate.check_num_classes(num_classes)
         self.num_classes = num_classes
         self.current_step = start_step
-        self.metrics = resolve(metrics, (*METRICS, WEIGHT_NORM) if model is not None else METRICS)
+        self.metrics = _choose(metrics, model is not None)
         self._model = model
         self._schedule = as_schedule(every)
         self._capture = FeatureCapture(model, layers) if model is not None else None
@@ -218,9 +221,11 @@ class Tracker:
     def _add(self, split: str, by_layer: Mapping[str, ClassMoments]) -> None:
         for layer, moments in by_layer.items():
             prefix = f"{split}/{layer}" if len(by_layer) > 1 else split
-            for name in self.metrics:
-                if name in METRICS:
-                    self._open[f"{prefix}/{name}"] = METRICS[name](moments)
+            values = evaluate(
+                {name: OF_MOMENTS[name] for name in self.metrics if name in OF_MOMENTS},
+                Evidence(moments),
+            )
+            self._open.update({f"{prefix}/{name}": value for name, value in values.items()})
         # the weights do not change within a step, so all splits share one value
         wanted = WEIGHT_NORM in self.metrics and WEIGHT_NORM not in self._open
         if wanted and self._model is not None:
@@ -239,3 +244,10 @@ class Tracker:
             self._copies.popleft()
             for sink in self._sinks:
                 sink.write(record)
+
+
+def _choose(metrics: str | Sequence[str], has_model: bool) -> tuple[str, ...]:
+    of_model = (WEIGHT_NORM,) if has_model else ()
+    if metrics == "all":
+        return (*METRICS, *of_model)
+    return resolve(metrics, (*OF_MOMENTS, *of_model))

@@ -1,0 +1,166 @@
+"""Statistics over all pairs of classes, tile by tile, in memory that does not grow with K^2.
+
+A tile is a product of two blocks of unit vectors, which gives h = 1 - cos for every pair at the
+speed of a matrix product. Where h is small the product has cancelled, and the tile is computed
+again from differences of coordinates; an accelerator takes the differences at once, because
+asking whether any h is small would wait for it. Everything else follows from h without
+cancellation: norm(u - v)^2 = 2 h and norm(a - b)^2 = (|a| - |b|)^2 + 2 |a| |b| h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ncfast._validate import labels_are_on_host
+
+_EDGE_CPU, _EDGE_GPU = 512, 4096  # tiles of 2 MB stay in a CPU's cache; 128 MB fill a GPU
+_CLOSE = 1e-5  # below this 1 - cos has lost more than 1e-10 of its value
+
+
+class Statistic(NamedTuple):
+    """Number of pairs, mean, population variance and maximum; NaN without a pair.
+
+    Variance and maximum are meaningless for quantities of which no metric asks them.
+    """
+
+    number: Tensor
+    mean: Tensor
+    variance: Tensor
+    maximum: Tensor
+
+
+class Tile(NamedTuple):
+    """A block of pairs (i, j)."""
+
+    h: Tensor  # 1 - cos(mu_i - m, mu_j - m); 1 on the diagonal of the whole matrix
+    distance: Callable[[], Tensor]  # norm(mu_i - mu_j)^2
+    variances: Tensor  # V_i + V_j
+    simplex: Tensor  # cosine of a simplex ETF, -1 / (P - 1)
+
+
+QUANTITIES: dict[str, Callable[[Tile], Tensor]] = {
+    "cdnv": lambda tile: tile.variances / tile.distance().mul_(2),
+    "angle": lambda tile: (1 - tile.simplex - tile.h).abs_(),
+    "coherence": lambda tile: (1 - tile.h).abs_(),
+    "distance": lambda tile: (2 * tile.h).sqrt_(),
+    "log": lambda tile: (2 * tile.h).log_().mul_(-0.5),
+    "riesz": lambda tile: (2 * tile.h).rsqrt_(),
+}
+_ABOUT_DIRECTIONS = frozenset(QUANTITIES) - {"cdnv"}
+_NEED_VARIANCE = frozenset({"distance", "log", "riesz"})
+_NEED_MAXIMUM = frozenset({"cdnv", "coherence"})
+
+
+def sweep(
+    centred: Tensor, norms: Tensor, variances: Tensor, present: Tensor, quantities: Sequence[str]
+) -> dict[str, Statistic]:
+    """Statistics of several quantities over pairs of present classes, in one sweep.
+
+    Args:
+        centred: (K, D) class means minus their mean, zero rows for absent classes.
+        norms: (K,) their norms.
+        variances: (K,) V_c.
+        present: (K,) bool.
+        quantities: names out of `QUANTITIES`.
+    """
+    # absent classes get weight zero and values that keep every quantity finite
+    weight = present.to(centred.dtype)
+    length = torch.where(present, norms, 1.0)
+    unit = centred / torch.where(norms > 0, norms, 1.0).unsqueeze(1)
+    unit = unit + (norms * 0).unsqueeze(1)  # NaN stays NaN
+    simplex = -1 / (weight.sum() - 1)
+    running = {
+        name: _Running(weight, name in _NEED_VARIANCE, name in _NEED_MAXIMUM) for name in quantities
+    }
+    blocks = [part.split(edge(centred)) for part in (unit, length, variances, weight)]
+    for i in range(len(blocks[0])):
+        for j in range(i, len(blocks[0])):
+            (u, v), (a, b), (s, t), (p, q) = ((block[i], block[j]) for block in blocks)
+            h = one_minus_cosine(u, v, diagonal=i == j)
+            tile = Tile(
+                h,
+                lambda a=a, b=b, h=h: squared_distance(a, b, h),  # type: ignore[misc]
+                s.unsqueeze(1) + t,
+                simplex,
+            )
+            for name in quantities:
+                running[name].add(QUANTITIES[name](tile), p, q, diagonal=i == j)
+    directionless = (present & (norms == 0)).any()  # a mean at m has no direction
+    found = {name: state.finish() for name, state in running.items()}
+    return {
+        name: _undefined_where(directionless, value) if name in _ABOUT_DIRECTIONS else value
+        for name, value in found.items()
+    }
+
+
+def edge(rows: Tensor) -> int:
+    """Rows and columns of a tile."""
+    return _EDGE_CPU if rows.device.type == "cpu" else _EDGE_GPU
+
+
+def one_minus_cosine(u: Tensor, v: Tensor, *, diagonal: bool = False) -> Tensor:
+    """1 - <u_i, v_j> of unit rows, (I, J); a zero row counts as orthogonal to everything."""
+    if labels_are_on_host(u):
+        h = torch.addmm(u.new_ones(()), u, v.T, alpha=-1)
+        if diagonal:
+            h.fill_diagonal_(1)
+        if bool((h.amin() > _CLOSE).logical_not()):
+            h = torch.where(h < _CLOSE, _from_differences(u, v), h)
+    else:
+        h = _from_differences(u, v)
+    return h.fill_diagonal_(1) if diagonal else h
+
+
+def _from_differences(u: Tensor, v: Tensor) -> Tensor:
+    distance = torch.cdist(u, v, compute_mode="donot_use_mm_for_euclid_dist")
+    half = distance.square().mul_(0.5)
+    # a zero vector stands for a mean without a direction: its cosine counts as zero, h as one
+    zero = (u.square().sum(1) == 0).unsqueeze(1) | (v.square().sum(1) == 0)
+    return torch.where(zero, 1.0, half)
+
+
+def squared_distance(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
+    """norm(x_i - y_j)^2 from the norms a (I,) and b (J,) and h = 1 - cos, (I, J)."""
+    a = a.unsqueeze(1)
+    return (2 * a * b).mul_(h).add_((a - b).square_())
+
+
+def _undefined_where(condition: Tensor, value: Statistic) -> Statistic:
+    return Statistic(value.number, *(torch.where(condition, torch.nan, v) for v in value[1:]))
+
+
+class _Running:
+    """Weighted count, mean, sum of squared deviations and maximum, merged tile by tile (Chan)."""
+
+    def __init__(self, like: Tensor, variance: bool, maximum: bool) -> None:
+        self.count, self.mean, self.squares, self.maximum = like.new_zeros(4).unbind()
+        self.wants_variance, self.wants_maximum = variance, maximum
+
+    def add(self, values: Tensor, p: Tensor, q: Tensor, *, diagonal: bool) -> None:
+        if diagonal:
+            values = values.triu(1)
+            count = (p.sum().square() - p.square().sum()) / 2
+        else:
+            count = p.sum() * q.sum()
+        # weights zero and one: a product with a vector sums without a mask or a temporary
+        mean = p @ (values @ q) / count.clamp(min=1)
+        total = (self.count + count).clamp(min=1)
+        share, step = count / total, mean - self.mean
+        if self.wants_variance:
+            deviation = (values - mean).square_()
+            deviation = deviation.triu_(1) if diagonal else deviation
+            self.squares = self.squares + p @ (deviation @ q) + step.square() * self.count * share
+        if self.wants_maximum:
+            largest = (values * p.unsqueeze(1)).mul_(q).amax()
+            self.maximum = torch.maximum(self.maximum, largest)
+        self.mean = self.mean + step * share
+        self.count = self.count + count
+
+    def finish(self) -> Statistic:
+        nothing = torch.where(self.count > 0, 0.0, torch.nan).to(self.mean.dtype)
+        variance = self.squares / self.count.clamp(min=1) + nothing
+        return Statistic(self.count, self.mean + nothing, variance, self.maximum + nothing)

@@ -1,0 +1,244 @@
+"""Bounds of the theory of neural collapse, computed (Sakamoto & Sato 2025, arXiv 2509.20829)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ncfast.backends.reference import add_by_class
+from ncfast.metrics import _pairs, _second_pass
+from ncfast.metrics._evidence import Evidence
+from ncfast.metrics._inputs import as_evidence
+from ncfast.metrics._metric import Metric
+from ncfast.moments import ClassMoments, check_mergeable, class_moments
+
+_TABLE = 1 << 24  # entries of a (K, k) table of projected variances: 128 MB
+
+
+def _cantelli(evidence: Evidence, classes: range, others: range, spread: Tensor) -> Tensor:
+    """Sum over c in classes and k != c in others of p_c / (1 + max(margin_ck, 0)^2 / variance).
+
+    ``spread`` holds the variances of <w_c - w_k, g>: the norm of w_c - w_k cancels.
+    """
+    rows, means = evidence.classifier, _part(evidence.moments.means, classes)
+    bias = rows.new_zeros(len(rows)) if evidence.bias is None else evidence.bias
+    own = (_part(rows, classes) * means).sum(1) + _part(bias, classes)
+    margin = own.unsqueeze(1) - torch.addmm(_part(bias, others), means, _part(rows, others).T)
+    # no margin, no guarantee: the term is one, also where the two rows are the same
+    term = torch.where(margin > 0, spread / (spread + margin.square()), 1.0)
+    index = torch.arange(len(rows), device=rows.device)
+    itself = _part(index, classes).unsqueeze(1) == _part(index, others)
+    return _part(evidence.shares, classes) @ torch.where(itself, 0.0, term).sum(1)
+
+
+def _part(tensor: Tensor, rows: range) -> Tensor:
+    return tensor.narrow(0, rows.start, len(rows))
+
+
+def _split(number: int, width: int) -> list[range]:
+    return [range(start, min(start + width, number)) for start in range(0, number, width)]
+
+
+def trace_bound(evidence: Evidence) -> Tensor:
+    """The generalisation bound with the total variance V_c of each class."""
+    rows = evidence.classifier - evidence.classifier.mean(0)  # differences do not see the mean
+    norms = torch.linalg.vector_norm(rows, dim=1)
+    unit = rows / torch.where(norms > 0, norms, 1.0).unsqueeze(1)
+    bound = evidence.poison + 0 * norms.sum()
+    tiles = _split(len(rows), _pairs.edge(rows))
+    for classes in tiles:
+        for others in tiles:
+            h = _pairs.one_minus_cosine(
+                _part(unit, classes), _part(unit, others), diagonal=classes == others
+            )
+            gap = _pairs.squared_distance(_part(norms, classes), _part(norms, others), h)
+            spread = _part(evidence.moments.class_variances, classes).unsqueeze(1) * gap
+            bound = bound + _cantelli(evidence, classes, others, spread)
+    return bound
+
+
+def projected_bound(evidence: Evidence) -> Tensor:
+    """The generalisation bound with the variance along w_c - w_k alone."""
+    rows = evidence.classifier - evidence.classifier.mean(0)
+    bound = evidence.poison + 0 * rows.sum()
+    everything = range(len(rows))
+    for others in _split(len(rows), max(1, _TABLE // len(rows))):
+        spread = _projected_variances(evidence, rows, others)
+        bound = bound + _cantelli(evidence, everything, others, spread)
+    return bound
+
+
+def _projected_variances(evidence: Evidence, rows: Tensor, others: range) -> Tensor:
+    """(K, k): mean over class c of <w_c - w_k, g - mu_c>^2."""
+    feats, labels = evidence.rows
+    columns = _part(rows, others)
+    total = rows.new_zeros((len(rows), len(others)))
+    for residual, label in _second_pass.residuals(
+        feats, labels, evidence.moments.means, width=len(others)
+    ):
+        own = (residual * rows.index_select(0, label)).sum(1, keepdim=True)
+        add_by_class(total, label, torch.addmm(own, residual, columns.T, alpha=-1).square_())
+    return total / evidence.moments.counts.clamp(min=1).to(torch.float64).unsqueeze(1)
+
+
+@torch.no_grad()
+def generalization_bound(
+    feats: Tensor,
+    labels: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    projected: bool = True,
+    backend: str = "auto",
+) -> Tensor:
+    """Upper bound of the probability of error, from class means and variances.
+
+    P(error) <= sum_c p_c sum_{k != c} 1 / (1 + max(m_ck, 0)^2 / V_ck), with the margin
+    m_ck = (<w_c - w_k, mu_c> + b_c - b_k) / norm(w_c - w_k): a union bound over Cantelli's
+    inequality (Theorem 3.2). It bounds the error of the distribution whose moments it is given:
+    pass unseen data. It can exceed one.
+
+    Args:
+        feats: (N, D) features in any floating dtype.
+        labels: (N,) integer class indices.
+        weight: (K, D) classifier rows.
+        bias: (K,) its bias, zero when None.
+        projected: V_ck is the variance along w_c - w_k, which Cantelli needs and which is far
+            tighter; False takes the total variance V_c of the class, as the paper does.
+        backend: see `class_moments`.
+
+    Returns:
+        () float64. Every class of the classifier counts as a possible error, absent ones too.
+
+    Raises:
+        ValueError, TypeError: see `class_moments`; or shapes of the classifier that do not fit.
+
+    Example:
+        >>> import torch, ncfast
+        >>> feats = torch.tensor([[2.0, 0.0], [0.0, 0.0], [-1.0, 1.0], [-1.0, -1.0]])
+        >>> labels, weight = torch.tensor([0, 0, 1, 1]), torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+        >>> ncfast.generalization_bound(feats, labels, weight).item()  # 1/2 * 1/(1+1) + 1/2 * 0
+        0.25
+        >>> ncfast.generalization_bound(feats, labels, weight, projected=False).item()
+        0.5
+    """
+    evidence = as_evidence(feats, labels, weight=weight, bias=bias, backend=backend)
+    return projected_bound(evidence) if projected else trace_bound(evidence)
+
+
+@torch.no_grad()
+def superfluous_information_bound(
+    feats: Tensor,
+    labels: Tensor,
+    *,
+    sigma: float,
+    form: Literal["logdet", "trace"] = "logdet",
+    num_classes: int | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Upper bound of I(Z;X) - I(Z;Y) in nats for Z = g(X) + B_g sigma noise (Theorem 3.4).
+
+    "logdet": 1/2 sum_c p_c logdet(I + Cov_c / (B_g^2 sigma^2)), by the smaller of the n_c x n_c
+    and D x D Gram matrices. "trace": RNC1 / (2 sigma^2), which is larger and needs no covariance.
+    B_g is the largest row norm.
+
+    Args:
+        feats: (N, D) features in any floating dtype.
+        labels: (N,) integer class indices.
+        sigma: standard deviation of the noise relative to B_g, positive.
+        form: see above; "logdet" reads the class sizes: it synchronises with an accelerator.
+        num_classes: K; None reads it off the labels.
+        backend: see `class_moments`.
+
+    Returns:
+        () float64, in nats; NaN when all features are zero.
+
+    Raises:
+        ValueError, TypeError: see `class_moments`; `sigma` not positive; an unknown `form`.
+
+    Example:
+        >>> import math, torch, ncfast
+        >>> feats, labels = torch.tensor([[1.0], [0.0]]), torch.tensor([0, 0])
+        >>> ncfast.superfluous_information_bound(feats, labels, sigma=0.5, form="trace").item()
+        0.5
+        >>> found = ncfast.superfluous_information_bound(feats, labels, sigma=0.5).item()
+        >>> math.isclose(found, 0.5 * math.log(2))
+        True
+    """
+    if form not in ("logdet", "trace"):
+        raise ValueError(f"Expected argument `form` to be 'logdet' or 'trace' but got {form!r}.")
+    if not sigma > 0:
+        raise ValueError(f"Expected argument `sigma` to be positive but got {sigma}.")
+    moments = class_moments(feats, labels, num_classes=num_classes, backend=backend)
+    noise = moments.norm_max.square() * sigma**2
+    if form == "trace":
+        return moments.within_trace / (2 * noise)
+    return _mean_log_determinant(feats.detach(), labels, moments, noise) / 2
+
+
+def _mean_log_determinant(
+    feats: Tensor, labels: Tensor, moments: ClassMoments, noise: Tensor
+) -> Tensor:
+    order = labels.to(torch.int64).argsort(stable=True)
+    total = moments.norm_sum * 0
+    shares = moments.counts.to(torch.float64) / moments.total
+    classes = feats.index_select(0, order).split(moments.counts.tolist())  # reads the sizes
+    for rows, mean, share in zip(classes, moments.means, shares, strict=True):
+        if len(rows) == 0:
+            continue
+        residual = (rows.to(torch.float64) - mean) / (len(rows) * noise).sqrt()
+        small = residual @ residual.T if len(rows) < rows.shape[1] else residual.T @ residual
+        total = total + share * torch.linalg.slogdet(small + torch.eye(len(small)).to(small))[1]
+    return total
+
+
+def realised_gap(train: ClassMoments, test: ClassMoments) -> Tensor:
+    """abs(V_c(test) - V_c(train)) of every class, (K,); NaN where either has no sample.
+
+    The realised gap between population and empirical variance. Theorem 4.1 says that it is
+    O(1 / sqrt(n_c)); its constants are not known, so this is the number and not the bound.
+
+    Args:
+        train: moments of the training features, each around their own means.
+        test: moments of unseen features, of the same K and D.
+
+    Raises:
+        ValueError: shapes or devices differ.
+
+    Example:
+        >>> import torch, ncfast
+        >>> one = ncfast.class_moments(torch.tensor([[0.0], [2.0]]), torch.tensor([0, 0]))
+        >>> two = ncfast.class_moments(torch.tensor([[0.0], [4.0]]), torch.tensor([0, 0]))
+        >>> ncfast.realised_gap(one, two).tolist()
+        [3.0]
+    """
+    check_mergeable(train, test)
+    gap = (test.class_variances - train.class_variances).abs()
+    return torch.where(train.present & test.present, gap, torch.nan)
+
+
+_T1 = "Sakamoto & Sato 2025, arXiv 2509.20829, Theorem 3.2"
+_FORM = "sum_c p_c sum_{k != c} 1 / (1 + max(m_ck, 0)^2 / V_ck)"
+
+METRICS = {
+    "bound.generalization": Metric(
+        projected_bound,
+        f"{_FORM}, V_ck the variance of class c along w_c - w_k",
+        _T1,
+        "[0, K - 1]",
+        "0: no error",
+        tier="full",
+        needs=("weight", "feats"),
+    ),
+    "bound.generalization_trace": Metric(
+        trace_bound,
+        f"{_FORM}, V_ck = V_c",
+        _T1,
+        "[0, K - 1]",
+        "0: no error",
+        tier="full",
+        needs=("weight",),
+    ),
+}

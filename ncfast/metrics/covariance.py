@@ -1,0 +1,110 @@
+"""NC1 from covariances: variability in the directions that separate the classes.
+
+With M the centred (K, D) means, Sigma_B = M^T M / P has the eigenvalues sigma_r^2 / P along the
+right singular vectors v_r of M, so Tr(Sigma_W pinv(Sigma_B)) = P sum_r v_r^T Sigma_W v_r /
+sigma_r^2. Only the variances along the K - 1 directions v_r are needed: for K <= D no matrix of
+size D x D appears. For K > D the directions are D, and their variances come from Sigma_W itself.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ncfast.metrics._axes import eigen, significant
+from ncfast.metrics._evidence import Evidence
+from ncfast.metrics._metric import Metric
+
+
+def _ratio(evidence: Evidence, kept: Tensor) -> Tensor:
+    """Sum over kept axes of v^T Sigma_W v / lambda_r, over P; NaN with fewer than two classes."""
+    eigenvalues = evidence.axes.values.square() / evidence.number
+    safe = torch.where(kept, eigenvalues, 1.0)
+    total = torch.where(kept, evidence.axis_variances / safe, 0.0).sum()
+    total = total + evidence.poison + 0 * eigenvalues.sum()
+    return torch.where(kept.any(), total / evidence.number, torch.nan)
+
+
+def pseudo_inverse_ratio(evidence: Evidence) -> Tensor:
+    """Tr(Sigma_W pinv(Sigma_B)) / P."""
+    eigenvalues = evidence.axes.values.square()
+    return _ratio(evidence, significant(eigenvalues, evidence.moments.dim))
+
+
+def truncated_ratio(evidence: Evidence) -> Tensor:
+    """Tr(Sigma_W Q Lambda^-1 Q^T) / P with the top min(P - 1, D) eigenpairs of Sigma_B."""
+    index = torch.arange(len(evidence.axes.values), device=evidence.centred.device)
+    return _ratio(evidence, index < evidence.number - 1)
+
+
+def _explained(total: Tensor, roots: Tensor) -> Tensor:
+    """Tr(pinv(total) roots^T roots)."""
+    values, vectors = eigen(total)
+    kept = significant(values, len(values))
+    strength = (roots @ vectors.T).square().sum(0)
+    return torch.where(kept, strength / torch.where(kept, values, 1.0), 0.0).sum()
+
+
+def bounded_ratio(evidence: Evidence) -> Tensor:
+    """1 - Tr(pinv(Sigma_W + Sigma_B) Sigma_B) / min(D, P - 1), classes counting the same."""
+    roots = evidence.centred / evidence.number.sqrt()
+    rank = (evidence.number - 1).clamp(max=evidence.moments.dim)
+    explained = _explained(evidence.scatter + roots.T @ roots, roots)
+    return 1 - explained / rank + evidence.poison
+
+
+def variability_collapse_index(evidence: Evidence) -> Tensor:
+    """1 - Tr(pinv(Sigma_T) Sigma_B) / rank(Sigma_B), samples counting the same."""
+    centre = evidence.shares @ evidence.centred
+    roots = (evidence.centred - centre) * evidence.shares.sqrt().unsqueeze(1)
+    rank = significant(evidence.axes.values.square(), evidence.moments.dim).sum()
+    explained = _explained(evidence.scatter + roots.T @ roots, roots)
+    return 1 - explained / rank + evidence.poison
+
+
+_COLLAPSED = "0: collapsed"
+
+METRICS = {
+    "nc1.pinv": Metric(
+        pseudo_inverse_ratio,
+        "Tr(Sigma_W pinv(Sigma_B)) / P, Sigma_B by class",
+        "Papyan, Han & Donoho 2020",
+        "[0, inf)",
+        _COLLAPSED,
+        tier="full",
+        needs=("feats",),
+        stalls=True,
+    ),
+    "nc1.svd": Metric(
+        truncated_ratio,
+        "Tr(Sigma_W Q L^-1 Q^T) / P, Q and L the top min(P - 1, D) eigenpairs of Sigma_B by class",
+        "Han, Papyan & Donoho 2022",
+        "[0, inf]",
+        _COLLAPSED,
+        tier="full",
+        needs=("feats",),
+        stalls=True,
+    ),
+    "nc1.bounded": Metric(
+        bounded_ratio,
+        "1 - Tr(pinv(Sigma_W + Sigma_B) Sigma_B) / min(D, P - 1), Sigma_B by class",
+        "the class-weighted sibling of nc1.vci",
+        "[0, 1]",
+        _COLLAPSED,
+        tier="full",
+        needs=("feats",),
+        uses_scatter=True,
+        stalls=True,
+    ),
+    "nc1.vci": Metric(
+        variability_collapse_index,
+        "1 - Tr(pinv(Sigma_T) Sigma_B) / rank(Sigma_B), Sigma_B by sample",
+        "Xu & Liu 2023 (variability collapse index)",
+        "[0, 1]",
+        _COLLAPSED,
+        tier="full",
+        needs=("feats",),
+        uses_scatter=True,
+        stalls=True,
+    ),
+}

@@ -1,0 +1,113 @@
+"""Margins between pairs of classes, and their histograms (figure 5 of arXiv 2509.20829)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def class_margins(
+    feats: Tensor, weight: Tensor, bias: Tensor | None = None, *, pairs: Sequence[tuple[int, int]]
+) -> Tensor:
+    """Signed distance of every sample from the decision boundary of each pair of classes.
+
+    (<w_a - w_b, g> + b_a - b_b) / norm(w_a - w_b) for pair (a, b): positive on the side of a.
+
+    Args:
+        feats: (N, D) features in any floating dtype.
+        weight: (K, D) classifier rows.
+        bias: (K,) its bias, zero when None.
+        pairs: R pairs of class indices, such as [(0, 1), (4, 5)].
+
+    Returns:
+        (N, R) float64; NaN or infinite where w_a = w_b.
+
+    Raises:
+        ValueError: no pair, or an index outside 0..K-1.
+
+    Example:
+        >>> import torch, ncfast
+        >>> feats, weight = torch.tensor([[3.0, 0.0], [0.0, 5.0]]), torch.tensor([[1.0, 0], [0, 0]])
+        >>> ncfast.class_margins(feats, weight, pairs=[(0, 1)]).flatten().tolist()
+        [3.0, 0.0]
+    """
+    _check_pairs(pairs, weight.shape[0])
+    first, second = (
+        torch.tensor([pair[side] for pair in pairs], device=weight.device) for side in (0, 1)
+    )
+    rows = weight.to(torch.float64)
+    normal = rows.index_select(0, first) - rows.index_select(0, second)
+    offset = normal.new_zeros(len(pairs))
+    if bias is not None:
+        offset = bias.to(torch.float64)
+        offset = offset.index_select(0, first) - offset.index_select(0, second)
+    scores = torch.addmm(offset, feats.to(torch.float64), normal.T)
+    return scores / torch.linalg.vector_norm(normal, dim=1)
+
+
+@torch.no_grad()
+def margin_histograms(
+    margins: Tensor,
+    labels: Tensor,
+    *,
+    pairs: Sequence[tuple[int, int]],
+    bins: int = 50,
+    low: float = -10.0,
+    high: float = 10.0,
+) -> Tensor:
+    """Histograms of the margins of both classes of each pair.
+
+    Args:
+        margins: (N, R) of `class_margins`.
+        labels: (N,) integer class indices.
+        pairs: the R pairs the margins were computed for.
+        bins: number B of equal bins from ``low`` to ``high``; values outside, and NaN, fall into
+            no bin.
+        low: left edge of the first bin.
+        high: right edge of the last bin, inclusive.
+
+    Returns:
+        (R, 2, B) int64 counts: of samples of class a, and of class b, for pair (a, b).
+
+    Raises:
+        ValueError: shapes that do not fit, no bin, or an empty range.
+
+    Example:
+        >>> import torch, ncfast
+        >>> margins, labels = torch.tensor([[0.5], [1.5], [-1.0]]), torch.tensor([3, 3, 7])
+        >>> ncfast.margin_histograms(
+        ...     margins, labels, pairs=[(3, 7)], bins=2, low=-2, high=2
+        ... ).tolist()
+        [[[0, 2], [1, 0]]]
+    """
+    _check_pairs(pairs, None)
+    if margins.shape != (len(labels), len(pairs)):
+        raise ValueError(
+            f"Expected argument `margins` of shape (N, R) = {(len(labels), len(pairs))} but got "
+            f"{tuple(margins.shape)}."
+        )
+    if bins < 1 or not low < high:
+        raise ValueError(f"Expected bins >= 1 and low < high but got {bins}, {low} and {high}.")
+    width = (high - low) / bins
+    place = ((margins - low) / width).floor().clamp(max=bins - 1)
+    inside = (margins >= low) & (margins <= high)
+    place = torch.where(inside, place, 0).to(torch.int64)
+    wanted = torch.tensor(pairs, device=labels.device)  # (R, 2)
+    member = labels.to(torch.int64).unsqueeze(1).unsqueeze(2) == wanted
+    chosen = (member & inside.unsqueeze(2)).to(torch.int64).permute(1, 2, 0)  # (R, 2, N)
+    counts = torch.zeros((len(pairs), 2, bins), dtype=torch.int64, device=margins.device)
+    return counts.scatter_add_(2, place.T.unsqueeze(1).expand(-1, 2, -1), chosen)
+
+
+def _check_pairs(pairs: Sequence[tuple[int, int]], number: int | None) -> None:
+    if not pairs:
+        raise ValueError("Expected argument `pairs` to hold at least one pair but got none.")
+    for pair in pairs:
+        bad = len(pair) != 2 or min(pair) < 0 or (number is not None and max(pair) >= number)
+        if bad:
+            raise ValueError(
+                f"Expected argument `pairs` to hold pairs of classes in 0..K-1 but got {pair}."
+            )

@@ -1,0 +1,122 @@
+"""NC5: whether features from outside the distribution are orthogonal to the class means."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ncfast.metrics import _second_pass
+from ncfast.metrics._axes import eigen
+from ncfast.metrics._evidence import Evidence
+from ncfast.metrics._metric import Metric
+from ncfast.metrics.rank import total_covariance
+
+
+def ood_cosine(evidence: Evidence) -> Tensor:
+    """Mean over classes of abs(cos(mu_c, mean of the out-of-distribution features))."""
+    assert evidence.ood is not None
+    outside = evidence.ood.mean(0)
+    norms = torch.linalg.vector_norm(evidence.moments.means, dim=1)
+    cosine = (evidence.moments.means @ outside / norms).abs() / torch.linalg.vector_norm(outside)
+    present = evidence.moments.present
+    return torch.where(present, cosine, 0.0).sum() / evidence.number
+
+
+def _components(evidence: Evidence) -> Tensor:
+    return eigen(total_covariance(evidence))[1]
+
+
+def neco_scores(evidence: Evidence, rows: Tensor) -> Tensor:
+    """norm(P (g - mu_G)) / norm(g - mu_G), P onto the top P - 1 principal components, (M,)."""
+    # only the first K - 1 can be among the top P - 1
+    vectors = evidence.once(_components)
+    vectors = vectors.narrow(0, 0, min(evidence.moments.num_classes - 1, len(vectors)))
+    index = torch.arange(len(vectors), device=rows.device)
+    kept = (index < evidence.number - 1).to(vectors.dtype)
+    centre = evidence.moments.global_mean
+    scores = []
+    for block in _second_pass.rows_of(rows):
+        centred = block - centre
+        inside = (centred @ vectors.T).square_() @ kept
+        scores.append(inside.sqrt() / torch.linalg.vector_norm(centred, dim=1))
+    # P - 1 >= D components are everything: all scores are one, whatever the rounding says
+    return torch.where(evidence.number > evidence.moments.dim, 1.0, torch.cat(scores))
+
+
+def _scores(evidence: Evidence) -> tuple[Tensor, Tensor]:
+    assert evidence.ood is not None
+    feats, _ = evidence.rows
+    return neco_scores(evidence, feats), neco_scores(evidence, evidence.ood)
+
+
+def area_under_roc(positive: Tensor, negative: Tensor) -> Tensor:
+    """P(a positive score exceeds a negative one), ties counting one half, ()."""
+    ordered = negative.sort().values
+    below = torch.searchsorted(ordered, positive)
+    up_to = torch.searchsorted(ordered, positive, right=True)
+    return (below + up_to).sum(dtype=torch.float64) / (2 * len(positive) * len(negative))
+
+
+def false_positive_rate(positive: Tensor, negative: Tensor, recall: float = 0.95) -> Tensor:
+    """Share of negatives at or above the threshold that keeps this share of positives, ()."""
+    kept = math.ceil(recall * len(positive))
+    threshold = positive.sort(descending=True).values.narrow(0, kept - 1, 1)
+    return (negative >= threshold).sum(dtype=torch.float64) / len(negative)
+
+
+def neco_auroc(evidence: Evidence) -> Tensor:
+    """Area under the ROC curve of the NECO score, features against `ood_feats`."""
+    return _undefined(evidence, area_under_roc(*evidence.once(_scores)))
+
+
+def neco_fpr95(evidence: Evidence) -> Tensor:
+    """False positive rate of the NECO score at 95 % recall of the features."""
+    return _undefined(evidence, false_positive_rate(*evidence.once(_scores)))
+
+
+def _undefined(evidence: Evidence, value: Tensor) -> Tensor:
+    assert evidence.ood is not None
+    return (
+        torch.where(evidence.number > 1, value, torch.nan)
+        + evidence.poison
+        + (0 * evidence.ood.sum())
+    )
+
+
+_NECO = "Ben Ammar et al. 2024 (NECO), arXiv 2310.06823"
+_SCORE = "norm(P (g - mu_G)) / norm(g - mu_G), P onto the top P - 1 principal components"
+
+METRICS = {
+    "nc5.ood_cosine": Metric(
+        ood_cosine,
+        "mean over classes of abs(cos(mu_c, mean of ood_feats))",
+        _NECO,
+        "[0, 1]",
+        "0: orthogonal",
+        needs=("ood",),
+    ),
+    "nc5.neco_auroc": Metric(
+        neco_auroc,
+        f"area under the ROC curve, features against ood_feats, of {_SCORE}",
+        _NECO,
+        "[0, 1]",
+        "1: told apart",
+        tier="full",
+        needs=("ood", "feats"),
+        uses_scatter=True,
+        stalls=True,
+    ),
+    "nc5.neco_fpr95": Metric(
+        neco_fpr95,
+        f"share of ood_feats above the 5 % quantile of the features, of {_SCORE}",
+        _NECO,
+        "[0, 1]",
+        "0: told apart",
+        tier="full",
+        needs=("ood", "feats"),
+        uses_scatter=True,
+        stalls=True,
+    ),
+}

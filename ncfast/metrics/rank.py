@@ -1,0 +1,132 @@
+"""How many directions the features, or their class means, really use."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ncfast.metrics._axes import eigen, significant
+from ncfast.metrics._evidence import Evidence
+from ncfast.metrics._metric import Metric
+
+
+def total_covariance(evidence: Evidence) -> Tensor:
+    """Sigma_T = Sigma_W + sum_c (n_c/N)(mu_c - mu_G)(mu_c - mu_G)^T, (D, D)."""
+    centre = evidence.shares @ evidence.centred
+    roots = (evidence.centred - centre) * evidence.shares.sqrt().unsqueeze(1)
+    return torch.addmm(evidence.scatter, roots.T, roots)
+
+
+def second_moment(evidence: Evidence) -> Tensor:
+    """(1/N) sum_i g_i g_i^T, (D, D): Sigma_W plus the means, a sum of positive terms."""
+    roots = evidence.moments.means * evidence.shares.sqrt().unsqueeze(1)
+    return torch.addmm(evidence.scatter, roots.T, roots)
+
+
+def _moment_spectrum(evidence: Evidence) -> Tensor:
+    return eigen(second_moment(evidence))[0]
+
+
+def entropy_rank(eigenvalues: Tensor, dim: int) -> Tensor:
+    """Exponential entropy of the normalised singular values, the roots of ``eigenvalues``, ()."""
+    singular = torch.where(significant(eigenvalues, dim), eigenvalues.sqrt(), 0.0)
+    share = singular / singular.sum()
+    return torch.special.entr(share).sum().exp() + 0 * eigenvalues.sum()
+
+
+def _effective(evidence: Evidence) -> Tensor:
+    return entropy_rank(evidence.once(_moment_spectrum), evidence.moments.dim)
+
+
+def _effective_means(evidence: Evidence) -> Tensor:
+    return entropy_rank(evidence.axes.values.square(), evidence.moments.dim)
+
+
+def _participation(evidence: Evidence) -> Tensor:
+    covariance = total_covariance(evidence)
+    return covariance.trace().square() / covariance.square().sum()
+
+
+def _participation_means(evidence: Evidence) -> Tensor:
+    means = evidence.centred
+    gram = means @ means.T if means.shape[0] <= means.shape[1] else means.T @ means
+    return gram.trace().square() / gram.square().sum()
+
+
+def _stable(evidence: Evidence) -> Tensor:
+    eigenvalues = evidence.once(_moment_spectrum)
+    return eigenvalues.sum() / eigenvalues.amax()
+
+
+def _stable_means(evidence: Evidence) -> Tensor:
+    squares = evidence.axes.values.square()
+    return squares.sum() / squares.amax()
+
+
+_RANKME = "Roy & Vetterli 2007; Garrido et al. 2023 (RankMe)"
+_STABLE = "Rudelson & Vershynin 2007"
+_DIRECTION = "P - 1 or P at collapse, min(N, D) when spread evenly"
+_MEANS = "P - 1: simplex ETF"
+_ENTROPY = "exp(-sum_r p_r log p_r), p_r = sigma_r / sum sigma, of"
+_SCATTER = ("feats",)
+
+METRICS = {
+    "rank.effective": Metric(
+        _effective,
+        f"{_ENTROPY} the (N, D) features, uncentred",
+        _RANKME,
+        "[1, min(N, D)]",
+        _DIRECTION,
+        tier="full",
+        needs=_SCATTER,
+        uses_scatter=True,
+        stalls=True,
+    ),
+    "rank.effective_means": Metric(
+        _effective_means,
+        f"{_ENTROPY} the centred means",
+        _RANKME,
+        "[1, min(P - 1, D)]",
+        _MEANS,
+        tier="full",
+        stalls=True,
+    ),
+    "rank.participation": Metric(
+        _participation,
+        "Tr(Sigma_T)^2 / norm_F(Sigma_T)^2, Sigma_T the total covariance",
+        "participation ratio of the principal variances",
+        "[1, min(N - 1, D)]",
+        _DIRECTION,
+        tier="full",
+        needs=_SCATTER,
+        uses_scatter=True,
+    ),
+    "rank.participation_means": Metric(
+        _participation_means,
+        "Tr(Sigma_B)^2 / norm_F(Sigma_B)^2, Sigma_B by class",
+        "participation ratio of the principal variances",
+        "[1, min(P - 1, D)]",
+        _MEANS,
+        tier="standard",
+    ),
+    "rank.stable": Metric(
+        _stable,
+        "norm_F(X)^2 / sigma_max(X)^2 of the (N, D) features, uncentred",
+        _STABLE,
+        "[1, min(N, D)]",
+        _DIRECTION,
+        tier="full",
+        needs=_SCATTER,
+        uses_scatter=True,
+        stalls=True,
+    ),
+    "rank.stable_means": Metric(
+        _stable_means,
+        "norm_F(M)^2 / sigma_max(M)^2 of the centred means",
+        _STABLE,
+        "[1, min(P - 1, D)]",
+        _MEANS,
+        tier="full",
+        stalls=True,
+    ),
+}
