@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from ncfast.backends import backends
+from ncfast.backends import LabelPlan, backends, plan
 from ncfast.metrics import cdnv, collapse_metrics, nc1, nc2, rnc1, weight_norm
 from ncfast.moments import ClassMoments, class_moments
 from ncfast.tracking.tracker import Tracker
@@ -10,6 +10,7 @@ from ncfast.tracking.tracker import Tracker
 __version__ = version("ncfast")
 __all__ = [
     "ClassMoments",
+    "LabelPlan",
     "Tracker",
     "backends",
     "cdnv",
@@ -17,6 +18,7 @@ __all__ = [
     "collapse_metrics",
     "nc1",
     "nc2",
+    "plan",
     "rnc1",
     "weight_norm",
 ]

@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ncfast.backends import reference
+from ncfast.backends import reference, triton
 from ncfast.backends._types import MomentsFunction
+from ncfast.backends.plan import LabelPlan
 
-NAMES = ("auto", "reference")
+NAMES = ("auto", "reference", "triton")
+_REMEDY = "Use backend='auto'."
 _BUILD_INFO = Path(__file__).parent.parent / "_build_info.json"
 
 
@@ -39,7 +41,7 @@ def backends() -> dict[str, BackendStatus]:
     return {
         "reference": BackendStatus(True, f"plain torch {torch.__version__}, any device"),
         "cpu": BackendStatus(False, _why_no_cpp()),
-        "triton": BackendStatus(False, "the Triton kernels are not part of this version"),
+        "triton": BackendStatus(triton.why_not() is None, triton.why_not() or triton.describe()),
     }
 
 
@@ -53,16 +55,21 @@ def _why_no_cpp() -> str:
     return "the C++ extension is built but holds no kernels yet"
 
 
-def select(name: str, feats: Tensor) -> MomentsFunction:
-    """The moments function of backend ``name`` for ``feats``.
+def select(name: str, feats: Tensor, plan: LabelPlan | None = None) -> MomentsFunction:
+    """The moments function of backend ``name`` for ``feats``, and for ``plan`` if it uses one.
 
     Raises:
         ValueError: the name is unknown, or that backend cannot run here; the reason is given.
     """
-    del feats  # every call goes to the reference until a faster backend exists
-    if name in NAMES:
+    if name == "reference":
         return reference.class_moments
+    if name in ("auto", "triton") and triton.why_not(feats) is None:
+        return triton.select(feats, plan)
+    if name == "auto":
+        return reference.class_moments
+    if name == "triton":
+        raise ValueError(f"Backend 'triton' cannot run here: {triton.why_not(feats)}. {_REMEDY}")
     status = backends().get(name)
     if status is None:
         raise ValueError(f"Expected argument `backend` to be one of {NAMES} but got {name!r}.")
-    raise ValueError(f"Backend {name!r} cannot run here: {status.reason}. Use backend='auto'.")
+    raise ValueError(f"Backend {name!r} cannot run here: {status.reason}. {_REMEDY}")

@@ -8,13 +8,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ncfast.backends import LabelPlan
 from ncfast.metrics import variability
 from ncfast.metrics.registry import METRICS, resolve
 from ncfast.moments import ClassMoments, class_moments
 
 
 def _as_moments(
-    feats: Tensor | ClassMoments, labels: Tensor | None, num_classes: int | None, backend: str
+    feats: Tensor | ClassMoments,
+    labels: Tensor | LabelPlan | None,
+    num_classes: int | None,
+    backend: str,
 ) -> ClassMoments:
     if isinstance(feats, ClassMoments):
         if labels is not None:
@@ -32,7 +36,7 @@ def _as_moments(
 @torch.no_grad()
 def rnc1(
     feats: Tensor | ClassMoments,
-    labels: Tensor | None = None,
+    labels: Tensor | LabelPlan | None = None,
     *,
     num_classes: int | None = None,
     scale: Literal["max", "mean"] = "max",
@@ -45,7 +49,7 @@ def rnc1(
 
     Args:
         feats: (N, D) features in any floating dtype, or their `ClassMoments`.
-        labels: (N,) integer class indices; omitted with moments.
+        labels: (N,) integer class indices, or their `plan`; omitted with moments.
         num_classes: K; None reads it off the labels, which synchronises with an accelerator.
         scale: B_g is the largest row norm ("max", Sakamoto & Sato 2025, arXiv 2509.20829) or the
             mean row norm ("mean", which the paper's figures use; it can move the other way).
@@ -73,7 +77,7 @@ def _one(
     family: str,
     variant: str,
     feats: Tensor | ClassMoments,
-    labels: Tensor | None,
+    labels: Tensor | LabelPlan | None,
     num_classes: int | None,
     backend: str,
 ) -> Tensor:
@@ -87,7 +91,7 @@ def _one(
 
 def nc1(
     feats: Tensor | ClassMoments,
-    labels: Tensor | None = None,
+    labels: Tensor | LabelPlan | None = None,
     *,
     variant: str = "quotient",
     num_classes: int | None = None,
@@ -97,7 +101,7 @@ def nc1(
 
     Args:
         feats: (N, D) features in any floating dtype, or their `ClassMoments`.
-        labels: (N,) integer class indices; omitted with moments.
+        labels: (N,) integer class indices, or their `plan`; omitted with moments.
         variant: "quotient": Tr(Sigma_W) / Tr(Sigma_B), Sigma_B unweighted (Tirer, Huang &
             Niles-Weed 2023); "cdnv": see `cdnv`.
         num_classes: K; None reads it off the labels, which synchronises with an accelerator.
@@ -120,7 +124,7 @@ def nc1(
 
 def cdnv(
     feats: Tensor | ClassMoments,
-    labels: Tensor | None = None,
+    labels: Tensor | LabelPlan | None = None,
     *,
     num_classes: int | None = None,
     backend: str = "auto",
@@ -132,7 +136,7 @@ def cdnv(
 
     Args:
         feats: (N, D) features in any floating dtype, or their `ClassMoments`.
-        labels: (N,) integer class indices; omitted with moments.
+        labels: (N,) integer class indices, or their `plan`; omitted with moments.
         num_classes: K; None reads it off the labels, which synchronises with an accelerator.
         backend: see `class_moments`.
 
@@ -153,7 +157,7 @@ def cdnv(
 
 def nc2(
     feats: Tensor | ClassMoments,
-    labels: Tensor | None = None,
+    labels: Tensor | LabelPlan | None = None,
     *,
     variant: str = "condition",
     num_classes: int | None = None,
@@ -163,7 +167,7 @@ def nc2(
 
     Args:
         feats: (N, D) features in any floating dtype, or their `ClassMoments`.
-        labels: (N,) integer class indices; omitted with moments.
+        labels: (N,) integer class indices, or their `plan`; omitted with moments.
         variant: "condition": condition number of the uncentred means, 1 is an orthogonal frame of
             equal norms (Sakamoto & Sato 2025); the following are 0 at a simplex ETF, take means
             centred on the mean of class means, and go back to Papyan, Han & Donoho 2020:
@@ -191,7 +195,7 @@ def nc2(
 @torch.no_grad()
 def collapse_metrics(
     feats_or_moments: Tensor | ClassMoments,
-    labels: Tensor | None = None,
+    labels: Tensor | LabelPlan | None = None,
     *,
     num_classes: int | None = None,
     which: str | Sequence[str] = "all",
@@ -201,7 +205,7 @@ def collapse_metrics(
 
     Args:
         feats_or_moments: (N, D) features in any floating dtype, or their `ClassMoments`.
-        labels: (N,) integer class indices; omitted with moments.
+        labels: (N,) integer class indices, or their `plan`; omitted with moments.
         num_classes: K; None reads it off the labels, which synchronises with an accelerator.
         which: "all", a metric id ("nc1.cdnv"), a family ("nc2"), or a sequence of them.
         backend: see `class_moments`.

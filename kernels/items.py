@@ -1,0 +1,152 @@
+"""First launch: the moments of every item, a run of sorted rows that share a class.
+
+Rows are read once, through the permutation. Inside an item they are taken relative to a shift:
+the item's first row plus the mean, relative to it, of the rows of its first tile. The first row
+makes the shift exact for identical rows, the mean keeps an outlier in that place from costing
+accuracy: with L rows in the item and R in the tile, ``S2 - S1^2 / n`` loses a factor of about
+1 + L / R^2 at most. Everything is multiplied by a power of two that brings the item's first row
+near one, so that squares neither overflow nor vanish.
+
+Twin in plain torch: `ncfast.kernels.twins.items`.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def power_of_two_below(value):
+    """1 / 2^floor(log2(value)) from the exponent bits; 1 for zero, infinity and NaN."""
+    bits = value.to(tl.float32).to(tl.int32, bitcast=True) & 0x7F800000
+    scale = (0x7F000000 - tl.minimum(bits, 0x7E800000)).to(tl.float32, bitcast=True)
+    return tl.where((value > 0) & (bits < 0x7F800000), scale, 1.0)
+
+
+@triton.jit
+def add_tile(x, live, shift, sum1, sum2, norm_sum, norm_max, MASKED: tl.constexpr):
+    """One tile of scaled rows into the sums by column and into the sum and maximum of norms."""
+    squared = tl.sum(x * x, 1)
+    norm = tl.sqrt(squared)
+    away = x - shift[None, :]
+    if MASKED:
+        away = tl.where(live[:, None], away, 0.0)
+    sum1 += tl.sum(away, 0)
+    sum2 += tl.sum(away * away, 0)
+    return sum1, sum2, norm_sum + norm, tl.maximum(norm_max, norm), squared
+
+
+@triton.jit
+def load_tile(feats, rows, cols, row_stride, col_stride, mask, ACC: tl.constexpr):
+    """Rows by their numbers, in the type that is computed in."""
+    offsets = rows.to(tl.int64)[:, None] * row_stride + cols.to(tl.int64)[None, :] * col_stride
+    # the interpreter miscomputes on bfloat16: convert before anything else
+    return tl.load(feats + offsets, mask=mask, other=0.0).to(ACC)
+
+
+@triton.jit(do_not_specialize=["width", "row_units", "number", "count"])
+def moments_of_items(
+    feats,
+    permutation,
+    items,
+    poison,
+    partial_mean,  # (slots, D), relative to the class's first row
+    partial_ss,  # (GROUPS, number) float64
+    means,
+    within,
+    norm_sums,  # (number,) float64
+    norm_maxs,  # (number,) float64
+    row_squares,  # (GROUPS, count) float64, with several groups only
+    width,
+    row_units,
+    col_stride,
+    number,
+    count,
+    ALIGN: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """A program for an item and a group of columns; the grid is (number, GROUPS)."""
+    item = tl.program_id(0)
+    group = tl.program_id(1)
+    start = tl.load(items + item)
+    length = tl.load(items + number + item)
+    owner = tl.load(items + 2 * number + item).to(tl.int64)
+    pivot = tl.load(items + 3 * number + item)
+    slot = tl.load(items + 4 * number + item).to(tl.int64)
+    dim = width * ALIGN
+    row_stride = row_units.to(tl.int64) * ALIGN
+    cols = group * COLS + tl.arange(0, COLS)
+    inside = cols < dim
+    row = tl.arange(0, ROWS)
+
+    # the first tile gives the scale and the shift; an item of no row finds itself all zero
+    rows = tl.load(permutation + start + row, mask=row < length, other=0)
+    ahead = tl.load(permutation + start + ROWS + row, mask=ROWS + row < length, other=0)
+    live = row < length
+    x = load_tile(feats, rows, cols, row_stride, col_stride, live[:, None] & inside[None, :], ACC)
+    first = tl.sum(tl.where((row == 0)[:, None], x, 0.0), 0)
+    scale = power_of_two_below(tl.max(tl.abs(first), 0)).to(ACC)
+    unscale = 1.0 / scale.to(tl.float64)
+    x *= scale
+    first *= scale
+    held = tl.maximum(tl.minimum(length, ROWS), 1).to(ACC)
+    shift = first + tl.sum(tl.where(live[:, None], x - first[None, :], 0.0), 0) / held
+
+    zero = tl.zeros([COLS], ACC)
+    none = tl.zeros([ROWS], ACC)
+    sum1, sum2, norm_sum, norm_max, squared = add_tile(
+        x, live, shift, zero, zero, none, none, MASKED=True
+    )
+    if GROUPS > 1:
+        target = row_squares + group.to(tl.int64) * count + rows
+        tl.store(target, squared.to(tl.float64) * unscale * unscale, mask=live)
+    full = length // ROWS * ROWS
+    for begin in tl.range(ROWS, full, ROWS):
+        rows = ahead
+        ahead = tl.load(
+            permutation + start + begin + ROWS + row, mask=begin + ROWS + row < length, other=0
+        )
+        x = load_tile(feats, rows, cols, row_stride, col_stride, inside[None, :], ACC) * scale
+        sum1, sum2, norm_sum, norm_max, squared = add_tile(
+            x, live, shift, sum1, sum2, norm_sum, norm_max, MASKED=False
+        )
+        if GROUPS > 1:
+            target = row_squares + group.to(tl.int64) * count + rows
+            tl.store(target, squared.to(tl.float64) * unscale * unscale)
+    if (full > 0) & (full < length):
+        live = full + row < length
+        mask = live[:, None] & inside[None, :]
+        x = load_tile(feats, ahead, cols, row_stride, col_stride, mask, ACC) * scale
+        sum1, sum2, norm_sum, norm_max, squared = add_tile(
+            x, live, shift, sum1, sum2, norm_sum, norm_max, MASKED=True
+        )
+        if GROUPS > 1:
+            target = row_squares + group.to(tl.int64) * count + ahead
+            tl.store(target, squared.to(tl.float64) * unscale * unscale, mask=live)
+
+    if GROUPS == 1:
+        total = tl.sum(norm_sum, 0).to(tl.float64) * unscale
+        largest = tl.max(norm_max, 0).to(tl.float64) * unscale
+        tl.store(norm_sums + item, total)
+        tl.store(norm_maxs + item, tl.where(total != total, total, largest))  # max drops NaN
+
+    rest = sum1 / tl.maximum(length, 1).to(ACC)
+    # not max(., 0), which would drop a NaN
+    spread = sum2 - sum1 * rest
+    spread = tl.where(spread < 0, 0.0, spread)
+    ss = tl.sum(tl.where(inside, spread, 0.0), 0).to(tl.float64) * unscale * unscale
+    tl.store(partial_ss + group.to(tl.int64) * number + item, ss)
+    if owner >= 0:
+        if slot < 0:
+            mend = tl.load(poison)
+            mean = (shift.to(tl.float64) + rest.to(tl.float64)) * unscale
+            tl.store(means + owner * dim + cols, mean + mend, mask=inside)
+            if GROUPS == 1:
+                tl.store(within + owner, ss + mend)
+        else:
+            origin = feats + pivot.to(tl.int64) * row_stride + cols.to(tl.int64) * col_stride
+            base = tl.load(origin, mask=inside, other=0.0).to(ACC) * scale
+            relative = ((shift - base) + rest) * unscale.to(ACC)
+            tl.store(partial_mean + slot * dim + cols, relative, mask=inside)
