@@ -19,6 +19,7 @@ _PER_THREAD = {8: 4, 4: 8, 2: 8}
 # 132 multiprocessors.
 _THREAD_BYTES = {8: 128, 4: 128, 2: 64}
 _WARPS_RESIDENT = {8: 16, 4: 20, 2: 28}
+_TINY_WARPS = 8
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,17 @@ class ItemsConfig:
     tile_cols: int  # columns of a program, a power of two
     groups: int  # programs along the columns
     item_rows: int  # rows of an item at most, a multiple of tile_rows
+    warps: int
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    """Launch of the one kernel that small inputs take: one program for a class."""
+
+    tile_rows: int
+    tile_cols: int
+    labels: int  # power of two, at least N: every program holds all labels at once
+    classes: int  # power of two, at least K: the last program holds all norms at once
     warps: int
 
 
@@ -88,3 +100,23 @@ def merge_config(rows: int, dim: int, num_classes: int, item_rows: int) -> Merge
     tile_items = min(max(items, 8), 4096 // cols)
     warps = max(1, tile_items * cols // (32 * 16))
     return MergeConfig(tile_items, cols, -(-dim // cols), min(warps, 8))
+
+
+def tiny_config(rows: int, dim: int, num_classes: int, itemsize: int) -> TinyConfig | None:
+    """The launch for an input so small that launches cost more than reading it; or None.
+
+    Bounded so that a single class with all rows, which one multiprocessor then reads alone, takes
+    tens of microseconds, no more than sorting the labels would.
+    """
+    if rows > 4096 or num_classes > 1024 or dim > 2048 or rows * dim * itemsize > 4 << 20:
+        return None
+    cols = max(16, power_of_two(dim))
+    held = 16 if itemsize == 8 else 64  # entries of a tile in a thread: few waits, no spills
+    tile_rows = max(1, min(64, 32 * _TINY_WARPS * held // cols))
+    return TinyConfig(
+        tile_rows,
+        cols,
+        max(32 * _TINY_WARPS, power_of_two(rows)),
+        max(32, power_of_two(num_classes)),
+        _TINY_WARPS,
+    )

@@ -43,6 +43,79 @@ def load_tile(feats, rows, cols, row_stride, col_stride, mask, ACC: tl.constexpr
     return tl.load(feats + offsets, mask=mask, other=0.0).to(ACC)
 
 
+@triton.jit
+def moments_of_run(
+    feats,
+    permutation,
+    length,
+    cols,
+    inside,
+    row_stride,
+    col_stride,
+    row_squares,
+    ROWS: tl.constexpr,
+    ACC: tl.constexpr,
+    SPLIT: tl.constexpr,
+):
+    """The rows that ``permutation`` starts with: their mean is ``(shift + rest) * unscale``.
+
+    Also the sum of squares around it, and the sum and maximum of norms; or, with SPLIT, every row's
+    square into ``row_squares``.
+    """
+    row = tl.arange(0, ROWS)
+    live = row < length
+    rows = tl.load(permutation + row, mask=live, other=0)
+    ahead = tl.load(permutation + ROWS + row, mask=ROWS + row < length, other=0)
+
+    # the first tile gives the scale and the shift; a run of no row finds itself all zero
+    mask = live[:, None] & inside[None, :]
+    x = load_tile(feats, rows, cols, row_stride, col_stride, mask, ACC)
+    first = tl.sum(tl.where((row == 0)[:, None], x, 0.0), 0)
+    scale = power_of_two_below(tl.max(tl.abs(first), 0)).to(ACC)
+    unscale = 1.0 / scale.to(tl.float64)
+    x *= scale
+    first *= scale
+    held = tl.maximum(tl.minimum(length, ROWS), 1).to(ACC)
+    shift = first + tl.sum(tl.where(live[:, None], x - first[None, :], 0.0), 0) / held
+
+    zero = tl.zeros_like(first)
+    none = tl.zeros([ROWS], ACC)
+    sum1, sum2, norm_sum, norm_max, squared = add_tile(
+        x, live, shift, zero, zero, none, none, MASKED=True
+    )
+    if SPLIT:
+        tl.store(row_squares + rows, squared.to(tl.float64) * unscale * unscale, mask=live)
+    full = length // ROWS * ROWS
+    for begin in tl.range(ROWS, full, ROWS):
+        rows = ahead
+        later = begin + ROWS + row
+        ahead = tl.load(permutation + later, mask=later < length, other=0)
+        x = load_tile(feats, rows, cols, row_stride, col_stride, inside[None, :], ACC) * scale
+        sum1, sum2, norm_sum, norm_max, squared = add_tile(
+            x, live, shift, sum1, sum2, norm_sum, norm_max, MASKED=False
+        )
+        if SPLIT:
+            tl.store(row_squares + rows, squared.to(tl.float64) * unscale * unscale)
+    if (full > 0) & (full < length):
+        live = full + row < length
+        mask = live[:, None] & inside[None, :]
+        x = load_tile(feats, ahead, cols, row_stride, col_stride, mask, ACC) * scale
+        sum1, sum2, norm_sum, norm_max, squared = add_tile(
+            x, live, shift, sum1, sum2, norm_sum, norm_max, MASKED=True
+        )
+        if SPLIT:
+            tl.store(row_squares + ahead, squared.to(tl.float64) * unscale * unscale, mask=live)
+
+    rest = sum1 / tl.maximum(length, 1).to(ACC)
+    spread = sum2 - sum1 * rest
+    spread = tl.where(spread < 0, 0.0, spread)  # not max(., 0), which would drop a NaN
+    ss = tl.sum(tl.where(inside, spread, 0.0), 0).to(tl.float64) * unscale * unscale
+    total = tl.sum(norm_sum, 0).to(tl.float64) * unscale
+    largest = tl.max(norm_max, 0).to(tl.float64) * unscale
+    largest = tl.where(total != total, total, largest)  # a maximum drops NaN
+    return shift, rest, scale, unscale, ss, total, largest
+
+
 @triton.jit(do_not_specialize=["width", "row_units", "number", "count"])
 def moments_of_items(
     feats,
@@ -69,75 +142,24 @@ def moments_of_items(
 ):
     """A program for an item and a group of columns; the grid is (number, GROUPS)."""
     item = tl.program_id(0)
-    group = tl.program_id(1)
+    group = tl.program_id(1).to(tl.int64)
     start = tl.load(items + item)
     length = tl.load(items + number + item)
     owner = tl.load(items + 2 * number + item).to(tl.int64)
-    pivot = tl.load(items + 3 * number + item)
+    pivot = tl.load(items + 3 * number + item).to(tl.int64)
     slot = tl.load(items + 4 * number + item).to(tl.int64)
     dim = width * ALIGN
     row_stride = row_units.to(tl.int64) * ALIGN
-    cols = group * COLS + tl.arange(0, COLS)
+    cols = tl.program_id(1) * COLS + tl.arange(0, COLS)
     inside = cols < dim
-    row = tl.arange(0, ROWS)
-
-    # the first tile gives the scale and the shift; an item of no row finds itself all zero
-    rows = tl.load(permutation + start + row, mask=row < length, other=0)
-    ahead = tl.load(permutation + start + ROWS + row, mask=ROWS + row < length, other=0)
-    live = row < length
-    x = load_tile(feats, rows, cols, row_stride, col_stride, live[:, None] & inside[None, :], ACC)
-    first = tl.sum(tl.where((row == 0)[:, None], x, 0.0), 0)
-    scale = power_of_two_below(tl.max(tl.abs(first), 0)).to(ACC)
-    unscale = 1.0 / scale.to(tl.float64)
-    x *= scale
-    first *= scale
-    held = tl.maximum(tl.minimum(length, ROWS), 1).to(ACC)
-    shift = first + tl.sum(tl.where(live[:, None], x - first[None, :], 0.0), 0) / held
-
-    zero = tl.zeros([COLS], ACC)
-    none = tl.zeros([ROWS], ACC)
-    sum1, sum2, norm_sum, norm_max, squared = add_tile(
-        x, live, shift, zero, zero, none, none, MASKED=True
-    )
-    if GROUPS > 1:
-        target = row_squares + group.to(tl.int64) * count + rows
-        tl.store(target, squared.to(tl.float64) * unscale * unscale, mask=live)
-    full = length // ROWS * ROWS
-    for begin in tl.range(ROWS, full, ROWS):
-        rows = ahead
-        ahead = tl.load(
-            permutation + start + begin + ROWS + row, mask=begin + ROWS + row < length, other=0
-        )
-        x = load_tile(feats, rows, cols, row_stride, col_stride, inside[None, :], ACC) * scale
-        sum1, sum2, norm_sum, norm_max, squared = add_tile(
-            x, live, shift, sum1, sum2, norm_sum, norm_max, MASKED=False
-        )
-        if GROUPS > 1:
-            target = row_squares + group.to(tl.int64) * count + rows
-            tl.store(target, squared.to(tl.float64) * unscale * unscale)
-    if (full > 0) & (full < length):
-        live = full + row < length
-        mask = live[:, None] & inside[None, :]
-        x = load_tile(feats, ahead, cols, row_stride, col_stride, mask, ACC) * scale
-        sum1, sum2, norm_sum, norm_max, squared = add_tile(
-            x, live, shift, sum1, sum2, norm_sum, norm_max, MASKED=True
-        )
-        if GROUPS > 1:
-            target = row_squares + group.to(tl.int64) * count + ahead
-            tl.store(target, squared.to(tl.float64) * unscale * unscale, mask=live)
-
+    shift, rest, scale, unscale, ss, total, largest = moments_of_run(
+        feats, permutation + start, length, cols, inside, row_stride, col_stride,
+        row_squares + group * count, ROWS, ACC, GROUPS > 1,
+    )  # fmt: skip
     if GROUPS == 1:
-        total = tl.sum(norm_sum, 0).to(tl.float64) * unscale
-        largest = tl.max(norm_max, 0).to(tl.float64) * unscale
         tl.store(norm_sums + item, total)
-        tl.store(norm_maxs + item, tl.where(total != total, total, largest))  # max drops NaN
-
-    rest = sum1 / tl.maximum(length, 1).to(ACC)
-    # not max(., 0), which would drop a NaN
-    spread = sum2 - sum1 * rest
-    spread = tl.where(spread < 0, 0.0, spread)
-    ss = tl.sum(tl.where(inside, spread, 0.0), 0).to(tl.float64) * unscale * unscale
-    tl.store(partial_ss + group.to(tl.int64) * number + item, ss)
+        tl.store(norm_maxs + item, largest)
+    tl.store(partial_ss + group * number + item, ss)
     if owner >= 0:
         if slot < 0:
             mend = tl.load(poison)
@@ -146,7 +168,7 @@ def moments_of_items(
             if GROUPS == 1:
                 tl.store(within + owner, ss + mend)
         else:
-            origin = feats + pivot.to(tl.int64) * row_stride + cols.to(tl.int64) * col_stride
+            origin = feats + pivot * row_stride + cols.to(tl.int64) * col_stride
             base = tl.load(origin, mask=inside, other=0.0).to(ACC) * scale
             relative = ((shift - base) + rest) * unscale.to(ACC)
             tl.store(partial_mean + slot * dim + cols, relative, mask=inside)

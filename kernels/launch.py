@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
-from ncfast.kernels.configuration import ItemsConfig, MergeConfig, alignment
+from ncfast.kernels.configuration import ItemsConfig, MergeConfig, TinyConfig, alignment
+from ncfast.kernels.counters import counter
 from ncfast.kernels.items import moments_of_items
 from ncfast.kernels.merge import finish, merge_items
+from ncfast.kernels.tiny import moments_of_classes
 from torch import Tensor
 
 _FINISH_SIZE = 2048
@@ -93,6 +95,30 @@ def _launch_items(
         ROWS=config.tile_rows, COLS=config.tile_cols, GROUPS=config.groups,
         ACC=accumulator(feats.dtype), num_warps=config.warps, **_OPTIONS,
     )  # fmt: skip
+
+
+def tiny_moments(
+    feats: Tensor, labels: Tensor, num_classes: int, config: TinyConfig
+) -> tuple[Tensor, Outputs]:
+    """Counts and moments of a small ``feats`` (N, D) by ``labels`` (N,), in one launch."""
+    (count, dim), device = feats.shape, feats.device
+    if labels.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        labels = labels.to(torch.int64)
+    double = {"dtype": torch.float64, "device": device}
+    listed = torch.empty((num_classes, count), dtype=torch.int32, device=device)
+    parts, norms = torch.empty((2, num_classes), **double), torch.empty(2, **double)
+    counts = torch.empty(num_classes, dtype=torch.int64, device=device)
+    means, within = torch.empty((num_classes, dim), **double), torch.empty(num_classes, **double)
+    align = alignment(dim, feats.stride(0))
+    with _on(device):
+        moments_of_classes[(num_classes,)](
+            feats, labels.contiguous(), listed, parts, counter(device), counts, means, within,
+            norms, count, dim // align, feats.stride(0) // align, feats.stride(1), ALIGN=align,
+            LABELS=config.labels, ROWS=config.tile_rows, COLS=config.tile_cols,
+            CLASSES=config.classes, ACC=accumulator(feats.dtype), num_warps=config.warps,
+            **_OPTIONS,
+        )  # fmt: skip
+    return counts, Outputs(means, within, norms[0], norms[1])
 
 
 def accumulator(dtype: torch.dtype) -> Any:

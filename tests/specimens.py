@@ -1,10 +1,12 @@
 """The kernels at the sizes that matter, described as ahead-of-time compilation wants them."""
 
-from ncfast.kernels.configuration import alignment, items_config, merge_config
+from ncfast.kernels.configuration import alignment, items_config, merge_config, tiny_config
 
 TYPES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp64": 8}
 # (N, D, K): the grid's sizes, and a width that no power of two above 8 divides
 SIZES = [(1_000_000, 512, 10), (1_000_000, 4096, 1000), (100_000, 200, 10), (10_000, 64, 10)]
+TINY = [("fp32", 1000, 200, 10), ("fp32", 4096, 256, 10), ("bf16", 1000, 2048, 100)]
+TINY += [("fp64", 1000, 200, 10)]
 
 
 def cases():
@@ -17,6 +19,8 @@ def cases():
     found["merge fp32 K=10"] = merge(1_000_000, 512, 10)
     found["merge fp32 K=1000"] = merge(1_000_000, 512, 1000)
     found["finish"] = finish()
+    for kind, count, dim, classes in TINY:
+        found[f"tiny {kind} {count}x{dim}"] = tiny(kind, count, dim, classes)
     return found
 
 
@@ -56,6 +60,20 @@ def finish():
     signature |= {"norm_sums": "*fp64", "norm_maxs": "*fp64", "norms": "*fp64"}
     signature |= {"number": "i32", "classes": "i32", "blocks": "i32"}
     return described(kernel, signature, {"SIZE": 2048}, 8)
+
+
+def tiny(kind, count, dim, classes):
+    import triton.language as tl
+    from ncfast.kernels.tiny import moments_of_classes
+
+    config = tiny_config(count, dim, classes, TYPES[kind])
+    signature = {"feats": f"*{kind}", "labels": "*i64", "listed": "*i32", "norm_parts": "*fp64"}
+    signature |= {"counter": "*i32", "counts": "*i64", "means": "*fp64", "within": "*fp64"}
+    signature |= {"norms": "*fp64", "count": "i32", "width": "i32", "row_units": "i32"}
+    constants = {"col_stride": 1, "ALIGN": alignment(dim), "LABELS": config.labels}
+    constants |= {"ROWS": config.tile_rows, "COLS": config.tile_cols, "CLASSES": config.classes}
+    constants["ACC"] = tl.float64 if kind == "fp64" else tl.float32
+    return described(moments_of_classes, signature, constants, config.warps)
 
 
 def described(kernel, signature, constants, warps):

@@ -18,7 +18,7 @@ from torch._subclasses import FakeTensor
 from ncfast.backends import reference
 from ncfast.backends._types import MomentsFunction, RawMoments
 from ncfast.backends.plan import LabelPlan, build
-from ncfast.kernels.configuration import items_config, merge_config
+from ncfast.kernels.configuration import items_config, merge_config, tiny_config
 
 _UNKNOWN_MULTIPROCESSORS = 132  # of an H200; only without a device to ask
 _failure: str | None = None
@@ -87,16 +87,26 @@ def compute(
     feats: Tensor, labels: Tensor, num_classes: int, plan: LabelPlan | None = None
 ) -> RawMoments:
     """The kernels, whatever they raise. No host synchronisation."""
+    tiny = tiny_config(*feats.shape, num_classes, feats.dtype.itemsize)
+    if tiny is None:
+        return planned(feats, build(labels, num_classes) if plan is None else plan)
+    from ncfast.kernels.launch import tiny_moments
+
+    counts, rest = tiny_moments(feats, labels, num_classes, tiny)
+    return RawMoments(counts, *rest)
+
+
+def planned(feats: Tensor, plan: LabelPlan) -> RawMoments:
+    """The main path: two launches over rows sorted by class, and a third for what they leave."""
     from ncfast.kernels.launch import Grouped, grouped_moments
 
-    plan = build(labels, num_classes) if plan is None else plan
-    (count, dim), itemsize = feats.shape, feats.dtype.itemsize
-    config = items_config(count, dim, num_classes, itemsize, _multiprocessors(feats.device))
+    (count, dim), itemsize, classes = feats.shape, feats.dtype.itemsize, plan.num_classes
+    config = items_config(count, dim, classes, itemsize, _multiprocessors(feats.device))
     table = plan.items(config.item_rows)
     rows = Grouped(
         plan.permutation, table.items, table.shared, table.slots, plan.counts, plan.poison
     )
-    merge = merge_config(count, dim, num_classes, config.item_rows)
+    merge = merge_config(count, dim, classes, config.item_rows)
     # a copy: whoever changes the moments' counts in place must not change the plan
     return RawMoments(plan.counts.clone(), *grouped_moments(feats, rows, config, merge))
 
