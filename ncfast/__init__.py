@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from ncfast.backends import backends
+from ncfast.backends import LabelPlan, backends, plan
 from ncfast.metrics import (
     balancedness,
     cdnv,
@@ -29,6 +29,7 @@ from ncfast.tracking.tracker import Tracker
 __version__ = version("ncfast")
 __all__ = [
     "ClassMoments",
+    "LabelPlan",
     "Tracker",
     "backends",
     "balancedness",
@@ -44,6 +45,7 @@ __all__ = [
     "nc3",
     "nc4",
     "nc5",
+    "plan",
     "realised_gap",
     "rnc1",
     "spectra",

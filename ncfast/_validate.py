@@ -26,7 +26,7 @@ def check_pair(feats: Tensor, labels: Tensor) -> None:
         ValueError: the shapes or devices do not fit.
     """
     _check_features(feats)
-    _check_labels(labels)
+    check_labels(labels)
     if feats.shape[0] != labels.shape[0]:
         raise ValueError(
             "Expected arguments `feats` and `labels` to have the same length but got "
@@ -81,7 +81,7 @@ def _reshape_remedy(ndim: int) -> str:
     return "Flatten it with feats.flatten(1)."
 
 
-def _check_labels(labels: Tensor) -> None:
+def check_labels(labels: Tensor) -> None:
     if not isinstance(labels, Tensor):
         raise TypeError(
             f"Expected argument `labels` to be a torch.Tensor but got {type(labels).__name__}. "

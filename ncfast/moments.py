@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from ncfast import _validate
-from ncfast.backends import select
+from ncfast.backends import LabelPlan, select
 
 _FLOAT_FIELDS = ("means", "within_ss", "norm_sum", "norm_max")
 
@@ -236,7 +236,7 @@ def check_mergeable(one: ClassMoments, other: ClassMoments) -> None:
 
 def class_moments(
     feats: Tensor,
-    labels: Tensor,
+    labels: Tensor | LabelPlan,
     *,
     num_classes: int | None = None,
     backend: str = "auto",
@@ -249,9 +249,9 @@ def class_moments(
 
     Args:
         feats: (N, D), float16, bfloat16, float32 or float64; any strides; no full copy is made.
-        labels: (N,), any integer dtype, on the same device, in 0..K-1.
-        num_classes: K. None takes the largest label plus one: the one call that synchronises with
-            an accelerator.
+        labels: (N,), any integer dtype, on the same device, in 0..K-1; or their `plan`.
+        num_classes: K. None takes the plan's, or else the largest label plus one: the one call
+            that synchronises with an accelerator.
         backend: "auto", or the name of a backend of `ncfast.backends`.
         validate: "shape" looks at shapes, dtypes and devices, and at the values of labels that are
             on the CPU anyway. Then a NaN or infinite feature makes the mean and sum of squares of
@@ -277,6 +277,10 @@ def class_moments(
         raise ValueError(
             f"Expected argument `validate` to be 'shape' or 'full' but got {validate!r}."
         )
+    plan = None
+    if isinstance(labels, LabelPlan):
+        plan, labels = labels, labels.labels
+        num_classes = plan.classes(num_classes)
     _validate.check_pair(feats, labels)
     inferred = num_classes is None
     if num_classes is None:
@@ -288,7 +292,7 @@ def class_moments(
     if validate == "full":
         _validate.check_finite(feats)
     # detached inputs do what torch.no_grad would, without its 2 us
-    raw = select(backend, feats)(feats.detach(), labels, num_classes)
+    raw = select(backend, feats, plan)(feats.detach(), labels, num_classes)
     if not inferred and _validate.labels_are_on_host(labels) and math.isnan(raw.norm_max.item()):
         # a label out of range made everything NaN, unless it was a feature: now look at the labels
         _validate.check_label_values(labels, num_classes)

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch._subclasses import FakeTensor
 from torch.nn import Parameter
 
-from ncfast.backends import cpu, ops, reference
+from ncfast.backends import cpu, ops, reference, triton
 from ncfast.backends._types import MomentsFunction
+from ncfast.backends.plan import LabelPlan
 
 NAMES = ("auto", "reference", "cpu", "triton")
 _PLAIN_TYPES = (Tensor, Parameter, FakeTensor)  # an operator takes the last one
@@ -41,7 +42,7 @@ def backends() -> dict[str, BackendStatus]:
     return {
         "reference": BackendStatus(True, f"plain torch {torch.__version__}, any device"),
         "cpu": _cpu_status(),
-        "triton": BackendStatus(False, "the Triton kernels are not part of this version"),
+        "triton": _triton_status(),
     }
 
 
@@ -55,6 +56,14 @@ def _cpu_status() -> BackendStatus:
     )
 
 
+def _triton_status() -> BackendStatus:
+    why_not = triton.why_not()
+    if why_not is not None:
+        return BackendStatus(False, why_not)
+    # checked in the interpreter and by the compiler alone so far: not what "auto" may rest on
+    return BackendStatus(True, f"{triton.describe()}; only when asked for: not run on a GPU yet")
+
+
 def _why_no_extension() -> str:
     if _BUILD_INFO.exists():
         info = json.loads(_BUILD_INFO.read_text())
@@ -64,8 +73,8 @@ def _why_no_extension() -> str:
     return f"the C++ extension is not part of this installation: {cpu.import_error}"
 
 
-def select(name: str, feats: Tensor) -> MomentsFunction:
-    """The moments function of backend ``name`` for ``feats``.
+def select(name: str, feats: Tensor, plan: LabelPlan | None = None) -> MomentsFunction:
+    """The moments function of backend ``name`` for ``feats``, and for ``plan`` if it uses one.
 
     "auto" takes the extension for tensors on the CPU: no size was found where the reference, the
     only other engine in float64, is faster. While something traces, it is called as an operator.
@@ -73,19 +82,18 @@ def select(name: str, feats: Tensor) -> MomentsFunction:
     Raises:
         ValueError: the name is unknown, or that backend cannot run here; the reason is given.
     """
+    if name not in NAMES:
+        raise ValueError(f"Expected argument `backend` to be one of {NAMES} but got {name!r}.")
     if name == "reference":
         return reference.class_moments
-    if name == "auto" or name == "cpu":
-        why_not = _why_not_cpu(feats)
-        if why_not is None:
-            return cpu.class_moments if _is_real(feats) else ops.class_moments
+    why_not = triton.why_not(feats) if name == "triton" else _why_not_cpu(feats)
+    if why_not is not None:
         if name == "auto":
             return reference.class_moments
-        raise ValueError(f"Backend 'cpu' cannot run here: {why_not}. Use backend='auto'.")
-    status = backends().get(name)
-    if status is None:
-        raise ValueError(f"Expected argument `backend` to be one of {NAMES} but got {name!r}.")
-    raise ValueError(f"Backend {name!r} cannot run here: {status.reason}. Use backend='auto'.")
+        raise ValueError(f"Backend {name!r} cannot run here: {why_not}. Use backend='auto'.")
+    if name == "triton":
+        return triton.select(feats, plan)
+    return cpu.class_moments if _is_real(feats) else ops.class_moments
 
 
 def _why_not_cpu(feats: Tensor) -> str | None:

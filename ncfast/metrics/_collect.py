@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ncfast.backends import LabelPlan
 from ncfast.metrics._evidence import Evidence
 from ncfast.metrics._inputs import as_evidence
 from ncfast.metrics._metric import Metric
@@ -18,7 +19,7 @@ from ncfast.moments import ClassMoments
 @torch.no_grad()
 def collapse_metrics(
     feats_or_moments: Tensor | ClassMoments,
-    labels: Tensor | None = None,
+    labels: Tensor | LabelPlan | None = None,
     *,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
@@ -35,7 +36,7 @@ def collapse_metrics(
     Args:
         feats_or_moments: (N, D) features in any floating dtype, or their `ClassMoments`, which
             leaves out the metrics that read the features again.
-        labels: (N,) integer class indices; omitted with moments.
+        labels: (N,) integer class indices, or their `plan`; omitted with moments.
         weight: (K, D) rows of the linear classifier, for NC3, NC4 and the bounds.
         bias: (K,) its bias; zero when None, except for nc3.bias_collapse, which needs one.
         ood_feats: (M, D) features of inputs from outside the distribution, for NC5.

@@ -6,12 +6,16 @@ import torch
 from torch import Tensor
 
 from ncfast import _validate
+from ncfast.backends import LabelPlan
 from ncfast.metrics._evidence import Evidence
 from ncfast.moments import ClassMoments, class_moments
 
 
 def as_moments(
-    feats: Tensor | ClassMoments, labels: Tensor | None, num_classes: int | None, backend: str
+    feats: Tensor | ClassMoments,
+    labels: Tensor | LabelPlan | None,
+    num_classes: int | None,
+    backend: str,
 ) -> ClassMoments:
     """Moments as given, or of features and labels."""
     if isinstance(feats, ClassMoments):
@@ -29,7 +33,7 @@ def as_moments(
 
 def as_evidence(
     feats: Tensor | ClassMoments,
-    labels: Tensor | None,
+    labels: Tensor | LabelPlan | None,
     *,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
@@ -44,6 +48,8 @@ def as_evidence(
     check_classifier(weight, bias, moments)
     _check_ood(ood_feats, moments)
     given = isinstance(feats, ClassMoments)
+    if isinstance(labels, LabelPlan):
+        labels = labels.labels
     return Evidence(
         moments,
         feats=None if isinstance(feats, ClassMoments) else feats.detach(),

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ncfast.backends import LabelPlan
 from ncfast.metrics import decision, pairwise, variability
 from ncfast.metrics._inputs import as_evidence, as_moments
 from ncfast.metrics.registry import CATALOGUE
@@ -16,7 +17,7 @@ from ncfast.moments import ClassMoments
 @torch.no_grad()
 def rnc1(
     feats: Tensor | ClassMoments,
-    labels: Tensor | None = None,
+    labels: Tensor | LabelPlan | None = None,
     *,
     num_classes: int | None = None,
     scale: Literal["max", "mean"] = "max",
@@ -30,7 +31,7 @@ def rnc1(
 
     Args:
         feats: (N, D) features in any floating dtype, or their `ClassMoments`.
-        labels: (N,) integer class indices; omitted with moments.
+        labels: (N,) integer class indices, or their `plan`; omitted with moments.
         num_classes: K; None reads it off the labels, which synchronises with an accelerator.
         scale: B_g is the largest row norm ("max", Sakamoto & Sato 2025, arXiv 2509.20829) or the
             mean row norm ("mean", which the paper's figures use; it can move the other way).
@@ -63,7 +64,7 @@ def _one(
     family: str,
     variant: str,
     feats: Tensor | ClassMoments,
-    labels: Tensor | None,
+    labels: Tensor | LabelPlan | None,
     *,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
@@ -95,7 +96,7 @@ def _one(
 
 def nc1(
     feats: Tensor | ClassMoments,
-    labels: Tensor | None = None,
+    labels: Tensor | LabelPlan | None = None,
     *,
     variant: str = "quotient",
     num_classes: int | None = None,
@@ -106,7 +107,7 @@ def nc1(
     Args:
         feats: (N, D) features in any floating dtype, or their `ClassMoments`, which suffice for
             "quotient", "quotient_sample", the "within_fraction" forms and "cdnv".
-        labels: (N,) integer class indices; omitted with moments.
+        labels: (N,) integer class indices, or their `plan`; omitted with moments.
         variant: "quotient": Tr(Sigma_W) / Tr(Sigma_B), Sigma_B unweighted (Tirer, Huang &
             Niles-Weed 2023); "quotient_sample": Sigma_B weighted by class sizes; "pinv":
             Tr(Sigma_W pinv(Sigma_B)) / P (Papyan, Han & Donoho 2020); "svd": its form truncated
@@ -133,7 +134,7 @@ def nc1(
 @torch.no_grad()
 def cdnv(
     feats: Tensor | ClassMoments,
-    labels: Tensor | None = None,
+    labels: Tensor | LabelPlan | None = None,
     *,
     variant: Literal["mean", "max", "matrix"] = "mean",
     exponent: float = 1.0,
@@ -147,7 +148,7 @@ def cdnv(
 
     Args:
         feats: (N, D) features in any floating dtype, or their `ClassMoments`.
-        labels: (N,) integer class indices; omitted with moments.
+        labels: (N,) integer class indices, or their `plan`; omitted with moments.
         variant: "mean" or "max" over pairs, or the whole (K, K) "matrix", NaN on the diagonal and
             for absent classes.
         exponent: the power of the squared distance; other than 1 it builds the matrix.
@@ -179,7 +180,7 @@ def cdnv(
 
 def nc2(
     feats: Tensor | ClassMoments,
-    labels: Tensor | None = None,
+    labels: Tensor | LabelPlan | None = None,
     weight: Tensor | None = None,
     *,
     variant: str = "condition",
@@ -190,7 +191,7 @@ def nc2(
 
     Args:
         feats: (N, D) features in any floating dtype, or their `ClassMoments`.
-        labels: (N,) integer class indices; omitted with moments.
+        labels: (N,) integer class indices, or their `plan`; omitted with moments.
         weight: (K, D) classifier rows, for the variants that end in "_weight" or "_weight_raw".
         variant: "condition": condition number of the uncentred means, 1 is an orthogonal frame of
             equal norms (Sakamoto & Sato 2025); the following are 0 at a simplex ETF, take means
@@ -221,7 +222,7 @@ def nc2(
 
 def nc3(
     feats: Tensor | ClassMoments,
-    labels: Tensor | None = None,
+    labels: Tensor | LabelPlan | None = None,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     *,
@@ -233,7 +234,7 @@ def nc3(
 
     Args:
         feats: (N, D) features in any floating dtype, or their `ClassMoments`.
-        labels: (N,) integer class indices; omitted with moments.
+        labels: (N,) integer class indices, or their `plan`; omitted with moments.
         weight: (K, D) classifier rows.
         bias: (K,) its bias, for "bias_collapse".
         variant: "self_duality": norm_F(W / norm_F(W) - M / norm_F(M)) (Papyan, Han & Donoho 2020);
@@ -325,7 +326,7 @@ def nc4(
 
 def nc5(
     feats: Tensor | ClassMoments,
-    labels: Tensor | None = None,
+    labels: Tensor | LabelPlan | None = None,
     ood_feats: Tensor | None = None,
     *,
     variant: str = "ood_cosine",
@@ -336,7 +337,7 @@ def nc5(
 
     Args:
         feats: (N, D) features in any floating dtype, or for "ood_cosine" their `ClassMoments`.
-        labels: (N,) integer class indices; omitted with moments.
+        labels: (N,) integer class indices, or their `plan`; omitted with moments.
         ood_feats: (M, D) features of inputs from outside the distribution.
         variant: "ood_cosine": mean over classes of abs(cos(mu_c, mean of ood_feats)) (Ben Ammar et
             al. 2024); "neco_auroc" and "neco_fpr95": how well the share of a feature's norm that

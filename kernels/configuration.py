@@ -1,0 +1,122 @@
+"""How the kernels are launched: frozen choices, and the rule that makes them.
+
+Nothing here imports Triton. The rule counts bytes and rows; no figure in it was tuned on a device.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+# By the bytes of an entry. The widest row of a tile, in entries: 4 or 8 warps, so that several
+# programs share a multiprocessor. Beyond it the columns are split into groups of programs, and a
+# row's norm is put together from its groups afterwards.
+_WIDEST = {8: 1024, 4: 2048, 2: 1024}
+# Entries of one row that a thread holds: the shift and both sums take as many registers each.
+_PER_THREAD = {8: 4, 4: 8, 2: 8}
+# Bytes of a tile that a thread loads. By the registers of aot.json 20 warps fit on a multiprocessor
+# (28 of the 2-byte types): more than 50 KB are in flight, where 23 KB hide 700 ns at 4.3 TB/s over
+# 132 multiprocessors.
+_THREAD_BYTES = {8: 128, 4: 128, 2: 64}
+_WARPS_RESIDENT = {8: 16, 4: 20, 2: 28}
+_TINY_WARPS = 8
+
+
+@dataclass(frozen=True)
+class ItemsConfig:
+    """Launch of the items kernel: one program for an item and a group of columns."""
+
+    tile_rows: int  # rows loaded at once
+    tile_cols: int  # columns of a program, a power of two
+    groups: int  # programs along the columns
+    item_rows: int  # rows of an item at most, a multiple of tile_rows
+    warps: int
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    """Launch of the one kernel that small inputs take: one program for a class."""
+
+    tile_rows: int
+    tile_cols: int
+    labels: int  # power of two, at least N: every program holds all labels at once
+    classes: int  # power of two, at least K: the last program holds all norms at once
+    warps: int
+
+
+@dataclass(frozen=True)
+class MergeConfig:
+    """Launch of the merge: one program for a class of several items and a block of columns."""
+
+    tile_items: int  # items read at once
+    tile_cols: int
+    blocks: int  # programs along the columns
+    warps: int
+
+
+def power_of_two(number: int) -> int:
+    """The smallest power of two that is not smaller."""
+    return 1 << (number - 1).bit_length()
+
+
+def alignment(*numbers: int) -> int:
+    """The largest of 16, 8, 4, 2, 1 that divides all of them.
+
+    A kernel that computes D as ``D / alignment * alignment`` lets the compiler see that whole
+    vectors lie on one side of the last column: otherwise 128-bit loads are lost at D = 200.
+    """
+    return math.gcd(16, *numbers)
+
+
+def items_config(
+    rows: int, dim: int, num_classes: int, itemsize: int, multiprocessors: int
+) -> ItemsConfig:
+    """The launch for ``rows`` x ``dim`` features of ``itemsize`` bytes in ``num_classes``."""
+    cols = min(max(power_of_two(dim), 16), _WIDEST[itemsize])
+    per_row = 32 * _PER_THREAD[itemsize]  # entries of a row that a warp holds
+    warps = max(1, cols // per_row)
+    tile_rows = min(32, 32 * warps * _THREAD_BYTES[itemsize] // (cols * itemsize))
+    resident = multiprocessors * max(1, _WARPS_RESIDENT[itemsize] // warps)
+    length = _item_rows(rows, num_classes, itemsize, resident)
+    return ItemsConfig(tile_rows, cols, -(-dim // cols), max(tile_rows, length), warps)
+
+
+def _item_rows(rows: int, num_classes: int, itemsize: int, resident: int) -> int:
+    """Balance the traffic of partial results against the last, partly filled wave of programs.
+
+    A partial mean costs 4 bytes a column written and read: 8 / (itemsize length) of the features.
+    The last wave wastes half of ``resident`` items on average: resident length / (2 rows).
+    """
+    best = math.sqrt(16 * rows / (itemsize * resident))
+    length = 1 << round(math.log2(max(best, 1.0)))
+    per_class = power_of_two(-(-rows // num_classes))  # longer items would be empty at the end
+    return min(256, max(32, min(length, 2 * per_class)))
+
+
+def merge_config(rows: int, dim: int, num_classes: int, item_rows: int) -> MergeConfig:
+    """The launch that merges the items of each class: narrow blocks where classes are few."""
+    items = power_of_two(max(1, -(-rows // (num_classes * item_rows))))
+    cols = min(128 if num_classes >= 64 else 32, max(16, power_of_two(dim)))
+    tile_items = min(max(items, 8), 4096 // cols)
+    warps = max(1, tile_items * cols // (32 * 16))
+    return MergeConfig(tile_items, cols, -(-dim // cols), min(warps, 8))
+
+
+def tiny_config(rows: int, dim: int, num_classes: int, itemsize: int) -> TinyConfig | None:
+    """The launch for an input so small that launches cost more than reading it; or None.
+
+    Bounded so that a single class with all rows, which one multiprocessor then reads alone, takes
+    tens of microseconds, no more than sorting the labels would.
+    """
+    if rows > 4096 or num_classes > 1024 or dim > 2048 or rows * dim * itemsize > 4 << 20:
+        return None
+    cols = max(16, power_of_two(dim))
+    held = 16 if itemsize == 8 else 64  # entries of a tile in a thread: few waits, no spills
+    tile_rows = max(1, min(64, 32 * _TINY_WARPS * held // cols))
+    return TinyConfig(
+        tile_rows,
+        cols,
+        max(32 * _TINY_WARPS, power_of_two(rows)),
+        max(32, power_of_two(num_classes)),
+        _TINY_WARPS,
+    )

@@ -1,0 +1,162 @@
+"""The launches of a call, and the memory they write to."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from ncfast.kernels.configuration import ItemsConfig, MergeConfig, TinyConfig, alignment
+from ncfast.kernels.counters import counter
+from ncfast.kernels.items import moments_of_items
+from ncfast.kernels.merge import finish, merge_items
+from ncfast.kernels.tiny import moments_of_classes
+from torch import Tensor
+
+_FINISH_SIZE = 2048
+# said outright: the default changes with Triton 3.10
+_OPTIONS = {"enable_fp_fusion": True}
+
+
+class Grouped(NamedTuple):
+    """Rows grouped by class: the parts of a `LabelPlan` that kernels read."""
+
+    permutation: Tensor  # (N,) int32
+    items: Tensor  # (5, W) int32, see `ItemTable`
+    shared: Tensor  # (4, M) int32
+    slots: int
+    counts: Tensor  # (K,) int64
+    poison: Tensor  # () float64
+
+
+class Outputs(NamedTuple):
+    """What the kernels leave behind."""
+
+    means: Tensor  # (K, D) float64
+    within_ss: Tensor  # (K,) float64
+    norm_sum: Tensor  # () float64
+    norm_max: Tensor  # () float64
+
+
+class _Scratch(NamedTuple):
+    partial_mean: Tensor
+    partial_ss: Tensor
+    norm_sums: Tensor
+    norm_maxs: Tensor
+    row_squares: Tensor
+    block_ss: Tensor
+
+
+def grouped_moments(
+    feats: Tensor, rows: Grouped, config: ItemsConfig, merge: MergeConfig
+) -> Outputs:
+    """Means, spreads and norms of ``feats`` (N, D) by the classes of ``rows``."""
+    dim, classes, number = feats.shape[1], rows.counts.shape[0], rows.items.shape[1]
+    scratch = _allocate(feats, rows, config, merge)
+    double = {"dtype": torch.float64, "device": feats.device}
+    means, within = torch.empty((classes, dim), **double), torch.empty(classes, **double)
+    norms = torch.empty(2, **double)
+    with _on(feats.device):
+        _launch_items(feats, rows, config, scratch, means, within)
+        shared = rows.shared.shape[1]
+        if shared:
+            merge_items[(shared, merge.blocks)](
+                feats, rows.items, rows.shared, rows.counts, rows.poison, scratch.partial_mean,
+                scratch.partial_ss, means, scratch.block_ss, dim, feats.stride(0), feats.stride(1),
+                number, shared, GROUPS=config.groups, ITEMS=merge.tile_items, COLS=merge.tile_cols,
+                num_warps=merge.warps, **_OPTIONS,
+            )  # fmt: skip
+        if config.groups > 1:
+            _join_groups(rows, scratch, within, norms)
+        finish[(shared + (config.groups == 1),)](
+            rows.shared, rows.poison, scratch.block_ss, within, scratch.norm_sums,
+            scratch.norm_maxs, norms, number, shared, merge.blocks, SIZE=_FINISH_SIZE, num_warps=8,
+            **_OPTIONS,
+        )  # fmt: skip
+    return Outputs(means, within, norms[0], norms[1])
+
+
+def _launch_items(
+    feats: Tensor,
+    rows: Grouped,
+    config: ItemsConfig,
+    scratch: _Scratch,
+    means: Tensor,
+    within: Tensor,
+) -> None:
+    (count, dim), number = feats.shape, rows.items.shape[1]
+    align = alignment(dim, feats.stride(0))
+    moments_of_items[(number, config.groups)](
+        feats, rows.permutation, rows.items, rows.poison, scratch.partial_mean, scratch.partial_ss,
+        means, within, scratch.norm_sums, scratch.norm_maxs, scratch.row_squares, dim // align,
+        feats.stride(0) // align, feats.stride(1), number, count, ALIGN=align,
+        ROWS=config.tile_rows, COLS=config.tile_cols, GROUPS=config.groups,
+        ACC=accumulator(feats.dtype), num_warps=config.warps, **_OPTIONS,
+    )  # fmt: skip
+
+
+def tiny_moments(
+    feats: Tensor, labels: Tensor, num_classes: int, config: TinyConfig
+) -> tuple[Tensor, Outputs]:
+    """Counts and moments of a small ``feats`` (N, D) by ``labels`` (N,), in one launch."""
+    (count, dim), device = feats.shape, feats.device
+    if labels.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        labels = labels.to(torch.int64)
+    double = {"dtype": torch.float64, "device": device}
+    listed = torch.empty((num_classes, count), dtype=torch.int32, device=device)
+    parts, norms = torch.empty((2, num_classes), **double), torch.empty(2, **double)
+    counts = torch.empty(num_classes, dtype=torch.int64, device=device)
+    means, within = torch.empty((num_classes, dim), **double), torch.empty(num_classes, **double)
+    align = alignment(dim, feats.stride(0))
+    with _on(device):
+        moments_of_classes[(num_classes,)](
+            feats, labels.contiguous(), listed, parts, counter(device), counts, means, within,
+            norms, count, dim // align, feats.stride(0) // align, feats.stride(1), ALIGN=align,
+            LABELS=config.labels, ROWS=config.tile_rows, COLS=config.tile_cols,
+            CLASSES=config.classes, ACC=accumulator(feats.dtype), num_warps=config.warps,
+            **_OPTIONS,
+        )  # fmt: skip
+    return counts, Outputs(means, within, norms[0], norms[1])
+
+
+def accumulator(dtype: torch.dtype) -> Any:
+    """The type that rows are converted to and summed in."""
+    return tl.float64 if dtype == torch.float64 else tl.float32
+
+
+def _allocate(feats: Tensor, rows: Grouped, config: ItemsConfig, merge: MergeConfig) -> _Scratch:
+    (count, dim), number, shared = feats.shape, rows.items.shape[1], rows.shared.shape[1]
+    groups, double = config.groups, {"dtype": torch.float64, "device": feats.device}
+    exact = torch.float64 if feats.dtype == torch.float64 else torch.float32
+    split = count if groups > 1 else 0
+    whole = number if groups == 1 else 0
+    return _Scratch(
+        torch.empty((rows.slots, dim), dtype=exact, device=feats.device),
+        torch.empty((groups, number), **double),
+        torch.empty(whole, **double),
+        torch.empty(whole, **double),
+        torch.empty((groups, split), **double),
+        torch.empty((shared, merge.blocks), **double),
+    )
+
+
+def _join_groups(rows: Grouped, scratch: _Scratch, within: Tensor, norms: Tensor) -> None:
+    """What one program cannot finish when the columns of a row are spread over several."""
+    owner, slot = rows.items[2], rows.items[4]
+    sums = torch.where((owner >= 0) & (slot < 0), scratch.partial_ss.sum(0), 0.0)
+    # a class alone in its item receives one number and zeros otherwise: the order is no matter
+    within.zero_().scatter_add_(0, owner.clamp(min=0).long(), sums).add_(rows.poison)
+    by_row = scratch.row_squares.sum(0).sqrt()
+    torch.add(torch.stack((by_row.sum(), by_row.amax())), rows.poison, out=norms)
+
+
+def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Kernels go to the current device; in the interpreter there is none."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter, on the CPU."""
+    return bool(triton.knobs.runtime.interpret)

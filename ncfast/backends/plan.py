@@ -1,0 +1,184 @@
+"""Rows grouped by label once, for every pass over features that share those labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ncfast import _validate
+
+# torch sorts a narrow key several times faster than int64
+_NARROW = ((1 << 8, torch.uint8), (1 << 15, torch.int16), (1 << 31, torch.int32))
+
+
+class ItemTable(NamedTuple):
+    """The plan cut into items: runs of at most ``rows`` sorted rows that share a class.
+
+    The number of items depends on the data, its bound does not: W = N // rows + K, and no value is
+    read to allocate. An absent class owns one item of length zero.
+    """
+
+    rows: int  # bound on an item's length
+    # (5, W) int32: start, length, class (-1 past the end), first row of the class, slot of the
+    # item's partial result (-1 for an item that is all of its class)
+    items: Tensor
+    # (4, M) int32, classes of several items: class (-1 past the end), first item, number of
+    # items, first slot
+    shared: Tensor
+    slots: int  # bound on the number of slots
+
+
+@dataclass(frozen=True, eq=False)
+class LabelPlan:
+    """Labels with their rows sorted by class; made by `ncfast.plan`.
+
+    Takes the place of the labels wherever a function of features and labels asks for them, and
+    saves their sort on an accelerator. It holds a copy: changing the labels afterwards does not
+    change the plan.
+
+    Attributes:
+        labels: (N,), as given.
+        num_classes: K.
+        counts: (K,) int64; labels out of range are counted to class 0.
+        permutation: (N,) int32, the rows in the order of their labels; stable.
+        offsets: (K,) int64, where each class starts in `permutation`.
+        poison: () float64, NaN if a label is out of range, else zero.
+    """
+
+    labels: Tensor
+    num_classes: int
+    counts: Tensor
+    permutation: Tensor
+    offsets: Tensor
+    poison: Tensor
+    _tables: dict[int, ItemTable] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        """N, the number of rows."""
+        return self.labels.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the plan, and the features it is for, live."""
+        return self.labels.device
+
+    def classes(self, num_classes: int | None) -> int:
+        """K, after a check that a caller who names it too means the same.
+
+        Raises:
+            ValueError: another number of classes is asked for.
+        """
+        if num_classes not in (None, self.num_classes):
+            raise ValueError(
+                f"Expected argument `num_classes` to be {self.num_classes}, as in the plan, but "
+                f"got {num_classes}. Leave it out beside a plan."
+            )
+        return self.num_classes
+
+    def items(self, rows: int) -> ItemTable:
+        """The item table for items of at most ``rows`` rows; kept for the next call."""
+        found = self._tables.get(rows)
+        if found is None:
+            found = _cut(self, rows)
+            # a tensor made during capture holds nothing until the graph is replayed
+            if not (self.labels.is_cuda and torch.cuda.is_current_stream_capturing()):
+                self._tables[rows] = found
+        return found
+
+
+@torch.no_grad()
+def plan(labels: Tensor, num_classes: int | None = None) -> LabelPlan:
+    """Sort the rows by label once, for as many passes over features as share these labels.
+
+    Pass the result in place of the labels: ``ncfast.rnc1(feats, plan)``. On a GPU this saves the
+    sort in every call; on the CPU nothing is saved. Nothing is copied to the host.
+
+    Args:
+        labels: (N,), any integer dtype, in 0..K-1; N below 2^31.
+        num_classes: K. None takes the largest label plus one, which synchronises with an
+            accelerator.
+
+    Raises:
+        TypeError: a dtype that cannot be used.
+        ValueError: a shape that does not fit; no label; labels out of range, where they are on the
+            CPU. On an accelerator such a plan turns results into NaN, as such labels do.
+
+    Example:
+        >>> import torch, ncfast
+        >>> labels = torch.arange(100) % 4
+        >>> by_class = ncfast.plan(labels, 4)
+        >>> ncfast.class_moments(torch.randn(100, 8), by_class).counts.tolist()
+        [25, 25, 25, 25]
+    """
+    _validate.check_labels(labels)
+    if not 0 < labels.shape[0] < 1 << 31:
+        raise ValueError(
+            f"Expected argument `labels` to hold 1 to 2^31 - 1 labels but got {labels.shape[0]}."
+        )
+    if num_classes is None:
+        num_classes = _validate.infer_num_classes(labels)
+    else:
+        _validate.check_num_classes(num_classes)
+        if _validate.labels_are_on_host(labels):
+            _validate.check_label_values(labels, num_classes)
+    return build(labels.detach().clone(), num_classes)
+
+
+def build(labels: Tensor, num_classes: int) -> LabelPlan:
+    """The plan of labels that are checked already and will not change; no host synchronisation."""
+    wide = labels.to(torch.int64)
+    inside = (wide >= 0) & (wide < num_classes)
+    wide = torch.where(inside, wide, 0)
+    zero = torch.zeros((), dtype=torch.float64, device=labels.device)
+    narrow = next(dtype for bound, dtype in _NARROW if num_classes <= bound)
+    counts = torch.zeros(num_classes, dtype=torch.int64, device=labels.device)
+    counts.scatter_add_(0, wide, torch.ones_like(wide))
+    return LabelPlan(
+        labels,
+        num_classes,
+        counts,
+        torch.sort(wide.to(narrow), stable=True).indices.to(torch.int32),
+        torch.cumsum(counts, 0) - counts,
+        torch.where(inside.all(), zero, torch.nan),
+    )
+
+
+def _cut(plan: LabelPlan, rows: int) -> ItemTable:
+    counts, last = plan.counts, plan.num_classes - 1
+    number = ((counts + rows - 1) // rows).clamp(min=1)  # items of each class
+    ends = torch.cumsum(number, 0)
+    several = torch.where(number > 1, number, 0)
+    slots = torch.cumsum(several, 0) - several
+    item = torch.arange(len(plan) // rows + plan.num_classes, device=plan.device)
+    found = torch.searchsorted(ends, item, right=True)
+    owner = found.clamp(max=last)
+    inner = item - (ends - number).index_select(0, owner)
+    used = found <= last
+    split = used & (number.index_select(0, owner) > 1)
+    pivot = plan.permutation.index_select(0, plan.offsets.clamp(max=len(plan) - 1))
+    columns = (
+        plan.offsets.index_select(0, owner) + inner * rows,
+        (counts.index_select(0, owner) - inner * rows).clamp(min=0, max=rows),
+        torch.where(used, owner, -1),
+        pivot.index_select(0, owner),
+        torch.where(split, slots.index_select(0, owner) + inner, -1),
+    )
+    # a class of several items has more than `rows` rows, which bounds the number of such classes
+    bound = min(plan.num_classes, len(plan) // (rows + 1))
+    rank = torch.arange(1, bound + 1, device=plan.device)
+    found = torch.searchsorted(torch.cumsum(number > 1, 0), rank)
+    owner = found.clamp(max=last)
+    shared = (
+        torch.where(found <= last, owner, -1),
+        (ends - number).index_select(0, owner),
+        number.index_select(0, owner),
+        slots.index_select(0, owner),
+    )
+    return ItemTable(rows, _int32(columns), _int32(shared), len(plan) // rows + bound)
+
+
+def _int32(columns: tuple[Tensor, ...]) -> Tensor:
+    return torch.stack([column.to(torch.int32) for column in columns])

@@ -1,0 +1,82 @@
+"""Kernels compiled for GPUs that are not here, and what the machine code holds.
+
+``python tests/aot.py`` prints the table; with ``--write`` it becomes the one that
+test_aot.py compares with.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+from specimens import cases
+
+TABLE = Path(__file__).parent / "kernels" / "aot.json"
+TARGETS = (80, 90, 100)
+OPS = {"vector_loads": r"LDG\.E\.(?:\w+\.)*128", "scalar_loads": r"LDG\.E(?!\S*(?:128|64))\S*"}
+
+
+def compile_case(case, capability):
+    """The compiled kernel of a case of `cases`."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = case["kernel"].arg_names
+    source = ASTSource(
+        fn=case["kernel"],
+        signature={name: case["signature"].get(name, "constexpr") for name in names},
+        constexprs=case["constants"],
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in case["aligned"]},
+    )
+    options = {"num_warps": case["warps"], "enable_fp_fusion": True}
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+def inspect(compiled):
+    """Registers, spilled bytes and loads in the machine code."""
+    import triton
+
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = _run(tools / "cuobjdump", "--dump-resource-usage", file.name)
+        code = _run(tools / "nvdisasm", "-c", file.name)
+    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()
+    local = len(re.findall(r"\b(?:LDL|STL)\b", code))
+    found = {"registers": int(registers), "stack": int(stack), "spills": local}
+    found |= {name: len(re.findall(rf"\b{op}\b", code)) for name, op in OPS.items()}
+    return found | {"shared_bytes": compiled.metadata.shared}
+
+
+def _run(*command):
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def measure(names=None, targets=TARGETS):
+    """The table: case name, then target, then what `inspect` finds."""
+    return {
+        name: {f"sm_{target}": inspect(compile_case(case, target)) for target in targets}
+        for name, case in cases().items()
+        if names is None or name in names
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--only", nargs="*")
+    arguments = parser.parse_args()
+    table = measure(arguments.only)
+    for name, targets in table.items():
+        for target, found in targets.items():
+            print(f"{name:<34}{target:<8}", *(f"{key} {value:<5}" for key, value in found.items()))
+    if arguments.write:
+        TABLE.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The Triton backend as far as a machine without a GPU can see it."""
+
+import importlib.util
+
+import pytest
+import torch
+from ncfast.kernels.configuration import alignment, items_config, merge_config
+from samples import classes
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import ncfast
+from ncfast.backends import triton, triton_operator
+
+SIZES = [
+    (count, dim, num_classes)
+    for count in (1, 1000, 100_000, 1_000_000, 4_000_000)
+    for dim in (1, 2, 100, 128, 512, 4096, 30_000)
+    for num_classes in (1, 10, 1000, 200_000)
+]
+
+
+def test_the_status_names_the_reason(monkeypatch):
+    status = ncfast.backends()["triton"]
+    assert status.available == (torch.cuda.is_available() and triton.why_not() is None)
+    assert status.reason
+    monkeypatch.setattr(triton, "_failure", "RuntimeError: no kernel image")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    assert "no kernel image" in ncfast.backends()["triton"].reason
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert ncfast.backends()["triton"].reason == "triton is not installed"
+
+
+def test_tensors_on_the_cpu_are_refused():
+    with pytest.raises(ValueError, match=r"'triton' cannot run here: .*Use backend='auto'"):
+        ncfast.rnc1(*classes(), backend="triton")
+
+
+def test_operator_on_the_cpu():
+    feats, labels = classes(30, 4, 3)
+    arguments = (feats, labels, 3)
+    assert triton_operator.class_moments(*arguments).counts.sum() == 30
+    torch.library.opcheck(torch.ops.ncfast.triton_moments.default, arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_operator_on_fake_cuda_tensors(dtype):
+    """What torch.compile sees on a GPU: shapes, dtypes and devices without a kernel."""
+    with FakeTensorMode():
+        feats = torch.empty(50, 6, dtype=dtype, device="cuda")
+        labels = torch.empty(50, dtype=torch.int32, device="cuda")
+        found = triton_operator.class_moments(feats, labels, 7)
+    assert [tuple(entry.shape) for entry in found] == [(7,), (7, 6), (7,), (), ()]
+    assert [entry.dtype for entry in found] == [torch.int64] + [torch.float64] * 4
+    assert {entry.device.type for entry in found} == {"cuda"}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("itemsize", [2, 4, 8])
+def test_configurations_are_legal(size, itemsize):
+    count, dim, num_classes = size
+    config = items_config(count, dim, num_classes, itemsize, 132)
+    for number in (config.tile_rows, config.tile_cols, config.item_rows, config.warps):
+        assert number & (number - 1) == 0, "a power of two"
+    assert config.tile_cols * config.groups >= dim
+    assert config.tile_cols * (config.groups - 1) < dim
+    assert config.item_rows % config.tile_rows == 0
+    assert config.warps <= 8
+    assert 32 * config.warps <= 2 * config.tile_cols * config.tile_rows, "work for every thread"
+    merge = merge_config(count, dim, num_classes, config.item_rows)
+    for number in (merge.tile_items, merge.tile_cols, merge.warps):
+        assert number & (number - 1) == 0
+    assert merge.tile_cols * merge.blocks >= dim
+    assert merge.tile_items * merge.tile_cols <= 4096
+
+
+def test_configurations_grow_as_they_should():
+    assert items_config(1_000_000, 512, 10, 4, 132) == items_config(1_000_000, 512, 11, 4, 132)
+    small, large = (items_config(count, 512, 10, 4, 132).item_rows for count in (10**3, 10**7))
+    assert small <= large
+    assert items_config(1_000_000, 512, 200_000, 4, 132).item_rows == 32
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [((512,), 16), ((200, 200), 8), ((200, 204), 4), ((7,), 1), ((6, 0), 2)],
+)
+def test_alignment(numbers, expected):
+    assert alignment(*numbers) == expected

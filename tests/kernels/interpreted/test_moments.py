@@ -1,0 +1,210 @@
+"""Class moments by the kernels, against the float64 oracle."""
+
+import numpy as np
+import pytest
+import torch
+from oracle import two_pass
+from samples import classes, collapsed
+
+from ncfast.backends import reference, triton
+from ncfast.backends.plan import build
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+
+
+def planned(feats, labels, num_classes):
+    return triton.planned(feats, build(labels, num_classes))
+
+
+@pytest.fixture(params=["planned", "tiny"])
+def moments(request):
+    """Either path; sizes here suit both."""
+    return planned if request.param == "planned" else triton.compute
+
+
+def check(moments, feats, labels, num_classes, rtol=None):
+    """Kernels against oracle: every class, and the contract's bound on the whole."""
+    double = feats.dtype == torch.float64
+    rtol = rtol or (1e-12 if double else 2e-6)
+    found = moments(feats, labels, num_classes)
+    expected = two_pass(feats, labels, num_classes)
+    assert found.counts.tolist() == expected["counts"].tolist()
+    for name in ("within_ss", "norm_sum", "norm_max"):
+        value = getattr(found, name)
+        assert value.dtype == torch.float64
+        np.testing.assert_allclose(value.numpy(), expected[name], rtol=rtol, err_msg=name)
+    total = expected["within_ss"].sum()
+    assert abs(found.within_ss.sum().item() - total) <= (1e-12 if double else 1e-6) * total
+    # a mean may be off by float32 rounding of the class's spread, not of the mean itself
+    spread = np.sqrt(expected["within_ss"] / expected["counts"].clip(1))[:, None]
+    away = np.abs(found.means.numpy() - expected["means"])
+    assert (away <= (1e-14 if double else 1e-6) * spread + 1e-15 * np.abs(expected["means"])).all()
+    return found
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 1, 1), (7, 3, 2), (50, 17, 5), (30, 4, 40), (300, 200, 3), (700, 33, 10), (400, 8, 2)],
+)
+def test_equals_the_oracle(moments, shape, dtype):
+    count, dim, num_classes = shape
+    generator = torch.Generator().manual_seed(count)
+    feats = torch.randn(count, dim, generator=generator).add(3).to(dtype)
+    labels = torch.randint(num_classes, (count,), generator=generator)
+    check(moments, feats, labels, num_classes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("level", [1e-1, 1e-3, 1e-5, 1e-7])
+def test_every_collapse_level(moments, level, dtype):
+    check(moments, *collapsed(level, count=400, dim=64, num_classes=3, dtype=dtype), 3)
+
+
+@pytest.mark.parametrize("level", [1e-2, 1e-5, 1e-7])
+def test_an_outlier_in_the_first_row(moments, level):
+    feats, labels = collapsed(level, count=500, dim=40, num_classes=2)
+    for c in range(2):
+        other = int((labels != c).nonzero()[3])
+        feats[int((labels == c).nonzero()[0])] = feats[other]
+    check(moments, feats, labels, 2)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e22, 1e30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_squares_neither_vanish_nor_overflow(moments, scale, dtype):
+    feats, labels = classes(200, 12, 3, dtype=torch.float64)
+    check(moments, (feats * scale).to(dtype), labels, 3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_identical_rows_give_exactly_zero(moments, dtype):
+    rows = torch.tensor([[0.1, -3.7, 1e-3], [1 / 3, 2e4, 7.0]]).repeat(1, 5).to(dtype)
+    labels = torch.arange(301) % 2
+    found = moments(rows[labels], labels, 2)
+    assert found.within_ss.tolist() == [0.0, 0.0]
+    assert torch.equal(found.means, rows.double())
+
+
+def test_most_classes_absent_or_alone(moments):
+    feats, labels = classes(150, 20, 20, dtype=torch.float32)
+    labels = labels * 3
+    labels[40:] = 7  # one class of several items between them
+    found = check(moments, feats, labels, 60)
+    assert found.means[found.counts == 0].eq(0).all()
+
+
+@pytest.mark.parametrize("bad", [-1, 3, 256, 2**40])
+def test_labels_out_of_range_poison_everything(moments, bad):
+    feats, labels = classes(100, 6, 3, dtype=torch.float32)
+    labels[17] = bad
+    found = moments(feats, labels, 3)
+    for name in ("means", "within_ss", "norm_sum", "norm_max"):
+        assert getattr(found, name).isnan().all(), name
+
+
+# the interpreter is numpy, which remarks on inf - inf
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("row", [0, 5, 299])
+def test_a_bad_feature_stays_in_its_class(moments, value, row):
+    feats, labels = classes(300, 10, 2, dtype=torch.float32)
+    feats[row, 3] = value
+    found = moments(feats, labels, 2)
+    hit = labels[row].item()
+    assert found.within_ss.isfinite().tolist() == [c != hit for c in range(2)]
+    assert not found.norm_sum.isfinite()
+    assert not found.norm_max.isfinite()
+    assert found.means[1 - hit].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x[::3],
+        lambda x: x[:, ::2],
+        lambda x: x[5:, 3:],
+        lambda x: x.T.contiguous().T,
+        lambda x: x[:1].expand(50, -1),
+    ],
+    ids=["rows", "columns", "offset", "transposed", "expanded"],
+)
+def test_strided_input(moments, view):
+    feats = view(classes(200, 24, 3, dtype=torch.float32)[0])
+    check(moments, feats, torch.arange(len(feats)) % 3, 3)
+
+
+def test_offsets_beyond_2_to_31(moments):
+    """Rows behind element 2^31, in memory that is only reserved."""
+    flat = torch.from_numpy(np.zeros(2**31 + 64, np.float16))
+    feats = flat.as_strided((5, 40), (2**29, 1))
+    feats[3], feats[4] = 2.0, 4.0
+    found = moments(feats, torch.tensor([0, 0, 0, 1, 1]), 2)
+    assert found.within_ss.tolist() == [0.0, 80.0]
+    assert found.means[1].eq(3.0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_columns_over_several_programs(dtype):
+    """Rows wider than a tile: 2048 float32, 1024 of the others."""
+    feats, labels = collapsed(1e-2, count=60, dim=2050, num_classes=2, dtype=dtype)
+    labels[50:] = torch.arange(2, 12)  # classes alone in their item
+    found = check(planned, feats, labels, 13)
+    assert found.within_ss[2:].eq(0).all()
+    assert planned(feats, labels + 1, 12).norm_max.isnan()
+
+
+def test_every_run_gives_the_same_bits(moments):
+    feats, labels = classes(400, 24, 3, dtype=torch.float32)
+    first, again = moments(feats, labels, 3), moments(feats, labels, 3)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_a_counter_is_ready_for_the_next_launch(monkeypatch):
+    """A captured graph launches with the same counter for ever."""
+    from ncfast.kernels import launch
+
+    counter = torch.zeros((), dtype=torch.int32)
+    monkeypatch.setattr(launch, "counter", lambda device: counter)
+    feats, labels = classes(60, 9, 3, dtype=torch.float32)
+    for _ in range(3):
+        assert triton.compute(feats, labels, 3).norm_sum.isfinite()
+        assert counter == 0
+
+
+def test_a_plan_gives_the_same_bits():
+    feats, labels = classes(200, 24, 3, dtype=torch.float32)
+    plan = build(labels, 3)
+    for _ in range(2):  # the second call finds its item table
+        again = triton.planned(feats, plan)
+    direct = planned(feats, labels, 3)
+    assert all(torch.equal(a, b) for a, b in zip(again, direct, strict=True))
+    again.counts.zero_()
+    assert plan.counts.sum() == 200
+
+
+def test_inputs_are_left_alone(moments):
+    feats, labels = classes(100, 9, 3, dtype=torch.bfloat16)
+    before = feats.clone(), labels.clone()
+    moments(feats, labels, 3)
+    assert torch.equal(feats, before[0])
+    assert torch.equal(labels, before[1])
+
+
+def test_a_failure_falls_back_once_and_says_why(monkeypatch):
+    from ncfast.kernels import launch
+
+    def broken(*args):
+        raise RuntimeError("no kernel image for this device")
+
+    monkeypatch.setattr(launch, "tiny_moments", broken)
+    monkeypatch.setattr(triton, "_failure", None)
+    feats, labels = classes(50, 4, 3)
+    with pytest.warns(RuntimeWarning, match="no kernel image for this device"):
+        found = triton.class_moments(feats, labels, 3)
+    again = triton.class_moments(feats, labels, 3)  # warnings are errors: none comes
+    expected = reference.class_moments(feats, labels, 3)
+    for values in zip(found, again, expected, strict=True):
+        assert torch.equal(values[0], values[2])
+        assert torch.equal(values[1], values[2])
+    assert "no kernel image" in triton.why_not()

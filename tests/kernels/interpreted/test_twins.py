@@ -1,0 +1,84 @@
+"""Each kernel by itself against its twin."""
+
+import pytest
+import torch
+from ncfast.kernels import launch, twins
+from ncfast.kernels.configuration import ItemsConfig, MergeConfig, items_config, merge_config
+from ncfast.kernels.merge import merge_items
+from samples import collapsed
+
+from ncfast.backends.plan import build
+
+
+def grouped(labels, num_classes, rows):
+    plan = build(labels, num_classes)
+    table = plan.items(rows)
+    return launch.Grouped(
+        plan.permutation, table.items, table.shared, table.slots, plan.counts, plan.poison
+    )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [ItemsConfig(4, 32, 1, 32, 1), ItemsConfig(2, 64, 1, 128, 2), ItemsConfig(8, 16, 2, 64, 1)],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_items(config, dtype):
+    feats, labels = collapsed(1e-3, count=250, dim=30, num_classes=4, dtype=dtype)
+    labels[labels == 2] = 1
+    rows = grouped(labels, 4, config.item_rows)
+    scratch = launch._allocate(feats, rows, config, MergeConfig(8, 16, 2, 1))
+    means, within = torch.full((4, 30), torch.nan).double(), torch.full((4,), torch.nan).double()
+    launch._launch_items(feats, rows, config, scratch, means, within)
+    expected = twins.items(feats, rows.permutation, rows.items)
+
+    slots = rows.items[4]
+    used = slots >= 0
+    found = scratch.partial_mean[slots[used].long()].double()
+    tolerance = {"rtol": 1e-6, "atol": 1e-9} if dtype == torch.float32 else {}
+    torch.testing.assert_close(found, expected.mean[used], **tolerance)
+    torch.testing.assert_close(scratch.partial_ss.sum(0), expected.ss, rtol=1e-6, atol=0)
+    if config.groups == 1:
+        torch.testing.assert_close(scratch.norm_sums, expected.norm_sum, rtol=1e-6, atol=0)
+        torch.testing.assert_close(scratch.norm_maxs, expected.norm_max, rtol=1e-6, atol=0)
+    assert means[2].eq(0).all(), "an absent class has an item of its own"
+
+
+def test_merge():
+    feats, labels = collapsed(1e-2, count=300, dim=30, num_classes=2)
+    rows = grouped(labels, 3, 32)
+    expected = twins.items(feats, rows.permutation, rows.items)
+    config = MergeConfig(2, 16, 2, 1)
+    partial = torch.full((rows.slots, 30), torch.nan)
+    used = rows.items[4] >= 0
+    partial[rows.items[4][used].long()] = expected.mean[used].float()
+    means = torch.full((3, 30), torch.nan).double()
+    blocks = torch.full((rows.shared.shape[1], 2), torch.nan).double()
+    merge_items[(rows.shared.shape[1], 2)](
+        feats, rows.items, rows.shared, rows.counts, rows.poison, partial, expected.ss[None],
+        means, blocks, 30, 30, 1, rows.items.shape[1], rows.shared.shape[1],
+        GROUPS=1, ITEMS=config.tile_items, COLS=config.tile_cols,
+    )  # fmt: skip
+    valid = rows.shared[:, rows.shared[0] >= 0]
+    assert valid.shape[1] == 2
+    mean, spread = twins.merge(feats, rows.items, valid, expected.mean, expected.ss)
+    torch.testing.assert_close(means[:2], mean, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(blocks[:2].sum(1), spread, rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_configuration_gives_the_same(seed):
+    """The launch is a choice of speed alone."""
+    generator = torch.Generator().manual_seed(seed)
+    count, dim, classes = (int(torch.randint(1, n, (), generator=generator)) for n in (200, 50, 9))
+    feats, labels = collapsed(1e-2, count=count, dim=dim, num_classes=classes, seed=seed)
+    chosen = items_config(count, dim, classes, 4, 1 + 40 * (seed % 3))
+    rows = grouped(labels, classes, chosen.item_rows)
+    one = launch.grouped_moments(
+        feats, rows, chosen, merge_config(count, dim, classes, chosen.item_rows)
+    )
+    other = ItemsConfig(2, 16, -(-dim // 16), 8, 1)
+    rows = grouped(labels, classes, other.item_rows)
+    two = launch.grouped_moments(feats, rows, other, MergeConfig(2, 16, -(-dim // 16), 1))
+    for a, b in zip(one, two, strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-6, atol=1e-9)

@@ -1,0 +1,43 @@
+"""Compiled for GPUs that are not here: no spills, few registers, whole-vector loads.
+
+The table beside this file was written by ``python tests/aot.py --write`` with the Triton
+of constraints.txt; another version may differ by a few registers.
+"""
+
+import importlib.util
+import json
+
+import pytest
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("needs triton (Linux on x86-64 only)", allow_module_level=True)
+
+import aot
+
+TABLE = json.loads(aot.TABLE.read_text())
+# the other targets are compiled for the kernels' hardest case each; the tool compiles them all
+EVERYWHERE = {"items fp32 D=512", "items bf16 D=512", "merge fp32 K=10"}
+SLACK = 8  # a register more or less is no regression; 8 is what a register file allocates by
+
+
+def test_the_table_is_complete():
+    assert set(TABLE) == set(aot.cases())
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_machine_code(name):
+    targets = aot.TARGETS if name in EVERYWHERE else (90,)
+    for target in targets:
+        expected = TABLE[name][f"sm_{target}"]
+        found = aot.inspect(aot.compile_case(aot.cases()[name], target))
+        assert found["spills"] == 0, target
+        assert found["stack"] == 0, target
+        assert found["registers"] <= expected["registers"] + SLACK, target
+        assert found["vector_loads"] >= expected["vector_loads"], target
+
+
+def test_the_check_notices_a_spill():
+    """A tile far too large for the registers."""
+    case = aot.cases()["items fp32 D=512"]
+    case["constants"] = case["constants"] | {"ROWS": 32}
+    assert aot.inspect(aot.compile_case(case | {"warps": 1}, 90))["spills"] > 0

@@ -1,0 +1,85 @@
+"""The kernels at the sizes that matter, described as ahead-of-time compilation wants them."""
+
+from ncfast.kernels.configuration import alignment, items_config, merge_config, tiny_config
+
+TYPES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp64": 8}
+# (N, D, K): the grid's sizes, and a width that no power of two above 8 divides
+SIZES = [(1_000_000, 512, 10), (1_000_000, 4096, 1000), (100_000, 200, 10), (10_000, 64, 10)]
+TINY = [("fp32", 1000, 200, 10), ("fp32", 4096, 256, 10), ("bf16", 1000, 2048, 100)]
+TINY += [("fp64", 1000, 200, 10)]
+
+
+def cases():
+    """Name to kernel, signature, constants, arguments divisible by 16, and warps."""
+    found = {}
+    for count, dim, classes in SIZES:
+        for kind in TYPES if dim == 512 else ("fp32", "bf16"):
+            found[f"items {kind} D={dim}"] = items(kind, count, dim, classes)
+    found["items fp32 D=8192"] = items("fp32", 100_000, 8192, 10)
+    found["merge fp32 K=10"] = merge(1_000_000, 512, 10)
+    found["merge fp32 K=1000"] = merge(1_000_000, 512, 1000)
+    found["finish"] = finish()
+    for kind, count, dim, classes in TINY:
+        found[f"tiny {kind} {count}x{dim}"] = tiny(kind, count, dim, classes)
+    return found
+
+
+def items(kind, count, dim, classes):
+    import triton.language as tl
+    from ncfast.kernels.items import moments_of_items
+
+    config = items_config(count, dim, classes, TYPES[kind], 132)
+    exact = "*fp64" if kind == "fp64" else "*fp32"
+    signature = {"feats": f"*{kind}", "permutation": "*i32", "items": "*i32", "poison": "*fp64"}
+    signature |= {"partial_mean": exact, "partial_ss": "*fp64", "means": "*fp64"}
+    signature |= {"within": "*fp64", "norm_sums": "*fp64", "norm_maxs": "*fp64"}
+    signature |= {"row_squares": "*fp64", "width": "i32", "row_units": "i32"}
+    signature |= {"number": "i32", "count": "i32"}
+    constants = {"col_stride": 1, "ALIGN": alignment(dim), "ROWS": config.tile_rows}
+    constants |= {"COLS": config.tile_cols, "GROUPS": config.groups}
+    constants["ACC"] = tl.float64 if kind == "fp64" else tl.float32
+    return described(moments_of_items, signature, constants, config.warps)
+
+
+def merge(count, dim, classes):
+    from ncfast.kernels.merge import merge_items
+
+    config = merge_config(count, dim, classes, items_config(count, dim, classes, 4, 132).item_rows)
+    signature = {"feats": "*fp32", "items": "*i32", "shared": "*i32", "counts": "*i64"}
+    signature |= {"poison": "*fp64", "partial_mean": "*fp32", "partial_ss": "*fp64"}
+    signature |= {"means": "*fp64", "block_ss": "*fp64", "dim": "i32", "row_stride": "i32"}
+    signature |= {"number": "i32", "classes": "i32"}
+    constants = {"col_stride": 1, "GROUPS": 1, "ITEMS": config.tile_items, "COLS": config.tile_cols}
+    return described(merge_items, signature, constants, config.warps)
+
+
+def finish():
+    from ncfast.kernels.merge import finish as kernel
+
+    signature = {"shared": "*i32", "poison": "*fp64", "block_ss": "*fp64", "within": "*fp64"}
+    signature |= {"norm_sums": "*fp64", "norm_maxs": "*fp64", "norms": "*fp64"}
+    signature |= {"number": "i32", "classes": "i32", "blocks": "i32"}
+    return described(kernel, signature, {"SIZE": 2048}, 8)
+
+
+def tiny(kind, count, dim, classes):
+    import triton.language as tl
+    from ncfast.kernels.tiny import moments_of_classes
+
+    config = tiny_config(count, dim, classes, TYPES[kind])
+    signature = {"feats": f"*{kind}", "labels": "*i64", "listed": "*i32", "norm_parts": "*fp64"}
+    signature |= {"counter": "*i32", "counts": "*i64", "means": "*fp64", "within": "*fp64"}
+    signature |= {"norms": "*fp64", "count": "i32", "width": "i32", "row_units": "i32"}
+    constants = {"col_stride": 1, "ALIGN": alignment(dim), "LABELS": config.labels}
+    constants |= {"ROWS": config.tile_rows, "COLS": config.tile_cols, "CLASSES": config.classes}
+    constants["ACC"] = tl.float64 if kind == "fp64" else tl.float32
+    return described(moments_of_classes, signature, constants, config.warps)
+
+
+def described(kernel, signature, constants, warps):
+    """Pointers are taken to be aligned, as those of torch's allocator are."""
+    aligned = [name for name, kind in signature.items() if kind.startswith("*")]
+    return {
+        "kernel": kernel, "signature": signature, "constants": constants,
+        "aligned": aligned, "warps": warps,
+    }  # fmt: skip
