@@ -21,18 +21,21 @@ from ncfast.backends.plan import LabelPlan, build
 from ncfast.kernels.configuration import items_config, merge_config, tiny_config
 
 _UNKNOWN_MULTIPROCESSORS = 132  # of an H200; only without a device to ask
+_INSTALLED = importlib.util.find_spec("triton") is not None  # looks, imports nothing
 _failure: str | None = None
 
 
 def why_not(feats: Tensor | None = None) -> str | None:
     """Why the backend cannot run here, or not on ``feats``; None if it can. Imports nothing."""
-    if importlib.util.find_spec("triton") is None:
+    if feats is not None and not feats.is_cuda:
+        return f"the features are on {feats.device}"
+    if not _INSTALLED:
         return "triton is not installed"
     if _failure is not None:
         return f"the kernels failed on this machine: {_failure}"
-    if feats is None:
-        return None if torch.cuda.is_available() else "torch finds no CUDA device"
-    return None if feats.is_cuda else f"the features are on {feats.device}"
+    if feats is None and not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    return None
 
 
 def describe() -> str:

@@ -1,7 +1,5 @@
 """The Triton backend as far as a machine without a GPU can see it."""
 
-import importlib.util
-
 import pytest
 import torch
 from ncfast.kernels.configuration import alignment, items_config, merge_config
@@ -24,9 +22,9 @@ def test_the_status_names_the_reason(monkeypatch):
     assert status.available == (torch.cuda.is_available() and triton.why_not() is None)
     assert status.reason
     monkeypatch.setattr(triton, "_failure", "RuntimeError: no kernel image")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(triton, "_INSTALLED", True)
     assert "no kernel image" in ncfast.backends()["triton"].reason
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(triton, "_INSTALLED", False)
     assert ncfast.backends()["triton"].reason == "triton is not installed"
 
 
@@ -86,3 +84,22 @@ def test_configurations_grow_as_they_should():
 )
 def test_alignment(numbers, expected):
     assert alignment(*numbers) == expected
+
+
+def test_compiled_code_holds_one_operator():
+    """Traced whole, as for a GPU: fake CUDA tensors need none."""
+    graphs = []
+
+    def backend(module, inputs):
+        graphs.append(str(module.graph))
+        return module.forward
+
+    def metric(feats, labels):
+        return ncfast.rnc1(feats * 2, labels, num_classes=7)
+
+    with FakeTensorMode():
+        feats = torch.empty(50, 6, device="cuda")
+        labels = torch.empty(50, dtype=torch.int64, device="cuda")
+        found = torch.compile(metric, fullgraph=True, backend=backend)(feats, labels)
+    assert found.device.type == "cuda"
+    assert graphs[0].count("ncfast.triton_moments") == (1 if triton.why_not(feats) is None else 0)
