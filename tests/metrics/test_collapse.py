@@ -1,6 +1,7 @@
 """One harness: every metric answers the same questions."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from samples import BACKENDS, GOLDEN, budget, classes, companions, golden_compan
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ncfast
-from ncfast.metrics.registry import CATALOGUE, METRICS, OF_MOMENTS
+from ncfast.metrics.registry import CATALOGUE, METRICS, OF_MOMENTS, STANDALONE
 
 IDS = list(CATALOGUE)
 GOLDEN_NAMES = {
@@ -332,6 +333,15 @@ def test_describe_knows_every_id():
     assert "nc1.svd" in ncfast.describe("nc1.pinv").variants
     with pytest.raises(ValueError, match=r"'nc1\.magic'.*Known ids: rnc1\.max"):
         ncfast.describe("nc1.magic")
+
+
+def test_the_docs_have_every_definition():
+    page = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
+    for name, metric in CATALOGUE.items():
+        row = f"| `{name}` | `{metric.formula}` | {metric.source} | {metric.direction} | "
+        assert row in page, f"{name}: run benchmarks/metrics_table.py"
+    for name in STANDALONE:
+        assert f"`{name}`" in page, name
 
 
 def test_the_core_set_of_the_tracker_is_part_of_the_catalogue():

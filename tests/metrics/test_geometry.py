@@ -186,6 +186,7 @@ moments.counts += 3
 moments.means += torch.randn(number, dim)
 moments.within_ss += 1.0
 moments.norm_max += 1.0
+moments.norm_sum += number
 ncfast.collapse_metrics(ncfast.class_moments(weight[:50], torch.arange(50)))  # load everything
 before = high_water()
 values = ncfast.collapse_metrics(
@@ -198,7 +199,7 @@ print(len(values), high_water() - before, high_water())
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow_with_the_square_of_the_classes():
-    number, dim = 12_000, 8  # a K x K matrix would take 1,100 MiB
+    number, dim = 8_000, 8  # a K x K matrix would take 488 MiB
     done = subprocess.run(
         [sys.executable, "-c", PROBE, str(number), str(dim), "all"],
         capture_output=True,
@@ -207,4 +208,4 @@ def test_memory_does_not_grow_with_the_square_of_the_classes():
     )
     metrics, grown, _ = map(float, done.stdout.split())
     assert metrics > 30
-    assert grown < 300
+    assert grown < 150  # 38 when this was written, for 12,000 classes

@@ -1,0 +1,66 @@
+"""The tables of docs/metrics.md: definitions from the catalogue, typical values from three samples.
+
+python benchmarks/metrics_table.py
+"""
+
+import re
+from pathlib import Path
+
+import torch
+
+import ncfast
+from ncfast.metrics.registry import CATALOGUE
+
+PAGE = Path(__file__).resolve().parent.parent / "docs/metrics.md"
+COUNT, DIM, CLASSES = 10_000, 64, 10
+HEAD = "| id | definition | source | says | random | separated | collapsed | tier |"
+
+
+def samples():
+    """Features, labels, classifier, bias and foreign features of three stages."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    labels = torch.arange(COUNT) % CLASSES
+    noise, ood = normal(COUNT, DIM), normal(1000, DIM)
+    weight, bias = normal(CLASSES, DIM), 0.1 * normal(CLASSES)
+    yield "random", (noise, labels, weight, bias, ood)
+    means = normal(CLASSES, DIM)
+    weight = means + 0.5 * normal(CLASSES, DIM)
+    yield "separated", (means[labels] + 0.5 * noise, labels, weight, bias, ood)
+    simplex = (torch.eye(CLASSES).double() - 1 / CLASSES) @ torch.linalg.qr(normal(DIM, DIM))[0][
+        :CLASSES
+    ]
+    weight = simplex + 1e-3 * normal(CLASSES, DIM)
+    yield "collapsed", (simplex[labels] + 1e-3 * noise, labels, weight, 0 * bias, ood)
+
+
+def main():
+    values = {}
+    for stage, (feats, labels, weight, bias, ood) in samples():
+        found = ncfast.collapse_metrics(feats, labels, weight=weight, bias=bias, ood_feats=ood)
+        values[stage] = {name: float(value) for name, value in found.items()}
+    text = PAGE.read_text()
+    for family in dict.fromkeys(name.split(".")[0] for name in CATALOGUE):
+        lines = [HEAD, "|---|---|---|---|--:|--:|--:|---|"]
+        for name, metric in CATALOGUE.items():
+            if name.split(".")[0] == family:
+                numbers = " | ".join(f"{values[stage][name]:.3g}" for stage in values)
+                lines.append(
+                    f"| `{name}` | `{metric.formula}` | {metric.source} | {metric.direction} | "
+                    f"{numbers} | {metric.tier}{' *' if metric.stalls else ''} |"
+                )
+        pattern = f"(<!-- table: {family} -->\n).*?(<!-- end -->)"
+        text = re.sub(
+            pattern,
+            lambda found, lines=lines: found[1] + "\n".join(lines) + "\n" + found[2],
+            text,
+            flags=re.DOTALL,
+        )
+    PAGE.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
