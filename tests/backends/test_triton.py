@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from ncfast.kernels.configuration import alignment, items_config, merge_config
 from samples import classes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ncfast
 from ncfast.backends import triton, triton_operator
+from ncfast.kernels.configuration import alignment, items_config, merge_config
 
 SIZES = [
     (count, dim, num_classes)
