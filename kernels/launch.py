@@ -78,11 +78,13 @@ def grouped_moments(
             )  # fmt: skip
         if config.groups > 1:
             _join_groups(rows, scratch, within, norms)
-        finish[(shared + (config.groups == 1),)](
-            rows.shared, rows.poison, scratch.block_ss, within, scratch.norm_sums,
-            scratch.norm_maxs, norms, number, shared, merge.blocks, SIZE=_FINISH_SIZE, num_warps=8,
-            **_OPTIONS,
-        )  # fmt: skip
+        programs = shared + (config.groups == 1)
+        if programs:
+            finish[(programs,)](
+                rows.shared, rows.poison, scratch.block_ss, within, scratch.norm_sums,
+                scratch.norm_maxs, norms, number, shared, merge.blocks, SIZE=_FINISH_SIZE,
+                num_warps=8, **_OPTIONS,
+            )  # fmt: skip
     return Outputs(means, within, norms[0], norms[1])
 
 
