@@ -14,11 +14,10 @@ from dataclasses import dataclass
 _WIDEST = {8: 1024, 4: 2048, 2: 1024}
 # Entries of one row that a thread holds: the shift and both sums take as many registers each.
 _PER_THREAD = {8: 4, 4: 8, 2: 8}
-# Bytes of a tile that a thread loads. By the registers of aot.json 20 warps fit on a multiprocessor
-# (28 of the 2-byte types): more than 50 KB are in flight, where 23 KB hide 700 ns at 4.3 TB/s over
-# 132 multiprocessors.
+# Bytes of a tile that a thread loads. By the registers of aot.json 20 warps fit on a
+# multiprocessor: 40 KB are in flight or more, where 23 KB hide 700 ns at 4.3 TB/s over 132 of them.
 _THREAD_BYTES = {8: 128, 4: 128, 2: 64}
-_WARPS_RESIDENT = {8: 16, 4: 20, 2: 28}
+_WARPS_RESIDENT = {8: 16, 4: 20, 2: 20}
 _TINY_WARPS = 8
 
 
@@ -42,6 +41,19 @@ class TinyConfig:
     labels: int  # power of two, at least N: every program holds all labels at once
     classes: int  # power of two, at least K: the last program holds all norms at once
     warps: int
+
+
+@dataclass(frozen=True)
+class ProjectConfig:
+    """Launch of the projection: programs that stride over tiles of rows, by blocks of vectors."""
+
+    tile_rows: int
+    tile_cols: int  # columns of a step of the product
+    vectors: int  # of a program, a power of two from 16
+    blocks: int  # programs along the vectors; each reads the features again
+    programs: int  # along the rows
+    warps: int
+    stages: int
 
 
 @dataclass(frozen=True)
@@ -120,3 +132,12 @@ def tiny_config(rows: int, dim: int, num_classes: int, itemsize: int) -> TinyCon
         max(32, power_of_two(num_classes)),
         _TINY_WARPS,
     )
+
+
+def project_config(rows: int, num_vectors: int, multiprocessors: int) -> ProjectConfig:
+    """The launch for ``rows`` rows and ``num_vectors`` directions."""
+    vectors = min(64, max(16, power_of_two(num_vectors)))
+    tile_rows = 32 if vectors == 64 else 64  # tf32x3 keeps three pieces of every operand
+    programs = min(-(-rows // tile_rows), 4 * multiprocessors)
+    blocks = -(-num_vectors // vectors)
+    return ProjectConfig(tile_rows, 32, vectors, blocks, programs, 4, 3)

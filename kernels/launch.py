@@ -8,12 +8,20 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
-from ncfast.kernels.configuration import ItemsConfig, MergeConfig, TinyConfig, alignment
+from torch import Tensor
+
+from ncfast.kernels.configuration import (
+    ItemsConfig,
+    MergeConfig,
+    ProjectConfig,
+    TinyConfig,
+    alignment,
+)
 from ncfast.kernels.counters import counter
 from ncfast.kernels.items import moments_of_items
 from ncfast.kernels.merge import finish, merge_items
+from ncfast.kernels.project import projected_squares
 from ncfast.kernels.tiny import moments_of_classes
-from torch import Tensor
 
 _FINISH_SIZE = 2048
 # said outright: the default changes with Triton 3.10
@@ -54,7 +62,7 @@ def grouped_moments(
 ) -> Outputs:
     """Means, spreads and norms of ``feats`` (N, D) by the classes of ``rows``."""
     dim, classes, number = feats.shape[1], rows.counts.shape[0], rows.items.shape[1]
-    scratch = _allocate(feats, rows, config, merge)
+    scratch, align = _allocate(feats, rows, config, merge), alignment(dim)
     double = {"dtype": torch.float64, "device": feats.device}
     means, within = torch.empty((classes, dim), **double), torch.empty(classes, **double)
     norms = torch.empty(2, **double)
@@ -64,17 +72,19 @@ def grouped_moments(
         if shared:
             merge_items[(shared, merge.blocks)](
                 feats, rows.items, rows.shared, rows.counts, rows.poison, scratch.partial_mean,
-                scratch.partial_ss, means, scratch.block_ss, dim, feats.stride(0), feats.stride(1),
-                number, shared, GROUPS=config.groups, ITEMS=merge.tile_items, COLS=merge.tile_cols,
-                num_warps=merge.warps, **_OPTIONS,
+                scratch.partial_ss, means, scratch.block_ss, dim // align, feats.stride(0),
+                feats.stride(1), number, shared, ALIGN=align, GROUPS=config.groups,
+                ITEMS=merge.tile_items, COLS=merge.tile_cols, num_warps=merge.warps, **_OPTIONS,
             )  # fmt: skip
         if config.groups > 1:
             _join_groups(rows, scratch, within, norms)
-        finish[(shared + (config.groups == 1),)](
-            rows.shared, rows.poison, scratch.block_ss, within, scratch.norm_sums,
-            scratch.norm_maxs, norms, number, shared, merge.blocks, SIZE=_FINISH_SIZE, num_warps=8,
-            **_OPTIONS,
-        )  # fmt: skip
+        programs = shared + (config.groups == 1)
+        if programs:
+            finish[(programs,)](
+                rows.shared, rows.poison, scratch.block_ss, within, scratch.norm_sums,
+                scratch.norm_maxs, norms, number, shared, merge.blocks, SIZE=_FINISH_SIZE,
+                num_warps=8, **_OPTIONS,
+            )  # fmt: skip
     return Outputs(means, within, norms[0], norms[1])
 
 
@@ -119,6 +129,36 @@ def tiny_moments(
             **_OPTIONS,
         )  # fmt: skip
     return counts, Outputs(means, within, norms[0], norms[1])
+
+
+def projected_ss(
+    feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor, config: ProjectConfig
+) -> Tensor:
+    """Sum over rows of <x - mean of its class, v>^2 for each row v of ``vectors``: (V,) float64.
+
+    ``feats`` (N, D) in any type but float64, ``means`` (K, D) float64; a label outside 0..K-1 makes
+    every sum NaN.
+    """
+    if feats.dtype == torch.float64:
+        raise TypeError("Expected argument `feats` in 32 bits or less but got torch.float64.")
+    (count, dim), (classes, number) = feats.shape, (means.shape[0], vectors.shape[0])
+    labels = labels.to(torch.int64).contiguous()
+    inside = ((labels >= 0) & (labels < classes)).all()
+    vectors = vectors.to(torch.float64)
+    centres = means.to(torch.float32)
+    # means of absent classes are never read; what rounding took from the others comes back here
+    offsets = ((means - centres) @ vectors.T).to(torch.float32).contiguous()
+    partial = torch.empty((config.programs, number), dtype=torch.float64, device=feats.device)
+    align = alignment(dim, feats.stride(0))
+    with _on(feats.device):
+        projected_squares[(config.programs, config.blocks)](
+            feats, labels, centres.contiguous(), offsets, vectors.to(torch.float32).contiguous(),
+            partial, count, classes, dim // align, feats.stride(0) // align, feats.stride(1),
+            number, ALIGN=align, ROWS=config.tile_rows, COLS=config.tile_cols,
+            VECTORS=config.vectors, PRECISION="ieee" if interpreted() else "tf32x3",
+            num_warps=config.warps, num_stages=config.stages, **_OPTIONS,
+        )  # fmt: skip
+    return torch.where(inside, partial.sum(0), torch.nan)
 
 
 def accumulator(dtype: torch.dtype) -> Any:

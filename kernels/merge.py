@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["dim", "row_stride", "number", "classes"])
+@triton.jit(do_not_specialize=["width", "row_stride", "number", "classes"])
 def merge_items(
     feats,
     items,
@@ -22,11 +22,12 @@ def merge_items(
     partial_ss,
     means,
     block_ss,  # (classes, blocks) float64
-    dim,
+    width,
     row_stride,
     col_stride,
     number,
     classes,
+    ALIGN: tl.constexpr,
     GROUPS: tl.constexpr,
     ITEMS: tl.constexpr,
     COLS: tl.constexpr,
@@ -35,6 +36,7 @@ def merge_items(
     rank = tl.program_id(0)
     block = tl.program_id(1)
     owner = tl.load(shared + rank).to(tl.int64)
+    dim = width * ALIGN
     if owner >= 0:
         first = tl.load(shared + classes + rank)
         stop = first + tl.load(shared + 2 * classes + rank)
@@ -48,8 +50,8 @@ def merge_items(
             item = begin + tl.arange(0, ITEMS)
             live = item < stop
             length = tl.load(items + number + item, mask=live, other=0).to(tl.float64)
-            place = (slot + item - first).to(tl.int64)
-            source = partial_mean + place[:, None] * dim + cols[None, :]
+            place = (slot + item - first).to(tl.int64) * dim
+            source = partial_mean + place[:, None] + cols[None, :]
             mask = live[:, None] & inside[None, :]
             mean = tl.load(source, mask=mask, other=0.0).to(tl.float64)
             moment = length[:, None] * mean

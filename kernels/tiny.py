@@ -9,6 +9,7 @@ Twin in plain torch: `ncfast.backends.reference.class_moments`.
 
 import triton
 import triton.language as tl
+
 from ncfast.kernels.items import moments_of_run
 
 

@@ -46,3 +46,8 @@ def merge(
         means.append(feats[table[3, first]].double() + mean)
         spreads.append(item_ss[part].sum() + between)
     return torch.stack(means), torch.stack(spreads)
+
+
+def project(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor) -> Tensor:
+    """Twin of `ncfast.kernels.project.projected_squares`: (V,) sums over all rows."""
+    return ((feats.double() - means[labels.long()]) @ vectors.double().T).square().sum(0)

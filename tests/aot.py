@@ -15,7 +15,10 @@ from specimens import cases
 
 TABLE = Path(__file__).parent / "kernels" / "aot.json"
 TARGETS = (80, 90, 100)
-OPS = {"vector_loads": r"LDG\.E\.(?:\w+\.)*128", "scalar_loads": r"LDG\.E(?!\S*(?:128|64))\S*"}
+OPS = {
+    "vector_loads": r"LDG(?:STS)?\.E\.(?:\w+\.)*128",  # to registers, or straight to shared memory
+    "scalar_loads": r"LDG\.E(?!\S*(?:128|64))\S*",
+}
 
 
 def compile_case(case, capability):
@@ -32,6 +35,7 @@ def compile_case(case, capability):
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in case["aligned"]},
     )
     options = {"num_warps": case["warps"], "enable_fp_fusion": True}
+    options |= {"num_stages": case["stages"]} if case["stages"] else {}
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 

@@ -1,6 +1,12 @@
 """The kernels at the sizes that matter, described as ahead-of-time compilation wants them."""
 
-from ncfast.kernels.configuration import alignment, items_config, merge_config, tiny_config
+from ncfast.kernels.configuration import (
+    alignment,
+    items_config,
+    merge_config,
+    project_config,
+    tiny_config,
+)
 
 TYPES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp64": 8}
 # (N, D, K): the grid's sizes, and a width that no power of two above 8 divides
@@ -21,11 +27,15 @@ def cases():
     found["finish"] = finish()
     for kind, count, dim, classes in TINY:
         found[f"tiny {kind} {count}x{dim}"] = tiny(kind, count, dim, classes)
+    for kind in ("fp32", "bf16"):
+        for vectors in (9, 64):
+            found[f"project {kind} V={vectors}"] = project(kind, 512, vectors)
     return found
 
 
 def items(kind, count, dim, classes):
     import triton.language as tl
+
     from ncfast.kernels.items import moments_of_items
 
     config = items_config(count, dim, classes, TYPES[kind], 132)
@@ -47,9 +57,10 @@ def merge(count, dim, classes):
     config = merge_config(count, dim, classes, items_config(count, dim, classes, 4, 132).item_rows)
     signature = {"feats": "*fp32", "items": "*i32", "shared": "*i32", "counts": "*i64"}
     signature |= {"poison": "*fp64", "partial_mean": "*fp32", "partial_ss": "*fp64"}
-    signature |= {"means": "*fp64", "block_ss": "*fp64", "dim": "i32", "row_stride": "i32"}
+    signature |= {"means": "*fp64", "block_ss": "*fp64", "width": "i32", "row_stride": "i32"}
     signature |= {"number": "i32", "classes": "i32"}
-    constants = {"col_stride": 1, "GROUPS": 1, "ITEMS": config.tile_items, "COLS": config.tile_cols}
+    constants = {"col_stride": 1, "ALIGN": alignment(dim), "GROUPS": 1}
+    constants |= {"ITEMS": config.tile_items, "COLS": config.tile_cols}
     return described(merge_items, signature, constants, config.warps)
 
 
@@ -64,6 +75,7 @@ def finish():
 
 def tiny(kind, count, dim, classes):
     import triton.language as tl
+
     from ncfast.kernels.tiny import moments_of_classes
 
     config = tiny_config(count, dim, classes, TYPES[kind])
@@ -76,10 +88,22 @@ def tiny(kind, count, dim, classes):
     return described(moments_of_classes, signature, constants, config.warps)
 
 
-def described(kernel, signature, constants, warps):
+def project(kind, dim, vectors):
+    from ncfast.kernels.project import projected_squares
+
+    config = project_config(1_000_000, vectors, 132)
+    signature = {"feats": f"*{kind}", "labels": "*i64", "centres": "*fp32", "offsets": "*fp32"}
+    signature |= {"vectors": "*fp32", "partial": "*fp64", "count": "i32", "classes": "i32"}
+    signature |= {"width": "i32", "row_units": "i32", "vectors_number": "i32"}
+    constants = {"col_stride": 1, "ALIGN": alignment(dim), "ROWS": config.tile_rows}
+    constants |= {"COLS": config.tile_cols, "VECTORS": config.vectors, "PRECISION": "tf32x3"}
+    return described(projected_squares, signature, constants, config.warps, config.stages)
+
+
+def described(kernel, signature, constants, warps, stages=None):
     """Pointers are taken to be aligned, as those of torch's allocator are."""
     aligned = [name for name, kind in signature.items() if kind.startswith("*")]
     return {
         "kernel": kernel, "signature": signature, "constants": constants,
-        "aligned": aligned, "warps": warps,
+        "aligned": aligned, "warps": warps, "stages": stages,
     }  # fmt: skip

@@ -134,14 +134,16 @@ def build(labels: Tensor, num_classes: int) -> LabelPlan:
     wide = torch.where(inside, wide, 0)
     zero = torch.zeros((), dtype=torch.float64, device=labels.device)
     narrow = next(dtype for bound, dtype in _NARROW if num_classes <= bound)
-    counts = torch.zeros(num_classes, dtype=torch.int64, device=labels.device)
-    counts.scatter_add_(0, wide, torch.ones_like(wide))
+    ordered, permutation = torch.sort(wide.to(narrow), stable=True)
+    # counted by bisection: atomic additions would queue at a few addresses
+    index = torch.arange(num_classes, device=labels.device).to(narrow)
+    offsets = torch.searchsorted(ordered, index)
     return LabelPlan(
         labels,
         num_classes,
-        counts,
-        torch.sort(wide.to(narrow), stable=True).indices.to(torch.int32),
-        torch.cumsum(counts, 0) - counts,
+        torch.searchsorted(ordered, index, right=True) - offsets,
+        permutation.to(torch.int32),
+        offsets,
         torch.where(inside.all(), zero, torch.nan),
     )
 

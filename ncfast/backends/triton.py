@@ -18,7 +18,7 @@ from torch._subclasses import FakeTensor
 from ncfast.backends import reference
 from ncfast.backends._types import MomentsFunction, RawMoments
 from ncfast.backends.plan import LabelPlan, build
-from ncfast.kernels.configuration import items_config, merge_config, tiny_config
+from ncfast.kernels.configuration import items_config, merge_config, project_config, tiny_config
 
 _UNKNOWN_MULTIPROCESSORS = 132  # of an H200; only without a device to ask
 _INSTALLED = importlib.util.find_spec("triton") is not None  # looks, imports nothing
@@ -112,6 +112,29 @@ def planned(feats: Tensor, plan: LabelPlan) -> RawMoments:
     merge = merge_config(count, dim, classes, config.item_rows)
     # a copy: whoever changes the moments' counts in place must not change the plan
     return RawMoments(plan.counts.clone(), *grouped_moments(feats, rows, config, merge))
+
+
+def projected_ss(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor) -> Tensor:
+    """Sum over all rows of <x - mean of its class, v>^2 for each row v of ``vectors`` (V, D).
+
+    One more read of the features, in the order they lie in; no D x D and no N x V matrix.
+
+    Args:
+        feats: (N, D), float16, bfloat16 or float32, on a CUDA device.
+        labels: (N,) class indices; one outside 0..K-1 makes every sum NaN.
+        means: (K, D) class means, float64.
+        vectors: (V, D).
+
+    Returns:
+        (V,) float64; relative error of float32 rounding at any collapse level.
+
+    Raises:
+        TypeError: ``feats`` is float64.
+    """
+    from ncfast.kernels.launch import projected_ss
+
+    config = project_config(len(feats), len(vectors), _multiprocessors(feats.device))
+    return projected_ss(feats, labels, means, vectors, config)
 
 
 @functools.lru_cache

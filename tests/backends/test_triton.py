@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from ncfast.kernels.configuration import alignment, items_config, merge_config
 from samples import classes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ncfast
 from ncfast.backends import triton, triton_operator
+from ncfast.kernels.configuration import alignment, items_config, merge_config
 
 SIZES = [
     (count, dim, num_classes)
@@ -95,7 +95,7 @@ def test_compiled_code_holds_one_operator():
         return module.forward
 
     def metric(feats, labels):
-        return ncfast.rnc1(feats * 2, labels, num_classes=7)
+        return ncfast.rnc1(feats * 2, labels, num_classes=7, backend="triton")
 
     with FakeTensorMode():
         feats = torch.empty(50, 6, device="cuda")

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from ncfast.kernels import launch, twins
-from ncfast.kernels.configuration import ItemsConfig, MergeConfig, items_config, merge_config
-from ncfast.kernels.merge import merge_items
 from samples import collapsed
 
 from ncfast.backends.plan import build
+from ncfast.kernels import launch, twins
+from ncfast.kernels.configuration import ItemsConfig, MergeConfig, items_config, merge_config
+from ncfast.kernels.merge import merge_items
 
 
 def grouped(labels, num_classes, rows):
@@ -56,8 +56,8 @@ def test_merge():
     blocks = torch.full((rows.shared.shape[1], 2), torch.nan).double()
     merge_items[(rows.shared.shape[1], 2)](
         feats, rows.items, rows.shared, rows.counts, rows.poison, partial, expected.ss[None],
-        means, blocks, 30, 30, 1, rows.items.shape[1], rows.shared.shape[1],
-        GROUPS=1, ITEMS=config.tile_items, COLS=config.tile_cols,
+        means, blocks, 15, 30, 1, rows.items.shape[1], rows.shared.shape[1],
+        ALIGN=2, GROUPS=1, ITEMS=config.tile_items, COLS=config.tile_cols,
     )  # fmt: skip
     valid = rows.shared[:, rows.shared[0] >= 0]
     assert valid.shape[1] == 2

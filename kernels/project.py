@@ -1,0 +1,69 @@
+"""Second read: how far the rows lie from their class mean along a few directions.
+
+``sum_i <x_i - mean of its class, v>^2`` for each v, which is all that Tr(Sigma_W Sigma_B^+) needs
+for K <= D, without a D x D matrix. Rows are centred by the class mean rounded to float32 before
+the product; what the rounding left out is projected in float64 beforehand and subtracted from the
+product, so that nothing cancels however collapsed the class is.
+
+Twin in plain torch: `ncfast.kernels.twins.project`.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit(do_not_specialize=["width", "row_units", "count", "classes", "vectors_number"])
+def projected_squares(
+    feats,
+    labels,
+    centres,  # (K, D) float32
+    offsets,  # (K, V) float32: <mean - centre, v>
+    vectors,  # (V, D) float32
+    partial,  # (programs, V) float64
+    count,
+    classes,
+    width,
+    row_units,
+    col_stride,
+    vectors_number,
+    ALIGN: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+    VECTORS: tl.constexpr,  # of this program; a power of two
+    PRECISION: tl.constexpr,
+):
+    """A program for every ``programs``-th tile of rows and a block of vectors."""
+    program = tl.program_id(0)
+    dim = width * ALIGN
+    row_stride = row_units.to(tl.int64) * ALIGN
+    number = tl.program_id(1) * VECTORS + tl.arange(0, VECTORS)
+    wanted = number < vectors_number
+    total = tl.zeros([VECTORS], tl.float64)
+    for begin in tl.range(program * ROWS, count, tl.num_programs(0) * ROWS):
+        row = begin + tl.arange(0, ROWS)
+        live = row < count
+        owner = tl.load(labels + row, mask=live, other=0).to(tl.int64)
+        owner = tl.where((owner >= 0) & (owner < classes), owner, 0)
+        source = feats + row.to(tl.int64)[:, None] * row_stride
+        product = tl.zeros([ROWS, VECTORS], tl.float32)
+        for first in tl.range(0, dim, COLS):
+            cols = first + tl.arange(0, COLS)
+            inside = cols < dim
+            mask = live[:, None] & inside[None, :]
+            x = tl.load(source + cols.to(tl.int64)[None, :] * col_stride, mask=mask, other=0.0)
+            centre = tl.load(centres + owner[:, None] * dim + cols[None, :], mask=mask, other=0.0)
+            v = tl.load(
+                vectors + number.to(tl.int64)[None, :] * dim + cols[:, None],
+                mask=wanted[None, :] & inside[:, None],
+                other=0.0,
+            )
+            away = x.to(tl.float32) - centre
+            product = tl.dot(away, v, product, input_precision=PRECISION)
+        mask = live[:, None] & wanted[None, :]
+        shift = tl.load(
+            offsets + owner[:, None] * vectors_number + number[None, :], mask=mask, other=0.0
+        )
+        # squared in float64: the square of a small float32 vanishes
+        along = (product - shift).to(tl.float64)
+        total += tl.sum(along * along, 0)
+    tl.store(partial + program * vectors_number + number, total, mask=wanted)
