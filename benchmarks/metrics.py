@@ -6,7 +6,7 @@
 The plain way is what public code does: one-hot sums, a second pass, D x D and K x K matrices, a
 loop over classes, all in the dtype of the features. Its numbers are checked against ours before
 anything is timed; ours are held to float64 by the tests. Results are merged into
-benchmarks/results/metrics_cpu.json: on a shared CPU only the ratios mean anything.
+benchmarks/results/metrics_cpu.json: on a shared CPU only ratios mean anything, and they scatter.
 """
 
 import argparse
