@@ -1,4 +1,4 @@
-"""Builds the optional C++ backend; everything else is declared in pyproject.toml.
+"""Builds the optional C++ backend; lists the packages; the rest is in pyproject.toml.
 
 The install never fails for want of a compiler: the reason is written to
 ``ncfast/_build_info.json``, where ``ncfast info`` finds it.
@@ -7,7 +7,7 @@ The install never fails for want of a compiler: the reason is written to
 import json
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
@@ -59,4 +59,9 @@ extension = Extension(
     extra_compile_args=FLAGS,
     extra_link_args=["-pthread"],
 )
-setup(ext_modules=[extension], cmdclass={"build_ext": OptionalBuildExt})
+setup(
+    # kernels/ lies outside the package's folder, where no search finds it
+    packages=[*find_packages(include=["ncfast", "ncfast.*"]), "ncfast.kernels"],
+    ext_modules=[extension],
+    cmdclass={"build_ext": OptionalBuildExt},
+)

@@ -1,0 +1,1 @@
+"""Entropy and mutual information by nearest neighbours, in nats."""
