@@ -25,7 +25,9 @@ def save(
     tensors |= {f"model/{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"order/{name}": value for name, value in order.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{name}": value for name, value in state.items()}
+        # gradient descent without momentum keeps None
+        kept = {name: value for name, value in state.items() if value is not None}
+        tensors |= {f"optimizer/{index}/{name}": value for name, value in kept.items()}
     with replacing(path) as temporary:
         try:
             save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary)

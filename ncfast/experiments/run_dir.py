@@ -86,7 +86,8 @@ def _check_same_run(config: TrainConfig, path: Path) -> None:
             f"{config.out} holds no checkpoint to resume from. Choose another --out, or delete "
             "the directory, and start without --resume."
         )
-    before = json.loads(path.read_text())["settings"]
+    stored = load_config(config.out)["settings"]
+    before = _settings(TrainConfig.from_settings(stored, config.out))
     now = _settings(config)
     changed = [
         f"{name} was {before.get(name)} and is {now[name]}"
