@@ -18,7 +18,7 @@ _THEORY: dict[str, Any] = {
     "optimizer": "gd",
     "activation": "smooth-leaky-relu",
     "last_activation": False,
-    "init_scale": (2.0,),
+    "init_scale": (1.5,),
     "schedule": "log:200",
 }
 
@@ -129,7 +129,7 @@ PRESETS: dict[str, Preset] = {
             "widths": (100, 100),
             "weight_decay": (3.0, 1.0, 0.3),
             "seeds": 2,
-            "steps": 20_000,
+            "steps": 24_000,
             "lr": (2e-4,),
         },
     ),

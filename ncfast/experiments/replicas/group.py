@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -97,7 +98,10 @@ class Group:
 
         The state is saved either way.
         """
-        with Progress(max(self.step, 0), self._steps) as progress:
+        with contextlib.ExitStack() as stack:
+            progress = stack.enter_context(Progress(max(self.step, 0), self._steps))
+            for log in self._logs:
+                stack.callback(log.close)
             if self.step < 0:
                 self.step = 0
                 self._measure(progress)
@@ -110,8 +114,6 @@ class Group:
                 if self.step % self._configs[0].checkpoint_every == 0:
                     self._save()
             self._save()
-        for log in self._logs:
-            log.close()
         return self.step >= self._steps
 
     def _measure(self, progress: Progress) -> None:
