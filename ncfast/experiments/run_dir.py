@@ -68,15 +68,20 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
 def _describe(config: TrainConfig) -> dict[str, Any]:
     return {
         "settings": _settings(config),
-        "versions": {
-            "ncfast": ncfast.__version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
         "seed": config.seed,
         "metrics": [*METRICS, "weight.norm"],
         "conventions": CONVENTIONS,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of everything that decides a run's numbers."""
+    return {
+        "ncfast": ncfast.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
     }
 
 

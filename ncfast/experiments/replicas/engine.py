@@ -54,8 +54,9 @@ def make_engine(models: Sequence[nn.Module], loss: str, device: torch.device) ->
     from ncfast.experiments.replicas.vmapped import VmapEngine
 
     moved = [model.to(device) for model in models]
-    if all(isinstance(model, MLP) for model in moved):
-        return MLPEngine(moved, loss)
+    perceptrons = [model for model in moved if isinstance(model, MLP)]
+    if len(perceptrons) == len(moved):
+        return MLPEngine(perceptrons, loss)
     return VmapEngine(moved, loss) if device.type == "cuda" else LoopedEngine(moved, loss)
 
 

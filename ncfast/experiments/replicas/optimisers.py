@@ -94,8 +94,12 @@ class StackedAdamW:
     def _step_fused(self) -> None:
         torch._foreach_add_(self._counts, 1)
         for row, lr, decay in zip(self._rows, self._lr, self._decay, strict=True):
+            parameters, gradients, first, second = row
             torch._fused_adamw_(
-                *row,
+                parameters,
+                gradients,
+                first,
+                second,
                 [],
                 self._counts,
                 amsgrad=False,

@@ -53,7 +53,8 @@ class ReplicaProgram:
     """Replicas of one architecture, dataset, loss and batch size, each with its own seed and rates.
 
     After any number of steps a replica equals the network that `ncfast.experiments.trainer.Trainer`
-    trains with its settings, to float32 rounding, whatever its neighbours are.
+    trains with its settings, to float32 rounding. It does not see its neighbours: on a CPU its
+    weights are bitwise the same in any company, and to float32 rounding the same alone.
 
     Args:
         configs: settings of the replicas; see `program_key` for what they must share.
@@ -90,32 +91,34 @@ class ReplicaProgram:
                 "Expected argument `configs` to hold at least one replica, and replicas of one "
                 f"architecture, dataset, loss and optimiser, but got {len(keys)} kinds."
             )
-        width = tile or (CPU_TILE if device.type == "cpu" else len(configs))
         self.configs = list(configs)
-        self.tiles = [
-            Tile(self.configs[start : start + width], train, device)
-            for start in range(0, len(configs), width)
+        parts = _tiles(len(configs), tile or (CPU_TILE if device.type == "cpu" else len(configs)))
+        self.tiles = [Tile([self.configs[r] for r in part], train, device) for part in parts]
+        self._places = [
+            (tile, row)
+            for tile, part in zip(self.tiles, parts, strict=True)
+            for row in range(len(part))
         ]
-        self._width = width
 
     def step(self) -> None:
         """One update of every replica."""
         for tile in self.tiles:
             tile.step()
 
-    def _place(self, replica: int) -> tuple[Tile, int]:
-        return self.tiles[replica // self._width], replica % self._width
+    def place(self, replica: int) -> tuple[Tile, int]:
+        """The tile of a replica, and its row there."""
+        return self._places[replica]
 
     def model_state(self, replica: int) -> dict[str, Tensor]:
         """The state_dict that the network of this replica would have alone; views."""
-        tile, row = self._place(replica)
+        tile, row = self.place(replica)
         engine = tile.engine
         parameters = zip(engine.names, engine.parameters, strict=True)
         return {name: value[row] for name, value in (*parameters, *engine.buffers().items())}
 
     def state(self, replica: int) -> dict[str, Tensor]:
         """Everything that decides how a replica goes on, by the names of a trainer's checkpoint."""
-        tile, row = self._place(replica)
+        tile, row = self.place(replica)
         found = {f"model/{name}": value for name, value in self.model_state(replica).items()}
         order = tile.batches.orders[row].state_dict()
         found |= {f"order/{name}": value for name, value in order.items()}
@@ -124,7 +127,7 @@ class ReplicaProgram:
 
     def load(self, replica: int, state: dict[str, Tensor]) -> None:
         """Restore what `state` gave; replicas of one tile must be at the same step."""
-        tile, row = self._place(replica)
+        tile, row = self.place(replica)
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
@@ -136,8 +139,20 @@ class ReplicaProgram:
         tile.optimizer.load(row, part("optimizer/"))
 
 
+def _tiles(number: int, width: int) -> list[range]:
+    """Ranges of at most ``width`` replicas; none of one alone where it can be helped.
+
+    A batch of one goes through another routine of the BLAS, which rounds otherwise on two threads.
+    """
+    parts = [range(start, min(start + width, number)) for start in range(0, number, width)]
+    if width > 1 and len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [range(parts[-2].start, number)]
+    return parts
+
+
 def program_key(config: TrainConfig) -> tuple[object, ...]:
     """What replicas of one program must share."""
-    names = ("dataset", "model", "widths", "activation", "last_activation", "patch_size")
-    names += ("loss", "optimizer", "momentum", "batch_size", "steps")
-    return (*(getattr(config, name) for name in names), config.effective_train_size)
+    network = ("dataset", "model", "widths", "activation", "last_activation", "patch_size")
+    updates = ("loss", "optimizer", "momentum", "batch_size", "steps")
+    shared = (getattr(config, name) for name in (*network, *updates))
+    return (*shared, config.effective_train_size)

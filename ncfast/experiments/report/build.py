@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from ncfast.experiments.report import figures, page
-from ncfast.experiments.report.runs import Run, read_run
+from ncfast.experiments.report.runs import Run, expand_directories, read_run
 from ncfast.experiments.run_dir import write_atomically
 
 
@@ -39,7 +39,7 @@ def build_report(directories: Sequence[Path], out: Path | None = None) -> Report
     """
     if not directories:
         raise ValueError("Expected at least one run directory but got none.")
-    runs = [read_run(path) for path in directories]
+    runs = [read_run(path) for path in expand_directories(directories)]
     target = out or directories[0]
     target.mkdir(parents=True, exist_ok=True)
     labels = _labels(runs)

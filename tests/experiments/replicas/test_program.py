@@ -71,9 +71,16 @@ def test_replicas_equal_the_sequential_trainer(changes):
 def test_a_replica_does_not_see_its_neighbours(which):
     data = load_digits()[0]
     together = trained(grid(), data, 60)
+    other = trained([grid()[which], config(seed=99, lr=1.0)], data, 60)
     alone = trained([grid()[which]], data, 60)
-    for name, value in alone.model_state(0).items():
-        assert torch.equal(value, together.model_state(which)[name]), name
+    for name, value in together.model_state(which).items():
+        assert torch.equal(value, other.model_state(0)[name]), name
+        torch.testing.assert_close(value, alone.model_state(0)[name], rtol=1e-5, atol=1e-6)
+
+
+def test_no_replica_is_left_in_a_tile_of_its_own():
+    program = ReplicaProgram([config(seed=seed) for seed in range(9)], make_gaussians()[0], CPU)
+    assert [len(tile.batches.orders) for tile in program.tiles] == [4, 5]
 
 
 def test_tiles_do_not_change_the_result():
