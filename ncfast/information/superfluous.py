@@ -287,8 +287,8 @@ def superfluous_information(
         `Estimate` with `details`: "logdet_bound" and "trace_bound" (of all columns, see
         `superfluous_information_bound`), "gaussian" (canonical correlations within classes; not for
         "channel"), "sigma", "norm_max", "explained_feats" and "explained_inputs" (shares of the
-        variance within classes). It warns of classes left out because they have at most k members, near
-        the ceiling psi(n_c) - psi(k), and where estimate and bound contradict each other.
+        variance within classes). It warns of classes left out because they have at most k members,
+        near the ceiling psi(n_c) - psi(k), and where estimate and bound contradict each other.
 
     Raises:
         TypeError, ValueError: wrong types or shapes, lengths that differ, NaN, no class with more
