@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "isa.h"
+#include "knn_bind.h"
 #include "moments.h"
 
 namespace py = pybind11;
@@ -57,6 +58,7 @@ PYBIND11_MODULE(_C, module) {
     const auto no_gil = py::call_guard<py::gil_scoped_release>();
     module.def("class_moments", &moments, no_gil);
     module.def("projected_ss", &projections, no_gil);
+    KnnBinding::bind(module);
     module.def("instruction_sets", &instruction_sets, "Those this CPU can run, best first.");
     module.def("instruction_set", [] { return kernels().name; }, "The one in use.");
     module.def("use_instruction_set", [](const std::string& name) {

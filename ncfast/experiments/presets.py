@@ -118,10 +118,10 @@ PRESETS: dict[str, Preset] = {
         {
             **_MNIST,
             **_THEORY,
-            "weight_decay": (0.1, 0.03, 0.01, 0.003),
+            "weight_decay": (3.0, 1.0, 0.3, 0.1),
             "seeds": 3,
             "steps": 300_000,
-            "lr": (1e-4,),
+            "lr": (1e-5,),
         },
         {
             **_DIGITS,
@@ -129,8 +129,8 @@ PRESETS: dict[str, Preset] = {
             "widths": (100, 100),
             "weight_decay": (3.0, 1.0, 0.3),
             "seeds": 2,
-            "steps": 24_000,
-            "lr": (2e-4,),
+            "steps": 40_000,
+            "lr": (1e-4,),
         },
     ),
     "cross-entropy": Preset(

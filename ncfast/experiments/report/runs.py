@@ -87,4 +87,8 @@ def read_run(path: Path) -> Run:
             f"{path} has no record in {run_dir.METRICS_FILE} yet. Let the run reach its first "
             "log point."
         )
+    for record in records:
+        for split in ("train", "test"):
+            if f"{split}/accuracy" in record:
+                record[f"{split}/error"] = 1 - record[f"{split}/accuracy"]
     return Run(path, config, records, find_events(records))
