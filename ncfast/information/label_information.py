@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ncfast.information import caveats
+from ncfast.information.caveats import psi
 from ncfast.information.discrete import plugin_entropy
 from ncfast.information.duplicates import multiplicity
 from ncfast.information.entropy import Norm, group_sizes
@@ -57,7 +58,7 @@ def label_terms(
     rank = (sizes - 1).clamp(max=k)  # a small class has fewer neighbours to offer
     radius = found.distances.gather(1, (rank - 1).unsqueeze(1)).squeeze(1)
     terms = _ross if method == "ross" else _entropies
-    own = torch.digamma(rank.to(part.dtype)) - torch.digamma(sizes.to(part.dtype))
+    own = psi(rank) - psi(sizes)
     out[kept] = own + terms(part, radius, k, cell, within, metric, backend)
     return out, found.backend
 
@@ -71,15 +72,15 @@ def _ross(
     On the spot, where the radius is zero, equal rows are counted in place of those inside: of the
     own class for k, of all classes for m (the rule of Gao et al. 2017).
     """
-    inside = range_count(rows, radius, metric=metric, labels=groups, backend=backend) + 1.0
-    found = torch.digamma(group_sizes(groups, rows)) - torch.digamma(inside)
+    inside = range_count(rows, radius, metric=metric, labels=groups, backend=backend) + 1
+    found = psi(group_sizes(groups, rows)) - psi(inside)
     spot = radius == 0
     if bool(spot.any()):
         same, every = multiplicity(rows, cell), multiplicity(rows, groups)
         sizes = torch.bincount(cell)[cell]
         rank = (sizes - 1).clamp(max=k)
-        swap = torch.digamma(same + 0.0) - torch.digamma(rank + 0.0)
-        equal = torch.digamma(group_sizes(groups, rows)) - torch.digamma(every + 0.0) + swap
+        swap = psi(same) - psi(rank)
+        equal = psi(group_sizes(groups, rows)) - psi(every) + swap
         found = torch.where(spot, equal, found)
     return found
 
@@ -92,7 +93,7 @@ def _entropies(
     del cell
     everyone = knn(rows, k, metric=metric, labels=groups, backend=backend).distances[:, k - 1]
     ratio = rows.shape[1] * (everyone.log() - radius.log())
-    return torch.digamma(group_sizes(groups, rows)) - caveats.digamma(k) + ratio
+    return psi(group_sizes(groups, rows)) - caveats.digamma(k) + ratio
 
 
 @torch.no_grad()

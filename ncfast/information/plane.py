@@ -11,23 +11,26 @@ from torch import Tensor
 from ncfast.information.caveats import BIAS
 from ncfast.information.duplicates import private_generator
 from ncfast.information.entropy import Norm, kl_terms
+from ncfast.information.errors import subsampled_stderr
 from ncfast.information.estimate import Estimate, announce
 from ncfast.information.label_information import measure as measure_labels
-from ncfast.information.mutual_information import ESTIMATORS, JointNorm, Method
+from ncfast.information.mutual_information import JointNorm
 from ncfast.information.mutual_information import measure as measure_inputs
 from ncfast.information.neighbors import knn
 from ncfast.information.preprocess import Preprocess, power_of_two, transform
 from ncfast.information.reduction import Projection, principal
 from ncfast.information.samples import Array, as_classes, as_samples, check_choice, check_same
-from ncfast.information.superfluous import (
+from ncfast.information.within_classes import (
+    ESTIMATORS_INSIDE,
     Estimator,
     Options,
     align,
+    channel_terms,
     check_options,
     check_sigma,
     input_code,
 )
-from ncfast.information.superfluous import measure as measure_superfluous
+from ncfast.information.within_classes import measure as measure_superfluous
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,9 @@ class InformationPlane:
             class means span, and at least `dim`.
         sigma: standard deviation of the noise relative to B_g.
         k: neighbours.
-        method: of I(Z;X), see `mutual_information`.
+        method: of I(Z;X): one of `mutual_information` between the codes, or "channel",
+            h(Z) - h(noise), which needs no code of X and misses less; see
+            `superfluous_information` for what it takes for granted.
         superfluous_method: of I(Z;X|Y), see `superfluous_information`.
         metric: joint distance.
         preprocess: see `mutual_information`.
@@ -107,7 +112,7 @@ class InformationPlane:
         label_dim: int | None = None,
         sigma: float = 0.1,
         k: int = 5,
-        method: Method = "ksg",
+        method: Estimator = "ksg",
         superfluous_method: Estimator = "channel",
         metric: JointNorm = "l2max",
         preprocess: Preprocess = "standardize",
@@ -118,7 +123,7 @@ class InformationPlane:
         check_sigma(sigma)
         rows, self.classes = as_samples("inputs", inputs), as_classes("labels", labels)
         check_same(inputs=rows, labels=self.classes)
-        check_choice("method", method, tuple(ESTIMATORS))
+        check_choice("method", method, tuple(ESTIMATORS_INSIDE))
         self.method = method
         self.options = Options(k, superfluous_method, metric, preprocess, stderr, backend)
         check_options(self.classes, self.options, dim)
@@ -182,6 +187,8 @@ class InformationPlane:
         return code + scale * self._noise(code)
 
     def _inputs(self, rows: Tensor, onto: Projection, scale: float) -> Estimate:
+        if self.method == "channel":
+            return self._through_channel(rows, onto, scale)
         options = self.options
         noisy = transform(self._noisy(rows, onto, scale), options.preprocess)
         return measure_inputs(
@@ -195,6 +202,22 @@ class InformationPlane:
             known=self.known,
             compare=False,
         )
+
+    def _through_channel(self, rows: Tensor, onto: Projection, scale: float) -> Estimate:
+        options, code = self.options, rows @ onto.axes
+        noise = self._noise(code)
+        blocks = (code / scale + noise, noise)
+
+        def local(index: Tensor, groups: Tensor) -> Tensor:
+            part = [block[index] for block in blocks]
+            return channel_terms(part, options.k, groups, options.metric, options.backend)[0]
+
+        terms, engine = channel_terms(blocks, options.k, None, options.metric, options.backend)
+        error = math.nan
+        if options.stderr:
+            error = subsampled_stderr(local, len(rows), options.k + 1, rows.device)
+        dims = (code.shape[1],)
+        return Estimate(float(terms.mean()), error, len(rows), options.k, "channel", dims, engine)
 
     def _labels(self, rows: Tensor, onto: Projection, scale: float) -> Estimate:
         noisy = self._noisy(rows, onto, scale)
@@ -230,7 +253,7 @@ def information_plane(
     label_dim: int | None = None,
     sigma: float = 0.1,
     k: int = 5,
-    method: Method = "ksg",
+    method: Estimator = "ksg",
     superfluous_method: Estimator = "channel",
     metric: JointNorm = "l2max",
     preprocess: Preprocess = "standardize",
