@@ -4,6 +4,8 @@
 
 #include "accumulate.h"
 #include "kernels.h"
+#include "knn_sweep.h"
+#include "knn_walk.h"
 #include "projection.h"
 
 #define NCFAST_KERNELS(variable, name)                                                      \
@@ -14,6 +16,14 @@
         {&NCFAST_ISA::accumulate<float>, &NCFAST_ISA::accumulate<double>,                   \
          &NCFAST_ISA::accumulate<Bf16>, &NCFAST_ISA::accumulate<F16>},                      \
         {&NCFAST_ISA::project<float>, &NCFAST_ISA::project<double>,                         \
-         &NCFAST_ISA::project<Bf16>, &NCFAST_ISA::project<F16>}};                           \
+         &NCFAST_ISA::project<Bf16>, &NCFAST_ISA::project<F16>},                            \
+        {NCFAST_ISA::kPanel<float>,                                                         \
+         {&NCFAST_ISA::seek<float, false>, &NCFAST_ISA::seek<float, true>},                 \
+         {&NCFAST_ISA::count<float, false>, &NCFAST_ISA::count<float, true>}},              \
+        {NCFAST_ISA::kPanel<double>,                                                        \
+         {&NCFAST_ISA::seek<double, false>, &NCFAST_ISA::seek<double, true>},               \
+         {&NCFAST_ISA::count<double, false>, &NCFAST_ISA::count<double, true>}},            \
+        {&NCFAST_ISA::walk_nearest<false>, &NCFAST_ISA::walk_nearest<true>},                \
+        {&NCFAST_ISA::walk_count<false>, &NCFAST_ISA::walk_count<true>}};                   \
     }                                                                                       \
     static_assert(true, "")

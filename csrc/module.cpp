@@ -4,6 +4,7 @@
 
 #include "gram.h"
 #include "isa.h"
+#include "knn_bind.h"
 #include "moments.h"
 
 namespace py = pybind11;
@@ -66,6 +67,7 @@ PYBIND11_MODULE(_C, module) {
     module.def("class_moments", &moments, no_gil);
     module.def("projected_ss", &projections, no_gil);
     module.def("gram_metrics", &gram, no_gil);
+    KnnBinding::bind(module);
     module.def("instruction_sets", &instruction_sets, "Those this CPU can run, best first.");
     module.def("instruction_set", [] { return kernels().name; }, "The one in use.");
     module.def("use_instruction_set", [](const std::string& name) {

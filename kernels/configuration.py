@@ -57,6 +57,35 @@ class ProjectConfig:
 
 
 @dataclass(frozen=True)
+class ScatterConfig:
+    """Launch of the scatter matrix: programs by tiles of its lower triangle and parts of rows."""
+
+    side: int  # of a tile, a power of two
+    tiles: int
+    rows: int  # of a product
+    flush: int  # rows summed in float32 before they are added in float64
+    parts: int
+    span: int  # rows of a part
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class DecideConfig:
+    """Launch of the decisions: tiles of rows against tiles of classes, once in each precision."""
+
+    tile_rows: int
+    tile_cols: int
+    tile_classes: int
+    warps: int
+    stages: int
+    block: int  # rows that a program of the second launch searches for undecided ones
+    exact_rows: int
+    exact_cols: int
+    exact_classes: int
+
+
+@dataclass(frozen=True)
 class MergeConfig:
     """Launch of the merge: one program for a class of several items and a block of columns."""
 
@@ -141,3 +170,19 @@ def project_config(rows: int, num_vectors: int, multiprocessors: int) -> Project
     programs = min(-(-rows // tile_rows), 4 * multiprocessors)
     blocks = -(-num_vectors // vectors)
     return ProjectConfig(tile_rows, 32, vectors, blocks, programs, 4, 3)
+
+
+def scatter_config(rows: int, dim: int, multiprocessors: int) -> ScatterConfig:
+    """The launch for ``rows`` x ``dim`` features: enough parts for every multiprocessor."""
+    side = min(128, max(16, power_of_two(dim)))
+    high = -(-dim // side)
+    tiles = high * (high + 1) // 2
+    wanted = max(1, 4 * multiprocessors // tiles)
+    span = -(-rows // (16 * wanted)) * 16
+    return ScatterConfig(side, tiles, 16, 512, -(-rows // span), span, 8 if side > 32 else 4, 2)
+
+
+def decide_config(num_classes: int) -> DecideConfig:
+    """The launch for ``num_classes`` scores: tiles no wider than the classes."""
+    classes = min(64, max(16, power_of_two(num_classes)))
+    return DecideConfig(64, 32, classes, 8 if classes == 64 else 4, 3, 256, 32, 16, 32)

@@ -51,3 +51,15 @@ def merge(
 def project(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor) -> Tensor:
     """Twin of `ncfast.kernels.project.projected_squares`: (V,) sums over all rows."""
     return ((feats.double() - means[labels.long()]) @ vectors.double().T).square().sum(0)
+
+
+def scatter(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
+    """Twin of `ncfast.kernels.scatter.scatter_tiles`: (D, D), all tiles put together."""
+    away = feats.double() - means[labels.long()]
+    return away.T @ away
+
+
+def decide(feats: Tensor, centre: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
+    """Twin of the kernels in `ncfast.kernels.decide`, for one rule: (N,) int64."""
+    scores = (feats.double() - centre) @ weight.T + offset
+    return scores.nan_to_num(-torch.inf, torch.inf, -torch.inf).argmax(1)

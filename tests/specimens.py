@@ -2,9 +2,11 @@
 
 from ncfast.kernels.configuration import (
     alignment,
+    decide_config,
     items_config,
     merge_config,
     project_config,
+    scatter_config,
     tiny_config,
 )
 
@@ -30,6 +32,12 @@ def cases():
     for kind in ("fp32", "bf16"):
         for vectors in (9, 64):
             found[f"project {kind} V={vectors}"] = project(kind, 512, vectors)
+        for classes in (10, 1000):
+            found[f"decide {kind} K={classes}"] = decide(kind, 512, classes)
+        for dim in (64, 512):
+            found[f"scatter {kind} D={dim}"] = scatter(kind, dim)
+    for kind in ("fp32", "bf16", "fp64"):
+        found[f"decide exactly {kind}"] = decide_exactly(kind, 512)
     return found
 
 
@@ -98,6 +106,44 @@ def project(kind, dim, vectors):
     constants = {"col_stride": 1, "ALIGN": alignment(dim), "ROWS": config.tile_rows}
     constants |= {"COLS": config.tile_cols, "VECTORS": config.vectors, "PRECISION": "tf32x3"}
     return described(projected_squares, signature, constants, config.warps, config.stages)
+
+
+def scatter(kind, dim):
+    from ncfast.kernels.scatter import scatter_tiles
+
+    config = scatter_config(1_000_000, dim, 132)
+    signature = {"feats": f"*{kind}", "labels": "*i64", "centres": "*fp32", "scale": "*fp32"}
+    signature |= {"partial": "*fp64", "count": "i32", "classes": "i32", "width": "i32"}
+    signature |= {"row_units": "i32", "span": "i32"}
+    constants = {"col_stride": 1, "ALIGN": alignment(dim), "SIDE": config.side}
+    constants |= {"ROWS": config.rows, "FLUSH": config.flush, "PRECISION": "bf16x6"}
+    return described(scatter_tiles, signature, constants, config.warps, config.stages)
+
+
+def decide(kind, dim, classes):
+    from ncfast.kernels.decide import decide_in_float32
+
+    config = decide_config(classes)
+    signature = {"feats": f"*{kind}", "centres": "*fp32", "weights": "*fp32", "offsets": "*fp32"}
+    signature |= {"sizes": "*fp32", "chosen": "*i64", "undecided": "*i8", "count": "i32"}
+    signature |= {"classes": "i32", "width": "i32", "row_units": "i32", "rounding": "fp32"}
+    signature |= {"offset_rounding": "fp32", "norm_floor": "fp32", "floor": "fp32"}
+    constants = {"col_stride": 1, "ALIGN": alignment(dim), "ROWS": config.tile_rows}
+    constants |= {"COLS": config.tile_cols, "CLASSES": config.tile_classes, "PRECISION": "tf32x3"}
+    return described(decide_in_float32, signature, constants, config.warps, config.stages)
+
+
+def decide_exactly(kind, dim):
+    from ncfast.kernels.decide import decide_in_float64
+
+    config = decide_config(1000)
+    signature = {"feats": f"*{kind}", "centres": "*fp64", "weights": "*fp64", "offsets": "*fp64"}
+    signature |= {"undecided": "*i8", "listed": "*i32", "chosen": "*i64", "count": "i32"}
+    signature |= {"classes": "i32", "width": "i32", "row_units": "i32"}
+    constants = {"col_stride": 1, "ALIGN": alignment(dim), "BLOCK": config.block}
+    constants |= {"ROWS": config.exact_rows, "COLS": config.exact_cols}
+    constants["CLASSES"] = config.exact_classes
+    return described(decide_in_float64, signature, constants, 4, 2)
 
 
 def described(kernel, signature, constants, warps, stages=None):

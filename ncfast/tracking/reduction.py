@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ncfast.backends.states import Layout, pack
+from ncfast.distributed import all_reduce_many
 from ncfast.moments import ClassMoments
 
 Batches = list[tuple[Layout, Tensor]]
@@ -41,8 +42,6 @@ def reduce_moments(
     moments: Sequence[ClassMoments], group: dist.ProcessGroup | None
 ) -> list[ClassMoments]:
     """The same moments over all ranks, in one collective."""
-    from ncfast.tracking.distributed import all_reduce_many
-
     return all_reduce_many(moments, group)
 
 

@@ -1,0 +1,154 @@
+"""The public searches: check, choose an engine, search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ncfast.information.neighbors import _check, dispatch
+from ncfast.information.neighbors._types import JointMetric, JointNeighbors, Metric, Neighbors
+
+
+@torch.no_grad()
+def knn(
+    x: Tensor,
+    k: int,
+    *,
+    metric: Metric = "l2",
+    labels: Tensor | None = None,
+    backend: str = "auto",
+) -> Neighbors:
+    """The k nearest other rows of every row, exactly as float64 arithmetic on the input gives them.
+
+    Squared differences are summed in float64, never norms and products, so that collapsed features
+    lose nothing. A row is left out of its own neighbours by its number: an exact duplicate of it
+    counts, at distance zero. Of two rows at the same distance the lower number comes first.
+
+    Args:
+        x: (N, d) rows; float16, bfloat16, float32 or float64, any strides, any device.
+        k: number of neighbours, 1 <= k < N.
+        metric: "l2" (Euclidean) or "linf" (maximum norm).
+        labels: (N,) integers; only rows of the same class are neighbours. Rows of a class of n <= k
+            members get n - 1 neighbours, then infinite distances and index -1.
+        backend: "auto" or a name of `neighbor_backends`.
+
+    Returns:
+        `Neighbors`: ``distances`` (N, k) float64 ascending, ``indices`` (N, k) int64, ``backend``,
+        and ``certified``, the share of rows that the first search decided.
+
+    Raises:
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong shape, NaN or infinite values, k outside 1..N-1, an unknown name.
+
+    Example:
+        >>> import torch
+        >>> from ncfast.information.neighbors import knn
+        >>> found = knn(torch.tensor([[0.0], [1.0], [3.0], [7.0]]), k=2)
+        >>> found.indices.tolist()
+        [[1, 2], [0, 2], [1, 0], [2, 1]]
+        >>> found.distances[3].tolist()
+        [4.0, 6.0]
+    """
+    _check.points(x)
+    _check.one_of(metric, "metric", ("l2", "linf"))
+    labels = _check.same_class(labels, x)
+    _check.neighbours_wanted(k, x, labels)
+    name, engine = dispatch.engine(backend, len(x), x.shape[1], x.device, "knn", metric)
+    distances, indices, certified = engine.knn(x, k, metric, labels)
+    return Neighbors(distances, indices, name, certified)
+
+
+@torch.no_grad()
+def joint_radii_and_counts(
+    blocks: Sequence[Tensor],
+    k: int,
+    *,
+    metric: JointMetric = "l2max",
+    rectangle: bool = False,
+    labels: Tensor | None = None,
+    backend: str = "auto",
+) -> JointNeighbors:
+    """Distance to the k-th joint neighbour, and how many rows are nearer within each block.
+
+    The numbers that the estimators of Kraskov, Stoegbauer & Grassberger (2004) are made of.
+
+    Args:
+        blocks: (N, d_b) rows each; one row per sample in all of them.
+        k: number of neighbours, 1 <= k < N.
+        metric: the joint distance is the maximum over blocks of the Euclidean ("l2max") or the
+            maximum norm ("linf") within the block.
+        rectangle: count rows at most as far as the block's own extent, as KSG-2 wants, instead of
+            rows strictly nearer than the joint radius.
+        labels: (N,) integers; only rows of the same class count. Rows of a class of at most k
+            members have infinite radii.
+        backend: "auto" or a name of `neighbor_backends`.
+
+    Returns:
+        `JointNeighbors`: ``radii`` (N,), ``counts`` and ``extents``, a tuple with one (N,) tensor
+        per block, ``ties`` (N,), ``backend``.
+
+    Raises:
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong shape, mismatched lengths, NaN or infinite values, k outside 1..N-1.
+
+    Example:
+        >>> import torch
+        >>> from ncfast.information.neighbors import joint_radii_and_counts
+        >>> x, y = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([[0.0], [5.0], [1.0]])
+        >>> found = joint_radii_and_counts([x, y], k=1)
+        >>> found.radii.tolist(), [count.tolist() for count in found.counts]
+        ([3.0, 4.0, 3.0], [[1, 2, 1], [1, 0, 1]])
+    """
+    _check.blocks(blocks)
+    _check.one_of(metric, "metric", ("l2max", "linf"))
+    first = blocks[0]
+    labels = _check.same_class(labels, first, "blocks[0]")
+    _check.neighbours_wanted(k, first, labels)
+    columns = sum(block.shape[1] for block in blocks)
+    name, engine = dispatch.engine(backend, len(first), columns, first.device, "joint", metric)
+    within: Metric = "linf" if metric == "linf" else "l2"
+    return JointNeighbors(*engine.joint(blocks, k, within, rectangle, labels), name)
+
+
+@torch.no_grad()
+def range_count(
+    x: Tensor,
+    radii: Tensor,
+    *,
+    metric: Metric = "l2",
+    strict: bool = True,
+    labels: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Number of other rows within a distance of each row.
+
+    Args:
+        x: (N, d) rows; float16, bfloat16, float32 or float64, any strides, any device.
+        radii: (N,) distances, floating point; may be infinite.
+        metric: "l2" (Euclidean) or "linf" (maximum norm).
+        strict: count rows nearer than the radius; otherwise those at most as far.
+        labels: (N,) integers; only rows of the same class count.
+        backend: "auto" or a name of `neighbor_backends`.
+
+    Returns:
+        (N,) int64 on the device of ``x``.
+
+    Raises:
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong shape, mismatched lengths, NaN, an unknown name.
+
+    Example:
+        >>> import torch
+        >>> from ncfast.information.neighbors import range_count
+        >>> x = torch.tensor([[0.0], [1.0], [3.0]])
+        >>> range_count(x, torch.tensor([1.0, 2.5, 3.0])).tolist()
+        [0, 2, 1]
+    """
+    _check.points(x)
+    reach = _check.radii(radii, x)
+    _check.one_of(metric, "metric", ("l2", "linf"))
+    labels = _check.same_class(labels, x)
+    _, engine = dispatch.engine(backend, len(x), x.shape[1], x.device, "count", metric)
+    return engine.count(x, reach, metric, strict, labels)
