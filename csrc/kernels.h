@@ -1,6 +1,7 @@
 // What every instruction set has to provide.
 #pragma once
 
+#include "products_types.h"
 #include "types.h"
 
 namespace ncfast {
@@ -25,6 +26,7 @@ struct Kernels {
     const char* name;
     Accumulate accumulate[4];  // indexed by Dtype
     Project project[4];
+    Products products;
 };
 
 }  // namespace ncfast
