@@ -17,7 +17,7 @@ from torch import Tensor
 from ncfast.backends import cpu
 from ncfast.moments import ClassMoments
 
-# the order of csrc/gram.cpp
+# the order of csrc/gram_metrics.cpp
 GRAM_METRICS = (
     "rnc1.max",
     "rnc1.mean",
