@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "gram.h"
 #include "isa.h"
 #include "knn_bind.h"
 #include "moments.h"
@@ -45,6 +46,13 @@ void projections(std::uintptr_t feats, int dtype, std::int64_t rows, std::int64_
                  num_vectors, pointer<double>(sums), threads);
 }
 
+void gram(std::uintptr_t states, std::int64_t number, std::int64_t stride,
+          std::int64_t num_classes, std::int64_t cols, bool integer_weights, std::uintptr_t out) {
+    gram_metrics(
+        {pointer<const double>(states), number, stride, num_classes, cols, integer_weights},
+        pointer<double>(out));
+}
+
 std::vector<std::string> instruction_sets() {
     std::vector<std::string> names;
     for (const Kernels* each : usable_kernels()) names.emplace_back(each->name);
@@ -58,6 +66,7 @@ PYBIND11_MODULE(_C, module) {
     const auto no_gil = py::call_guard<py::gil_scoped_release>();
     module.def("class_moments", &moments, no_gil);
     module.def("projected_ss", &projections, no_gil);
+    module.def("gram_metrics", &gram, no_gil);
     KnnBinding::bind(module);
     module.def("instruction_sets", &instruction_sets, "Those this CPU can run, best first.");
     module.def("instruction_set", [] { return kernels().name; }, "The one in use.");

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from ncfast.experiments.report.runs import Run
 from ncfast.experiments.report.scaling import midpoint, slope_against_decay, time_scales
