@@ -145,7 +145,8 @@ def mutual_information(
 
     Example:
         >>> import torch, ncfast
-        >>> z, e = torch.randn(2, 2000, generator=torch.Generator().manual_seed(0))
+        >>> draw = torch.Generator().manual_seed(0)
+        >>> z, e = torch.randn(2, 2000, generator=draw, dtype=torch.float64)
         >>> found = ncfast.mutual_information(z, 0.6 * z + 0.8 * e)
         >>> abs(found.value + 0.5 * torch.tensor(1 - 0.6**2).log().item()) < 3 * found.stderr
         True

@@ -37,6 +37,8 @@ from ncfast.information.within_classes import measure as measure_superfluous
 class PlanePoint:
     """One layer at one log point, in nats, all for Z = g(X) + B_g sigma noise.
 
+    Z depends on Y through X alone, so I(Z;X) = I(Z;Y) + I(Z;X|Y), up to what the codes lose.
+
     Attributes:
         inputs: I(Z;X) of the codes.
         labels: I(Z;Y); `details["label_entropy"]` is H(Y).
@@ -95,9 +97,10 @@ class InformationPlane:
     Example:
         >>> import torch, ncfast
         >>> draw = torch.Generator().manual_seed(0)
-        >>> x, labels = torch.randn(600, 3, generator=draw), torch.arange(600) % 2
-        >>> plane = ncfast.InformationPlane(x, labels, sigma=0.3)
-        >>> point = plane(x + 5 * labels.unsqueeze(1))
+        >>> x, labels = torch.randn(600, 2, generator=draw), torch.arange(600) % 2
+        >>> x[:, 0] += 20 * labels  # the inputs tell the class
+        >>> plane = ncfast.InformationPlane(x, labels, method="channel")
+        >>> point = plane(x @ torch.tensor([[1.0, 0.0], [0.0, 0.1]]))  # most of the rest is gone
         >>> round(point.labels.value, 1), point.superfluous.value < point.inputs.value
         (0.7, True)
     """
@@ -288,8 +291,9 @@ def information_plane(
     Example:
         >>> import torch, ncfast
         >>> draw = torch.Generator().manual_seed(0)
-        >>> x, labels = torch.randn(600, 3, generator=draw), torch.arange(600) % 2
-        >>> point = ncfast.information_plane(x, x + 5 * labels.unsqueeze(1), labels, sigma=0.3)
+        >>> x, labels = torch.randn(600, 2, generator=draw), torch.arange(600) % 2
+        >>> x[:, 0] += 20 * labels
+        >>> point = ncfast.information_plane(x, x, labels, method="channel")
         >>> round(point.labels.value, 1)  # ln 2
         0.7
     """
