@@ -8,6 +8,7 @@
 
 #include "../isa.h"
 #include "../moments.h"
+#include "sanitize_knn.h"
 
 using namespace ncfast;
 
@@ -131,6 +132,7 @@ int main() {
                                 static_cast<long>(c.rows), static_cast<long>(c.cols),
                                 static_cast<int>(dtype));
                 }
+        failures += check_all_knn();
         std::printf("%s: done\n", each->name);
     }
     return failures == 0 ? 0 : 1;
