@@ -112,7 +112,15 @@ def _run(
     interrupt: InterruptFlag,
 ) -> bool:
     train, test = (split.to(device) for split in _data(configs[0]))
-    group = Group(configs, train, test, device, probes=config.probes, sigmas=config.sigma)
+    group = Group(
+        configs,
+        train,
+        test,
+        device,
+        probes=config.probes,
+        sigmas=config.sigma,
+        samples=config.information,
+    )
     return group.execute(interrupt)
 
 

@@ -65,6 +65,8 @@ class SweepConfig(Recipe):
     """When to look closer at the features: margins, principal components, information."""
     sigma: tuple[float, ...] = (0.1,)
     """Noise of the information estimates and bounds, relative to the largest feature norm."""
+    information: int = 1500
+    """Unseen samples for the information estimates at the probes; 0 leaves them out."""
     group_size: int | None = None
     """Replicas trained at once; None: as many as memory allows."""
 
@@ -79,6 +81,10 @@ class SweepConfig(Recipe):
         for value in self.weight_decay:
             check_decay(value)
         check_positive("seeds", self.seeds)
+        if self.information < 0:
+            raise ValueError(
+                f"Expected `information` to be zero or more but got {self.information}."
+            )
         if self.group_size is not None:
             check_positive("group_size", self.group_size)
 

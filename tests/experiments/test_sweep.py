@@ -14,6 +14,7 @@ from ncfast.experiments import run_dir
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.interrupt import InterruptFlag
 from ncfast.experiments.replicas import group as group_module
+from ncfast.experiments.report import build_report
 from ncfast.experiments.run_dir import RunDirectoryError
 from ncfast.experiments.sweep import sweep
 from ncfast.experiments.sweep_config import SweepConfig
@@ -30,6 +31,7 @@ def config(out, **changes):
         "weight_decay": (0.3, 0.1),
         "seeds": 2,
         "probes": "every:20",
+        "information": 0,
         "device": "cpu",
     }
     return SweepConfig(**{**settings, **changes})
@@ -74,6 +76,29 @@ def test_every_replica_leaves_a_run_behind(whole):
         assert {"weight.norm", "balancedness"} <= set(records[-1])
         assert "test/bound.superfluous@0.1" in records[-1]
         assert "test/bound.superfluous@0.1" not in records[1]
+
+
+def test_the_report_of_a_sweep(whole, tmp_path):
+    report = build_report([whole], tmp_path)
+    names = {path.stem for path in report.pictures}
+    assert names == {"curves", "bounds", "information", "weights", "margins", "components"}
+    assert {path.stem for path in report.tables} == names
+    for path in report.tables:
+        assert len(path.read_text().splitlines()) > 5, path
+    text = report.html.read_text()
+    for part in ("4 runs: MLP on digits", "What the runs say", "tau_2", "wd0.1-seed43"):
+        assert part in text
+
+
+def test_information_is_estimated_with_its_error(tmp_path):
+    small = config(tmp_path / "s", steps=20, weight_decay=(0.3,), seeds=1, information=1000)
+    assert sweep(small).finished
+    last = list(read_records(tmp_path / "s" / NAMES[0] / "metrics.jsonl"))[-1]
+    for name in ("inputs", "labels", "superfluous"):
+        assert last[f"test/information.{name}@0.1"] == pytest.approx(1.5, abs=1.5)
+        assert 0 < last[f"test/information.{name}_stderr@0.1"] < 1
+    report = build_report([tmp_path / "s"])
+    assert "plane" in {path.stem for path in report.pictures}
 
 
 def test_a_replica_logs_what_the_trainer_logs(whole, tmp_path):

@@ -15,6 +15,7 @@ from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.data import ImageSet
 from ncfast.experiments.interrupt import InterruptFlag
 from ncfast.experiments.progress import Progress
+from ncfast.experiments.replicas.information import Planes
 from ncfast.experiments.replicas.measure import measure_split, measure_weights, to_numbers
 from ncfast.experiments.replicas.probe import ProbeLog
 from ncfast.experiments.replicas.program import ReplicaProgram
@@ -53,6 +54,7 @@ class Group:
         device: where to train.
         probes: when to look closer at the features.
         sigmas: noise of the information estimates.
+        samples: unseen samples that the information estimates look at.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Group:
         *,
         probes: str,
         sigmas: Sequence[float],
+        samples: int,
     ) -> None:
         first = configs[0]
         self._configs, self._steps = list(configs), first.steps
@@ -77,7 +80,8 @@ class Group:
             run_dir.prepare(replace(config, resume=self.step >= 0))
         if self.step >= 0:
             self._restore()
-        self._probes = [ProbeLog(config.out, sigmas) for config in configs]
+        planes = Planes(test, sigmas, samples)
+        self._probes = [ProbeLog(config.out, sigmas, planes) for config in configs]
         self._logs = [JsonlSink(config.out / run_dir.METRICS_FILE) for config in configs]
 
     def _restore(self) -> None:

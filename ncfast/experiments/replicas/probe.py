@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ncfast.experiments.data import ImageSet
+from ncfast.experiments.replicas.information import Planes
 from ncfast.experiments.replicas.program import ReplicaProgram
 from ncfast.experiments.run_dir import write_atomically
 from ncfast.metrics.bounds import generalization_bound, superfluous_information_bound
@@ -30,10 +31,11 @@ class ProbeLog:
     Args:
         out: the replica's directory.
         sigmas: noise of the information bound, relative to the largest feature norm.
+        planes: estimates on the test split.
     """
 
-    def __init__(self, out: Path, sigmas: Sequence[float]) -> None:
-        self._path, self._sigmas = out / PROBES_FILE, tuple(sigmas)
+    def __init__(self, out: Path, sigmas: Sequence[float], planes: Planes) -> None:
+        self._path, self._sigmas, self._planes = out / PROBES_FILE, tuple(sigmas), planes
 
     @staticmethod
     def truncate(out: Path, last_step: int) -> None:
@@ -61,6 +63,8 @@ class ProbeLog:
             bound = generalization_bound(feats, labels, weight, bias)
             scalars[f"{name}/bound.generalization"] = bound.item()
             scalars |= self._information(name, feats, labels, len(weight))
+        estimates = self._planes(features["test"])
+        scalars |= {f"test/{name}": value for name, value in estimates.items()}
         shapes: dict[str, Any] = {
             "step": step,
             "margins": _margins(features, splits, weight, bias),

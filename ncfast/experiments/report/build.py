@@ -12,6 +12,7 @@ from ncfast.experiments.report.drawing import Drawing
 from ncfast.experiments.report.events_figure import draw_events
 from ncfast.experiments.report.family import families
 from ncfast.experiments.report.multiples import draw
+from ncfast.experiments.report.plane_figure import draw_plane
 from ncfast.experiments.report.runs import Run, expand_directories, read_run
 from ncfast.experiments.run_dir import write_atomically
 
@@ -76,6 +77,7 @@ def _shared(runs: Sequence[Run], shown: Run) -> list[Drawing]:
     found = [
         draw(grids.BOUNDS, members) if _bounded(runs) else None,
         draw(grids.information(runs), members),
+        draw_plane(members),
         draw(grids.WEIGHTS, members),
         probe_figures.margins(shown),
         probe_figures.components(shown),

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ncfast.experiments.report.drawing import Drawing
-from ncfast.experiments.report.family import Family, band
+from ncfast.experiments.report.family import Band, Family, band
 from ncfast.experiments.report.figures import STYLE, Curve, Panel, finish_axis
 
 HEAD = ("family", "quantity", "step", "mean", "low", "high")
@@ -96,6 +96,7 @@ def _panel(axis: Axes, panel: Panel, family: Family) -> list[Sequence[Any]]:
             markersize=2.5,
         )
         axis.fill_between(found.steps, found.low, found.high, color=curve.colour, alpha=0.2, lw=0)
+        _error_bars(axis, family, curve, found)
         rows += [
             (family.label, curve.key, int(step), *values)
             for step, *values in zip(
@@ -108,6 +109,16 @@ def _panel(axis: Axes, panel: Panel, family: Family) -> list[Sequence[Any]]:
         ]
     _mark_events(axis, family)
     return rows
+
+
+def _error_bars(axis: Axes, family: Family, curve: Curve, found: Band) -> None:
+    """The standard errors of an estimate, where the log has them: their mean over the seeds."""
+    name, _, noise = curve.key.partition("@")
+    errors = band(family, f"{name}_stderr@{noise}")
+    if errors is not None and len(errors.steps) == len(found.steps):
+        axis.errorbar(
+            found.steps, found.mean, yerr=errors.mean, fmt="none", color=curve.colour, capsize=2
+        )
 
 
 def _mark_events(axis: Axes, family: Family) -> None:

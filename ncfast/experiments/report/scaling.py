@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from ncfast.experiments.report.runs import Run
 from ncfast.tracking.timescales import first_lasting, series

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from ncfast.experiments.report.runs import Run
 from ncfast.experiments.report.scaling import midpoint, slope_against_decay, time_scales
@@ -126,8 +126,13 @@ def _larger_decay_is_earlier(runs: Sequence[Run]) -> Verdict | None:
         for run in runs
         if run.events.generalisation
     ]
-    if len({x for x, _ in found}) < 2 or len(found) < 4:
-        return Verdict(claim, OPEN, f"{len(found)} of {len(runs)} runs generalised.")
+    if len({x for x, _ in found}) < 2 or len({y for _, y in found}) < 2 or len(found) < 4:
+        return Verdict(
+            claim,
+            OPEN,
+            f"{len(found)} of {len(runs)} runs generalised, "
+            f"at step {_span([y for _, y in found])}.",
+        )
     rank = stats.spearmanr(*zip(*found, strict=True))
     by_decay = "; ".join(
         f"λ = {decay:g}: {_span([y for x, y in found if x == decay])}"
