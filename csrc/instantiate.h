@@ -3,8 +3,17 @@
 #pragma once
 
 #include "accumulate.h"
+#include "class_pairs.h"
+#include "gram.h"
 #include "kernels.h"
+#include "knn_sweep.h"
+#include "knn_walk.h"
+#include "margins.h"
 #include "projection.h"
+
+#define NCFAST_EACH(name)                                                                   \
+    {&NCFAST_ISA::name<float>, &NCFAST_ISA::name<double>, &NCFAST_ISA::name<Bf16>,          \
+     &NCFAST_ISA::name<F16>}
 
 #define NCFAST_KERNELS(variable, name)                                                      \
     namespace ncfast {                                                                      \
@@ -14,6 +23,18 @@
         {&NCFAST_ISA::accumulate<float>, &NCFAST_ISA::accumulate<double>,                   \
          &NCFAST_ISA::accumulate<Bf16>, &NCFAST_ISA::accumulate<F16>},                      \
         {&NCFAST_ISA::project<float>, &NCFAST_ISA::project<double>,                         \
-         &NCFAST_ISA::project<Bf16>, &NCFAST_ISA::project<F16>}};                           \
+         &NCFAST_ISA::project<Bf16>, &NCFAST_ISA::project<F16>},                            \
+        {NCFAST_ISA::kPanel<float>,                                                         \
+         {&NCFAST_ISA::seek<float, false>, &NCFAST_ISA::seek<float, true>},                 \
+         {&NCFAST_ISA::count<float, false>, &NCFAST_ISA::count<float, true>}},              \
+        {NCFAST_ISA::kPanel<double>,                                                        \
+         {&NCFAST_ISA::seek<double, false>, &NCFAST_ISA::seek<double, true>},               \
+         {&NCFAST_ISA::count<double, false>, &NCFAST_ISA::count<double, true>}},            \
+        {&NCFAST_ISA::walk_nearest<false>, &NCFAST_ISA::walk_nearest<true>},                \
+        {&NCFAST_ISA::walk_count<false>, &NCFAST_ISA::walk_count<true>},                    \
+        {NCFAST_ISA::kPanel<double>, NCFAST_EACH(pack_deviations), NCFAST_EACH(distances),  \
+         &NCFAST_ISA::add_gram, &NCFAST_ISA::pair_block,                                    \
+         NCFAST_ISA::margin_kernels<float>(),                                               \
+         NCFAST_ISA::margin_kernels<double>()}};                                            \
     }                                                                                       \
     static_assert(true, "")

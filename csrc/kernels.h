@@ -1,6 +1,8 @@
 // What every instruction set has to provide.
 #pragma once
 
+#include "knn_types.h"
+#include "products_types.h"
 #include "types.h"
 
 namespace ncfast {
@@ -21,10 +23,32 @@ using Project = void (*)(const Run& run, const double* mean, const double* vecto
                          std::int64_t num_vectors, double* buffer, double* sums);
 constexpr int kProjectionRows = 4;
 
+// Neighbours: see knn_sweep.h.
+template <class C>
+using Seek = void (*)(const Panels<C>& panels, Seeker<C>* queries, std::int64_t count);
+template <class C>
+using Count = void (*)(const Panels<C>& panels, Counter<C>* queries, std::int64_t count);
+template <class C>
+struct Sweep {
+    int width;         // points side by side in a panel
+    Seek<C> seek[2];   // Euclidean, maximum norm
+    Count<C> count[2];
+};
+
+// The points of one leaf of a tree as queries: see knn_walk.h.
+using WalkNearest = void (*)(const TreeView& tree, std::int64_t leaf, Seeker<double>* queries);
+using WalkCount = void (*)(const TreeView& tree, std::int64_t leaf, const double* queries,
+                           const double* limits, std::int64_t* counts);
+
 struct Kernels {
     const char* name;
     Accumulate accumulate[4];  // indexed by Dtype
     Project project[4];
+    Sweep<float> sweep;
+    Sweep<double> exact_sweep;
+    WalkNearest walk_nearest[2];
+    WalkCount walk_count[2];
+    Products products;
 };
 
 }  // namespace ncfast

@@ -18,10 +18,10 @@ from ncfast.kernels.configuration import (
 )
 from ncfast.kernels.counters import counter
 from ncfast.kernels.items import moments_of_items
-from ncfast.kernels.merge import finish, merge_items
+from ncfast.kernels.merge import merge_items
 from ncfast.kernels.tiny import moments_of_classes
 
-_FINISH_SIZE = 2048
+_NORMS_SIZE = 2048
 # said outright: the default changes with Triton 3.10
 OPTIONS = {"enable_fp_fusion": True}
 
@@ -52,37 +52,26 @@ class _Scratch(NamedTuple):
     norm_sums: Tensor
     norm_maxs: Tensor
     row_squares: Tensor
-    block_ss: Tensor
 
 
 def grouped_moments(
     feats: Tensor, rows: Grouped, config: ItemsConfig, merge: MergeConfig
 ) -> Outputs:
-    """Means, spreads and norms of ``feats`` (N, D) by the classes of ``rows``."""
+    """Means, spreads and norms of ``feats`` (N, D) by the classes of ``rows``: two launches."""
     dim, classes, number = feats.shape[1], rows.counts.shape[0], rows.items.shape[1]
-    scratch, align = _allocate(feats, rows, config, merge), alignment(dim)
+    scratch, align, shared = _allocate(feats, rows, config), alignment(dim), rows.shared.shape[1]
     double = {"dtype": torch.float64, "device": feats.device}
     means, within = torch.empty((classes, dim), **double), torch.empty(classes, **double)
     norms = torch.empty(2, **double)
     with on(feats.device):
         _launch_items(feats, rows, config, scratch, means, within)
-        shared = rows.shared.shape[1]
-        if shared:
-            merge_items[(shared, merge.blocks)](
-                feats, rows.items, rows.shared, rows.counts, rows.poison, scratch.partial_mean,
-                scratch.partial_ss, means, scratch.block_ss, dim // align, feats.stride(0),
-                feats.stride(1), number, shared, ALIGN=align, GROUPS=config.groups,
-                ITEMS=merge.tile_items, COLS=merge.tile_cols, num_warps=merge.warps, **OPTIONS,
-            )  # fmt: skip
-        if config.groups > 1:
-            _join_groups(rows, scratch, within, norms)
-        programs = shared + (config.groups == 1)
-        if programs:
-            finish[(programs,)](
-                rows.shared, rows.poison, scratch.block_ss, within, scratch.norm_sums,
-                scratch.norm_maxs, norms, number, shared, merge.blocks, SIZE=_FINISH_SIZE,
-                num_warps=8, **OPTIONS,
-            )  # fmt: skip
+        merge_items[(shared + 1,)](
+            feats, rows.items, rows.shared, rows.counts, rows.poison, scratch.partial_mean,
+            scratch.partial_ss, scratch.norm_sums, scratch.norm_maxs, means, within, norms,
+            dim // align, feats.stride(0), feats.stride(1), number, shared, ALIGN=align,
+            ITEMS=merge.tile_items, COLS=merge.tile_cols, SIZE=_NORMS_SIZE,
+            num_warps=merge.warps, **OPTIONS,
+        )  # fmt: skip
     return Outputs(means, within, norms[0], norms[1])
 
 
@@ -94,14 +83,14 @@ def _launch_items(
     means: Tensor,
     within: Tensor,
 ) -> None:
-    (count, dim), number = feats.shape, rows.items.shape[1]
+    dim, number = feats.shape[1], rows.items.shape[1]
     align = alignment(dim, feats.stride(0))
-    moments_of_items[(number, config.groups)](
+    moments_of_items[(number,)](
         feats, rows.permutation, rows.items, rows.poison, scratch.partial_mean, scratch.partial_ss,
         means, within, scratch.norm_sums, scratch.norm_maxs, scratch.row_squares, dim // align,
-        feats.stride(0) // align, feats.stride(1), number, count, ALIGN=align,
-        ROWS=config.tile_rows, COLS=config.tile_cols, GROUPS=config.groups,
-        ACC=accumulator(feats.dtype), num_warps=config.warps, **OPTIONS,
+        feats.stride(0) // align, feats.stride(1), number, ALIGN=align, ROWS=config.tile_rows,
+        COLS=config.tile_cols, WIDE=dim > config.tile_cols, ACC=accumulator(feats.dtype),
+        num_warps=config.warps, **OPTIONS,
     )  # fmt: skip
 
 
@@ -134,30 +123,17 @@ def accumulator(dtype: torch.dtype) -> Any:
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 
-def _allocate(feats: Tensor, rows: Grouped, config: ItemsConfig, merge: MergeConfig) -> _Scratch:
-    (count, dim), number, shared = feats.shape, rows.items.shape[1], rows.shared.shape[1]
-    groups, double = config.groups, {"dtype": torch.float64, "device": feats.device}
+def _allocate(feats: Tensor, rows: Grouped, config: ItemsConfig) -> _Scratch:
+    (count, dim), number = feats.shape, rows.items.shape[1]
+    double = {"dtype": torch.float64, "device": feats.device}
     exact = torch.float64 if feats.dtype == torch.float64 else torch.float32
-    split = count if groups > 1 else 0
-    whole = number if groups == 1 else 0
     return _Scratch(
         torch.empty((rows.slots, dim), dtype=exact, device=feats.device),
-        torch.empty((groups, number), **double),
-        torch.empty(whole, **double),
-        torch.empty(whole, **double),
-        torch.empty((groups, split), **double),
-        torch.empty((shared, merge.blocks), **double),
+        torch.empty(number, **double),
+        torch.empty(number, **double),
+        torch.empty(number, **double),
+        torch.empty(count if dim > config.tile_cols else 0, **double),
     )
-
-
-def _join_groups(rows: Grouped, scratch: _Scratch, within: Tensor, norms: Tensor) -> None:
-    """What one program cannot finish when the columns of a row are spread over several."""
-    owner, slot = rows.items[2], rows.items[4]
-    sums = torch.where((owner >= 0) & (slot < 0), scratch.partial_ss.sum(0), 0.0)
-    # a class alone in its item receives one number and zeros otherwise: the order is no matter
-    within.zero_().scatter_add_(0, owner.clamp(min=0).long(), sums).add_(rows.poison)
-    by_row = scratch.row_squares.sum(0).sqrt()
-    torch.add(torch.stack((by_row.sum(), by_row.amax())), rows.poison, out=norms)
 
 
 def on(device: torch.device) -> contextlib.AbstractContextManager[Any]:

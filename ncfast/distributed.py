@@ -61,11 +61,33 @@ def all_reduce_many(
         ) from error
 
 
+def pack(moments: ClassMoments) -> Tensor:
+    """The moments as one float64 vector: two norms, then a row a class; counts exact up to 2^53.
+
+    Returns:
+        (2 + K (D + 2),): norm_sum, norm_max, and for each class its count, within_ss and mean.
+    """
+    return torch.cat([_norms(moments), _rows(moments).view(-1)])
+
+
+def unpack(state: Tensor, num_classes: int, dim: int) -> ClassMoments:
+    """The moments that `pack` made a vector of; shares memory with it where it can."""
+    return _from_rows(state[2:].view(num_classes, dim + 2), state[0], state[1])
+
+
+def merge_packed(states: Tensor, num_classes: int, dim: int) -> Tensor:
+    """One packed state for the samples of several, (W, 2 + K (D + 2)), merged in their order."""
+    merged, *rest = (unpack(state, num_classes, dim) for state in states)
+    for part in rest:
+        merged = merged.merge(part)
+    return pack(merged)
+
+
 def _gather(
     moments: Sequence[ClassMoments], world: int, group: dist.ProcessGroup | None
 ) -> list[ClassMoments]:
     """All states to all ranks; everyone merges everything."""
-    packed = torch.cat([*(_rows(part).view(-1) for part in moments), _norms(moments)])
+    packed = torch.cat([pack(part) for part in moments])
     gathered = packed.new_empty(world * packed.numel())
     dist.all_gather_into_tensor(gathered, packed, group=group)
     return _merged(gathered.view(world, -1), [(m.num_classes, m.dim) for m in moments])
@@ -76,53 +98,46 @@ def _exchange(
 ) -> list[ClassMoments]:
     """All states of a share of the classes to one rank, which merges them; then a gather."""
     shares = [(-(-part.num_classes // world), part.dim) for part in moments]
-    shared = [
-        pad(_rows(part), (0, 0, 0, world * share - part.num_classes)).view(world, -1)
-        for part, (share, _) in zip(moments, shares, strict=True)
-    ]
-    sent = torch.cat([*shared, _norms(moments).expand(world, -1)], dim=1)
+    sent = torch.cat(
+        [
+            column
+            for part, (share, _) in zip(moments, shares, strict=True)
+            for column in (
+                _norms(part).expand(world, 2),
+                pad(_rows(part), (0, 0, 0, world * share - part.num_classes)).view(world, -1),
+            )
+        ],
+        dim=1,
+    )
     received = torch.empty_like(sent)
     dist.all_to_all_single(received, sent, group=group)
     mine = _merged(received, shares)
-    packed = torch.cat([_rows(part).view(-1) for part in mine])
-    gathered = packed.new_empty(world * packed.numel())
-    dist.all_gather_into_tensor(gathered, packed, group=group)
+    own = torch.cat([_rows(part).view(-1) for part in mine])
+    gathered = own.new_empty(world * own.numel())
+    dist.all_gather_into_tensor(gathered, own, group=group)
     columns = gathered.view(world, -1).split([share * (d + 2) for share, d in shares], dim=1)
     return [
-        _unpack(column.reshape(-1, part.dim + 2)[: part.num_classes], own.norm_sum, own.norm_max)
-        for column, part, own in zip(columns, moments, mine, strict=True)
+        _from_rows(c.reshape(-1, m.dim + 2)[: m.num_classes], part.norm_sum, part.norm_max)
+        for c, m, part in zip(columns, moments, mine, strict=True)
     ]
 
 
+def _merged(states: Tensor, shapes: Sequence[tuple[int, int]]) -> list[ClassMoments]:
+    """Merge rows that hold the packed states of several moments, (W, length), in their order."""
+    columns = states.split([2 + k * (d + 2) for k, d in shapes], dim=1)
+    merged = [merge_packed(column, k, d) for column, (k, d) in zip(columns, shapes, strict=True)]
+    return [unpack(state, k, d) for state, (k, d) in zip(merged, shapes, strict=True)]
+
+
+def _norms(moments: ClassMoments) -> Tensor:
+    return torch.stack([moments.norm_sum, moments.norm_max])
+
+
 def _rows(moments: ClassMoments) -> Tensor:
-    """A row a class: count, within_ss, mean; (K, D + 2). Counts are exact up to 2^53."""
     scalars = torch.stack([moments.counts.to(torch.float64), moments.within_ss], dim=1)
     return torch.cat([scalars, moments.means], dim=1)
 
 
-def _norms(moments: Sequence[ClassMoments]) -> Tensor:
-    return torch.stack([norm for part in moments for norm in (part.norm_sum, part.norm_max)])
-
-
-def _merged(states: Tensor, shapes: Sequence[tuple[int, int]]) -> list[ClassMoments]:
-    """Merge packed states, (W, length), in the order of their ranks."""
-    widths = [k * (d + 2) for k, d in shapes]
-    merged: list[ClassMoments] = []
-    for state in states:
-        *flat, norms = state.split([*widths, 2 * len(shapes)])
-        parts = [
-            _unpack(rows.view(-1, d + 2), *norm)
-            for rows, (_, d), norm in zip(flat, shapes, norms.view(-1, 2), strict=True)
-        ]
-        merged = [a.merge(b) for a, b in zip(merged, parts, strict=True)] if merged else parts
-    return merged
-
-
-def _unpack(rows: Tensor, norm_sum: Tensor, norm_max: Tensor) -> ClassMoments:
-    return ClassMoments(
-        rows[:, 0].to(torch.int64),
-        rows[:, 2:].contiguous(),
-        rows[:, 1].contiguous(),
-        norm_sum,
-        norm_max,
-    )
+def _from_rows(rows: Tensor, norm_sum: Tensor, norm_max: Tensor) -> ClassMoments:
+    counts = rows[:, 0].to(torch.int64)
+    return ClassMoments(counts, rows[:, 2:], rows[:, 1], norm_sum, norm_max)

@@ -20,7 +20,9 @@ from torch._subclasses import FakeTensor
 from ncfast.backends import reference
 from ncfast.backends._types import MomentsFunction, RawMoments
 from ncfast.backends.plan import LabelPlan, build
+from ncfast.kernels import autotune
 from ncfast.kernels.configuration import (
+    ItemsConfig,
     decide_config,
     items_config,
     merge_config,
@@ -79,14 +81,14 @@ def class_moments(
     feats: Tensor, labels: Tensor, num_classes: int, *, plan: LabelPlan | None = None
 ) -> RawMoments:
     """Moments by the kernels, or by the reference once they have failed."""
-    return _guarded(
+    return guarded(
         feats,
         lambda: compute(feats, labels, num_classes, plan),
         lambda: reference.class_moments(feats, labels, num_classes),
     )
 
 
-def _guarded(feats: Tensor, kernels: Callable[[], T], plain: Callable[[], T]) -> T:
+def guarded(feats: Tensor, kernels: Callable[[], T], plain: Callable[[], T]) -> T:
     """The result of the kernels, or the plain one once any of them has failed."""
     if _failure is None:
         try:
@@ -123,16 +125,23 @@ def compute(
 
 
 def planned(feats: Tensor, plan: LabelPlan) -> RawMoments:
-    """The main path: two launches over rows sorted by class, and a third for what they leave."""
+    """The main path: two launches over rows sorted by class."""
+    rule = items_config(
+        *feats.shape, plan.num_classes, feats.dtype.itemsize, multiprocessors(feats.device)
+    )
+    if autotune.wanted(feats.device):
+        rule = autotune.items(feats, plan.num_classes, rule, lambda c: _planned(feats, plan, c))
+    return _planned(feats, plan, rule)
+
+
+def _planned(feats: Tensor, plan: LabelPlan, config: ItemsConfig) -> RawMoments:
     from ncfast.kernels.launch import Grouped, grouped_moments
 
-    (count, dim), itemsize, classes = feats.shape, feats.dtype.itemsize, plan.num_classes
-    config = items_config(count, dim, classes, itemsize, _multiprocessors(feats.device))
     table = plan.items(config.item_rows)
     rows = Grouped(
         plan.permutation, table.items, table.shared, table.slots, plan.counts, plan.poison
     )
-    merge = merge_config(count, dim, classes, config.item_rows)
+    merge = merge_config(*feats.shape, plan.num_classes, config.item_rows)
     # a copy: whoever changes the moments' counts in place must not change the plan
     return RawMoments(plan.counts.clone(), *grouped_moments(feats, rows, config, merge))
 
@@ -164,13 +173,13 @@ def projected_ss_now(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tens
     def kernels() -> Tensor:
         from ncfast.kernels.second_read import projected_ss
 
-        config = project_config(len(feats), len(vectors), _multiprocessors(feats.device))
+        config = project_config(len(feats), len(vectors), multiprocessors(feats.device))
         return projected_ss(feats, labels, means, vectors, config)
 
     def plain() -> Tensor:
         return reference.projected_ss(feats, labels, means, vectors)
 
-    return plain() if feats.dtype == torch.float64 else _guarded(feats, kernels, plain)
+    return plain() if feats.dtype == torch.float64 else guarded(feats, kernels, plain)
 
 
 def scatter(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
@@ -200,13 +209,13 @@ def scatter_now(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
     def kernels() -> Tensor:
         from ncfast.kernels.second_read import scatter
 
-        config = scatter_config(*feats.shape, _multiprocessors(feats.device))
+        config = scatter_config(*feats.shape, multiprocessors(feats.device))
         return scatter(feats, labels, means, config)
 
     def plain() -> Tensor:
         return reference.scatter(feats, labels, means)
 
-    return plain() if feats.dtype == torch.float64 else _guarded(feats, kernels, plain)
+    return plain() if feats.dtype == torch.float64 else guarded(feats, kernels, plain)
 
 
 def decisions(feats: Tensor, centres: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
@@ -244,11 +253,12 @@ def decisions_now(feats: Tensor, centres: Tensor, weights: Tensor, offsets: Tens
     def plain() -> Tensor:
         return reference.decisions(feats, centres, weights, offsets)
 
-    return _guarded(feats, kernels, plain)
+    return guarded(feats, kernels, plain)
 
 
 @functools.lru_cache
-def _multiprocessors(device: torch.device) -> int:
+def multiprocessors(device: torch.device) -> int:
+    """Of a CUDA device; those of an H200 for the CPU, where only the interpreter asks."""
     if device.type != "cuda":
         return _UNKNOWN_MULTIPROCESSORS
     return torch.cuda.get_device_properties(device).multi_processor_count

@@ -102,6 +102,8 @@ class Run:
             num_classes=train.num_classes,
             sinks=[config.out / run_dir.METRICS_FILE, self._progress.record],
             start_step=start,
+            on_sink_error="raise",  # a run whose log has ended is not worth its time
+            log_cost=False,  # the log depends on the seed alone
         )
         self._splits = {"train": train, "test": test}
 

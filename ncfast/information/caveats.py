@@ -12,9 +12,14 @@ BIAS = 0.1  # nats of expected bias that are worth a warning
 _ROWS = 2048  # rows looked at for repeated values
 
 
+def psi(numbers: Tensor) -> Tensor:
+    """The digamma function in float64, also of counts, which torch would take in float32."""
+    return torch.digamma(numbers.to(torch.float64))
+
+
 def digamma(number: float) -> float:
-    """Psi of one number."""
-    return float(torch.digamma(torch.tensor(number, dtype=torch.float64)))
+    """The digamma function of one number."""
+    return float(psi(torch.tensor(number)))
 
 
 def duplicates(found: int, samples: int) -> list[str]:
@@ -27,17 +32,16 @@ def duplicates(found: int, samples: int) -> list[str]:
 
 
 def atoms(name: str, rows: Tensor) -> list[str]:
-    """Columns in which values repeat, such as the zeros of a ReLU or coarse rounding."""
-    few = rows[:: max(1, len(rows) // _ROWS)]
-    ordered = few.sort(0).values
-    repeated = (ordered[1:] == ordered[:-1]).sum(0)
+    """Columns in which one value holds a hundredth of the rows, such as the zeros of a ReLU."""
+    ordered = rows[:: max(1, len(rows) // _ROWS)].sort(0).values
+    heavy = max(5, len(ordered) // 100)
     constant = ordered[0] == ordered[-1]
-    found = int(((repeated > 0.01 * len(few)) & ~constant).sum())
+    found = int(((ordered[heavy - 1 :] == ordered[: 1 - heavy]).any(0) & ~constant).sum())
     texts = []
     if found:
         texts.append(
             f"{found} of {rows.shape[1]} columns of `{name}` hold repeated values (atoms, such as "
-            "ReLU zeros or half precision), which the estimator takes for a density."
+            "ReLU zeros), which the estimator takes for a density."
         )
     if bool(constant.any()):
         texts.append(f"{int(constant.sum())} columns of `{name}` are constant.")
@@ -71,16 +75,14 @@ def gaussian_bias(samples: int, k: int, dim: int) -> float:
     probability, whose inverse is the radius. The mean over the centre and the mass is taken at
     quantiles.
     """
-    from scipy.special import digamma as psi
-    from scipy.special import gammaln
     from scipy.stats import beta, chi2, ncx2
 
     middle = (torch.arange(32, dtype=torch.float64) + 0.5).numpy() / 32
     centres = chi2.ppf(middle, dim)
     masses = beta.ppf(middle, k, samples - k)
     squares = torch.as_tensor(ncx2.ppf(masses[None, :], dim, centres[:, None]))
-    ball = dim / 2 * math.log(math.pi) - float(gammaln(dim / 2 + 1))
-    found = float(psi(samples) - psi(k)) + ball + dim / 2 * float(squares.log().mean())
+    ball = dim / 2 * math.log(math.pi) - math.lgamma(dim / 2 + 1)
+    found = digamma(samples) - digamma(k) + ball + dim / 2 * float(squares.log().mean())
     return found - dim / 2 * math.log(2 * math.pi * math.e)
 
 

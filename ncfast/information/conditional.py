@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ncfast.information import caveats
+from ncfast.information.caveats import psi
 from ncfast.information.errors import subsampled_stderr
 from ncfast.information.estimate import Estimate, announce
 from ncfast.information.neighbors import knn, range_count
@@ -28,7 +29,7 @@ def conditional_terms(
     def psi_inside(*blocks: Tensor) -> Tensor:
         rows = torch.cat(blocks, 1)
         inside = range_count(rows, radius, metric="linf", labels=groups, backend=backend)
-        return torch.digamma(inside + 1.0)
+        return psi(inside + 1)
 
     terms = psi_inside(z) - psi_inside(x, z) - psi_inside(y, z) + caveats.digamma(k)
     return terms, found.backend

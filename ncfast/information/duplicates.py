@@ -10,13 +10,17 @@ from torch import Tensor
 from ncfast.information.samples import check_choice
 
 Duplicates = Literal["warn", "drop", "jitter", "error"]
+_STREAM = 0x3C6EF372FE94F82B
 _ODD = 0x5851F42D4C957F2D  # spreads group numbers over all bits
 JITTER = 1e-10  # standard deviation of the noise over that of the column
 
 
 def private_generator(device: torch.device, seed: int = 0) -> torch.Generator:
-    """A seeded generator, so that no estimate touches the random stream of the training."""
-    return torch.Generator(device=device).manual_seed(seed)
+    """A seeded generator, so that no estimate touches the random stream of the training.
+
+    Its stream is not the one of `manual_seed(seed)`: data drawn from that would be the noise.
+    """
+    return torch.Generator(device=device).manual_seed(_STREAM + seed)
 
 
 def row_codes(rows: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ncfast.information import caveats
+from ncfast.information.caveats import psi
 from ncfast.information.duplicates import Duplicates, resolve
 from ncfast.information.errors import subsampled_stderr
 from ncfast.information.estimate import Estimate, announce
@@ -38,7 +39,7 @@ def kl_terms(rows: Tensor, k: int, groups: Tensor | None, metric: Norm, found: N
     dim = rows.shape[1]
     constant = log_unit_ball(dim, metric) - caveats.digamma(k)
     radius = found.distances[:, k - 1]
-    return dim * radius.log() + torch.digamma(group_sizes(groups, rows)) + constant
+    return dim * radius.log() + psi(group_sizes(groups, rows)) + constant
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ncfast.information import caveats
+from ncfast.information.caveats import psi
 from ncfast.information.discrete import plugin_entropy
 from ncfast.information.duplicates import multiplicity
 from ncfast.information.entropy import Norm, group_sizes
@@ -56,43 +57,44 @@ def label_terms(
     sizes = torch.bincount(cell)[cell]
     rank = (sizes - 1).clamp(max=k)  # a small class has fewer neighbours to offer
     radius = found.distances.gather(1, (rank - 1).unsqueeze(1)).squeeze(1)
-    terms = _ross if method == "ross" else _entropies
-    own = torch.digamma(rank.to(part.dtype)) - torch.digamma(sizes.to(part.dtype))
-    out[kept] = own + terms(part, radius, k, cell, within, metric, backend)
+    if method == "ross":
+        # of the own class strictly inside, itself included: the rank, unless distances are equal
+        nearer = (found.distances < radius.unsqueeze(1)).sum(1) + 1
+        terms = _ross(part, radius, nearer, cell, within, metric, backend)
+    else:
+        terms = psi(rank) + _entropies(part, radius, k, within, metric, backend)
+    out[kept] = terms - psi(sizes)
     return out, found.backend
 
 
 def _ross(
-    rows: Tensor, radius: Tensor, k: int, cell: Tensor, groups: Tensor | None, metric: Norm,
+    rows: Tensor,
+    radius: Tensor,
+    nearer: Tensor,
+    cell: Tensor,
+    groups: Tensor | None,
+    metric: Norm,
     backend: str,
-) -> Tensor:  # fmt: skip
-    """psi(N) - psi(m), m the rows of any class strictly inside the radius, itself included.
+) -> Tensor:
+    """psi(N) + psi(k) - psi(m), m the rows of any class strictly inside the radius and itself.
 
-    On the spot, where the radius is zero, equal rows are counted in place of those inside: of the
-    own class for k, of all classes for m (the rule of Gao et al. 2017).
+    On the spot, where the radius is zero, k and m count equal rows (the rule of Gao et al. 2017).
     """
-    inside = range_count(rows, radius, metric=metric, labels=groups, backend=backend) + 1.0
-    found = torch.digamma(group_sizes(groups, rows)) - torch.digamma(inside)
+    inside = range_count(rows, radius, metric=metric, labels=groups, backend=backend) + 1
     spot = radius == 0
     if bool(spot.any()):
-        same, every = multiplicity(rows, cell), multiplicity(rows, groups)
-        sizes = torch.bincount(cell)[cell]
-        rank = (sizes - 1).clamp(max=k)
-        swap = torch.digamma(same + 0.0) - torch.digamma(rank + 0.0)
-        equal = torch.digamma(group_sizes(groups, rows)) - torch.digamma(every + 0.0) + swap
-        found = torch.where(spot, equal, found)
-    return found
+        nearer = torch.where(spot, multiplicity(rows, cell), nearer)
+        inside = torch.where(spot, multiplicity(rows, groups), inside)
+    return psi(group_sizes(groups, rows)) + psi(nearer) - psi(inside)
 
 
 def _entropies(
-    rows: Tensor, radius: Tensor, k: int, cell: Tensor, groups: Tensor | None, metric: Norm,
-    backend: str,
-) -> Tensor:  # fmt: skip
+    rows: Tensor, radius: Tensor, k: int, groups: Tensor | None, metric: Norm, backend: str
+) -> Tensor:
     """The part of h(Z) - h(Z|Y) that is not of the class sizes; the ball's volume cancels."""
-    del cell
     everyone = knn(rows, k, metric=metric, labels=groups, backend=backend).distances[:, k - 1]
     ratio = rows.shape[1] * (everyone.log() - radius.log())
-    return torch.digamma(group_sizes(groups, rows)) - caveats.digamma(k) + ratio
+    return psi(group_sizes(groups, rows)) - caveats.digamma(k) + ratio
 
 
 @torch.no_grad()

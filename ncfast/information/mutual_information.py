@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ncfast.information import caveats
+from ncfast.information.caveats import psi
 from ncfast.information.duplicates import Duplicates, jitter, multiplicity, resolve
 from ncfast.information.entropy import Norm, group_sizes, kl_terms
 from ncfast.information.errors import subsampled_stderr
@@ -24,10 +25,6 @@ JointNorm = Literal["l2max", "linf"]
 Blocks = Sequence[Tensor]
 
 
-def _psi(numbers: Tensor) -> Tensor:
-    return torch.digamma(numbers.to(torch.float64))
-
-
 def ksg_terms(
     blocks: Blocks, k: int, groups: Tensor | None, metric: JointNorm, backend: str
 ) -> tuple[Tensor, str]:
@@ -36,8 +33,8 @@ def ksg_terms(
     Kraskov, Stoegbauer & Grassberger 2004, equation 8.
     """
     found = joint_radii_and_counts(blocks, k, metric=metric, labels=groups, backend=backend)
-    terms = caveats.digamma(k) + _psi(group_sizes(groups, blocks[0]))
-    return terms - sum(_psi(count + 1) for count in found.counts), found.backend
+    terms = caveats.digamma(k) + psi(group_sizes(groups, blocks[0]))
+    return terms - sum(psi(count + 1) for count in found.counts), found.backend
 
 
 def ksg2_terms(
@@ -50,8 +47,8 @@ def ksg2_terms(
     found = joint_radii_and_counts(
         blocks, k, metric=metric, rectangle=True, labels=groups, backend=backend
     )
-    terms = caveats.digamma(k) - 1 / k + _psi(group_sizes(groups, blocks[0]))
-    return terms - sum(_psi(count) for count in found.counts), found.backend
+    terms = caveats.digamma(k) - 1 / k + psi(group_sizes(groups, blocks[0]))
+    return terms - sum(psi(count) for count in found.counts), found.backend
 
 
 def mixed_terms(
@@ -64,10 +61,10 @@ def mixed_terms(
     """
     found = joint_radii_and_counts(blocks, k, metric=metric, labels=groups, backend=backend)
     sizes = group_sizes(groups, blocks[0])
-    terms = caveats.digamma(k) + _psi(sizes) - sum(_psi(count + 1) for count in found.counts)
+    terms = caveats.digamma(k) + psi(sizes) - sum(psi(count + 1) for count in found.counts)
     if bool((found.radii == 0).any()):
-        equal = _psi(multiplicity(torch.cat(tuple(blocks), 1), groups)) + _psi(sizes)
-        equal = equal - sum(_psi(multiplicity(block, groups)) for block in blocks)
+        equal = psi(multiplicity(torch.cat(tuple(blocks), 1), groups)) + psi(sizes)
+        equal = equal - sum(psi(multiplicity(block, groups)) for block in blocks)
         terms = torch.where(found.radii == 0, equal, terms)
     return terms, found.backend
 
@@ -148,7 +145,8 @@ def mutual_information(
 
     Example:
         >>> import torch, ncfast
-        >>> z, e = torch.randn(2, 2000, generator=torch.Generator().manual_seed(0))
+        >>> draw = torch.Generator().manual_seed(0)
+        >>> z, e = torch.randn(2, 2000, generator=draw, dtype=torch.float64)
         >>> found = ncfast.mutual_information(z, 0.6 * z + 0.8 * e)
         >>> abs(found.value + 0.5 * torch.tensor(1 - 0.6**2).log().item()) < 3 * found.stderr
         True

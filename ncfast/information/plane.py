@@ -11,28 +11,33 @@ from torch import Tensor
 from ncfast.information.caveats import BIAS
 from ncfast.information.duplicates import private_generator
 from ncfast.information.entropy import Norm, kl_terms
+from ncfast.information.errors import subsampled_stderr
 from ncfast.information.estimate import Estimate, announce
 from ncfast.information.label_information import measure as measure_labels
-from ncfast.information.mutual_information import ESTIMATORS, JointNorm, Method
+from ncfast.information.mutual_information import JointNorm
 from ncfast.information.mutual_information import measure as measure_inputs
 from ncfast.information.neighbors import knn
 from ncfast.information.preprocess import Preprocess, power_of_two, transform
 from ncfast.information.reduction import Projection, principal
 from ncfast.information.samples import Array, as_classes, as_samples, check_choice, check_same
-from ncfast.information.superfluous import (
+from ncfast.information.within_classes import (
+    ESTIMATORS_INSIDE,
     Estimator,
     Options,
     align,
+    channel_terms,
     check_options,
     check_sigma,
     input_code,
 )
-from ncfast.information.superfluous import measure as measure_superfluous
+from ncfast.information.within_classes import measure as measure_superfluous
 
 
 @dataclass(frozen=True)
 class PlanePoint:
     """One layer at one log point, in nats, all for Z = g(X) + B_g sigma noise.
+
+    Z depends on Y through X alone, so I(Z;X) = I(Z;Y) + I(Z;X|Y), up to what the codes lose.
 
     Attributes:
         inputs: I(Z;X) of the codes.
@@ -76,7 +81,9 @@ class InformationPlane:
             class means span, and at least `dim`.
         sigma: standard deviation of the noise relative to B_g.
         k: neighbours.
-        method: of I(Z;X), see `mutual_information`.
+        method: of I(Z;X): one of `mutual_information` between the codes, or "channel",
+            h(Z) - h(noise), which needs no code of X and misses less; see
+            `superfluous_information` for what it takes for granted.
         superfluous_method: of I(Z;X|Y), see `superfluous_information`.
         metric: joint distance.
         preprocess: see `mutual_information`.
@@ -90,9 +97,10 @@ class InformationPlane:
     Example:
         >>> import torch, ncfast
         >>> draw = torch.Generator().manual_seed(0)
-        >>> x, labels = torch.randn(600, 3, generator=draw), torch.arange(600) % 2
-        >>> plane = ncfast.InformationPlane(x, labels, sigma=0.3)
-        >>> point = plane(x + 5 * labels.unsqueeze(1))
+        >>> x, labels = torch.randn(600, 2, generator=draw), torch.arange(600) % 2
+        >>> x[:, 0] += 20 * labels  # the inputs tell the class
+        >>> plane = ncfast.InformationPlane(x, labels, method="channel")
+        >>> point = plane(x @ torch.tensor([[1.0, 0.0], [0.0, 0.1]]))  # most of the rest is gone
         >>> round(point.labels.value, 1), point.superfluous.value < point.inputs.value
         (0.7, True)
     """
@@ -107,7 +115,7 @@ class InformationPlane:
         label_dim: int | None = None,
         sigma: float = 0.1,
         k: int = 5,
-        method: Method = "ksg",
+        method: Estimator = "ksg",
         superfluous_method: Estimator = "channel",
         metric: JointNorm = "l2max",
         preprocess: Preprocess = "standardize",
@@ -118,7 +126,7 @@ class InformationPlane:
         check_sigma(sigma)
         rows, self.classes = as_samples("inputs", inputs), as_classes("labels", labels)
         check_same(inputs=rows, labels=self.classes)
-        check_choice("method", method, tuple(ESTIMATORS))
+        check_choice("method", method, tuple(ESTIMATORS_INSIDE))
         self.method = method
         self.options = Options(k, superfluous_method, metric, preprocess, stderr, backend)
         check_options(self.classes, self.options, dim)
@@ -182,6 +190,8 @@ class InformationPlane:
         return code + scale * self._noise(code)
 
     def _inputs(self, rows: Tensor, onto: Projection, scale: float) -> Estimate:
+        if self.method == "channel":
+            return self._through_channel(rows, onto, scale)
         options = self.options
         noisy = transform(self._noisy(rows, onto, scale), options.preprocess)
         return measure_inputs(
@@ -195,6 +205,22 @@ class InformationPlane:
             known=self.known,
             compare=False,
         )
+
+    def _through_channel(self, rows: Tensor, onto: Projection, scale: float) -> Estimate:
+        options, code = self.options, rows @ onto.axes
+        noise = self._noise(code)
+        blocks = (code / scale + noise, noise)
+
+        def local(index: Tensor, groups: Tensor) -> Tensor:
+            part = [block[index] for block in blocks]
+            return channel_terms(part, options.k, groups, options.metric, options.backend)[0]
+
+        terms, engine = channel_terms(blocks, options.k, None, options.metric, options.backend)
+        error = math.nan
+        if options.stderr:
+            error = subsampled_stderr(local, len(rows), options.k + 1, rows.device)
+        dims = (code.shape[1],)
+        return Estimate(float(terms.mean()), error, len(rows), options.k, "channel", dims, engine)
 
     def _labels(self, rows: Tensor, onto: Projection, scale: float) -> Estimate:
         noisy = self._noisy(rows, onto, scale)
@@ -230,7 +256,7 @@ def information_plane(
     label_dim: int | None = None,
     sigma: float = 0.1,
     k: int = 5,
-    method: Method = "ksg",
+    method: Estimator = "ksg",
     superfluous_method: Estimator = "channel",
     metric: JointNorm = "l2max",
     preprocess: Preprocess = "standardize",
@@ -265,8 +291,9 @@ def information_plane(
     Example:
         >>> import torch, ncfast
         >>> draw = torch.Generator().manual_seed(0)
-        >>> x, labels = torch.randn(600, 3, generator=draw), torch.arange(600) % 2
-        >>> point = ncfast.information_plane(x, x + 5 * labels.unsqueeze(1), labels, sigma=0.3)
+        >>> x, labels = torch.randn(600, 2, generator=draw), torch.arange(600) % 2
+        >>> x[:, 0] += 20 * labels
+        >>> point = ncfast.information_plane(x, x, labels, method="channel")
         >>> round(point.labels.value, 1)  # ln 2
         0.7
     """

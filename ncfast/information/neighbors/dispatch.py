@@ -2,56 +2,144 @@
 
 from __future__ import annotations
 
-from types import ModuleType
-from typing import cast
+from typing import Any, cast
 
 import torch
 
-from ncfast.backends import BackendStatus
-from ncfast.information.neighbors import reference
+from ncfast.backends import BackendStatus, backends
+from ncfast.information.neighbors import faiss_flat, gemm, reference, scipy_tree
 from ncfast.information.neighbors._check import one_of
 from ncfast.information.neighbors._types import Engine
+from ncfast.information.neighbors.native import Native
 
-_ENGINES: dict[str, ModuleType] = {"reference": reference}
+_ENGINES: dict[str, Any] = {
+    "reference": reference,
+    "direct": Native(tree=False),
+    "tree": Native(tree=True),
+    "scipy": scipy_tree,
+    "faiss": faiss_flat,
+    "gemm": gemm,
+}
 NAMES = ("auto", *_ENGINES)
+_HOST = ("direct", "tree", "scipy", "faiss")
+_EUCLIDEAN = ("faiss", "gemm")
 
 
 def neighbor_backends() -> dict[str, BackendStatus]:
     """Which engines can search for neighbours on this machine, and why the rest cannot.
+
+    Returns:
+        One `BackendStatus` for each of ``reference``, ``direct``, ``tree``, ``scipy``, ``faiss``
+        and ``gemm``.
 
     Example:
         >>> from ncfast.information.neighbors import neighbor_backends
         >>> neighbor_backends()["reference"].available
         True
     """
-    return {"reference": BackendStatus(True, "float64 brute force in torch, any device")}
+    extension = backends()["cpu"]
+    built, why = extension.available, extension.reason
+    faiss_reason = "not installed: pip install ncfast[cpu-knn]"
+    if faiss_flat.INSTALLED:
+        faiss_reason = "flat index with certificate, k-NN by Euclidean distance, on the CPU"
+    return {
+        "reference": BackendStatus(True, "float64 brute force in torch, any device"),
+        "direct": BackendStatus(built, f"direct differences: {why}"),
+        "tree": BackendStatus(built, f"k-d tree in float64: {why}"),
+        "scipy": BackendStatus(True, "SciPy's cKDTree, on the CPU"),
+        "faiss": BackendStatus(faiss_flat.INSTALLED, faiss_reason),
+        "gemm": BackendStatus(
+            True, "matrix products with certificate, k-NN by Euclidean distance, any device"
+        ),
+    }
 
 
 def neighbor_backend(
-    n: int, d: int, device: torch.device | str = "cpu", *, task: str = "knn"
+    n: int,
+    d: int,
+    device: torch.device | str = "cpu",
+    *,
+    task: str = "knn",
+    metric: str = "l2",
 ) -> tuple[str, str]:
     """The engine that ``backend="auto"`` takes, and why.
 
+    The borders were measured, see ``docs/neighbors.md``.
+
     Args:
-        n: number of rows (of the largest class, where the search is within classes).
+        n: number of rows (of a typical class, where the search is within classes).
         d: number of columns, of all blocks together.
         device: where the rows are.
         task: "knn", "joint" or "count".
+        metric: "l2", "l2max" or "linf".
 
     Returns:
         Its name and the reason.
 
+    Raises:
+        ValueError: an unknown task.
+
     Example:
         >>> from ncfast.information.neighbors import neighbor_backend
-        >>> name, reason = neighbor_backend(1000, 5)
+        >>> name, reason = neighbor_backend(20_000, 2)
     """
-    del n, d, device, task
-    return "reference", "the only engine there is"
+    one_of(task, "task", ("knn", "joint", "count"))
+    if torch.device(device).type != "cpu":
+        return _on_accelerator(d, task, metric)
+    if backends()["cpu"].available:
+        return _with_extension(n, d)
+    return _without_extension(d, task, metric)
 
 
-def engine(name: str, n: int, d: int, device: torch.device, task: str) -> tuple[str, Engine]:
-    """The engine called ``name``, or the one that suits."""
+def _with_extension(n: int, d: int) -> tuple[str, str]:
+    if d <= deepest_tree(n):
+        return "tree", f"a tree is fastest for N = {n} up to d = {deepest_tree(n)}"
+    return "direct", f"direct differences are fastest for N = {n} beyond d = {deepest_tree(n)}"
+
+
+def deepest_tree(n: int) -> int:
+    """The largest dimension at which a tree beats direct differences."""
+    return 3 if n < 10_000 else 4 if n < 40_000 else 5
+
+
+def _without_extension(d: int, task: str, metric: str) -> tuple[str, str]:
+    if d <= 8 or (task == "count" and d <= 12):
+        return "scipy", "SciPy's tree: low dimension, and no C++ extension"
+    if task == "knn" and metric == "l2":
+        if faiss_flat.INSTALLED:
+            return "faiss", "high dimension, and no C++ extension"
+        return "gemm", "high dimension, no C++ extension and no FAISS"
+    return "reference", "high dimension, and no C++ extension"
+
+
+# the place of the Triton kernels, once they have run on a GPU
+def _on_accelerator(d: int, task: str, metric: str) -> tuple[str, str]:
+    if task == "knn" and metric == "l2" and d >= 16:
+        return "gemm", "matrix products with certificate on an accelerator"
+    return "reference", "float64 brute force on an accelerator"
+
+
+def engine(
+    name: str, n: int, d: int, device: torch.device, task: str, metric: str
+) -> tuple[str, Engine]:
+    """The engine called ``name``, or the one that suits.
+
+    Raises:
+        ValueError: the name is unknown, or that engine cannot do this; the reason is given.
+    """
     one_of(name, "backend", NAMES)
     if name == "auto":
-        name, _ = neighbor_backend(n, d, device, task=task)
+        name, _ = neighbor_backend(n, d, device, task=task, metric=metric)
+    why_not = _why_not(name, device, task, metric)
+    if why_not is not None:
+        raise ValueError(f"Backend {name!r} cannot run here: {why_not}. Use backend='auto'.")
     return name, cast(Engine, _ENGINES[name])
+
+
+def _why_not(name: str, device: torch.device, task: str, metric: str) -> str | None:
+    if name in _HOST and device.type != "cpu":
+        return f"the rows are on {device}"
+    if name in _EUCLIDEAN and (task != "knn" or metric != "l2"):
+        return "it finds neighbours by Euclidean distance, and nothing else"
+    status = neighbor_backends()[name]
+    return None if status.available else status.reason

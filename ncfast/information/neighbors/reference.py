@@ -93,11 +93,11 @@ def joint(
             if len(members) > k:
                 _nearest(each, k, metric, here, radii, extents)
             together = torch.stack([distance(score, metric) for score in each]).amax(0)
-            ties[here] = _within(together, radii[here], strict=False)
+            ties[here] = within(together, radii[here], strict=False)
             for block, score in enumerate(each):
                 reach = extents[block] if rectangle else radii
                 near = distance(score, metric)
-                counts[block][here] = _within(near, reach[here], strict=not rectangle)
+                counts[block][here] = within(near, reach[here], strict=not rectangle)
     return radii, counts, extents, ties
 
 
@@ -111,7 +111,8 @@ def _nearest(
         extent[here] = distance(block.gather(1, column).amax(1), metric)
 
 
-def _within(near: Tensor, reach: Tensor, *, strict: bool) -> Tensor:
+def within(near: Tensor, reach: Tensor, *, strict: bool) -> Tensor:
+    """(Q,) how many of the distances (Q, N) are finite and within reach (Q,)."""
     reach = reach.unsqueeze(1)
     inside = near < reach if strict else near <= reach
     # the row itself stands at infinity: it must not be counted where the reach is infinite
@@ -126,5 +127,5 @@ def count(x: Tensor, radii: Tensor, metric: Metric, strict: bool, labels: Tensor
         for rows in _row_blocks(len(members)):
             near = distance(_block_scores([wide], rows, metric)[0], metric)
             here = members[rows]
-            counts[here] = _within(near, radii[here], strict=strict)
+            counts[here] = within(near, radii[here], strict=strict)
     return counts

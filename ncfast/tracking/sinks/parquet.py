@@ -21,16 +21,16 @@ class ParquetSink:
     """Writes a directory of Parquet files, which pandas, polars, DuckDB and pyarrow read as one.
 
     A Parquet file cannot be read before it is finished, so records gather in memory and become one
-    part file after another, each put in place whole: a killed process loses at most the last
-    ``rows`` records or ``seconds`` seconds. Steps are int64, other numbers float64, absent values
-    null; all parts have the same columns: a key that first appears later is added to the earlier
-    parts. An existing directory is continued. The header is in the schema's metadata, under
-    "ncfast", as JSON.
+    part file after another, each put in place whole. `flush` writes the part that is not full yet,
+    and later writes it again: a killed process loses what came after the last flush. Steps are
+    int64, other numbers float64, absent values null. All parts have the same columns: a key that
+    first appears later is added to the earlier parts. An existing directory is continued. The
+    header is in the schema's metadata, under "ncfast", as JSON.
 
     Args:
         path: the directory, such as "runs/mine/metrics.parquet"; it is made if needed.
         rows: records a part.
-        seconds: a record waits at most this long, if another one comes.
+        seconds: a record waits at most this long for a flush, if another one comes.
 
     Raises:
         ModuleNotFoundError: pyarrow is not installed.
@@ -46,10 +46,11 @@ class ParquetSink:
         self._rows, self._seconds = rows, seconds
         self._pending: list[Record] = []
         self._deadline = time.monotonic() + seconds
-        self._parts = parts(self.path)
-        self._schema = self._arrow.schema([])
-        if self._parts:
-            self._schema = self._parquet.read_schema(self._parts[0])
+        self._dirty = False
+        self._schema, self._number = self._arrow.schema([]), 0
+        if before := parts(self.path):
+            self._schema = self._parquet.read_schema(before[0])
+            self._number = int(before[-1].stem.removeprefix("part-")) + 1
 
     def start(self, header: Header) -> None:
         """Keep the header for the parts to come."""
@@ -63,27 +64,28 @@ class ParquetSink:
             OSError: the disk is full; the parts before are whole.
         """
         self._pending.append(record)
+        self._dirty = True
         if len(self._pending) >= self._rows or time.monotonic() >= self._deadline:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is pending as a part of its own.
+        """Write the part that is not full yet.
 
         Raises:
             OSError: the disk is full; the parts before are whole.
         """
         self._deadline = time.monotonic() + self._seconds
-        if not self._pending:
+        if not self._dirty:
             return
         if self._extend_schema():
             self._widen()
-        number = int(self._parts[-1].stem.removeprefix("part-")) + 1 if self._parts else 0
-        path = self.path / f"part-{number:06d}.parquet"
         table = self._arrow.Table.from_pylist(self._pending, schema=self._schema)
-        with replacing(path) as temporary:
+        part = self.path / f"part-{self._number:06d}.parquet"
+        with replacing(part) as temporary:
             self._parquet.write_table(table, temporary)
-        self._parts.append(path)
-        self._pending = []
+        self._dirty = False
+        if len(self._pending) >= self._rows:
+            self._pending, self._number = [], self._number + 1
 
     def close(self) -> None:
         """Write what is pending."""
@@ -102,7 +104,7 @@ class ParquetSink:
         return self._arrow.int64() if name == "step" else self._arrow.float64()
 
     def _widen(self) -> None:
-        for path in self._parts:
+        for path in parts(self.path):
             table = self._parquet.read_table(path)
             for name in self._schema.names[table.num_columns :]:
                 kind = self._schema.field(name).type

@@ -68,6 +68,17 @@ def test_an_existing_directory_is_continued(tmp_path):
     assert list(read_records(path)) == [{"step": n, f"key {n}": 1.0} for n in range(3)]
 
 
+def test_a_part_grows_at_every_flush_until_it_is_full(tmp_path):
+    path = tmp_path / "log.parquet"
+    sink = ParquetSink(path, rows=4)
+    for step in range(10):
+        sink.write({"step": step})
+        sink.flush()
+        assert [record["step"] for record in read_records(path)] == list(range(step + 1))
+    assert len(list(path.iterdir())) == 3
+    sink.close()
+
+
 def test_a_record_does_not_wait_for_ever(tmp_path):
     path = tmp_path / "log.parquet"
     sink = ParquetSink(path, seconds=0.0)

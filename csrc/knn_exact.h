@@ -1,0 +1,72 @@
+// Scores and distances in double, the same bits wherever they are computed.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+namespace ncfast {
+
+// Keeps the compiler from fusing a product into the sum that follows.
+inline double rounded(double product) {
+#if defined(__x86_64__)
+    asm("" : "+x"(product));
+#elif defined(__aarch64__)
+    asm("" : "+w"(product));
+#else
+    volatile double kept = product;
+    product = kept;
+#endif
+    return product;
+}
+
+inline double exact_score(const double* a, const double* b, std::int64_t first, std::int64_t last,
+                          bool linf) {
+    double score = 0;
+    if (linf) {
+        for (std::int64_t d = first; d < last; ++d) score = std::max(score, std::fabs(a[d] - b[d]));
+    } else {
+        for (std::int64_t d = first; d < last; ++d) {
+            const double gap = a[d] - b[d];
+            score += rounded(gap * gap);
+        }
+    }
+    return score;
+}
+
+inline double exact_joint(const double* a, const double* b, const std::int64_t* ends,
+                          std::int64_t num_blocks, bool linf) {
+    double score = 0;
+    for (std::int64_t block = 0, first = 0; block < num_blocks; first = ends[block++])
+        score = std::max(score, exact_score(a, b, first, ends[block], linf));
+    return score;
+}
+
+inline double distance_of(double score, bool linf) { return linf ? score : std::sqrt(score); }
+
+// The largest score whose distance is below `radius` (strict) or at most that; negative: none is.
+inline double score_limit(double radius, bool strict, bool linf) {
+    constexpr double kInf = std::numeric_limits<double>::infinity();
+    if (radius < 0 || (strict && radius == 0)) return -1;
+    if (std::isinf(radius)) return kInf;
+    if (linf) return strict ? std::nextafter(radius, -kInf) : radius;
+    const auto inside = [&](double score) {
+        return strict ? std::sqrt(score) < radius : std::sqrt(score) <= radius;
+    };
+    double score = radius * radius;
+    while (!inside(score)) score = std::nextafter(score, -kInf);
+    for (double next = score; inside(next); next = std::nextafter(next, kInf)) score = next;
+    return score;
+}
+
+struct Neighbor {
+    double score;
+    std::int64_t id;
+
+    friend bool operator<(const Neighbor& a, const Neighbor& b) {
+        return a.score < b.score || (a.score == b.score && a.id < b.id);
+    }
+};
+
+}  // namespace ncfast

@@ -1,0 +1,206 @@
+"""Every engine against the float64 reference, bit for bit, on whatever float can hold."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ncfast.backends import cpu
+from ncfast.information.neighbors import (
+    joint_radii_and_counts,
+    knn,
+    neighbor_backend,
+    neighbor_backends,
+    range_count,
+)
+
+pytestmark = pytest.mark.usefixtures("poison")
+ENGINES = [name for name, status in neighbor_backends().items() if status.available]
+NATIVE = [name for name in ("direct", "tree") if name in ENGINES]
+COUNTING = [name for name in ("direct", "tree", "scipy") if name in ENGINES]
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+K = 4
+
+
+def collapsed(std: float, dtype: torch.dtype, rows: int = 203, d: int = 6) -> tuple[Tensor, Tensor]:
+    """Seven classes of mean one, ``std`` wide."""
+    generator = torch.Generator().manual_seed(int(1 / std) % 1000 + d)
+    labels = torch.randint(0, 7, (rows,), generator=generator)
+    means = torch.randn(7, d, generator=generator, dtype=torch.float64)
+    noise = torch.randn(rows, d, generator=generator, dtype=torch.float64)
+    return (means[labels] + std * noise).to(dtype), labels
+
+
+def assert_all_equal(x: Tensor, backend: str, labels: Tensor | None = None, k: int = K) -> None:
+    """k-NN and, where the engine does them, joint radii and counts, in both metrics."""
+    for metric in ("l2", "linf") if backend in COUNTING else ("l2",):
+        got = knn(x, k, metric=metric, labels=labels, backend=backend)
+        expected = knn(x, k, metric=metric, labels=labels, backend="reference")
+        assert torch.equal(got.distances, expected.distances)
+        assert torch.equal(got.indices, expected.indices)
+        assert got.backend == backend
+        if backend not in COUNTING:
+            continue
+        radii = expected.distances[:, -1]
+        for strict in (True, False):
+            counts = (
+                range_count(x, radii, metric=metric, strict=strict, labels=labels, backend=name)
+                for name in (backend, "reference")
+            )
+            assert torch.equal(*counts)
+        assert_joint_equal(x, metric.replace("l2", "l2max"), backend, labels, k)
+
+
+def assert_joint_equal(x: Tensor, metric: str, backend: str, labels: Tensor | None, k: int) -> None:
+    half = (x.shape[1] + 1) // 2
+    blocks = [x[:, :half], x[:, half:]] if x.shape[1] > 1 else [x, -x]
+    for rectangle in (False, True):
+        got, expected = (
+            joint_radii_and_counts(
+                blocks, k, metric=metric, rectangle=rectangle, labels=labels, backend=name
+            )
+            for name in (backend, "reference")
+        )
+        assert torch.equal(got.radii, expected.radii)
+        assert torch.equal(got.ties, expected.ties)
+        for mine, other in zip(
+            got.counts + got.extents, expected.counts + expected.extents, strict=True
+        ):
+            assert torch.equal(mine, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("exponent", range(9))
+@pytest.mark.parametrize("backend", ENGINES)
+def test_collapse(backend: str, exponent: int, dtype: torch.dtype) -> None:
+    x, labels = collapsed(10.0**-exponent, dtype)
+    assert_all_equal(x, backend)
+    assert_all_equal(x, backend, labels)
+
+
+@pytest.mark.parametrize("exponent", [0, 3, 5, 8])
+@pytest.mark.parametrize("d", [1, 2, 5, 33])
+def test_collapse_with_each_instruction_set(instruction_set: str, d: int, exponent: int) -> None:
+    for backend in NATIVE:
+        for dtype in (torch.float32, torch.float64):
+            assert_all_equal(collapsed(10.0**-exponent, dtype, d=d)[0], backend)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("backend", ENGINES)
+def test_ties_and_duplicates(backend: str, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(1)
+    lattice = torch.randint(-2, 3, (150, 3), generator=generator).to(dtype)
+    half_atoms = torch.randn(150, 2, generator=generator).to(dtype).relu()
+    for x in (lattice, half_atoms, torch.zeros(40, 2, dtype=dtype), half_atoms[:, :1]):
+        assert_all_equal(x, backend, torch.arange(len(x)) % 3)
+        assert_all_equal(x, backend)
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e-12, 1e8, 1e30])
+@pytest.mark.parametrize("backend", ENGINES)
+def test_scale(backend: str, scale: float) -> None:
+    x = scale * torch.randn(120, 3, generator=torch.Generator().manual_seed(2)).double()
+    x[0] *= 1e6
+    assert_all_equal(x.float(), backend)
+    assert_all_equal(x, backend)
+    assert_all_equal(1e100 * x, backend)
+
+
+@pytest.mark.parametrize(("rows", "d", "k"), [(2, 1, 1), (17, 3, 16), (65, 7, 40), (90, 2000, 3)])
+@pytest.mark.parametrize("backend", ENGINES)
+def test_shapes(backend: str, rows: int, d: int, k: int) -> None:
+    if backend in ("tree", "scipy"):
+        d = min(d, 200)
+    x = torch.randn(rows, d, generator=torch.Generator().manual_seed(3))
+    assert_all_equal(x, backend, k=k)
+
+
+@pytest.mark.parametrize("backend", ENGINES)
+def test_strides_and_gradients(backend: str) -> None:
+    x = torch.randn(8, 300, generator=torch.Generator().manual_seed(4))
+    for view in (x.T, x[::2, ::3].T, x.flip(1).T.requires_grad_()):
+        assert_all_equal(view, backend)
+
+
+@pytest.mark.parametrize("backend", ENGINES)
+def test_classes_too_small(backend: str) -> None:
+    x = torch.randn(30, 4, generator=torch.Generator().manual_seed(5))
+    labels = torch.cat([torch.arange(12), torch.tensor([20] * 3 + [-7] * 15)])
+    assert_all_equal(x, backend, labels.to(torch.int16))
+
+
+@pytest.mark.parametrize("backend", NATIVE)
+def test_infinite_and_zero_radii(backend: str) -> None:
+    x = torch.randn(100, 3, generator=torch.Generator().manual_seed(6))
+    radii = torch.tensor([torch.inf, 0.0, 1e-170, 1e200, -1.0]).double().repeat(20)
+    for strict in (True, False):
+        counts = (range_count(x, radii, strict=strict, backend=b) for b in (backend, "reference"))
+        assert torch.equal(*counts)
+
+
+@pytest.mark.parametrize("backend", NATIVE)
+def test_threads_do_not_matter(backend: str) -> None:
+    x = torch.randn(3000, 4, generator=torch.Generator().manual_seed(7))
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(knn(x, K, backend=backend))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0].indices, found[1].indices)
+
+
+@pytest.mark.skipif(cpu.extension is None, reason=f"no extension: {cpu.import_error}")
+def test_float_settles_healthy_rows_and_says_where_it_cannot() -> None:
+    x, labels = collapsed(1e-8, torch.float64, rows=2000)
+    assert knn(torch.randn(500, 9), K, backend="direct").certified == 1
+    assert knn(x, K, backend="direct").certified == 0
+    assert knn(x, K, labels=labels, backend="direct").certified == 1
+
+
+def test_the_certificate_sees_collapse() -> None:
+    generator = torch.Generator().manual_seed(8)
+    healthy = torch.randn(1000, 12, generator=generator)
+    assert knn(healthy, K, backend="gemm").certified == 1
+    collapsed_rows, _ = collapsed(1e-6, torch.float32, rows=1000)
+    assert knn(collapsed_rows, K, backend="gemm").certified < 0.01
+
+
+def test_engines_name_what_they_cannot_do() -> None:
+    x = torch.randn(20, 3)
+    with pytest.raises(ValueError, match="'gemm' cannot run here: it finds neighbours by Eucl"):
+        range_count(x, x[:, 0].abs(), backend="gemm")
+    with pytest.raises(ValueError, match="'gemm' cannot run here: it finds neighbours by Eucl"):
+        knn(x, 2, metric="linf", backend="gemm")
+    with pytest.raises(ValueError, match="`task` to be one of"):
+        neighbor_backend(10, 2, task="sort")
+
+
+def test_auto_takes_what_it_says() -> None:
+    x = torch.randn(300, 2, generator=torch.Generator().manual_seed(9))
+    assert knn(x, K).backend == neighbor_backend(300, 2)[0]
+    wide = torch.randn(300, 40, generator=torch.Generator().manual_seed(9))
+    joint = joint_radii_and_counts([wide, wide], K)
+    assert joint.backend == neighbor_backend(300, 80, task="joint")[0]
+
+
+@pytest.mark.parametrize(("d", "task"), [(2, "knn"), (40, "knn"), (40, "joint"), (10, "count")])
+def test_every_choice_without_the_extension_works(
+    monkeypatch: pytest.MonkeyPatch, d: int, task: str
+) -> None:
+    monkeypatch.setattr(cpu, "extension", None)
+    name, _ = neighbor_backend(200, d, task=task)
+    assert name not in ("direct", "tree")
+    x = torch.randn(200, d, generator=torch.Generator().manual_seed(10))
+    x[100:] = x[:1] + 1e-6 * x[100:]  # the certificate fails there: the slow way is taken
+    if task == "knn":
+        assert torch.equal(knn(x, K).indices, knn(x, K, backend="reference").indices)
+    elif task == "joint":
+        assert_joint_equal(x, "l2max", name, None, K)
+    else:
+        radii = x[:, 0].abs()
+        assert torch.equal(range_count(x, radii), range_count(x, radii, backend="reference"))
