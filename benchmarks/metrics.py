@@ -1,36 +1,43 @@
-"""The full suite of collapse metrics against the plain way, paired and interleaved.
+"""The full suite of collapse metrics against the public way, paired and interleaved.
 
     python benchmarks/metrics.py --classes 100 --rounds 5
-    python benchmarks/metrics.py --classes 10000 --rounds 0 --without plain64  # one round
+    python benchmarks/metrics.py --classes 10000 --parts moments decisions   # merged part by part
 
-The plain way is what public code does: one-hot sums, a second pass, D x D and K x K matrices, a
-loop over classes, all in the dtype of the features. Its numbers are checked against ours before
-anything is timed; ours are held to float64 by the tests. Results are merged into
-benchmarks/results/metrics_cpu.json: on a shared CPU only ratios mean anything, and they scatter.
+Contestants: ours; the public way (metrics_public.py) in float32 and in float64; whole matrices
+(metrics_matrices.py) in float32. The numbers are compared before a time is kept; ours are held to
+float64 by the tests. Each round times every contestant once, in alternating order. With --parts
+those parts of the public float32 way are timed beside one run of ours and merged into the file, where the
+whole is the sum of its parts: for runs too long for a quiet machine. Features are "separated"
+(standard deviation 0.5 around random means) or "mixed" (2.0, where few decisions can be read off
+the class means).
 """
 
 import argparse
 import json
-import math
 import platform
+import statistics
 import time
 from pathlib import Path
 
 import torch
+from metrics_matrices import matrices
+from metrics_public import PARTS, prepared, public
 
 import ncfast
 
 RESULTS = Path(__file__).resolve().parent / "results/metrics_cpu.json"
 COUNT, DIM = 50_000, 512
+SPREADS = {"separated": 0.5, "mixed": 2.0}
+ALLOWED = {"public64": 1e-6, "public": 1e-2, "matrices": 1e-2}
 
 
-def data(num_classes):
+def data(num_classes, spread=0.5):
     """Features, labels, classifier and foreign features, float32."""
     generator = torch.Generator().manual_seed(0)
     means = torch.randn(num_classes, DIM, generator=generator)
     labels = torch.randint(num_classes, (COUNT,), generator=generator)
     labels[:num_classes] = torch.arange(num_classes)
-    feats = means[labels] + 0.5 * torch.randn(COUNT, DIM, generator=generator)
+    feats = means[labels] + spread * torch.randn(COUNT, DIM, generator=generator)
     weight = means + 0.1 * torch.randn(num_classes, DIM, generator=generator)
     bias = torch.randn(num_classes, generator=generator)
     ood = torch.randn(2000, DIM, generator=generator)
@@ -42,171 +49,35 @@ def ours(feats, labels, weight, bias, ood):
     return ncfast.collapse_metrics(feats, labels, weight=weight, bias=bias, ood_feats=ood)
 
 
-def etf_distance(a, b):
-    """Gram matrix against the simplex ETF, K x K."""
-    k = len(a)
-    gram = a @ b.T
-    return (gram / gram.norm() - (torch.eye(k) - 1 / k) / math.sqrt(k - 1)).norm()
+def public64(*inputs):
+    """The public way in float64: what it takes to get these numbers of a collapsed network."""
+    return public(*(t.double() if t.is_floating_point() else t for t in inputs))
 
 
-def entropy_rank(singular):
-    """exp of the entropy of normalised singular values."""
-    share = singular / singular.sum()
-    return torch.special.entr(share).sum().exp()
+CONTESTANTS = {"ours": ours, "public64": public64, "public": public, "matrices": matrices}
 
 
-def plain(x, y, w, b, ood):
-    """The same numbers by two passes, one-hot products and whole matrices."""
-    n, d, k = len(x), x.shape[1], len(w)
-    onehot = torch.nn.functional.one_hot(y, k).to(x.dtype)
-    counts = onehot.sum(0)
-    means = onehot.T @ x / counts[:, None]
-    residual = x - onehot @ means
-    variances = (onehot.T @ residual.square()).sum(1) / counts
-    within = residual.T @ residual / n
-    m, mu = means.mean(0), x.mean(0)
-    centred, share = means - m, counts / n
-    between = centred.T @ centred / k
-    between_sample = (means - mu).T @ ((means - mu) * share[:, None])
-    tw, tb, ts = within.trace(), between.trace(), between_sample.trace()
-    norms = x.norm(dim=1)
-    out = {
-        "rnc1.max": tw / norms.max() ** 2,
-        "rnc1.mean": tw / norms.mean() ** 2,
-        "nc1.quotient": tw / tb,
-        "nc1.quotient_sample": tw / ts,
-        "nc1.within_fraction": tw / (tw + tb),
-        "nc1.within_fraction_sample": tw / (tw + ts),
-        "nc1.pinv": (within @ torch.linalg.pinv(between, hermitian=True)).trace() / k,
+def check(name, found, expected):
+    """Largest relative difference from ours, and in which metric; exits if they disagree."""
+    difference = {
+        metric: abs(float(value) - float(expected[metric]))
+        / max(abs(float(expected[metric])), 1e-3)
+        for metric, value in found.items()
     }
-    rank = min(k - 1, d)
-    u, s, _ = torch.linalg.svd(between)
-    u, s = u[:, :rank], s[:rank]
-    out["nc1.svd"] = (within @ u @ torch.diag(1 / s) @ u.T).trace() / k
-    total = torch.linalg.pinv(within + between, hermitian=True)
-    out["nc1.bounded"] = 1 - (total @ between).trace() / rank
-    total = torch.linalg.pinv(within + between_sample, hermitian=True)
-    out["nc1.vci"] = 1 - (total @ between_sample).trace() / torch.linalg.matrix_rank(between)
-    pairs = torch.triu_indices(k, k, 1)
-    pairs = pairs[0] * k + pairs[1]
-
-    def over_pairs(matrix):
-        return matrix.flatten()[pairs]
-
-    distance = torch.cdist(means, means).square()
-    values = over_pairs((variances[:, None] + variances) / (2 * distance))
-    out["nc1.cdnv"], out["nc1.cdnv_max"] = values.mean(), values.max()
-    unit = centred / centred.norm(dim=1, keepdim=True)
-    cosine = over_pairs(unit @ unit.T)
-    out["nc2.equiangular"] = (cosine + 1 / (k - 1)).abs().mean()
-    out["nc2.coherence"] = cosine.abs().max()
-    out["nc2.cosine_mean"], out["nc2.cosine_std"] = cosine.mean(), cosine.std(correction=0)
-    apart = over_pairs(torch.cdist(unit, unit))
-    for name, values in (
-        ("nc2.distance", apart),
-        ("nc2.log_energy", -apart.log()),
-        ("nc2.riesz_energy", 1 / apart),
-    ):
-        out[name], out[f"{name}_var"] = values.mean(), values.var(correction=0)
-    singular = torch.linalg.svdvals(means)
-    out["nc2.condition"] = singular[0] / singular[-1]
-    singular = torch.linalg.svdvals(centred)
-    out["nc2.condition_centred"] = singular[0] / singular[rank - 1]
-    length = centred.norm(dim=1)
-    out["nc2.equinorm"] = length.std(correction=0) / length.mean()
-    length = w.norm(dim=1)
-    out["nc2.equinorm_weight"] = length.std(correction=0) / length.mean()
-    wc = w - w.mean(0)
-    out["nc2.etf_error"], out["nc2.etf_error_raw"] = (
-        etf_distance(centred, centred),
-        etf_distance(means, means),
-    )
-    out["nc2.etf_error_weight"], out["nc2.etf_error_weight_raw"] = (
-        etf_distance(wc, wc),
-        etf_distance(w, w),
-    )
-    gap = (w / w.norm() - centred / centred.norm()).norm()
-    out["nc3.self_duality"], out["nc3.self_duality_squared"] = gap, gap**2
-    out["nc3.cross_coherence"] = etf_distance(w, centred)
-    similar = torch.nn.functional.cosine_similarity(w, centred)
-    out["nc3.cosine"], out["nc3.uniform_duality_cosine"] = similar.mean(), similar.var()
-    out["nc3.uniform_duality"] = (w * centred).sum(1).var()
-    out["nc3.bias_collapse"] = (w @ mu + b).norm()
-    out["nc3.weight_sum"] = w.sum(0).norm() / w.norm()
-    nearest = torch.cdist(x, means).argmin(1)
-    agree, hit = (nearest == (x @ w.T + b).argmax(1)).to(x), (nearest == y).to(x)
-    out["nc4.agreement"], out["nc4.ncc_accuracy"] = agree.mean(), hit.mean()
-    out["nc4.agreement_class"] = (onehot.T @ agree / counts).mean()
-    out["nc4.ncc_accuracy_class"] = (onehot.T @ hit / counts).mean()
-    out["nc5.ood_cosine"] = torch.cosine_similarity(means, ood.mean(0)[None]).abs().mean()
-    _, vectors = torch.linalg.eigh((x - mu).T @ (x - mu) / n)
-    top = vectors[:, -rank:]
-    scores = [
-        ((z - mu) @ top).norm(dim=1) / (z - mu).norm(dim=1) if rank < d else torch.ones(len(z))
-        for z in (x, ood)
-    ]
-    inside, order = scores[0], scores[1].sort().values
-    below = torch.searchsorted(order, inside) + torch.searchsorted(order, inside, right=True)
-    out["nc5.neco_auroc"] = below.sum() / (2 * n * len(ood))
-    threshold = inside.sort(descending=True).values[math.ceil(0.95 * n) - 1]
-    out["nc5.neco_fpr95"] = (order >= threshold).to(x).mean()
-    singular = torch.linalg.svdvals(x)
-    out["rank.effective"] = entropy_rank(singular)
-    out["rank.stable"] = singular.square().sum() / singular[0] ** 2
-    singular = torch.linalg.svdvals(centred)
-    out["rank.effective_means"] = entropy_rank(singular[:rank])
-    out["rank.stable_means"] = singular.square().sum() / singular[0] ** 2
-    total = within + between_sample
-    out["rank.participation"] = total.trace() ** 2 / total.square().sum()
-    out["rank.participation_means"] = between.trace() ** 2 / between.square().sum()
-    bound = trace_bound = torch.zeros(())
-    for c in range(k):
-        rows = residual[y == c]
-        normal = w[c] - w
-        margin = (normal @ means[c] + b[c] - b).clamp(min=0).square()
-        spread = (rows @ normal.T).square().mean(0)
-        term, loose = (v / (v + margin) for v in (spread, variances[c] * normal.square().sum(1)))
-        bound = bound + share[c] * (term.nansum() - term[c].nan_to_num())
-        trace_bound = trace_bound + share[c] * (loose.nansum() - loose[c].nan_to_num())
-    out["bound.generalization"], out["bound.generalization_trace"] = bound, trace_bound
-    return out
+    worst = max(difference, key=difference.get)
+    print(f"{name}: {difference[worst]:.1e} in {worst}", flush=True)
+    if not difference[worst] < ALLOWED[name]:
+        raise SystemExit(f"{name} disagrees with ours: no timing")
+    return {"in": worst, "difference": float(f"{difference[worst]:.1e}")}
 
 
-def plain64(*inputs):
-    """The plain way in float64: what it takes to get these numbers of a collapsed network."""
-    return plain(*(t.double() if t.is_floating_point() else t for t in inputs))
-
-
-CONTESTANTS = {"ours": ours, "plain": plain, "plain64": plain64}
-
-
-def check(values):
-    """Largest relative difference of the plain ways from ours; exits if they disagree."""
-    worst = {}
-    for name, found in values.items():
-        assert set(found) == set(values["ours"]), set(found) ^ set(values["ours"])
-        errors = {
-            metric: abs(float(found[metric]) - float(value)) / max(abs(float(value)), 1e-3)
-            for metric, value in values["ours"].items()
-        }
-        metric = max(errors, key=errors.get)
-        worst[name] = {"in": metric, "difference": float(f"{errors[metric]:.1e}")}
-    print(worst, flush=True)
-    if (
-        worst["plain"]["difference"] > 1e-2
-        or worst.get("plain64", worst["ours"])["difference"] > 1e-6
-    ):
-        raise SystemExit("the ways disagree: no timing")
-    return worst
-
-
-def timed(name, inputs):
-    """Values, seconds, and peak resident memory in MiB beyond what was there before."""
+def timed(function, *arguments):
+    """Its result, seconds, and peak resident memory in MiB beyond what was there before."""
     Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
     before = _high_water()
     start = time.perf_counter()
-    values = CONTESTANTS[name](*inputs)
-    return values, time.perf_counter() - start, _high_water() - before
+    result = function(*arguments)
+    return result, round(time.perf_counter() - start, 4), _high_water() - before
 
 
 def _high_water():
@@ -214,41 +85,89 @@ def _high_water():
     return int(status.split("VmHWM:")[1].split()[0]) // 1024
 
 
+def run_rounds(names, inputs, rounds, entry):
+    """Every contestant once a round; the first round warms up, and its numbers are compared."""
+    for number in range(rounds + 1):
+        order = names if number % 2 else names[::-1]
+        found = {name: timed(CONTESTANTS[name], *inputs) for name in order}
+        print(f"round {number}:", {name: result[1] for name, result in found.items()}, flush=True)
+        if number == 0:
+            expected = found["ours"][0]
+            entry["differs_from_ours"] = {
+                name: check(name, found[name][0], expected) for name in names if name != "ours"
+            }
+            entry["peak_mib_beyond_inputs"] = {name: found[name][2] for name in names}
+            entry["seconds"] = {name: [] for name in names}
+            continue
+        for name in names:
+            entry["seconds"][name].append(found[name][1])
+    entry["times_faster_than"] = {
+        name: [round(a / b, 2) for a, b in zip(s, entry["seconds"]["ours"], strict=True)]
+        for name, s in entry["seconds"].items()
+        if name != "ours"
+    }
+
+
+def run_parts(names, inputs, entry):
+    """Ours once, then those parts of the public way; merged into what earlier calls found."""
+    values, seconds, peak = timed(ours, *inputs)
+    print("ours:", seconds, flush=True)
+    entry.setdefault("ours_seconds", []).append(seconds)
+    memory = entry.setdefault("peak_mib_beyond_inputs", {"ours": 0, "public": 0})
+    memory["ours"] = max(memory["ours"], peak)
+    state = prepared(*inputs)
+    for name in names:
+        out = {}
+        _, seconds, peak = timed(PARTS[name], state, out)
+        print(f"{name}: {seconds} s", flush=True)
+        out = _whole_bounds(name, out, entry)
+        if out:
+            entry.setdefault("differs_from_ours", {})[name] = check("public", out, values)
+        entry.setdefault("public_seconds", {}).setdefault(name, []).append(seconds)
+        memory["public"] = max(memory["public"], peak)
+    if set(entry["public_seconds"]) == set(PARTS):
+        whole = sum(statistics.median(s) for s in entry["public_seconds"].values())
+        ratio = whole / statistics.median(entry["ours_seconds"])
+        entry["times_faster_than"] = {"public": [round(ratio, 2)]}
+
+
+def _whole_bounds(name, out, entry):
+    """The bounds come in halves, which mean nothing alone; anything else as it is."""
+    if "bounds" not in name:
+        return out
+    halves = entry.setdefault("halves_of_the_bounds", {})
+    halves[name] = {metric: float(value) for metric, value in out.items()}
+    if len(halves) < 2:
+        return {}
+    return {metric: sum(half[metric] for half in halves.values()) for metric in out}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--classes", type=int, required=True)
+    parser.add_argument("--features", choices=SPREADS, default="separated")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--without", choices=["plain64"], help="leave out: it needs much memory")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--without", nargs="*", default=[], choices=list(CONTESTANTS)[1:])
+    parser.add_argument("--parts", nargs="*", choices=PARTS)
+    parser.add_argument("--restart", action="store_true", help="forget the parts found before")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    inputs = data(arguments.classes)
-    names = [name for name in CONTESTANTS if name != arguments.without]
-    ratios, memory = {name: [] for name in names[1:]}, {}
-    for number in range(arguments.rounds + 1):  # the first round warms up and opens the gate
-        order = names if number % 2 else names[::-1]
-        results = {name: timed(name, inputs) for name in order}
-        if number == 0:
-            worst = check({name: values for name, (values, _, _) in results.items()})
-            memory = {name: peak for name, (_, _, peak) in results.items()}
-        if number or arguments.rounds == 0:
-            for name, values in ratios.items():
-                values.append(round(results[name][1] / results["ours"][1], 2))
-        print(f"round {number}:", {name: round(r[1], 2) for name, r in results.items()}, flush=True)
+    inputs = data(arguments.classes, SPREADS[arguments.features])
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results[f"N={COUNT} D={DIM} K={arguments.classes}"] = {
-        "times_faster_than": ratios,
-        "median": {name: sorted(values)[len(values) // 2] for name, values in ratios.items()},
-        "largest_relative_difference": worst,
-        "metrics": len(ncfast.metrics.registry.CATALOGUE),
-        "peak_mib_beyond_inputs": memory,
-        "dtype": "float32 inputs; plain in float32, plain64 and ours in float64",
-        "threads": arguments.threads,
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-    }
+    key = f"N={COUNT} D={DIM} K={arguments.classes} {arguments.features}"
+    merge = arguments.parts is not None and not arguments.restart
+    entry = results.setdefault(key, {}) if merge else {}
+    if arguments.parts is None:
+        names = [name for name in CONTESTANTS if name not in arguments.without]
+        run_rounds(names, inputs, arguments.rounds, entry)
+    else:
+        run_parts(arguments.parts, inputs, entry)
+    entry["metrics"] = len(ncfast.metrics.registry.CATALOGUE)
+    entry["threads"] = arguments.threads
+    entry["torch"], entry["machine"] = torch.__version__, platform.machine()
+    results[key] = entry
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    print(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

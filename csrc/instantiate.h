@@ -3,10 +3,17 @@
 #pragma once
 
 #include "accumulate.h"
+#include "class_pairs.h"
+#include "gram.h"
 #include "kernels.h"
 #include "knn_sweep.h"
 #include "knn_walk.h"
+#include "margins.h"
 #include "projection.h"
+
+#define NCFAST_EACH(name)                                                                   \
+    {&NCFAST_ISA::name<float>, &NCFAST_ISA::name<double>, &NCFAST_ISA::name<Bf16>,          \
+     &NCFAST_ISA::name<F16>}
 
 #define NCFAST_KERNELS(variable, name)                                                      \
     namespace ncfast {                                                                      \
@@ -24,6 +31,10 @@
          {&NCFAST_ISA::seek<double, false>, &NCFAST_ISA::seek<double, true>},               \
          {&NCFAST_ISA::count<double, false>, &NCFAST_ISA::count<double, true>}},            \
         {&NCFAST_ISA::walk_nearest<false>, &NCFAST_ISA::walk_nearest<true>},                \
-        {&NCFAST_ISA::walk_count<false>, &NCFAST_ISA::walk_count<true>}};                   \
+        {&NCFAST_ISA::walk_count<false>, &NCFAST_ISA::walk_count<true>},                    \
+        {NCFAST_ISA::kPanel<double>, NCFAST_EACH(pack_deviations), NCFAST_EACH(distances),  \
+         &NCFAST_ISA::add_gram, &NCFAST_ISA::pair_block,                                    \
+         NCFAST_ISA::margin_kernels<float>(),                                               \
+         NCFAST_ISA::margin_kernels<double>()}};                                            \
     }                                                                                       \
     static_assert(true, "")

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "knn_types.h"
+#include "products_types.h"
 #include "types.h"
 
 namespace ncfast {
@@ -47,6 +48,7 @@ struct Kernels {
     Sweep<double> exact_sweep;
     WalkNearest walk_nearest[2];
     WalkCount walk_count[2];
+    Products products;
 };
 
 }  // namespace ncfast

@@ -2,14 +2,10 @@
 #pragma once
 
 #include "knn_types.h"
-#include "simd.h"
+#include "panel.h"
 
 namespace ncfast {
 namespace NCFAST_ISA {
-
-constexpr int kPanelVectors = 2;
-template <class C>
-constexpr int kPanel = kPanelVectors * kLanes<C>;
 
 // One bit per lane.
 inline __attribute__((always_inline)) unsigned at_most(VecF a, VecF b) {

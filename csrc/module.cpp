@@ -2,9 +2,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "gram_metrics.h"
 #include "isa.h"
 #include "knn_bind.h"
 #include "moments.h"
+#include "second_pass.h"
 
 namespace py = pybind11;
 using namespace ncfast;
@@ -45,6 +47,56 @@ void projections(std::uintptr_t feats, int dtype, std::int64_t rows, std::int64_
                  num_vectors, pointer<double>(sums), threads);
 }
 
+void gram(std::uintptr_t states, std::int64_t number, std::int64_t stride,
+          std::int64_t num_classes, std::int64_t cols, bool integer_weights, std::uintptr_t out) {
+    gram_metrics(
+        {pointer<const double>(states), number, stride, num_classes, cols, integer_weights},
+        pointer<double>(out));
+}
+
+void outer_products(std::uintptr_t feats, int dtype, std::int64_t rows, std::int64_t cols,
+                    std::int64_t stride, std::uintptr_t labels, std::uintptr_t means,
+                    std::uintptr_t total, int threads) {
+    scatter(matrix(feats, dtype, rows, cols, stride), pointer<const std::int64_t>(labels),
+            pointer<const double>(means), pointer<double>(total), threads);
+}
+
+void distances(std::uintptr_t feats, int dtype, std::int64_t rows, std::int64_t cols,
+               std::int64_t stride, std::uintptr_t labels, std::uintptr_t means, std::uintptr_t out,
+               int threads) {
+    own_distances(matrix(feats, dtype, rows, cols, stride), pointer<const std::int64_t>(labels),
+                  pointer<const double>(means), pointer<double>(out), threads);
+}
+
+void class_margins(std::uintptr_t feats, int dtype, std::int64_t rows, std::int64_t cols,
+                   std::int64_t stride, std::uintptr_t labels, std::uintptr_t means,
+                   std::uintptr_t centred, std::uintptr_t variances, std::uintptr_t counts,
+                   std::uintptr_t weight, std::uintptr_t bias, std::int64_t num_classes,
+                   std::uintptr_t projected, std::uintptr_t trace, std::uintptr_t radius,
+                   int threads) {
+    margins(matrix(feats, dtype, rows, cols, stride),
+            {pointer<const void>(labels), LabelType::i64, 1},
+            {num_classes, cols, pointer<const double>(means), pointer<const double>(centred),
+             pointer<const double>(variances), pointer<const std::int64_t>(counts),
+             pointer<const double>(weight), pointer<const double>(bias)},
+            {pointer<double>(projected), pointer<double>(trace), pointer<double>(radius)}, threads);
+}
+
+py::tuple pairs(std::uintptr_t unit, std::uintptr_t length, std::uintptr_t variance,
+                std::int64_t number, std::int64_t cols, double simplex, std::uintptr_t nearest,
+                int threads) {
+    PairSums sums;
+    {
+        const py::gil_scoped_release release;
+        sums = class_pairs(pointer<const double>(unit), pointer<const double>(length),
+                           pointer<const double>(variance), number, cols, simplex,
+                           pointer<double>(nearest), threads);
+    }
+    const auto list = [](const double* from, int size) { return std::vector<double>(from, from + size); };
+    return py::make_tuple(sums.count, list(sums.mean, kPairMeans), list(sums.squares, kPairMeans),
+                          list(sums.largest, kPairMaxima));
+}
+
 std::vector<std::string> instruction_sets() {
     std::vector<std::string> names;
     for (const Kernels* each : usable_kernels()) names.emplace_back(each->name);
@@ -58,7 +110,12 @@ PYBIND11_MODULE(_C, module) {
     const auto no_gil = py::call_guard<py::gil_scoped_release>();
     module.def("class_moments", &moments, no_gil);
     module.def("projected_ss", &projections, no_gil);
+    module.def("gram_metrics", &gram, no_gil);
     KnnBinding::bind(module);
+    module.def("scatter", &outer_products, no_gil);
+    module.def("own_distances", &distances, no_gil);
+    module.def("margins", &class_margins, no_gil);
+    module.def("class_pairs", &pairs, "Count, means, sums of squared deviations, maxima.");
     module.def("instruction_sets", &instruction_sets, "Those this CPU can run, best first.");
     module.def("instruction_set", [] { return kernels().name; }, "The one in use.");
     module.def("use_instruction_set", [](const std::string& name) {

@@ -9,8 +9,7 @@ import math
 from dataclasses import dataclass
 
 # By the bytes of an entry. The widest row of a tile, in entries: 4 or 8 warps, so that several
-# programs share a multiprocessor. Beyond it the columns are split into groups of programs, and a
-# row's norm is put together from its groups afterwards.
+# programs share a multiprocessor. Beyond it a program takes the columns in turns.
 _WIDEST = {8: 1024, 4: 2048, 2: 1024}
 # Entries of one row that a thread holds: the shift and both sums take as many registers each.
 _PER_THREAD = {8: 4, 4: 8, 2: 8}
@@ -19,15 +18,15 @@ _PER_THREAD = {8: 4, 4: 8, 2: 8}
 _THREAD_BYTES = {8: 128, 4: 128, 2: 64}
 _WARPS_RESIDENT = {8: 16, 4: 20, 2: 20}
 _TINY_WARPS = 8
+_SHORTEST, _LONGEST = 32, 256  # rows of an item
 
 
 @dataclass(frozen=True)
 class ItemsConfig:
-    """Launch of the items kernel: one program for an item and a group of columns."""
+    """Launch of the items kernel: one program for an item."""
 
     tile_rows: int  # rows loaded at once
-    tile_cols: int  # columns of a program, a power of two
-    groups: int  # programs along the columns
+    tile_cols: int  # columns loaded at once, a power of two
     item_rows: int  # rows of an item at most, a multiple of tile_rows
     warps: int
 
@@ -57,12 +56,49 @@ class ProjectConfig:
 
 
 @dataclass(frozen=True)
+class ScatterConfig:
+    """Launch of the scatter matrix: programs by tiles of its lower triangle and parts of rows."""
+
+    side: int  # of a tile, a power of two
+    tiles: int
+    rows: int  # of a product
+    flush: int  # rows summed in float32 before they are added in float64
+    parts: int
+    span: int  # rows of a part
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class DecideConfig:
+    """Launch of the decisions: tiles of rows against tiles of classes, once in each precision."""
+
+    tile_rows: int
+    tile_cols: int
+    tile_classes: int
+    warps: int
+    stages: int
+    block: int  # rows that a program of the second launch searches for undecided ones
+    exact_rows: int
+    exact_cols: int
+    exact_classes: int
+
+
+@dataclass(frozen=True)
+class NeighborsConfig:
+    """Launch of a search for neighbours: tiles of rows against all that they may be near."""
+
+    tile_rows: int
+    tile_cols: int
+    warps: int
+
+
+@dataclass(frozen=True)
 class MergeConfig:
-    """Launch of the merge: one program for a class of several items and a block of columns."""
+    """Launch of the merge: one program for a class of several items."""
 
     tile_items: int  # items read at once
     tile_cols: int
-    blocks: int  # programs along the columns
     warps: int
 
 
@@ -89,29 +125,28 @@ def items_config(
     warps = max(1, cols // per_row)
     tile_rows = min(32, 32 * warps * _THREAD_BYTES[itemsize] // (cols * itemsize))
     resident = multiprocessors * max(1, _WARPS_RESIDENT[itemsize] // warps)
-    length = _item_rows(rows, num_classes, itemsize, resident)
-    return ItemsConfig(tile_rows, cols, -(-dim // cols), max(tile_rows, length), warps)
+    length = _item_rows(rows, num_classes, resident)
+    return ItemsConfig(tile_rows, cols, -(-length // tile_rows) * tile_rows, warps)
 
 
-def _item_rows(rows: int, num_classes: int, itemsize: int, resident: int) -> int:
-    """Balance the traffic of partial results against the last, partly filled wave of programs.
+def _item_rows(rows: int, num_classes: int, resident: int) -> int:
+    """As long as leaves whole waves of ``resident`` programs, and no longer than 256 rows.
 
-    A partial mean costs 4 bytes a column written and read: 8 / (itemsize length) of the features.
-    The last wave wastes half of ``resident`` items on average: resident length / (2 rows).
+    Longer items mean fewer partial results, 8 bytes a column written and read, which one program
+    merges for each class; a last, partly filled wave would leave multiprocessors idle. The bound
+    keeps sums in float32 short, and an outlier among an item's first rows harmless.
     """
-    best = math.sqrt(16 * rows / (itemsize * resident))
-    length = 1 << round(math.log2(max(best, 1.0)))
-    per_class = power_of_two(-(-rows // num_classes))  # longer items would be empty at the end
-    return min(256, max(32, min(length, 2 * per_class)))
+    waves = -(-rows // (_LONGEST * resident))
+    programs = max(1, waves * resident - num_classes)  # each class ends in a shorter item
+    per_class = -(-rows // num_classes)  # longer items would be empty at the end
+    return min(_LONGEST, max(_SHORTEST, min(-(-rows // programs), 2 * per_class)))
 
 
 def merge_config(rows: int, dim: int, num_classes: int, item_rows: int) -> MergeConfig:
-    """The launch that merges the items of each class: narrow blocks where classes are few."""
+    """The launch that merges the items of each class: large tiles where items are many."""
     items = power_of_two(max(1, -(-rows // (num_classes * item_rows))))
-    cols = min(128 if num_classes >= 64 else 32, max(16, power_of_two(dim)))
-    tile_items = min(max(items, 8), 4096 // cols)
-    warps = max(1, tile_items * cols // (32 * 16))
-    return MergeConfig(tile_items, cols, -(-dim // cols), min(warps, 8))
+    tile_items = min(max(items, 8), 32)
+    return MergeConfig(tile_items, min(4096 // tile_items, max(16, power_of_two(dim))), 8)
 
 
 def tiny_config(rows: int, dim: int, num_classes: int, itemsize: int) -> TinyConfig | None:
@@ -141,3 +176,30 @@ def project_config(rows: int, num_vectors: int, multiprocessors: int) -> Project
     programs = min(-(-rows // tile_rows), 4 * multiprocessors)
     blocks = -(-num_vectors // vectors)
     return ProjectConfig(tile_rows, 32, vectors, blocks, programs, 4, 3)
+
+
+def scatter_config(rows: int, dim: int, multiprocessors: int) -> ScatterConfig:
+    """The launch for ``rows`` x ``dim`` features: enough parts for every multiprocessor."""
+    side = min(128, max(16, power_of_two(dim)))
+    high = -(-dim // side)
+    tiles = high * (high + 1) // 2
+    wanted = max(1, 4 * multiprocessors // tiles)
+    span = -(-rows // (16 * wanted)) * 16
+    return ScatterConfig(side, tiles, 16, 512, -(-rows // span), span, 8 if side > 32 else 4, 2)
+
+
+def decide_config(num_classes: int) -> DecideConfig:
+    """The launch for ``num_classes`` scores: tiles no wider than the classes."""
+    classes = min(64, max(16, power_of_two(num_classes)))
+    return DecideConfig(64, 32, classes, 8 if classes == 64 else 4, 3, 256, 32, 16, 32)
+
+
+def neighbors_config(
+    rows: int, itemsize: int, multiprocessors: int, neighbours: int = 1
+) -> NeighborsConfig:
+    """The launch for ``rows`` rows: narrow tiles where rows are few, so that all work."""
+    # a long list of neighbours takes as many registers as the scores
+    tile = (8 if neighbours > 16 else 16) if itemsize == 8 else 32
+    while tile > 8 and rows // tile < 2 * multiprocessors:
+        tile //= 2
+    return NeighborsConfig(tile, 64, 4)

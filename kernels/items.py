@@ -36,6 +36,13 @@ def add_tile(x, live, shift, sum1, sum2, norm_sum, norm_max, MASKED: tl.constexp
 
 
 @triton.jit
+def add_squares(place, squared, unscale, known, live):
+    """Squares of rows, without their scale, on top of those of earlier columns."""
+    before = tl.load(place, mask=live & known, other=0.0)
+    tl.store(place, before + squared.to(tl.float64) * unscale * unscale, mask=live)
+
+
+@triton.jit
 def load_tile(feats, rows, cols, row_stride, col_stride, mask, ACC: tl.constexpr):
     """Rows by their numbers, in the type that is computed in."""
     offsets = rows.to(tl.int64)[:, None] * row_stride + cols.to(tl.int64)[None, :] * col_stride
@@ -53,14 +60,15 @@ def moments_of_run(
     row_stride,
     col_stride,
     row_squares,
+    known,
     ROWS: tl.constexpr,
     ACC: tl.constexpr,
-    SPLIT: tl.constexpr,
+    WIDE: tl.constexpr,
 ):
     """The rows that ``permutation`` starts with: their mean is ``(shift + rest) * unscale``.
 
-    Also the sum of squares around it, and the sum and maximum of norms; or, with SPLIT, every row's
-    square into ``row_squares``.
+    Also the sum of squares around it, and the sum and maximum of norms; or, with WIDE, every row's
+    square added to ``row_squares``, which hold something if ``known``.
     """
     row = tl.arange(0, ROWS)
     live = row < length
@@ -83,8 +91,8 @@ def moments_of_run(
     sum1, sum2, norm_sum, norm_max, squared = add_tile(
         x, live, shift, zero, zero, none, none, MASKED=True
     )
-    if SPLIT:
-        tl.store(row_squares + rows, squared.to(tl.float64) * unscale * unscale, mask=live)
+    if WIDE:
+        add_squares(row_squares + row, squared, unscale, known, live)
     full = length // ROWS * ROWS
     for begin in tl.range(ROWS, full, ROWS):
         rows = ahead
@@ -94,8 +102,8 @@ def moments_of_run(
         sum1, sum2, norm_sum, norm_max, squared = add_tile(
             x, live, shift, sum1, sum2, norm_sum, norm_max, MASKED=False
         )
-        if SPLIT:
-            tl.store(row_squares + rows, squared.to(tl.float64) * unscale * unscale)
+        if WIDE:
+            add_squares(row_squares + begin + row, squared, unscale, known, row >= 0)
     if (full > 0) & (full < length):
         live = full + row < length
         mask = live[:, None] & inside[None, :]
@@ -103,8 +111,8 @@ def moments_of_run(
         sum1, sum2, norm_sum, norm_max, squared = add_tile(
             x, live, shift, sum1, sum2, norm_sum, norm_max, MASKED=True
         )
-        if SPLIT:
-            tl.store(row_squares + ahead, squared.to(tl.float64) * unscale * unscale, mask=live)
+        if WIDE:
+            add_squares(row_squares + full + row, squared, unscale, known, live)
 
     rest = sum1 / tl.maximum(length, 1).to(ACC)
     spread = sum2 - sum1 * rest
@@ -116,59 +124,81 @@ def moments_of_run(
     return shift, rest, scale, unscale, ss, total, largest
 
 
-@triton.jit(do_not_specialize=["width", "row_units", "number", "count"])
+@triton.jit
+def norms_of_squares(squares, length, SIZE: tl.constexpr):
+    """Sum and maximum of the norms of rows whose squares lie in memory."""
+    total = tl.zeros([SIZE], tl.float64)
+    largest = tl.zeros([SIZE], tl.float64)
+    for begin in tl.range(0, length, SIZE):
+        row = begin + tl.arange(0, SIZE)
+        norm = tl.sqrt(tl.load(squares + row, mask=row < length, other=0.0))
+        total += norm
+        largest = tl.maximum(largest, norm)
+    whole = tl.sum(total, 0)
+    return whole, tl.where(whole != whole, whole, tl.max(largest, 0))
+
+
+@triton.jit(do_not_specialize=["width", "row_units", "number"])
 def moments_of_items(
     feats,
     permutation,
     items,
     poison,
     partial_mean,  # (slots, D), relative to the class's first row
-    partial_ss,  # (GROUPS, number) float64
+    partial_ss,  # (number,) float64
     means,
     within,
     norm_sums,  # (number,) float64
     norm_maxs,  # (number,) float64
-    row_squares,  # (GROUPS, count) float64, with several groups only
+    row_squares,  # (N,) float64 scratch, with WIDE only
     width,
     row_units,
     col_stride,
     number,
-    count,
     ALIGN: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
-    GROUPS: tl.constexpr,
+    WIDE: tl.constexpr,  # a row is wider than COLS: its columns are taken in turns
     ACC: tl.constexpr,
 ):
-    """A program for an item and a group of columns; the grid is (number, GROUPS)."""
+    """A program for each item; the grid is (number,)."""
     item = tl.program_id(0)
-    group = tl.program_id(1).to(tl.int64)
     start = tl.load(items + item)
     length = tl.load(items + number + item)
     owner = tl.load(items + 2 * number + item).to(tl.int64)
     pivot = tl.load(items + 3 * number + item).to(tl.int64)
     slot = tl.load(items + 4 * number + item).to(tl.int64)
+    mend = tl.load(poison)
     dim = width * ALIGN
     row_stride = row_units.to(tl.int64) * ALIGN
-    cols = tl.program_id(1) * COLS + tl.arange(0, COLS)
-    inside = cols < dim
-    shift, rest, scale, unscale, ss, total, largest = moments_of_run(
-        feats, permutation + start, length, cols, inside, row_stride, col_stride,
-        row_squares + group * count, ROWS, ACC, GROUPS > 1,
-    )  # fmt: skip
-    if GROUPS == 1:
-        tl.store(norm_sums + item, total)
-        tl.store(norm_maxs + item, largest)
-    tl.store(partial_ss + group * number + item, ss)
-    if owner >= 0:
-        if slot < 0:
-            mend = tl.load(poison)
-            mean = (shift.to(tl.float64) + rest.to(tl.float64)) * unscale
-            tl.store(means + owner * dim + cols, mean + mend, mask=inside)
-            if GROUPS == 1:
-                tl.store(within + owner, ss + mend)
-        else:
-            origin = feats + pivot * row_stride + cols.to(tl.int64) * col_stride
-            base = tl.load(origin, mask=inside, other=0.0).to(ACC) * scale
-            relative = ((shift - base) + rest) * unscale.to(ACC)
-            tl.store(partial_mean + slot * dim + cols, relative, mask=inside)
+    inner = tl.zeros((), tl.float64)
+    total = tl.zeros((), tl.float64)
+    largest = tl.zeros((), tl.float64)
+    turns = tl.cdiv(dim, COLS) if WIDE else 1
+    # what does not change from turn to turn is computed again: kept, it costs 70 registers
+    for turn in tl.range(0, turns, disable_licm=True):
+        cols = turn * COLS + tl.arange(0, COLS)
+        inside = cols < dim
+        shift, rest, scale, unscale, ss, total, largest = moments_of_run(
+            feats, permutation + start, length, cols, inside, row_stride, col_stride,
+            row_squares + start, turn > 0, ROWS, ACC, WIDE,
+        )  # fmt: skip
+        inner += ss
+        if owner >= 0:
+            if slot < 0:
+                mean = (shift.to(tl.float64) + rest.to(tl.float64)) * unscale
+                tl.store(means + owner * dim + cols, mean + mend, mask=inside)
+            else:
+                origin = feats + pivot * row_stride + cols.to(tl.int64) * col_stride
+                base = tl.load(origin, mask=inside, other=0.0).to(ACC) * scale
+                relative = ((shift - base) + rest) * unscale.to(ACC)
+                tl.store(partial_mean + slot * dim + cols, relative, mask=inside)
+        if WIDE:
+            tl.debug_barrier()  # squares are read by other threads than wrote them
+    if WIDE:
+        total, largest = norms_of_squares(row_squares + start, length, 256)
+    tl.store(norm_sums + item, total)
+    tl.store(norm_maxs + item, largest)
+    tl.store(partial_ss + item, inner)
+    if (owner >= 0) & (slot < 0):
+        tl.store(within + owner, inner + mend)

@@ -13,19 +13,17 @@ from torch import Tensor
 from ncfast.kernels.configuration import (
     ItemsConfig,
     MergeConfig,
-    ProjectConfig,
     TinyConfig,
     alignment,
 )
 from ncfast.kernels.counters import counter
 from ncfast.kernels.items import moments_of_items
-from ncfast.kernels.merge import finish, merge_items
-from ncfast.kernels.project import projected_squares
+from ncfast.kernels.merge import merge_items
 from ncfast.kernels.tiny import moments_of_classes
 
-_FINISH_SIZE = 2048
+_NORMS_SIZE = 2048
 # said outright: the default changes with Triton 3.10
-_OPTIONS = {"enable_fp_fusion": True}
+OPTIONS = {"enable_fp_fusion": True}
 
 
 class Grouped(NamedTuple):
@@ -54,37 +52,26 @@ class _Scratch(NamedTuple):
     norm_sums: Tensor
     norm_maxs: Tensor
     row_squares: Tensor
-    block_ss: Tensor
 
 
 def grouped_moments(
     feats: Tensor, rows: Grouped, config: ItemsConfig, merge: MergeConfig
 ) -> Outputs:
-    """Means, spreads and norms of ``feats`` (N, D) by the classes of ``rows``."""
+    """Means, spreads and norms of ``feats`` (N, D) by the classes of ``rows``: two launches."""
     dim, classes, number = feats.shape[1], rows.counts.shape[0], rows.items.shape[1]
-    scratch, align = _allocate(feats, rows, config, merge), alignment(dim)
+    scratch, align, shared = _allocate(feats, rows, config), alignment(dim), rows.shared.shape[1]
     double = {"dtype": torch.float64, "device": feats.device}
     means, within = torch.empty((classes, dim), **double), torch.empty(classes, **double)
     norms = torch.empty(2, **double)
-    with _on(feats.device):
+    with on(feats.device):
         _launch_items(feats, rows, config, scratch, means, within)
-        shared = rows.shared.shape[1]
-        if shared:
-            merge_items[(shared, merge.blocks)](
-                feats, rows.items, rows.shared, rows.counts, rows.poison, scratch.partial_mean,
-                scratch.partial_ss, means, scratch.block_ss, dim // align, feats.stride(0),
-                feats.stride(1), number, shared, ALIGN=align, GROUPS=config.groups,
-                ITEMS=merge.tile_items, COLS=merge.tile_cols, num_warps=merge.warps, **_OPTIONS,
-            )  # fmt: skip
-        if config.groups > 1:
-            _join_groups(rows, scratch, within, norms)
-        programs = shared + (config.groups == 1)
-        if programs:
-            finish[(programs,)](
-                rows.shared, rows.poison, scratch.block_ss, within, scratch.norm_sums,
-                scratch.norm_maxs, norms, number, shared, merge.blocks, SIZE=_FINISH_SIZE,
-                num_warps=8, **_OPTIONS,
-            )  # fmt: skip
+        merge_items[(shared + 1,)](
+            feats, rows.items, rows.shared, rows.counts, rows.poison, scratch.partial_mean,
+            scratch.partial_ss, scratch.norm_sums, scratch.norm_maxs, means, within, norms,
+            dim // align, feats.stride(0), feats.stride(1), number, shared, ALIGN=align,
+            ITEMS=merge.tile_items, COLS=merge.tile_cols, SIZE=_NORMS_SIZE,
+            num_warps=merge.warps, **OPTIONS,
+        )  # fmt: skip
     return Outputs(means, within, norms[0], norms[1])
 
 
@@ -96,14 +83,14 @@ def _launch_items(
     means: Tensor,
     within: Tensor,
 ) -> None:
-    (count, dim), number = feats.shape, rows.items.shape[1]
+    dim, number = feats.shape[1], rows.items.shape[1]
     align = alignment(dim, feats.stride(0))
-    moments_of_items[(number, config.groups)](
+    moments_of_items[(number,)](
         feats, rows.permutation, rows.items, rows.poison, scratch.partial_mean, scratch.partial_ss,
         means, within, scratch.norm_sums, scratch.norm_maxs, scratch.row_squares, dim // align,
-        feats.stride(0) // align, feats.stride(1), number, count, ALIGN=align,
-        ROWS=config.tile_rows, COLS=config.tile_cols, GROUPS=config.groups,
-        ACC=accumulator(feats.dtype), num_warps=config.warps, **_OPTIONS,
+        feats.stride(0) // align, feats.stride(1), number, ALIGN=align, ROWS=config.tile_rows,
+        COLS=config.tile_cols, WIDE=dim > config.tile_cols, ACC=accumulator(feats.dtype),
+        num_warps=config.warps, **OPTIONS,
     )  # fmt: skip
 
 
@@ -120,45 +107,15 @@ def tiny_moments(
     counts = torch.empty(num_classes, dtype=torch.int64, device=device)
     means, within = torch.empty((num_classes, dim), **double), torch.empty(num_classes, **double)
     align = alignment(dim, feats.stride(0))
-    with _on(device):
+    with on(device):
         moments_of_classes[(num_classes,)](
             feats, labels.contiguous(), listed, parts, counter(device), counts, means, within,
             norms, count, dim // align, feats.stride(0) // align, feats.stride(1), ALIGN=align,
             LABELS=config.labels, ROWS=config.tile_rows, COLS=config.tile_cols,
             CLASSES=config.classes, ACC=accumulator(feats.dtype), num_warps=config.warps,
-            **_OPTIONS,
+            **OPTIONS,
         )  # fmt: skip
     return counts, Outputs(means, within, norms[0], norms[1])
-
-
-def projected_ss(
-    feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor, config: ProjectConfig
-) -> Tensor:
-    """Sum over rows of <x - mean of its class, v>^2 for each row v of ``vectors``: (V,) float64.
-
-    ``feats`` (N, D) in any type but float64, ``means`` (K, D) float64; a label outside 0..K-1 makes
-    every sum NaN.
-    """
-    if feats.dtype == torch.float64:
-        raise TypeError("Expected argument `feats` in 32 bits or less but got torch.float64.")
-    (count, dim), (classes, number) = feats.shape, (means.shape[0], vectors.shape[0])
-    labels = labels.to(torch.int64).contiguous()
-    inside = ((labels >= 0) & (labels < classes)).all()
-    vectors = vectors.to(torch.float64)
-    centres = means.to(torch.float32)
-    # means of absent classes are never read; what rounding took from the others comes back here
-    offsets = ((means - centres) @ vectors.T).to(torch.float32).contiguous()
-    partial = torch.empty((config.programs, number), dtype=torch.float64, device=feats.device)
-    align = alignment(dim, feats.stride(0))
-    with _on(feats.device):
-        projected_squares[(config.programs, config.blocks)](
-            feats, labels, centres.contiguous(), offsets, vectors.to(torch.float32).contiguous(),
-            partial, count, classes, dim // align, feats.stride(0) // align, feats.stride(1),
-            number, ALIGN=align, ROWS=config.tile_rows, COLS=config.tile_cols,
-            VECTORS=config.vectors, PRECISION="ieee" if interpreted() else "tf32x3",
-            num_warps=config.warps, num_stages=config.stages, **_OPTIONS,
-        )  # fmt: skip
-    return torch.where(inside, partial.sum(0), torch.nan)
 
 
 def accumulator(dtype: torch.dtype) -> Any:
@@ -166,33 +123,20 @@ def accumulator(dtype: torch.dtype) -> Any:
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 
-def _allocate(feats: Tensor, rows: Grouped, config: ItemsConfig, merge: MergeConfig) -> _Scratch:
-    (count, dim), number, shared = feats.shape, rows.items.shape[1], rows.shared.shape[1]
-    groups, double = config.groups, {"dtype": torch.float64, "device": feats.device}
+def _allocate(feats: Tensor, rows: Grouped, config: ItemsConfig) -> _Scratch:
+    (count, dim), number = feats.shape, rows.items.shape[1]
+    double = {"dtype": torch.float64, "device": feats.device}
     exact = torch.float64 if feats.dtype == torch.float64 else torch.float32
-    split = count if groups > 1 else 0
-    whole = number if groups == 1 else 0
     return _Scratch(
         torch.empty((rows.slots, dim), dtype=exact, device=feats.device),
-        torch.empty((groups, number), **double),
-        torch.empty(whole, **double),
-        torch.empty(whole, **double),
-        torch.empty((groups, split), **double),
-        torch.empty((shared, merge.blocks), **double),
+        torch.empty(number, **double),
+        torch.empty(number, **double),
+        torch.empty(number, **double),
+        torch.empty(count if dim > config.tile_cols else 0, **double),
     )
 
 
-def _join_groups(rows: Grouped, scratch: _Scratch, within: Tensor, norms: Tensor) -> None:
-    """What one program cannot finish when the columns of a row are spread over several."""
-    owner, slot = rows.items[2], rows.items[4]
-    sums = torch.where((owner >= 0) & (slot < 0), scratch.partial_ss.sum(0), 0.0)
-    # a class alone in its item receives one number and zeros otherwise: the order is no matter
-    within.zero_().scatter_add_(0, owner.clamp(min=0).long(), sums).add_(rows.poison)
-    by_row = scratch.row_squares.sum(0).sqrt()
-    torch.add(torch.stack((by_row.sum(), by_row.amax())), rows.poison, out=norms)
-
-
-def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+def on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Kernels go to the current device; in the interpreter there is none."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -51,3 +53,54 @@ def merge(
 def project(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor) -> Tensor:
     """Twin of `ncfast.kernels.project.projected_squares`: (V,) sums over all rows."""
     return ((feats.double() - means[labels.long()]) @ vectors.double().T).square().sum(0)
+
+
+def scatter(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
+    """Twin of `ncfast.kernels.scatter.scatter_tiles`: (D, D), all tiles put together."""
+    away = feats.double() - means[labels.long()]
+    return away.T @ away
+
+
+def decide(feats: Tensor, centre: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
+    """Twin of the kernels in `ncfast.kernels.decide`, for one rule: (N,) int64."""
+    scores = (feats.double() - centre) @ weight.T + offset
+    return scores.nan_to_num(-torch.inf, torch.inf, -torch.inf).argmax(1)
+
+
+def block_scores(points: Tensor, starts: Sequence[int], euclidean: bool) -> Tensor:
+    """(BLOCKS, N, N) scores of ``points`` (D, N) in each block of columns; a row is at infinity."""
+    scores = []
+    for low, high in itertools.pairwise(starts):
+        total = points.new_zeros(points.shape[1], points.shape[1])
+        for line in points[low:high]:
+            gap = line[:, None] - line[None, :]
+            total = total + gap * gap if euclidean else torch.maximum(total, gap.abs())
+        scores.append(total.fill_diagonal_(torch.inf))
+    return torch.stack(scores)
+
+
+def nearest(
+    points: Tensor, starts: Sequence[int], begins: Tensor, ends: Tensor, k: int, euclidean: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Twin of `ncfast.kernels.neighbors.nearest`, for one layer: scores, indices, extents."""
+    each = block_scores(points, starts, euclidean)
+    row = torch.arange(points.shape[1])
+    outside = (row < begins[:, None]) | (row >= ends[:, None])
+    whole = each.amax(0).masked_fill_(outside, torch.inf)
+    scores, indices = (t[:, :k] for t in whole.sort(dim=1, stable=True))
+    reach = each.gather(2, indices.expand(len(each), -1, -1))
+    missing = scores.isinf()
+    reach = reach.masked_fill(missing, torch.inf).amax(2)
+    return scores, indices.masked_fill(missing, -1), reach
+
+
+def count_nearer(
+    points: Tensor, starts: Sequence[int], begins: Tensor, ends: Tensor, limits: Tensor,
+    euclidean: bool,
+) -> Tensor:  # fmt: skip
+    """Twin of `ncfast.kernels.neighbors.count_nearer`, for one layer: (BLOCKS + 1, N)."""
+    each = block_scores(points, starts, euclidean)
+    row = torch.arange(points.shape[1])
+    inside = (row >= begins[:, None]) & (row < ends[:, None])
+    every = torch.cat((each, each.amax(0, keepdim=True)))
+    return ((every < limits[:, :, None]) & inside).sum(2)

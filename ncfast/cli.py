@@ -83,6 +83,35 @@ def _train(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _sweep(arguments: Sequence[str]) -> int:
+    """Train many replicas at once: weight decays, seeds, presets of the paper."""
+    from ncfast.experiments.presets import expand
+    from ncfast.experiments.sweep import sweep
+    from ncfast.experiments.sweep_config import SweepConfig
+    from ncfast.experiments.sweep_file import load_sweep
+
+    config = _parse(SweepConfig, "sweep", arguments)
+    # what is not given on the command line comes from the sweep that is resumed, or the preset
+    if config.resume:
+        saved = SweepConfig.from_settings(load_sweep(config.out)["settings"], config.out)
+        config = _parse(SweepConfig, "sweep", arguments, saved)
+    elif config.preset is not None:
+        config = _parse(SweepConfig, "sweep", arguments, expand(config))
+    outcome = sweep(config)
+    if not outcome.finished:
+        print(
+            "Interrupted; the state is saved. Continue with:\n"
+            f"  ncfast sweep --out {shlex.quote(str(config.out))} --resume",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    if outcome.alone:
+        from ncfast.experiments.report import build_report
+
+        print(f"Report: {build_report([config.out]).html}")
+    return 0
+
+
 def _report(arguments: Sequence[str]) -> int:
     """Draw the report of one run, or of several beside each other."""
     from ncfast.experiments.config import ReportConfig
@@ -131,6 +160,7 @@ def _cuda_devices() -> list[str]:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
+    "sweep": _sweep,
     "report": _report,
     "info": _info,
 }

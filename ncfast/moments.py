@@ -15,8 +15,6 @@ from typing_extensions import Self
 from ncfast import _validate
 from ncfast.backends import LabelPlan, select
 
-_FLOAT_FIELDS = ("means", "within_ss", "norm_sum", "norm_max")
-
 
 @dataclass(eq=False)
 class ClassMoments:
@@ -143,43 +141,21 @@ class ClassMoments:
         )
 
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> ClassMoments:
-        """The moments over all ranks, the same bits on every rank, in one collective.
+        """The moments over all ranks, the same bits on every rank.
 
-        The packed states are gathered and merged in rank order: Chan's merge is no plain sum, and
-        sums that could be added would cancel on collapsed features. A rank receives
-        8 (K (D + 2) + 2) bytes from each other rank.
+        One packed collective, or two for a large state: see
+        `ncfast.distributed.all_reduce_many`, which also takes several moments at once.
 
         Args:
             group: the process group; None is the default one. Every rank must hold the same K and
                 D; a rank without samples takes part with `ClassMoments.empty`.
 
         Raises:
-            RuntimeError: torch.distributed is not initialised.
+            RuntimeError: torch.distributed is not initialised, or a rank is missing.
         """
-        if not dist.is_available() or not dist.is_initialized():
-            raise RuntimeError(
-                "Expected torch.distributed to be initialised before ClassMoments.all_reduce. "
-                "Call torch.distributed.init_process_group first; a single process needs no reduce."
-            )
-        packed = self._pack()
-        gathered = packed.new_empty(dist.get_world_size(group) * packed.numel())
-        dist.all_gather_into_tensor(gathered, packed, group=group)
-        merged, *rest = (self._unpack(part) for part in gathered.view(-1, packed.numel()))
-        for part in rest:
-            merged = merged.merge(part)
-        return merged
+        from ncfast.distributed import all_reduce_many
 
-    def _pack(self) -> Tensor:
-        # counts are exact in float64 up to 2^53
-        floats = (getattr(self, name).reshape(-1) for name in _FLOAT_FIELDS)
-        return torch.cat([self.counts.to(torch.float64), *floats])
-
-    def _unpack(self, packed: Tensor) -> ClassMoments:
-        k, d = self.means.shape
-        counts, means, within, norm_sum, norm_max = packed.split([k, k * d, k, 1, 1])
-        return ClassMoments(
-            counts.to(torch.int64), means.view(k, d), within, norm_sum[0], norm_max[0]
-        )
+        return all_reduce_many([self], group)[0]
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> ClassMoments:
         """The same moments on another device."""

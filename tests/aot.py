@@ -22,21 +22,27 @@ OPS = {
 
 
 def compile_case(case, capability):
-    """The compiled kernel of a case of `cases`."""
+    """The compiled kernel of a case of `cases`, for a CUDA capability or a named AMD device."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    names = case["kernel"].arg_names
+    names, constants = case["kernel"].arg_names, case["constants"]
+    if isinstance(capability, str):
+        target = GPUTarget("hip", capability, 64)
+        if "PRECISION" in constants:  # as `ncfast.kernels.second_read.precision` has it
+            constants = constants | {"PRECISION": "ieee"}
+    else:
+        target = GPUTarget("cuda", capability, 32)
     source = ASTSource(
         fn=case["kernel"],
         signature={name: case["signature"].get(name, "constexpr") for name in names},
-        constexprs=case["constants"],
+        constexprs=constants,
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in case["aligned"]},
     )
-    options = {"num_warps": case["warps"], "enable_fp_fusion": True}
+    options = {"num_warps": case["warps"], "enable_fp_fusion": case["fusion"]}
     options |= {"num_stages": case["stages"]} if case["stages"] else {}
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    return triton.compile(source, target=target, options=options)
 
 
 def inspect(compiled):

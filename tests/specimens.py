@@ -2,9 +2,13 @@
 
 from ncfast.kernels.configuration import (
     alignment,
+    decide_config,
     items_config,
     merge_config,
+    neighbors_config,
+    power_of_two,
     project_config,
+    scatter_config,
     tiny_config,
 )
 
@@ -24,12 +28,21 @@ def cases():
     found["items fp32 D=8192"] = items("fp32", 100_000, 8192, 10)
     found["merge fp32 K=10"] = merge(1_000_000, 512, 10)
     found["merge fp32 K=1000"] = merge(1_000_000, 512, 1000)
-    found["finish"] = finish()
     for kind, count, dim, classes in TINY:
         found[f"tiny {kind} {count}x{dim}"] = tiny(kind, count, dim, classes)
     for kind in ("fp32", "bf16"):
         for vectors in (9, 64):
             found[f"project {kind} V={vectors}"] = project(kind, 512, vectors)
+        for classes in (10, 1000):
+            found[f"decide {kind} K={classes}"] = decide(kind, 512, classes)
+        for dim in (64, 512):
+            found[f"scatter {kind} D={dim}"] = scatter(kind, dim)
+    for kind in ("fp32", "bf16", "fp64"):
+        found[f"decide exactly {kind}"] = decide_exactly(kind, 512)
+    for kind, k in (("fp32", 5), ("fp64", 5), ("fp32", 32), ("fp64", 32)):
+        found[f"nearest {kind} k={k}"] = nearest(kind, k)
+    for kind in ("fp32", "fp64"):
+        found[f"count nearer {kind}"] = count_nearer(kind)
     return found
 
 
@@ -43,10 +56,9 @@ def items(kind, count, dim, classes):
     signature = {"feats": f"*{kind}", "permutation": "*i32", "items": "*i32", "poison": "*fp64"}
     signature |= {"partial_mean": exact, "partial_ss": "*fp64", "means": "*fp64"}
     signature |= {"within": "*fp64", "norm_sums": "*fp64", "norm_maxs": "*fp64"}
-    signature |= {"row_squares": "*fp64", "width": "i32", "row_units": "i32"}
-    signature |= {"number": "i32", "count": "i32"}
+    signature |= {"row_squares": "*fp64", "width": "i32", "row_units": "i32", "number": "i32"}
     constants = {"col_stride": 1, "ALIGN": alignment(dim), "ROWS": config.tile_rows}
-    constants |= {"COLS": config.tile_cols, "GROUPS": config.groups}
+    constants |= {"COLS": config.tile_cols, "WIDE": dim > config.tile_cols}
     constants["ACC"] = tl.float64 if kind == "fp64" else tl.float32
     return described(moments_of_items, signature, constants, config.warps)
 
@@ -57,20 +69,12 @@ def merge(count, dim, classes):
     config = merge_config(count, dim, classes, items_config(count, dim, classes, 4, 132).item_rows)
     signature = {"feats": "*fp32", "items": "*i32", "shared": "*i32", "counts": "*i64"}
     signature |= {"poison": "*fp64", "partial_mean": "*fp32", "partial_ss": "*fp64"}
-    signature |= {"means": "*fp64", "block_ss": "*fp64", "width": "i32", "row_stride": "i32"}
+    signature |= {"norm_sums": "*fp64", "norm_maxs": "*fp64", "means": "*fp64"}
+    signature |= {"within": "*fp64", "norms": "*fp64", "width": "i32", "row_stride": "i32"}
     signature |= {"number": "i32", "classes": "i32"}
-    constants = {"col_stride": 1, "ALIGN": alignment(dim), "GROUPS": 1}
+    constants = {"col_stride": 1, "ALIGN": alignment(dim), "SIZE": 2048}
     constants |= {"ITEMS": config.tile_items, "COLS": config.tile_cols}
     return described(merge_items, signature, constants, config.warps)
-
-
-def finish():
-    from ncfast.kernels.merge import finish as kernel
-
-    signature = {"shared": "*i32", "poison": "*fp64", "block_ss": "*fp64", "within": "*fp64"}
-    signature |= {"norm_sums": "*fp64", "norm_maxs": "*fp64", "norms": "*fp64"}
-    signature |= {"number": "i32", "classes": "i32", "blocks": "i32"}
-    return described(kernel, signature, {"SIZE": 2048}, 8)
 
 
 def tiny(kind, count, dim, classes):
@@ -100,10 +104,71 @@ def project(kind, dim, vectors):
     return described(projected_squares, signature, constants, config.warps, config.stages)
 
 
+def scatter(kind, dim):
+    from ncfast.kernels.scatter import scatter_tiles
+
+    config = scatter_config(1_000_000, dim, 132)
+    signature = {"feats": f"*{kind}", "labels": "*i64", "centres": "*fp32", "scale": "*fp32"}
+    signature |= {"partial": "*fp64", "count": "i32", "classes": "i32", "width": "i32"}
+    signature |= {"row_units": "i32", "span": "i32"}
+    constants = {"col_stride": 1, "ALIGN": alignment(dim), "SIDE": config.side}
+    constants |= {"ROWS": config.rows, "FLUSH": config.flush, "PRECISION": "bf16x6"}
+    return described(scatter_tiles, signature, constants, config.warps, config.stages)
+
+
+def decide(kind, dim, classes):
+    from ncfast.kernels.decide import decide_in_float32
+
+    config = decide_config(classes)
+    signature = {"feats": f"*{kind}", "centres": "*fp32", "weights": "*fp32", "offsets": "*fp32"}
+    signature |= {"sizes": "*fp32", "chosen": "*i64", "undecided": "*i8", "count": "i32"}
+    signature |= {"classes": "i32", "width": "i32", "row_units": "i32", "rounding": "fp32"}
+    signature |= {"offset_rounding": "fp32", "norm_floor": "fp32", "floor": "fp32"}
+    constants = {"col_stride": 1, "ALIGN": alignment(dim), "ROWS": config.tile_rows}
+    constants |= {"COLS": config.tile_cols, "CLASSES": config.tile_classes, "PRECISION": "tf32x3"}
+    return described(decide_in_float32, signature, constants, config.warps, config.stages)
+
+
+def decide_exactly(kind, dim):
+    from ncfast.kernels.decide import decide_in_float64
+
+    config = decide_config(1000)
+    signature = {"feats": f"*{kind}", "centres": "*fp64", "weights": "*fp64", "offsets": "*fp64"}
+    signature |= {"undecided": "*i8", "listed": "*i32", "chosen": "*i64", "count": "i32"}
+    signature |= {"classes": "i32", "width": "i32", "row_units": "i32"}
+    constants = {"col_stride": 1, "ALIGN": alignment(dim), "BLOCK": config.block}
+    constants |= {"ROWS": config.exact_rows, "COLS": config.exact_cols}
+    constants["CLASSES"] = config.exact_classes
+    return described(decide_in_float64, signature, constants, 4, 2)
+
+
+def nearest(kind, k):
+    from ncfast.kernels.neighbors import nearest as kernel
+
+    config = neighbors_config(60_000, TYPES[kind], 132, k)
+    signature = {"points": f"*{kind}", "starts": "*i32", "begins": "*i32", "ends": "*i32"}
+    signature |= {"scores": f"*{kind}", "indices": "*i32", "extents": f"*{kind}"}
+    signature |= {"count": "i32", "dim": "i32"}
+    constants = {"K": k, "SLOTS": power_of_two(k), "BLOCKS": 1, "EUCLIDEAN": True}
+    constants |= {"ROWS": config.tile_rows, "COLS": config.tile_cols}
+    return described(kernel, signature, constants, config.warps) | {"fusion": False}
+
+
+def count_nearer(kind):
+    from ncfast.kernels.neighbors import count_nearer as kernel
+
+    config = neighbors_config(60_000, TYPES[kind], 132)
+    signature = {"points": f"*{kind}", "starts": "*i32", "begins": "*i32", "ends": "*i32"}
+    signature |= {"limits": f"*{kind}", "counts": "*i32", "count": "i32", "dim": "i32"}
+    constants = {"BLOCKS": 2, "PARTS": 4, "EUCLIDEAN": True}
+    constants |= {"ROWS": config.tile_rows, "COLS": config.tile_cols}
+    return described(kernel, signature, constants, config.warps) | {"fusion": False}
+
+
 def described(kernel, signature, constants, warps, stages=None):
     """Pointers are taken to be aligned, as those of torch's allocator are."""
     aligned = [name for name, kind in signature.items() if kind.startswith("*")]
     return {
         "kernel": kernel, "signature": signature, "constants": constants,
-        "aligned": aligned, "warps": warps, "stages": stages,
+        "aligned": aligned, "warps": warps, "stages": stages, "fusion": True,
     }  # fmt: skip

@@ -1,15 +1,18 @@
-"""`all_reduce` over real gloo processes: unequal shards, absent classes, idle ranks."""
+"""`all_reduce` over real gloo processes: unequal shards, absent classes, idle and dying ranks."""
 
 import os
-import socket
+import time
+from datetime import timedelta
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import run_ranks
 from samples import classes
 
 import ncfast
+from ncfast import distributed
+from ncfast.distributed import all_reduce_many
 
 
 def shards(world):
@@ -36,7 +39,8 @@ def worker(rank, world, port, folder):
         if name.startswith(("all_", "reduce", "broadcast", "gather")) and callable(original):
             setattr(dist, name, counted(name, original, calls))
     reduced = moments.all_reduce()
-    assert calls == ["all_gather_into_tensor"], calls
+    assert calls in (["all_gather_single"], ["all_gather_into_tensor"]), "one collective"
+    several_at_once(rank, moments, reduced)
     # a subgroup reduces among its members only
     group = dist.new_group([0, 1])
     pair = moments.all_reduce(group) if rank < 2 else None
@@ -44,6 +48,20 @@ def worker(rank, world, port, folder):
         {"all": reduced.state_dict(), "pair": pair and pair.state_dict()}, f"{folder}/{rank}.pt"
     )
     dist.destroy_process_group()
+
+
+def several_at_once(rank, moments, reduced):
+    """Both ways, one collective and two, give the merge in rank order; K < W and K % W too."""
+    small = ncfast.class_moments(torch.full((rank + 1, 3), 0.1), torch.zeros(rank + 1).long())
+    one_by_one = [reduced, small.all_reduce(), moments.all_reduce()]
+    with pytest.MonkeyPatch.context() as patch:
+        for limit in (1 << 60, 0):
+            patch.setattr(distributed, "EXCHANGE_BYTES", limit)
+            together = all_reduce_many([moments, small, moments])
+            for found, expected in zip(together, one_by_one, strict=True):
+                for name, value in expected.state_dict().items():
+                    assert torch.equal(found.state_dict()[name], value), (limit, name)
+    assert all_reduce_many([]) == []
 
 
 def counted(name, original, calls):
@@ -54,15 +72,9 @@ def counted(name, original, calls):
     return call
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.mark.parametrize("world", [2, 4])
 def test_all_reduce_equals_a_single_process(world, tmp_path):
-    mp.spawn(worker, (world, free_port(), str(tmp_path)), nprocs=world)
+    run_ranks(worker, world, str(tmp_path))
     states = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
     feats, labels, parts = shards(world)
     whole = ncfast.class_moments(feats, labels, num_classes=5).state_dict()
@@ -79,3 +91,30 @@ def test_without_a_process_group():
     moments = ncfast.class_moments(*classes(), num_classes=5)
     with pytest.raises(RuntimeError, match="init_process_group first"):
         moments.all_reduce()
+
+
+def doomed(rank, world, port, folder):
+    """Rank 1 falls silent after a first reduction; the others must hear of it in time."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=world, timeout=timedelta(seconds=2))
+    moments = ncfast.class_moments(*classes(), num_classes=5)
+    moments.all_reduce()
+    if rank == 1 and folder.endswith("dies"):
+        os._exit(0)
+    if rank == 1:
+        time.sleep(5)
+        os._exit(0)
+    start = time.monotonic()
+    try:
+        moments.all_reduce()
+    except RuntimeError as error:
+        torch.save([str(error), time.monotonic() - start], f"{folder}-{rank}.pt")
+    os._exit(0)
+
+
+@pytest.mark.parametrize("fate", ["dies", "hangs"])
+def test_a_rank_that_is_lost_gives_an_error_in_time(fate, tmp_path):
+    run_ranks(doomed, 2, str(tmp_path / fate))
+    message, seconds = torch.load(tmp_path / f"{fate}-0.pt")
+    assert "2 ranks could not combine their class moments: a rank died" in message
+    assert seconds < 4.5, "the time-out is 2 seconds"

@@ -11,7 +11,8 @@ start = time.perf_counter()
 import ncfast
 spent = time.perf_counter() - start
 optional = ["triton", "faiss", "sklearn", "matplotlib", "tqdm", "tyro", "safetensors", "pooch",
-            "scipy", "torchmetrics", "lightning", "transformers", "pybind11"]
+            "scipy", "torchmetrics", "lightning", "transformers", "accelerate",
+            "tensorboard", "wandb", "pyarrow", "pybind11"]
 print(json.dumps([spent, [name for name in optional if name in sys.modules]]))
 """
 

@@ -17,6 +17,7 @@ from ncfast.backends.plan import LabelPlan
 
 NAMES = ("auto", "reference", "cpu", "triton")
 _PLAIN_TYPES = (Tensor, Parameter, FakeTensor)  # an operator takes the last one
+_MOST_ROWS = 1 << 31  # row numbers of a plan are 32 bits wide
 _BUILD_INFO = Path(__file__).parent.parent / "_build_info.json"
 
 
@@ -104,6 +105,12 @@ def _why_not_cpu(feats: Tensor) -> str | None:
     if type(feats) not in _PLAIN_TYPES:
         return f"the features are a {type(feats).__name__}, whose memory is not theirs to read"
     return None
+
+
+def readable(feats: Tensor) -> bool:
+    """Whether the extension can take the memory of ``feats`` (N, D) as it lies."""
+    adjacent = feats.stride(1) == 1 or feats.shape[1] == 1
+    return _why_not_cpu(feats) is None and adjacent and len(feats) < _MOST_ROWS and _is_real(feats)
 
 
 def _is_real(feats: Tensor) -> bool:

@@ -74,6 +74,47 @@ def projected_ss(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor) 
     return sums + poison
 
 
+def scatter(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
+    """Sum over all rows of (x - mean of its class)(x - mean of its class)^T.
+
+    Arguments as in `projected_ss`; (D, D) float64.
+    """
+    labels, poison = _fold_invalid(labels.to(torch.int64), means.shape[0])
+    total = means.new_zeros((means.shape[1], means.shape[1]))
+    rows = max(1, (_BLOCK_CPU if feats.device.type == "cpu" else _BLOCK_GPU) // feats.shape[1])
+    for stored, label in zip(feats.split(rows), labels.split(rows), strict=True):
+        deviation = stored.to(torch.float64) - means.index_select(0, label)
+        total.addmm_(deviation.T, deviation)
+    return total.tril() + total.tril(-1).T + poison
+
+
+def decisions(feats: Tensor, centres: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
+    """argmax_c <x - centre, weight_c> + offset_c for each row x, by R rules.
+
+    Args:
+        feats: (N, D) features in any floating dtype.
+        centres: (R, D), float64.
+        weights: (R, K, D), float64.
+        offsets: (R, K), float64, minus infinity for classes out of the question.
+
+    Returns:
+        (R, N) int64; ties go to the smaller index, and a row that holds NaN to index 0.
+    """
+    width = max(feats.shape[1], weights.shape[1])
+    rows = max(1, (_BLOCK_CPU if feats.device.type == "cpu" else _BLOCK_GPU) // width)
+    chosen = []
+    for stored in feats.split(rows):
+        block = stored.to(torch.float64)
+        scores = [
+            torch.addmm(offset, block - centre, weight.T)
+            for centre, weight, offset in zip(centres, weights, offsets, strict=True)
+        ]
+        # max, unlike argmax, promises the first of equal values
+        known = torch.stack(scores).nan_to_num(-torch.inf, torch.inf, -torch.inf)
+        chosen.append(known.max(2).indices)
+    return torch.cat(chosen, 1)
+
+
 def _fold_invalid(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """Map labels out of range to class 0, and give NaN to add to every result if there were any."""
     inside = (labels >= 0) & (labels < num_classes)

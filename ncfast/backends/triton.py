@@ -10,6 +10,8 @@ import functools
 import importlib.metadata
 import importlib.util
 import warnings
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,8 +20,18 @@ from torch._subclasses import FakeTensor
 from ncfast.backends import reference
 from ncfast.backends._types import MomentsFunction, RawMoments
 from ncfast.backends.plan import LabelPlan, build
-from ncfast.kernels.configuration import items_config, merge_config, project_config, tiny_config
+from ncfast.kernels import autotune
+from ncfast.kernels.configuration import (
+    ItemsConfig,
+    decide_config,
+    items_config,
+    merge_config,
+    project_config,
+    scatter_config,
+    tiny_config,
+)
 
+T = TypeVar("T")
 _UNKNOWN_MULTIPROCESSORS = 132  # of an H200; only without a device to ask
 _INSTALLED = importlib.util.find_spec("triton") is not None  # looks, imports nothing
 _failure: str | None = None
@@ -48,16 +60,20 @@ def select(feats: Tensor, plan: LabelPlan | None) -> MomentsFunction:
 
     A traced graph holds no plan: it takes the labels as they are at each call.
     """
-    if torch.compiler.is_compiling() or type(feats) is FakeTensor or _is_dispatching():
+    if _is_traced(feats):
         from ncfast.backends import triton_operator
 
         return triton_operator.class_moments
     return functools.partial(class_moments, plan=plan)
 
 
-def _is_dispatching() -> bool:
-    return bool(
-        torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack()
+def _is_traced(feats: Tensor) -> bool:
+    return (
+        torch.compiler.is_compiling()
+        or type(feats) is FakeTensor
+        or bool(
+            torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack()
+        )
     )
 
 
@@ -65,14 +81,23 @@ def class_moments(
     feats: Tensor, labels: Tensor, num_classes: int, *, plan: LabelPlan | None = None
 ) -> RawMoments:
     """Moments by the kernels, or by the reference once they have failed."""
+    return guarded(
+        feats,
+        lambda: compute(feats, labels, num_classes, plan),
+        lambda: reference.class_moments(feats, labels, num_classes),
+    )
+
+
+def guarded(feats: Tensor, kernels: Callable[[], T], plain: Callable[[], T]) -> T:
+    """The result of the kernels, or the plain one once any of them has failed."""
     if _failure is None:
         try:
-            return compute(feats, labels, num_classes, plan)
+            return kernels()
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a compiler, a launcher or a driver raises
             _give_up(feats, error)
-    return reference.class_moments(feats, labels, num_classes)
+    return plain()
 
 
 def _give_up(feats: Tensor, error: Exception) -> None:
@@ -82,7 +107,7 @@ def _give_up(feats: Tensor, error: Exception) -> None:
         "ncfast falls back to the reference backend: its Triton kernels do not run on "
         f"{feats.device} ({_failure}). Results stay correct and come slower.",
         RuntimeWarning,
-        stacklevel=5,
+        stacklevel=6,
     )
 
 
@@ -100,16 +125,23 @@ def compute(
 
 
 def planned(feats: Tensor, plan: LabelPlan) -> RawMoments:
-    """The main path: two launches over rows sorted by class, and a third for what they leave."""
+    """The main path: two launches over rows sorted by class."""
+    rule = items_config(
+        *feats.shape, plan.num_classes, feats.dtype.itemsize, multiprocessors(feats.device)
+    )
+    if autotune.wanted(feats.device):
+        rule = autotune.items(feats, plan.num_classes, rule, lambda c: _planned(feats, plan, c))
+    return _planned(feats, plan, rule)
+
+
+def _planned(feats: Tensor, plan: LabelPlan, config: ItemsConfig) -> RawMoments:
     from ncfast.kernels.launch import Grouped, grouped_moments
 
-    (count, dim), itemsize, classes = feats.shape, feats.dtype.itemsize, plan.num_classes
-    config = items_config(count, dim, classes, itemsize, _multiprocessors(feats.device))
     table = plan.items(config.item_rows)
     rows = Grouped(
         plan.permutation, table.items, table.shared, table.slots, plan.counts, plan.poison
     )
-    merge = merge_config(count, dim, classes, config.item_rows)
+    merge = merge_config(*feats.shape, plan.num_classes, config.item_rows)
     # a copy: whoever changes the moments' counts in place must not change the plan
     return RawMoments(plan.counts.clone(), *grouped_moments(feats, rows, config, merge))
 
@@ -120,25 +152,113 @@ def projected_ss(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor) 
     One more read of the features, in the order they lie in; no D x D and no N x V matrix.
 
     Args:
-        feats: (N, D), float16, bfloat16 or float32, on a CUDA device.
+        feats: (N, D), on a CUDA device; float64 is left to the reference.
         labels: (N,) class indices; one outside 0..K-1 makes every sum NaN.
         means: (K, D) class means, float64.
         vectors: (V, D).
 
     Returns:
         (V,) float64; relative error of float32 rounding at any collapse level.
-
-    Raises:
-        TypeError: ``feats`` is float64.
     """
-    from ncfast.kernels.launch import projected_ss
+    if _is_traced(feats):
+        from ncfast.backends import triton_operator
 
-    config = project_config(len(feats), len(vectors), _multiprocessors(feats.device))
-    return projected_ss(feats, labels, means, vectors, config)
+        return triton_operator.projected_ss(feats, labels, means, vectors)
+    return projected_ss_now(feats, labels, means, vectors)
+
+
+def projected_ss_now(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor) -> Tensor:
+    """`projected_ss`, where nothing traces."""
+
+    def kernels() -> Tensor:
+        from ncfast.kernels.second_read import projected_ss
+
+        config = project_config(len(feats), len(vectors), multiprocessors(feats.device))
+        return projected_ss(feats, labels, means, vectors, config)
+
+    def plain() -> Tensor:
+        return reference.projected_ss(feats, labels, means, vectors)
+
+    return plain() if feats.dtype == torch.float64 else guarded(feats, kernels, plain)
+
+
+def scatter(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
+    """Sum over all rows of (x - mean of its class)(x - mean of its class)^T.
+
+    Residuals in float32 around the exact mean, products of three bfloat16 pieces a factor on
+    tensor cores, sums of 512 rows added in float64.
+
+    Args:
+        feats: (N, D), on a CUDA device; float64 is left to the reference.
+        labels: (N,) class indices; one outside 0..K-1 makes every entry NaN.
+        means: (K, D) class means, float64.
+
+    Returns:
+        (D, D) float64, exactly symmetric; of N times the covariance Sigma_W.
+    """
+    if _is_traced(feats):
+        from ncfast.backends import triton_operator
+
+        return triton_operator.scatter(feats, labels, means)
+    return scatter_now(feats, labels, means)
+
+
+def scatter_now(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
+    """`scatter`, where nothing traces."""
+
+    def kernels() -> Tensor:
+        from ncfast.kernels.second_read import scatter
+
+        config = scatter_config(*feats.shape, multiprocessors(feats.device))
+        return scatter(feats, labels, means, config)
+
+    def plain() -> Tensor:
+        return reference.scatter(feats, labels, means)
+
+    return plain() if feats.dtype == torch.float64 else guarded(feats, kernels, plain)
+
+
+def decisions(feats: Tensor, centres: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
+    """argmax_c <x - centre, weight_c> + offset_c for each row x, by R rules at once.
+
+    With a centre m, weights mu_c - m and offsets -norm(mu_c - m)^2 / 2 that is the nearest class
+    mean; with centre zero, a classifier's weights and its bias, the classifier's choice. Decided
+    in float32 where the two largest scores differ by more than rounding can, in float64 where they
+    do not; which rows those are is found on the device. No N x K matrix.
+
+    Args:
+        feats: (N, D), on a CUDA device; all of float64 is scored in float64.
+        centres: (R, D), float64.
+        weights: (R, K, D), float64.
+        offsets: (R, K), float64, minus infinity for classes out of the question.
+
+    Returns:
+        (R, N) int64; ties go to the smaller index, and a row that holds NaN to index 0.
+    """
+    if _is_traced(feats):
+        from ncfast.backends import triton_operator
+
+        return triton_operator.decisions(feats, centres, weights, offsets)
+    return decisions_now(feats, centres, weights, offsets)
+
+
+def decisions_now(feats: Tensor, centres: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
+    """`decisions`, where nothing traces."""
+
+    def kernels() -> Tensor:
+        from ncfast.kernels.second_read import decisions
+
+        return decisions(feats, centres, weights, offsets, decide_config(weights.shape[1]))
+
+    def plain() -> Tensor:
+        return reference.decisions(feats, centres, weights, offsets)
+
+    return guarded(feats, kernels, plain)
 
 
 @functools.lru_cache
-def _multiprocessors(device: torch.device) -> int:
+def multiprocessors(device: torch.device) -> int:
+    """Of a CUDA device; those of an H200 for the CPU, where only the interpreter asks."""
     if device.type != "cuda":
         return _UNKNOWN_MULTIPROCESSORS
     return torch.cuda.get_device_properties(device).multi_processor_count

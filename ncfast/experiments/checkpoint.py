@@ -21,14 +21,30 @@ def save(
     Raises:
         OSError: the disk is full or the directory cannot be written; the old checkpoint is kept.
     """
-    tensors: dict[str, Tensor] = {"step": torch.tensor(step)}
+    tensors: dict[str, Tensor] = {}
     tensors |= {f"model/{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"order/{name}": value for name, value in order.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{name}": value for name, value in state.items()}
+        # gradient descent without momentum keeps None
+        kept = {name: value for name, value in state.items() if value is not None}
+        tensors |= {f"optimizer/{index}/{name}": value for name, value in kept.items()}
+    save_tensors(path, step, tensors)
+
+
+def save_tensors(path: Path, step: int, tensors: dict[str, Tensor]) -> None:
+    """Write a step and named tensors; the old file is replaced only by a complete new one.
+
+    Raises:
+        OSError: as in `save`.
+    """
+    # clone: safetensors refuses views that share memory
+    content = {
+        k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()
+    }
+    content["step"] = torch.tensor(step)
     with replacing(path) as temporary:
         try:
-            save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary)
+            save_file(content, temporary)
         except Exception as error:  # safetensors reports a full disk with an error of its own
             raise OSError(f"{path}: could not write the checkpoint: {error}") from error
 

@@ -68,15 +68,20 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
 def _describe(config: TrainConfig) -> dict[str, Any]:
     return {
         "settings": _settings(config),
-        "versions": {
-            "ncfast": ncfast.__version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
         "seed": config.seed,
         "metrics": [*METRICS, "weight.norm"],
         "conventions": CONVENTIONS,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of everything that decides a run's numbers."""
+    return {
+        "ncfast": ncfast.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
     }
 
 
@@ -86,7 +91,8 @@ def _check_same_run(config: TrainConfig, path: Path) -> None:
             f"{config.out} holds no checkpoint to resume from. Choose another --out, or delete "
             "the directory, and start without --resume."
         )
-    before = json.loads(path.read_text())["settings"]
+    stored = load_config(config.out)["settings"]
+    before = _settings(TrainConfig.from_settings(stored, config.out))
     now = _settings(config)
     changed = [
         f"{name} was {before.get(name)} and is {now[name]}"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from ncfast.experiments import checkpoint, run_dir
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.data import ImageSet, load
 from ncfast.experiments.interrupt import InterruptFlag
 from ncfast.experiments.losses import LOSSES
-from ncfast.experiments.models import MLP, scale_parameters
+from ncfast.experiments.models import build_model
+from ncfast.experiments.optimisers import make_optimizer
 from ncfast.experiments.order import BatchOrder
 from ncfast.experiments.progress import Progress
 from ncfast.tracking import schedule
@@ -52,21 +52,6 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def build_model(config: TrainConfig, data: ImageSet) -> nn.Module:
-    """The freshly initialised network; depends on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = MLP(
-            data.input_size,
-            config.widths,
-            data.num_classes,
-            activation=config.activation,
-            last_activation=config.last_activation,
-        )
-    scale_parameters(model, config.init_scale)
-    return model
-
-
 class Trainer:
     """Network, optimiser and data of a run; `step` makes one update.
 
@@ -78,10 +63,8 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, train: ImageSet, device: torch.device) -> None:
         self.model = build_model(config, train).to(device)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
-        )
-        self.order = BatchOrder(len(train), config.batch_size, config.seed)
+        self.optimizer = make_optimizer(config, self.model.parameters())
+        self.order = BatchOrder(len(train), config.effective_batch_size(len(train)), config.seed)
         self.loss = LOSSES[config.loss]
         self._train = train
         self._device = device
@@ -119,6 +102,8 @@ class Run:
             num_classes=train.num_classes,
             sinks=[config.out / run_dir.METRICS_FILE, self._progress.record],
             start_step=start,
+            on_sink_error="raise",  # a run whose log has ended is not worth its time
+            log_cost=False,  # the log depends on the seed alone
         )
         self._splits = {"train": train, "test": test}
 

@@ -1,1 +1,28 @@
 """Entropy and mutual information by nearest neighbours, in nats."""
+
+from ncfast.information.conditional import conditional_mutual_information
+from ncfast.information.discrete import discrete_mutual_information
+from ncfast.information.entropy import entropy
+from ncfast.information.estimate import Estimate, EstimateWarning
+from ncfast.information.label_information import label_information
+from ncfast.information.mutual_information import mutual_information
+from ncfast.information.nhsic import cka, nhsic
+from ncfast.information.plane import InformationPlane, PlanePoint, information_plane
+from ncfast.information.superfluous import noise_sensitivity, superfluous_information
+
+__all__ = [
+    "Estimate",
+    "EstimateWarning",
+    "InformationPlane",
+    "PlanePoint",
+    "cka",
+    "conditional_mutual_information",
+    "discrete_mutual_information",
+    "entropy",
+    "information_plane",
+    "label_information",
+    "mutual_information",
+    "nhsic",
+    "noise_sensitivity",
+    "superfluous_information",
+]

@@ -47,6 +47,13 @@ def eigen(symmetric: Tensor) -> tuple[Tensor, Tensor]:
     return values.flip(0).clamp(min=0) + nan, vectors.T.flip(0)
 
 
+def eigenvalues(symmetric: Tensor) -> Tensor:
+    """Eigenvalues, largest first, clamped at zero, of a (D, D) matrix; NaN if it is not finite."""
+    usable = torch.isfinite(symmetric).all()
+    values = torch.linalg.eigvalsh(torch.where(usable, symmetric, 0.0))
+    return values.flip(0).clamp(min=0) + torch.where(usable, 0.0, torch.nan).to(symmetric.dtype)
+
+
 def significant(eigenvalues: Tensor, dim: int) -> Tensor:
     """Which eigenvalues of a covariance count as nonzero: above dim * eps of the largest.
 

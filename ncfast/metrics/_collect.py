@@ -82,7 +82,10 @@ def collapse_metrics(
 def evaluate(metrics: Mapping[str, Metric], evidence: Evidence) -> dict[str, Tensor]:
     """The value of every metric, with the work they have in common done once."""
     evidence.wanted_pairs = frozenset(m.pair for m in metrics.values() if m.pair is not None)
-    evidence.wants_scatter = any(metric.uses_scatter for metric in metrics.values())
+    uses = frozenset[str]().union(*(metric.uses for metric in metrics.values()))
+    evidence.wants_scatter = "scatter" in uses
+    evidence.wants_margins = "margins" in uses
+    evidence.wants_spread = "spread" in uses
     return {name: metric(evidence) for name, metric in metrics.items()}
 
 

@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ncfast.metrics import _pairs, _rules, _second_pass
+from ncfast.backends.margins import Classes, Margins
+from ncfast.backends.pairs import Statistic, Sweep
+from ncfast.backends.second_pass import Engine, engine
 from ncfast.metrics._axes import Axes, principal_axes
 from ncfast.moments import ClassMoments
 
@@ -28,6 +30,9 @@ class Evidence:
         ood: (M, D) features of inputs from outside the distribution, float64.
         wanted_pairs: pair quantities that one sweep over the pairs should gather together.
         wants_scatter: whether some metric of this call needs the D x D scatter anyway.
+        wants_margins: the same for the margins of the classifier at the class means.
+        wants_spread: the same for the variances along its differences, which need the features.
+        backend: the engine of the second passes, see `class_moments`.
     """
 
     moments: ClassMoments
@@ -38,6 +43,9 @@ class Evidence:
     ood: Tensor | None = None
     wanted_pairs: frozenset[str] = frozenset()
     wants_scatter: bool = False
+    wants_margins: bool = False
+    wants_spread: bool = False
+    backend: str = "auto"
     _results: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def has(self, need: str) -> bool:
@@ -100,14 +108,29 @@ class Evidence:
         return self.norms.square().sum() / self.number
 
     @cached_property
+    def product_of_means(self) -> Tensor:
+        """Sum of (mu_c - m)(mu_c - m)^T, (D, D)."""
+        return self.centred.T @ self.centred
+
+    @cached_property
+    def rows_present(self) -> Tensor:
+        """The classifier's rows of present classes, zero elsewhere, (K, D)."""
+        return torch.where(self.moments.present.unsqueeze(1), self.classifier, 0.0)
+
+    @cached_property
+    def product_of_rows(self) -> Tensor:
+        """Sum of w_c w_c^T over present classes, (D, D)."""
+        return self.rows_present.T @ self.rows_present
+
+    @cached_property
     def axes(self) -> Axes:
         """Singular values and right singular vectors of the centred means."""
         return principal_axes(self.centred)
 
     @cached_property
-    def pair_statistics(self) -> dict[str, _pairs.Statistic]:
-        """Statistics of the wanted pair quantities, from one sweep."""
-        return _pairs.sweep(
+    def _sweep(self) -> Sweep:
+        """Statistics of the wanted pair quantities and the smallest distances, from one sweep."""
+        return engine(self.backend, self.centred).sweep(
             self.centred,
             self.norms,
             self.moments.class_variances,
@@ -115,18 +138,52 @@ class Evidence:
             sorted(self.wanted_pairs),
         )
 
-    def pair(self, quantity: str) -> _pairs.Statistic:
+    def pair(self, quantity: str) -> Statistic:
         """Count, mean, variance and maximum over pairs of present classes."""
         if quantity not in self.wanted_pairs:
-            alone = Evidence(self.moments, wanted_pairs=frozenset([quantity]))
-            return alone.pair_statistics[quantity]
-        return self.pair_statistics[quantity]
+            alone = Evidence(self.moments, wanted_pairs=frozenset([quantity]), backend=self.backend)
+            return alone._sweep.statistics[quantity]
+        return self._sweep.statistics[quantity]
+
+    @property
+    def nearest_gaps(self) -> Tensor:
+        """Distance of each mean from the nearest other one, (K,); infinite without another."""
+        return self._sweep.nearest
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What runs the second passes."""
+        feats, _ = self.rows
+        return engine(self.backend, feats)
+
+    def margins(self, *, spread: bool = False) -> Margins:
+        """What follows from the margins; "projected" only with ``spread``, which needs features."""
+        if spread or self.wants_spread:
+            return self._margins_with_spread
+        return self._margins_alone
+
+    @cached_property
+    def _margins_with_spread(self) -> Margins:
+        return self._margins(*self.rows)
+
+    @cached_property
+    def _margins_alone(self) -> Margins:
+        return self._margins(None, None)
+
+    def _margins(self, feats: Tensor | None, labels: Tensor | None) -> Margins:
+        rows = self.classifier - self.classifier.mean(0)  # differences do not see the mean
+        classes = Classes(self.moments.means, self.moments.class_variances, self.moments.counts)
+        run = engine(self.backend, self.moments.means if feats is None else feats).margins
+        if labels is not None:
+            labels = labels.to(torch.int64).clamp(0, len(rows) - 1)  # out of range: means are NaN
+        return run(classes, rows, self.bias, feats, labels)
 
     @cached_property
     def scatter(self) -> Tensor:
         """Sigma_W, (D, D), population normalisation."""
         feats, labels = self.rows
-        return _second_pass.scatter(feats, labels, self.moments.means) / self.total + self.poison
+        labels = labels.to(torch.int64).clamp(0, self.moments.num_classes - 1)
+        return self.engine.scatter(feats, labels, self.moments.means) / self.total + self.poison
 
     @cached_property
     def axis_variances(self) -> Tensor:
@@ -136,11 +193,5 @@ class Evidence:
         if self.wants_scatter or 2 * directions.shape[0] > directions.shape[1]:
             return ((directions @ self.scatter) * directions).sum(1)
         feats, labels = self.rows
-        squares = _second_pass.projected(feats, labels, self.moments.means, directions)
+        squares = self.engine.projected_ss(feats, labels, self.moments.means, directions)
         return squares / self.total + self.poison
-
-    @cached_property
-    def decisions(self) -> tuple[Tensor, Tensor]:
-        """Nearest class mean, and the classifier's choice (or -1 without one), (N,) each."""
-        feats, _ = self.rows
-        return _rules.decisions(feats, self.moments, self.weight, self.bias)

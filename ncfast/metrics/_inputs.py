@@ -57,6 +57,7 @@ def as_evidence(
         weight=_float64(weight),
         bias=_float64(bias),
         ood=_float64(ood_feats),
+        backend=backend,
     )
 
 

@@ -29,7 +29,8 @@ class Metric:
             second pass over the features, all pairs of classes, or a decomposition.
         needs: inputs beyond the moments: "weight", "bias", "feats", "ood".
         pair: the quantity of a pair of classes that it averages, if any.
-        uses_scatter: whether it needs the D x D within-class scatter matrix.
+        uses: shared results it needs: "scatter" (the D x D within-class scatter matrix), "margins"
+            (of the classifier at the class means), "spread" (the variances along its differences).
         stalls: whether a CUDA library routine behind it waits for the device.
         variants: related ids, filled in by the catalogue.
     """
@@ -42,7 +43,7 @@ class Metric:
     tier: Tier = "lite"
     needs: tuple[str, ...] = ()
     pair: str | None = None
-    uses_scatter: bool = False
+    uses: frozenset[str] = frozenset()
     stalls: bool = False
     variants: tuple[str, ...] = ()
 

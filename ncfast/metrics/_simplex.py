@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 
-def etf_distance(left: Tensor, right: Tensor, present: Tensor) -> Tensor:
+def etf_distance(
+    left: Tensor,
+    right: Tensor,
+    present: Tensor,
+    products: Callable[[], tuple[Tensor, Tensor]] | None = None,
+) -> Tensor:
     """norm_F(A / norm_F(A) - E) with A = left right^T and E the simplex ETF of present classes.
 
     Expanding the square gives 2 - 2 <A, E> / norm_F(A), which needs only D x D products but
@@ -18,6 +25,7 @@ def etf_distance(left: Tensor, right: Tensor, present: Tensor) -> Tensor:
         left: (K, D), zero rows for absent classes.
         right: (K, D), likewise.
         present: (K,) bool.
+        products: left^T left and right^T right, (D, D) each, where the caller has them.
     """
     mask = present.to(left.dtype)
     number = mask.sum()
@@ -25,9 +33,15 @@ def etf_distance(left: Tensor, right: Tensor, present: Tensor) -> Tensor:
         product = left @ right.T
         etf = (torch.diag(mask) - torch.outer(mask, mask) / number) / (number - 1).sqrt()
         return torch.linalg.matrix_norm(product / torch.linalg.matrix_norm(product) - etf)
-    norm = (left.T @ left).mul_(right.T @ right).sum().sqrt()
+    first, second = _products(left, right) if products is None else products()
+    norm = (first * second).sum().sqrt()
     inner = (left * right).sum() - left.sum(0) @ right.sum(0) / number
     return (2 - 2 * inner / (norm * (number - 1).sqrt())).clamp(min=0).sqrt()
+
+
+def _products(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    first = left.T @ left
+    return first, first if right is left else right.T @ right
 
 
 def mean_cosine(unit: Tensor, number: Tensor) -> Tensor:

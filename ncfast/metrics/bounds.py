@@ -7,80 +7,24 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ncfast.backends.reference import add_by_class
-from ncfast.metrics import _pairs, _second_pass
 from ncfast.metrics._evidence import Evidence
 from ncfast.metrics._inputs import as_evidence
 from ncfast.metrics._metric import Metric
 from ncfast.moments import ClassMoments, check_mergeable, class_moments
 
-_TABLE = 1 << 24  # entries of a (K, k) table of projected variances: 128 MB
-
-
-def _cantelli(evidence: Evidence, classes: range, others: range, spread: Tensor) -> Tensor:
-    """Sum over c in classes and k != c in others of p_c / (1 + max(margin_ck, 0)^2 / variance).
-
-    ``spread`` holds the variances of <w_c - w_k, g>: the norm of w_c - w_k cancels.
-    """
-    rows, means = evidence.classifier, _part(evidence.moments.means, classes)
-    bias = rows.new_zeros(len(rows)) if evidence.bias is None else evidence.bias
-    own = (_part(rows, classes) * means).sum(1) + _part(bias, classes)
-    margin = own.unsqueeze(1) - torch.addmm(_part(bias, others), means, _part(rows, others).T)
-    # no margin, no guarantee: the term is one, also where the two rows are the same
-    term = torch.where(margin > 0, spread / (spread + margin.square()), 1.0)
-    index = torch.arange(len(rows), device=rows.device)
-    itself = _part(index, classes).unsqueeze(1) == _part(index, others)
-    return _part(evidence.shares, classes) @ torch.where(itself, 0.0, term).sum(1)
-
-
-def _part(tensor: Tensor, rows: range) -> Tensor:
-    return tensor.narrow(0, rows.start, len(rows))
-
-
-def _split(number: int, width: int) -> list[range]:
-    return [range(start, min(start + width, number)) for start in range(0, number, width)]
-
 
 def trace_bound(evidence: Evidence) -> Tensor:
     """The generalisation bound with the total variance V_c of each class."""
-    rows = evidence.classifier - evidence.classifier.mean(0)  # differences do not see the mean
-    norms = torch.linalg.vector_norm(rows, dim=1)
-    unit = rows / torch.where(norms > 0, norms, 1.0).unsqueeze(1)
-    bound = evidence.poison + 0 * norms.sum()
-    tiles = _split(len(rows), _pairs.edge(rows))
-    for classes in tiles:
-        for others in tiles:
-            h = _pairs.one_minus_cosine(
-                _part(unit, classes), _part(unit, others), diagonal=classes == others
-            )
-            gap = _pairs.squared_distance(_part(norms, classes), _part(norms, others), h)
-            spread = _part(evidence.moments.class_variances, classes).unsqueeze(1) * gap
-            bound = bound + _cantelli(evidence, classes, others, spread)
-    return bound
+    return evidence.shares @ evidence.margins().trace + _poison(evidence)
 
 
 def projected_bound(evidence: Evidence) -> Tensor:
     """The generalisation bound with the variance along w_c - w_k alone."""
-    rows = evidence.classifier - evidence.classifier.mean(0)
-    bound = evidence.poison + 0 * rows.sum()
-    everything = range(len(rows))
-    for others in _split(len(rows), max(1, _TABLE // len(rows))):
-        spread = _projected_variances(evidence, rows, others)
-        bound = bound + _cantelli(evidence, everything, others, spread)
-    return bound
+    return evidence.shares @ evidence.margins(spread=True).projected + _poison(evidence)
 
 
-def _projected_variances(evidence: Evidence, rows: Tensor, others: range) -> Tensor:
-    """(K, k): mean over class c of <w_c - w_k, g - mu_c>^2."""
-    feats, labels = evidence.rows
-    columns = _part(rows, others)
-    total = rows.new_zeros((len(rows), len(others)))
-    for residual, label in _second_pass.residuals(
-        feats, labels, evidence.moments.means, width=len(others)
-    ):
-        own = (residual * rows.index_select(0, label)).sum(1, keepdim=True)
-        add_by_class(total, label, torch.addmm(own, residual, columns.T, alpha=-1).square_())
-    return total / evidence.moments.counts.clamp(min=1).to(torch.float64).unsqueeze(1)
+def _poison(evidence: Evidence) -> Tensor:
+    return evidence.poison + 0 * evidence.classifier.sum()
 
 
 @torch.no_grad()
@@ -231,6 +175,7 @@ METRICS = {
         "0: no error",
         tier="full",
         needs=("weight", "feats"),
+        uses=frozenset({"margins", "spread"}),
     ),
     "bound.generalization_trace": Metric(
         trace_bound,
@@ -240,5 +185,6 @@ METRICS = {
         "0: no error",
         tier="full",
         needs=("weight",),
+        uses=frozenset({"margins"}),
     ),
 }

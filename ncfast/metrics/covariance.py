@@ -14,6 +14,7 @@ from torch import Tensor
 from ncfast.metrics._axes import eigen, significant
 from ncfast.metrics._evidence import Evidence
 from ncfast.metrics._metric import Metric
+from ncfast.metrics.rank import total_axes
 
 
 def _ratio(evidence: Evidence, kept: Tensor) -> Tensor:
@@ -37,9 +38,9 @@ def truncated_ratio(evidence: Evidence) -> Tensor:
     return _ratio(evidence, index < evidence.number - 1)
 
 
-def _explained(total: Tensor, roots: Tensor) -> Tensor:
-    """Tr(pinv(total) roots^T roots)."""
-    values, vectors = eigen(total)
+def _explained(axes: tuple[Tensor, Tensor], roots: Tensor) -> Tensor:
+    """Tr(pinv(total) roots^T roots) from the eigenvalues and eigenvectors of the total."""
+    values, vectors = axes
     kept = significant(values, len(values))
     strength = (roots @ vectors.T).square().sum(0)
     return torch.where(kept, strength / torch.where(kept, values, 1.0), 0.0).sum()
@@ -47,9 +48,12 @@ def _explained(total: Tensor, roots: Tensor) -> Tensor:
 
 def bounded_ratio(evidence: Evidence) -> Tensor:
     """1 - Tr(pinv(Sigma_W + Sigma_B) Sigma_B) / min(D, P - 1), classes counting the same."""
-    roots = evidence.centred / evidence.number.sqrt()
+    roots, between = (
+        evidence.centred / evidence.number.sqrt(),
+        evidence.product_of_means / evidence.number,
+    )
     rank = (evidence.number - 1).clamp(max=evidence.moments.dim)
-    explained = _explained(evidence.scatter + roots.T @ roots, roots)
+    explained = _explained(eigen(evidence.scatter + between), roots)
     return 1 - explained / rank + evidence.poison
 
 
@@ -58,7 +62,7 @@ def variability_collapse_index(evidence: Evidence) -> Tensor:
     centre = evidence.shares @ evidence.centred
     roots = (evidence.centred - centre) * evidence.shares.sqrt().unsqueeze(1)
     rank = significant(evidence.axes.values.square(), evidence.moments.dim).sum()
-    explained = _explained(evidence.scatter + roots.T @ roots, roots)
+    explained = _explained(evidence.once(total_axes), roots)
     return 1 - explained / rank + evidence.poison
 
 
@@ -93,7 +97,7 @@ METRICS = {
         _COLLAPSED,
         tier="full",
         needs=("feats",),
-        uses_scatter=True,
+        uses=frozenset({"scatter"}),
         stalls=True,
     ),
     "nc1.vci": Metric(
@@ -104,7 +108,7 @@ METRICS = {
         _COLLAPSED,
         tier="full",
         needs=("feats",),
-        uses_scatter=True,
+        uses=frozenset({"scatter"}),
         stalls=True,
     ),
 }

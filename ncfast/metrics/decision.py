@@ -9,17 +9,18 @@ from torch import Tensor
 
 from ncfast.metrics._evidence import Evidence
 from ncfast.metrics._metric import Metric
+from ncfast.metrics._rules import decisions
 
 
 def agreements(evidence: Evidence) -> Tensor:
     """Which samples the classifier gives to the class of the nearest mean, (N,) bool."""
-    nearest, chosen = evidence.decisions
+    nearest, chosen = evidence.once(decisions)
     return nearest == chosen
 
 
 def hits(evidence: Evidence) -> Tensor:
     """Which samples are nearest to the mean of their own class, (N,) bool."""
-    return evidence.decisions[0] == evidence.rows[1].to(torch.int64)
+    return evidence.once(decisions)[0] == evidence.rows[1].to(torch.int64)
 
 
 def by_class(evidence: Evidence, correct: Tensor) -> Tensor:

@@ -10,10 +10,6 @@ from ncfast.metrics._metric import Metric
 from ncfast.metrics._simplex import etf_distance
 
 
-def _rows(evidence: Evidence) -> Tensor:
-    return torch.where(evidence.moments.present.unsqueeze(1), evidence.classifier, 0.0)
-
-
 def _defined(evidence: Evidence, value: Tensor) -> Tensor:
     """NaN with fewer than two classes, whose centred means are zero."""
     return torch.where(evidence.number > 1, value, torch.nan)
@@ -21,14 +17,19 @@ def _defined(evidence: Evidence, value: Tensor) -> Tensor:
 
 def self_duality(evidence: Evidence) -> Tensor:
     """norm_F(W / norm_F(W) - M / norm_F(M))."""
-    rows, means = _rows(evidence), evidence.centred
+    rows, means = evidence.rows_present, evidence.centred
     gap = rows / torch.linalg.matrix_norm(rows) - means / torch.linalg.matrix_norm(means)
     return _defined(evidence, torch.linalg.matrix_norm(gap))
 
 
 def cross_coherence(evidence: Evidence) -> Tensor:
     """norm_F(A / norm_F(A) - E) with A = W M^T."""
-    return etf_distance(_rows(evidence), evidence.centred, evidence.moments.present)
+    return etf_distance(
+        evidence.rows_present,
+        evidence.centred,
+        evidence.moments.present,
+        lambda: (evidence.product_of_rows, evidence.product_of_means),
+    )
 
 
 def _over_classes(evidence: Evidence, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,7 +42,7 @@ def _over_classes(evidence: Evidence, values: Tensor) -> tuple[Tensor, Tensor]:
 
 def similarities(evidence: Evidence) -> Tensor:
     """cos(w_c, mu_c - m), (K,)."""
-    rows = _rows(evidence)
+    rows = evidence.rows_present
     norms = torch.linalg.vector_norm(rows, dim=1) * evidence.norms
     return (rows * evidence.centred).sum(1) / norms
 
@@ -53,7 +54,7 @@ def mean_cosine(evidence: Evidence) -> Tensor:
 
 def uniform_duality(evidence: Evidence) -> Tensor:
     """Sample variance over classes of <w_c, mu_c - m>."""
-    dots = (_rows(evidence) * evidence.centred).sum(1)
+    dots = (evidence.rows_present * evidence.centred).sum(1)
     return _defined(evidence, _over_classes(evidence, dots)[1] / (evidence.number - 1))
 
 
@@ -73,7 +74,7 @@ def bias_collapse(evidence: Evidence) -> Tensor:
 
 def weight_sum(evidence: Evidence) -> Tensor:
     """norm(sum_c w_c) / norm_F(W): zero when the rows sum to zero."""
-    rows = _rows(evidence)
+    rows = evidence.rows_present
     share = torch.linalg.vector_norm(rows.sum(0)) / torch.linalg.matrix_norm(rows)
     return _defined(evidence, share) + evidence.poison
 

@@ -47,10 +47,14 @@ def equinorm(moments: ClassMoments) -> Tensor:
     )
 
 
-def etf_error(moments: ClassMoments) -> Tensor:
+def etf_error(evidence: Evidence) -> Tensor:
     """norm_F(G / norm_F(G) - E): Gram matrix of the centred means against the simplex ETF."""
-    centred = moments.centred_means
-    return etf_distance(centred, centred, moments.present)
+    return etf_distance(
+        evidence.centred,
+        evidence.centred,
+        evidence.moments.present,
+        lambda: (evidence.product_of_means, evidence.product_of_means),
+    )
 
 
 def _etf_error_raw(evidence: Evidence) -> Tensor:
@@ -59,15 +63,15 @@ def _etf_error_raw(evidence: Evidence) -> Tensor:
 
 def _weight_rows(evidence: Evidence, *, centred: bool) -> Tensor:
     """Classifier rows of present classes, zero elsewhere; centred on their own mean or not."""
-    present = evidence.moments.present.unsqueeze(1)
-    rows = torch.where(present, evidence.classifier, 0.0)
+    present, rows = evidence.moments.present.unsqueeze(1), evidence.rows_present
     return torch.where(present, rows - rows.sum(0) / evidence.number, 0.0) if centred else rows
 
 
 def _weight_etf(*, centred: bool) -> Callable[[Evidence], Tensor]:
     def function(evidence: Evidence) -> Tensor:
         rows = _weight_rows(evidence, centred=centred)
-        return etf_distance(rows, rows, evidence.moments.present) + evidence.poison
+        shared = None if centred else (lambda: (evidence.product_of_rows,) * 2)
+        return etf_distance(rows, rows, evidence.moments.present, shared) + evidence.poison
 
     return function
 
@@ -131,7 +135,7 @@ METRICS = {
         needs=("weight",),
     ),
     "nc2.etf_error": Metric(
-        of_moments(etf_error),
+        etf_error,
         f"norm_F(G / norm_F(G) - E), G the Gram matrix of the mu_c - m, {_E}",
         _ZHU,
         "[0, 2]",

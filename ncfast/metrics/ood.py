@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from ncfast.metrics import _second_pass
-from ncfast.metrics._axes import eigen
+from ncfast._validate import labels_are_on_host
+from ncfast.backends.blocks import rows_of
 from ncfast.metrics._evidence import Evidence
 from ncfast.metrics._metric import Metric
-from ncfast.metrics.rank import total_covariance
+from ncfast.metrics.rank import total_axes
 
 
 def ood_cosine(evidence: Evidence) -> Tensor:
@@ -24,23 +24,22 @@ def ood_cosine(evidence: Evidence) -> Tensor:
     return torch.where(present, cosine, 0.0).sum() / evidence.number
 
 
-def _components(evidence: Evidence) -> Tensor:
-    return eigen(total_covariance(evidence))[1]
-
-
 def neco_scores(evidence: Evidence, rows: Tensor) -> Tensor:
     """norm(P (g - mu_G)) / norm(g - mu_G), P onto the top P - 1 principal components, (M,)."""
     # only the first K - 1 can be among the top P - 1
-    vectors = evidence.once(_components)
+    if labels_are_on_host(rows) and bool(evidence.number > evidence.moments.dim):
+        return rows.new_ones(len(rows), dtype=torch.float64)
+    _, vectors = evidence.once(total_axes)
     vectors = vectors.narrow(0, 0, min(evidence.moments.num_classes - 1, len(vectors)))
     index = torch.arange(len(vectors), device=rows.device)
-    kept = (index < evidence.number - 1).to(vectors.dtype)
+    among = (index < evidence.number - 1).to(vectors.dtype)
+    kept = (vectors * among.unsqueeze(1)).T.clone(memory_format=torch.contiguous_format)
     centre = evidence.moments.global_mean
     scores = []
-    for block in _second_pass.rows_of(rows):
+    for block in rows_of(rows):
         centred = block - centre
-        inside = (centred @ vectors.T).square_() @ kept
-        scores.append(inside.sqrt() / torch.linalg.vector_norm(centred, dim=1))
+        inside = torch.linalg.vector_norm(centred @ kept, dim=1)
+        scores.append(inside / torch.linalg.vector_norm(centred, dim=1))
     # P - 1 >= D components are everything: all scores are one, whatever the rounding says
     return torch.where(evidence.number > evidence.moments.dim, 1.0, torch.cat(scores))
 
@@ -105,7 +104,7 @@ METRICS = {
         "1: told apart",
         tier="full",
         needs=("ood", "feats"),
-        uses_scatter=True,
+        uses=frozenset({"scatter"}),
         stalls=True,
     ),
     "nc5.neco_fpr95": Metric(
@@ -116,7 +115,7 @@ METRICS = {
         "0: told apart",
         tier="full",
         needs=("ood", "feats"),
-        uses_scatter=True,
+        uses=frozenset({"scatter"}),
         stalls=True,
     ),
 }

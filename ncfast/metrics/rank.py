@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ncfast.metrics._axes import eigen, significant
+from ncfast.metrics._axes import eigen, eigenvalues, significant
 from ncfast.metrics._evidence import Evidence
 from ncfast.metrics._metric import Metric
 
@@ -24,14 +24,19 @@ def second_moment(evidence: Evidence) -> Tensor:
 
 
 def _moment_spectrum(evidence: Evidence) -> Tensor:
-    return eigen(second_moment(evidence))[0]
+    return eigenvalues(second_moment(evidence))
 
 
-def entropy_rank(eigenvalues: Tensor, dim: int) -> Tensor:
-    """Exponential entropy of the normalised singular values, the roots of ``eigenvalues``, ()."""
-    singular = torch.where(significant(eigenvalues, dim), eigenvalues.sqrt(), 0.0)
+def total_axes(evidence: Evidence) -> tuple[Tensor, Tensor]:
+    """Variances (D,), largest first, and principal components in rows (D, D) of the features."""
+    return eigen(total_covariance(evidence))
+
+
+def entropy_rank(values: Tensor, dim: int) -> Tensor:
+    """Exponential entropy of the normalised singular values, the roots of ``values``, ()."""
+    singular = torch.where(significant(values, dim), values.sqrt(), 0.0)
     share = singular / singular.sum()
-    return torch.special.entr(share).sum().exp() + 0 * eigenvalues.sum()
+    return torch.special.entr(share).sum().exp() + 0 * values.sum()
 
 
 def _effective(evidence: Evidence) -> Tensor:
@@ -49,13 +54,13 @@ def _participation(evidence: Evidence) -> Tensor:
 
 def _participation_means(evidence: Evidence) -> Tensor:
     means = evidence.centred
-    gram = means @ means.T if means.shape[0] <= means.shape[1] else means.T @ means
+    gram = means @ means.T if len(means) <= means.shape[1] else evidence.product_of_means
     return gram.trace().square() / gram.square().sum()
 
 
 def _stable(evidence: Evidence) -> Tensor:
-    eigenvalues = evidence.once(_moment_spectrum)
-    return eigenvalues.sum() / eigenvalues.amax()
+    squares = evidence.once(_moment_spectrum)
+    return squares.sum() / squares.amax()
 
 
 def _stable_means(evidence: Evidence) -> Tensor:
@@ -79,7 +84,7 @@ METRICS = {
         _DIRECTION,
         tier="full",
         needs=_SCATTER,
-        uses_scatter=True,
+        uses=frozenset({"scatter"}),
         stalls=True,
     ),
     "rank.effective_means": Metric(
@@ -99,7 +104,7 @@ METRICS = {
         _DIRECTION,
         tier="full",
         needs=_SCATTER,
-        uses_scatter=True,
+        uses=frozenset({"scatter"}),
     ),
     "rank.participation_means": Metric(
         _participation_means,
@@ -117,7 +122,7 @@ METRICS = {
         _DIRECTION,
         tier="full",
         needs=_SCATTER,
-        uses_scatter=True,
+        uses=frozenset({"scatter"}),
         stalls=True,
     ),
     "rank.stable_means": Metric(

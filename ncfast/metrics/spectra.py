@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncfast.metrics._axes import eigen
+from ncfast.metrics._axes import eigenvalues
 from ncfast.metrics._inputs import as_evidence
 
 
@@ -44,5 +44,5 @@ def spectra(
         [1.0, 0.0, 1.0, 0.0]
     """
     evidence = as_evidence(feats, labels, num_classes=num_classes, backend=backend)
-    within, _ = eigen(evidence.scatter)
+    within = eigenvalues(evidence.scatter)
     return Spectra(within, evidence.axes.values.square() / evidence.number)

@@ -2,6 +2,7 @@
 
 from ncfast.tracking import schedule
 from ncfast.tracking.sinks import JsonlSink, Sink, read_records
+from ncfast.tracking.tapped import Tapped
 from ncfast.tracking.timescales import Events, find_events
 from ncfast.tracking.tracker import Tracker
 
@@ -9,6 +10,7 @@ __all__ = [
     "Events",
     "JsonlSink",
     "Sink",
+    "Tapped",
     "Tracker",
     "find_events",
     "read_records",

@@ -2,96 +2,161 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Hook = Callable[..., None]
+from ncfast.tracking.layers import INPUT, Layer, resolve, uncompiled
+from ncfast.tracking.pooling import Pool, as_pool
+
+PoolSpec = str | Pool | None
+
+
+class Hook:
+    """Keeps what a layer last returned (or got) while ``enabled``.
+
+    It belongs to the running process: copying or pickling a model leaves a hook there that does
+    nothing.
+    """
+
+    def __init__(self, from_input: bool) -> None:
+        self.enabled = True
+        self.value: Any = None
+        self._version = 0
+        self._from_input = from_input
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Called by torch after the layer's forward."""
+        if self.enabled:
+            self.value = args[0] if self._from_input else output
+            self._version = _version(self.value)
+
+    def take(self) -> Any:
+        """The value, which is forgotten; None if there is none.
+
+        Raises:
+            ValueError: it was changed in place since.
+        """
+        value, self.value = self.value, None
+        if self._version >= 0 and _version(value) != self._version:
+            raise ValueError(_CHANGED)
+        return value
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[()]]:
+        return _idle_hook, ()
+
+
+def _version(value: Any) -> int:
+    """How often a tensor was changed in place; -1 where there is no telling."""
+    if not isinstance(value, Tensor) or torch.compiler.is_compiling() or value.is_inference():
+        return -1
+    return value._version
+
+
+def _idle(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    """A hook that does nothing."""
+
+
+def _idle_hook() -> Callable[..., None]:
+    return _idle
 
 
 class FeatureCapture:
-    """Keeps the last output (or input) of named layers, detached, while ``enabled``.
+    """Hooks on chosen layers, and the features of the last forward pass.
 
     Args:
         model: any module.
-        layers: names from ``model.named_modules()``, whose output is taken; "name:input" takes the
-            first positional input instead. None takes the input of the last nn.Linear: the
-            penultimate features of a classifier.
+        layers: see `ncfast.tracking.layers.resolve`.
+        pool: how an output becomes features (N, D): "flatten", "gap" (global average), "cls" or
+            "last" (token), a function of what the layer returns, None for outputs that are (N, D)
+            as they are; or a dict from the name of a layer to one of these.
 
     Raises:
-        ValueError: a name is unknown, or there is no nn.Linear to default to.
+        ValueError: unknown layers or pooling.
     """
 
-    def __init__(self, model: nn.Module, layers: str | Sequence[str] | None) -> None:
-        self.names = _resolve(model, layers)
-        self.enabled = True
-        self._seen: dict[str, Tensor] = {}
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Layer | Sequence[Layer] | None = None,
+        pool: PoolSpec | Mapping[str, PoolSpec] = None,
+    ) -> None:
+        model = uncompiled(model)
+        self.names = resolve(model, layers)
+        self._pools = _pools(self.names, pool)
+        self._hooks = {name: Hook(name.endswith(INPUT)) for name in self.names}
         modules = dict(model.named_modules())
         self._handles = [
-            modules[name.removesuffix(":input")].register_forward_hook(self._hook(name))
-            for name in self.names
+            modules[name.removesuffix(INPUT)].register_forward_hook(hook)
+            for name, hook in self._hooks.items()
         ]
+        self._enabled = True
 
-    def _hook(self, name: str) -> Hook:
-        from_input = name.endswith(":input")
+    @property
+    def enabled(self) -> bool:
+        """Whether the hooks keep anything; when not, no activation is kept alive."""
+        return self._enabled
 
-        def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if self.enabled:
-                value = args[0] if from_input else output
-                if not isinstance(value, Tensor):
-                    raise TypeError(
-                        f"Expected layer {name!r} to yield a tensor but got {type(value).__name__}."
-                        " Choose an inner layer, or pass feats= to tracker.step."
-                    )
-                self._seen[name] = value.detach()
+    @enabled.setter
+    def enabled(self, value: bool) -> None:
+        if value != self._enabled:
+            self._enabled = value
+            for hook in self._hooks.values():
+                hook.enabled = value
 
-        return keep
+    @torch.no_grad()
+    def take(self) -> tuple[dict[str, Tensor], dict[str, Exception]]:
+        """Features of the last forward pass, and what is wrong with the other layers; forgets them.
 
-    def take(self) -> dict[str, Tensor]:
-        """What the layers gave in the last forward pass; forgets it.
-
-        Raises:
-            RuntimeError: a layer has not run since the last call.
+        A layer that has not run since the last call gives a RuntimeError, one whose output has
+        been changed since a ValueError, one whose output cannot be pooled what the pooling raised.
         """
-        missing = [name for name in self.names if name not in self._seen]
-        if missing:
-            raise RuntimeError(
-                f"Expected a forward pass through {missing} before this call but saw no data. "
-                "Call it after model(x), or pass feats=. Hooks do not fire inside a model that "
-                "was compiled before the tracker was made: make the tracker first."
-            )
-        seen, self._seen = self._seen, {}
-        return seen
+        found: dict[str, Tensor] = {}
+        wrong: dict[str, Exception] = {}
+        for name in self._hooks:
+            try:
+                found[name] = self._features(name)
+            except Exception as error:  # noqa: PERF203  (a pooling function is the user's)
+                wrong[name] = error
+        return found, wrong
+
+    def _features(self, name: str) -> Tensor:
+        value = self._hooks[name].take()
+        if value is None:
+            raise RuntimeError(_NO_DATA.format(name=name))
+        return self._pools[name](value).detach()
 
     def remove(self) -> None:
         """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
-        self._seen.clear()
+        for hook in self._hooks.values():
+            hook.value = None
 
 
-def _resolve(model: nn.Module, layers: str | Sequence[str] | None) -> tuple[str, ...]:
-    names = [name for name, _ in model.named_modules()]
-    if layers is None:
-        linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-        if not linear:
-            raise ValueError(
-                "Expected argument `layers` for a model without an nn.Linear but got None. "
-                f"Name one or more of {names[1:]}."
-            )
-        return (f"{linear[-1]}:input",)
-    wanted = (layers,) if isinstance(layers, str) else tuple(layers)
-    for name in wanted:
-        if name.removesuffix(":input") not in names:
-            raise ValueError(
-                f"Expected argument `layers` to name modules of the model but got {name!r}. "
-                f"Known names: {names[1:]}."
-            )
-    return wanted
+_NO_DATA = (
+    "Expected a forward pass through {name!r} before this call but saw no data. Call it after "
+    "model(x), or pass feats=. Hooks do not fire inside a model that was compiled and had run "
+    "before the tracker was made: make the tracker first, or compile "
+    "ncfast.tracking.Tapped(model) and track that."
+)
+_CHANGED = (
+    "Expected what the layer returned to be as it was but it was changed in place after the layer "
+    "ran, by an nn.ReLU(inplace=True) for example. Track the layer that changed it instead, or "
+    "turn inplace off."
+)
 
 
-def model_device(model: nn.Module) -> torch.device:
-    """Device of the model's first parameter; the CPU when it has none."""
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+def _pools(
+    names: Sequence[str], pool: PoolSpec | Mapping[str, PoolSpec]
+) -> dict[str, Callable[[Any], Tensor]]:
+    if not isinstance(pool, Mapping):
+        return dict.fromkeys(names, as_pool(pool))
+    unknown = [name for name in pool if name not in names]
+    if unknown:
+        raise ValueError(
+            f"Expected the keys of `pool` to be among the layers {list(names)} but got {unknown}."
+        )
+    return {name: as_pool(pool.get(name)) for name in names}

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ncfast.tracking.capture import model_device
+from ncfast.tracking.layers import model_device
 
 
 @contextlib.contextmanager

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections import deque
+import time
+import warnings
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,44 +19,85 @@ from ncfast.metrics._collect import evaluate
 from ncfast.metrics._evidence import Evidence
 from ncfast.metrics.registry import METRICS, OF_MOMENTS, resolve
 from ncfast.metrics.weights import weight_norm
-from ncfast.moments import ClassMoments, class_moments
-from ncfast.tracking.capture import FeatureCapture, model_device
-from ncfast.tracking.isolation import undisturbed
+from ncfast.tracking import shutdown
+from ncfast.tracking.capture import FeatureCapture, PoolSpec
+from ncfast.tracking.header import build_header
+from ncfast.tracking.layers import Layer, uncompiled
+from ncfast.tracking.recorder import Recorder
+from ncfast.tracking.reduction import as_group, reduce_batches
 from ncfast.tracking.schedule import Schedule, as_schedule
 from ncfast.tracking.sinks import Record, Sink, as_sink
-from ncfast.tracking.transfer import HostCopy
+from ncfast.tracking.snapshot import Batches, LossFunction, Snapshot
+from ncfast.tracking.stream import parse as parse_stream
+from ncfast.tracking.tapped import Tapped
 
-Batches = Iterable[tuple[Tensor, Tensor]]
-LossFunction = Callable[[Tensor, Tensor], Tensor]
 WEIGHT_NORM = "weight.norm"
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def _whole(
+    method: Callable[Concatenate[Tracker, Arguments], Result],
+) -> Callable[Concatenate[Tracker, Arguments], Result]:
+    """Count the time of a method, and let no signal handler look at a record half made."""
+
+    @functools.wraps(method)
+    def call(self: Tracker, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        recorder = self._recorder
+        if recorder.busy:
+            return method(self, *args, **kwargs)
+        begin = time.perf_counter()
+        recorder.busy = True
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            recorder.busy = False
+            recorder.seconds += time.perf_counter() - begin
+            shutdown.deliver_late()
+
+    return cast("Callable[Concatenate[Tracker, Arguments], Result]", call)
 
 
 class Tracker:
-    """Computes collapse metrics at scheduled steps and appends them to sinks.
+    """Computes collapse metrics at scheduled steps and writes them to sinks.
 
     A record is one flat dict a log point, ``{"step": 100, "train/rnc1.max": ..., ...}``; keys are
-    ``split/metric id``, with the layer between when several are tracked. It is written when the
-    next step begins, on `flush` and on `close`. `step` does not synchronise with an accelerator:
-    values travel in one asynchronous copy and are written once they have arrived. Nothing here
-    touches a random stream, so weights are bitwise the same with and without a tracker.
+    ``split/metric id``, with the layer between when several are tracked. Records are evaluated and
+    written in blocks, at the latest a second after they were made; `flush`, `close`, the end of the
+    process, an exception in a ``with`` block and SIGTERM write what is left. `step` does not
+    synchronise with an accelerator. Nothing here touches a random stream: weights are bitwise the
+    same with and without a tracker. What goes wrong with captured features or with a sink is said
+    once, as a warning, and training goes on.
 
     Args:
         model: the network, for captured features, snapshots and weight.norm; None when features
-            are passed to every `step`.
-        layers: what to capture: module names (their output), "name:input" (their input), or None
+            are passed to every `step`. A compiled model, or a `Tapped` one, is fine.
+        layers: what to capture: names ("block3": its output, "head:input": its input), patterns
+            ("blocks.*"), compiled regular expressions, types of modules, or a list of these; None
             for the input of the last nn.Linear.
+        pool: how the output of a layer becomes features (N, D): "flatten", "gap" (global average),
+            "cls", "last" (token), a function of what the layer returns, or a dict by layer.
         num_classes: K.
         every: an interval in steps, or a callable from the step to a bool
             (`ncfast.tracking.schedule`).
         metrics: ids, families or tiers of the metrics that need the class moments alone (see
-            `ncfast.describe`), or "all" for the core set of eight. "all" includes weight.norm when
-            there is a model.
+            `ncfast.describe`), "weight.norm", or "all" for the core set of eight and weight.norm
+            where there is a model.
+        stream: what `step` measures: "batch", each batch alone; "window:100", the last 100
+            batches; "ema:0.99", an exponential average; see `ncfast.tracking.stream`.
         sinks: paths of JSONL files, callables that take a record, or objects with ``write`` and
-            ``close``.
+            ``close``. Each is called from a thread of its own.
+        group: "auto" or a process group merges what the ranks measured; every rank makes the same
+            calls. None: each rank measures its own batches.
         start_step: the step of the state the model is in now, 0 before training.
+        flush_seconds: how old a record may grow before it is written, at the next step.
+        sink_timeout: seconds that a call of a sink may take before it is given up.
+        on_sink_error: "warn", once, and go on without the sink; or "raise" at the next block.
+        on_sigterm: write what is left on SIGTERM, then do what would have happened without.
+        log_cost: put "tracker/seconds", the time spent in here, into the last record of a block.
 
     Raises:
-        ValueError: unknown layers or metrics, or a bad number of classes.
+        ValueError: unknown layers, pooling, metrics or stream, or a bad number of classes.
         OSError: a sink's file cannot be opened.
 
     Example:
@@ -69,56 +114,111 @@ class Tracker:
         self,
         model: nn.Module | None = None,
         *,
-        layers: str | Sequence[str] | None = None,
+        layers: Layer | Sequence[Layer] | None = None,
+        pool: PoolSpec | Mapping[str, PoolSpec] = None,
         num_classes: int,
         every: int | Schedule = 1,
         metrics: str | Sequence[str] = "all",
+        stream: str = "batch",
         sinks: Iterable[Sink | str | os.PathLike[str] | Callable[[Record], object]] = (),
+        group: Any = None,
         start_step: int = 0,
+        flush_seconds: float = 1.0,
+        sink_timeout: float = 30.0,
+        on_sink_error: Literal["warn", "raise"] = "warn",
+        on_sigterm: bool = True,
+        log_cost: bool = True,
     ) -> None:
         _validate.check_num_classes(num_classes)
         self.num_classes = num_classes
         self.current_step = start_step
         self.metrics = _choose(metrics, model is not None)
-        self._model = model
+        self._stream = parse_stream(stream)
         self._schedule = as_schedule(every)
-        self._capture = FeatureCapture(model, layers) if model is not None else None
-        self._set_capture()
-        self._open: dict[str, Tensor | float] = {}
-        self._copies: deque[HostCopy] = deque()
-        self._sinks = [as_sink(sink) for sink in sinks]
+        self._reduces, self._group = as_group(group)
+        self._model = None if model is None else uncompiled(model)
+        self._capture = _capture(self._model, layers, pool)
+        ids = [id_ for id_ in self.metrics if id_ in OF_MOMENTS]
+        header = build_header(
+            metrics=self.metrics,
+            stream=self._stream,
+            num_classes=num_classes,
+            layers=self._capture.names if self._capture is not None else (),
+        )
+        self._recorder = Recorder(
+            ids,
+            num_classes,
+            self._stream,
+            sinks=[as_sink(sink) for sink in sinks],
+            header=header,
+            flush_seconds=flush_seconds,
+            sink_timeout=sink_timeout,
+            on_sink_error=on_sink_error,
+            log_cost=log_cost,
+            reduce=functools.partial(reduce_batches, group=self._group) if self._reduces else None,
+        )
+        self._prefixes: dict[tuple[str, str, str], str] = {}
+        self._owners: dict[str, str] = {}
+        self._said: set[str] = set()
+        self._due = self._schedule(start_step)
+        self._plan_next()
+        self._finish = weakref.finalize(self, _finish, self._recorder, self._capture)
+        if on_sigterm:
+            shutdown.watch(self._recorder)
 
     @property
     def due(self) -> bool:
         """Whether the current step is a log point."""
-        return self._schedule(self.current_step)
+        return self._due
 
-    def step(self, *, labels: Tensor, feats: Tensor | None = None, split: str = "train") -> None:
-        """Advance by one training step; compute metrics of its batch when the schedule says so.
+    @_whole
+    def step(
+        self, *, labels: Tensor | None, feats: Tensor | None = None, split: str = "train"
+    ) -> None:
+        """Advance by one training step; measure its batch when the schedule says so.
 
         Call it after the optimiser's step.
 
         Args:
-            labels: (N,) integer class indices of the batch.
+            labels: (N,) integer class indices of the batch; without them (None) nothing is
+                measured, which is said once.
             feats: (N, D) features of the batch; None takes those captured in its forward pass.
             split: the first part of the keys.
 
         Raises:
-            RuntimeError: no features were passed and none were captured; the message says why.
-            ValueError, TypeError: features or labels that `ncfast.class_moments` refuses.
+            RuntimeError: no features were passed and there is no model to capture them from.
+            ValueError, TypeError: ``feats`` or ``labels`` that `ncfast.class_moments` refuses.
         """
-        self.advance()
-        if self.due:
-            found = self._batch_features(feats)
-            self._add(split, {n: self._moments(f, labels) for n, f in found.items()})
+        self._advance()
+        if not self._due:
+            return
+        if feats is None:
+            self._measure_captured(labels, split)
+        elif labels is None:
+            self._warn_once("labels", _NO_LABELS)
+        else:
+            _validate.check_pair(feats, labels)
+            prefix = self._prefix(self._stream.kind, split, "")
+            self._recorder.push(self.current_step, prefix, feats, labels)
+        self._add_weight_norm()
 
+    @_whole
     def advance(self) -> None:
-        """Count a training step without measuring its batch; the record before it is written."""
-        self._commit()
-        self.current_step += 1
-        self._set_capture()
+        """Count a training step without measuring its batch."""
+        self._advance()
 
-    @torch.no_grad()
+    @_whole
+    def replayed(self) -> None:
+        """Count the replay of a CUDA graph in which `step` was captured.
+
+        Make one ordinary `step` before the capture. A captured `step` puts its results into the
+        next row of the ring at every replay; this tells the host so. Inside the capture itself
+        nothing is counted.
+        """
+        self._advance()
+        if self._due:
+            self._recorder.replayed(self.current_step)
+
     def snapshot(
         self,
         batches: Batches,
@@ -131,7 +231,8 @@ class Tracker:
         The model runs in eval mode without gradients; every mode and random stream is restored.
 
         Args:
-            batches: an iterable of (inputs, labels), such as a DataLoader or a list.
+            batches: an iterable of (inputs, labels), such as a DataLoader or a list. A batch whose
+                labels are None is left out, which is said once.
             split: the first part of the keys.
             loss: maps outputs and labels to the sum of the losses of a batch; its mean over the
                 split is recorded as ``split/loss``. ``split/accuracy`` is recorded when the outputs
@@ -139,115 +240,177 @@ class Tracker:
 
         Raises:
             ValueError: there is no model or no batch, or features that cannot be used.
+            RuntimeError: a layer has not run.
         """
         if self._model is None or self._capture is None:
             raise ValueError(
                 "Expected a Tracker with a model for snapshot. Pass one: Tracker(model, ...)."
             )
-        totals: dict[str, Tensor] = {}
-        moments: dict[str, ClassMoments] = {}
-        count = 0
-        device = model_device(self._model)
-        self._capture.enabled = True
-        with undisturbed(self._model):
-            for inputs, labels in batches:
-                inputs, labels = inputs.to(device), labels.to(device)
-                outputs = self._model(inputs)
-                count += len(labels)
-                for name, feats in self._capture.take().items():
-                    part = self._moments(feats, labels)
-                    moments[name] = moments[name].merge(part) if name in moments else part
-                for name, value in self._scores(outputs, labels, loss).items():
-                    totals[name] = totals.get(name, 0) + value
-        self._set_capture()
-        if not moments:
+        begin = time.perf_counter()
+        snapshot = Snapshot(self._model, self._capture, self.num_classes, loss)
+        try:
+            snapshot.run(batches)
+        finally:
+            self._plan_next()
+            self._recorder.seconds += time.perf_counter() - begin
+        if snapshot.skipped:
+            self._warn_once("snapshot labels", _NO_LABELS)
+        if self._reduces:
+            snapshot.all_reduce(self._group)
+        if not snapshot.moments:
             raise ValueError("Expected argument `batches` to hold at least one batch but got none.")
-        self._open.update({f"{split}/{name}": total / count for name, total in totals.items()})
-        self._add(split, moments)
+        self._add_snapshot(split, snapshot)
 
+    @_whole
     def log(self, values: Mapping[str, Tensor | float]) -> None:
         """Add numbers of your own, 0-d tensors or floats, to the current step's record."""
-        self._open.update(values)
+        copied = {
+            # the caller may overwrite a tensor before the block is sent
+            key: value.detach().to(torch.float64, copy=True) if isinstance(value, Tensor) else value
+            for key, value in values.items()
+        }
+        self._recorder.at(self.current_step).values.update(copied)
 
+    @_whole
     def flush(self) -> None:
-        """Write everything measured so far; waits for copies under way."""
-        self._commit()
-        self._drain(wait=True)
+        """Write everything measured so far, and wait until it is written."""
+        self._recorder.flush()
 
     def close(self) -> None:
         """Flush, remove the hooks and close the sinks. Calling it again does nothing."""
-        try:
-            self.flush()
-        finally:
-            if self._capture is not None:
-                self._capture.remove()
-            sinks, self._sinks = self._sinks, []
-            for sink in sinks:
-                sink.close()
+        self._finish()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, *exception: object) -> None:
+        if kind is not None and self._finish.alive:
+            self._recorder.alone = True
         self.close()
 
-    def _set_capture(self) -> None:
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "Expected a Tracker to stay in its process but it is copied or pickled. Keep it out of "
+            "what you save or send to workers; the tracked model itself can be pickled."
+        )
+
+    def _advance(self) -> None:
+        self._recorder.commit()
+        self.current_step += 1
+        self._due = self._next_due
+        self._plan_next()
+
+    def _plan_next(self) -> None:
+        self._next_due = self._schedule(self.current_step + 1)
         # between log points the hooks must not keep activations alive
         if self._capture is not None:
-            self._capture.enabled = self._schedule(self.current_step + 1)
+            self._capture.enabled = self._next_due
 
-    def _batch_features(self, feats: Tensor | None) -> dict[str, Tensor]:
-        if feats is not None:
-            return {"features": feats}
+    def _measure_captured(self, labels: Tensor | None, split: str) -> None:
         if self._capture is None:
             raise RuntimeError(
                 "Expected argument `feats`, because the Tracker has no model to capture from."
             )
-        return self._capture.take()
+        found, wrong = self._capture.take()
+        if labels is None:
+            self._warn_once("labels", _NO_LABELS)
+            return
+        for layer, feats in found.items():
+            try:
+                _validate.check_pair(feats, labels)
+            except (TypeError, ValueError) as problem:
+                wrong[layer] = problem
+                continue
+            prefix = self._prefix(self._stream.kind, split, layer)
+            self._recorder.push(self.current_step, prefix, feats, labels)
+        for layer, error in wrong.items():
+            self._warn_once(f"layer {layer}", f"Layer {layer!r} is not measured: {error}")
 
-    def _moments(self, feats: Tensor, labels: Tensor) -> ClassMoments:
-        return class_moments(feats, labels, num_classes=self.num_classes)
+    @torch.no_grad()
+    @_whole
+    def _add_snapshot(self, split: str, snapshot: Snapshot) -> None:
+        values = self._recorder.at(self.current_step).values
+        plain = self._prefix("snapshot", split, "")
+        values.update({f"{plain}/{name}": score for name, score in snapshot.scores().items()})
+        chosen = {id_: OF_MOMENTS[id_] for id_ in self.metrics if id_ in OF_MOMENTS}
+        for layer, moments in snapshot.moments.items():
+            prefix = self._prefix("snapshot", split, layer)
+            found = evaluate(chosen, Evidence(moments))
+            values.update({f"{prefix}/{id_}": value for id_, value in found.items()})
+        self._add_weight_norm()
 
-    def _scores(
-        self, outputs: Tensor, labels: Tensor, loss: LossFunction | None
-    ) -> dict[str, Tensor]:
-        scores: dict[str, Tensor] = {}
-        if outputs.shape == (len(labels), self.num_classes):
-            scores["accuracy"] = (outputs.argmax(1) == labels).sum(dtype=torch.float64)
-        if loss is not None:
-            scores["loss"] = loss(outputs, labels).to(torch.float64)
-        return scores
-
-    def _add(self, split: str, by_layer: Mapping[str, ClassMoments]) -> None:
-        for layer, moments in by_layer.items():
-            prefix = f"{split}/{layer}" if len(by_layer) > 1 else split
-            values = evaluate(
-                {name: OF_MOMENTS[name] for name in self.metrics if name in OF_MOMENTS},
-                Evidence(moments),
-            )
-            self._open.update({f"{prefix}/{name}": value for name, value in values.items()})
+    def _add_weight_norm(self) -> None:
+        if WEIGHT_NORM not in self.metrics or self._model is None:
+            return
+        values = self._recorder.at(self.current_step).values
         # the weights do not change within a step, so all splits share one value
-        wanted = WEIGHT_NORM in self.metrics and WEIGHT_NORM not in self._open
-        if wanted and self._model is not None:
-            self._open[WEIGHT_NORM] = weight_norm(self._model)
+        if WEIGHT_NORM not in values:
+            values[WEIGHT_NORM] = weight_norm(self._model)
 
-    def _commit(self) -> None:
-        """Send the current step's record on its way."""
-        if self._open:
-            self._copies.append(HostCopy({"step": self.current_step, **self._open}))
-            self._open = {}
-        self._drain(wait=False)
+    def _prefix(self, kind: str, split: str, layer: str) -> str:
+        """First part of the keys: whoever measures a split first has its plain name."""
+        found = self._prefixes.get((kind, split, layer))
+        if found is None:
+            several = self._capture is not None and len(self._capture.names) > 1
+            found = f"{split}/{layer}" if several and layer else split
+            owner = kind
+            if kind in ("batch", "snapshot"):
+                owner = self._owners.setdefault(split, kind)
+            if owner != kind:
+                message = _SHARED.format(split=split, owner=owner, kind=kind)
+                self._warn_once(f"split {split}", message)
+            if owner != kind or kind not in ("batch", "snapshot"):
+                found = f"{kind}/{found}"
+            self._prefixes[kind, split, layer] = found
+        return found
 
-    def _drain(self, *, wait: bool) -> None:
-        while self._copies and (wait or self._copies[0].ready()):
-            record = self._copies[0].wait()
-            self._copies.popleft()
-            for sink in self._sinks:
-                sink.write(record)
+    def _warn_once(self, about: str, message: str) -> None:
+        if about not in self._said:
+            self._said.add(about)
+            warnings.warn(f"Step {self.current_step}: {message}", RuntimeWarning, stacklevel=4)
+
+
+_NO_LABELS = (
+    "A batch without labels is not measured, training goes on. Pass the class indices of the "
+    "samples as labels=."
+)
+_SHARED = (
+    "The keys {split}/... hold what {owner} measures, so those of the {kind} begin with "
+    "{kind}/{split}/. Give one of them another split=."
+)
+
+
+def _finish(recorder: Recorder, capture: FeatureCapture | None) -> None:
+    """Everything that closing a tracker takes; also called when it was forgotten."""
+    if capture is not None:
+        capture.remove()
+    shutdown.unwatch(recorder)
+    recorder.close()
+
+
+def _capture(
+    model: nn.Module | None,
+    layers: Layer | Sequence[Layer] | None,
+    pool: PoolSpec | Mapping[str, PoolSpec],
+) -> FeatureCapture | None:
+    if model is None:
+        return None
+    if not isinstance(model, Tapped):
+        return FeatureCapture(model, layers, pool)
+    if layers is not None or pool is not None:
+        raise ValueError(
+            "Expected arguments `layers` and `pool` to be None for a Tapped model, which has its "
+            "own. Pass them to Tapped."
+        )
+    return model.capture
 
 
 def _choose(metrics: str | Sequence[str], has_model: bool) -> tuple[str, ...]:
     of_model = (WEIGHT_NORM,) if has_model else ()
     if metrics == "all":
         return (*METRICS, *of_model)
-    return resolve(metrics, (*OF_MOMENTS, *of_model))
+    # the norm of the weights belongs to no tier: it costs a pass over all parameters
+    names = [metrics] if isinstance(metrics, str) else list(metrics)
+    wants_norm = any(name in (WEIGHT_NORM, "weight") for name in names)
+    chosen = resolve(metrics, (*OF_MOMENTS, *of_model))
+    return tuple(id_ for id_ in chosen if id_ != WEIGHT_NORM or wants_norm)

@@ -1,48 +1,48 @@
-"""One asynchronous copy of a log point's values from the device to the host."""
+"""One asynchronous copy of a block of results from the device to the host."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 
 class HostCopy:
-    """Values of one record on their way to the host; making it does not synchronise.
+    """Values on their way to the host; making it does not synchronise.
+
+    On CUDA the copy goes into pinned memory on a stream of its own, behind what the current stream
+    has queued; training that is queued afterwards does not wait for it.
 
     Args:
-        values: 0-d tensors and numbers by name.
+        values: one axis, float64.
     """
 
-    def __init__(self, values: Mapping[str, Tensor | float]) -> None:
-        self._numbers = {k: v for k, v in values.items() if not isinstance(v, Tensor)}
-        tensors = {k: v.detach() for k, v in values.items() if isinstance(v, Tensor)}
-        self._order = list(values)
-        self._names = list(tensors)
+    def __init__(self, values: Tensor) -> None:
         self._event: torch.cuda.Event | None = None
-        self._packed: Tensor | None = None
-        if tensors:
-            self._packed = self._start([tensor.to(torch.float64) for tensor in tensors.values()])
+        self._values = values if values.device.type != "cuda" else self._start(values)
 
-    def _start(self, values: list[Tensor]) -> Tensor:
-        packed = torch.stack(values)
-        if packed.device.type != "cuda":
-            return packed
-        host = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
-        host.copy_(packed, non_blocking=True)
-        self._event = torch.cuda.Event()
-        self._event.record(torch.cuda.current_stream(packed.device))
+    def _start(self, values: Tensor) -> Tensor:
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        side = _side_stream(values.device)
+        side.wait_stream(torch.cuda.current_stream(values.device))
+        with torch.cuda.stream(side):
+            host.copy_(values, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record(side)
+        values.record_stream(side)  # its memory must not be reused before the copy is over
         return host
 
-    def ready(self) -> bool:
-        """Whether the values have arrived."""
-        return self._event is None or self._event.query()
-
-    def wait(self) -> dict[str, float]:
+    def wait(self) -> list[float]:
         """The values as numbers; waits for the copy if it is under way."""
         if self._event is not None:
             self._event.synchronize()
-        values = [] if self._packed is None else self._packed.tolist()
-        found = {**self._numbers, **dict(zip(self._names, values, strict=True))}
-        return {name: found[name] for name in self._order}
+        numbers: list[float] = self._values.tolist()
+        return numbers
+
+
+_side_streams: dict[torch.device, torch.cuda.Stream] = {}
+
+
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    if device not in _side_streams:
+        _side_streams[device] = torch.cuda.Stream(device)
+    return _side_streams[device]

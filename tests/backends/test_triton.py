@@ -6,8 +6,9 @@ from samples import classes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ncfast
-from ncfast.backends import triton, triton_operator
-from ncfast.kernels.configuration import alignment, items_config, merge_config
+from ncfast.backends import reference, triton, triton_operator
+from ncfast.kernels import twins
+from ncfast.kernels.configuration import alignment, items_config, merge_config, scatter_config
 
 SIZES = [
     (count, dim, num_classes)
@@ -40,6 +41,41 @@ def test_operator_on_the_cpu():
     torch.library.opcheck(torch.ops.ncfast.triton_moments.default, arguments)
 
 
+def second_read():
+    """Arguments of each operator that reads features again, and the shape it returns."""
+    feats, labels = classes(30, 4, 3)
+    labels, means = labels.int(), torch.randn(3, 4).double()
+    rules = means[:2], torch.stack((means, -means)), torch.randn(2, 3).double()
+    return {
+        "projected_ss": ((feats, labels, means, means[:2]), (2,)),
+        "scatter": ((feats, labels, means), (4, 4)),
+        "decisions": ((feats, *rules), (2, 30)),
+    }
+
+
+@pytest.mark.parametrize("name", second_read())
+def test_operators_of_the_second_read(name):
+    arguments, shape = second_read()[name]
+    operator = getattr(torch.ops.ncfast, f"triton_{name}").default
+    assert operator(*arguments).shape == shape
+    torch.library.opcheck(operator, arguments)
+    with FakeTensorMode():
+        made = (torch.empty(t.shape, dtype=t.dtype, device="cuda") for t in arguments)
+        found = getattr(triton, name)(*made)
+    assert (found.device.type, tuple(found.shape)) == ("cuda", shape)
+
+
+def test_reference_of_the_second_read():
+    """Against the definition, in one expression."""
+    cases = second_read()
+    for name, twin in (("projected_ss", twins.project), ("scatter", twins.scatter)):
+        arguments, _ = cases[name]
+        torch.testing.assert_close(getattr(reference, name)(*arguments), twin(*arguments))
+    feats, *rules = cases["decisions"][0]
+    expected = [twins.decide(feats, *rule) for rule in zip(*rules, strict=True)]
+    assert torch.equal(reference.decisions(feats, *rules), torch.stack(expected))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_operator_on_fake_cuda_tensors(dtype):
     """What torch.compile sees on a GPU: shapes, dtypes and devices without a kernel."""
@@ -57,22 +93,33 @@ def test_operator_on_fake_cuda_tensors(dtype):
 def test_configurations_are_legal(size, itemsize):
     count, dim, num_classes = size
     config = items_config(count, dim, num_classes, itemsize, 132)
-    for number in (config.tile_rows, config.tile_cols, config.item_rows, config.warps):
+    for number in (config.tile_rows, config.tile_cols, config.warps):
         assert number & (number - 1) == 0, "a power of two"
-    assert config.tile_cols * config.groups >= dim
-    assert config.tile_cols * (config.groups - 1) < dim
+    assert 32 <= config.item_rows <= 256
     assert config.item_rows % config.tile_rows == 0
     assert config.warps <= 8
     assert 32 * config.warps <= 2 * config.tile_cols * config.tile_rows, "work for every thread"
     merge = merge_config(count, dim, num_classes, config.item_rows)
     for number in (merge.tile_items, merge.tile_cols, merge.warps):
         assert number & (number - 1) == 0
-    assert merge.tile_cols * merge.blocks >= dim
     assert merge.tile_items * merge.tile_cols <= 4096
+
+
+@pytest.mark.parametrize("dim", [1, 16, 17, 100, 512, 4096])
+@pytest.mark.parametrize("count", [1, 1000, 1_000_000])
+def test_the_scatter_covers_the_triangle(count, dim):
+    config = scatter_config(count, dim, 132)
+    high = -(-dim // config.side)
+    assert config.side & (config.side - 1) == 0
+    assert config.tiles == high * (high + 1) // 2
+    assert config.span % config.rows == 0
+    assert config.span * (config.parts - 1) < count <= config.span * config.parts
 
 
 def test_configurations_grow_as_they_should():
     assert items_config(1_000_000, 512, 10, 4, 132) == items_config(1_000_000, 512, 11, 4, 132)
+    even = items_config(200_000, 512, 10, 4, 132).item_rows
+    assert 200_000 // even + 10 <= 132 * 10, "one whole wave: two warps a program, of 20 resident"
     small, large = (items_config(count, 512, 10, 4, 132).item_rows for count in (10**3, 10**7))
     assert small <= large
     assert items_config(1_000_000, 512, 200_000, 4, 132).item_rows == 32

@@ -2,7 +2,16 @@ import pytest
 import torch
 
 from ncfast.experiments.losses import LOSSES
-from ncfast.experiments.models import ACTIVATIONS, MLP, SmoothLeakyReLU, scale_parameters
+from ncfast.experiments.models import (
+    ACTIVATIONS,
+    CNN,
+    MLP,
+    ResNet18,
+    SmoothLeakyReLU,
+    Transformer,
+    scale_parameters,
+    zero_last_layer,
+)
 from ncfast.experiments.order import BatchOrder
 
 
@@ -60,3 +69,88 @@ def test_order_is_a_permutation_each_epoch_and_resumes():
     again = BatchOrder(10, 4, seed=99)
     again.load_state_dict(state)
     assert [again.next().tolist() for _ in range(7)] == expected
+
+
+def parameters_of(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def test_cnn_is_the_papers():
+    model = CNN((1, 28, 28), 10)
+    shapes = [tuple(p.shape) for p in model.parameters() if p.ndim > 1]
+    assert shapes == [(16, 1, 3, 3), (32, 16, 3, 3), (128, 32 * 12 * 12), (10, 128)]
+    assert model(torch.randn(2, 1, 28, 28)).shape == (2, 10)
+    assert model.features(torch.randn(2, 1, 28, 28)).min() >= 0
+    with pytest.raises(ValueError, match=r"at least 6 x 6 .* but got inputs of shape \(32,\)"):
+        CNN((32,), 10)
+
+
+def test_resnet18_has_the_stem_for_small_images():
+    model = ResNet18((3, 32, 32), 10).eval()
+    assert parameters_of(model) == 11_173_962, "the published count of this variant"
+    assert model.features.stage1(torch.zeros(1, 64, 32, 32)).shape == (1, 64, 32, 32)
+    assert model.features(torch.zeros(1, 3, 32, 32)).shape == (1, 512)
+    with pytest.raises(ValueError, match="Expected images for the model 'resnet18'"):
+        ResNet18((5,), 10)
+
+
+def test_transformer_cuts_images_into_patches():
+    model = Transformer((1, 28, 28), 10)
+    assert model.features.embedding.count == 49
+    image = torch.arange(28.0 * 28).view(1, 1, 28, 28)
+    model.features.embedding.projection = torch.nn.Identity()
+    patches, mask = model.features.embedding(image)
+    assert mask is None
+    assert torch.equal(patches[0, 1].view(4, 4), image[0, 0, :4, 4:8])
+    with pytest.raises(ValueError, match=r"patches of 5 x 5 divide.*Choose `patch_size`"):
+        Transformer((1, 28, 28), 10, patch=5)
+
+
+def test_attention_is_that_of_torch():
+    torch.manual_seed(0)
+    own = Transformer((1, 8, 8), 3, width=16, heads=4, hidden=8).features.attention
+    other = torch.nn.MultiheadAttention(16, 4, batch_first=True)
+    other.in_proj_weight.data = own.projection_in.weight.data
+    other.in_proj_bias.data = own.projection_in.bias.data
+    other.out_proj.weight.data = own.projection_out.weight.data
+    other.out_proj.bias.data = own.projection_out.bias.data
+    x, mask = torch.randn(5, 7, 16), torch.rand(5, 7) > 0.3
+    mask[:, 0] = True
+    expected, _ = other(x, x, x, key_padding_mask=~mask)
+    torch.testing.assert_close(own(x, mask), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_padding_does_not_change_a_text():
+    torch.manual_seed(0)
+    model = Transformer((9,), 4, vocabulary=20, width=16, heads=2, hidden=8)
+    tokens = torch.tensor([[3, 7, 5, 0, 0, 0, 0, 0, 0]])
+    expected = model(tokens)
+    model.features.embedding.table.weight.data[0] = 100.0
+    torch.testing.assert_close(model(tokens), expected)
+    assert not torch.equal(model(torch.tensor([[3, 7, 6, 0, 0, 0, 0, 0, 0]])), expected)
+
+
+@pytest.mark.parametrize(
+    ("which", "scaled"),
+    [
+        ("all", None),
+        ("linear", ("features.feed_forward.", "classifier.")),
+        ("last", ("classifier.",)),
+    ],
+)
+def test_what_the_init_scale_multiplies(which, scaled):
+    model = Transformer((1, 8, 8), 3, width=16, heads=2, hidden=8)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    scale_parameters(model, 4.0, which)
+    for name, parameter in model.named_parameters():
+        factor = 4.0 if scaled is None or name.startswith(scaled) else 1.0
+        assert torch.equal(parameter, factor * before[name]), name
+    with pytest.raises(ValueError, match="`scale_layers` to be one of"):
+        scale_parameters(model, 4.0, "first")
+
+
+def test_zero_last_layer():
+    model = CNN((1, 8, 8), 10)
+    zero_last_layer(model)
+    assert not model(torch.randn(2, 1, 8, 8)).any()
+    assert model.features(torch.randn(2, 1, 8, 8)).any()

@@ -53,8 +53,12 @@ def parsed(path):
 def test_one_run(runs):
     report = build_report([runs / "a"])
     assert report.html == runs / "a" / "report.html"
-    names = {path.name for path in report.pictures}
-    assert names == {"overview.png", "accuracy.png", "rnc1.png", "nc2.png", "nc1.png"}
+    names = {path.stem for path in report.pictures}
+    assert names == {"overview", "accuracy", "rnc1", "nc2", "nc1", "weights"}
+    assert {path.stem for path in report.tables} == names
+    rows = (runs / "a" / "accuracy.csv").read_text().splitlines()
+    assert rows[0] == "quantity,step,value"
+    assert len(rows) == 1 + 2 * 151, "both splits at every log point"
     for path in report.pictures:
         assert path.read_bytes().startswith(b"\x89PNG")
     tags = parsed(report.html)
@@ -83,10 +87,14 @@ def test_the_page_needs_no_network_and_no_script(runs, tmp_path, names):
 
 def test_several_runs(runs, tmp_path):
     report = build_report([runs / "a", runs / "b"], tmp_path / "new")
-    assert [path.name for path in report.pictures] == ["comparison.png"]
+    assert [path.stem for path in report.pictures] == ["curves", "events", "weights"]
     text = parsed(report.html).text
-    assert "weight_decay 0.01" in text
-    assert "weight_decay 0.3" in text
+    assert "2 runs: MLP on digits" in text
+    for claim in ("It groks", "tau_2, goes as 1 / λ", "Larger weight decay generalises earlier"):
+        assert claim in text
+    table = (tmp_path / "new" / "curves.csv").read_text()
+    assert table.splitlines()[0] == "family,quantity,step,mean,low,high"
+    assert "schedule = every:20" in table, "settings that differ tell the families apart"
 
 
 def test_a_run_that_was_killed_is_readable(runs, tmp_path):

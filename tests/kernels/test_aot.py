@@ -36,6 +36,18 @@ def test_machine_code(name):
         assert found["vector_loads"] >= expected["vector_loads"], target
 
 
+ONE_OF_EACH = ("items fp32 D=4096", "merge fp32 K=10", "tiny fp32 1000x200", "project fp32 V=64")
+ONE_OF_EACH += ("decide fp32 K=1000", "decide exactly fp64", "scatter fp32 D=512")
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_compiles_for_an_amd_device(name):
+    """Wave64, 64 KB of shared memory; nothing else is known about such a device here."""
+    compiled = aot.compile_case(aot.cases()[name], "gfx942")
+    assert compiled.metadata.shared <= 1 << 16
+    assert ".vgpr_spill_count: 0" in compiled.asm["amdgcn"]
+
+
 def test_the_check_notices_a_spill():
     """A tile far too large for the registers."""
     case = aot.cases()["items fp32 D=512"]

@@ -10,7 +10,9 @@ from oracle import TWINS, case
 from samples import classes, companions
 
 import ncfast
-from ncfast.metrics import _pairs, _rules
+from ncfast.backends import decide, tiles
+from ncfast.metrics import _rules
+from ncfast.metrics._inputs import as_evidence
 
 
 def simplex(number, dim, scale=7.0, seed=0):
@@ -136,41 +138,52 @@ def many(number, dim, seed=0):
     return moments
 
 
-def test_tiles_add_up_to_the_whole(monkeypatch):
+def test_tiles_add_up_to_the_whole_and_the_kernels_agree(monkeypatch):
     moments = many(150, 9)
     weight, bias, ood = companions(150, 9)
-    whole, tiled = (
-        ncfast.collapse_metrics(moments, weight=weight, bias=bias, ood_feats=ood)
-        for edge in (512, 32)
-        if not monkeypatch.setattr(_pairs, "_EDGE_CPU", edge)
+    kernels, whole, tiled = (
+        ncfast.collapse_metrics(moments, weight=weight, bias=bias, ood_feats=ood, backend=backend)
+        for backend, edge in (("auto", 512), ("reference", 512), ("reference", 32))
+        if not monkeypatch.setattr(tiles, "_EDGE_CPU", edge)
     )
     for name, value in whole.items():
         assert float(tiled[name]) == pytest.approx(float(value), rel=1e-12), name
+        assert float(kernels[name]) == pytest.approx(float(value), rel=1e-11), name
 
 
 def test_what_an_accelerator_does_about_pairs_equals_the_cpu(monkeypatch):
     moments = many(70, 9)
     here = ncfast.collapse_metrics(moments)
-    monkeypatch.setattr(_pairs, "labels_are_on_host", lambda tensor: False)
-    there = ncfast.collapse_metrics(moments)
+    monkeypatch.setattr(tiles, "labels_are_on_host", lambda tensor: False)
+    there = ncfast.collapse_metrics(moments, backend="reference")
     for name, value in here.items():
         assert float(there[name]) == pytest.approx(float(value), rel=1e-11), name
 
 
-@pytest.mark.parametrize("spread", [1e-3, 1.0])
-def test_float32_decisions_are_those_of_float64(monkeypatch, spread):
+@pytest.mark.parametrize("spread", [1e-3, 0.3, 1.0])
+def test_pruned_and_float32_decisions_are_those_of_float64(monkeypatch, spread):
     feats, labels = classes(400, 16, 40, spread=spread, dtype=torch.float32)
     feats[:20] = feats[20:40]
     weight, bias, _ = companions(40, 16)
+    weight[:30] = ncfast.class_moments(feats, labels, num_classes=40).means[:30]
     weight[7] = weight[8]
     bias[7] = bias[8]  # exact ties
-    moments = ncfast.class_moments(feats, labels, num_classes=41)
-    weight, bias = torch.cat([weight, weight[:1]]), torch.cat([bias, bias[:1]])
-    exact = _rules.decisions(feats, moments, weight, bias)
-    monkeypatch.setattr(_rules, "_FEW", 1)
-    monkeypatch.setattr(_rules, "_CLASSES", 16)
-    for found, expected in zip(_rules.decisions(feats, moments, weight, bias), exact, strict=True):
-        assert torch.equal(found, expected)
+    weight, bias = torch.cat([weight, weight[:1] + 1]), torch.cat([bias, bias[:1]])
+
+    def found(backend, wanted):
+        evidence = as_evidence(
+            feats, labels, weight=weight, bias=bias, num_classes=41, backend=backend
+        )
+        evidence.wanted_pairs = frozenset({"cdnv"} if wanted else ())
+        evidence.wants_margins = wanted
+        return _rules.decisions(evidence)
+
+    exact = found("reference", False)
+    pruned = found("auto", True)
+    monkeypatch.setattr(decide, "_FEW", 1)
+    monkeypatch.setattr(decide, "_CLASSES", 16)
+    for results in (pruned, found("reference", False), found("auto", True)):
+        assert all(map(torch.equal, results, exact))
 
 
 PROBE = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ncfast.experiments.data import cifar, idx, small
+from ncfast.experiments.data import cifar, idx, small, text
 from ncfast.experiments.data.images import ImageSet
 from ncfast.experiments.data.sources import Source, fetch
 
@@ -58,7 +58,9 @@ SOURCES = {
         (0.2470, 0.2435, 0.2616),
     ),
 }
-DATASETS = ("digits", *SOURCES, "synthetic")
+# text datasets: the folder under the data directory, and what reads it
+TEXTS = {"trec": text.load_trec, "sst2": text.load_sst2}
+DATASETS = ("digits", *SOURCES, "synthetic", *TEXTS)
 
 
 def load(
@@ -73,7 +75,8 @@ def load(
     Args:
         name: one of `DATASETS`.
         data_dir: folder with ``mnist/``, ``fashion-mnist/``, ``cifar-10-batches-bin/`` or
-            ``cifar-10-batches-py/``; None takes the environment variable NCFAST_DATA.
+            ``cifar-10-batches-py/``, ``text/trec/``, ``text/sst2/``; None takes the environment
+            variable NCFAST_DATA.
         train_size: number of training images; None takes all (digits: 200).
         download: fetch missing files from the official mirrors, and verify them.
 
@@ -104,7 +107,12 @@ def _load_files(
             f"Dataset {name!r} is read from files but no data directory was given. Pass "
             "--data-dir DIR or set NCFAST_DATA; add --download to fetch the files into it."
         )
-    folder, source = Path(found), SOURCES[name]
+    folder = Path(found)
+    if name in TEXTS:
+        if download:
+            raise ValueError(f"Dataset {name!r} cannot be fetched. Copy its files to text/{name}/.")
+        return TEXTS[name](folder / "text" / name)
+    source = SOURCES[name]
     if download:
         fetch(source, folder)
     if name == "cifar10":

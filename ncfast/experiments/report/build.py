@@ -1,14 +1,21 @@
-"""`build_report`: reads runs, draws, and writes report.html and the PNG files."""
+"""`build_report`: reads runs, draws, and writes report.html with PNG and CSV files."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from ncfast.experiments.report import figures, page
-from ncfast.experiments.report.runs import Run, read_run
+from ncfast.experiments.report import figures, grids, page, probe_figures, sections
+from ncfast.experiments.report.drawing import Drawing
+from ncfast.experiments.report.events_figure import draw_events
+from ncfast.experiments.report.family import families
+from ncfast.experiments.report.multiples import draw
+from ncfast.experiments.report.plane_figure import draw_plane
+from ncfast.experiments.report.runs import Run, expand_directories, read_run
+from ncfast.experiments.report.summary import summarise
 from ncfast.experiments.run_dir import write_atomically
 
 
@@ -19,17 +26,21 @@ class Report:
     Attributes:
         html: the page.
         pictures: the PNG files.
+        tables: the CSV files, one beside each picture.
+        summary: events, time scales, last values and verdicts as JSON.
     """
 
     html: Path
     pictures: tuple[Path, ...]
+    tables: tuple[Path, ...]
+    summary: Path
 
 
 def build_report(directories: Sequence[Path], out: Path | None = None) -> Report:
-    """Write report.html and PNG figures for one run or several.
+    """Write report.html, and PNG figures with their data as CSV, for one run or several.
 
     Args:
-        directories: run directories made by `ncfast train`.
+        directories: made by `ncfast train` or `ncfast sweep`.
         out: where to write; None takes the first directory.
 
     Raises:
@@ -39,61 +50,66 @@ def build_report(directories: Sequence[Path], out: Path | None = None) -> Report
     """
     if not directories:
         raise ValueError("Expected at least one run directory but got none.")
-    runs = [read_run(path) for path in directories]
+    runs = [read_run(path) for path in expand_directories(directories)]
     target = out or directories[0]
     target.mkdir(parents=True, exist_ok=True)
-    labels = _labels(runs)
-    drawn = {"overview": figures.overview(runs[0])}
-    if len(runs) > 1:
-        drawn = {"comparison": figures.comparison(runs, labels)}
-    else:
-        drawn |= {panel.name: figures.single(panel, runs[0]) for panel in figures.PANELS}
-    pictures = []
-    for name, figure in drawn.items():
-        path = target / f"{name}.png"
-        write_atomically(path, figures.to_bytes(figure, "png"))
-        pictures.append(path)
+    drawings = _of_one(runs[0]) if len(runs) == 1 else _of_several(runs)
+    pictures, tables = [], []
+    for drawing in drawings:
+        pictures.append(target / f"{drawing.name}.png")
+        write_atomically(pictures[-1], figures.to_bytes(drawing.figure, "png"))
+        tables.append(target / f"{drawing.name}.csv")
+        write_atomically(tables[-1], drawing.csv())
+    summary = target / "summary.json"
+    write_atomically(summary, json.dumps(summarise(runs), indent=1).encode() + b"\n")
     html = target / "report.html"
-    write_atomically(html, _page(runs, labels).encode())
-    return Report(html, tuple(pictures))
+    write_atomically(html, _page(runs, drawings, directories).encode())
+    return Report(html, tuple(pictures), tuple(tables), summary)
 
 
-def _labels(runs: Sequence[Run]) -> list[str]:
-    """Names that tell the runs apart: the settings in which they differ, else the folder."""
-    skip = {"out", "resume", "data_dir", "download", "device"}
-    settings = [run.settings for run in runs]
-    differ = [
-        name
-        for name in settings[0]
-        if name not in skip and len({str(one.get(name)) for one in settings}) > 1
+def _of_one(run: Run) -> list[Drawing]:
+    panels = [figures.single(panel, run) for panel in figures.PANELS]
+    return [figures.overview(run), *panels, *_shared([run], run)]
+
+
+def _of_several(runs: Sequence[Run]) -> list[Drawing]:
+    found = [draw(grids.CURVES, families(runs)), draw_events(runs)]
+    kept = [drawing for drawing in found if drawing is not None]
+    return [*kept, *_shared(runs, _representative(runs))]
+
+
+def _shared(runs: Sequence[Run], shown: Run) -> list[Drawing]:
+    members = families(runs)
+    found = [
+        draw(grids.BOUNDS, members) if _bounded(runs) else None,
+        draw(grids.information(runs), members),
+        draw_plane(members),
+        draw(grids.WEIGHTS, members),
+        probe_figures.margins(shown),
+        probe_figures.components(shown),
     ]
-    if len(runs) == 1 or not differ:
-        return [run.path.name or str(run.path) for run in runs]
-    return [", ".join(f"{name} {one.get(name)}" for name in differ) for one in settings]
+    return [drawing for drawing in found if drawing is not None]
 
 
-def _page(runs: Sequence[Run], labels: Sequence[str]) -> str:
-    title = runs[0].title if len(runs) == 1 else f"{len(runs)} runs"
-    parts = [f"<h1>{escape(title)}</h1>"]
-    if len(runs) > 1:
-        parts += ["<h2>Events</h2>", page.events_table(runs, labels)]
-        svg = figures.to_bytes(figures.comparison(runs, labels), "svg")
-        parts += ["<h2>All runs</h2>", page.picture(svg, "accuracy, RNC1, NC2 and NC1 of all runs")]
-    for run, label in zip(runs, labels, strict=True):
-        if len(runs) > 1:
-            parts.append(f"<h2>{escape(label)}</h2>")
-        parts += _run_section(run, label, alone=len(runs) == 1)
-    return page.page(f"ncfast: {title}", "".join(parts))
+def _bounded(runs: Sequence[Run]) -> bool:
+    return any(run.last("test/bound.generalization_trace") is not None for run in runs)
 
 
-def _run_section(run: Run, label: str, *, alone: bool) -> list[str]:
-    svg = figures.to_bytes(figures.overview(run), "svg")
-    parts = [
-        f'<p class="lead">{escape(page.story(run))}</p>',
-        page.picture(svg, f"Accuracy, RNC1, NC2 and NC1 against the step. {page.story(run)}"),
-    ]
-    if alone:
-        parts += ["<h2>Events</h2>", page.events_table([run], [label])]
-    heading = f"Values at step {run.last_step:,}"
-    parts += [f"<h3>{heading}</h3>", page.final_table(run), page.settings_table(run)]
-    return parts
+def _representative(runs: Sequence[Run]) -> Run:
+    """The run with the largest weight decay among those that generalised, else among all."""
+    grown = [run for run in runs if run.events.generalisation is not None] or list(runs)
+    return max(grown, key=lambda run: float(run.settings["weight_decay"]))
+
+
+def _page(runs: Sequence[Run], drawings: Sequence[Drawing], directories: Sequence[Path]) -> str:
+    if len(runs) == 1:
+        title, parts = runs[0].title, sections.one_run(runs[0], drawings[0])
+        rest = drawings[1 + len(figures.PANELS) :]  # the overview shows the single panels
+    else:
+        title, parts = sections.several_runs(runs, directories)
+        rest = drawings
+    body = [f"<h1>{escape(title)}</h1>", *parts]
+    for drawing in rest:
+        body += [f"<h2>{escape(drawing.title)}</h2>", page.picture_of(drawing)]
+    body += sections.details(runs)
+    return page.page(f"ncfast: {title}", "".join(body))

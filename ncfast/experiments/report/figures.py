@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps, rc_context
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
+from ncfast.experiments.report.drawing import Drawing
 from ncfast.experiments.report.runs import Run
 from ncfast.tracking.timescales import series
 
 _MAX_POINTS = 1500
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -30,8 +31,9 @@ _STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.5,
     "svg.fonttype": "path",
 }
+_HEAD = ("quantity", "step", "value")
 TRAIN, TEST = "#2b5fa3", "#d9732b"
-_EVENT_COLOURS = {"fit": "#2b5fa3", "generalisation": "#d9732b", "collapse": "#3c8d54"}
+EVENT_COLOURS = {"fit": "#2b5fa3", "generalisation": "#d9732b", "collapse": "#3c8d54"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Panel:
     log: bool
 
 
-def _both(metric: str, label: str = "") -> tuple[Curve, ...]:
+def both(metric: str, label: str = "") -> tuple[Curve, ...]:
+    """The curves of a metric on both splits."""
     return (
         Curve(f"train/{metric}", f"train{label}", TRAIN),
         Curve(f"test/{metric}", f"test{label}", TEST),
@@ -62,60 +65,53 @@ def _both(metric: str, label: str = "") -> tuple[Curve, ...]:
 
 
 PANELS = (
-    Panel("accuracy", "accuracy", _both("accuracy"), log=False),
+    Panel("accuracy", "accuracy", both("accuracy"), log=False),
     Panel(
         "rnc1",
         "RNC1",
         (
-            *_both("rnc1.max", ", max norm"),
+            *both("rnc1.max", ", max norm"),
             Curve("train/rnc1.mean", "train, mean norm", TRAIN, dashed=True),
             Curve("test/rnc1.mean", "test, mean norm", TEST, dashed=True),
         ),
         log=True,
     ),
-    Panel("nc2", "NC2, condition number\nof class means", _both("nc2.condition"), log=True),
-    Panel("nc1", "NC1, Tr Σ_W / Tr Σ_B", _both("nc1.quotient"), log=True),
+    Panel("nc2", "NC2, condition number\nof class means", both("nc2.condition"), log=True),
+    Panel("nc1", "NC1, Tr Σ_W / Tr Σ_B", both("nc1.quotient"), log=True),
 )
 
 
-def overview(run: Run) -> Figure:
+def overview(run: Run) -> Drawing:
     """All panels of one run under each other, with its events marked."""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(7.2, 8.4), layout="constrained")
         axes = figure.subplots(len(PANELS), 1, sharex=True)
         for axis, panel in zip(axes, PANELS, strict=True):
             _draw(axis, panel, run)
         _label_events(axes[0], run)
         axes[-1].set_xlabel("step")
-    return figure
+    caption = "Accuracy, RNC1, NC2 and NC1 against the step; dashed lines: the events."
+    rows = [row for panel in PANELS for row in _rows(panel, run)]
+    return Drawing("overview", run.title, caption, figure, _HEAD, rows)
 
 
-def single(panel: Panel, run: Run) -> Figure:
+def single(panel: Panel, run: Run) -> Drawing:
     """One panel of one run, with its events marked."""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(7.2, 3.2), layout="constrained")
         axis = figure.subplots()
         _draw(axis, panel, run)
         _label_events(axis, run)
         axis.set_xlabel("step")
-    return figure
+    return Drawing(panel.name, panel.label, "", figure, _HEAD, _rows(panel, run))
 
 
-def comparison(runs: Sequence[Run], labels: Sequence[str]) -> Figure:
-    """The first curves of every panel, one colour a run; train solid, test dashed."""
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(7.2, 8.4), layout="constrained")
-        axes = figure.subplots(len(PANELS), 1, sharex=True)
-        colours = colormaps["viridis"](np.linspace(0.0, 0.85, len(runs)))
-        for axis, panel in zip(axes, PANELS, strict=True):
-            for run, label, colour in zip(runs, labels, colours, strict=True):
-                for curve, style in zip(panel.curves[:2], ("-", "--"), strict=True):
-                    name = label if style == "-" else None
-                    axis.plot(*_thinned(run, curve.key), style, color=colour, label=name)
-            _finish(axis, panel)
-        axes[0].legend(title="train solid, test dashed", fontsize=8)
-        axes[-1].set_xlabel("step")
-    return figure
+def _rows(panel: Panel, run: Run) -> list[Sequence[Any]]:
+    return [
+        (curve.key, step, value)
+        for curve in panel.curves
+        for step, value in zip(*(v.tolist() for v in series(run.records, curve.key)), strict=True)
+    ]
 
 
 def _draw(axis: Axes, panel: Panel, run: Run) -> None:
@@ -124,16 +120,17 @@ def _draw(axis: Axes, panel: Panel, run: Run) -> None:
         if len(steps):
             style = ":" if curve.dashed else "-"
             axis.plot(steps, values, style, color=curve.colour, label=curve.label)
-    for name, colour in _EVENT_COLOURS.items():
+    for name, colour in EVENT_COLOURS.items():
         step = getattr(run.events, name)
         if step is not None:
             axis.axvline(step, color=colour, linewidth=1.0, linestyle=(0, (4, 2)), alpha=0.8)
-    _finish(axis, panel)
+    finish_axis(axis, panel)
     if axis.get_legend_handles_labels()[0]:
         axis.legend(loc="best", fontsize=8, ncols=2 if len(panel.curves) > 2 else 1)
 
 
-def _finish(axis: Axes, panel: Panel) -> None:
+def finish_axis(axis: Axes, panel: Panel) -> None:
+    """Scales, ticks and labels of a panel whose curves are drawn."""
     # linear below 1, so that step 0 has a place
     axis.set_xscale("symlog", linthresh=1, linscale=0.35)
     axis.set_xlim(left=0)
@@ -151,7 +148,7 @@ def _finish(axis: Axes, panel: Panel) -> None:
 
 
 def _label_events(axis: Axes, run: Run) -> None:
-    found = [(getattr(run.events, name), name) for name in _EVENT_COLOURS]
+    found = [(getattr(run.events, name), name) for name in EVENT_COLOURS]
     for level, (step, name) in enumerate(pair for pair in found if pair[0] is not None):
         axis.annotate(
             f"{name} {step:,}",
@@ -161,7 +158,7 @@ def _label_events(axis: Axes, run: Run) -> None:
             textcoords="offset points",
             ha="right",
             fontsize=8,
-            color=_EVENT_COLOURS[name],
+            color=EVENT_COLOURS[name],
         )
 
 
@@ -178,6 +175,6 @@ def _thinned(run: Run, key: str) -> tuple[NDArray[np.int64], NDArray[np.float64]
 def to_bytes(figure: Figure, kind: str) -> bytes:
     """The figure as a "png" or "svg" file."""
     buffer = io.BytesIO()
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure.savefig(buffer, format=kind, dpi=150)
     return buffer.getvalue()

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from ncfast.experiments.report.drawing import Drawing
+from ncfast.experiments.report.figures import to_bytes
 from ncfast.experiments.report.runs import Run
 
 _CSS = """
@@ -20,6 +22,11 @@ figure { margin: 1.2rem 0; } img { width: 100%; max-width: 52rem; height: auto; 
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
 th, td { text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid #e3e6eb; }
 td.number, th.number { text-align: right; }
+table.verdicts td { vertical-align: top; min-width: 7rem; }
+td.confirmed, td.not-confirmed, td.cannot-tell { font-weight: 600; }
+td.confirmed { color: #22703a; } td.not-confirmed { color: #a3361f; }
+td.cannot-tell { color: #7a6415; }
+figcaption { color: #5b6575; font-size: .9rem; }
 details { margin: 1rem 0; } code { font-size: .9em; }
 """
 
@@ -65,10 +72,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: i
     )
 
 
-def picture(svg: bytes, alt: str) -> str:
-    """A figure inside the page."""
-    data = base64.b64encode(svg).decode()
-    return f'<figure><img alt="{escape(alt)}" src="data:image/svg+xml;base64,{data}"></figure>'
+def picture_of(drawing: Drawing) -> str:
+    """A figure inside the page, with its caption and the names of its files."""
+    data = base64.b64encode(to_bytes(drawing.figure, "svg")).decode()
+    return (
+        f'<figure><img alt="{escape(drawing.title)}. {escape(drawing.caption)}" '
+        f'src="data:image/svg+xml;base64,{data}"><figcaption>{escape(drawing.caption)} '
+        f"(<code>{drawing.name}.png</code>, <code>{drawing.name}.csv</code>)</figcaption></figure>"
+    )
 
 
 def story(run: Run) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ncfast.experiments import run_dir
+from ncfast.experiments.sweep_file import SWEEP, load_sweep
 from ncfast.tracking.sinks import read_records
 from ncfast.tracking.timescales import Events, find_events
 
@@ -48,6 +50,28 @@ class Run:
         return next((record[key] for record in reversed(self.records) if key in record), None)
 
 
+def expand_directories(directories: Sequence[Path]) -> list[Path]:
+    """The directories of runs; a sweep's stands for those of its replicas that have begun.
+
+    Raises:
+        RunDirectoryError: a sweep of which no replica has begun.
+    """
+    found: list[Path] = []
+    for directory in directories:
+        if not (directory / SWEEP).exists():
+            found.append(directory)
+            continue
+        names = load_sweep(directory)["replicas"]
+        begun = [directory / n for n in names if (directory / n / run_dir.METRICS_FILE).exists()]
+        if not begun:
+            raise run_dir.RunDirectoryError(
+                f"{directory} is a sweep of which no replica has a record yet. Let it reach its "
+                "first log point."
+            )
+        found += begun
+    return found
+
+
 def read_run(path: Path) -> Run:
     """Read the run in ``path``.
 
@@ -63,4 +87,8 @@ def read_run(path: Path) -> Run:
             f"{path} has no record in {run_dir.METRICS_FILE} yet. Let the run reach its first "
             "log point."
         )
+    for record in records:
+        for split in ("train", "test"):
+            if f"{split}/accuracy" in record:
+                record[f"{split}/error"] = 1 - record[f"{split}/accuracy"]
     return Run(path, config, records, find_events(records))

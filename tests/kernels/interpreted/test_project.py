@@ -49,10 +49,3 @@ def test_strides_and_labels_out_of_range():
     torch.testing.assert_close(run(view, labels, means, vectors), expected, rtol=1e-5, atol=0)
     labels[3] = 3
     assert run(view, labels, means, vectors).isnan().all()
-
-
-def test_float64_is_refused():
-    feats, labels = classes(20, 4, 2)
-    means = torch.zeros(2, 4).double()
-    with pytest.raises(TypeError, match=r"32 bits or less but got torch\.float64"):
-        run(feats, labels, means, directions(1, 4))

@@ -20,14 +20,14 @@ def grouped(labels, num_classes, rows):
 
 @pytest.mark.parametrize(
     "config",
-    [ItemsConfig(4, 32, 1, 32, 1), ItemsConfig(2, 64, 1, 128, 2), ItemsConfig(8, 16, 2, 64, 1)],
+    [ItemsConfig(4, 32, 32, 1), ItemsConfig(2, 64, 130, 2), ItemsConfig(8, 16, 64, 1)],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_items(config, dtype):
     feats, labels = collapsed(1e-3, count=250, dim=30, num_classes=4, dtype=dtype)
     labels[labels == 2] = 1
     rows = grouped(labels, 4, config.item_rows)
-    scratch = launch._allocate(feats, rows, config, MergeConfig(8, 16, 2, 1))
+    scratch = launch._allocate(feats, rows, config)
     means, within = torch.full((4, 30), torch.nan).double(), torch.full((4,), torch.nan).double()
     launch._launch_items(feats, rows, config, scratch, means, within)
     expected = twins.items(feats, rows.permutation, rows.items)
@@ -37,10 +37,9 @@ def test_items(config, dtype):
     found = scratch.partial_mean[slots[used].long()].double()
     tolerance = {"rtol": 1e-6, "atol": 1e-9} if dtype == torch.float32 else {}
     torch.testing.assert_close(found, expected.mean[used], **tolerance)
-    torch.testing.assert_close(scratch.partial_ss.sum(0), expected.ss, rtol=1e-6, atol=0)
-    if config.groups == 1:
-        torch.testing.assert_close(scratch.norm_sums, expected.norm_sum, rtol=1e-6, atol=0)
-        torch.testing.assert_close(scratch.norm_maxs, expected.norm_max, rtol=1e-6, atol=0)
+    torch.testing.assert_close(scratch.partial_ss, expected.ss, rtol=1e-6, atol=0)
+    torch.testing.assert_close(scratch.norm_sums, expected.norm_sum, rtol=1e-6, atol=0)
+    torch.testing.assert_close(scratch.norm_maxs, expected.norm_max, rtol=1e-6, atol=0)
     assert means[2].eq(0).all(), "an absent class has an item of its own"
 
 
@@ -48,22 +47,24 @@ def test_merge():
     feats, labels = collapsed(1e-2, count=300, dim=30, num_classes=2)
     rows = grouped(labels, 3, 32)
     expected = twins.items(feats, rows.permutation, rows.items)
-    config = MergeConfig(2, 16, 2, 1)
     partial = torch.full((rows.slots, 30), torch.nan)
     used = rows.items[4] >= 0
     partial[rows.items[4][used].long()] = expected.mean[used].float()
-    means = torch.full((3, 30), torch.nan).double()
-    blocks = torch.full((rows.shared.shape[1], 2), torch.nan).double()
-    merge_items[(rows.shared.shape[1], 2)](
-        feats, rows.items, rows.shared, rows.counts, rows.poison, partial, expected.ss[None],
-        means, blocks, 15, 30, 1, rows.items.shape[1], rows.shared.shape[1],
-        ALIGN=2, GROUPS=1, ITEMS=config.tile_items, COLS=config.tile_cols,
+    means, within = torch.full((3, 30), torch.nan).double(), torch.full((3,), torch.nan).double()
+    norms, number, classes = torch.full((2,), torch.nan).double(), *(t.shape[1] for t in rows[1:3])
+    merge_items[(classes + 1,)](
+        feats, rows.items, rows.shared, rows.counts, rows.poison, partial, expected.ss,
+        expected.norm_sum, expected.norm_max, means, within, norms, 15, 30, 1, number, classes,
+        ALIGN=2, ITEMS=2, COLS=16, SIZE=4,
     )  # fmt: skip
     valid = rows.shared[:, rows.shared[0] >= 0]
     assert valid.shape[1] == 2
     mean, spread = twins.merge(feats, rows.items, valid, expected.mean, expected.ss)
     torch.testing.assert_close(means[:2], mean, rtol=1e-7, atol=1e-9)
-    torch.testing.assert_close(blocks[:2].sum(1), spread, rtol=1e-7, atol=0)
+    torch.testing.assert_close(within[:2], spread, rtol=1e-7, atol=0)
+    torch.testing.assert_close(
+        norms, torch.stack((expected.norm_sum.sum(), expected.norm_max.amax()))
+    )
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -77,8 +78,8 @@ def test_any_configuration_gives_the_same(seed):
     one = launch.grouped_moments(
         feats, rows, chosen, merge_config(count, dim, classes, chosen.item_rows)
     )
-    other = ItemsConfig(2, 16, -(-dim // 16), 8, 1)
+    other = ItemsConfig(2, 16, 8, 1)
     rows = grouped(labels, classes, other.item_rows)
-    two = launch.grouped_moments(feats, rows, other, MergeConfig(2, 16, -(-dim // 16), 1))
+    two = launch.grouped_moments(feats, rows, other, MergeConfig(2, 16, 1))
     for a, b in zip(one, two, strict=True):
         torch.testing.assert_close(a, b, rtol=2e-6, atol=1e-9)

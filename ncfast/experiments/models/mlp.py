@@ -1,4 +1,4 @@
-"""The networks of the experiments."""
+"""The multilayer perceptron, and the activations that it can have."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -62,6 +61,7 @@ class MLP(nn.Module):
         last_activation: bool = True,
     ) -> None:
         super().__init__()
+        self.linear_layers = ("features", "classifier")
         sizes = [input_size, *widths]
         layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
         for index, (before, after) in enumerate(itertools.pairwise(sizes), start=1):
@@ -75,10 +75,3 @@ class MLP(nn.Module):
         """Logits (N, K) of inputs (N, ...)."""
         logits: Tensor = self.classifier(self.features(x))
         return logits
-
-
-@torch.no_grad()
-def scale_parameters(model: nn.Module, factor: float) -> None:
-    """Multiply every parameter by ``factor``, in place: the init scale of the grokking recipe."""
-    for parameter in model.parameters():
-        parameter.mul_(factor)

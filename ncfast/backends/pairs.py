@@ -15,10 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncfast._validate import labels_are_on_host
-
-_EDGE_CPU, _EDGE_GPU = 512, 4096  # tiles of 2 MB stay in a CPU's cache; 128 MB fill a GPU
-_CLOSE = 1e-5  # below this 1 - cos has lost more than 1e-10 of its value
+from ncfast.backends.tiles import edge, one_minus_cosine, squared_distance
 
 
 class Statistic(NamedTuple):
@@ -33,31 +30,38 @@ class Statistic(NamedTuple):
     maximum: Tensor
 
 
+class Sweep(NamedTuple):
+    """What one sweep over the pairs gives."""
+
+    statistics: dict[str, Statistic]
+    nearest: Tensor  # distance of each mean from the nearest other present one, (K,)
+
+
 class Tile(NamedTuple):
     """A block of pairs (i, j)."""
 
     h: Tensor  # 1 - cos(mu_i - m, mu_j - m); 1 on the diagonal of the whole matrix
-    distance: Callable[[], Tensor]  # norm(mu_i - mu_j)^2
+    distance: Tensor  # norm(mu_i - mu_j)^2
     variances: Tensor  # V_i + V_j
     simplex: Tensor  # cosine of a simplex ETF, -1 / (P - 1)
 
 
 QUANTITIES: dict[str, Callable[[Tile], Tensor]] = {
-    "cdnv": lambda tile: tile.variances / tile.distance().mul_(2),
+    "cdnv": lambda tile: tile.variances / (2 * tile.distance),
     "angle": lambda tile: (1 - tile.simplex - tile.h).abs_(),
     "coherence": lambda tile: (1 - tile.h).abs_(),
     "distance": lambda tile: (2 * tile.h).sqrt_(),
     "log": lambda tile: (2 * tile.h).log_().mul_(-0.5),
     "riesz": lambda tile: (2 * tile.h).rsqrt_(),
 }
-_ABOUT_DIRECTIONS = frozenset(QUANTITIES) - {"cdnv"}
+ABOUT_DIRECTIONS = frozenset(QUANTITIES) - {"cdnv"}
 _NEED_VARIANCE = frozenset({"distance", "log", "riesz"})
 _NEED_MAXIMUM = frozenset({"cdnv", "coherence"})
 
 
 def sweep(
     centred: Tensor, norms: Tensor, variances: Tensor, present: Tensor, quantities: Sequence[str]
-) -> dict[str, Statistic]:
+) -> Sweep:
     """Statistics of several quantities over pairs of present classes, in one sweep.
 
     Args:
@@ -76,6 +80,7 @@ def sweep(
     running = {
         name: _Running(weight, name in _NEED_VARIANCE, name in _NEED_MAXIMUM) for name in quantities
     }
+    nearest = torch.full_like(norms, torch.inf)
     blocks = [part.split(edge(centred)) for part in (unit, length, variances, weight)]
     for i in range(len(blocks[0])):
         for j in range(i, len(blocks[0])):
@@ -83,53 +88,36 @@ def sweep(
             h = one_minus_cosine(u, v, diagonal=i == j)
             tile = Tile(
                 h,
-                lambda a=a, b=b, h=h: squared_distance(a, b, h),  # type: ignore[misc]
+                squared_distance(a, b, h),
                 s.unsqueeze(1) + t,
                 simplex,
             )
+            _note_nearest(nearest, tile.distance, (i, j), (p, q))
             for name in quantities:
                 running[name].add(QUANTITIES[name](tile), p, q, diagonal=i == j)
     directionless = (present & (norms == 0)).any()  # a mean at m has no direction
     found = {name: state.finish() for name, state in running.items()}
-    return {
-        name: _undefined_where(directionless, value) if name in _ABOUT_DIRECTIONS else value
+    statistics = {
+        name: undefined_where(directionless, value) if name in ABOUT_DIRECTIONS else value
         for name, value in found.items()
     }
+    return Sweep(statistics, torch.where(present, nearest.sqrt(), torch.inf))
 
 
-def edge(rows: Tensor) -> int:
-    """Rows and columns of a tile."""
-    return _EDGE_CPU if rows.device.type == "cpu" else _EDGE_GPU
+def _note_nearest(
+    nearest: Tensor, distance: Tensor, place: tuple[int, int], weights: tuple[Tensor, Tensor]
+) -> None:
+    """Lower the entries of nearest (K,) to the smallest of a tile of squared distances."""
+    i, j = place
+    if i == j:
+        distance = distance.clone().fill_diagonal_(torch.inf)
+    for k, values, others, dim in ((i, distance, weights[1], 1), (j, distance, weights[0], 0)):
+        values = torch.where(others.unsqueeze(1 - dim) > 0, values, torch.inf)
+        nearest.narrow(0, k * edge(nearest), values.shape[1 - dim]).clamp_(max=values.amin(dim))
 
 
-def one_minus_cosine(u: Tensor, v: Tensor, *, diagonal: bool = False) -> Tensor:
-    """1 - <u_i, v_j> of unit rows, (I, J); a zero row counts as orthogonal to everything."""
-    if labels_are_on_host(u):
-        h = torch.addmm(u.new_ones(()), u, v.T, alpha=-1)
-        if diagonal:
-            h.fill_diagonal_(1)
-        if bool((h.amin() > _CLOSE).logical_not()):
-            h = torch.where(h < _CLOSE, _from_differences(u, v), h)
-    else:
-        h = _from_differences(u, v)
-    return h.fill_diagonal_(1) if diagonal else h
-
-
-def _from_differences(u: Tensor, v: Tensor) -> Tensor:
-    distance = torch.cdist(u, v, compute_mode="donot_use_mm_for_euclid_dist")
-    half = distance.square().mul_(0.5)
-    # a zero vector stands for a mean without a direction: its cosine counts as zero, h as one
-    zero = (u.square().sum(1) == 0).unsqueeze(1) | (v.square().sum(1) == 0)
-    return torch.where(zero, 1.0, half)
-
-
-def squared_distance(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
-    """norm(x_i - y_j)^2 from the norms a (I,) and b (J,) and h = 1 - cos, (I, J)."""
-    a = a.unsqueeze(1)
-    return (2 * a * b).mul_(h).add_((a - b).square_())
-
-
-def _undefined_where(condition: Tensor, value: Statistic) -> Statistic:
+def undefined_where(condition: Tensor, value: Statistic) -> Statistic:
+    """NaN in place of the values where the condition holds."""
     return Statistic(value.number, *(torch.where(condition, torch.nan, v) for v in value[1:]))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ncfast.tracking.sinks import CallableSink, JsonlSink, as_sink, read_records
+from ncfast.tracking.sinks import JsonlSink, read_records
 
 
 def test_round_trip(tmp_path):
@@ -89,14 +89,16 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         JsonlSink(tmp_path / "file" / "log.jsonl")
 
 
-def test_what_counts_as_a_sink(tmp_path):
-    records = []
-    as_sink(records.append).write({"step": 1})
-    assert records == [{"step": 1}]
-    sink = as_sink(str(tmp_path / "a.jsonl"))
-    assert isinstance(sink, JsonlSink)
+def test_the_header_lies_beside_the_log(tmp_path):
+    sink = JsonlSink(tmp_path / "log.jsonl")
+    sink.start({"conventions": {"loss": "mean"}, "path": tmp_path})
+    sink.write({"step": 0})
     sink.close()
-    ready = CallableSink(print)
-    assert as_sink(ready) is ready
-    with pytest.raises(TypeError, match="got int"):
-        as_sink(3)
+    header = json.loads((tmp_path / "log.header.json").read_text())
+    assert header == {"conventions": {"loss": "mean"}, "path": str(tmp_path)}
+    assert list(read_records(tmp_path / "log.jsonl")) == [{"step": 0}]
+    assert {path.name for path in tmp_path.iterdir()} == {"log.jsonl", "log.header.json"}
+    device = JsonlSink("/dev/null")
+    device.start({})
+    device.close()
+    assert not Path("/dev/null.header.json").exists()

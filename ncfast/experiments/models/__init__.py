@@ -1,0 +1,22 @@
+"""The networks of the experiments: `features`, then a linear `classifier`."""
+
+from ncfast.experiments.models.build import MODELS, build_model, build_network
+from ncfast.experiments.models.cnn import CNN
+from ncfast.experiments.models.initial import scale_parameters, zero_last_layer
+from ncfast.experiments.models.mlp import ACTIVATIONS, MLP, SmoothLeakyReLU
+from ncfast.experiments.models.resnet import ResNet18
+from ncfast.experiments.models.transformer import Transformer
+
+__all__ = [
+    "ACTIVATIONS",
+    "CNN",
+    "MLP",
+    "MODELS",
+    "ResNet18",
+    "SmoothLeakyReLU",
+    "Transformer",
+    "build_model",
+    "build_network",
+    "scale_parameters",
+    "zero_last_layer",
+]

@@ -1,0 +1,70 @@
+"""A run's network from its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from ncfast.experiments.config import TrainConfig
+from ncfast.experiments.data import ImageSet, TextSet
+from ncfast.experiments.models.cnn import CNN
+from ncfast.experiments.models.initial import scale_parameters, zero_last_layer
+from ncfast.experiments.models.mlp import MLP
+from ncfast.experiments.models.resnet import ResNet18
+from ncfast.experiments.models.transformer import Transformer
+
+
+def _mlp(config: TrainConfig, data: ImageSet) -> nn.Module:
+    if isinstance(data, TextSet):
+        raise ValueError(
+            f"Expected `model` to be 'transformer' for the texts of {config.dataset!r} but got "
+            f"{config.model!r}. Pass --model transformer."
+        )
+    return MLP(
+        data.input_size,
+        config.widths,
+        data.num_classes,
+        activation=config.activation,
+        last_activation=config.last_activation,
+    )
+
+
+def _transformer(config: TrainConfig, data: ImageSet) -> nn.Module:
+    vocabulary = len(data.vocabulary) if isinstance(data, TextSet) else None
+    return Transformer(
+        data.inputs.shape[1:], data.num_classes, vocabulary=vocabulary, patch=config.patch_size
+    )
+
+
+MODELS: dict[str, Callable[[TrainConfig, ImageSet], nn.Module]] = {
+    "mlp": _mlp,
+    "cnn": lambda config, data: CNN(data.inputs.shape[1:], data.num_classes),
+    "resnet18": lambda config, data: ResNet18(data.inputs.shape[1:], data.num_classes),
+    "transformer": _transformer,
+}
+
+
+def build_network(config: TrainConfig, data: ImageSet) -> nn.Module:
+    """The network as PyTorch initialises it; depends on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return MODELS[config.model](config, data)
+
+
+def build_model(config: TrainConfig, data: ImageSet) -> nn.Module:
+    """The network with the run's init scale, on the CPU; depends on the seed alone.
+
+    Args:
+        config: the settings.
+        data: a split of the dataset, for its shapes.
+
+    Raises:
+        ValueError: the model does not take such inputs.
+    """
+    model = build_network(config, data)
+    scale_parameters(model, config.init_scale, config.scale_layers)
+    if config.zero_last:
+        zero_last_layer(model)
+    return model

@@ -1,0 +1,53 @@
+"""Changes to a fresh initialisation: larger layers, or a last layer of zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+WHICH = ("all", "linear", "last")
+
+
+@torch.no_grad()
+def scale_parameters(model: nn.Module, factor: float, which: str = "all") -> None:
+    """Multiply parameters by ``factor``, in place: the init scale of the grokking recipe.
+
+    Args:
+        model: a network of `ncfast.experiments.models`.
+        factor: the scale.
+        which: "all" parameters; those of the "linear" layers, which leaves out convolutions,
+            attention, embeddings and normalisations; or of the "last" layer, the classifier.
+
+    Raises:
+        ValueError: an unknown ``which``.
+
+    Example:
+        >>> from ncfast.experiments.models import MLP
+        >>> model = MLP(4, (3,), 2)
+        >>> before = model.classifier.bias.detach().clone()
+        >>> scale_parameters(model, 8.0, "last")
+        >>> bool((model.classifier.bias == 8 * before).all())
+        True
+    """
+    if which not in WHICH:
+        raise ValueError(f"Expected `scale_layers` to be one of {WHICH} but got {which!r}.")
+    for parameter in _chosen(model, which):
+        parameter.mul_(factor)
+
+
+def _chosen(model: nn.Module, which: str) -> Iterator[nn.Parameter]:
+    if which == "all":
+        yield from model.parameters()
+        return
+    names = ("classifier",) if which == "last" else model.linear_layers
+    for name in names:  # type: ignore[union-attr]
+        yield from model.get_submodule(name).parameters()
+
+
+@torch.no_grad()
+def zero_last_layer(model: nn.Module) -> None:
+    """Set weight and bias of the classifier to zero, in place: all outputs start at zero."""
+    for parameter in model.get_submodule("classifier").parameters():
+        parameter.zero_()

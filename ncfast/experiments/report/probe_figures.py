@@ -1,0 +1,160 @@
+"""Pictures of the features at chosen steps: margins between classes, principal components."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ncfast.experiments.report.drawing import Drawing
+from ncfast.experiments.report.figures import STYLE, TEST, TRAIN
+from ncfast.experiments.report.runs import Run
+from ncfast.tracking.sinks import read_records
+
+PROBES_FILE = "probes.jsonl"
+SHOWN = 5
+
+
+def read_probes(run: Run) -> list[Mapping[str, Any]]:
+    """The probes of a run, in order of steps; empty when it has none."""
+    path = run.path / PROBES_FILE
+    if not path.exists():
+        return []
+    return [json.loads(json.dumps(record)) for record in read_records(path)]
+
+
+def chosen(run: Run) -> list[Mapping[str, Any]]:
+    """At most `SHOWN` probes: the start, those next to the events of the run, and the end.
+
+    What is left is filled with probes between the fit and the end, evenly on the log axis.
+    """
+    probes = read_probes(run)
+    if len(probes) <= SHOWN:
+        return probes
+    steps = np.array([probe["step"] for probe in probes])
+    events = run.events
+    wanted = [0, *(s for s in (events.fit, events.generalisation) if s is not None), steps[-1]]
+    start = max(events.fit or 1, 1)
+    for mark in [*wanted, *np.geomspace(start, max(steps[-1], start), 9)[[4, 2, 6, 1, 7, 3, 5]]]:
+        index = int(np.abs(np.log1p(steps) - np.log1p(mark)).argmin())
+        if len({*_indices(wanted, steps), index}) <= SHOWN:
+            wanted.append(steps[index])
+    return [probes[i] for i in sorted(_indices(wanted, steps))]
+
+
+def _indices(wanted: Sequence[float], steps: Any) -> set[int]:
+    return {int(np.abs(np.log1p(steps) - np.log1p(mark)).argmin()) for mark in wanted}
+
+
+def margins(run: Run) -> Drawing | None:
+    """Figure 5 of the paper: a row a step, a column a pair of classes, both splits."""
+    probes = [probe for probe in chosen(run) if probe.get("margins")]
+    if not probes:
+        return None
+    pairs = probes[0]["margins"]["pairs"]
+    rows: list[Sequence[Any]] = []
+    with rc_context(STYLE):
+        figure = Figure(
+            figsize=(0.8 + 2.4 * len(pairs), 1.0 + 1.3 * len(probes)), layout="constrained"
+        )
+        axes = figure.subplots(len(probes), len(pairs), squeeze=False)
+        for line, probe in zip(axes, probes, strict=True):
+            for column, (axis, pair) in enumerate(zip(line, pairs, strict=True)):
+                rows += _margin_panel(axis, probe, column, pair)
+            line[0].set_ylabel(f"step {probe['step']:,}")
+        for axis, pair in zip(axes[0], pairs, strict=True):
+            axis.set_title(f"class {pair[0]} against {pair[1]}", fontsize=9)
+        for axis in axes[-1]:
+            axis.set_xlabel("margin")
+        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    return Drawing(
+        "margins",
+        f"Margins between classes, {run.path.name}",
+        "Signed distance of the samples of two classes from the boundary between them; the upper "
+        "half shows the training samples, the lower half unseen ones, each as a share of its "
+        "samples. Points on the wrong side of zero are errors of the pair. Collapse makes each "
+        "class a spike; that of unseen samples comes later and is wider.",
+        figure,
+        ("step", "pair", "split", "class", "margin", "count"),
+        rows,
+    )
+
+
+def _margin_panel(
+    axis: Axes, probe: Mapping[str, Any], column: int, pair: Sequence[int]
+) -> list[Sequence[Any]]:
+    found = probe["margins"]
+    rows: list[Sequence[Any]] = []
+    edge = found["edge"]
+    for split, colour, sign in (("train", TRAIN, 1), ("test", TEST, -1)):
+        counts = np.array(found["counts"][split][column], float)  # (2, bins)
+        edges = np.linspace(-edge, edge, counts.shape[1] + 1)
+        total = max(counts.sum(), 1.0)
+        for side, (row, alpha) in enumerate(zip(counts, (0.9, 0.5), strict=True)):
+            label = ("train" if sign > 0 else "unseen") if side == 0 else None
+            height = sign * row / total
+            axis.stairs(height, edges, fill=True, color=colour, alpha=alpha, label=label)
+            centres = (edges[:-1] + edges[1:]) / 2
+            rows += [
+                (probe["step"], f"{pair[0]}-{pair[1]}", split, pair[side], float(c), int(n))
+                for c, n in zip(centres, row, strict=True)
+                if n
+            ]
+    axis.axvline(0, color="#888888", linewidth=0.7)
+    axis.axhline(0, color="#888888", linewidth=0.5)
+    axis.set_yticks([])
+    axis.grid(visible=False)
+    axis.spines["left"].set_visible(False)
+    return rows
+
+
+def components(run: Run) -> Drawing | None:
+    """Training and unseen samples on the two principal axes of the training features."""
+    probes = [probe for probe in chosen(run) if probe.get("components")]
+    if not probes:
+        return None
+    rows: list[Sequence[Any]] = []
+    with rc_context(STYLE):
+        figure = Figure(figsize=(0.6 + 2.1 * len(probes), 4.9), layout="constrained")
+        axes = figure.subplots(2, len(probes), squeeze=False)
+        for column, probe in enumerate(probes):
+            found = probe["components"]
+            for line, split in enumerate(("train", "test")):
+                axis = axes[line][column]
+                rows += _scatter(axis, found, split, probe["step"])
+                axis.sharex(axes[0][column])
+                axis.sharey(axes[0][column])
+            axes[0][column].set_title(
+                f"step {probe['step']:,}\n{100 * sum(found['explained']):.0f} % of variance",
+                fontsize=9,
+            )
+        labels = sorted(set(probes[-1]["components"]["train_labels"]))
+        dots = [axes[0][-1].scatter([], [], color=colormaps["tab10"](y % 10), s=14) for y in labels]
+        figure.legend(dots, [str(y) for y in labels], loc="outside right center", title="class")
+        axes[0][0].set_ylabel("train")
+        axes[1][0].set_ylabel("unseen")
+    return Drawing(
+        "components",
+        f"Features on two principal axes, {run.path.name}",
+        "The axes are those of the training features at that step; a colour a class. Ten collapsed "
+        "classes span nine dimensions: two axes show only part of them.",
+        figure,
+        ("step", "split", "class", "first", "second"),
+        rows,
+    )
+
+
+def _scatter(axis: Axes, found: Mapping[str, Any], split: str, step: int) -> list[Sequence[Any]]:
+    points, labels = np.array(found[split]), np.array(found[f"{split}_labels"])
+    axis.scatter(
+        points[:, 0], points[:, 1], c=colormaps["tab10"](labels % 10), s=5, alpha=0.8, linewidths=0
+    )
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.grid(visible=False)
+    return [(step, split, int(y), *map(float, p)) for y, p in zip(labels, points, strict=True)]

@@ -1,0 +1,133 @@
+"""The parts of the page that are text: stories, verdicts, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from ncfast.experiments.report import page
+from ncfast.experiments.report.drawing import Drawing
+from ncfast.experiments.report.page import number, table
+from ncfast.experiments.report.runs import Run
+from ncfast.experiments.report.scaling import TimeScales, slope_against_decay, time_scales
+from ncfast.experiments.report.verdicts import verdicts
+from ncfast.experiments.sweep_file import SWEEP, load_sweep
+
+_FINAL = {
+    "train/accuracy": "train accuracy",
+    "test/accuracy": "test accuracy",
+    "train/rnc1.max": "RNC1 train",
+    "test/rnc1.max": "RNC1 test",
+    "train/nc2.condition": "NC2 train",
+    "test/nc1.quotient": "NC1 test",
+    "weight.norm": "weight norm",
+}
+
+
+def one_run(run: Run, overview: Drawing) -> list[str]:
+    """Story, overview, events and last values of a run."""
+    return [
+        f'<p class="lead">{escape(page.story(run))}</p>',
+        page.picture_of(overview),
+        "<h2>Events</h2>",
+        page.events_table([run], [run.path.name or str(run.path)]),
+        f"<h3>Values at step {run.last_step:,}</h3>",
+        page.final_table(run),
+    ]
+
+
+def several_runs(runs: Sequence[Run], directories: Sequence[Path]) -> tuple[str, list[str]]:
+    """Title, and verdicts with their tables."""
+    title, about = _title(runs, directories)
+    labels = _names(runs)
+    parts = [f'<p class="lead">{escape(about)}</p>'] if about else []
+    parts += [
+        "<h2>What the runs say</h2>",
+        _verdict_table(runs),
+        "<h2>Events</h2>",
+        page.events_table(runs, labels),
+        _scales_table(runs, labels),
+        "<h2>Last values</h2>",
+        table(
+            ["run", "step", *_FINAL.values()],
+            [
+                [label, number(run.last_step), *(number(run.last(key)) for key in _FINAL)]
+                for label, run in zip(labels, runs, strict=True)
+            ],
+        ),
+    ]
+    return title, parts
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """The folders of the runs, with their parents' where those alone would be the same."""
+    short = [run.path.name or str(run.path) for run in runs]
+    return short if len(set(short)) == len(short) else [str(run.path) for run in runs]
+
+
+def _title(runs: Sequence[Run], directories: Sequence[Path]) -> tuple[str, str]:
+    first = runs[0].settings
+    title = f"{len(runs)} runs: {first['model'].upper()} on {first['dataset']}"
+    if len({(run.settings["model"], run.settings["dataset"]) for run in runs}) > 1:
+        title = f"{len(runs)} runs"
+    if len(directories) > 1 or not (directories[0] / SWEEP).exists():
+        return title, ""
+    from ncfast.experiments.presets import PRESETS
+
+    settings = load_sweep(directories[0])["settings"]
+    preset = settings.get("preset")
+    if preset not in PRESETS:
+        return title, ""
+    form = "quick form" if settings.get("quick") else "full form"
+    return title, f"Preset {preset}, {form}. {PRESETS[preset].about}"
+
+
+def _verdict_table(runs: Sequence[Run]) -> str:
+    rows = "".join(
+        f'<tr><td>{escape(v.claim)}</td><td class="{v.outcome.replace(" ", "-")}">'
+        f"{escape(v.outcome)}</td><td>{escape(v.numbers)}</td></tr>"
+        for v in verdicts(runs)
+    )
+    return (
+        '<div class="scroll"><table class="verdicts"><thead><tr><th>claim</th><th>verdict</th>'
+        f"<th>numbers</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        '<p class="quiet">Of arXiv 2509.20829, asked of these runs alone. Confirmed: in nine of '
+        "ten runs, or within the interval; not confirmed: in one of ten, or outside the interval; "
+        "cannot tell: between, or too few runs.</p>"
+    )
+
+
+def _scales_table(runs: Sequence[Run], labels: Sequence[str]) -> str:
+    scales = time_scales(runs)
+    rows = [
+        [label, number(float(run.settings["weight_decay"])), number(one), number(two)]
+        for label, run, one, two in zip(labels, runs, scales.tau1, scales.tau2, strict=True)
+    ]
+    text = table(["run", "weight decay", "tau_1", "tau_2"], rows)
+    return text + f'<p class="quiet">{escape(_scales_note(runs, scales))}</p>'
+
+
+def _scales_note(runs: Sequence[Run], scales: TimeScales) -> str:
+    note = "tau_1: training accuracy of at least 0.99. "
+    if scales.eps2 is not None:
+        note += (
+            f"tau_2: RNC1 (max norm, train) under {scales.eps2:.3g}, three quarters of the "
+            "smallest at a fit. "
+        )
+    for name, times in (("tau_1", scales.tau1), ("tau_2", scales.tau2)):
+        slope = slope_against_decay(runs, times)
+        told = "too few runs" if slope is None else str(slope)
+        note += f"Slope of log {name} against log weight decay: {told}. "
+    return note
+
+
+def details(runs: Sequence[Run]) -> list[str]:
+    """Settings and conventions, folded; of the first run, with a word on the others."""
+    if len(runs) == 1:
+        return [page.settings_table(runs[0])]
+    return [
+        f'<p class="quiet">Settings below are those of {escape(runs[0].path.name)}; every run has '
+        "its own in its config.json.</p>",
+        page.settings_table(runs[0]),
+    ]

@@ -1,0 +1,271 @@
+"""A verdict in plain language for each claim of the paper, with its numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from ncfast.experiments.report.runs import Run
+from ncfast.experiments.report.scaling import (
+    balance_rate,
+    midpoint,
+    slope_against_decay,
+    time_scales,
+)
+from ncfast.tracking.timescales import series
+
+CONFIRMED, DENIED, OPEN = "confirmed", "not confirmed", "cannot tell"
+GROKKING_RATIO = 2.0  # generalisation at twice the step of the fit or later
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the runs say about a claim.
+
+    Attributes:
+        claim: in plain language.
+        outcome: confirmed, not confirmed or cannot tell.
+        numbers: what it rests on.
+    """
+
+    claim: str
+    outcome: str
+    numbers: str
+
+
+def verdicts(runs: Sequence[Run]) -> list[Verdict]:
+    """All claims that these runs can be asked about."""
+    perceptrons = [run for run in runs if run.settings["model"] == "mlp"]
+    others = [run for run in runs if run.settings["model"] != "mlp"]
+    asked: list[tuple[Callable[[Sequence[Run]], Verdict | None], Sequence[Run]]] = [
+        (_groks, perceptrons),
+        (_does_not_grok, others),
+        (lambda r: _falls_late(r, "train/rnc1.max", "RNC1 of the training features"), perceptrons),
+        (lambda r: _falls_late(r, "test/rnc1.max", "RNC1 of unseen features"), perceptrons),
+        (lambda r: _falls_late(r, "train/nc2.condition", "NC2, the condition number"), perceptrons),
+        (_larger_decay_is_earlier, runs),
+        (_tau1, runs),
+        (_tau2, runs),
+        (_information_falls, runs),
+        (_bound_holds, runs),
+        (_early_birds, perceptrons),
+        (_balance, perceptrons),
+    ]
+    return [found for function, chosen in asked if chosen and (found := function(chosen))]
+
+
+def _share(claim: str, held: Sequence[bool], numbers: str, without: int = 0) -> Verdict:
+    """Confirmed when it holds in 9 of 10 runs, not confirmed when in 1 of 10, else open."""
+    if not held:
+        return Verdict(claim, OPEN, f"No run got far enough. {numbers}".strip())
+    share = sum(held) / len(held)
+    outcome = CONFIRMED if share >= 0.9 else DENIED if share <= 0.1 else OPEN
+    text = f"In {sum(held)} of {len(held)} runs. {numbers}"
+    if without:
+        text += f" {without} more did not get that far."
+    return Verdict(claim, outcome, text.strip())
+
+
+def _span(values: Sequence[float]) -> str:
+    if not values:
+        return "–"
+    low, high = min(values), max(values)
+    return f"{low:,.3g}" if low == high else f"{low:,.3g} to {high:,.3g}"
+
+
+def _pairs(runs: Sequence[Run]) -> list[tuple[int, int]]:
+    found = [(run.events.fit, run.events.generalisation) for run in runs]
+    return [(fit, late) for fit, late in found if fit is not None and late is not None]
+
+
+def _groks(runs: Sequence[Run]) -> Verdict:
+    pairs = _pairs(runs)
+    ratios = [late / max(fit, 1) for fit, late in pairs]
+    return _share(
+        "It groks: test accuracy gets to 90 % of its best at twice the step of the fit or later.",
+        [ratio >= GROKKING_RATIO for ratio in ratios],
+        f"Fit at step {_span([f for f, _ in pairs])}, generalisation at "
+        f"{_span([g for _, g in pairs])}; ratio {_span(ratios)}.",
+        len(runs) - len(pairs),
+    )
+
+
+def _does_not_grok(runs: Sequence[Run]) -> Verdict:
+    pairs = _pairs(runs)
+    ratios = [late / max(fit, 1) for fit, late in pairs]
+    return _share(
+        "This network does not grok: it generalises before twice the step of the fit.",
+        [ratio < GROKKING_RATIO for ratio in ratios],
+        f"Fit at step {_span([f for f, _ in pairs])}, generalisation at "
+        f"{_span([g for _, g in pairs])}.",
+        len(runs) - len(pairs),
+    )
+
+
+def _falls_late(runs: Sequence[Run], key: str, what: str) -> Verdict:
+    """Whether the fall's midpoint is nearer to the generalisation than to the fit (log axis)."""
+    found = []
+    for run in runs:
+        middle, fit, grown = midpoint(run, key), run.events.fit, run.events.generalisation
+        if middle is not None and fit and grown and grown >= GROKKING_RATIO * fit:
+            found.append((fit, middle, grown))
+    late = [math.log(m / f) > abs(math.log(m / g)) for f, m, g in found]
+    return _share(
+        f"{what} falls with the rise of the test accuracy and not with the fit.",
+        late,
+        f"Half of the fall (on a log scale) at step {_span([m for _, m, _ in found])}.",
+        len(runs) - len(found),
+    )
+
+
+def _larger_decay_is_earlier(runs: Sequence[Run]) -> Verdict | None:
+    decays = {float(run.settings["weight_decay"]) for run in runs}
+    if len(decays) < 2:
+        return None
+    claim = "Larger weight decay generalises earlier."
+    found = [
+        (float(run.settings["weight_decay"]), float(run.events.generalisation))
+        for run in runs
+        if run.events.generalisation
+    ]
+    if len({x for x, _ in found}) < 2 or len({y for _, y in found}) < 2 or len(found) < 4:
+        return Verdict(
+            claim,
+            OPEN,
+            f"{len(found)} of {len(runs)} runs generalised, "
+            f"at step {_span([y for _, y in found])}.",
+        )
+    rank = stats.spearmanr(*zip(*found, strict=True))
+    by_decay = "; ".join(
+        f"λ = {decay:g}: {_span([y for x, y in found if x == decay])}"
+        for decay in sorted({x for x, _ in found}, reverse=True)
+    )
+    sure = rank.pvalue < 0.05
+    outcome = OPEN if not sure else CONFIRMED if rank.statistic < 0 else DENIED
+    return Verdict(
+        claim,
+        outcome,
+        f"Generalisation at step {by_decay}. Rank correlation {rank.statistic:.2f}, "
+        f"p = {rank.pvalue:.2g}.",
+    )
+
+
+def _tau1(runs: Sequence[Run]) -> Verdict | None:
+    if len({run.settings["weight_decay"] for run in runs}) < 2:
+        return None
+    claim = "The time of the fit, tau_1, does not depend on weight decay."
+    slope = slope_against_decay(runs, time_scales(runs).tau1)
+    if slope is None:
+        return Verdict(claim, OPEN, "Too few runs were fitted.")
+    flat = slope.low > -0.2 and slope.high < 0.2
+    outcome = CONFIRMED if flat else DENIED if slope.low > 0.1 or slope.high < -0.1 else OPEN
+    return Verdict(claim, outcome, f"Slope of log tau_1 against log λ: {slope}.")
+
+
+def _tau2(runs: Sequence[Run]) -> Verdict | None:
+    if len({run.settings["weight_decay"] for run in runs}) < 2:
+        return None
+    claim = "The time of the collapse, tau_2, goes as 1 / λ."
+    scales = time_scales(runs)
+    slope = slope_against_decay(runs, scales.tau2)
+    if slope is None or scales.eps2 is None:
+        return Verdict(claim, OPEN, "Too few runs collapsed.")
+    contains = slope.low <= -1 <= slope.high
+    narrow = slope.high - slope.low <= 0.5
+    outcome = DENIED if not contains else CONFIRMED if narrow else OPEN
+    text = f"Slope of log tau_2 against log λ: {slope}, RNC1 under {scales.eps2:.3g}."
+    if not contains:
+        text += " The interval leaves out -1."
+    return Verdict(claim, outcome, text)
+
+
+def _information_falls(runs: Sequence[Run]) -> Verdict | None:
+    found: list[tuple[float, float, float]] = []
+    for run in runs:
+        keys = sorted(
+            {k for r in run.records for k in r if k.startswith("test/bound.superfluous@")}
+        )
+        for key in keys[:1]:
+            steps, values = series(run.records, key)
+            fit = run.events.fit
+            if fit is not None and (steps <= fit).any() and (steps > fit).any():
+                at_fit = float(values[steps <= fit][-1])
+                found.append((float(values[0]), at_fit, float(values[-1])))
+    if not found:
+        return None
+    return _share(
+        "Superfluous information (its log-det bound, unseen data) falls after the fit and not "
+        "before it.",
+        [last < 0.7 * fit and fit > 0.7 * first for first, fit, last in found],
+        f"Nats at the start {_span([a for a, _, _ in found])}, at the fit "
+        f"{_span([b for _, b, _ in found])}, at the end {_span([c for _, _, c in found])}.",
+    )
+
+
+def _bound_holds(runs: Sequence[Run]) -> Verdict | None:
+    checked, broken, last = 0, 0, []
+    for run in runs:
+        for record in run.records:
+            error = record.get("test/error")
+            bounds = [
+                record[key]
+                for key in ("test/bound.generalization_trace", "test/bound.generalization")
+                if key in record and math.isfinite(record[key])
+            ]
+            if error is not None and bounds:
+                checked += 1
+                broken += min(bounds) < error - 1e-9
+        found = run.last("test/bound.generalization")
+        if found is not None and math.isfinite(found):
+            last.append(found)
+    if not checked:
+        return None
+    return Verdict(
+        "The generalisation bound is above the measured error.",
+        CONFIRMED if broken == 0 else DENIED,
+        f"At {checked - broken:,} of {checked:,} log points. The projected bound ends at "
+        f"{_span(last)}, the error at {_span([x for r in runs if (x := r.last('test/error'))])}.",
+    )
+
+
+def _early_birds(runs: Sequence[Run]) -> Verdict | None:
+    left = [share for run in runs if (share := _rnc1_left(run)) is not None]
+    if not left:
+        return None
+    early = [share > 2 / 3 for share in left]
+    mean = np.mean(early)
+    return Verdict(
+        "No early birds: RNC1 (train) has fallen by a third when the test accuracy has risen from "
+        "a quarter of its way to 90 % of its best.",
+        CONFIRMED if mean <= 0.1 else DENIED if mean >= 0.5 else OPEN,
+        f"{sum(early)} of {len(early)} runs are early birds. Left of RNC1 after the rise: "
+        f"{_span(left)}.",
+    )
+
+
+def _rnc1_left(run: Run) -> float | None:
+    """RNC1 at the generalisation over RNC1 when a quarter of the rise was made."""
+    steps, accuracy = series(run.records, "test/accuracy")
+    values = dict(zip(*(v.tolist() for v in series(run.records, "train/rnc1.max")), strict=True))
+    end = run.events.generalisation
+    if end is None:
+        return None
+    quarter = accuracy[0] + 0.25 * (accuracy.max() - accuracy[0])
+    start = int(steps[accuracy >= quarter][0])
+    return values[end] / values[start] if start < end else None
+
+
+def _balance(runs: Sequence[Run]) -> Verdict | None:
+    rates = [rate.value for run in runs if (rate := balance_rate(run)) is not None]
+    if not rates:
+        return None
+    return _share(
+        "The mechanism: the balancedness gap of the last two linear layers decays as "
+        "(1 - eta lambda)^(2 t).",
+        [0.9 <= rate <= 1.1 for rate in rates],
+        f"Measured rate over the predicted one: {_span(rates)}.",
+    )

@@ -1,0 +1,156 @@
+"""`ncfast sweep`: all replicas of an experiment, in groups that fit into memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ncfast.experiments import run_dir, sweep_file
+from ncfast.experiments.config import TrainConfig
+from ncfast.experiments.data import ImageSet, load
+from ncfast.experiments.interrupt import InterruptFlag
+from ncfast.experiments.replicas.group import Group, saved_step
+from ncfast.experiments.replicas.memory import group_size, split_evenly
+from ncfast.experiments.replicas.probe import PROBES_FILE
+from ncfast.experiments.replicas.program import program_key
+from ncfast.experiments.sweep_config import SweepConfig
+from ncfast.experiments.trainer import pick_device
+from ncfast.tracking import schedule
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """How a call of `sweep` ended.
+
+    Attributes:
+        directories: of the replicas, in order.
+        finished: False when it was interrupted; it can be resumed.
+        alone: whether this process had all replicas, and not a rank's share of them.
+    """
+
+    directories: tuple[Path, ...]
+    finished: bool
+    alone: bool
+
+
+@dataclass(frozen=True)
+class Rank:
+    """This process among those that torchrun started.
+
+    Attributes:
+        index: RANK, 0 alone.
+        count: WORLD_SIZE, 1 alone.
+        local: LOCAL_RANK, its number on this machine.
+    """
+
+    index: int = 0
+    count: int = 1
+    local: int = 0
+
+    @classmethod
+    def of_environment(cls) -> Rank:
+        """From the variables that torchrun sets."""
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        index, count, local = (
+            int(os.environ.get(name, default))
+            for name, default in zip(names, (0, 1, 0), strict=True)
+        )
+        return cls(index, count, local)
+
+    def device(self, name: str) -> torch.device:
+        """The device of that name; "auto" gives each local rank a GPU of its own."""
+        device = pick_device(name)
+        if name == "auto" and device.type == "cuda":
+            return torch.device("cuda", self.local % torch.cuda.device_count())
+        return device
+
+
+def sweep(config: SweepConfig) -> SweepOutcome:
+    """Run or resume a sweep in ``config.out``, a run directory a replica.
+
+    Under torchrun every rank trains groups of its own; no rank waits for another.
+
+    Raises:
+        RunDirectoryError: the directory holds another sweep, or cannot be resumed.
+        DataFileError, ValueError: the data or a setting cannot be used.
+        OSError: the disk is full; what was written before is whole and can be resumed from.
+    """
+    rank = Rank.of_environment()
+    device = rank.device(config.device)
+    replicas = config.replicas()
+    for text in (config.schedule, config.test_schedule or config.schedule, config.probes):
+        schedule.parse(text, config.steps)
+    if rank.index == 0:
+        sweep_file.prepare(config, list(replicas))
+    if config.resume:
+        for replica in replicas.values():
+            _forget_unsaved(replica)
+    groups = _groups(list(replicas.values()), config, rank, device)
+    finished = True
+    with InterruptFlag() as interrupt:
+        for number, group in enumerate(groups, start=1):
+            if interrupt.raised:
+                finished = False
+                break
+            names = ", ".join(one.out.name for one in group)
+            print(f"group {number}/{len(groups)}: {names}", file=sys.stderr, flush=True)
+            finished &= _run(group, config, device, interrupt)
+    return SweepOutcome(
+        tuple(one.out for one in replicas.values()), finished, alone=rank.count == 1
+    )
+
+
+def _run(
+    configs: Sequence[TrainConfig],
+    config: SweepConfig,
+    device: torch.device,
+    interrupt: InterruptFlag,
+) -> bool:
+    train, test = (split.to(device) for split in _data(configs[0]))
+    group = Group(
+        configs,
+        train,
+        test,
+        device,
+        probes=config.probes,
+        sigmas=config.sigma,
+        samples=config.information,
+    )
+    return group.execute(interrupt)
+
+
+def _data(config: TrainConfig) -> tuple[ImageSet, ImageSet]:
+    return load(
+        config.dataset,
+        data_dir=config.data_dir,
+        train_size=config.effective_train_size,
+        download=config.download,
+    )
+
+
+def _groups(
+    configs: Sequence[TrainConfig], sweep_config: SweepConfig, rank: Rank, device: torch.device
+) -> list[list[TrainConfig]]:
+    """This rank's groups: replicas that share a program and a step, as many as fit."""
+    kinds: dict[tuple[object, ...], list[int]] = {}
+    for index, config in enumerate(configs):
+        kinds.setdefault((*program_key(config), saved_step(config)), []).append(index)
+    groups = []
+    for members in kinds.values():
+        first = configs[members[0]]
+        most = sweep_config.group_size or group_size(first, _data(first)[0], device)
+        groups += split_evenly(members, most, at_least=rank.count if len(kinds) == 1 else 1)
+    mine = groups[rank.index :: rank.count]
+    return [[configs[index] for index in group] for group in mine]
+
+
+def _forget_unsaved(config: TrainConfig) -> None:
+    """A replica that was stopped before its first checkpoint begins anew."""
+    if saved_step(config) < 0:
+        for name in (run_dir.CONFIG, run_dir.METRICS_FILE, PROBES_FILE):
+            (config.out / name).unlink(missing_ok=True)

@@ -1,0 +1,125 @@
+"""Every setting of a sweep, as `ncfast sweep` takes it, and the replicas it stands for."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from ncfast.experiments.config import (
+    Recipe,
+    TrainConfig,
+    check_decay,
+    check_positive,
+    stored_settings,
+)
+
+PresetName = Literal[
+    "f2",
+    "f3",
+    "f4",
+    "f5",
+    "f6",
+    "f7",
+    "f9",
+    "f14",
+    "theory",
+    "cross-entropy",
+    "no-decay",
+    "noise",
+    "early-bird",
+]
+# the axes in the order in which a replica's name tells them, and how
+_AXES = (
+    ("loss", "{}"),
+    ("train_size", "n{}"),
+    ("init_scale", "scale{:g}"),
+    ("lr", "lr{:g}"),
+    ("weight_decay", "wd{:g}"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig(Recipe):
+    """Train all combinations of the given values and seeds in one batched program."""
+
+    preset: PresetName | None = None
+    """An experiment of arXiv 2509.20829 or beyond it; other options change its settings."""
+    quick: bool = False
+    """The preset's small form on the bundled digits, minutes on two cores."""
+    weight_decay: tuple[float, ...] = (0.01,)
+    """Weight decays: decoupled with adamw, L2 with sgd and gd. May be zero."""
+    seeds: int = 1
+    """Number of seeds: --seed, --seed + 1, ..."""
+    lr: tuple[float, ...] = (1e-3,)
+    """Learning rates."""
+    init_scale: tuple[float, ...] = (8.0,)
+    """Factors on the initial parameters that --scale-layers names."""
+    train_size: tuple[int, ...] = ()
+    """Training samples, the first so many. None given: 200 for digits, 1000 for the others."""
+    loss: tuple[Literal["mse", "ce"], ...] = ("mse",)
+    """Squared error on one-hot labels summed over classes and batch, or summed cross-entropy."""
+    probes: str = "log:12"
+    """When to look closer at the features: margins, principal components, information."""
+    sigma: tuple[float, ...] = (0.1,)
+    """Noise of the information estimates and bounds, relative to the largest feature norm."""
+    information: int = 1500
+    """Unseen samples for the information estimates at the probes; 0 leaves them out."""
+    group_size: int | None = None
+    """Replicas trained at once; None: as many as memory allows."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("weight_decay", "lr", "init_scale", "loss", "sigma"):
+            if not getattr(self, name):
+                raise ValueError(f"Expected `{name}` to hold at least one value but got none.")
+        for name in ("lr", "init_scale", "train_size", "sigma"):
+            for value in getattr(self, name):
+                check_positive(name, value)
+        for value in self.weight_decay:
+            check_decay(value)
+        check_positive("seeds", self.seeds)
+        if self.information < 0:
+            raise ValueError(
+                f"Expected `information` to be zero or more but got {self.information}."
+            )
+        if self.group_size is not None:
+            check_positive("group_size", self.group_size)
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], out: Path) -> SweepConfig:
+        """The configuration that a sweep.json tells of; keys it does not know are left out."""
+        return cls(**{**stored_settings(cls, settings), "out": out})
+
+    def replicas(self) -> dict[str, TrainConfig]:
+        """The settings of every replica by its name, which is also its folder.
+
+        Example:
+            >>> from pathlib import Path
+            >>> list(SweepConfig(out=Path("x"), weight_decay=(0.3, 0.1), seeds=2).replicas())
+            ['wd0.3-seed42', 'wd0.3-seed43', 'wd0.1-seed42', 'wd0.1-seed43']
+        """
+        axes: dict[str, tuple[Any, ...]] = {
+            name: getattr(self, name) or (None,) for name, _ in _AXES
+        }
+        shared = {field.name for field in fields(Recipe)}
+        common = {name: getattr(self, name) for name in shared - {"out", "seed", "resume"}}
+        found = {}
+        for values in itertools.product(*axes.values()):
+            chosen = dict(zip(axes, values, strict=True))
+            for seed in range(self.seed, self.seed + self.seeds):
+                name = self._name(axes, chosen, seed)
+                found[name] = TrainConfig(out=self.out / name, seed=seed, **common, **chosen)
+        return found
+
+    def _name(
+        self, axes: Mapping[str, tuple[Any, ...]], chosen: Mapping[str, Any], seed: int
+    ) -> str:
+        told = [
+            pattern.format(chosen[name])
+            for name, pattern in _AXES
+            if name == "weight_decay" or len(set(axes[name])) > 1
+        ]
+        return "-".join([*told, f"seed{seed}"])

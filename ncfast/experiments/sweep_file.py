@@ -1,0 +1,81 @@
+"""A sweep's directory: its sweep.json, and who may write into it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ncfast.experiments.run_dir import RunDirectoryError, versions, write_atomically
+from ncfast.experiments.sweep_config import SweepConfig
+
+SWEEP = "sweep.json"
+# what may differ when a sweep is resumed: how it runs, not what it computes
+_MAY_CHANGE = {"out", "resume", "steps", "data_dir", "download", "device", "checkpoint_every"}
+_MAY_CHANGE |= {"group_size", "quick", "preset"}
+
+
+def prepare(config: SweepConfig, names: Sequence[str]) -> None:
+    """Make the directory and its sweep.json, or check that --resume continues the same sweep.
+
+    Args:
+        config: the settings.
+        names: of the replicas, which are also their folders.
+
+    Raises:
+        RunDirectoryError: it holds something else, or there is nothing to resume.
+        OSError: it cannot be written.
+    """
+    path = config.out / SWEEP
+    if config.resume:
+        _check_same_sweep(config)
+    elif config.out.exists() and any(config.out.iterdir()):
+        raise RunDirectoryError(
+            f"{config.out} is not empty. Choose another --out, add --resume to continue the sweep "
+            "in it, or delete the directory."
+        )
+    config.out.mkdir(parents=True, exist_ok=True)
+    content = {
+        "settings": _settings(config),
+        "replicas": list(names),
+        "versions": versions(),
+    }
+    write_atomically(path, json.dumps(content, indent=2).encode() + b"\n")
+
+
+def _settings(config: SweepConfig) -> dict[str, Any]:
+    values = asdict(config)
+    del values["resume"]
+    return json.loads(json.dumps(values, default=str))
+
+
+def load_sweep(out: Path) -> dict[str, Any]:
+    """The content of a sweep's sweep.json.
+
+    Raises:
+        RunDirectoryError: there is none, or it is damaged.
+    """
+    try:
+        return json.loads((out / SWEEP).read_text())
+    except FileNotFoundError as error:
+        raise RunDirectoryError(
+            f"{out} holds no sweep: {SWEEP} is missing. Pass a directory made by `ncfast sweep`."
+        ) from error
+    except ValueError as error:
+        raise RunDirectoryError(f"{out / SWEEP} is damaged: {error}.") from error
+
+
+def _check_same_sweep(config: SweepConfig) -> None:
+    before, now = load_sweep(config.out)["settings"], _settings(config)
+    changed = [
+        f"{name} was {before.get(name)} and is {now[name]}"
+        for name in now
+        if name not in _MAY_CHANGE and before.get(name) != now[name]
+    ]
+    if changed:
+        raise RunDirectoryError(
+            f"--resume continues the sweep in {config.out}, but {'; '.join(changed)}. "
+            "Pass the settings of that sweep, or choose another --out."
+        )

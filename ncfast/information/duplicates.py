@@ -1,0 +1,100 @@
+"""Equal rows: a continuous distribution has none, and nearest neighbours do not forgive them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ncfast.information.samples import check_choice
+
+Duplicates = Literal["warn", "drop", "jitter", "error"]
+_STREAM = 0x3C6EF372FE94F82B
+_ODD = 0x5851F42D4C957F2D  # spreads group numbers over all bits
+JITTER = 1e-10  # standard deviation of the noise over that of the column
+
+
+def private_generator(device: torch.device, seed: int = 0) -> torch.Generator:
+    """A seeded generator, so that no estimate touches the random stream of the training.
+
+    Its stream is not the one of `manual_seed(seed)`: data drawn from that would be the noise.
+    """
+    return torch.Generator(device=device).manual_seed(_STREAM + seed)
+
+
+def row_codes(rows: Tensor) -> Tensor:
+    """(N,) int64 hash of each row's bits; equal rows have equal codes.
+
+    Integer sums wrap around and so do not depend on their order, unlike a product in floating
+    point. Two different rows collide with probability 2^-64.
+    """
+    bits = (rows + 0.0).view(torch.int64)  # adding zero makes -0.0 the same as 0.0
+    low, high = -(1 << 62), 1 << 62
+    generator = private_generator(torch.device("cpu"))
+    weights = torch.randint(low, high, (rows.shape[1],), generator=generator) | 1
+    mixed = bits ^ (bits >> 29)  # the low bits of round numbers are all zero
+    return (mixed * weights.to(rows.device)).sum(1)
+
+
+def count_duplicates(rows: Tensor) -> int:
+    """Rows less distinct rows."""
+    ordered = row_codes(rows).sort().values
+    return int((ordered[1:] == ordered[:-1]).sum())
+
+
+def multiplicity(rows: Tensor, groups: Tensor | None = None) -> Tensor:
+    """(N,) int64: how many rows, of the same group, equal each row; itself included."""
+    codes = row_codes(rows)
+    if groups is not None:
+        codes = codes + groups * _ODD
+    _, inverse, counts = torch.unique(codes, return_inverse=True, return_counts=True)
+    return counts[inverse]
+
+
+def resolve(
+    rows: Tensor, policy: Duplicates, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor | None, int]:
+    """Apply the policy: rows as they should be used, the rows kept, and the number of duplicates.
+
+    Args:
+        rows: (N, d) float64.
+        policy: "warn" leaves them, "drop" keeps the first of equal rows, "jitter" adds Gaussian
+            noise of 1e-10 standard deviations to every column, "error" refuses them.
+        generator: for "jitter"; None takes a private one with a fixed seed.
+
+    Returns:
+        (M, d) rows; (M,) their indices, or None for all; rows less distinct rows.
+
+    Raises:
+        ValueError: an unknown policy; duplicates with policy "error".
+    """
+    check_choice("duplicates", policy, ("warn", "drop", "jitter", "error"))
+    found = count_duplicates(rows)
+    if policy == "error" and found:
+        raise ValueError(
+            f"Expected distinct rows but {found} of {len(rows)} repeat another one. Pass "
+            "duplicates='drop' or 'jitter', or method='mixed' for mutual information."
+        )
+    if policy == "drop" and found:
+        kept = _first_of_each(rows)
+        return rows[kept], kept, found
+    if policy == "jitter":
+        return jitter(rows, generator), None, found
+    return rows, None, found
+
+
+def _first_of_each(rows: Tensor) -> Tensor:
+    codes, order = row_codes(rows).sort(stable=True)
+    first = torch.ones_like(codes, dtype=torch.bool)
+    first[1:] = codes[1:] != codes[:-1]
+    return order[first].sort().values
+
+
+def jitter(rows: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Rows plus Gaussian noise of `JITTER` standard deviations of each column."""
+    if generator is None:
+        generator = private_generator(rows.device)
+    centred = rows - rows.mean(0)  # the noise would drown in the rounding of a large mean
+    noise = torch.randn(rows.shape, dtype=rows.dtype, device=rows.device, generator=generator)
+    return centred + JITTER * centred.square().mean(0).sqrt() * noise

@@ -1,0 +1,62 @@
+"""What every estimator returns: a value, its standard error, and what speaks against it."""
+
+from __future__ import annotations
+
+import warnings as python_warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+class EstimateWarning(UserWarning):
+    """An estimate that should not be believed as it stands, and why."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An estimate in nats.
+
+    Plain Python numbers: reading an estimate off an accelerator synchronises, so estimators belong
+    at log points and not into every step.
+
+    Attributes:
+        value: the estimate, in nats.
+        stderr: one standard error, in nats; NaN when it was switched off or could not be had, and
+            `warnings` says which.
+        n: samples it rests on.
+        k: neighbours, None for estimators without.
+        method: the estimator.
+        dims: columns of each block it has seen.
+        backend: the engine that found the neighbours; all of them are exact.
+        warnings: reasons for doubt, in words; also raised once as `EstimateWarning`.
+        details: further numbers of the estimator by name.
+
+    Example:
+        >>> from ncfast.information import Estimate
+        >>> found = Estimate(0.83, 0.01, n=2000, k=5, method="ksg")
+        >>> float(found), str(found)
+        (0.83, '0.8300 +- 0.0100 nats')
+    """
+
+    value: float
+    stderr: float
+    n: int
+    k: int | None
+    method: str
+    dims: tuple[int, ...] = ()
+    backend: str = ""
+    warnings: tuple[str, ...] = ()
+    details: Mapping[str, float] = field(default_factory=dict)
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} +- {self.stderr:.4f} nats"
+
+
+def announce(estimate: Estimate, stacklevel: int = 3) -> Estimate:
+    """Raise the estimate's doubts as one Python warning at the caller of the public function."""
+    if estimate.warnings:
+        text = f"{estimate.method}: " + " ".join(estimate.warnings)
+        python_warnings.warn(text, EstimateWarning, stacklevel=stacklevel)
+    return estimate

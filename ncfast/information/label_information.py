@@ -1,0 +1,217 @@
+"""Mutual information of continuous features and class labels (Ross 2014)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ncfast.information import caveats
+from ncfast.information.caveats import psi
+from ncfast.information.discrete import plugin_entropy
+from ncfast.information.duplicates import multiplicity
+from ncfast.information.entropy import Norm, group_sizes
+from ncfast.information.errors import subsampled_stderr
+from ncfast.information.estimate import Estimate, announce
+from ncfast.information.neighbors import knn, range_count
+from ncfast.information.preprocess import Preprocess, power_of_two, transform
+from ncfast.information.samples import (
+    Array,
+    as_classes,
+    as_samples,
+    check_choice,
+    check_k,
+    check_same,
+)
+
+Method = Literal["ross", "entropies"]
+
+
+def cells(classes: Tensor, groups: Tensor | None) -> Tensor:
+    """(N,) int64: class within the group, numbered without gaps."""
+    both = classes if groups is None else classes * (int(groups.max()) + 1) + groups
+    return torch.unique(both, return_inverse=True)[1]
+
+
+def label_terms(
+    rows: Tensor,
+    classes: Tensor,
+    k: int,
+    groups: Tensor | None,
+    method: Method,
+    metric: Norm,
+    backend: str,
+) -> tuple[Tensor, str]:
+    """(N,) terms of the estimate, and the engine; NaN for the only member of a class."""
+    cell = cells(classes, groups)
+    kept = torch.bincount(cell)[cell] > 1
+    out = torch.full_like(rows[:, 0], torch.nan)
+    if not bool(kept.any()):
+        return out, ""
+    part = rows[kept]
+    within = None if groups is None else groups[kept]
+    cell = torch.unique(cell[kept], return_inverse=True)[1]
+    found = knn(part, k, metric=metric, labels=cell, backend=backend)
+    sizes = torch.bincount(cell)[cell]
+    rank = (sizes - 1).clamp(max=k)  # a small class has fewer neighbours to offer
+    radius = found.distances.gather(1, (rank - 1).unsqueeze(1)).squeeze(1)
+    if method == "ross":
+        # of the own class strictly inside, itself included: the rank, unless distances are equal
+        nearer = (found.distances < radius.unsqueeze(1)).sum(1) + 1
+        terms = _ross(part, radius, nearer, cell, within, metric, backend)
+    else:
+        terms = psi(rank) + _entropies(part, radius, k, within, metric, backend)
+    out[kept] = terms - psi(sizes)
+    return out, found.backend
+
+
+def _ross(
+    rows: Tensor,
+    radius: Tensor,
+    nearer: Tensor,
+    cell: Tensor,
+    groups: Tensor | None,
+    metric: Norm,
+    backend: str,
+) -> Tensor:
+    """psi(N) + psi(k) - psi(m), m the rows of any class strictly inside the radius and itself.
+
+    On the spot, where the radius is zero, k and m count equal rows (the rule of Gao et al. 2017).
+    """
+    inside = range_count(rows, radius, metric=metric, labels=groups, backend=backend) + 1
+    spot = radius == 0
+    if bool(spot.any()):
+        nearer = torch.where(spot, multiplicity(rows, cell), nearer)
+        inside = torch.where(spot, multiplicity(rows, groups), inside)
+    return psi(group_sizes(groups, rows)) + psi(nearer) - psi(inside)
+
+
+def _entropies(
+    rows: Tensor, radius: Tensor, k: int, groups: Tensor | None, metric: Norm, backend: str
+) -> Tensor:
+    """The part of h(Z) - h(Z|Y) that is not of the class sizes; the ball's volume cancels."""
+    everyone = knn(rows, k, metric=metric, labels=groups, backend=backend).distances[:, k - 1]
+    ratio = rows.shape[1] * (everyone.log() - radius.log())
+    return psi(group_sizes(groups, rows)) - caveats.digamma(k) + ratio
+
+
+@torch.no_grad()
+def label_information(
+    z: Array,
+    labels: Array,
+    *,
+    k: int = 5,
+    method: Method = "ross",
+    metric: Norm = "l2",
+    clip: bool = False,
+    preprocess: Preprocess = None,
+    stderr: bool = True,
+    backend: str = "auto",
+) -> Estimate:
+    """Mutual information I(Z;Y) in nats of features and class labels.
+
+    Args:
+        z: (N, d) or (N,) features: a tensor of any real dtype and device, or a NumPy array.
+        labels: (N,) integers of any kind; they need not be consecutive.
+        k: neighbours within the class; a class of n <= k members uses n - 1.
+        method: "ross": psi(N) - <psi(N_y)> + <psi(k_y)> - <psi(m)>, m the samples within the
+            distance of the k-th neighbour of the own class (Ross 2014); "entropies": h(Z) - h(Z|Y),
+            whose biases differ between the two and do not cancel in many dimensions.
+        metric: "l2" Euclidean or "linf" maximum norm.
+        clip: force the value into [0, H(Y)].
+        preprocess: see `mutual_information`; None keeps the geometry of the features.
+        stderr: False saves the standard error.
+        backend: see `ncfast.information.neighbors.knn`.
+
+    Returns:
+        `Estimate`; `details["label_entropy"]` is H(Y), which the true value cannot exceed. It
+        warns of classes with a single member, which are left out; of classes too small for k; of
+        a single class, where the value is zero; of rows that coincide with k of their class, which
+        are counted as atoms ("entropies": the value is NaN or infinite).
+
+    Raises:
+        TypeError, ValueError: wrong types or shapes, lengths that differ, NaN, k not in 1..N-1, no
+            class with two members, an unknown option.
+
+    Example:
+        >>> import torch, ncfast
+        >>> labels = torch.arange(600) % 3
+        >>> z = labels.float() + 1e-3 * torch.rand(600, generator=torch.Generator().manual_seed(0))
+        >>> round(ncfast.label_information(z, labels).value, 2)  # ln 3
+        1.1
+    """
+    check_choice("method", method, ("ross", "entropies"))
+    check_choice("metric", metric, ("l2", "linf"))
+    rows, classes = as_samples("z", z), as_classes("labels", labels)
+    check_same(z=rows, labels=classes)
+    check_k(k, len(rows))
+    rows = transform(rows, preprocess)
+    rows = rows / power_of_two(rows)
+    found = measure(rows, classes, k, method, metric, stderr=stderr, backend=backend, clip=clip)
+    return announce(found)
+
+
+def measure(
+    rows: Tensor,
+    classes: Tensor,
+    k: int,
+    method: Method = "ross",
+    metric: Norm = "l2",
+    *,
+    stderr: bool,
+    backend: str,
+    clip: bool = False,
+) -> Estimate:
+    """`label_information` of rows that have been prepared, without raising its warnings."""
+    counts = torch.bincount(classes)
+    kept = int(counts[counts > 1].sum())
+    if kept == 0:
+        raise ValueError(
+            f"Expected argument `labels` to have a class with two members but got {len(classes)} "
+            "different ones. Pass class indices, not sample numbers."
+        )
+
+    def local(index: Tensor, groups: Tensor) -> Tensor:
+        return label_terms(rows[index], classes[index], k, groups, method, metric, backend)[0]
+
+    terms, engine = label_terms(rows, classes, k, None, method, metric, backend)
+    value, limit = float(terms.nanmean()), plugin_entropy(classes)
+    if clip:
+        value = min(max(value, 0.0), limit)
+    smallest = max(k + 1, 4 * len(counts))
+    error = subsampled_stderr(local, len(rows), smallest, rows.device) if stderr else math.nan
+    doubts = _doubts(counts, k) + _spot(rows, classes, k, method)
+    doubts += caveats.no_stderr(error) if stderr else []
+    return Estimate(
+        value,
+        error,
+        kept,
+        k,
+        method,
+        (rows.shape[1],),
+        engine,
+        tuple(doubts),
+        {"label_entropy": limit, "dropped": float(len(rows) - kept)},
+    )
+
+
+def _doubts(counts: Tensor, k: int) -> list[str]:
+    singles, small = int((counts == 1).sum()), int(((counts > 1) & (counts <= k)).sum())
+    texts = []
+    if len(counts) == 1:
+        texts.append("All labels are the same: they hold no information.")
+    if singles:
+        texts.append(f"{singles} classes with a single member were left out.")
+    if small:
+        texts.append(f"{small} classes have at most k = {k} members and use fewer neighbours.")
+    return texts
+
+
+def _spot(rows: Tensor, classes: Tensor, k: int, method: Method) -> list[str]:
+    found = int((multiplicity(rows, classes) > k).sum())
+    if not found:
+        return []
+    how = "counted as atoms" if method == "ross" else "a density does not exist there"
+    return [f"{found} of {len(rows)} rows coincide with k = {k} others of their class: {how}."]

@@ -1,0 +1,140 @@
+"""Neighbours by direct differences in Triton, for rows on a CUDA device, in float64 throughout.
+
+The kernels (`ncfast.kernels.neighbors`) compare scores: squared Euclidean distances, or maximum
+norms. A distance, the rounded root of a score, is nearer than a radius exactly if the score is
+below the smallest one whose root is not. Nothing here waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ncfast.backends import triton
+from ncfast.information.neighbors import reference
+from ncfast.information.neighbors._types import Metric
+from ncfast.kernels.configuration import NeighborsConfig, neighbors_config
+
+_MOST = 32  # neighbours that the kernels hold in registers
+
+
+class _Sorted(NamedTuple):
+    """All columns in float64, rows sorted by class and laid out for the kernels."""
+
+    points: Tensor  # (1, d, N)
+    starts: list[int]  # first column of each block, then d
+    ranges: tuple[Tensor, Tensor]  # (N,) int32: the rows of the same class, first and last + 1
+    order: Tensor | None  # (N,) where each row came from
+
+
+def _sort(blocks: Sequence[Tensor], labels: Tensor | None) -> _Sorted:
+    rows = torch.cat([block.to(torch.float64) for block in blocks], dim=1)
+    starts = [0]
+    for block in blocks:
+        starts.append(starts[-1] + block.shape[1])
+    if labels is None:
+        begins = torch.zeros(len(rows), dtype=torch.int32, device=rows.device)
+        return _Sorted(rows.T.contiguous()[None], starts, (begins, begins + len(rows)), None)
+    ordered, order = torch.sort(labels, stable=True)
+    ranges = (torch.searchsorted(ordered, ordered, right=right) for right in (False, True))
+    begins, ends = (each.to(torch.int32) for each in ranges)
+    return _Sorted(rows[order].T.contiguous()[None], starts, (begins, ends), order)
+
+
+def _back(values: Tensor, order: Tensor | None) -> Tensor:
+    """Rows in the order they came in."""
+    return values if order is None else torch.empty_like(values).index_copy_(0, order, values)
+
+
+def _config(rows: Tensor, k: int = 1) -> NeighborsConfig:
+    return neighbors_config(len(rows), 8, triton.multiprocessors(rows.device), k)
+
+
+def knn(x: Tensor, k: int, metric: Metric, labels: Tensor | None) -> tuple[Tensor, Tensor, float]:
+    """Distances and indices of the k nearest rows (of the same class); see `Neighbors`."""
+
+    def plain() -> tuple[Tensor, Tensor, float]:
+        return reference.knn(x, k, metric, labels)
+
+    def kernels() -> tuple[Tensor, Tensor, float]:
+        from ncfast.kernels.search import nearest_rows
+
+        rows = _sort([x], labels)
+        found = nearest_rows(*rows[:3], k, metric == "l2", _config(x, k))
+        distances = reference.distance(found[0][0], metric)
+        indices = found[1][0].to(torch.int64)
+        if rows.order is not None:
+            indices = torch.where(indices < 0, -1, rows.order[indices.clamp(min=0)])
+        return _back(distances, rows.order), _back(indices, rows.order), 1.0
+
+    return plain() if k > _MOST else triton.guarded(x, kernels, plain)
+
+
+def joint(
+    blocks: Sequence[Tensor], k: int, metric: Metric, rectangle: bool, labels: Tensor | None
+) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
+    """Joint radii, counts, extents and ties; see `JointNeighbors`."""
+
+    def plain() -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
+        return reference.joint(blocks, k, metric, rectangle, labels)
+
+    def kernels() -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
+        from ncfast.kernels.search import count_rows, nearest_rows
+
+        rows, euclidean = _sort(blocks, labels), metric == "l2"
+        scores, _, reach = nearest_rows(*rows[:3], k, euclidean, _config(blocks[0], k))
+        radii = reference.distance(scores[0, :, -1].contiguous(), metric)
+        # the extents of a class too small are those of a row without a k-th neighbour
+        extents = reference.distance(reach[0], metric).where(radii.isfinite(), torch.inf)
+        each = extents if rectangle else radii.expand_as(extents)
+        limits = _limits(each, metric, strict=not rectangle)
+        ties = _limits(radii, metric, strict=False)
+        counts = count_rows(
+            *rows[:3], torch.cat((limits, ties[None]))[None], euclidean, _config(blocks[0])
+        )[0].to(torch.int64)
+        *within, tied = (_back(count, rows.order) for count in counts)
+        return (
+            _back(radii, rows.order),
+            tuple(within),
+            tuple(_back(extent, rows.order) for extent in extents),
+            tied,
+        )
+
+    return plain() if k > _MOST else triton.guarded(blocks[0], kernels, plain)
+
+
+def count(x: Tensor, radii: Tensor, metric: Metric, strict: bool, labels: Tensor | None) -> Tensor:
+    """Number of other rows (of the same class) nearer than ``radii``, or at most as far."""
+
+    def plain() -> Tensor:
+        return reference.count(x, radii, metric, strict, labels)
+
+    def kernels() -> Tensor:
+        from ncfast.kernels.search import count_rows
+
+        rows = _sort([x], labels)
+        reach = radii if rows.order is None else radii[rows.order]
+        limits = _limits(reach, metric, strict=strict).expand(1, 2, -1).contiguous()
+        counts = count_rows(*rows[:3], limits, metric == "l2", _config(x))
+        return _back(counts[0, 0].to(torch.int64), rows.order)
+
+    return triton.guarded(x, kernels, plain)
+
+
+def _limits(radii: Tensor, metric: Metric, *, strict: bool) -> Tensor:
+    """The scores below which a distance is nearer than ``radii``, or at most as far."""
+    infinite = torch.full_like(radii, torch.inf)
+    limit = radii if strict else torch.nextafter(radii, infinite)
+    if metric == "linf":
+        return limit.where(radii.isfinite(), radii)
+    # the smallest score whose root reaches the limit is within a few units of its square
+    score = limit * limit
+    for _ in range(2):
+        score = torch.nextafter(score, torch.zeros_like(score))
+    for _ in range(4):
+        below = reference.distance(score, metric) < limit
+        score = torch.where(below, torch.nextafter(score, infinite), score)
+    return torch.where(limit > 0, score, limit).where(radii.isfinite(), radii)

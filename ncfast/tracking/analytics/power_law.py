@@ -1,0 +1,114 @@
+"""How a time scale depends on the weight decay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ncfast.tracking.analytics.seeds import student_quantile
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """steps = prefactor * lambda ** exponent, fitted by least squares in log-log coordinates.
+
+    Attributes:
+        exponent: the slope; the theory says -1 for tau_2.
+        low: lower end of the exponent's confidence interval; NaN with fewer than three points, as
+            is ``high``.
+        high: upper end.
+        prefactor: steps at lambda = 1.
+        r_squared: share of the variance of log(steps) that the law explains; NaN without variance.
+        count: points used.
+        censored: (lambda, position) of each run without a step.
+    """
+
+    exponent: float
+    low: float
+    high: float
+    prefactor: float
+    r_squared: float
+    count: int
+    censored: tuple[tuple[float, int], ...]
+
+    def __call__(self, weight_decay: float) -> float:
+        """Steps that the law gives."""
+        return self.prefactor * weight_decay**self.exponent
+
+
+def fit_power_law(
+    weight_decays: Sequence[float], steps: Sequence[float | None], *, confidence: float = 0.95
+) -> PowerLaw:
+    """Fit a time scale such as tau_2 against the weight decay, one point a run.
+
+    The interval is Student's for a slope, under errors of log(steps) that are independent, normal
+    and of one size. A run that never got there is no point of the fit but is named: leaving out
+    the slow runs of small weight decays flattens the law, so read an exponent above -1 with
+    ``censored`` beside it.
+
+    Args:
+        weight_decays: lambda of each run, positive.
+        steps: the step of each run, positive; None where it did not happen.
+        confidence: nominal coverage of the interval of the exponent.
+
+    Raises:
+        ValueError: lengths differ, a number is not positive, or fewer than two different weight
+            decays have a step.
+
+    Example:
+        >>> law = fit_power_law([0.3, 0.1, 0.03, 0.01], [1000, 3000, 10000, None])
+        >>> round(law.exponent, 3), law.censored
+        (-1.0, ((0.01, 3),))
+    """
+    if len(weight_decays) != len(steps):
+        raise ValueError(
+            "Expected as many `weight_decays` as `steps` but got "
+            f"{len(weight_decays)} and {len(steps)}."
+        )
+    pairs = [(w, s) for w, s in zip(weight_decays, steps, strict=True) if s is not None]
+    if not all(w > 0 for w in weight_decays) or not all(s > 0 for _, s in pairs):
+        raise ValueError(
+            f"Expected positive `weight_decays` and `steps` but got {list(weight_decays)} and "
+            f"{list(steps)}. A logarithm needs them; leave out what is zero."
+        )
+    if len({w for w, _ in pairs}) < 2:
+        raise ValueError(
+            "Expected steps for at least two different weight decays but got "
+            f"{len({w for w, _ in pairs})}. Train longer, or with larger weight decays."
+        )
+    censored = tuple(
+        (float(w), i)
+        for i, (w, s) in enumerate(zip(weight_decays, steps, strict=True))
+        if s is None
+    )
+    x, y = np.log(np.array(pairs, np.float64)).T
+    return _fit(x, y, confidence, censored)
+
+
+def _fit(
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    confidence: float,
+    censored: tuple[tuple[float, int], ...],
+) -> PowerLaw:
+    dx, dy = x - x.mean(), y - y.mean()
+    slope = float(dx @ dy / (dx @ dx))
+    residual = float(np.square(dy - slope * dx).sum())
+    half = math.nan
+    if len(x) > 2:
+        error = math.sqrt(residual / (len(x) - 2) / float(dx @ dx))
+        half = student_quantile(confidence, len(x) - 2) * error
+    total = float(dy @ dy)
+    return PowerLaw(
+        exponent=slope,
+        low=slope - half,
+        high=slope + half,
+        prefactor=math.exp(float(y.mean()) - slope * float(x.mean())),
+        r_squared=1 - residual / total if total > 0 else math.nan,
+        count=len(x),
+        censored=censored,
+    )

@@ -1,0 +1,113 @@
+"""From what a layer returns to features (N, D)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+Pool = Callable[[Any], Tensor]
+
+_KEYS = ("last_hidden_state", "hidden_states", "logits")
+
+
+def tensor_of(output: Any) -> Tensor:
+    """The tensor in the output of a layer.
+
+    A tensor is taken as it is; of a tuple or list the first entry (attention and recurrent layers
+    return their output first); of a dict or ModelOutput ``last_hidden_state`` (of
+    ``hidden_states`` the last), ``logits``, or the only value.
+
+    Raises:
+        TypeError: there is none, or no telling which.
+    """
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        found = next((key for key in _KEYS if output.get(key) is not None), None)
+        if found is None and len(output) == 1:
+            found = next(iter(output))
+        if found is not None:
+            return tensor_of(output[found][-1] if found == "hidden_states" else output[found])
+        kind = f"{type(output).__name__} with the keys {list(output)}"
+    elif isinstance(output, (tuple, list)) and output:
+        return tensor_of(output[0])
+    else:
+        kind = type(output).__name__
+    raise TypeError(
+        f"Expected a layer to return a tensor, or a tuple or dict that holds one, but got {kind}. "
+        "Choose an inner layer, pass pool=, a function from that output to features (N, D), or "
+        "pass feats= to tracker.step."
+    )
+
+
+def flatten(output: Any) -> Tensor:
+    """All values of a sample side by side, (N, ...) to (N, D)."""
+    return tensor_of(output).flatten(1)
+
+
+def gap(output: Any) -> Tensor:
+    """Global average: over positions of (N, C, H, W[, Z]), over tokens of (N, T, D).
+
+    Raises:
+        ValueError: another number of axes.
+    """
+    tensor = tensor_of(output)
+    if tensor.ndim == 3:
+        return tensor.mean(1)
+    if tensor.ndim in (4, 5):
+        return tensor.flatten(2).mean(2)
+    raise ValueError(
+        "Expected pool='gap' to get an output of shape (N, T, D) or (N, C, H, W) but got "
+        f"{tuple(tensor.shape)}. Pass a function as pool= for other shapes."
+    )
+
+
+def cls(output: Any) -> Tensor:
+    """The first token of (N, T, D).
+
+    Raises:
+        ValueError: another number of axes.
+    """
+    return _token(output, 0, "cls")
+
+
+def last(output: Any) -> Tensor:
+    """The last token of (N, T, D).
+
+    Raises:
+        ValueError: another number of axes.
+    """
+    return _token(output, -1, "last")
+
+
+def _token(output: Any, position: int, name: str) -> Tensor:
+    tensor = tensor_of(output)
+    if tensor.ndim != 3:
+        raise ValueError(
+            f"Expected pool={name!r} to get an output of shape (N, T, D) but got "
+            f"{tuple(tensor.shape)}. Use 'gap' or 'flatten' for feature maps."
+        )
+    return tensor[:, position]
+
+
+PRESETS: dict[str, Pool] = {"flatten": flatten, "gap": gap, "cls": cls, "last": last}
+
+
+def as_pool(pool: str | Pool | None) -> Pool:
+    """A preset by its name, a function as it is, `tensor_of` for None.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if pool is None:
+        return tensor_of
+    if callable(pool):
+        return pool
+    if pool not in PRESETS:
+        raise ValueError(
+            f"Expected argument `pool` to be one of {list(PRESETS)}, a function or None but got "
+            f"{pool!r}."
+        )
+    return PRESETS[pool]

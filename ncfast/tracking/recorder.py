@@ -1,0 +1,200 @@
+"""Collects what is measured at each step, and sends it to the sinks in blocks."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ncfast.backends.states import Layout
+from ncfast.tracking.block import Block, LogPoint, Table
+from ncfast.tracking.evaluation import evaluate_states
+from ncfast.tracking.reduction import Reduce
+from ncfast.tracking.ring import MomentsRing
+from ncfast.tracking.sinks import Sink
+from ncfast.tracking.stream import Stream
+from ncfast.tracking.writer import SinkWriter
+
+_POINTS = 128  # log points of a block, at most
+COST = "tracker/seconds"
+
+
+class Recorder:
+    """Log points that are not written yet, the rings behind them, and the writers.
+
+    Knows neither the model nor the tracker, so that it can be closed after both are gone.
+
+    Args:
+        ids: metrics to evaluate.
+        num_classes: K.
+        stream: how batches are averaged.
+        sinks: where records go.
+        header: for the sinks.
+        flush_seconds: a block is sent at the first step after so many seconds.
+        sink_timeout: seconds that a call of a sink may take.
+        on_sink_error: "warn" once and go on without the sink, or "raise".
+        log_cost: whether the last record of a block holds `COST`.
+        reduce: merges moments over all ranks, or None.
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        num_classes: int,
+        stream: Stream,
+        *,
+        sinks: Iterable[Sink],
+        header: Mapping[str, object],
+        flush_seconds: float,
+        sink_timeout: float,
+        on_sink_error: Literal["warn", "raise"],
+        log_cost: bool,
+        reduce: Reduce | None,
+    ) -> None:
+        self.point: LogPoint | None = None  # of the current step
+        self.seconds = 0.0
+        self.busy = False  # a record is half made
+        self.alone = False  # an exception has parted this rank from the others
+        self._ids, self._num_classes, self._stream = ids, num_classes, stream
+        self._writers = [SinkWriter(sink, header, sink_timeout) for sink in sinks]
+        self._raise = on_sink_error == "raise"
+        self._log_cost, self._reduce = log_cost, reduce
+        self._flush_seconds = flush_seconds
+        self._last_flush = time.perf_counter()
+        self._points: list[LogPoint] = []
+        self._rings: list[MomentsRing] = []
+        self._by_prefix: dict[str, int] = {}
+        self._process = os.getpid()
+        self._closed = False
+
+    def push(self, step: int, prefix: str, feats: Tensor, labels: Tensor) -> None:
+        """Measure a batch for the record of ``step``; arguments are checked by the caller."""
+        number = self._by_prefix.get(prefix, -1)
+        ring = self._rings[number] if number >= 0 else None
+        if ring is None or ring.layout.dim != feats.shape[1] or ring.device != feats.device:
+            number, ring = self._new_ring(prefix, feats)
+        row = ring.number
+        ring.push(feats, labels)
+        if ring.number > row:  # not so while a CUDA graph is captured
+            self.at(step).rows.append((number, row))
+
+    def replayed(self, step: int) -> None:
+        """Add the rows that a replay of a CUDA graph has written to the record of ``step``."""
+        for number in self._by_prefix.values():
+            self.at(step).rows.append((number, self._rings[number].number))
+            self._rings[number].replayed()
+
+    def at(self, step: int) -> LogPoint:
+        """The open log point, made if there is none."""
+        if self.point is None:
+            self.point = LogPoint(step)
+        return self.point
+
+    def commit(self) -> None:
+        """Close the record of the current step; send a block if it is time."""
+        if self.point is not None:
+            self._points.append(self.point)
+            self.point = None
+        if not self._points:
+            return
+        # ranks must reduce at the same steps, so that the clock has no say
+        age = time.perf_counter() - self._last_flush
+        late = self._reduce is None and age >= self._flush_seconds
+        if late or len(self._points) >= _POINTS or any(ring.full for ring in self._rings):
+            self.send()
+
+    def send(self) -> None:
+        """Evaluate what has been measured and hand it to the writers; does not wait for them."""
+        self._last_flush = time.perf_counter()
+        if self.point is not None:
+            self._points.append(self.point)
+            self.point = None
+        points, self._points = self._points, []
+        if not points or os.getpid() != self._process:  # a fork has no writers
+            return
+        tables: dict[int, Table] = {}
+        try:
+            tables = self._evaluate()
+        finally:  # without the other ranks there is no table, but all else is kept
+            self._submit(points, tables)
+        self._report()
+
+    def flush(self) -> None:
+        """`send`, and wait until the sinks have it."""
+        self.send()
+        if os.getpid() == self._process:
+            for writer in self._writers:
+                writer.wait()
+        self._report()
+
+    def close(self) -> None:
+        """Flush and close the sinks. Calling it again does nothing.
+
+        When `alone`, what other ranks would have to reduce is not written.
+        """
+        if self._closed or os.getpid() != self._process:
+            return
+        self._closed = True
+        if self.alone and self._reduce is not None:
+            self._rings.clear()
+        try:
+            self.send()
+        finally:
+            for writer in self._writers:
+                writer.close()
+        self._report()
+
+    def _submit(self, points: list[LogPoint], tables: dict[int, Table]) -> None:
+        if self._log_cost:
+            points[-1].values[COST] = self.seconds
+        if self._writers:
+            block = Block(points, tables)
+            for writer in self._writers:
+                writer.submit(block)
+
+    def _new_ring(self, prefix: str, feats: Tensor) -> tuple[int, MomentsRing]:
+        layout = Layout(self._num_classes, feats.shape[1])
+        ring = MomentsRing(prefix, self._ids, layout, feats.device, self._stream)
+        self._by_prefix[prefix] = len(self._rings)
+        self._rings.append(ring)
+        return len(self._rings) - 1, ring
+
+    def _evaluate(self) -> dict[int, Table]:
+        """Results of all rings; those whose states have the same layout in one call."""
+        filled = {i: ring for i, ring in enumerate(self._rings) if ring.number}
+        taken = [(ring.layout, ring.take()) for ring in filled.values()]
+        if self._reduce is not None:
+            taken = self._reduce(taken)
+        if not self._writers:
+            return {}
+        groups: dict[tuple[Layout, torch.device], list[tuple[int, Tensor]]] = {}
+        for (number, ring), (_, batches) in zip(filled.items(), taken, strict=True):
+            states, layout = ring.averaged(batches)
+            groups.setdefault((layout, ring.device), []).append((number, states))
+        tables = {}
+        for (layout, _), members in groups.items():
+            parts = [states for _, states in members]
+            states = parts[0] if len(parts) == 1 else torch.cat(parts)
+            values = evaluate_states(states, layout, self._ids).split([len(p) for p in parts])
+            for (number, _), value in zip(members, values, strict=True):
+                tables[number] = Table(self._rings[number].keys, value)
+        return tables
+
+    def _report(self) -> None:
+        """Say once which sink has failed, and let go of it."""
+        for writer in [w for w in self._writers if w.failure is not None]:
+            self._writers.remove(writer)
+            writer.stop()
+            if self._raise:
+                assert writer.failure is not None
+                raise writer.failure
+            warnings.warn(
+                f"The sink {writer.name} gets no more records, training goes on: {writer.failure}",
+                RuntimeWarning,
+                stacklevel=2,
+            )

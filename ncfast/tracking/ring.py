@@ -1,0 +1,104 @@
+"""The moments of the last batches, on the device of the features, until a block is evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ncfast import _validate
+from ncfast.backends import cpu, select
+from ncfast.backends.states import Layout, RowWriter, pack
+from ncfast.moments import class_moments
+from ncfast.tracking.stream import Average, Stream
+
+_ROWS = 128
+_BYTES = 1 << 25  # of one ring; large states are evaluated more often instead
+
+
+class MomentsRing:
+    """Packed moments of the batches of one layer that are not evaluated yet.
+
+    `push` reads nothing on the host. On the CPU the extension writes a row in place. Elsewhere a
+    row is one concatenation and one copy to a position that is kept on the device, so a CUDA graph
+    that holds a push writes the next row at each replay.
+
+    Args:
+        prefix: first part of the keys, such as "train".
+        ids: metrics to evaluate.
+        layout: of the packed moments.
+        device: of the features.
+        stream: how batches are averaged.
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        ids: Sequence[str],
+        layout: Layout,
+        device: torch.device,
+        stream: Stream,
+    ) -> None:
+        self.layout, self.device = layout, device
+        self.keys = [f"{prefix}/{id_}" for id_ in ids]
+        self.capacity = max(1, min(_ROWS, _BYTES // (8 * layout.size)))
+        self.number = 0
+        shape = (self.capacity, layout.size)
+        self.states = torch.zeros(shape, dtype=torch.float64, device=device)
+        self._position = torch.zeros(1, dtype=torch.int64, device=device)
+        self._average = None if stream.kind == "batch" else Average(stream, layout, device)
+        fast = cpu.extension is not None and type(self.states) is Tensor and device.type == "cpu"
+        self._rows = RowWriter(self.states, layout) if fast else None
+
+    @property
+    def full(self) -> bool:
+        """Whether a block must be taken before the next push."""
+        return self.number >= self.capacity
+
+    def push(self, feats: Tensor, labels: Tensor) -> None:
+        """Measure a batch into the next row.
+
+        Args:
+            feats: (N, D), checked by the caller.
+            labels: (N,), on the same device.
+
+        Raises:
+            ValueError: a label is out of range, where the labels are on the CPU.
+        """
+        if self._rows is None:
+            self.states.index_copy_(0, self._position, self._packed(feats, labels).unsqueeze(0))
+            self._position.add_(1)
+        elif select("auto", feats) is cpu.class_moments and self._rows.write(
+            self.number, feats, labels
+        ):
+            if self._rows.is_nan(self.number):  # a label out of range, unless it was a feature
+                _validate.check_label_values(labels, self.layout.classes)
+        else:
+            self.states[self.number] = self._packed(feats, labels)
+        if not _capturing(self.device):
+            self.number += 1
+
+    def replayed(self) -> None:
+        """Count a push that a CUDA graph has made."""
+        self.number += 1
+
+    def _packed(self, feats: Tensor, labels: Tensor) -> Tensor:
+        return pack(class_moments(feats, labels, num_classes=self.layout.classes))
+
+    def take(self) -> Tensor:
+        """The packed moments of all log points since the last call, oldest first."""
+        states = self.states[: self.number]
+        self.number = 0
+        self._position.zero_()
+        return states
+
+    def averaged(self, states: Tensor) -> tuple[Tensor, Layout]:
+        """What to evaluate for the batches that `take` gave, and its layout."""
+        if self._average is None:
+            return states, self.layout
+        return self._average.update(states), self._average.layout
+
+
+def _capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()

@@ -1,0 +1,26 @@
+"""Where records go: files, experiment trackers, or anything callable.
+
+A sink has ``write(record)`` and ``close()``; ``start(header)`` and ``flush()`` are optional.
+"""
+
+from ncfast.tracking.sinks.csv import CsvSink
+from ncfast.tracking.sinks.jsonl import JsonlSink
+from ncfast.tracking.sinks.parquet import ParquetSink
+from ncfast.tracking.sinks.protocol import CallableSink, Header, Record, Sink
+from ncfast.tracking.sinks.registry import as_sink, read_records
+from ncfast.tracking.sinks.tensorboard import TensorBoardSink
+from ncfast.tracking.sinks.wandb import WandbSink
+
+__all__ = [
+    "CallableSink",
+    "CsvSink",
+    "Header",
+    "JsonlSink",
+    "ParquetSink",
+    "Record",
+    "Sink",
+    "TensorBoardSink",
+    "WandbSink",
+    "as_sink",
+    "read_records",
+]

@@ -1,0 +1,106 @@
+"""A table with a row a record, for spreadsheets."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from ncfast.tracking.sinks.files import LineFile, replacing, write_header
+from ncfast.tracking.sinks.protocol import Header, Record
+
+
+class CsvSink:
+    """Appends a row a record to a CSV file; each row reaches the operating system whole.
+
+    The columns are the keys in the order in which they first appear. A key that first appears later
+    becomes a new column on the right: the file is rewritten once, whole or not at all, and earlier
+    rows have an empty cell there, as has every record without a key. Numbers are written with all
+    their digits, NaN and infinities as ``nan`` and ``inf``. An existing file is continued, without
+    a row that a killed process left unfinished. The header goes into a file of its own,
+    ``metrics.header.json`` beside metrics.csv.
+
+    Args:
+        path: the file; its folder is made if needed.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._file = LineFile(path)
+        self._columns = _columns(self.path) if self._file.regular else []
+
+    def start(self, header: Header) -> None:
+        """Write the header file; a device or a pipe gets none."""
+        if self._file.regular:
+            write_header(self.path, header)
+
+    def write(self, record: Record) -> None:
+        """Append a row.
+
+        Raises:
+            OSError: the disk is full, or the file cannot be written; earlier rows are whole.
+            ValueError: a new key, and the path is a device or a pipe.
+        """
+        columns = list(dict.fromkeys([*self._columns, *record]))
+        rows: list[Sequence[object]] = [[record.get(column, "") for column in columns]]
+        if not self._columns:
+            rows.insert(0, columns)
+        elif len(columns) > len(self._columns):
+            self._widen(columns)
+        self._file.append(_text(rows).encode(), record.get("step"))
+        self._columns = columns
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _widen(self, columns: list[str]) -> None:
+        if not self._file.regular:
+            raise ValueError(
+                f"Expected the keys {self._columns} in every record for {self.path}, which is no "
+                f"regular file and cannot get new columns, but got {columns}. Write to a file."
+            )
+        padding = [""] * (len(columns) - len(self._columns))
+        with (
+            replacing(self.path) as temporary,
+            self.path.open(newline="") as old,
+            temporary.open("w", newline="") as new,
+        ):
+            rows = csv.reader(old)
+            next(rows)
+            writer = csv.writer(new, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows([*row, *padding] for row in rows)
+        self._file.close()
+        self._file = LineFile(self.path)
+        self._columns = columns
+
+
+def read_csv(path: Path) -> Iterator[dict[str, float]]:
+    """The records of a CSV file in order; empty cells and a half-written last row are left out."""
+    with path.open(newline="") as file:
+        for row in csv.DictReader(line for line in file if line.endswith("\n")):
+            yield {name: _number(cell) for name, cell in row.items() if cell}
+
+
+def _columns(path: Path) -> list[str]:
+    with path.open(newline="") as file:
+        return next(csv.reader(file), [])
+
+
+def _text(rows: Iterable[Sequence[object]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
+
+
+def _number(cell: str) -> float:
+    try:
+        return int(cell)
+    except ValueError:
+        return float(cell)

@@ -1,0 +1,65 @@
+"""A JSON object a line: the default, and the one that loses least in a crash."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ncfast.tracking.sinks.files import LineFile, write_header
+from ncfast.tracking.sinks.protocol import Header, Record
+
+
+class JsonlSink:
+    """Appends one JSON object a line to a file; each line reaches the operating system whole.
+
+    NaN and infinities are written as NaN and Infinity, which Python's json reads back. A line that
+    an earlier, killed process left unfinished is removed on opening. When a write fails, what it
+    had written of the line is taken back and OSError is raised. The header goes into a file of its
+    own, ``metrics.header.json`` beside metrics.jsonl: every line of the log is a record.
+
+    Args:
+        path: the file; its folder is made if needed.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._file = LineFile(path)
+
+    def start(self, header: Header) -> None:
+        """Write the header file; a device or a pipe gets none."""
+        if self._file.regular:
+            write_header(self.path, header)
+
+    def write(self, record: Record) -> None:
+        """Append a record.
+
+        Raises:
+            OSError: the disk is full, or the file cannot be written.
+        """
+        self._file.append((json.dumps(record) + "\n").encode(), record.get("step"))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, float]]:
+    """The records of a JSONL file in order; a half-written last line is left out.
+
+    Raises:
+        ValueError: a line other than the last is no JSON object; it is named.
+    """
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path}: line {number} is no JSON object: {error}") from error
+            yield record

@@ -1,0 +1,126 @@
+"""Columns on disk, for long runs that a data frame library reads back."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ncfast._optional import need
+from ncfast.tracking.sinks.files import replacing
+from ncfast.tracking.sinks.protocol import Header, Record
+
+_PURPOSE = "A Parquet sink"
+_HEADER = b"ncfast"
+
+
+class ParquetSink:
+    """Writes a directory of Parquet files, which pandas, polars, DuckDB and pyarrow read as one.
+
+    A Parquet file cannot be read before it is finished, so records gather in memory and become one
+    part file after another, each put in place whole. `flush` writes the part that is not full yet,
+    and later writes it again: a killed process loses what came after the last flush. Steps are
+    int64, other numbers float64, absent values null. All parts have the same columns: a key that
+    first appears later is added to the earlier parts. An existing directory is continued. The
+    header is in the schema's metadata, under "ncfast", as JSON.
+
+    Args:
+        path: the directory, such as "runs/mine/metrics.parquet"; it is made if needed.
+        rows: records a part.
+        seconds: a record waits at most this long for a flush, if another one comes.
+
+    Raises:
+        ModuleNotFoundError: pyarrow is not installed.
+        OSError: the directory cannot be made, or ``path`` is a file.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, rows: int = 1000, seconds: float = 30.0
+    ) -> None:
+        self._arrow, self._parquet = need("pyarrow", _PURPOSE), need("pyarrow.parquet", _PURPOSE)
+        self.path = Path(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._rows, self._seconds = rows, seconds
+        self._pending: list[Record] = []
+        self._deadline = time.monotonic() + seconds
+        self._dirty = False
+        self._schema, self._number = self._arrow.schema([]), 0
+        if before := parts(self.path):
+            self._schema = self._parquet.read_schema(before[0])
+            self._number = int(before[-1].stem.removeprefix("part-")) + 1
+
+    def start(self, header: Header) -> None:
+        """Keep the header for the parts to come."""
+        text = json.dumps(header, default=str).encode()
+        self._schema = self._schema.with_metadata({_HEADER: text})
+
+    def write(self, record: Record) -> None:
+        """Keep a record until its part is written.
+
+        Raises:
+            OSError: the disk is full; the parts before are whole.
+        """
+        self._pending.append(record)
+        self._dirty = True
+        if len(self._pending) >= self._rows or time.monotonic() >= self._deadline:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the part that is not full yet.
+
+        Raises:
+            OSError: the disk is full; the parts before are whole.
+        """
+        self._deadline = time.monotonic() + self._seconds
+        if not self._dirty:
+            return
+        if self._extend_schema():
+            self._widen()
+        table = self._arrow.Table.from_pylist(self._pending, schema=self._schema)
+        part = self.path / f"part-{self._number:06d}.parquet"
+        with replacing(part) as temporary:
+            self._parquet.write_table(table, temporary)
+        self._dirty = False
+        if len(self._pending) >= self._rows:
+            self._pending, self._number = [], self._number + 1
+
+    def close(self) -> None:
+        """Write what is pending."""
+        self.flush()
+
+    def _extend_schema(self) -> bool:
+        known = set(self._schema.names)
+        new = {name: value for r in self._pending for name, value in r.items() if name not in known}
+        for name, value in new.items():
+            self._schema = self._schema.append(self._arrow.field(name, self._type(name, value)))
+        return bool(new)
+
+    def _type(self, name: str, value: object) -> Any:
+        if isinstance(value, str):
+            return self._arrow.string()
+        return self._arrow.int64() if name == "step" else self._arrow.float64()
+
+    def _widen(self) -> None:
+        for path in parts(self.path):
+            table = self._parquet.read_table(path)
+            for name in self._schema.names[table.num_columns :]:
+                kind = self._schema.field(name).type
+                table = table.append_column(name, self._arrow.nulls(len(table), kind))
+            with replacing(path) as temporary:
+                self._parquet.write_table(table, temporary)
+
+
+def parts(path: Path) -> list[Path]:
+    """The part files of the directory ``path`` in order."""
+    return sorted(path.glob("part-*.parquet"))
+
+
+def read_parquet(path: Path) -> Iterator[dict[str, float]]:
+    """The records of a directory of parts in order; null values are left out."""
+    parquet = need("pyarrow.parquet", "Reading a Parquet log")
+    for part in parts(path):
+        for row in parquet.read_table(part).to_pylist():
+            yield {name: value for name, value in row.items() if value is not None}

@@ -1,0 +1,113 @@
+"""A thread for each sink: a sink that is slow, hangs or fails never holds up training."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from ncfast.tracking.block import Block
+from ncfast.tracking.sinks import Sink
+
+_BACKLOG = 1024  # blocks that may wait for a slow sink
+_POLL = 0.0002  # seconds; no lock, so that a signal handler may wait too
+
+
+class SinkWriter:
+    """Gives blocks to a sink, in order, from a thread of its own.
+
+    Args:
+        sink: where the records go.
+        header: for the sink's ``start``, if it has one.
+        timeout: seconds that one call of the sink may take before it is given up.
+    """
+
+    def __init__(self, sink: Sink, header: Mapping[str, object], timeout: float) -> None:
+        self.failure: Exception | None = None
+        self._sink, self._header, self._timeout = sink, header, timeout
+        self._queue: queue.SimpleQueue[Block | None] = queue.SimpleQueue()
+        self._submitted = self._completed = 0
+        self._called: float | None = None  # when the call under way began
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+
+    @property
+    def name(self) -> str:
+        """The sink, for messages."""
+        path = getattr(self._sink, "path", None)
+        return f"{type(self._sink).__name__}({path})" if path else type(self._sink).__name__
+
+    def submit(self, block: Block) -> None:
+        """Hand over a block; returns at once. A sink that has failed gets nothing more."""
+        self._look_after()
+        if self.failure is None and self._submitted - self._completed >= _BACKLOG:
+            self.failure = TimeoutError(f"it did not keep up: {_BACKLOG} blocks were waiting")
+        if self.failure is None:
+            self._put(block)
+
+    def wait(self) -> None:
+        """Return when everything handed over is written, or the sink has failed."""
+        while self._completed < self._submitted and self.failure is None:
+            time.sleep(_POLL)
+            self._look_after()
+
+    def stop(self) -> None:
+        """Let the thread end and close the sink, without waiting; again does nothing."""
+        if not self._stopped:
+            self._stopped = True
+            self._put(None)
+
+    def close(self) -> None:
+        """Write what is left and close the sink."""
+        self.stop()
+        assert self._thread is not None
+        while self._thread.is_alive() and not isinstance(self.failure, TimeoutError):
+            time.sleep(_POLL)
+            self._look_after()
+
+    def _put(self, block: Block | None) -> None:
+        self._submitted += 1
+        self._queue.put(block)
+        if self._thread is None:
+            # a daemon: one that hangs must not keep the process from ending
+            self._thread = threading.Thread(target=self._run, name="ncfast-sink", daemon=True)
+            self._thread.start()
+
+    def _look_after(self) -> None:
+        called = self._called
+        if called is not None and time.monotonic() - called > self._timeout:
+            self.failure = TimeoutError(f"it has not returned for {self._timeout:g} seconds")
+
+    def _run(self) -> None:
+        self._attempt(self._start)
+        while (block := self._queue.get()) is not None:
+            self._attempt(lambda block=block: self._deliver(block))  # type: ignore[misc]
+            self._completed += 1
+        if not isinstance(self.failure, TimeoutError):
+            self._attempt(self._sink.close, even_after_failure=True)
+        self._completed += 1
+
+    def _start(self) -> None:
+        if hasattr(self._sink, "start"):
+            self._sink.start(self._header)
+
+    def _deliver(self, block: Block) -> None:
+        for record in block.records():
+            self._called = time.monotonic()
+            if self.failure is not None:
+                return
+            self._sink.write(record)
+        if hasattr(self._sink, "flush"):
+            self._sink.flush()
+
+    def _attempt(self, call: Callable[[], object], *, even_after_failure: bool = False) -> None:
+        if self.failure is not None and not even_after_failure:
+            return
+        self._called = time.monotonic()
+        try:
+            call()
+        except Exception as error:
+            self.failure = self.failure or error
+        finally:
+            self._called = None

@@ -1,0 +1,150 @@
+"""Verdicts about runs that were made up so that the answer is known."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ncfast.experiments.report.family import band, families
+from ncfast.experiments.report.runs import Run
+from ncfast.experiments.report.scaling import balance_rate, midpoint, power_law, time_scales
+from ncfast.experiments.report.summary import summarise
+from ncfast.experiments.report.verdicts import CONFIRMED, DENIED, OPEN, verdicts
+from ncfast.tracking.timescales import find_events
+
+STEPS = sorted({round(10 ** (k / 40)) for k in range(201)})
+
+
+def run(
+    decay, seed, *, fit=100, late=10_000, collapse=None, bound=2.0, model="mlp", ends=1e5, **more
+):
+    """Accuracy steps up at ``fit`` and ``late``; RNC1 and NC2 fall around ``collapse``."""
+    collapse = 0.7 * late if collapse is None else collapse
+    records = []
+    for step in [s for s in STEPS if s <= ends]:
+        error = float(np.interp(np.log(step), np.log([0.6 * late, late]), [0.9, 0.1]))
+        fall = 1 / (1 + (step / collapse) ** 4)
+        records.append(
+            {
+                "step": step,
+                "train/accuracy": 1.0 if step >= fit else 0.2,
+                "test/accuracy": 1 - error,
+                "test/error": error,
+                "train/rnc1.max": 0.1 * fall + 1e-4,
+                "test/rnc1.max": 0.1 * fall + 1e-3,
+                "train/nc2.condition": 1 + 20 * fall,
+                "test/bound.generalization": bound * error,
+                "test/bound.superfluous@0.1": 3 * fall + 0.01,
+                "balancedness.absolute": 50 * (1 - 1e-4 * decay) ** (2 * step),
+            }
+        )
+    settings = {"weight_decay": decay, "seed": seed, "model": model, "dataset": "digits", **more}
+    about = {"settings": settings, "versions": {}}
+    return Run(Path(f"wd{decay}-seed{seed}"), about, records, find_events(records))
+
+
+def paper():
+    return [
+        run(d, s, late=round(1000 / d * (1 + 0.02 * s))) for d in (0.3, 0.1, 0.03) for s in (0, 1)
+    ]
+
+
+def outcomes(runs):
+    return {v.claim.split(":")[0].split(",")[0]: v for v in verdicts(runs)}
+
+
+def test_runs_as_in_the_paper_confirm_everything():
+    for verdict in verdicts(paper()):
+        assert verdict.outcome == CONFIRMED, verdict
+        assert any(c.isdigit() for c in verdict.numbers)
+    assert len(verdicts(paper())) == 10
+
+
+def test_runs_that_generalise_at_once_do_not_grok():
+    found = outcomes([run(d, s, late=110) for d in (0.3, 0.1, 0.03) for s in (0, 1)])
+    assert found["It groks"].outcome == DENIED
+    assert found["Larger weight decay generalises earlier."].outcome == OPEN
+    assert found["The time of the collapse"].outcome == DENIED
+    assert "leaves out -1" in found["The time of the collapse"].numbers
+
+
+def test_a_network_that_is_no_perceptron_is_expected_not_to():
+    found = outcomes([run(0.1, s, late=110, model="cnn") for s in range(3)])
+    assert found["This network does not grok"].outcome == CONFIRMED
+    assert "It groks" not in found
+
+
+def test_collapse_at_the_fit_is_not_confirmed():
+    found = verdicts([run(0.1, s, collapse=120) for s in range(3)])
+    fall = next(v for v in found if v.claim.startswith("RNC1 of the training features falls"))
+    assert fall.outcome == DENIED
+
+
+def test_early_birds_are_counted():
+    found = verdicts([run(0.1, s, late=1000, collapse=20_000) for s in range(4)])
+    bird = next(v for v in found if "early birds" in v.claim)
+    assert bird.outcome == DENIED
+    assert bird.numbers.startswith("4 of 4")
+
+
+def test_the_balance_of_linear_layers_is_asked_of_its_own_setting():
+    def setting(lr):
+        return {"optimizer": "gd", "momentum": 0.0, "last_activation": False, "lr": lr}
+
+    for lr, outcome in ((1e-4, CONFIRMED), (2e-4, DENIED)):
+        found = verdicts([run(d, 0, **setting(lr)) for d in (0.3, 0.1)])
+        mechanism = next(v for v in found if v.claim.startswith("The mechanism"))
+        assert mechanism.outcome == outcome
+    assert not any(v.claim.startswith("The mechanism") for v in verdicts(paper()))
+    rate = balance_rate(run(0.3, 0, **setting(1e-4)))
+    assert rate.value == pytest.approx(1, abs=1e-6)
+    assert (
+        json.loads(json.dumps(summarise([run(0.3, 0, **setting(1e-4))])))["runs"][0]["tau_1"] == 100
+    )
+
+
+def test_a_broken_bound_is_found():
+    found = outcomes([run(0.1, 0, bound=0.9)])
+    assert found["The generalisation bound is above the measured error."].outcome == DENIED
+
+
+def test_runs_that_stop_early_tell_nothing():
+    found = outcomes([run(d, 0, ends=50) for d in (0.3, 0.1)])
+    for claim in ("It groks", "The time of the fit", "The time of the collapse"):
+        assert found[claim].outcome == OPEN
+
+
+def test_power_law_recovers_exponent_and_covers_it():
+    generator = np.random.default_rng(0)
+    inside = 0
+    for _ in range(200):
+        x = np.repeat([0.3, 0.1, 0.03, 0.01], 2)
+        y = 100 / x * np.exp(0.1 * generator.standard_normal(8))
+        slope = power_law(x.tolist(), y.tolist())
+        inside += slope.low <= -1 <= slope.high
+    assert 180 <= inside <= 199, "a 95 % interval"
+    assert power_law([1.0, 2.0], [1.0, 2.0]) is None
+    assert power_law([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) is None
+
+
+def test_time_scales_share_one_level():
+    scales = time_scales(paper())
+    assert scales.eps2 == pytest.approx(0.075, rel=0.01)
+    assert scales.tau1 == (100,) * 6
+    assert list(scales.tau2) == sorted(scales.tau2)
+    fallen = midpoint(paper()[0], "train/rnc1.max")
+    assert 2333 < fallen < 100_000
+
+
+def test_families_and_bands():
+    found = families([*paper(), run(0.1, 7)])
+    assert [family.label for family in found] == ["λ = 0.3", "λ = 0.1", "λ = 0.03"]
+    assert [len(family.runs) for family in found] == [2, 3, 2]
+    shown = band(found[0], "test/accuracy")
+    assert (shown.low <= shown.mean).all()
+    assert (shown.mean <= shown.high).all()
+    assert shown.low.min() == pytest.approx(0.1)
+    assert band(found[0], "no/such") is None
+    assert not math.isnan(shown.mean.sum())

@@ -1,0 +1,104 @@
+"""Every estimator meets wrong input with an error that names the argument and the remedy."""
+
+import numpy as np
+import pytest
+import torch
+from truths import normal
+
+import ncfast
+from ncfast.information.duplicates import count_duplicates, multiplicity, row_codes
+from ncfast.information.preprocess import by_class, normal_scores, power_of_two, standardize
+from ncfast.information.samples import check_same
+
+X, Y = normal(30, 2), normal(30, 1, seed=1)
+LABELS = torch.arange(30) % 3
+CALLS = {
+    "entropy": lambda x, **o: ncfast.entropy(x, **o),
+    "mutual_information": lambda x, **o: ncfast.mutual_information(x, Y, **o),
+    "conditional": lambda x, **o: ncfast.conditional_mutual_information(x, Y, Y, **o),
+    "label_information": lambda z, **o: ncfast.label_information(z, LABELS, **o),
+}
+NAN = torch.where(torch.arange(60).view(30, 2) == 9, torch.nan, X)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize(
+    ("x", "options", "error", "message"),
+    [
+        (X.tolist(), {}, TypeError, "to be a torch.Tensor or a NumPy array but got list"),
+        (X.to(torch.complex64), {}, TypeError, "hold real numbers but got torch.complex64"),
+        (X > 0, {}, TypeError, "hold real numbers but got torch.bool"),
+        (X.view(30, 1, 2), {}, ValueError, r"shape \(N,\) or \(N, d\).*flatten\(1\)"),
+        (X[:, :0], {}, ValueError, "N, d > 0"),
+        (NAN, {}, ValueError, "to be finite but row 4 holds nan in column 1"),
+        (X / 0, {}, ValueError, "to be finite but row 0 holds -?inf"),
+        (X, {"k": 30}, ValueError, r"`k` to lie in 1..29 for 30 samples but got 30"),
+        (X, {"k": 0}, ValueError, "`k` to lie in 1..29"),
+        (X, {"k": 2.0}, TypeError, "`k` to be an int but got float"),
+        (X, {"backend": "quantum"}, ValueError, "quantum"),
+    ],
+)
+def test_samples(call, x, options, error, message):
+    with pytest.raises(error, match=message):
+        call(x, **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ncfast.mutual_information(X, Y[:20]), "`x` and `y` to have the same length"),
+        (lambda: ncfast.label_information(X, LABELS[:20]), "`z` and `labels` to have the same"),
+        (lambda: ncfast.mutual_information(X, Y, method="lnc"), "`method` to be one of 'ksg'"),
+        (lambda: ncfast.mutual_information(X, Y, metric="l2"), "`metric` to be one of 'l2max'"),
+        (lambda: ncfast.mutual_information(X, Y, preprocess="pca"), "`preprocess` to be one of"),
+        (lambda: ncfast.entropy(X, metric="l1"), "`metric` to be one of 'l2', 'linf' but got 'l1'"),
+        (lambda: ncfast.entropy(X, duplicates="keep"), "`duplicates` to be one of 'warn', 'drop'"),
+        (lambda: ncfast.label_information(X, LABELS, method="knn"), "`method` to be one of 'ross'"),
+        (lambda: ncfast.label_information(X, LABELS.view(30, 1)), r"shape \(N,\) with N > 0"),
+        (lambda: ncfast.discrete_mutual_information(LABELS, LABELS, correction=1), "`correction`"),
+    ],
+)
+def test_pairs_and_options(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_devices_must_be_the_same():
+    with pytest.raises(ValueError, match="`x` and `y` on the same device but got cpu and meta"):
+        check_same(x=X, y=Y.to("meta"))
+
+
+def test_labels_must_be_integers():
+    with pytest.raises(TypeError, match=r"`labels` to hold integers but got torch.float64"):
+        ncfast.label_information(X, LABELS.double())
+
+
+def test_numpy_views_and_read_only_arrays():
+    rows = np.arange(60.0).reshape(30, 2) ** 1.5
+    rows.flags.writeable = False
+    base = ncfast.entropy(rows, stderr=False).value
+    assert ncfast.entropy(rows[::-1], stderr=False).value == pytest.approx(base, abs=1e-12)
+    assert ncfast.entropy(np.asfortranarray(rows), stderr=False).value == base
+
+
+def test_rows_are_counted_by_their_bits():
+    rows = torch.tensor([[0.0, 1.0], [-0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [2.0, 0.0]]).double()
+    assert count_duplicates(rows) == 2
+    assert multiplicity(rows).tolist() == [3, 3, 1, 3, 1]
+    assert multiplicity(rows, torch.tensor([0, 0, 0, 1, 1])).tolist() == [2, 2, 1, 1, 1]
+    grid = torch.cartesian_prod(torch.arange(200.0), torch.arange(200.0)).double()
+    assert len(row_codes(grid).unique()) == len(grid)
+
+
+def test_preprocessing():
+    rows = torch.stack((normal(50), torch.full((50,), 0.1).double(), 1e9 + normal(50, seed=3)), 1)
+    found = standardize(rows)
+    assert found.mean(0) == pytest.approx(0.0, abs=1e-6)
+    assert found[:, [0, 2]].square().mean(0) == pytest.approx(1.0)
+    assert not found[:, 1].any()
+    scores = normal_scores(torch.tensor([[3.0], [1.0], [1.0], [10.0]]).double())
+    assert scores[1] == scores[2] < scores[0] < scores[3]
+    inside = by_class(standardize, rows, torch.arange(50) % 2)
+    assert torch.allclose(inside[::2], standardize(rows[::2]))
+    assert float(torch.log2(power_of_two(rows))) % 1 == 0
+    assert float(power_of_two(torch.ones(3, 1).double())) == 1

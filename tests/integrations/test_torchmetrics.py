@@ -1,0 +1,160 @@
+import copy
+import os
+import pickle
+
+import pytest
+import torch
+import torch.distributed as dist
+from ranks import run_ranks
+from samples import classes
+from torchmetrics import MetricCollection
+
+import ncfast
+from ncfast.integrations.torchmetrics import NC1, NC2, RNC1, CollapseMetric, CollapseValue
+from ncfast.metrics.registry import METRICS
+
+K, D = 5, 6
+
+
+def batches():
+    feats, labels = classes(300, D, K, seed=3)
+    feats = feats + 100
+    order = torch.argsort(labels)  # early batches lack classes
+    sizes = [7, 120, 1, 172]
+    return list(zip(feats[order].split(sizes), labels[order].split(sizes), strict=True))
+
+
+def whole(which=tuple(METRICS)):
+    feats, labels = map(torch.cat, zip(*batches(), strict=True))
+    return ncfast.collapse_metrics(feats, labels, num_classes=K, which=list(which))
+
+
+def close(found, expected):
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert found[name].dtype == torch.float64
+        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-12, equal_nan=True)
+
+
+def test_update_and_compute_equal_one_pass():
+    metric = CollapseMetric(K, D)
+    for feats, labels in batches():
+        metric.update(feats, labels)
+    close(metric.compute(), whole())
+    metric.reset()
+    assert metric.moments.total == 0
+    metric.update(*batches()[1])
+    assert metric.moments.total == 120
+
+
+def test_forward_gives_the_batch_and_keeps_the_total():
+    metric = CollapseMetric(K, D, metrics="rnc1")
+    for feats, labels in batches():
+        found = metric(feats, labels)
+        close(found, ncfast.collapse_metrics(feats, labels, num_classes=K, which="rnc1"))
+    close(metric.compute(), whole(["rnc1"]))
+
+
+def test_states_merge():
+    one, other = CollapseMetric(K, D), CollapseMetric(K, D)
+    for metric, part in zip((one, other), (batches()[:2], batches()[2:]), strict=True):
+        for feats, labels in part:
+            metric.update(feats, labels)
+    one.merge_state(other)
+    close(one.compute(), whole())
+
+
+@pytest.mark.parametrize(
+    "duplicate",
+    [lambda m: pickle.loads(pickle.dumps(m)), copy.deepcopy, lambda m: m.clone()],
+    ids=["pickle", "deepcopy", "clone"],
+)
+def test_copies_keep_the_state(duplicate):
+    metric = CollapseMetric(K, D)
+    metric.update(*batches()[1])
+    twin = duplicate(metric)
+    metric.reset()
+    for index in (0, 2, 3):
+        twin.update(*batches()[index])
+    close(twin.compute(), whole())
+
+
+def test_the_state_stays_float64_and_can_be_saved():
+    metric = CollapseMetric(K, D).half().float()
+    metric.persistent(True)
+    metric.update(batches()[1][0].half(), batches()[1][1])
+    assert metric.moments_state.dtype == torch.float64
+    loaded = CollapseMetric(K, D)
+    loaded.load_state_dict(metric.state_dict())
+    assert torch.equal(loaded.moments_state, metric.moments_state)
+
+
+def test_a_collection_shares_one_state():
+    collection = MetricCollection(
+        {
+            "rnc1": RNC1(K, D),
+            "rnc1_mean": RNC1(K, D, scale="mean"),
+            "nc1": NC1(K, D),
+            "cdnv": NC1(K, D, variant="cdnv"),
+            "nc2": NC2(K, D),
+            "energy": CollapseValue("nc2.log_energy", K, D),
+            "all": CollapseMetric(K, D, metrics="rank"),
+        },
+        prefix="val/",
+    )
+    for feats, labels in batches():
+        collection.update(feats, labels)
+    assert len(collection.compute_groups) == 1
+    found = collection.compute()
+    expected = whole(
+        ["rnc1", "nc1.quotient", "nc1.cdnv", "nc2.condition", "nc2.log_energy", "rank.stable_means"]
+    )
+    pairs = {
+        "val/rnc1": "rnc1.max",
+        "val/rnc1_mean": "rnc1.mean",
+        "val/nc1": "nc1.quotient",
+        "val/cdnv": "nc1.cdnv",
+        "val/nc2": "nc2.condition",
+        "val/energy": "nc2.log_energy",
+        "val/rank.stable_means": "rank.stable_means",
+    }
+    close({key: found[key] for key in pairs}, {key: expected[id_] for key, id_ in pairs.items()})
+
+
+def test_another_number_of_classes_is_another_group():
+    collection = MetricCollection({"a": RNC1(K, D), "b": RNC1(K + 1, D)})
+    collection.update(*batches()[1])
+    assert len(collection.compute_groups) == 2
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="`dim` to be at least 1"):
+        CollapseMetric(K, 0)
+    with pytest.raises(ValueError, match="names of metrics but got 'nc4'"):
+        CollapseMetric(K, D, metrics=["nc4"])
+    with pytest.raises(ValueError, match=r"`id_`.*got 'rnc1\.median'.*rnc1\.max"):
+        RNC1(K, D, scale="median")
+    metric = CollapseMetric(K, D)
+    with pytest.raises(ValueError, match=r"means of shape"):
+        metric.update(torch.randn(4, D + 1), torch.zeros(4).long())
+
+
+def worker(rank, world, port, folder):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    metric = CollapseMetric(K, D)
+    mine = batches()[:3] if rank == 0 else batches()[3:]
+    for feats, labels in mine:
+        metric.update(feats, labels)
+    values = metric.compute()
+    assert metric.moments.total == sum(len(y) for _, y in mine), "the local state is kept"
+    torch.save(values, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_ranks_are_merged(tmp_path):
+    run_ranks(worker, 2, str(tmp_path))
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for values in found:
+        close(values, whole())
+    assert all(torch.equal(found[0][name], found[1][name]) for name in METRICS)

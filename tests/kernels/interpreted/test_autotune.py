@@ -1,0 +1,60 @@
+"""Configurations by trial, with a clock that is made up."""
+
+import pytest
+import torch
+from oracle import two_pass
+from samples import classes
+
+from ncfast.backends import triton
+from ncfast.backends.plan import build
+from ncfast.kernels import autotune
+from ncfast.kernels.configuration import items_config
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Times every trial: 5, 4, 3, then 6 for ever."""
+    trials = []
+
+    def milliseconds(call):
+        call()
+        trials.append(call)
+        return [5.0, 4.0, 3.0, 6.0][min(len(trials), 4) - 1]
+
+    monkeypatch.setattr(autotune, "milliseconds", milliseconds)
+    monkeypatch.setattr(autotune, "_best", {})
+    monkeypatch.setenv("NCFAST_AUTOTUNE", "1")
+    return trials
+
+
+def test_the_best_neighbour_is_kept(clock):
+    feats, labels = classes(200, 6, 3, dtype=torch.float32)
+    plan = build(labels, 3)
+    found = triton.planned(feats, plan)
+    number = len(clock)
+    rule = items_config(200, 6, 3, 4, 132)
+    assert number == len(autotune.neighbours(rule)) > 3
+    assert list(autotune._best.values()) == [autotune.neighbours(rule)[2]]
+    again = triton.planned(feats[:150], build(labels[:150], 3))  # the same class of shapes
+    assert len(clock) == number
+    assert again.counts.sum() == 150
+    expected = torch.from_numpy(two_pass(feats, labels, 3)["within_ss"])
+    torch.testing.assert_close(found.within_ss, expected, rtol=1e-6, atol=0)
+
+
+def test_what_does_not_fit_is_passed_over(clock):
+    rule = items_config(200, 6, 3, 4, 132)
+
+    def run(config):
+        if config != rule:
+            raise RuntimeError("out of resource: shared memory")
+
+    feats = torch.zeros(200, 6)
+    assert autotune.items(feats, 3, rule, run) == rule
+
+
+def test_nothing_is_tried_unless_asked_for(clock, monkeypatch):
+    monkeypatch.delenv("NCFAST_AUTOTUNE")
+    feats, labels = classes(60, 6, 3, dtype=torch.float32)
+    triton.planned(feats, build(labels, 3))
+    assert not clock

@@ -1,0 +1,96 @@
+"""Every script in examples/ runs with the real libraries and does what it says."""
+
+import math
+import runpy
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from ranks import free_port
+
+from ncfast.tracking import read_records
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")  # what other libraries warn of is not our business
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+
+
+def log(name):
+    return list(read_records(f"runs/{name}/metrics.jsonl"))
+
+
+def values(records, key):
+    return [record[key] for record in records if key in record]
+
+
+def test_plain_loop(tmp_path, monkeypatch, capsys):
+    run("plain_loop", tmp_path, monkeypatch)
+    records = log("plain_loop")
+    assert [record["step"] for record in records] == list(range(1, 121))
+    assert [r["step"] for r in records if "test/accuracy" in r] == [20, 40, 60, 80, 100, 120]
+    assert records[-1]["test/accuracy"] > 0.85
+    assert records[-1]["train/rnc1.max"] < records[0]["train/rnc1.max"]
+    assert list(read_records("runs/plain_loop/metrics.csv")) == records
+    assert "step 120: test accuracy 0.9" in capsys.readouterr().out
+
+
+def test_torchmetrics_eval(tmp_path, monkeypatch, capsys):
+    run("torchmetrics_eval", tmp_path, monkeypatch)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert all("'val/rnc1'" in line and "'val/nc1.cdnv'" in line for line in lines)
+
+
+def test_lightning_digits(tmp_path, monkeypatch, capsys):
+    run("lightning_digits", tmp_path, monkeypatch)
+    records = log("lightning_digits")
+    assert [record["step"] for record in records] == list(range(1, 51))
+    assert [r["step"] for r in records if "val/rnc1.max" in r] == [10, 20, 30, 40, 50]
+    losses = values(records, "train/loss")
+    assert len(losses) == 50
+    assert losses[-1] < losses[0] / 2
+    assert "step 50: validation accuracy" in capsys.readouterr().out
+
+
+def test_huggingface_text(tmp_path, monkeypatch, capsys):
+    run("huggingface_text", tmp_path, monkeypatch)
+    records = log("huggingface_text")
+    assert [record["step"] for record in records] == list(range(1, 97))
+    assert [r["step"] for r in records if "eval/rnc1.max" in r] == [16, 32, 48, 64, 80, 96]
+    assert records[-1]["eval/accuracy"] > 0.9, "the task is easy"
+    assert records[-1]["eval/rnc1.max"] < 0.5 * records[15]["eval/rnc1.max"]
+    assert all(math.isfinite(value) for value in values(records, "eval/loss"))
+
+
+def test_ddp_torchrun(tmp_path, monkeypatch):
+    """The same log from one process and from two, apart from the rounding of float32 training."""
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [sys.executable, *command, str(EXAMPLES / "ddp_torchrun.py")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "step 60 on 2 processes: RNC1" in done.stdout
+    two = list(read_records(tmp_path / "runs/ddp_torchrun/metrics.jsonl"))
+
+    (tmp_path / "alone").mkdir()
+    alone = {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    for name, value in alone.items():
+        monkeypatch.setenv(name, str(value))
+    run("ddp_torchrun", tmp_path / "alone", monkeypatch)
+    one = log("ddp_torchrun")
+    assert [record["step"] for record in one] == list(range(1, 61))
+    assert [set(record) for record in one] == [set(record) for record in two]
+    assert two[0] == pytest.approx(one[0], rel=1e-6)
+    assert two[-1] == pytest.approx(one[-1], rel=1e-2)
+    assert one[-1]["train/rnc1.max"] < 0.8 * one[0]["train/rnc1.max"]
