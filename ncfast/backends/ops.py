@@ -39,7 +39,8 @@ def _projected_ss(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor)
     return backend.projected_ss(feats, labels, means, vectors)
 
 
-def _fake_moments(feats: Tensor, labels: Tensor, num_classes: int) -> _Five:
+def fake_moments(feats: Tensor, labels: Tensor, num_classes: int) -> _Five:
+    """The shapes and dtypes of `RawMoments`: what tracing sees of every such operator."""
     del labels
     double = torch.float64
     return (
@@ -58,5 +59,5 @@ def _fake_projected(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tenso
 
 _LIBRARY.impl("class_moments", _class_moments, "CPU")
 _LIBRARY.impl("projected_ss", _projected_ss, "CPU")
-torch.library.register_fake("ncfast::class_moments", _fake_moments, lib=_LIBRARY)
+torch.library.register_fake("ncfast::class_moments", fake_moments, lib=_LIBRARY)
 torch.library.register_fake("ncfast::projected_ss", _fake_projected, lib=_LIBRARY)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ncfast.backends import reference, triton
 from ncfast.backends._types import RawMoments
+from ncfast.backends.ops import fake_moments
 
 _Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -39,18 +40,6 @@ def _reference(feats: Tensor, labels: Tensor, num_classes: int) -> _Five:
     return _five(reference.class_moments(feats, labels, num_classes))
 
 
-def _fake(feats: Tensor, labels: Tensor, num_classes: int) -> _Five:
-    del labels
-    double = torch.float64
-    return (
-        feats.new_empty(num_classes, dtype=torch.int64),
-        feats.new_empty((num_classes, feats.shape[1]), dtype=double),
-        feats.new_empty(num_classes, dtype=double),
-        feats.new_empty((), dtype=double),
-        feats.new_empty((), dtype=double),
-    )
-
-
 _LIBRARY.impl("triton_moments", _kernels, "CUDA")
 _LIBRARY.impl("triton_moments", _reference, "CPU")
-torch.library.register_fake("ncfast::triton_moments", _fake, lib=_LIBRARY)
+torch.library.register_fake("ncfast::triton_moments", fake_moments, lib=_LIBRARY)
