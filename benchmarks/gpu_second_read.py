@@ -55,7 +55,7 @@ def _second_reads(
         ),
         "decisions": (
             lambda: triton.decisions(feats, *rule),
-            lambda: reference.decisions(feats, *rule),
+            lambda: triton.plain_decisions(feats, *rule),
         ),
     }
     rows = []

@@ -79,7 +79,7 @@ torch.library.register_fake("ncfast::triton_moments", fake_moments, lib=_LIBRARY
 for _name, _fast, _plain, _shape in (
     ("projected_ss", triton.projected_ss_now, reference.projected_ss, fake_projected),
     ("scatter", triton.scatter_now, reference.scatter, _fake_scatter),
-    ("decisions", triton.decisions_now, reference.decisions, _fake_decisions),
+    ("decisions", triton.decisions_now, triton.plain_decisions, _fake_decisions),
 ):
     _LIBRARY.impl(f"triton_{_name}", _fast, "CUDA")
     _LIBRARY.impl(f"triton_{_name}", _plain, "CPU")
