@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import torch
 
-from ncfast.backends import BackendStatus, backends, cpu
-from ncfast.information.neighbors import faiss_flat, gemm, reference, scipy_tree
+from ncfast.backends import BackendStatus, backends, cpu, triton
+from ncfast.information.neighbors import faiss_flat, gemm, reference, scipy_tree, triton_sweep
 from ncfast.information.neighbors._check import one_of
 from ncfast.information.neighbors._types import Engine
 from ncfast.information.neighbors.native import Native
@@ -20,6 +20,7 @@ _ENGINES: dict[str, Any] = {
     "scipy": scipy_tree,
     "faiss": faiss_flat,
     "gemm": gemm,
+    "triton": triton_sweep,
 }
 NAMES = ("auto", *_ENGINES)
 _HOST = ("direct", "tree", "scipy", "faiss")
@@ -38,8 +39,8 @@ def neighbor_backends() -> dict[str, BackendStatus]:
     """Which engines can search for neighbours on this machine, and why the rest cannot.
 
     Returns:
-        One `BackendStatus` for each of ``reference``, ``direct``, ``tree``, ``scipy``, ``faiss``
-        and ``gemm``.
+        One `BackendStatus` for each of ``reference``, ``direct``, ``tree``, ``scipy``, ``faiss``,
+        ``gemm`` and ``triton``.
 
     Example:
         >>> from ncfast.information.neighbors import neighbor_backends
@@ -54,6 +55,9 @@ def _status(name: str) -> BackendStatus:
         how = "direct differences" if name == "direct" else "k-d tree in float64"
         extension = backends()["cpu"]
         return BackendStatus(extension.available, f"{how}: {extension.reason}")
+    if name == "triton":
+        why_not = triton.why_not()
+        return BackendStatus(why_not is None, why_not or backends()["triton"].reason)
     if name == "faiss" and not faiss_flat.INSTALLED:
         return BackendStatus(False, "not installed: pip install ncfast[cpu-knn]")
     return BackendStatus(True, _PLAIN[name])
@@ -117,7 +121,7 @@ def _without_extension(d: int, task: str, metric: str) -> tuple[str, str]:
     return "reference", "high dimension, and no C++ extension"
 
 
-# the place of the Triton kernels, once they have run on a GPU
+# "triton" only when asked for, as long as its kernels have not run on a GPU
 def _on_accelerator(d: int, task: str, metric: str) -> tuple[str, str]:
     if task == "knn" and metric == "l2" and d >= 16:
         return "gemm", "matrix products with certificate on an accelerator"
@@ -143,6 +147,8 @@ def engine(
 
 def _why_not(name: str, device: torch.device, task: str, metric: str) -> str | None:
     if name in _HOST and device.type != "cpu":
+        return f"the rows are on {device}"
+    if name == "triton" and device.type != "cuda":
         return f"the rows are on {device}"
     if name in _EUCLIDEAN and (task != "knn" or metric != "l2"):
         return "it finds neighbours by Euclidean distance, and nothing else"

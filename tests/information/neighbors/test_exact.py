@@ -16,7 +16,11 @@ from ncfast.information.neighbors import (
 )
 
 pytestmark = pytest.mark.usefixtures("poison")
-ENGINES = [name for name, status in neighbor_backends().items() if status.available]
+ENGINES = [
+    name
+    for name, status in neighbor_backends().items()
+    if status.available and name != "triton"  # tests/kernels
+]
 NATIVE = [name for name in ("direct", "tree") if name in ENGINES]
 COUNTING = [name for name in ("direct", "tree", "scipy") if name in ENGINES]
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -176,6 +180,8 @@ def test_engines_name_what_they_cannot_do() -> None:
         range_count(x, x[:, 0].abs(), backend="gemm")
     with pytest.raises(ValueError, match="'gemm' cannot run here: it finds neighbours by Eucl"):
         knn(x, 2, metric="linf", backend="gemm")
+    with pytest.raises(ValueError, match="'triton' cannot run here: the rows are on cpu"):
+        knn(x, 2, backend="triton")
     with pytest.raises(ValueError, match="`task` to be one of"):
         neighbor_backend(10, 2, task="sort")
 
