@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 
 from ncfast.backends import BackendStatus, backends
-from ncfast.information.neighbors import faiss_flat, gemm, reference, scipy_tree
+from ncfast.information.neighbors import faiss_flat, gemm, reference, scipy_tree, triton_sweep
 from ncfast.information.neighbors._check import one_of
 from ncfast.information.neighbors._types import Engine
 from ncfast.information.neighbors.native import Native
@@ -19,6 +19,7 @@ _ENGINES: dict[str, Any] = {
     "scipy": scipy_tree,
     "faiss": faiss_flat,
     "gemm": gemm,
+    "triton": triton_sweep,
 }
 NAMES = ("auto", *_ENGINES)
 _HOST = ("direct", "tree", "scipy", "faiss")
@@ -29,8 +30,8 @@ def neighbor_backends() -> dict[str, BackendStatus]:
     """Which engines can search for neighbours on this machine, and why the rest cannot.
 
     Returns:
-        One `BackendStatus` for each of ``reference``, ``direct``, ``tree``, ``scipy``, ``faiss``
-        and ``gemm``.
+        One `BackendStatus` for each of ``reference``, ``direct``, ``tree``, ``scipy``, ``faiss``,
+        ``gemm`` and ``triton``.
 
     Example:
         >>> from ncfast.information.neighbors import neighbor_backends
@@ -51,6 +52,7 @@ def neighbor_backends() -> dict[str, BackendStatus]:
         "gemm": BackendStatus(
             True, "matrix products with certificate, k-NN by Euclidean distance, any device"
         ),
+        "triton": backends()["triton"],
     }
 
 
@@ -112,7 +114,7 @@ def _without_extension(d: int, task: str, metric: str) -> tuple[str, str]:
     return "reference", "high dimension, and no C++ extension"
 
 
-# the place of the Triton kernels, once they have run on a GPU
+# not "triton" before its kernels have run on a GPU
 def _on_accelerator(d: int, task: str, metric: str) -> tuple[str, str]:
     if task == "knn" and metric == "l2" and d >= 16:
         return "gemm", "matrix products with certificate on an accelerator"
@@ -138,6 +140,8 @@ def engine(
 
 def _why_not(name: str, device: torch.device, task: str, metric: str) -> str | None:
     if name in _HOST and device.type != "cpu":
+        return f"the rows are on {device}"
+    if name == "triton" and device.type != "cuda":
         return f"the rows are on {device}"
     if name in _EUCLIDEAN and (task != "knn" or metric != "l2"):
         return "it finds neighbours by Euclidean distance, and nothing else"
