@@ -95,6 +95,11 @@ def test_message(call, error, message):
         call()
 
 
+def test_a_search_on_a_gpu_alone_is_refused_elsewhere():
+    with pytest.raises(ValueError, match="'triton' cannot run here: the rows are on cpu"):
+        knn(X, 2, backend="triton")
+
+
 def test_the_choice_is_visible():
     name, reason = neighbor_backend(1000, 5)
     assert neighbor_backends()[name].available
