@@ -40,7 +40,7 @@ class Hook:
             ValueError: it was changed in place since.
         """
         value, self.value = self.value, None
-        if value is not None and self._version >= 0 and _version(value) != self._version:
+        if value is not None and self._version >= 0 and value._version != self._version:
             raise ValueError(_CHANGED)
         return value
 

@@ -270,6 +270,36 @@ def test_more_log_points_than_a_block_holds():
     assert costs[0] > 0
 
 
+def test_features_of_changing_width():
+    records = []
+    labels = torch.arange(20) % 5
+    with Tracker(num_classes=5, metrics="rnc1", sinks=[records.append]) as tracker:
+        for step in range(6):
+            tracker.step(feats=torch.randn(20, 3 + step % 2), labels=labels)
+    assert len(tracker._recorder._numbers) == 2
+    assert [record["step"] for record in records if "train/rnc1.max" in record] == list(range(1, 7))
+
+
+def test_replays_of_a_graph_are_counted(monkeypatch):
+    """The device's part is in test_evaluation; here its rows are written by hand."""
+    feats, labels = data()
+    records = []
+    with Tracker(num_classes=5, metrics="rnc1", sinks=[records.append]) as tracker:
+        tracker.step(feats=feats, labels=labels)
+        ring = tracker._recorder._rings[0]
+        with monkeypatch.context() as patch:
+            patch.setattr("ncfast.tracking.ring._capturing", lambda device: True)
+            patch.setattr("ncfast.tracking.tracker._capturing", lambda: True)
+            tracker.step(feats=feats, labels=labels)
+        assert tracker.current_step == 1
+        assert ring.number == 1
+        for _ in range(2):
+            ring.states[ring.number] = ring.states[0]
+            tracker.replayed()
+    assert [record["step"] for record in records] == [1, 2, 3]
+    assert len({record["train/rnc1.max"] for record in records}) == 1
+
+
 def test_a_split_that_is_measured_both_ways_has_two_names():
     model, (x, y), records = network().eval(), data(), []
     with Tracker(model, num_classes=5, metrics="rnc1", sinks=[records.append]) as tracker:
