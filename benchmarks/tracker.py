@@ -215,7 +215,8 @@ def main() -> None:
     print(json.dumps(result, indent=1))
     if given.out:
         found = json.loads(given.out.read_text()) if given.out.exists() else {}
-        given.out.write_text(json.dumps(found | {given.what: result}, indent=1) + "\n")
+        name = f"{given.what}, {torch.get_num_threads()} threads"
+        given.out.write_text(json.dumps(found | {name: result}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

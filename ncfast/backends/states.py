@@ -96,6 +96,8 @@ class RowWriter:
         k, d = layout.classes, layout.dim
         # held, not only its address: the memory must outlive the writer
         self._states, self._classes = states, k
+        assert cpu.extension is not None, cpu.import_error
+        self._class_moments = cpu.extension.class_moments
         self._base, self._row = states.data_ptr(), 8 * layout.size
         self._means, self._within, self._sum = 8 * k, 8 * k * (d + 1), 8 * k * (d + 2)
         self._norm_max = states.numpy()[:, -1]
@@ -108,18 +110,21 @@ class RowWriter:
         """Fill a row; False, and nothing written, if the extension cannot read the features."""
         code = cpu._FEATURE_CODES.get(feats.dtype)
         label_code = cpu._LABEL_CODES.get(labels.dtype)
-        if code is None or label_code is None or not cpu._readable(feats, labels):
-            return False
         rows, dim = feats.shape
+        stride, step = feats.stride()
+        values, classes = feats.data_ptr(), labels.data_ptr()
+        if code is None or label_code is None or not values or not classes:
+            return False
+        if step != 1 and dim != 1:
+            return False
         at = self._base + row * self._row
-        assert cpu.extension is not None
-        cpu.extension.class_moments(
-            feats.data_ptr(),
+        self._class_moments(
+            values,
             code,
             rows,
             dim,
-            feats.stride(0),
-            labels.data_ptr(),
+            stride,
+            classes,
             label_code,
             labels.stride(0),
             self._classes,

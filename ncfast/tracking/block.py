@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -14,7 +13,6 @@ from ncfast.tracking.sinks import Record
 from ncfast.tracking.transfer import HostCopy
 
 
-@dataclass
 class LogPoint:
     """What was measured at one step and is not written yet.
 
@@ -24,9 +22,12 @@ class LogPoint:
         rows: table and row of results that are evaluated in blocks.
     """
 
-    step: int
-    values: dict[str, Tensor | float] = field(default_factory=dict)
-    rows: list[tuple[int, int]] = field(default_factory=list)
+    __slots__ = ("rows", "step", "values")
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.values: dict[str, Tensor | float] = {}
+        self.rows: list[tuple[int, int]] = []
 
 
 class Table(NamedTuple):

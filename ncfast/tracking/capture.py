@@ -24,7 +24,7 @@ class Hook:
     def __init__(self, from_input: bool) -> None:
         self.enabled = True
         self.value: Any = None
-        self._version = 0
+        self._version = -1
         self._from_input = from_input
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -40,7 +40,7 @@ class Hook:
             ValueError: it was changed in place since.
         """
         value, self.value = self.value, None
-        if self._version >= 0 and _version(value) != self._version:
+        if value is not None and self._version >= 0 and value._version != self._version:
             raise ValueError(_CHANGED)
         return value
 

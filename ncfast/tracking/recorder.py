@@ -68,16 +68,17 @@ class Recorder:
         self._last_flush = time.perf_counter()
         self._points: list[LogPoint] = []
         self._rings: list[MomentsRing] = []
-        self._by_prefix: dict[str, int] = {}
+        self._numbers: dict[tuple[str, int, torch.device], int] = {}
         self._process = os.getpid()
         self._closed = False
 
     def push(self, step: int, prefix: str, feats: Tensor, labels: Tensor) -> None:
         """Measure a batch for the record of ``step``; arguments are checked by the caller."""
-        number = self._by_prefix.get(prefix, -1)
-        ring = self._rings[number] if number >= 0 else None
-        if ring is None or ring.layout.dim != feats.shape[1] or ring.device != feats.device:
-            number, ring = self._new_ring(prefix, feats)
+        key = (prefix, feats.shape[1], feats.device)
+        number = self._numbers.get(key, -1)
+        if number < 0:
+            number = self._numbers[key] = self._new_ring(*key)
+        ring = self._rings[number]
         row = ring.number
         ring.push(feats, labels)
         if ring.number > row:  # not so while a CUDA graph is captured
@@ -85,9 +86,10 @@ class Recorder:
 
     def replayed(self, step: int) -> None:
         """Add the rows that a replay of a CUDA graph has written to the record of ``step``."""
-        for number in self._by_prefix.values():
-            self.at(step).rows.append((number, self._rings[number].number))
-            self._rings[number].replayed()
+        for number, ring in enumerate(self._rings):
+            if ring.captured:
+                self.at(step).rows.append((number, ring.number))
+                ring.replayed()
 
     def at(self, step: int) -> LogPoint:
         """The open log point, made if there is none."""
@@ -157,12 +159,10 @@ class Recorder:
             for writer in self._writers:
                 writer.submit(block)
 
-    def _new_ring(self, prefix: str, feats: Tensor) -> tuple[int, MomentsRing]:
-        layout = Layout(self._num_classes, feats.shape[1])
-        ring = MomentsRing(prefix, self._ids, layout, feats.device, self._stream)
-        self._by_prefix[prefix] = len(self._rings)
-        self._rings.append(ring)
-        return len(self._rings) - 1, ring
+    def _new_ring(self, prefix: str, dim: int, device: torch.device) -> int:
+        layout = Layout(self._num_classes, dim)
+        self._rings.append(MomentsRing(prefix, self._ids, layout, device, self._stream))
+        return len(self._rings) - 1
 
     def _evaluate(self) -> dict[int, Table]:
         """Results of all rings; those whose states have the same layout in one call."""

@@ -44,6 +44,7 @@ class MomentsRing:
         self.keys = [f"{prefix}/{id_}" for id_ in ids]
         self.capacity = max(1, min(_ROWS, _BYTES // (8 * layout.size)))
         self.number = 0
+        self.captured = False  # a CUDA graph holds a push
         shape = (self.capacity, layout.size)
         self.states = torch.zeros(shape, dtype=torch.float64, device=device)
         self._position = torch.zeros(1, dtype=torch.int64, device=device)
@@ -76,7 +77,9 @@ class MomentsRing:
                 _validate.check_label_values(labels, self.layout.classes)
         else:
             self.states[self.number] = self._packed(feats, labels)
-        if not _capturing(self.device):
+        if _capturing(self.device):
+            self.captured = True
+        else:
             self.number += 1
 
     def replayed(self) -> None:

@@ -189,9 +189,10 @@ class Tracker:
             RuntimeError: no features were passed and there is no model to capture them from.
             ValueError, TypeError: ``feats`` or ``labels`` that `ncfast.class_moments` refuses.
         """
-        self._advance()
-        if not self._due:
-            return
+        if not _capturing():  # what a graph holds is counted when it is replayed
+            self._advance()
+            if not self._due:
+                return
         if feats is None:
             self._measure_captured(labels, split)
         elif labels is None:
@@ -200,7 +201,8 @@ class Tracker:
             _validate.check_pair(feats, labels)
             prefix = self._prefix(self._stream.kind, split, "")
             self._recorder.push(self.current_step, prefix, feats, labels)
-        self._add_weight_norm()
+        if not _capturing():
+            self._add_weight_norm()
 
     @_whole
     def advance(self) -> None:
@@ -213,7 +215,7 @@ class Tracker:
 
         Make one ordinary `step` before the capture. A captured `step` puts its results into the
         next row of the ring at every replay; this tells the host so. Inside the capture itself
-        nothing is counted.
+        nothing is counted, and weight.norm is not measured.
         """
         self._advance()
         if self._due:
@@ -378,6 +380,10 @@ _SHARED = (
     "The keys {split}/... hold what {owner} measures, so those of the {kind} begin with "
     "{kind}/{split}/. Give one of them another split=."
 )
+
+
+def _capturing() -> bool:
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 def _finish(recorder: Recorder, capture: FeatureCapture | None) -> None:

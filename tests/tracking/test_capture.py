@@ -1,0 +1,223 @@
+import copy
+import io
+import pickle
+import re
+
+import pytest
+import torch
+from samples import classes
+from torch import nn
+
+import ncfast
+from ncfast.tracking import Tapped, Tracker
+from ncfast.tracking.capture import FeatureCapture
+from ncfast.tracking.layers import resolve
+from ncfast.tracking.pooling import as_pool, tensor_of
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 5))
+
+
+class Convolutional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(2))
+        self.head = nn.Linear(3, 5)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean((2, 3)))
+
+
+def images():
+    return torch.randn(40, 3, 6, 6), torch.arange(40) % 5
+
+
+def test_names_patterns_expressions_and_types():
+    model = Convolutional()
+    assert resolve(model, "blocks.*") == ("blocks.0", "blocks.1")
+    assert resolve(model, ["blocks.[1]", "head:input"]) == ("blocks.1", "head:input")
+    assert resolve(model, re.compile(r"blocks\.\d")) == ("blocks.0", "blocks.1")
+    assert resolve(model, [nn.Linear, nn.Conv2d]) == ("head", "blocks.0", "blocks.1")
+    assert resolve(model, ["head", nn.Linear, "h*"]) == ("head",)
+    with pytest.raises(ValueError, match=r"'blocs\.\*'.*Known names"):
+        resolve(model, "blocs.*")
+    with pytest.raises(TypeError, match="got int"):
+        resolve(model, [3])
+
+
+@pytest.mark.parametrize(
+    ("pool", "shape", "expected"),
+    [
+        ("flatten", (2, 3, 4, 4), lambda x: x.reshape(2, 48)),
+        ("gap", (2, 3, 4, 4), lambda x: x.mean((2, 3))),
+        ("gap", (2, 5, 3), lambda x: x.mean(1)),
+        ("cls", (2, 5, 3), lambda x: x[:, 0]),
+        ("last", (2, 5, 3), lambda x: x[:, 4]),
+        (lambda out: out[:, :2], (2, 5), lambda x: x[:, :2]),
+        (None, (2, 5), lambda x: x),
+    ],
+)
+def test_pooling(pool, shape, expected):
+    x = torch.randn(shape)
+    torch.testing.assert_close(as_pool(pool)(x), expected(x))
+
+
+@pytest.mark.parametrize(
+    ("pool", "shape", "message"),
+    [
+        ("gap", (2, 3), r"pool='gap'.*got \(2, 3\)"),
+        ("cls", (2, 3, 4, 4), r"pool='cls'.*got \(2, 3, 4, 4\)"),
+        ("last", (2, 3), "pool='last'"),
+    ],
+)
+def test_pooling_of_unfit_shapes(pool, shape, message):
+    with pytest.raises(ValueError, match=message):
+        as_pool(pool)(torch.zeros(shape))
+
+
+def test_where_the_tensor_is_in_an_output():
+    x, y = torch.ones(2, 3), torch.zeros(2, 3)
+    assert tensor_of((x, (y, y))) is x
+    assert tensor_of({"last_hidden_state": x, "attentions": y}) is x
+    assert tensor_of({"hidden_states": (y, x)}) is x
+    assert tensor_of({"mine": x}) is x
+    with pytest.raises(TypeError, match=r"dict with the keys \['a', 'b'\].*pass pool="):
+        tensor_of({"a": x, "b": y})
+    with pytest.raises(TypeError, match="got NoneType"):
+        tensor_of(None)
+    with pytest.raises(ValueError, match=r"\['flatten', 'gap', 'cls', 'last'\].*'avg'"):
+        as_pool("avg")
+
+
+def test_convolutions_are_pooled_by_layer():
+    model, (x, y), records = Convolutional(), images(), []
+    pool = {"blocks.0": "gap", "blocks.1": "flatten"}
+    with Tracker(
+        model,
+        layers=["blocks.*", "head:input"],
+        pool=pool,
+        num_classes=5,
+        metrics="rnc1",
+        sinks=[records.append],
+    ) as tracker:
+        model(x)
+        tracker.step(labels=y)
+    first = model.blocks[0](x)
+    found = {name: records[0][f"train/{name}/rnc1.max"] for name in (*pool, "head:input")}
+    second = model.blocks[1](first)
+    for name, feats in (
+        ("blocks.0", first.mean((2, 3))),
+        ("blocks.1", second.flatten(1)),
+        ("head:input", second.mean((2, 3))),
+    ):
+        assert found[name] == pytest.approx(ncfast.rnc1(feats, y, num_classes=5).item(), rel=1e-5)
+    with pytest.raises(ValueError, match="keys of `pool`"):
+        Tracker(model, layers="head:input", pool={"blocks.0": "gap"}, num_classes=5)
+
+
+def test_recurrent_layers_give_their_output_first():
+    model = nn.GRU(4, 3, batch_first=True)
+    wrapped = nn.Sequential(model)
+    capture = FeatureCapture(wrapped, "0", "last")
+    x = torch.randn(2, 5, 4)
+    wrapped(x)
+    found, wrong = capture.take()
+    assert not wrong
+    torch.testing.assert_close(found["0"], model(x)[0][:, -1].detach())
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])
+def test_a_tracked_model_can_be_copied(how):
+    model, x = network(), torch.randn(20, 12)
+    keys = list(model.state_dict())
+    tracker = Tracker(model, layers="*", num_classes=5)
+    assert list(model.state_dict()) == keys
+    if how == "deepcopy":
+        again = copy.deepcopy(model)
+    elif how == "pickle":
+        again = pickle.loads(pickle.dumps(model))
+    else:
+        buffer = io.BytesIO()
+        torch.save(model, buffer)
+        buffer.seek(0)
+        again = torch.load(buffer, weights_only=False)
+    assert torch.equal(again(x), model(x))
+    tracker._capture.take()
+    again(x)
+    # a copy is untracked
+    assert all(hook.value is None for hook in tracker._capture._hooks.values())
+    tracker.close()
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_value_changed_in_place_is_not_measured():
+    model = nn.Sequential(nn.Linear(12, 8), nn.ReLU(inplace=True), nn.Linear(8, 5))
+    x, y = classes(dtype=torch.float32)
+    records = []
+    with Tracker(model, layers=["0", "1"], num_classes=5, sinks=[records.append]) as tracker:
+        model(x)
+        with pytest.warns(RuntimeWarning, match=r"Layer '0' is not measured.*changed in place"):
+            tracker.step(labels=y)
+    assert "train/1/rnc1.max" in records[0]
+    assert "train/0/rnc1.max" not in records[0]
+
+
+@pytest.mark.parametrize("order", ["before", "after", "tapped"])
+def test_compiled_models(order):
+    """Traced for real, by Dynamo; the code generator would only make this slow."""
+    x, y = classes(dtype=torch.float32)
+    model, records = network(), []
+    options = {"num_classes": 5, "metrics": "rnc1", "sinks": [records.append]}
+
+    def compiled(module):
+        torch.compiler.reset()
+        return torch.compile(module, backend="eager", fullgraph=True)
+
+    if order == "before":
+        tracker = Tracker(model, **options)
+        run = compiled(model)
+    elif order == "after":
+        run = compiled(model)
+        tracker = Tracker(run, **options)  # it has not run yet
+    else:
+        tapped = Tapped(model)
+        run = compiled(tapped)
+        run(x)
+        tracker = Tracker(run, **options)
+    with tracker:
+        for _ in range(2):
+            run(x)
+            tracker.step(labels=y)
+    expected = ncfast.rnc1(model[:4](x), y, num_classes=5).item()
+    found = [record["train/rnc1.max"] for record in records]
+    assert found == pytest.approx([expected, expected], rel=1e-6)
+
+
+def test_a_model_that_was_compiled_and_had_run_is_noticed():
+    x, y = classes(dtype=torch.float32)
+    model = network()
+    torch.compiler.reset()
+    run = torch.compile(model, backend="eager")
+    run(x)
+    with Tracker(model, num_classes=5) as tracker:
+        run(x)
+        with pytest.warns(RuntimeWarning, match=r"saw no data.*ncfast\.tracking\.Tapped"):
+            tracker.step(labels=y)
+
+
+def test_a_tapped_model_is_a_model():
+    x, y = classes(dtype=torch.float32)
+    tapped = Tapped(network(), layers="2")
+    again = copy.deepcopy(tapped)
+    assert torch.equal(tapped(x), again(x))
+    records = []
+    with Tracker(again, num_classes=5, metrics="rnc1", sinks=[records.append]) as tracker:
+        again(x)
+        tracker.step(labels=y)
+    assert "train/rnc1.max" in records[0]
+    with pytest.raises(ValueError, match="Pass them to Tapped"):
+        Tracker(tapped, layers="0", num_classes=5)
