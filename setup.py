@@ -35,7 +35,9 @@ class OptionalBuildExt(build_ext):
     def run(self):
         try:
             import pybind11
+            from pybind11.setup_helpers import ParallelCompile
 
+            ParallelCompile(default=0).install()  # a process for each core
             self.include_dirs = [*(self.include_dirs or []), pybind11.get_include()]
             super().run()
         except Exception as error:  # any failure here must leave a working pure-Python install

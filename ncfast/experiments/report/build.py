@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -14,6 +15,7 @@ from ncfast.experiments.report.family import families
 from ncfast.experiments.report.multiples import draw
 from ncfast.experiments.report.plane_figure import draw_plane
 from ncfast.experiments.report.runs import Run, expand_directories, read_run
+from ncfast.experiments.report.summary import summarise
 from ncfast.experiments.run_dir import write_atomically
 
 
@@ -25,11 +27,13 @@ class Report:
         html: the page.
         pictures: the PNG files.
         tables: the CSV files, one beside each picture.
+        summary: events, time scales, last values and verdicts as JSON.
     """
 
     html: Path
     pictures: tuple[Path, ...]
     tables: tuple[Path, ...]
+    summary: Path
 
 
 def build_report(directories: Sequence[Path], out: Path | None = None) -> Report:
@@ -56,9 +60,11 @@ def build_report(directories: Sequence[Path], out: Path | None = None) -> Report
         write_atomically(pictures[-1], figures.to_bytes(drawing.figure, "png"))
         tables.append(target / f"{drawing.name}.csv")
         write_atomically(tables[-1], drawing.csv())
+    summary = target / "summary.json"
+    write_atomically(summary, json.dumps(summarise(runs), indent=1).encode() + b"\n")
     html = target / "report.html"
     write_atomically(html, _page(runs, drawings, directories).encode())
-    return Report(html, tuple(pictures), tuple(tables))
+    return Report(html, tuple(pictures), tuple(tables), summary)
 
 
 def _of_one(run: Run) -> list[Drawing]:

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from ncfast.experiments.report.drawing import Drawing
 from ncfast.experiments.report.family import Band, Family, band
@@ -46,6 +47,7 @@ def draw(grid: Grid, families: Sequence[Family]) -> Drawing | None:
             for axis in row:
                 finish_axis(axis, panel)
                 axis.set_ylabel(panel.label if axis is row[0] else "")
+                axis.xaxis.set_major_formatter(FuncFormatter(_short))
         for axis, family in zip(axes[0], shown, strict=True):
             axis.set_title(f"{family.label}  ({_seeds(family)})", fontsize=9)
         for axis in axes[-1]:
@@ -60,6 +62,10 @@ def draw(grid: Grid, families: Sequence[Family]) -> Drawing | None:
                 handlelength=1.6,
             )
     return Drawing(grid.name, grid.title, grid.caption, figure, HEAD, rows)
+
+
+def _short(step: float, _: int) -> str:
+    return f"{step / 1000:g}k" if step >= 1000 else f"{step:g}"
 
 
 def pick(families: Sequence[Family]) -> Sequence[Family]:

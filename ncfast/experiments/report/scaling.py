@@ -13,6 +13,7 @@ from ncfast.experiments.report.runs import Run
 from ncfast.tracking.timescales import first_lasting, series
 
 CONFIDENCE = 0.95
+LEVEL = 0.75
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class TimeScales:
     Attributes:
         tau1: first step from which the training accuracy is at least 0.99.
         tau2: first step after it from which the training RNC1 is under ``eps2``.
-        eps2: half the median over the runs of RNC1 at the fit; the same for all.
+        eps2: three quarters of the smallest RNC1 of a run at its fit; the same for all.
     """
 
     tau1: tuple[int | None, ...]
@@ -75,7 +76,7 @@ class TimeScales:
 def time_scales(runs: Sequence[Run]) -> TimeScales:
     """Both time scales, RNC1 with the max norm."""
     levels = [level for run in runs if (level := _at(run, "train/rnc1.max", run.events.fit))]
-    eps2 = float(np.median(levels)) / 2 if levels else None
+    eps2 = LEVEL * min(levels) if levels else None
     return TimeScales(
         tuple(run.events.fit for run in runs), tuple(_tau2(run, eps2) for run in runs), eps2
     )
@@ -106,6 +107,31 @@ def slope_against_decay(runs: Sequence[Run], times: Sequence[int | None]) -> Slo
         if time and run.settings["weight_decay"] > 0
     ]
     return power_law([x for x, _ in found], [y for _, y in found])
+
+
+def balance_rate(run: Run) -> Slope | None:
+    """Decay rate of the absolute balancedness gap over 2 eta lambda: theory says 1.
+
+    For gradient descent with L2 on a network whose last two layers are linear the gap goes as
+    (1 - eta lambda)^(2 t) (Theorem 4.3). The rate is fitted to the logarithm until a fifth is left:
+    steps of finite size keep a floor under it, where a large lambda soon arrives.
+
+    Returns:
+        None for another setting, or with fewer than three log points.
+    """
+    s = run.settings
+    plain = s.get("optimizer") in ("gd", "sgd") and not s.get("momentum")
+    if not plain or s.get("last_activation", True) or not s["weight_decay"]:
+        return None
+    steps, gaps = series(run.records, "balancedness.absolute")
+    kept = np.isfinite(gaps) & (np.minimum.accumulate(gaps) >= gaps[:1] / 5)
+    if kept.sum() < 3:
+        return None
+    fit = stats.linregress(steps[kept], np.log(gaps[kept]))
+    unit = 2 * math.log1p(-s["lr"] * s["weight_decay"])
+    width = stats.t.ppf((1 + CONFIDENCE) / 2, int(kept.sum()) - 2) * fit.stderr / abs(unit)
+    value = float(fit.slope / unit)
+    return Slope(value, float(value - width), float(value + width), int(kept.sum()))
 
 
 def midpoint(run: Run, key: str) -> int | None:

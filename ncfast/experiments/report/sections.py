@@ -112,7 +112,8 @@ def _scales_note(runs: Sequence[Run], scales: TimeScales) -> str:
     note = "tau_1: training accuracy of at least 0.99. "
     if scales.eps2 is not None:
         note += (
-            f"tau_2: RNC1 (max norm, train) under {scales.eps2:.3g}, half the median at the fit. "
+            f"tau_2: RNC1 (max norm, train) under {scales.eps2:.3g}, three quarters of the "
+            "smallest at a fit. "
         )
     for name, times in (("tau_1", scales.tau1), ("tau_2", scales.tau2)):
         slope = slope_against_decay(runs, times)

@@ -10,7 +10,12 @@ import numpy as np
 from scipy import stats
 
 from ncfast.experiments.report.runs import Run
-from ncfast.experiments.report.scaling import midpoint, slope_against_decay, time_scales
+from ncfast.experiments.report.scaling import (
+    balance_rate,
+    midpoint,
+    slope_against_decay,
+    time_scales,
+)
 from ncfast.tracking.timescales import series
 
 CONFIRMED, DENIED, OPEN = "confirmed", "not confirmed", "cannot tell"
@@ -48,6 +53,7 @@ def verdicts(runs: Sequence[Run]) -> list[Verdict]:
         (_information_falls, runs),
         (_bound_holds, runs),
         (_early_birds, perceptrons),
+        (_balance, perceptrons),
     ]
     return [found for function, chosen in asked if chosen and (found := function(chosen))]
 
@@ -83,7 +89,7 @@ def _groks(runs: Sequence[Run]) -> Verdict:
         "It groks: test accuracy gets to 90 % of its best at twice the step of the fit or later.",
         [ratio >= GROKKING_RATIO for ratio in ratios],
         f"Fit at step {_span([f for f, _ in pairs])}, generalisation at "
-        f"{_span([g for _, g in pairs])}, {_span(ratios)} times later.",
+        f"{_span([g for _, g in pairs])}; ratio {_span(ratios)}.",
         len(runs) - len(pairs),
     )
 
@@ -227,14 +233,39 @@ def _bound_holds(runs: Sequence[Run]) -> Verdict | None:
 
 
 def _early_birds(runs: Sequence[Run]) -> Verdict | None:
-    pairs = [(r.events.generalisation, r.events.collapse) for r in runs if r.events.generalisation]
-    if not pairs:
+    left = [share for run in runs if (share := _rnc1_left(run)) is not None]
+    if not left:
         return None
-    early = [collapse is None or collapse > 1.25 * late for late, collapse in pairs if late]
+    early = [share > 2 / 3 for share in left]
     mean = np.mean(early)
     return Verdict(
-        "Collapse comes with generalisation, and no early birds: runs whose RNC1 falls to a fifth "
-        "only a quarter of the way later, or not at all.",
+        "No early birds: RNC1 (train) has fallen by a third when the test accuracy has risen from "
+        "a quarter of its way to 90 % of its best.",
         CONFIRMED if mean <= 0.1 else DENIED if mean >= 0.5 else OPEN,
-        f"{sum(early)} of {len(early)} runs are early birds.",
+        f"{sum(early)} of {len(early)} runs are early birds. Left of RNC1 after the rise: "
+        f"{_span(left)}.",
+    )
+
+
+def _rnc1_left(run: Run) -> float | None:
+    """RNC1 at the generalisation over RNC1 when a quarter of the rise was made."""
+    steps, accuracy = series(run.records, "test/accuracy")
+    values = dict(zip(*(v.tolist() for v in series(run.records, "train/rnc1.max")), strict=True))
+    end = run.events.generalisation
+    if end is None:
+        return None
+    quarter = accuracy[0] + 0.25 * (accuracy.max() - accuracy[0])
+    start = int(steps[accuracy >= quarter][0])
+    return values[end] / values[start] if start < end else None
+
+
+def _balance(runs: Sequence[Run]) -> Verdict | None:
+    rates = [rate.value for run in runs if (rate := balance_rate(run)) is not None]
+    if not rates:
+        return None
+    return _share(
+        "The mechanism: the balancedness gap of the last two linear layers decays as "
+        "(1 - eta lambda)^(2 t).",
+        [0.9 <= rate <= 1.1 for rate in rates],
+        f"Measured rate over the predicted one: {_span(rates)}.",
     )

@@ -1,5 +1,6 @@
 """Verdicts about runs that were made up so that the answer is known."""
 
+import json
 import math
 from pathlib import Path
 
@@ -8,19 +9,22 @@ import pytest
 
 from ncfast.experiments.report.family import band, families
 from ncfast.experiments.report.runs import Run
-from ncfast.experiments.report.scaling import midpoint, power_law, time_scales
+from ncfast.experiments.report.scaling import balance_rate, midpoint, power_law, time_scales
+from ncfast.experiments.report.summary import summarise
 from ncfast.experiments.report.verdicts import CONFIRMED, DENIED, OPEN, verdicts
 from ncfast.tracking.timescales import find_events
 
 STEPS = sorted({round(10 ** (k / 40)) for k in range(201)})
 
 
-def run(decay, seed, *, fit=100, late=10_000, collapse=None, bound=2.0, model="mlp", ends=1e5):
+def run(
+    decay, seed, *, fit=100, late=10_000, collapse=None, bound=2.0, model="mlp", ends=1e5, **more
+):
     """Accuracy steps up at ``fit`` and ``late``; RNC1 and NC2 fall around ``collapse``."""
     collapse = 0.7 * late if collapse is None else collapse
     records = []
     for step in [s for s in STEPS if s <= ends]:
-        error = 0.9 if step < late else 0.1
+        error = float(np.interp(np.log(step), np.log([0.6 * late, late]), [0.9, 0.1]))
         fall = 1 / (1 + (step / collapse) ** 4)
         records.append(
             {
@@ -33,10 +37,12 @@ def run(decay, seed, *, fit=100, late=10_000, collapse=None, bound=2.0, model="m
                 "train/nc2.condition": 1 + 20 * fall,
                 "test/bound.generalization": bound * error,
                 "test/bound.superfluous@0.1": 3 * fall + 0.01,
+                "balancedness.absolute": 50 * (1 - 1e-4 * decay) ** (2 * step),
             }
         )
-    settings = {"weight_decay": decay, "seed": seed, "model": model, "dataset": "digits"}
-    return Run(Path(f"wd{decay}-seed{seed}"), {"settings": settings}, records, find_events(records))
+    settings = {"weight_decay": decay, "seed": seed, "model": model, "dataset": "digits", **more}
+    about = {"settings": settings, "versions": {}}
+    return Run(Path(f"wd{decay}-seed{seed}"), about, records, find_events(records))
 
 
 def paper():
@@ -83,6 +89,22 @@ def test_early_birds_are_counted():
     assert bird.numbers.startswith("4 of 4")
 
 
+def test_the_balance_of_linear_layers_is_asked_of_its_own_setting():
+    def setting(lr):
+        return {"optimizer": "gd", "momentum": 0.0, "last_activation": False, "lr": lr}
+
+    for lr, outcome in ((1e-4, CONFIRMED), (2e-4, DENIED)):
+        found = verdicts([run(d, 0, **setting(lr)) for d in (0.3, 0.1)])
+        mechanism = next(v for v in found if v.claim.startswith("The mechanism"))
+        assert mechanism.outcome == outcome
+    assert not any(v.claim.startswith("The mechanism") for v in verdicts(paper()))
+    rate = balance_rate(run(0.3, 0, **setting(1e-4)))
+    assert rate.value == pytest.approx(1, abs=1e-6)
+    assert (
+        json.loads(json.dumps(summarise([run(0.3, 0, **setting(1e-4))])))["runs"][0]["tau_1"] == 100
+    )
+
+
 def test_a_broken_bound_is_found():
     found = outcomes([run(0.1, 0, bound=0.9)])
     assert found["The generalisation bound is above the measured error."].outcome == DENIED
@@ -109,7 +131,7 @@ def test_power_law_recovers_exponent_and_covers_it():
 
 def test_time_scales_share_one_level():
     scales = time_scales(paper())
-    assert scales.eps2 == pytest.approx(0.05, rel=0.01)
+    assert scales.eps2 == pytest.approx(0.075, rel=0.01)
     assert scales.tau1 == (100,) * 6
     assert list(scales.tau2) == sorted(scales.tau2)
     fallen = midpoint(paper()[0], "train/rnc1.max")
