@@ -90,7 +90,8 @@ def test_ddp_torchrun(tmp_path, monkeypatch):
     run("ddp_torchrun", tmp_path / "alone", monkeypatch)
     one = log("ddp_torchrun")
     assert [record["step"] for record in one] == list(range(1, 61))
-    assert [set(record) for record in one] == [set(record) for record in two]
+    for record in (*one, *two):
+        record.pop("tracker/seconds", None)
     assert two[0] == pytest.approx(one[0], rel=1e-6)
     assert two[-1] == pytest.approx(one[-1], rel=1e-2)
     assert one[-1]["train/rnc1.max"] < 0.8 * one[0]["train/rnc1.max"]

@@ -26,8 +26,8 @@ class CollapseCallback(TrainerCallback):
 
     Batches are measured under ``train/``, from the features that hooks catch in the forward pass
     and the labels that the model is called with. After an evaluation the model runs over the
-    evaluation data a second time, frozen, under ``eval/``. Steps are ``state.global_step``. Only
-    the first process has sinks.
+    evaluation data a second time, frozen, under ``eval/``. Steps are ``state.global_step``.
+    Several processes measure together (``group="auto"``), and only the first has sinks.
 
     Args:
         num_classes: K.
@@ -57,7 +57,7 @@ class CollapseCallback(TrainerCallback):
         **tracker_options: Any,
     ) -> None:
         self.tracker: Tracker | None = None
-        self._options = {"num_classes": num_classes, **tracker_options}
+        self._options = {"num_classes": num_classes, "group": "auto", **tracker_options}
         self._label_key = label_key
         self._snapshots, self._evaluations = int(snapshots), 0
         self._sinks = sinks

@@ -25,7 +25,8 @@ class CollapseCallback(Callback):
     After a validation epoch the model, through ``module(inputs)``, runs over the validation data a
     second time, frozen, under ``val/`` (``val_0/``, ``val_1/``, ... with several loaders). Steps
     are Lightning's ``global_step``; micro-batches of an accumulated gradient that no optimiser step
-    follows are not measured. Only the first rank has sinks.
+    follows are not measured. Several processes measure together (``group="auto"``), and only the
+    first has sinks.
 
     Args:
         num_classes: K.
@@ -57,7 +58,7 @@ class CollapseCallback(Callback):
     ) -> None:
         super().__init__()
         self.tracker: Tracker | None = None
-        self._options = {"num_classes": num_classes, **tracker_options}
+        self._options = {"num_classes": num_classes, "group": "auto", **tracker_options}
         self._unpack = unpack
         self._snapshots, self._validations = int(snapshots), 0
         self._sinks = sinks

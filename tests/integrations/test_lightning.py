@@ -1,6 +1,10 @@
+import os
+import warnings
+
 import lightning
 import pytest
 import torch
+from ranks import run_ranks
 from samples import classes
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -8,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import ncfast
 from ncfast.integrations.batches import inputs_and_labels
 from ncfast.integrations.lightning import CollapseCallback
+from ncfast.tracking import read_records
 
 pytestmark = pytest.mark.filterwarnings("ignore:::lightning", "ignore:::torch")
 
@@ -143,6 +148,30 @@ def test_resuming_continues_the_steps(tmp_path):
     )
     trainer.fit(Module(), loader(), ckpt_path=tmp_path / "last.ckpt")
     assert [record["step"] for record in records] == [5, 6, 7, 8]
+
+
+def worker(rank, world, port, folder):
+    """Joins the other ranks in the way torchrun sets up."""
+    names = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT")
+    values = (rank, rank, 0, world, world, port)
+    os.environ.update({name: str(value) for name, value in zip(names, values, strict=True)})
+    os.environ.update(MASTER_ADDR="127.0.0.1", TORCHELASTIC_RUN_ID="test")
+    warnings.simplefilter("ignore")
+    callback = CollapseCallback(num_classes=5, metrics="rnc1", sinks=[f"{folder}/metrics.jsonl"])
+    torch.manual_seed(0)
+    module = fit(callback, val=loader(50), max_epochs=1, strategy="ddp", devices=world)
+    torch.save(module.state_dict(), f"{folder}/{rank}.pt")
+
+
+def test_two_processes_measure_together(tmp_path):
+    run_ranks(worker, 2, str(tmp_path))
+    records = list(read_records(tmp_path / "metrics.jsonl"))
+    assert [record["step"] for record in records] == [1, 2], "two of four batches each"
+    module = Module()
+    module.load_state_dict(torch.load(tmp_path / "0.pt"))
+    x, y = classes(dtype=torch.float32)
+    expected = ncfast.rnc1(module.body(x).relu(), y, num_classes=5).item()
+    assert records[-1]["val/rnc1.max"] == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(
