@@ -96,7 +96,7 @@ def figure(found, methods):
         axis.plot(TRUTHS, TRUTHS, color="0.6", linewidth=1, label="true")
         for colour, dim in zip(("C0", "C1", "C2", "C3"), DIMS, strict=True):
             axis.plot(TRUTHS, found[name][dim], "o-", ms=3.5, color=colour, label=f"{dim} + {dim}")
-        axis.set(title=title, xlabel="true mutual information (nats)", ylim=(-3.2, 4.6))
+        axis.set(title=title, xlabel="true mutual information (nats)", ylim=(-1.2, 4.4))
     axes[0].set_ylabel("estimate (nats)")
     axes[0].legend(title="columns", frameon=False, fontsize=8)
     entropy = found["entropy"]

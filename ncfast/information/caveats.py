@@ -59,6 +59,13 @@ def ceiling(value: float, samples: int, k: int) -> list[str]:
     ]
 
 
+def not_finite(value: float) -> list[str]:
+    """A value without meaning, because a density was taken where there is none."""
+    if math.isfinite(value):
+        return []
+    return ["Not finite: rows coincide with k others in one of the spaces. Try method='mixed'."]
+
+
 def no_stderr(stderr: float) -> list[str]:
     """A standard error that was asked for and could not be had."""
     if not math.isnan(stderr):
@@ -104,6 +111,6 @@ def missed(value: float, stderr: float, gaussian: float) -> list[str]:
         return []
     return [
         f"Gaussians with the same canonical correlations share {gaussian:.2f} nats, more than the "
-        f"estimate of {value:.2f}: neighbours are too far apart here, or the tails are heavy "
-        "(try preprocess='rank', more samples or fewer columns)."
+        f"estimate of {value:.2f}: neighbours are too far apart here, the tails are heavy (try "
+        "preprocess='rank', more samples or fewer columns), or rows lie in clusters."
     ]
