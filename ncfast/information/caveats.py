@@ -59,6 +59,13 @@ def ceiling(value: float, samples: int, k: int) -> list[str]:
     ]
 
 
+def not_finite(value: float) -> list[str]:
+    """A value without meaning, because a density was taken where there is none."""
+    if math.isfinite(value):
+        return []
+    return ["Not finite: rows coincide with k others in one of the spaces. Try method='mixed'."]
+
+
 def no_stderr(stderr: float) -> list[str]:
     """A standard error that was asked for and could not be had."""
     if not math.isnan(stderr):
@@ -75,12 +82,12 @@ def gaussian_bias(samples: int, k: int, dim: int) -> float:
     probability, whose inverse is the radius. The mean over the centre and the mass is taken at
     quantiles.
     """
-    from scipy.stats import beta, chi2, ncx2
+    from scipy.special import betaincinv, chndtrix, gammaincinv  # lazy: importing ncfast is quick
 
     middle = (torch.arange(32, dtype=torch.float64) + 0.5).numpy() / 32
-    centres = chi2.ppf(middle, dim)
-    masses = beta.ppf(middle, k, samples - k)
-    squares = torch.as_tensor(ncx2.ppf(masses[None, :], dim, centres[:, None]))
+    centres = 2 * gammaincinv(dim / 2, middle)
+    masses = betaincinv(k, samples - k, middle)
+    squares = torch.as_tensor(chndtrix(masses[None, :], dim, centres[:, None]))
     ball = dim / 2 * math.log(math.pi) - math.lgamma(dim / 2 + 1)
     found = digamma(samples) - digamma(k) + ball + dim / 2 * float(squares.log().mean())
     return found - dim / 2 * math.log(2 * math.pi * math.e)
@@ -104,6 +111,6 @@ def missed(value: float, stderr: float, gaussian: float) -> list[str]:
         return []
     return [
         f"Gaussians with the same canonical correlations share {gaussian:.2f} nats, more than the "
-        f"estimate of {value:.2f}: neighbours are too far apart here, or the tails are heavy "
-        "(try preprocess='rank', more samples or fewer columns)."
+        f"estimate of {value:.2f}: neighbours are too far apart here, the tails are heavy (try "
+        "preprocess='rank', more samples or fewer columns), or rows lie in clusters."
     ]

@@ -54,9 +54,9 @@ class Estimate:
         return f"{self.value:.4f} +- {self.stderr:.4f} nats"
 
 
-def announce(estimate: Estimate, stacklevel: int = 3) -> Estimate:
+def announce(estimate: Estimate) -> Estimate:
     """Raise the estimate's doubts as one Python warning at the caller of the public function."""
     if estimate.warnings:
         text = f"{estimate.method}: " + " ".join(estimate.warnings)
-        python_warnings.warn(text, EstimateWarning, stacklevel=stacklevel)
+        python_warnings.warn(text, EstimateWarning, stacklevel=4)  # no_grad is a frame
     return estimate

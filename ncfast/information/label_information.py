@@ -183,6 +183,7 @@ def measure(
     smallest = max(k + 1, 4 * len(counts))
     error = subsampled_stderr(local, len(rows), smallest, rows.device) if stderr else math.nan
     doubts = _doubts(counts, k) + _spot(rows, classes, k, method)
+    doubts += caveats.not_finite(value)
     doubts += caveats.no_stderr(error) if stderr else []
     return Estimate(
         value,

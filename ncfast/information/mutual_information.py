@@ -17,7 +17,7 @@ from ncfast.information.errors import subsampled_stderr
 from ncfast.information.estimate import Estimate, announce
 from ncfast.information.gaussian import canonical_information
 from ncfast.information.neighbors import joint_radii_and_counts, knn
-from ncfast.information.preprocess import Preprocess, transform
+from ncfast.information.preprocess import Preprocess, normal_scores, transform
 from ncfast.information.samples import Array, as_samples, check_choice, check_k, check_same
 
 Method = Literal["ksg", "ksg2", "kl", "mixed"]
@@ -136,8 +136,8 @@ def mutual_information(
 
     Returns:
         `Estimate`. It warns near the ceiling psi(N) - psi(k), of atoms and constant columns, and
-        where Gaussians with the same canonical correlations share more than the estimate
-        (`details["gaussian"]`, NaN with fewer than ten samples a column).
+        where Gaussians with the same canonical correlations of normal scores share more than the
+        estimate (`details["gaussian"]`, NaN with fewer than ten samples a column).
 
     Raises:
         TypeError, ValueError: wrong types or shapes, lengths that differ, NaN, k not in 1..N-1, an
@@ -206,9 +206,10 @@ def measure(
         terms, engine = three_entropy_terms(blocks, k, None, metric, backend, known)
     value = float(terms.mean())
     error = subsampled_stderr(local, count, k + 1, blocks[0].device) if stderr else math.nan
-    gaussian = reference(blocks[0], blocks[1])
+    gaussian = reference(blocks[0], blocks[1]) if compare else math.nan
     doubts = [*doubts, *caveats.ceiling(value, count, k)]
     doubts += caveats.missed(value, error, gaussian) if compare else []
+    doubts += caveats.not_finite(value)
     doubts += caveats.no_stderr(error) if stderr else []
     dims = tuple(block.shape[1] for block in blocks)
     return Estimate(
@@ -217,7 +218,11 @@ def measure(
 
 
 def reference(x: Tensor, y: Tensor) -> float:
-    """Gaussian information of the two blocks, NaN where there are too few samples for it."""
+    """Gaussian information of the blocks' normal scores, NaN with too few samples for it.
+
+    With Gaussian columns, of all pairs with the same correlation a Gaussian pair shares least: of
+    one column a side this is a lower bound, but not of clusters in several.
+    """
     if len(x) < 10 * (x.shape[1] + y.shape[1]):
         return math.nan
-    return canonical_information(x, y)
+    return canonical_information(normal_scores(x), normal_scores(y))

@@ -133,8 +133,9 @@ class InformationPlane:
         self.dim, self.sigma, self.seed = dim, sigma, seed
         wanted = int(self.classes.max()) if label_dim is None else label_dim
         self.label_dim = max(wanted, dim or 1) if label_dim is None else label_dim
-        axes, self.explained = principal(rows, dim)
-        self.code = transform(rows @ axes, preprocess)
+        overall = principal(rows, dim)
+        self.explained = overall.explained
+        self.code = transform(rows @ overall.axes, preprocess)
         self.inside = input_code(rows, self.classes, dim, preprocess)
         self.known = self._entropy_terms() if method == "kl" else None
 
@@ -160,7 +161,7 @@ class InformationPlane:
         rows = as_samples("feats", feats)
         check_same(feats=rows, labels=self.classes)
         aligned = align(rows, self.classes, self.inside[0], self.dim, self.inside[1])
-        overall, by_label = principal(rows, self.dim), principal(rows, self.label_dim)
+        overall, by_label = self._components(rows)
         scale = aligned.norm_max * self.sigma
         superfluous = measure_superfluous(
             aligned, self._noise(aligned.code), self.sigma, self.options
@@ -179,6 +180,14 @@ class InformationPlane:
         for estimate in (point.inputs, point.labels, point.superfluous):
             announce(estimate)
         return point
+
+    def _components(self, rows: Tensor) -> tuple[Projection, Projection]:
+        """For I(Z;X) and for I(Z;Y); of the same decomposition where both are one."""
+        small, large = self.dim, self.label_dim
+        if small is None or max(small, large) >= rows.shape[1]:
+            return principal(rows, small), principal(rows, large)
+        both = principal(rows, max(small, large))
+        return both.first(small), both.first(large)
 
     def _noise(self, like: Tensor) -> Tensor:
         generator = private_generator(like.device, self.seed)

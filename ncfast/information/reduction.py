@@ -9,10 +9,19 @@ from torch import Tensor
 
 
 class Projection(NamedTuple):
-    """Orthonormal axes (D, r) and the share of the variance that they hold."""
+    """Orthonormal axes (D, r) and the shares (r,) of the variance that they hold, descending."""
 
     axes: Tensor
-    explained: float
+    shares: Tensor
+
+    @property
+    def explained(self) -> float:
+        """Share of the variance that all axes together hold."""
+        return float(self.shares.sum())
+
+    def first(self, dim: int) -> Projection:
+        """The leading axes alone."""
+        return Projection(self.axes[:, :dim], self.shares[:dim])
 
 
 def residuals(rows: Tensor, classes: Tensor | None) -> Tensor:
@@ -38,17 +47,17 @@ def principal(rows: Tensor, dim: int | None, classes: Tensor | None = None) -> P
         classes: (N,) class numbers without gaps.
 
     Returns:
-        `Projection`, with min(dim, D, N) axes.
+        `Projection`, with min(dim, D, N) axes; of equal shares where columns are kept as they are.
     """
     columns = rows.shape[1]
     if dim is None or dim >= columns:
-        return Projection(torch.eye(columns, dtype=rows.dtype, device=rows.device), 1.0)
+        everything = torch.eye(columns, dtype=rows.dtype, device=rows.device)
+        return Projection(everything, rows.new_full((columns,), 1 / columns))
     centred = residuals(rows, classes)
     wide = columns > len(rows)
     values, vectors = torch.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
-    axes = vectors[:, -dim:].flip(1)
+    values, axes = values.clamp(min=0).flip(0), vectors[:, -dim:].flip(1)
     if wide:
         axes = torch.linalg.qr(centred.T @ axes)[0]
-    total = values.clamp(min=0).sum()
-    kept = values[-dim:].clamp(min=0).sum()
-    return Projection(axes, float(kept / total) if bool(total > 0) else 1.0)
+    total = torch.where(values.sum() > 0, values.sum(), 1.0)
+    return Projection(axes, values[:dim] / total)

@@ -76,24 +76,24 @@ def input_code(
     inputs: Tensor, classes: Tensor, dim: int | None, preprocess: Preprocess
 ) -> tuple[Tensor, float]:
     """Inputs projected and transformed inside each class, and the variance that is left."""
-    axes, explained = principal(inputs, dim, classes)
-    code = by_class(lambda part: transform(part, preprocess), inputs @ axes, classes)
-    return code, explained
+    found = principal(inputs, dim, classes)
+    code = by_class(lambda part: transform(part, preprocess), inputs @ found.axes, classes)
+    return code, found.explained
 
 
 def align(
     feats: Tensor, classes: Tensor, code: Tensor, dim: int | None, explained: float
 ) -> Aligned:
     """The features beside an input code that is there already."""
-    axes, kept = principal(feats, dim, classes)
+    found = principal(feats, dim, classes)
     norm = float(torch.linalg.vector_norm(feats, dim=1).max())
     if norm == 0:
         raise ValueError(
             "Expected argument `feats` to have a row that is not zero but all are. The noise is "
             "relative to the largest row norm: look at the layer, it is dead."
         )
-    shares = {"explained_feats": kept, "explained_inputs": explained}
-    return Aligned(feats, feats @ axes, code, classes, norm, shares)
+    shares = {"explained_feats": found.explained, "explained_inputs": explained}
+    return Aligned(feats, feats @ found.axes, code, classes, norm, shares)
 
 
 def channel_terms(
@@ -183,6 +183,7 @@ def _doubts(
     if options.method != "channel":
         texts += caveats.ceiling(value, typical, options.k)
         texts += caveats.missed(value, error, details["gaussian"])
+    texts += caveats.not_finite(value)
     texts += caveats.no_stderr(error) if options.stderr else []
     if len(usable) < len(counts):
         texts.append(

@@ -171,5 +171,6 @@ class TestDuplicates:
 
 def test_a_constant_column_is_minus_infinity_with_a_warning():
     x = torch.cat((normal(100, 2), torch.ones(100, 1)), 1)
-    with pytest.warns(ncfast.EstimateWarning, match="1 columns of `x` are constant"):
+    with pytest.warns(ncfast.EstimateWarning, match="1 columns of `x` are constant") as raised:
         assert ncfast.entropy(x).value == -math.inf
+    assert raised[0].filename == __file__, "the warning points at the caller"
