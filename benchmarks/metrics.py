@@ -155,6 +155,10 @@ def _whole_bounds(name, out, entry):
     return {metric: sum(half[metric] for half in halves.values()) for metric in out}
 
 
+def _results():
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--classes", type=int, required=True)
@@ -168,10 +172,9 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     inputs = data(arguments.classes, SPREADS[arguments.features])
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     key = f"N={COUNT} D={DIM} K={arguments.classes} {arguments.features}"
     merge = arguments.parts is not None and not arguments.restart
-    entry = results.setdefault(key, {}) if merge else {}
+    entry = _results().get(key, {}) if merge else {}
     if arguments.accuracy:
         run_accuracy(arguments.classes, entry)
         key = f"N={COUNT} D={DIM} K={arguments.classes} relative difference from ours"
@@ -183,6 +186,7 @@ def main():
     entry["metrics"] = len(ncfast.metrics.registry.CATALOGUE)
     entry["threads"] = arguments.threads
     entry["torch"], entry["machine"] = torch.__version__, platform.machine()
+    results = _results()  # another run may have written meanwhile
     results[key] = entry
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
