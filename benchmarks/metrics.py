@@ -6,8 +6,8 @@
 Contestants: ours; the public way (metrics_public.py) in float32 and in float64; whole matrices
 (metrics_matrices.py) in float32. The numbers are compared before a time is kept; ours are held to
 float64 by the tests. Each round times every contestant once, in alternating order. With --parts
-those parts of the public float32 way are timed beside one run of ours and merged into the file, where the
-whole is the sum of its parts: for runs too long for a quiet machine. Features are "separated"
+those parts of the public float32 way are timed beside one run of ours and merged into the file:
+the whole is the sum of its parts, for runs too long for a quiet machine. Features are "separated"
 (standard deviation 0.5 around random means) or "mixed" (2.0, where few decisions can be read off
 the class means).
 """
@@ -131,6 +131,19 @@ def run_parts(names, inputs, entry):
         entry["times_faster_than"] = {"public": [round(ratio, 2)]}
 
 
+def run_accuracy(num_classes, entry):
+    """NC1 and RNC1 of the public way against ours as the classes collapse; nothing is timed."""
+    for spread in (0.5, 1e-2, 1e-4, 1e-6):
+        inputs = data(num_classes, spread)
+        expected = ours(*inputs)
+        for name in ("public64", "public"):
+            found = CONTESTANTS[name](*inputs)
+            entry.setdefault(f"std {spread:g}", {})[name] = {
+                metric: float(f"{abs(float(found[metric]) / float(expected[metric]) - 1):.1e}")
+                for metric in ("rnc1.max", "nc1.pinv", "nc1.cdnv")
+            }
+
+
 def _whole_bounds(name, out, entry):
     """The bounds come in halves, which mean nothing alone; anything else as it is."""
     if "bounds" not in name:
@@ -142,6 +155,10 @@ def _whole_bounds(name, out, entry):
     return {metric: sum(half[metric] for half in halves.values()) for metric in out}
 
 
+def _results():
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--classes", type=int, required=True)
@@ -150,15 +167,18 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--without", nargs="*", default=[], choices=list(CONTESTANTS)[1:])
     parser.add_argument("--parts", nargs="*", choices=PARTS)
+    parser.add_argument("--accuracy", action="store_true", help="differences under collapse alone")
     parser.add_argument("--restart", action="store_true", help="forget the parts found before")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     inputs = data(arguments.classes, SPREADS[arguments.features])
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     key = f"N={COUNT} D={DIM} K={arguments.classes} {arguments.features}"
     merge = arguments.parts is not None and not arguments.restart
-    entry = results.setdefault(key, {}) if merge else {}
-    if arguments.parts is None:
+    entry = _results().get(key, {}) if merge else {}
+    if arguments.accuracy:
+        run_accuracy(arguments.classes, entry)
+        key = f"N={COUNT} D={DIM} K={arguments.classes} relative difference from ours"
+    elif arguments.parts is None:
         names = [name for name in CONTESTANTS if name not in arguments.without]
         run_rounds(names, inputs, arguments.rounds, entry)
     else:
@@ -166,6 +186,7 @@ def main():
     entry["metrics"] = len(ncfast.metrics.registry.CATALOGUE)
     entry["threads"] = arguments.threads
     entry["torch"], entry["machine"] = torch.__version__, platform.machine()
+    results = _results()  # another run may have written meanwhile
     results[key] = entry
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -81,9 +81,9 @@ def sweep(
 ) -> Sweep:
     """See `ncfast.backends.pairs.sweep`; all quantities come from one loop over the tiles."""
     index = present.nonzero().squeeze(1)
-    rows = centred.index_select(0, index)
     length = norms.index_select(0, index)
-    unit = rows / torch.where(length > 0, length, 1.0).unsqueeze(1)
+    unit = centred.index_select(0, index)
+    unit.div_(torch.where(length > 0, length, 1.0).unsqueeze(1))
     variances, gaps = variances.index_select(0, index), torch.empty_like(length)
     number, means, squares, maxima = _extension().class_pairs(
         unit.data_ptr(),

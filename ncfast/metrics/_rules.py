@@ -23,11 +23,10 @@ def decisions(evidence: Evidence) -> tuple[Tensor, Tensor]:
 
     Without a classifier the second is -1.
     """
-    rules, radii = [_nearest_mean(evidence)], [_half_gaps(evidence)]
+    rules = [_nearest_mean(evidence)]
     if evidence.weight is not None:
         rules.append(_classifier(evidence, evidence.weight))
-        radii.append(_margin_radii(evidence))
-    found = _decide(evidence, rules, radii)
+    found = _decide(evidence, rules)
     nothing = torch.full_like(found[0], -1)
     return found[0], found[1] if len(found) > 1 else nothing
 
@@ -62,10 +61,14 @@ def _margin_radii(evidence: Evidence) -> Tensor | None:
     return evidence.margins().radius
 
 
-def _decide(evidence: Evidence, rules: list[Rule], radii: list[Tensor | None]) -> list[Tensor]:
+def _decide(evidence: Evidence, rules: list[Rule]) -> list[Tensor]:
     feats, labels = evidence.rows
     engine = evidence.engine
-    if engine.own_distances is None or all(radius is None for radius in radii):
+    if engine.own_distances is None:
+        return engine.decisions(feats, rules)
+    radii = [_half_gaps(evidence), _margin_radii(evidence) if len(rules) > 1 else None]
+    radii = radii[: len(rules)]
+    if all(radius is None for radius in radii):
         return engine.decisions(feats, rules)
     own = labels.to(torch.int64)
     distances = engine.own_distances(feats, own, evidence.moments.means)
@@ -75,8 +78,12 @@ def _decide(evidence: Evidence, rules: list[Rule], radii: list[Tensor | None]) -
             found += engine.decisions(feats, [rule])
             continue
         sure = distances < _SURE * radius.index_select(0, own)
+        open_rows = sure.logical_not().nonzero().squeeze(1)
+        if 2 * len(open_rows) > len(own):  # not worth gathering
+            found += engine.decisions(feats, [rule])
+            continue
         chosen = own.clone()
-        for rows in sure.logical_not().nonzero().squeeze(1).split(_ROWS):
+        for rows in open_rows.split(_ROWS):
             chosen[rows] = engine.decisions(feats.index_select(0, rows), [rule])[0]
         found.append(chosen)
     return found

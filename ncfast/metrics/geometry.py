@@ -7,7 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ncfast._validate import labels_are_on_host
 from ncfast.metrics._axes import singular_values
+from ncfast.metrics._condition import condition
 from ncfast.metrics._evidence import Evidence
 from ncfast.metrics._metric import Metric, of_moments
 from ncfast.metrics._simplex import cosine_deviation, etf_distance, mean_cosine
@@ -16,6 +18,8 @@ from ncfast.moments import ClassMoments
 
 def condition_number(moments: ClassMoments) -> Tensor:
     """Condition number of the (P, D) matrix of uncentred means of the P present classes."""
+    if not labels_are_on_host(moments.means):
+        return condition(moments.means, moments.present)
     # absent classes are zero rows: they only append zero singular values
     singular = singular_values(moments.means)
     rank = moments.present.sum().clamp(max=len(singular))
@@ -25,6 +29,8 @@ def condition_number(moments: ClassMoments) -> Tensor:
 
 def centred_condition_number(evidence: Evidence) -> Tensor:
     """Largest over (P - 1)-th singular value of the centred means: one is a simplex frame."""
+    if not labels_are_on_host(evidence.centred):
+        return condition(evidence.centred, evidence.moments.present, centred=True)
     singular = evidence.axes.values
     rank = (evidence.moments.present.sum() - 1).clamp(max=len(singular))
     smallest = singular.gather(0, (rank - 1).clamp(min=0).reshape(1)).squeeze(0)
@@ -108,7 +114,6 @@ METRICS = {
         "[1, inf]",
         "1: orthogonal frame of equal norms",
         tier="full",
-        stalls=True,
     ),
     "nc2.condition_centred": Metric(
         centred_condition_number,
@@ -117,7 +122,6 @@ METRICS = {
         "[1, inf]",
         "1: simplex ETF",
         tier="full",
-        stalls=True,
     ),
     "nc2.equinorm": Metric(
         of_moments(equinorm),

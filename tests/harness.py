@@ -1,0 +1,32 @@
+"""How the tests of metrics ask: one call, by name, with a classifier and foreign features."""
+
+from oracle import TWINS, case
+from samples import companions
+
+import ncfast
+from ncfast.metrics.registry import CATALOGUE
+
+IDS = list(CATALOGUE)
+
+
+def evaluate_all(feats, labels, num_classes, weight=None, bias=None, ood=None, **options):
+    if weight is None:
+        weight, bias, ood = companions(num_classes, feats.shape[1])
+    values = ncfast.collapse_metrics(
+        feats,
+        labels,
+        weight=weight,
+        bias=bias,
+        ood_feats=ood,
+        num_classes=num_classes,
+        **options,
+    )
+    return {name: float(value) for name, value in values.items()}
+
+
+def evaluate(name, feats, labels, num_classes, backend="auto"):
+    return evaluate_all(feats, labels, num_classes, which=name, backend=backend)[name]
+
+
+def expect(name, feats, labels, num_classes):
+    return TWINS[name](case(feats, labels, num_classes, *companions(num_classes, feats.shape[1])))
