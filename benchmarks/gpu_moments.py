@@ -3,25 +3,25 @@
     python benchmarks/gpu_moments.py [--quick]
     TRITON_INTERPRET=1 python benchmarks/gpu_moments.py --rehearse     on a CPU: runs, times nothing
 
-A case is timed only after its result passed 1e-6 against a float64 two-pass, gave the same bits
-in 20 runs and did not synchronise. Times are medians of CUDA events with a cold L2; "python" is
-wall time per call, many calls in a row. Predictions are bytes over the read bandwidth measured
-in the same run. Writes benchmarks/results/<device>.json and .md.
+A case is timed only after its result passed against float64 (1e-6 for the sum of squares), gave
+the same bits in 20 runs and did not synchronise. Times are medians of CUDA events with a cold L2;
+"python" is wall time per call, many calls in a row. Predictions are bytes over the read bandwidth
+measured in the same run. Second reads and neighbours are in gpu_second_read.py. Writes
+benchmarks/results/<device>.json and .md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from gpu_references import REFERENCES, truth
+from gpu_second_read import neighbour_cases, second_read_cases
+from gpu_timing import Bench, features, must_not_change
 from torch import Tensor
 
 import ncfast
@@ -37,69 +37,7 @@ QUICK = [(1_000_000, 512, 10), (100_000, 4096, 1000)]
 REHEARSAL = [(5000, 24, 3)]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BOUND = 1e-6
-FLUSH_BYTES = 256 << 20  # several times the largest L2
 ONE_HOT_BYTES = 4 << 30
-
-
-class Bench:
-    """Where things run, and how they are timed there."""
-
-    def __init__(self, rehearse: bool) -> None:
-        self.rehearse = rehearse
-        self.device = torch.device("cpu" if rehearse else "cuda")
-        self.flush = torch.empty(
-            16 if rehearse else FLUSH_BYTES, dtype=torch.int8, device=self.device
-        )
-
-    def milliseconds(self, call: Callable[[], object], repeats: int = 21) -> float:
-        """Median of device time, every call with a cold L2."""
-        if self.rehearse:
-            call()
-            return float("nan")
-        for _ in range(3):
-            call()
-        spans = []
-        for _ in range(repeats):
-            self.flush.zero_()
-            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            call()
-            stop.record()
-            spans.append((start, stop))
-        torch.cuda.synchronize()
-        return statistics.median(start.elapsed_time(stop) for start, stop in spans)
-
-    def python_milliseconds(self, call: Callable[[], object], calls: int = 300) -> float:
-        """Wall time of one call among many, the queue of the device included."""
-        if self.rehearse:
-            return float("nan")
-        call()
-        torch.cuda.synchronize()
-        begin = time.perf_counter()
-        for _ in range(calls):
-            call()
-        torch.cuda.synchronize()
-        return (time.perf_counter() - begin) / calls * 1e3
-
-    def graph_milliseconds(self, call: Callable[[], object]) -> float:
-        """Device time of a replay, from 100 of them in a row: what is read is in the L2."""
-        if self.rehearse:
-            return float("nan")
-        call()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            call()
-        return self.milliseconds(lambda: [graph.replay() for _ in range(100)], 11) / 100
-
-
-def features(
-    bench: Bench, count: int, dim: int, k: int, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator(bench.device).manual_seed(count + dim + k)
-    feats = torch.empty(count, dim, dtype=dtype, device=bench.device)
-    for block in feats.split(1 << 16):
-        block.normal_(1.0, 1.0, generator=generator)
-    return feats, torch.randint(0, k, (count,), generator=generator, device=bench.device)
 
 
 def verify(bench: Bench, feats: Tensor, labels: Tensor, k: int) -> float:
@@ -108,14 +46,9 @@ def verify(bench: Bench, feats: Tensor, labels: Tensor, k: int) -> float:
     error = abs(float(first.within_ss.sum() / truth(feats, labels, k) - 1))
     if error > BOUND:
         raise SystemExit(f"wrong: error {error:.1e} at {tuple(feats.shape)}, {k}, {feats.dtype}")
-    if not bench.rehearse:
-        torch.cuda.set_sync_debug_mode("error")
-    runs = [triton.compute(feats, labels, k) for _ in range(2 if bench.rehearse else 20)]
-    if not bench.rehearse:
-        torch.cuda.set_sync_debug_mode("default")
-    for run in runs:
-        if not all(torch.equal(a, b) for a, b in zip(first, run, strict=True)):
-            raise SystemExit(f"not reproducible at {tuple(feats.shape)}, {k}, {feats.dtype}")
+    must_not_change(
+        bench, f"{tuple(feats.shape)} {k} {feats.dtype}", lambda: triton.compute(feats, labels, k)
+    )
     return error
 
 
@@ -211,11 +144,14 @@ def main() -> None:
     result["cases"] = [case(bench, *size, name, read) for size in grid for name in DTYPES]
     tiny = [(200, 20, 3)] if arguments.rehearse else TINY
     result["tiny"] = [tiny_case(bench, *size) for size in tiny]
-    print(table(result["cases"]), table(result["tiny"]), sep="\n")
+    result["second_read"] = second_read_cases(bench, read, quick=arguments.quick)
+    result["neighbours"] = neighbour_cases(bench, quick=arguments.quick)
+    tables = [table(result[key]) for key in ("cases", "tiny", "second_read", "neighbours")]
+    print(*tables, sep="\n")
     if not arguments.rehearse:
         name = torch.cuda.get_device_name().lower().replace(" ", "-")
         (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-        (RESULTS / f"{name}.md").write_text(table(result["cases"]) + "\n" + table(result["tiny"]))
+        (RESULTS / f"{name}.md").write_text("\n".join(tables))
 
 
 if __name__ == "__main__":

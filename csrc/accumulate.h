@@ -134,7 +134,7 @@ inline void add_item(const Item<T>& item, ClassState& state, Norms& norms) {
 template <class T>
 void accumulate(const Run& run, ClassState& state, Norms& norms) {
     Item<T> item{static_cast<const T*>(run.matrix.data), run.matrix.stride, run.matrix.cols,
-                 run.rows, run.rows_end, 0, lookahead<T>(run.matrix.cols)};
+                 run.rows, run.rows_end, 0, lookahead<T>(run.matrix.cols), run.scattered};
     for (std::int64_t done = 0; done < run.count; done += item.count) {
         const int most = state.count == 0 ? kFirstItemRows : kItemRows;
         item.rows = run.rows + done;

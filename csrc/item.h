@@ -19,6 +19,7 @@ struct Item {
     const std::int32_t* rows_end;  // of everything this thread will still read
     int count;
     int lookahead;  // rows
+    bool scattered;
 
     const T* row(std::int64_t i, std::int64_t col) const { return data + rows[i] * stride + col; }
 };
@@ -52,7 +53,7 @@ inline void one_tile(const Item<T>& item, int i, std::int64_t col, int width,
         rows[r] = item.row(i + r, col);
         ahead[r] = ahead_of(item, i + r, col);
     }
-    tile<T, R>(rows, ahead, pilot, shift_sum, width, deviation_ss, norm_ss);
+    tile<T, R>(rows, ahead, pilot, shift_sum, width, item.scattered, deviation_ss, norm_ss);
 }
 
 // One strip of all rows. Returns sum |x - pilot|^2 and adds each row's |x|^2 to norm_ss.

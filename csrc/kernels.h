@@ -13,6 +13,7 @@ struct Run {
     const std::int32_t* rows;        // `count` row numbers, relative to matrix.data
     std::int64_t count;
     const std::int32_t* rows_end;    // end of the row numbers worth prefetching after these
+    bool scattered = true;           // over memory, so that no neighbour is read soon
 };
 
 using Accumulate = void (*)(const Run& run, ClassState& state, Norms& norms);

@@ -35,12 +35,40 @@ inline __attribute__((always_inline)) unsigned below(V a, V b) {
     return ((1u << (sizeof(V) / sizeof(a[0]))) - 1) & ~at_most(b, a);
 }
 
+typedef std::uint64_t VecQ __attribute__((vector_size(NCFAST_VECTOR_BYTES)));
+
+inline __attribute__((always_inline)) VecF magnitude(VecF a) {
+    return (VecF)((VecU)a & 0x7fffffffu);
+}
+inline __attribute__((always_inline)) VecD magnitude(VecD a) {
+    return (VecD)((VecQ)a & 0x7fffffffffffffffull);
+}
+
+// gcc makes a comparison and a blend of the conditional, where x86 has one instruction
+inline __attribute__((always_inline)) VecF larger(VecF a, VecF b) {
+#if NCFAST_VECTOR_BYTES == 64
+    return (VecF)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b);
+#elif NCFAST_VECTOR_BYTES == 32
+    return (VecF)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return a > b ? a : b;
+#endif
+}
+inline __attribute__((always_inline)) VecD larger(VecD a, VecD b) {
+#if NCFAST_VECTOR_BYTES == 64
+    return (VecD)_mm512_maskz_max_pd(0xff, (__m512d)a, (__m512d)b);
+#elif NCFAST_VECTOR_BYTES == 32
+    return (VecD)_mm256_max_pd((__m256d)a, (__m256d)b);
+#else
+    return a > b ? a : b;
+#endif
+}
+
 // In double the product is rounded before it is added, as every engine does it.
 template <bool Linf>
 inline __attribute__((always_inline)) void add(VecF& score, VecF gap) {
     if constexpr (Linf) {
-        const VecF size = gap < 0 ? -gap : gap;
-        score = size > score ? size : score;
+        score = larger(magnitude(gap), score);
     } else {
         score += gap * gap;
     }
@@ -48,8 +76,7 @@ inline __attribute__((always_inline)) void add(VecF& score, VecF gap) {
 template <bool Linf>
 inline __attribute__((always_inline)) void add(VecD& score, VecD gap) {
     if constexpr (Linf) {
-        const VecD size = gap < 0 ? -gap : gap;
-        score = size > score ? size : score;
+        score = larger(magnitude(gap), score);
     } else {
         score += pinned(gap * gap);
     }
@@ -136,11 +163,6 @@ inline __attribute__((noinline)) void take_lanes(Seeker<C>& q, Vec<C> score, uns
         const int lane = __builtin_ctz(bits);
         take<Linf>(q, lanes[lane], static_cast<std::int32_t>(id + lane));
     }
-}
-
-template <class V>
-inline __attribute__((always_inline)) V larger(V a, V b) {
-    return a > b ? a : b;
 }
 
 template <bool Linf, int R, class C>

@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "isa.h"
+#include "lanes.h"
+#include "merge.h"
 #include "pool.h"
 #include "units.h"
 
@@ -13,25 +15,6 @@ namespace ncfast {
 namespace {
 
 constexpr std::int64_t kFillEntries = 1 << 18;  // of means, per thread
-
-// Chan, Golub & LeVeque 1983
-void merge(ClassState& into, const ClassState& from, std::int64_t cols) {
-    const auto total = static_cast<double>(into.count + from.count);
-    const double share = static_cast<double>(from.count) / total;
-    if (into.count == 0) {
-        std::copy(from.mean, from.mean + cols, into.mean);
-        into.within_ss = from.within_ss;
-    } else {
-        double delta_ss = 0;
-        for (std::int64_t d = 0; d < cols; ++d) {
-            const double delta = from.mean[d] - into.mean[d];
-            delta_ss += delta * delta;
-            into.mean[d] += delta * share;
-        }
-        into.within_ss += from.within_ss + static_cast<double>(into.count) * share * delta_ss;
-    }
-    into.count += from.count;
-}
 
 // What one unit leaves behind: its norms, and the two classes it may share with its neighbours.
 struct Partial {
@@ -52,19 +35,51 @@ public:
     void run() {
         std::fill(out_.counts, out_.counts + num_classes_, 0);
         std::fill(out_.within_ss, out_.within_ss + num_classes_, 0.0);
-        const std::int64_t step = std::min(feats_.rows, rows_per_plan(feats_, num_classes_));
-        for (std::int64_t first = 0; first < feats_.rows; first += step)
-            add_rows(first, std::min(step, feats_.rows - first));
+        const Lanes lanes(feats_, num_classes_);
+        if (lanes.worthwhile()) {
+            add_by_lanes(lanes);
+        } else {
+            const std::int64_t step = std::min(feats_.rows, rows_per_plan(feats_, num_classes_));
+            for (std::int64_t first = 0; first < feats_.rows; first += step)
+                add_rows(first, std::min(step, feats_.rows - first));
+        }
         finish();
     }
 
 private:
+    void add_by_lanes(const Lanes& lanes) {
+        std::vector<Lane> all(static_cast<std::size_t>(lanes.number));
+        const std::int64_t entries = num_classes_ * feats_.cols;
+        shared_means_.reset(new double[static_cast<std::size_t>(lanes.number * entries)]);
+        parallel_for(lanes.number, threads_, [&](std::int64_t i) {
+            double* means = shared_means_.get() + i * entries;
+            for (std::int64_t c = 0; c < num_classes_; ++c)
+                all[i].classes.push_back({0, 0, means + c * feats_.cols});
+            add_to_lane(feats_, labels_, feats_.rows * i / lanes.number,
+                        feats_.rows * (i + 1) / lanes.number, lanes.block_rows, all[i]);
+        });
+        for (const Lane& lane : all) {
+            add(lane.norms);
+            valid_ = valid_ && lane.valid;
+        }
+        const int threads = lanes.number * entries > kFillEntries ? threads_ : 1;
+        parallel_for(num_classes_, threads, [&](std::int64_t c) {
+            ClassState state = state_of(c);
+            for (const Lane& lane : all)
+                if (lane.classes[c].count > 0) merge(state, lane.classes[c], feats_.cols);
+            out_.counts[c] = state.count;
+            out_.within_ss[c] = state.within_ss;
+        });
+    }
+
     void add_rows(std::int64_t first, std::int64_t count) {
         sort_rows(labels_, first, count, num_classes_, threads_, plan_);
         valid_ = valid_ && plan_.valid;
         block_ = feats_;
         block_.data = static_cast<const char*>(feats_.data) +
                       first * feats_.stride * static_cast<std::int64_t>(size_of(feats_.dtype));
+        const auto row_bytes = feats_.cols * static_cast<std::int64_t>(size_of(feats_.dtype));
+        scattered_ = count * row_bytes > kBlockBytes;
         const Units units(feats_, count, num_classes_);
         results_.assign(static_cast<std::size_t>(units.number()), UnitResult{});
         const std::int64_t shared = units.number() > 1 ? 2 * units.number() * feats_.cols : 0;
@@ -80,7 +95,7 @@ private:
         const Accumulate accumulate = kernels().accumulate[static_cast<int>(feats_.dtype)];
         for_each_segment(plan_, first, last, [&](std::int64_t c, std::int64_t a, std::int64_t b) {
             const std::int32_t* rows = plan_.rows.get();
-            const Run run{block_, rows + a, b - a, rows + last};
+            const Run run{block_, rows + a, b - a, rows + last, scattered_};
             const bool from_before = a > plan_.offsets[c];
             const bool goes_on = b < plan_.offsets[c + 1];
             if (!from_before && !goes_on) {
@@ -104,8 +119,7 @@ private:
 
     // In the order of the units: the order of the sums is fixed.
     void collect(const UnitResult& result) {
-        norms_.sum += result.norms.sum;
-        norms_.max = std::max(norms_.max, result.norms.max);
+        add(result.norms);
         for (const Partial& partial : result.ends) {
             if (partial.label < 0) continue;
             ClassState state = state_of(partial.label);
@@ -113,6 +127,11 @@ private:
             out_.counts[partial.label] = state.count;
             out_.within_ss[partial.label] = state.within_ss;
         }
+    }
+
+    void add(const Norms& norms) {
+        norms_.sum += norms.sum;
+        norms_.max = std::max(norms_.max, norms.max);
     }
 
     void finish() {
@@ -139,6 +158,7 @@ private:
     const Moments out_;
     const int threads_;
     Matrix block_{};
+    bool scattered_ = false;
     Plan plan_;
     std::vector<UnitResult> results_;
     std::unique_ptr<double[]> shared_means_;

@@ -8,7 +8,7 @@
 namespace ncfast {
 namespace {
 
-constexpr std::int64_t kRowsPerPart = 1 << 17;       // below, waking a thread costs more
+constexpr std::int64_t kRowsPerPart = 1 << 15;       // below, waking a thread costs more
 constexpr std::int64_t kHistogramEntries = 1 << 21;  // 8 MiB for the histograms of all parts
 
 template <class L>

@@ -1,6 +1,7 @@
 // The innermost loop: a few rows of one class, a strip of columns, everything in registers.
 #pragma once
 
+#include "line_order.h"
 #include "simd.h"
 
 namespace ncfast {
@@ -47,7 +48,8 @@ inline __attribute__((always_inline)) void add_lanes(const VecF (&lanes)[4], dou
 template <class T, int R>
 inline __attribute__((always_inline)) void tile(const T* const* rows, const T* const* ahead,
                                                 const Compute<T>* pilot, Compute<T>* shift_sum,
-                                                int width, VecD& deviation_ss, double* norm_ss) {
+                                                int width, bool scattered, VecD& deviation_ss,
+                                                double* norm_ss) {
     constexpr int kStep = kLanes<Compute<T>>;
     constexpr int kLine = 64 / static_cast<int>(sizeof(T));
     TileRegisters<T, R> registers;
@@ -60,12 +62,20 @@ inline __attribute__((always_inline)) void tile(const T* const* rows, const T* c
     };
     const auto whole = [](const T* x) __attribute__((always_inline)) { return pinned(load(x)); };
 
-    int d = 0;
-    for (; d + kLine <= width; d += kLine) {
-        for (int r = 0; r < R; ++r) prefetch(ahead[r] + d);
+    static_assert(kStrip<T> / kLine <= kMostLines, "orders are too short");
+    const int lines = width / kLine;
+    const auto add_line = [&](int next, int at) __attribute__((always_inline)) {
+        for (int r = 0; r < R; ++r) prefetch(ahead[r] + next);
 #pragma GCC unroll 8
-        for (int u = 0; u < kLine; u += kStep) step(d + u, whole);
+        for (int u = 0; u < kLine; u += kStep) step(at + u, whole);
+    };
+    if (scattered) {
+        const std::uint8_t* order = kScatteredLines.order[lines];
+        for (int line = 0; line < lines; ++line) add_line(line * kLine, order[line] * kLine);
+    } else {
+        for (int at = 0; at < lines * kLine; at += kLine) add_line(at, at);
     }
+    int d = lines * kLine;
     if (d < width) {
         for (int r = 0; r < R; ++r) prefetch(ahead[r] + d);
         for (; d + kStep <= width; d += kStep) step(d, whole);

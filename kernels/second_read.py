@@ -53,19 +53,21 @@ def scatter(feats: Tensor, labels: Tensor, means: Tensor, config: ScatterConfig)
     scale = _power_of_two(feats, means)
     with on(feats.device):
         scatter_tiles[(config.tiles, config.parts)](
-            feats, labels, _in_two(means), scale.to(torch.float32), partial, count,
+            feats, labels, _in_two(means), scale, partial, count,
             means.shape[0], *_layout(feats), config.span, ALIGN=_align(feats), SIDE=side,
             ROWS=config.rows, FLUSH=config.flush, PRECISION=precision("bf16x6"),
             num_warps=config.warps, num_stages=config.stages, **OPTIONS,
         )  # fmt: skip
-    return torch.where(inside, _unfold(partial.sum(0) / scale**2, dim), torch.nan)
+    return torch.where(
+        inside, _unfold(partial.sum(0) / scale.to(torch.float64) ** 2, dim), torch.nan
+    )
 
 
 def _power_of_two(feats: Tensor, means: Tensor) -> Tensor:
-    """What brings features near one, by the first row and the means: () float64."""
+    """What brings features near one, by the first row and the means: () float32."""
     largest = torch.maximum(feats[0].to(torch.float64).abs().amax(), means.abs().amax())
     exponent = torch.frexp(largest).exponent.clamp(-126, 126)
-    return torch.ldexp(torch.ones_like(largest), -exponent)
+    return ((127 - exponent) << 23).to(torch.int32).view(torch.float32)  # exact, unlike exp2
 
 
 def _unfold(tiles: Tensor, dim: int) -> Tensor:

@@ -89,7 +89,7 @@ def _gather(
     """All states to all ranks; everyone merges everything."""
     packed = torch.cat([pack(part) for part in moments])
     gathered = packed.new_empty(world * packed.numel())
-    dist.all_gather_into_tensor(gathered, packed, group=group)
+    _all_gather(gathered, packed, group)
     return _merged(gathered.view(world, -1), [(m.num_classes, m.dim) for m in moments])
 
 
@@ -114,7 +114,7 @@ def _exchange(
     mine = _merged(received, shares)
     own = torch.cat([_rows(part).view(-1) for part in mine])
     gathered = own.new_empty(world * own.numel())
-    dist.all_gather_into_tensor(gathered, own, group=group)
+    _all_gather(gathered, own, group)
     columns = gathered.view(world, -1).split([share * (d + 2) for share, d in shares], dim=1)
     return [
         _from_rows(c.reshape(-1, m.dim + 2)[: m.num_classes], part.norm_sum, part.norm_max)
@@ -127,6 +127,12 @@ def _merged(states: Tensor, shapes: Sequence[tuple[int, int]]) -> list[ClassMome
     columns = states.split([2 + k * (d + 2) for k, d in shapes], dim=1)
     merged = [merge_packed(column, k, d) for column, (k, d) in zip(columns, shapes, strict=True)]
     return [unpack(state, k, d) for state, (k, d) in zip(merged, shapes, strict=True)]
+
+
+def _all_gather(output: Tensor, own: Tensor, group: dist.ProcessGroup | None) -> None:
+    # the name changed with PyTorch 2.13, which warns of the old one
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(output, own, group=group)
 
 
 def _norms(moments: ClassMoments) -> Tensor:

@@ -39,7 +39,7 @@ def worker(rank, world, port, folder):
         if name.startswith(("all_", "reduce", "broadcast", "gather")) and callable(original):
             setattr(dist, name, counted(name, original, calls))
     reduced = moments.all_reduce()
-    assert calls == ["all_gather_into_tensor"], calls
+    assert calls in (["all_gather_single"], ["all_gather_into_tensor"]), "one collective"
     several_at_once(rank, moments, reduced)
     # a subgroup reduces among its members only
     group = dist.new_group([0, 1])

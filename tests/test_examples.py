@@ -2,8 +2,13 @@
 
 import math
 import runpy
+import subprocess
+import sys
 import warnings
 from pathlib import Path
+
+import pytest
+from ranks import free_port
 
 from ncfast.tracking import read_records
 
@@ -62,3 +67,30 @@ def test_huggingface_text(tmp_path, monkeypatch, capsys):
     assert records[-1]["eval/accuracy"] > 0.9, "the task is easy"
     assert records[-1]["eval/rnc1.max"] < 0.5 * records[15]["eval/rnc1.max"]
     assert all(math.isfinite(value) for value in values(records, "eval/loss"))
+
+
+def test_ddp_torchrun(tmp_path, monkeypatch):
+    """The same log from one process and from two, apart from the rounding of float32 training."""
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [sys.executable, *command, str(EXAMPLES / "ddp_torchrun.py")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "step 60 on 2 processes: RNC1" in done.stdout
+    two = list(read_records(tmp_path / "runs/ddp_torchrun/metrics.jsonl"))
+
+    (tmp_path / "alone").mkdir()
+    alone = {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    for name, value in alone.items():
+        monkeypatch.setenv(name, str(value))
+    run("ddp_torchrun", tmp_path / "alone", monkeypatch)
+    one = log("ddp_torchrun")
+    assert [record["step"] for record in one] == list(range(1, 61))
+    assert [set(record) for record in one] == [set(record) for record in two]
+    assert two[0] == pytest.approx(one[0], rel=1e-6)
+    assert two[-1] == pytest.approx(one[-1], rel=1e-2)
+    assert one[-1]["train/rnc1.max"] < 0.8 * one[0]["train/rnc1.max"]

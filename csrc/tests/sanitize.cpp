@@ -8,6 +8,7 @@
 
 #include "../isa.h"
 #include "../moments.h"
+#include "sanitize_knn.h"
 
 using namespace ncfast;
 
@@ -119,7 +120,8 @@ bool agrees(const Case& c, Dtype dtype) {
 int main() {
     const Case cases[] = {{1, 1, 1, 1, 1},       {5, 3, 2, 3, 1},      {67, 17, 3, 20, 2},
                           {300, 200, 10, 200, 2}, {90, 1000, 4, 1001, 1}, {40, 33, 500, 40, 2},
-                          {9000, 130, 7, 130, 3}, {280000, 2, 9, 2, 4}};
+                          {9000, 130, 7, 130, 3}, {280000, 2, 9, 2, 4},
+                          {34000, 64, 5, 64, 3}};
     int failures = 0;
     for (const Kernels* each : usable_kernels()) {
         use_kernels(each->name);
@@ -131,6 +133,7 @@ int main() {
                                 static_cast<long>(c.rows), static_cast<long>(c.cols),
                                 static_cast<int>(dtype));
                 }
+        failures += check_all_knn();
         std::printf("%s: done\n", each->name);
     }
     return failures == 0 ? 0 : 1;

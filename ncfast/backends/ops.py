@@ -39,7 +39,8 @@ def _projected_ss(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor)
     return backend.projected_ss(feats, labels, means, vectors)
 
 
-def _fake_moments(feats: Tensor, labels: Tensor, num_classes: int) -> _Five:
+def fake_moments(feats: Tensor, labels: Tensor, num_classes: int) -> _Five:
+    """The shapes and dtypes of `RawMoments`: what tracing sees of every such operator."""
     del labels
     double = torch.float64
     return (
@@ -51,12 +52,13 @@ def _fake_moments(feats: Tensor, labels: Tensor, num_classes: int) -> _Five:
     )
 
 
-def _fake_projected(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor) -> Tensor:
+def fake_projected(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor) -> Tensor:
+    """The shape and dtype of `projected_ss`, for tracing."""
     del labels, means
     return feats.new_empty(vectors.shape[0], dtype=torch.float64)
 
 
 _LIBRARY.impl("class_moments", _class_moments, "CPU")
 _LIBRARY.impl("projected_ss", _projected_ss, "CPU")
-torch.library.register_fake("ncfast::class_moments", _fake_moments, lib=_LIBRARY)
-torch.library.register_fake("ncfast::projected_ss", _fake_projected, lib=_LIBRARY)
+torch.library.register_fake("ncfast::class_moments", fake_moments, lib=_LIBRARY)
+torch.library.register_fake("ncfast::projected_ss", fake_projected, lib=_LIBRARY)

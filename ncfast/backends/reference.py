@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ncfast.backends._types import RawMoments
+from ncfast.backends.blocks import residuals
 
 # Elements per block: small enough for a CPU's cache, large enough to hide a GPU's launches.
 _BLOCK_CPU = 1 << 18
@@ -77,42 +78,20 @@ def projected_ss(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor) 
 def scatter(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
     """Sum over all rows of (x - mean of its class)(x - mean of its class)^T.
 
-    Arguments as in `projected_ss`; (D, D) float64.
+    Arguments as in `projected_ss`; (D, D) float64, exactly symmetric.
     """
-    labels, poison = _fold_invalid(labels.to(torch.int64), means.shape[0])
-    total = means.new_zeros((means.shape[1], means.shape[1]))
-    rows = max(1, (_BLOCK_CPU if feats.device.type == "cpu" else _BLOCK_GPU) // feats.shape[1])
-    for stored, label in zip(feats.split(rows), labels.split(rows), strict=True):
-        deviation = stored.to(torch.float64) - means.index_select(0, label)
-        total.addmm_(deviation.T, deviation)
-    return total.tril() + total.tril(-1).T + poison
-
-
-def decisions(feats: Tensor, centres: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
-    """argmax_c <x - centre, weight_c> + offset_c for each row x, by R rules.
-
-    Args:
-        feats: (N, D) features in any floating dtype.
-        centres: (R, D), float64.
-        weights: (R, K, D), float64.
-        offsets: (R, K), float64, minus infinity for classes out of the question.
-
-    Returns:
-        (R, N) int64; ties go to the smaller index, and a row that holds NaN to index 0.
-    """
-    width = max(feats.shape[1], weights.shape[1])
-    rows = max(1, (_BLOCK_CPU if feats.device.type == "cpu" else _BLOCK_GPU) // width)
-    chosen = []
-    for stored in feats.split(rows):
-        block = stored.to(torch.float64)
-        scores = [
-            torch.addmm(offset, block - centre, weight.T)
-            for centre, weight, offset in zip(centres, weights, offsets, strict=True)
-        ]
-        # max, unlike argmax, promises the first of equal values
-        known = torch.stack(scores).nan_to_num(-torch.inf, torch.inf, -torch.inf)
-        chosen.append(known.max(2).indices)
-    return torch.cat(chosen, 1)
+    _, poison = _fold_invalid(labels.to(torch.int64), means.shape[0])
+    dim = means.shape[1]
+    total = means.new_zeros((dim, dim))
+    # the upper triangle in panels: there is no symmetric product, and this saves 3/8 of the work
+    width = max(64, -(-dim // 4))
+    for residual, _ in residuals(feats, labels, means):
+        for start in range(0, dim, width):
+            rows, right = min(width, dim - start), residual.narrow(1, start, dim - start)
+            panel = total.narrow(0, start, rows).narrow(1, start, dim - start)
+            panel.addmm_(right.narrow(1, 0, rows).T, right)
+    upper = total.triu(1)
+    return upper + upper.T + torch.diag(total.diagonal()) + poison
 
 
 def _fold_invalid(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,9 @@
 """What needs the features again once the class means are known: which engine takes what.
 
 Each operation has a plain form in torch, for any device and for everything that traces. The C++
-extension takes plain tensors on a CPU. Another engine joins by a line in `_ENGINES`: functions of
-the same signatures, or the plain ones where it has none of its own.
+extension takes plain tensors on a CPU, Triton's kernels those on a CUDA device, if asked for.
+Another engine joins by a line in `_ENGINES`: functions of the same signatures, or the plain ones
+where it has none of its own.
 """
 
 from __future__ import annotations
@@ -10,11 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from ncfast.backends import _dispatch, cpu, cpu_second_pass, reference
-from ncfast.backends.blocks import residuals
+from ncfast.backends import _dispatch, cpu, cpu_second_pass, reference, triton
 from ncfast.backends.decide import Rule, decisions
 from ncfast.backends.margins import Margins, margins
 from ncfast.backends.pairs import Sweep, sweep
@@ -37,23 +36,8 @@ class Engine(NamedTuple):
     own_distances: Callable[[Tensor, Tensor, Tensor], Tensor] | None
 
 
-def scatter(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
-    """Sum of (x_i - mu_c)(x_i - mu_c)^T, (D, D), in plain torch."""
-    dim = means.shape[1]
-    total = means.new_zeros((dim, dim))
-    # the upper triangle in panels: there is no symmetric product, and this saves 3/8 of the work
-    width = max(64, -(-dim // 4))
-    for residual, _ in residuals(feats, labels, means):
-        for start in range(0, dim, width):
-            rows, right = min(width, dim - start), residual.narrow(1, start, dim - start)
-            panel = total.narrow(0, start, rows).narrow(1, start, dim - start)
-            panel.addmm_(right.narrow(1, 0, rows).T, right)
-    upper = total.triu(1)
-    return upper + upper.T + torch.diag(total.diagonal())
-
-
 _ENGINES = {
-    "reference": Engine(scatter, reference.projected_ss, decisions, margins, sweep, None),
+    "reference": Engine(reference.scatter, reference.projected_ss, decisions, margins, sweep, None),
     "cpu": Engine(
         cpu_second_pass.scatter,
         cpu.projected_ss,
@@ -62,6 +46,7 @@ _ENGINES = {
         cpu_second_pass.sweep,
         cpu_second_pass.own_distances,
     ),
+    "triton": Engine(triton.scatter, triton.projected_ss, triton.decide, margins, sweep, None),
 }
 
 
@@ -70,5 +55,7 @@ def engine(name: str, feats: Tensor) -> Engine:
 
     What a backend has no second pass for, or cannot do here, the plain forms do.
     """
+    if name == "triton" and triton.why_not(feats) is None:
+        return _ENGINES[name]
     usable = name != "reference" and _dispatch.readable(feats)
     return _ENGINES["cpu" if usable else "reference"]

@@ -10,7 +10,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -19,6 +19,8 @@ from torch._subclasses import FakeTensor
 
 from ncfast.backends import reference
 from ncfast.backends._types import MomentsFunction, RawMoments
+from ncfast.backends.decide import Rule
+from ncfast.backends.decide import decisions as decide_plainly
 from ncfast.backends.plan import LabelPlan, build
 from ncfast.kernels import autotune
 from ncfast.kernels.configuration import (
@@ -251,9 +253,22 @@ def decisions_now(feats: Tensor, centres: Tensor, weights: Tensor, offsets: Tens
         return decisions(feats, centres, weights, offsets, decide_config(weights.shape[1]))
 
     def plain() -> Tensor:
-        return reference.decisions(feats, centres, weights, offsets)
+        return plain_decisions(feats, centres, weights, offsets)
 
     return guarded(feats, kernels, plain)
+
+
+def plain_decisions(feats: Tensor, centres: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
+    """`decisions` in plain torch, on any device."""
+    rules = [Rule(*parts) for parts in zip(centres, weights, offsets, strict=True)]
+    return torch.stack(decide_plainly(feats, rules))
+
+
+def decide(feats: Tensor, rules: Sequence[Rule]) -> list[Tensor]:
+    """`decisions` for a list of rules; those of as many classes share a launch."""
+    if len({rule.rows.shape for rule in rules}) > 1:
+        return [found for rule in rules for found in decide(feats, [rule])]
+    return list(decisions(feats, *(torch.stack(parts) for parts in zip(*rules, strict=True))))
 
 
 @functools.lru_cache

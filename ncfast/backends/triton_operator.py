@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ncfast.backends import reference, triton
 from ncfast.backends._types import RawMoments
+from ncfast.backends.ops import fake_moments, fake_projected
 
 _Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -62,23 +63,6 @@ def _reference(feats: Tensor, labels: Tensor, num_classes: int) -> _Five:
     return _five(reference.class_moments(feats, labels, num_classes))
 
 
-def _fake(feats: Tensor, labels: Tensor, num_classes: int) -> _Five:
-    del labels
-    double = torch.float64
-    return (
-        feats.new_empty(num_classes, dtype=torch.int64),
-        feats.new_empty((num_classes, feats.shape[1]), dtype=double),
-        feats.new_empty(num_classes, dtype=double),
-        feats.new_empty((), dtype=double),
-        feats.new_empty((), dtype=double),
-    )
-
-
-def _fake_projected(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor) -> Tensor:
-    del labels, means
-    return feats.new_empty(vectors.shape[0], dtype=torch.float64)
-
-
 def _fake_scatter(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
     del labels, means
     return feats.new_empty((feats.shape[1], feats.shape[1]), dtype=torch.float64)
@@ -91,11 +75,11 @@ def _fake_decisions(feats: Tensor, centres: Tensor, weights: Tensor, offsets: Te
 
 _LIBRARY.impl("triton_moments", _kernels, "CUDA")
 _LIBRARY.impl("triton_moments", _reference, "CPU")
-torch.library.register_fake("ncfast::triton_moments", _fake, lib=_LIBRARY)
+torch.library.register_fake("ncfast::triton_moments", fake_moments, lib=_LIBRARY)
 for _name, _fast, _plain, _shape in (
-    ("projected_ss", triton.projected_ss_now, reference.projected_ss, _fake_projected),
+    ("projected_ss", triton.projected_ss_now, reference.projected_ss, fake_projected),
     ("scatter", triton.scatter_now, reference.scatter, _fake_scatter),
-    ("decisions", triton.decisions_now, reference.decisions, _fake_decisions),
+    ("decisions", triton.decisions_now, triton.plain_decisions, _fake_decisions),
 ):
     _LIBRARY.impl(f"triton_{_name}", _fast, "CUDA")
     _LIBRARY.impl(f"triton_{_name}", _plain, "CPU")

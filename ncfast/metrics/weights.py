@@ -14,6 +14,7 @@ def weight_norm(model_or_parameters: nn.Module | Iterable[Tensor]) -> Tensor:
 
     Not the sum of the norms of each tensor, which some public code prints under the same name.
     For the last layer alone pass its parameters: `ncfast.weight_norm([head.weight, head.bias])`.
+    Sharded parameters (DTensor, as FSDP2 makes them) count whole: then all ranks must call it.
 
     Args:
         model_or_parameters: a module, or tensors of any floating dtype and shape on one device.
@@ -36,6 +37,15 @@ def weight_norm(model_or_parameters: nn.Module | Iterable[Tensor]) -> Tensor:
         raise ValueError(
             "Expected argument `model_or_parameters` to hold at least one parameter but got none."
         )
+    sharded = [tensor for tensor in tensors if hasattr(tensor, "full_tensor")]
+    if not sharded:
+        return _norm(tensors)
+    plain = [tensor for tensor in tensors if not hasattr(tensor, "full_tensor")]
+    whole = _norm(sharded).full_tensor()  # type: ignore[attr-defined]
+    return torch.hypot(whole, _norm(plain)) if plain else whole
+
+
+def _norm(tensors: list[Tensor]) -> Tensor:
     norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in tensors]
     return torch.linalg.vector_norm(torch.stack(norms))
 

@@ -49,6 +49,22 @@ def test_shapes(rows: int, dim: int, classes: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("rows", "dim", "classes", "dtype"),
+    [
+        (150_000, 64, 270, torch.float64),  # lanes of two blocks each
+        (90_000, 33, 3, torch.float32),
+        (900, 4096, 9, torch.float32),
+    ],
+)
+def test_lanes(rows: int, dim: int, classes: int, dtype: torch.dtype) -> None:
+    feats, labels = features(rows, dim, classes)
+    feats = feats.to(dtype)
+    labels[labels == 1] = 0  # an absent class
+    labels[rows // 2] = classes - 1
+    assert_matches(cpu.class_moments(feats, labels, classes), feats, labels, classes)
+
+
+@pytest.mark.parametrize(
     "dtype", [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16]
 )
 def test_label_dtypes(dtype: torch.dtype) -> None:

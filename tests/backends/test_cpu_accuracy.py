@@ -27,6 +27,15 @@ def test_collapsed(instruction_set: str, dtype: torch.dtype, std: float, outlier
     torch.testing.assert_close(got, truth, rtol=tolerance, atol=0)
 
 
+@pytest.mark.parametrize("std", [1e-1, 1e-3, 1e-5, 1e-7])
+def test_collapsed_by_lanes(std: float) -> None:
+    feats, labels = collapsed(std, outliers=True)
+    feats, labels = feats.float().repeat(10, 1), labels.repeat(10)
+    feats[15_000:] *= 1 + std  # so that the lanes' means differ
+    got = cpu.class_moments(feats, labels, 7).within_ss.sum()
+    torch.testing.assert_close(got, two_pass(feats, labels, 7)[1].sum(), rtol=1e-6, atol=0)
+
+
 def test_far_outlier_and_drift() -> None:
     feats, labels = features(4000, 60, 3)
     feats = 1e-3 * feats
@@ -46,11 +55,12 @@ def test_squares_out_of_the_range_of_float(instruction_set: str, scale: float) -
 @pytest.mark.parametrize("dtype", FEATURE_DTYPES)
 def test_identical_rows_give_exact_zero(instruction_set: str, dtype: torch.dtype) -> None:
     feats, _ = features(5, 201, 5)
-    labels = torch.arange(5).repeat(400)
-    feats = (feats / 3).to(dtype)[labels]
-    got = cpu.class_moments(feats, labels, 5)
-    assert torch.equal(got.within_ss, torch.zeros(5, dtype=torch.float64))
-    assert torch.equal(got.means, feats[:5].double())
+    for repeats in (400, 2400):  # one unit; lanes
+        labels = torch.arange(5).repeat(repeats)
+        rows = (feats / 3).to(dtype)[labels]
+        got = cpu.class_moments(rows, labels, 5)
+        assert torch.equal(got.within_ss, torch.zeros(5, dtype=torch.float64))
+        assert torch.equal(got.means, rows[:5].double())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

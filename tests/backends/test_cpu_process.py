@@ -20,7 +20,9 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize(("rows", "dim", "classes"), [(90000, 40, 11), (280000, 4, 3000)])
+@pytest.mark.parametrize(
+    ("rows", "dim", "classes"), [(90000, 40, 11), (40000, 40, 11), (280000, 4, 3000)]
+)
 def test_same_bits_for_any_number_of_threads(rows: int, dim: int, classes: int) -> None:
     feats, labels = features(rows, dim, classes)
     feats = feats.float()

@@ -6,7 +6,7 @@ from samples import classes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ncfast
-from ncfast.backends import reference, triton, triton_operator
+from ncfast.backends import reference, second_pass, triton, triton_operator
 from ncfast.kernels import twins
 from ncfast.kernels.configuration import alignment, items_config, merge_config, scatter_config
 
@@ -73,7 +73,15 @@ def test_reference_of_the_second_read():
         torch.testing.assert_close(getattr(reference, name)(*arguments), twin(*arguments))
     feats, *rules = cases["decisions"][0]
     expected = [twins.decide(feats, *rule) for rule in zip(*rules, strict=True)]
-    assert torch.equal(reference.decisions(feats, *rules), torch.stack(expected))
+    assert torch.equal(triton.plain_decisions(feats, *rules), torch.stack(expected))
+
+
+def test_second_passes_use_the_kernels_when_asked_for():
+    with FakeTensorMode():
+        feats = torch.empty(50, 6, device="cuda")
+        chosen = second_pass.engine("triton", feats)
+        assert (chosen.scatter is triton.scatter) == (triton.why_not(feats) is None)
+        assert second_pass.engine("auto", feats).scatter is reference.scatter
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

@@ -155,18 +155,3 @@ def test_offsets_beyond_2_to_31():
 def test_features_on_another_device_than_the_current_one():
     feats, labels = (t.cuda(1) for t in classes(20_000, 64, 7, dtype=torch.float32))
     check(moments(feats, labels, num_classes=7), feats, labels, 7)
-
-
-@pytest.mark.parametrize("dtype", DTYPES[:3])
-@pytest.mark.parametrize("level", [1e-1, 1e-4, 1e-7])
-@pytest.mark.parametrize("number", [9, 100])
-def test_projection(number, level, dtype):
-    from ncfast.kernels import twins
-
-    feats, labels = collapsed(level, count=20_000, dim=200, num_classes=10, dtype=dtype)
-    means = torch.from_numpy(two_pass(feats, labels, 10)["means"])
-    vectors = torch.linalg.qr(torch.randn(200, number).double()).Q.T
-    expected = twins.project(feats, labels, means, vectors)
-    found = triton.projected_ss(*(t.cuda() for t in (feats, labels, means, vectors)))
-    torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=0)
-    assert abs(found.sum().item() - expected.sum()) <= 1e-5 * expected.sum()

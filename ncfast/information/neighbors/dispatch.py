@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import torch
 
-from ncfast.backends import BackendStatus, backends
+from ncfast.backends import BackendStatus, backends, cpu
 from ncfast.information.neighbors import faiss_flat, gemm, reference, scipy_tree
 from ncfast.information.neighbors._check import one_of
 from ncfast.information.neighbors._types import Engine
@@ -22,7 +23,15 @@ _ENGINES: dict[str, Any] = {
 }
 NAMES = ("auto", *_ENGINES)
 _HOST = ("direct", "tree", "scipy", "faiss")
+# below so many rows a tree is the faster one up to this dimension; beyond 60,000 extrapolated
+_DEEPEST = ((3_000, 2), (10_000, 3), (40_000, 4), (120_000, 5), (600_000, 6), (math.inf, 8))
 _EUCLIDEAN = ("faiss", "gemm")
+_PLAIN = {
+    "reference": "float64 brute force in torch, any device",
+    "scipy": "SciPy's cKDTree, on the CPU",
+    "faiss": "flat index with certificate, k-NN by Euclidean distance, on the CPU",
+    "gemm": "matrix products with certificate, k-NN by Euclidean distance, any device",
+}
 
 
 def neighbor_backends() -> dict[str, BackendStatus]:
@@ -37,21 +46,17 @@ def neighbor_backends() -> dict[str, BackendStatus]:
         >>> neighbor_backends()["reference"].available
         True
     """
-    extension = backends()["cpu"]
-    built, why = extension.available, extension.reason
-    faiss_reason = "not installed: pip install ncfast[cpu-knn]"
-    if faiss_flat.INSTALLED:
-        faiss_reason = "flat index with certificate, k-NN by Euclidean distance, on the CPU"
-    return {
-        "reference": BackendStatus(True, "float64 brute force in torch, any device"),
-        "direct": BackendStatus(built, f"direct differences: {why}"),
-        "tree": BackendStatus(built, f"k-d tree in float64: {why}"),
-        "scipy": BackendStatus(True, "SciPy's cKDTree, on the CPU"),
-        "faiss": BackendStatus(faiss_flat.INSTALLED, faiss_reason),
-        "gemm": BackendStatus(
-            True, "matrix products with certificate, k-NN by Euclidean distance, any device"
-        ),
-    }
+    return {name: _status(name) for name in _ENGINES}
+
+
+def _status(name: str) -> BackendStatus:
+    if name in ("direct", "tree"):
+        how = "direct differences" if name == "direct" else "k-d tree in float64"
+        extension = backends()["cpu"]
+        return BackendStatus(extension.available, f"{how}: {extension.reason}")
+    if name == "faiss" and not faiss_flat.INSTALLED:
+        return BackendStatus(False, "not installed: pip install ncfast[cpu-knn]")
+    return BackendStatus(True, _PLAIN[name])
 
 
 def neighbor_backend(
@@ -86,7 +91,7 @@ def neighbor_backend(
     one_of(task, "task", ("knn", "joint", "count"))
     if torch.device(device).type != "cpu":
         return _on_accelerator(d, task, metric)
-    if backends()["cpu"].available:
+    if cpu.extension is not None:
         return _with_extension(n, d)
     return _without_extension(d, task, metric)
 
@@ -99,7 +104,7 @@ def _with_extension(n: int, d: int) -> tuple[str, str]:
 
 def deepest_tree(n: int) -> int:
     """The largest dimension at which a tree beats direct differences."""
-    return 3 if n < 10_000 else 4 if n < 40_000 else 5
+    return next(d for rows, d in _DEEPEST if n < rows)
 
 
 def _without_extension(d: int, task: str, metric: str) -> tuple[str, str]:
@@ -141,5 +146,7 @@ def _why_not(name: str, device: torch.device, task: str, metric: str) -> str | N
         return f"the rows are on {device}"
     if name in _EUCLIDEAN and (task != "knn" or metric != "l2"):
         return "it finds neighbours by Euclidean distance, and nothing else"
-    status = neighbor_backends()[name]
+    if name in ("direct", "tree") and cpu.extension is not None:
+        return None  # the status takes longer to write than a small search
+    status = _status(name)
     return None if status.available else status.reason

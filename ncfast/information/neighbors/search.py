@@ -55,7 +55,7 @@ def knn(
     _check.one_of(metric, "metric", ("l2", "linf"))
     labels = _check.same_class(labels, x)
     _check.neighbours_wanted(k, x, labels)
-    name, engine = dispatch.engine(backend, len(x), x.shape[1], x.device, "knn", metric)
+    name, engine = dispatch.engine(backend, _group(x, labels), x.shape[1], x.device, "knn", metric)
     distances, indices, certified = engine.knn(x, k, metric, labels)
     return Neighbors(distances, indices, name, certified)
 
@@ -107,7 +107,9 @@ def joint_radii_and_counts(
     labels = _check.same_class(labels, first, "blocks[0]")
     _check.neighbours_wanted(k, first, labels)
     columns = sum(block.shape[1] for block in blocks)
-    name, engine = dispatch.engine(backend, len(first), columns, first.device, "joint", metric)
+    name, engine = dispatch.engine(
+        backend, _group(first, labels), columns, first.device, "joint", metric
+    )
     within: Metric = "linf" if metric == "linf" else "l2"
     return JointNeighbors(*engine.joint(blocks, k, within, rectangle, labels), name)
 
@@ -150,5 +152,13 @@ def range_count(
     reach = _check.radii(radii, x)
     _check.one_of(metric, "metric", ("l2", "linf"))
     labels = _check.same_class(labels, x)
-    _, engine = dispatch.engine(backend, len(x), x.shape[1], x.device, "count", metric)
+    _, engine = dispatch.engine(backend, _group(x, labels), x.shape[1], x.device, "count", metric)
     return engine.count(x, reach, metric, strict, labels)
+
+
+def _group(x: Tensor, labels: Tensor | None) -> int:
+    """About how many rows see each other."""
+    if labels is None:
+        return len(x)
+    low, high = torch.aminmax(labels)
+    return len(x) // max(1, min(len(x), int(high - low) + 1))
