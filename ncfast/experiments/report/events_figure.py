@@ -59,7 +59,7 @@ def draw_events(runs: Sequence[Run]) -> Drawing | None:
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axis.set_xlabel("weight decay λ")
         axis.set_ylabel("step")
-        axis.legend(fontsize=8, ncols=2)
+        figure.legend(fontsize=8, loc="outside right upper")
     level = (
         ""
         if scales.eps2 is None

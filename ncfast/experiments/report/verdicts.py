@@ -77,32 +77,59 @@ def _span(values: Sequence[float]) -> str:
     return f"{low:,.3g}" if low == high else f"{low:,.3g} to {high:,.3g}"
 
 
-def _pairs(runs: Sequence[Run]) -> list[tuple[int, int]]:
-    found = [(run.events.fit, run.events.generalisation) for run in runs]
-    return [(fit, late) for fit, late in found if fit is not None and late is not None]
+@dataclass(frozen=True)
+class _Rise:
+    """Steps of fit and generalisation, and how much of its rise the test accuracy made by then."""
+
+    fit: int
+    late: int
+    at_fit: float
+    made: float
+
+    @property
+    def grokked(self) -> bool:
+        """Fitted first, with less than half of the rise made, and generalised much later."""
+        return self.late >= GROKKING_RATIO * max(self.fit, 1) and self.made < 0.5
+
+
+def _rise(run: Run) -> _Rise | None:
+    steps, accuracy = series(run.records, "test/accuracy")
+    fit, late = run.events.fit, run.events.generalisation
+    if fit is None or late is None:
+        return None
+    at_fit = float(accuracy[steps <= fit][-1])
+    made = (at_fit - accuracy[0]) / (accuracy.max() - accuracy[0])
+    return _Rise(fit, late, at_fit, float(made))
+
+
+def _grokking(runs: Sequence[Run], claim: str, wanted: bool) -> Verdict:
+    rises = [rise for run in runs if (rise := _rise(run)) is not None]
+    return _share(
+        claim,
+        [rise.grokked == wanted for rise in rises],
+        f"Fit at step {_span([r.fit for r in rises])}, with test accuracy "
+        f"{_span([r.at_fit for r in rises])}; generalisation at "
+        f"{_span([r.late for r in rises])}; ratio "
+        f"{_span([r.late / max(r.fit, 1) for r in rises])}.",
+        len(runs) - len(rises),
+    )
 
 
 def _groks(runs: Sequence[Run]) -> Verdict:
-    pairs = _pairs(runs)
-    ratios = [late / max(fit, 1) for fit, late in pairs]
-    return _share(
-        "It groks: test accuracy gets to 90 % of its best at twice the step of the fit or later.",
-        [ratio >= GROKKING_RATIO for ratio in ratios],
-        f"Fit at step {_span([f for f, _ in pairs])}, generalisation at "
-        f"{_span([g for _, g in pairs])}; ratio {_span(ratios)}.",
-        len(runs) - len(pairs),
+    return _grokking(
+        runs,
+        "It groks: at the fit the test accuracy has made less than half of its rise, and it gets "
+        "to 90 % of its best at twice that step or later.",
+        True,
     )
 
 
 def _does_not_grok(runs: Sequence[Run]) -> Verdict:
-    pairs = _pairs(runs)
-    ratios = [late / max(fit, 1) for fit, late in pairs]
-    return _share(
-        "This network does not grok: it generalises before twice the step of the fit.",
-        [ratio < GROKKING_RATIO for ratio in ratios],
-        f"Fit at step {_span([f for f, _ in pairs])}, generalisation at "
-        f"{_span([g for _, g in pairs])}.",
-        len(runs) - len(pairs),
+    return _grokking(
+        runs,
+        "This network does not grok: half of the rise of the test accuracy is made at the fit, or "
+        "90 % of its best is reached before twice that step.",
+        False,
     )
 
 

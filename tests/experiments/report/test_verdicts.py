@@ -70,6 +70,17 @@ def test_runs_that_generalise_at_once_do_not_grok():
     assert "leaves out -1" in found["The time of the collapse"].numbers
 
 
+def test_a_late_rise_of_little_is_not_grokking():
+    """Test accuracy of 0.8 at the fit, 0.95 much later: nine tenths of its best come late."""
+    late = run(0.1, 0, late=10_000)
+    for record in late.records:
+        early = 0.8 if record["step"] >= 50 else 0.1
+        record["test/accuracy"] = 0.95 if record["step"] >= 10_000 else early
+    again = Run(late.path, late.config, late.records, find_events(late.records))
+    assert again.events.generalisation >= 100 * again.events.fit
+    assert outcomes([again])["It groks"].outcome == DENIED
+
+
 def test_a_network_that_is_no_perceptron_is_expected_not_to():
     found = outcomes([run(0.1, s, late=110, model="cnn") for s in range(3)])
     assert found["This network does not grok"].outcome == CONFIRMED
