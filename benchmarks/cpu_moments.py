@@ -1,6 +1,6 @@
 """The CPU backend against a plain read of the same matrix and against torch.
 
-    python benchmarks/cpu_moments.py [--quick | --small] [--rounds 7]
+    python benchmarks/cpu_moments.py [--quick | --part small large:0-2 grid:7 ...] [--rounds 7]
 
 Every contender of a case runs once per round, in turn, so that what else the machine does hits
 all of them; a ratio is the median over rounds of the ratio within a round, a time the minimum.
@@ -34,6 +34,8 @@ GRID = [
                       (1_000_000, 128)]
     for k in (2, 10, 100, 1000, 10_000)
 ]  # fmt: skip
+GRID_BATCHES = (4096, 1 << 62)
+OTHERS = (torch.bfloat16, torch.float16, torch.float64)
 ONE_HOT_BYTES = 1 << 24
 # torch's OpenMP threads spin for a while after their work, on the cores of whoever comes next
 SETTLE_SECONDS = 0.02
@@ -195,16 +197,6 @@ def table(report: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def measure_small_again(rounds: int) -> None:
-    """Replace the small cases of the last run, and leave the others as they are."""
-    report = json.loads((RESULTS / "cpu.json").read_text())
-    report["small_call"] = small_call(rounds)
-    for i, (n, dim, k) in enumerate(GRID):
-        if n * dim < 1_000_000:
-            report["grid"][i] = measure(n, dim, k, rounds, batches=(4096, 1 << 62))
-    write(report)
-
-
 def write(report: dict) -> None:
     """Both result files."""
     text = table(report)
@@ -213,29 +205,60 @@ def write(report: dict) -> None:
     (RESULTS / "cpu.md").write_text(text)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--quick", action="store_true", help="few cases, nothing is written")
-    parser.add_argument("--small", action="store_true", help="measure again what takes under 2 ms")
-    options = parser.parse_args()
-    if options.small:
-        measure_small_again(options.rounds)
-        return
-    grid = GRID[:6] if options.quick else GRID
-    report = {
+def conditions(rounds: int) -> dict[str, object]:
+    return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "instruction_set": cpu.extension.instruction_set(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "rounds": options.rounds,
-        "small_call": small_call(options.rounds),
-        "large": [measure(*case, options.rounds) for case in LARGE[: 1 if options.quick else 3]],
-        "grid": [measure(*case, 3, batches=(4096, 1 << 62)) for case in grid],
+        "rounds": rounds,
     }
-    for dtype in (torch.bfloat16, torch.float16, torch.float64):
-        case = measure(200_000, 512, 100, options.rounds, dtype=dtype, references=False)
-        report["large"].append(case)
+
+
+def large(i: int, rounds: int) -> dict[str, object]:
+    if i < len(LARGE):
+        return measure(*LARGE[i], rounds)
+    return measure(200_000, 512, 100, rounds, dtype=OTHERS[i - len(LARGE)], references=False)
+
+
+def grid(i: int) -> dict[str, object]:
+    """A case of the grid; many rounds where one takes little."""
+    rows, dim, k = GRID[i]
+    return measure(rows, dim, k, 3 if rows * dim > 1_000_000 else 15, batches=GRID_BATCHES)
+
+
+def measure_part(part: str, rounds: int) -> None:
+    """Replace some cases of the last run: "small", "large:0" to "large:5" or "grid:0" and so on."""
+    report = json.loads((RESULTS / "cpu.json").read_text())
+    report |= conditions(rounds)
+    name, _, which = part.partition(":")
+    if name == "small":
+        report["small_call"] = small_call(rounds)
+    first, _, last = which.partition("-")
+    for i in range(int(first), int(last or first) + 1) if which else ():
+        case = large(i, rounds) if name == "large" else grid(i)
+        report[name][i] = case
+    write(report)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--quick", action="store_true", help="few cases, nothing is written")
+    parser.add_argument("--part", nargs="+", help="replace these cases: small, large:0-2, grid:7")
+    options = parser.parse_args()
+    if options.part:
+        for part in options.part:
+            measure_part(part, options.rounds)
+        return
+    report = conditions(options.rounds) | {
+        "small_call": small_call(options.rounds),
+        "large": [
+            large(i, options.rounds)
+            for i in range(1 if options.quick else len(LARGE) + len(OTHERS))
+        ],
+        "grid": [grid(i) for i in range(6 if options.quick else len(GRID))],
+    }
     if options.quick:
         print(table(report))
     else:

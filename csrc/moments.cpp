@@ -8,6 +8,7 @@
 #include "isa.h"
 #include "lanes.h"
 #include "merge.h"
+#include "pages.h"
 #include "pool.h"
 #include "units.h"
 
@@ -35,6 +36,7 @@ public:
     void run() {
         std::fill(out_.counts, out_.counts + num_classes_, 0);
         std::fill(out_.within_ss, out_.within_ss + num_classes_, 0.0);
+        prefer_huge_pages(out_.means, sizeof(double) * num_classes_ * feats_.cols);
         const Lanes lanes(feats_, num_classes_);
         if (lanes.worthwhile()) {
             add_by_lanes(lanes);
@@ -51,6 +53,7 @@ private:
         std::vector<Lane> all(static_cast<std::size_t>(lanes.number));
         const std::int64_t entries = num_classes_ * feats_.cols;
         shared_means_.reset(new double[static_cast<std::size_t>(lanes.number * entries)]);
+        prefer_huge_pages(shared_means_.get(), sizeof(double) * lanes.number * entries);
         parallel_for(lanes.number, threads_, [&](std::int64_t i) {
             double* means = shared_means_.get() + i * entries;
             for (std::int64_t c = 0; c < num_classes_; ++c)
