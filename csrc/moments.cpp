@@ -36,7 +36,6 @@ public:
     void run() {
         std::fill(out_.counts, out_.counts + num_classes_, 0);
         std::fill(out_.within_ss, out_.within_ss + num_classes_, 0.0);
-        prefer_huge_pages(out_.means, sizeof(double) * num_classes_ * feats_.cols);
         const Lanes lanes(feats_, num_classes_);
         if (lanes.worthwhile()) {
             add_by_lanes(lanes);
