@@ -130,7 +130,7 @@ def test_an_output_directory_with_another_run_is_refused(tmp_path):
     with pytest.raises(RunDirectoryError, match=r"already holds a run.*--resume"):
         train(config(tmp_path, seed=7))
     with pytest.raises(
-        RunDirectoryError, match="weight_decay was 0.01 and is 0.3; seed was 42 and is 7"
+        RunDirectoryError, match="seed was 42 and is 7; weight_decay was 0.01 and is 0.3"
     ):
         train(config(tmp_path, seed=7, weight_decay=0.3, resume=True))
     with pytest.raises(RunDirectoryError, match="no checkpoint to resume from"):
@@ -161,6 +161,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     assert path.read_bytes() == before
     assert {p.name for p in tmp_path.iterdir()} == {
         "config.json",
+        "metrics.header.json",
         "metrics.jsonl",
         "checkpoint.safetensors",
     }
