@@ -73,7 +73,8 @@ class Rank:
 def sweep(config: SweepConfig) -> SweepOutcome:
     """Run or resume a sweep in ``config.out``, a run directory a replica.
 
-    Under torchrun every rank trains groups of its own; no rank waits for another.
+    Under torchrun every rank trains groups of its own; all wait for the first to make the
+    directory, and then for nothing.
 
     Raises:
         RunDirectoryError: the directory holds another sweep, or cannot be resumed.
@@ -87,6 +88,8 @@ def sweep(config: SweepConfig) -> SweepOutcome:
         schedule.parse(text, config.steps)
     if rank.index == 0:
         sweep_file.prepare(config, list(replicas))
+    else:
+        sweep_file.wait_for(config.out)
     if config.resume:
         for replica in replicas.values():
             _forget_unsaved(replica)

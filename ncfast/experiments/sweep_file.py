@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ from ncfast.experiments.run_dir import RunDirectoryError, versions, write_atomic
 from ncfast.experiments.sweep_config import SweepConfig
 
 SWEEP = "sweep.json"
+WAIT_SECONDS = 120.0
 # what may differ when a sweep is resumed: how it runs, not what it computes
 _MAY_CHANGE = {"out", "resume", "steps", "data_dir", "download", "device", "checkpoint_every"}
 _MAY_CHANGE |= {"group_size", "quick", "preset"}
@@ -43,6 +45,22 @@ def prepare(config: SweepConfig, names: Sequence[str]) -> None:
         "versions": versions(),
     }
     write_atomically(path, json.dumps(content, indent=2).encode() + b"\n")
+
+
+def wait_for(out: Path) -> None:
+    """Wait until the first rank has made the directory; it alone may find it in use.
+
+    Raises:
+        RunDirectoryError: it has not within `WAIT_SECONDS`.
+    """
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not (out / SWEEP).exists():
+        if time.monotonic() > deadline:
+            raise RunDirectoryError(
+                f"{out / SWEEP} was not made by rank 0 within {WAIT_SECONDS:g} s. Look at its "
+                "error; all ranks must see the same --out."
+            )
+        time.sleep(0.05)
 
 
 def _settings(config: SweepConfig) -> dict[str, Any]:

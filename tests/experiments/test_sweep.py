@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ncfast.experiments import run_dir
+from ncfast.experiments import run_dir, sweep_file
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.interrupt import InterruptFlag
 from ncfast.experiments.replicas import group as group_module
@@ -185,6 +185,15 @@ def test_ranks_share_the_replicas(whole, tmp_path, monkeypatch):
         begun = [(out / name / "metrics.jsonl").exists() for name in NAMES]
         assert begun == [True, True, rank == 1, rank == 1]
     assert_same(whole, out)
+
+
+def test_other_ranks_wait_for_the_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(sweep_file, "WAIT_SECONDS", 0.1)
+    with pytest.raises(RunDirectoryError, match="was not made by rank 0"):
+        sweep(config(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_folder_with_something_else_is_refused(whole, tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 from ncfast.experiments.report.runs import Run
+from ncfast.tracking.analytics import fit_power_law
 from ncfast.tracking.timescales import first_lasting, series
 
 CONFIDENCE = 0.95
@@ -23,39 +24,21 @@ class Slope:
     Attributes:
         value: slope of log y against log x.
         low: lower end of the 95 % interval of Student's t; high: the upper end.
-        runs: number of runs it was fitted to.
+        runs: number of points it was fitted to.
+        censored: runs that did not get there; they are the slow ones, and would steepen the law.
     """
 
     value: float
     low: float
     high: float
     runs: int
+    censored: int = 0
 
     def __str__(self) -> str:
-        return (
-            f"{self.value:.2f} (95 % interval {self.low:.2f} to {self.high:.2f}, {self.runs} runs)"
+        text = (
+            f"{self.value:.2f} (95 % interval {self.low:.2f} to {self.high:.2f}, {self.runs} runs"
         )
-
-
-def power_law(x: Sequence[float], y: Sequence[float]) -> Slope | None:
-    """Exponent of y against x by least squares on logarithms.
-
-    Args:
-        x: positive.
-        y: positive, of the same length.
-
-    Returns:
-        None with fewer than three points or fewer than two different x.
-
-    Example:
-        >>> print(power_law([1.0, 2.0, 4.0, 8.0], [8.0, 4.0, 2.0, 1.0]))
-        -1.00 (95 % interval -1.00 to -1.00, 4 runs)
-    """
-    if len(x) < 3 or len(set(x)) < 2:
-        return None
-    fit = stats.linregress(np.log(x), np.log(y))
-    width = stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 2) * fit.stderr
-    return Slope(float(fit.slope), float(fit.slope - width), float(fit.slope + width), len(x))
+        return text + (f", {self.censored} more did not get there)" if self.censored else ")")
 
 
 @dataclass(frozen=True)
@@ -100,13 +83,21 @@ def _tau2(run: Run, eps2: float | None) -> int | None:
 
 
 def slope_against_decay(runs: Sequence[Run], times: Sequence[int | None]) -> Slope | None:
-    """Slope of log time against log lambda, over runs that got there with a positive lambda."""
-    found = [
-        (float(run.settings["weight_decay"]), float(time))
+    """Slope of log time against log lambda, over runs with a positive lambda.
+
+    Returns:
+        None with fewer than three runs that got there, or fewer than two lambdas among them.
+    """
+    pairs = [
+        (float(run.settings["weight_decay"]), float(time) if time else None)
         for run, time in zip(runs, times, strict=True)
-        if time and run.settings["weight_decay"] > 0
+        if run.settings["weight_decay"] > 0
     ]
-    return power_law([x for x, _ in found], [y for _, y in found])
+    there = [decay for decay, time in pairs if time is not None]
+    if len(there) < 3 or len(set(there)) < 2:
+        return None
+    law = fit_power_law([decay for decay, _ in pairs], [time for _, time in pairs])
+    return Slope(law.exponent, law.low, law.high, law.count, len(law.censored))
 
 
 def balance_rate(run: Run) -> Slope | None:

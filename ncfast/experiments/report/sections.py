@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from ncfast.experiments.report import page
 from ncfast.experiments.report.drawing import Drawing
+from ncfast.experiments.report.family import families
 from ncfast.experiments.report.page import number, table
 from ncfast.experiments.report.runs import Run
 from ncfast.experiments.report.scaling import TimeScales, slope_against_decay, time_scales
 from ncfast.experiments.report.verdicts import verdicts
 from ncfast.experiments.sweep_file import SWEEP, load_sweep
+from ncfast.tracking.analytics import lags_over_seeds
+from ncfast.tracking.timescales import find_events
 
 _FINAL = {
     "train/accuracy": "train accuracy",
@@ -47,6 +51,7 @@ def several_runs(runs: Sequence[Run], directories: Sequence[Path]) -> tuple[str,
         _verdict_table(runs),
         "<h2>Events</h2>",
         page.events_table(runs, labels),
+        _lags_table(runs),
         _scales_table(runs, labels),
         "<h2>Last values</h2>",
         table(
@@ -96,6 +101,26 @@ def _verdict_table(runs: Sequence[Run]) -> str:
         "ten runs, or within the interval; not confirmed: in one of ten, or outside the interval; "
         "cannot tell: between, or too few runs.</p>"
     )
+
+
+def _lags_table(runs: Sequence[Run]) -> str:
+    """Mean lag of each family from the fit to the generalisation, with Student's interval."""
+    rows = []
+    for family in families(runs):
+        found = lags_over_seeds(
+            [run.records for run in family.runs],
+            start="fit",
+            end="generalisation",
+            events=find_events,
+        )
+        mean = found.interval
+        rows.append([family.label, f"{mean.count}", *map(_steps, (mean.mean, mean.low, mean.high))])
+    head = ["settings", "seeds", "lag: fit to generalisation", "95 % from", "to"]
+    return table(head, rows)
+
+
+def _steps(value: float) -> str:
+    return f"{value:,.0f}" if math.isfinite(value) else "–"
 
 
 def _scales_table(runs: Sequence[Run], labels: Sequence[str]) -> str:

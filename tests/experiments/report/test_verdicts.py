@@ -9,7 +9,12 @@ import pytest
 
 from ncfast.experiments.report.family import band, families
 from ncfast.experiments.report.runs import Run
-from ncfast.experiments.report.scaling import balance_rate, midpoint, power_law, time_scales
+from ncfast.experiments.report.scaling import (
+    balance_rate,
+    midpoint,
+    slope_against_decay,
+    time_scales,
+)
 from ncfast.experiments.report.summary import summarise
 from ncfast.experiments.report.verdicts import CONFIRMED, DENIED, OPEN, verdicts
 from ncfast.tracking.timescales import find_events
@@ -127,17 +132,17 @@ def test_runs_that_stop_early_tell_nothing():
         assert found[claim].outcome == OPEN
 
 
-def test_power_law_recovers_exponent_and_covers_it():
-    generator = np.random.default_rng(0)
-    inside = 0
-    for _ in range(200):
-        x = np.repeat([0.3, 0.1, 0.03, 0.01], 2)
-        y = 100 / x * np.exp(0.1 * generator.standard_normal(8))
-        slope = power_law(x.tolist(), y.tolist())
-        inside += slope.low <= -1 <= slope.high
-    assert 180 <= inside <= 199, "a 95 % interval"
-    assert power_law([1.0, 2.0], [1.0, 2.0]) is None
-    assert power_law([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) is None
+def test_runs_that_did_not_get_there_are_counted_and_leave_the_law_open():
+    """tau_2 goes as lambda^(-1/2) among the runs that got there; the slow ones are missing."""
+    late = {(d, s): round(1000 / d**0.5 * (1 + 0.02 * s)) for d in (0.3, 0.1) for s in (0, 1)}
+    runs = [run(d, s, late=step) for (d, s), step in late.items()]
+    slope = slope_against_decay(runs, time_scales(runs).tau2)
+    assert slope.value == pytest.approx(-0.5, abs=0.1)
+    assert outcomes(runs)["The time of the collapse"].outcome == DENIED
+    slow = outcomes([*runs, run(0.01, 0, late=90_000, ends=20_000)])["The time of the collapse"]
+    assert slow.outcome == OPEN
+    assert "1 more did not get there" in slow.numbers
+    assert slope_against_decay(runs[:2], time_scales(runs[:2]).tau2) is None
 
 
 def test_time_scales_share_one_level():
