@@ -1,7 +1,8 @@
 """Class moments by Triton kernels, for tensors on a CUDA device.
 
 Triton is imported when the first such tensor arrives, not before. Where its kernels do not
-compile or launch, the reference takes over for the rest of the process, with one warning.
+compile or launch, the reference takes over for the rest of the process, with one warning, in the
+operation that failed: the others go on.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from ncfast.kernels.configuration import (
 T = TypeVar("T")
 _UNKNOWN_MULTIPROCESSORS = 132  # of an H200; only without a device to ask
 _INSTALLED = importlib.util.find_spec("triton") is not None  # looks, imports nothing
-_failure: str | None = None
+_MOMENTS = "class moments"
+_failures: dict[str, str] = {}  # by operation
 
 
 def why_not(feats: Tensor | None = None) -> str | None:
@@ -45,8 +47,8 @@ def why_not(feats: Tensor | None = None) -> str | None:
         return f"the features are on {feats.device}"
     if not _INSTALLED:
         return "triton is not installed"
-    if _failure is not None:
-        return f"the kernels failed on this machine: {_failure}"
+    if _MOMENTS in _failures:
+        return f"the kernels failed on this machine: {_failures[_MOMENTS]}"
     if feats is None and not torch.cuda.is_available():
         return "torch finds no CUDA device"
     return None
@@ -54,7 +56,8 @@ def why_not(feats: Tensor | None = None) -> str | None:
 
 def describe() -> str:
     """What runs, for `ncfast.backends`."""
-    return f"Triton {importlib.metadata.version('triton')}, tensors on a CUDA device"
+    failed = "".join(f"; {name} failed here: {why}" for name, why in _failures.items())
+    return f"Triton {importlib.metadata.version('triton')}, tensors on a CUDA device{failed}"
 
 
 def select(feats: Tensor, plan: LabelPlan | None) -> MomentsFunction:
@@ -84,30 +87,30 @@ def class_moments(
 ) -> RawMoments:
     """Moments by the kernels, or by the reference once they have failed."""
     return guarded(
+        _MOMENTS,
         feats,
         lambda: compute(feats, labels, num_classes, plan),
         lambda: reference.class_moments(feats, labels, num_classes),
     )
 
 
-def guarded(feats: Tensor, kernels: Callable[[], T], plain: Callable[[], T]) -> T:
-    """The result of the kernels, or the plain one once any of them has failed."""
-    if _failure is None:
+def guarded(operation: str, feats: Tensor, kernels: Callable[[], T], plain: Callable[[], T]) -> T:
+    """The result of the kernels, or the plain one once those of this operation have failed."""
+    if operation not in _failures:
         try:
             return kernels()
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a compiler, a launcher or a driver raises
-            _give_up(feats, error)
+            _give_up(operation, feats, error)
     return plain()
 
 
-def _give_up(feats: Tensor, error: Exception) -> None:
-    global _failure
-    _failure = f"{type(error).__name__}: {error}".strip()
+def _give_up(operation: str, feats: Tensor, error: Exception) -> None:
+    _failures[operation] = f"{type(error).__name__}: {error}".strip()
     warnings.warn(
-        "ncfast falls back to the reference backend: its Triton kernels do not run on "
-        f"{feats.device} ({_failure}). Results stay correct and come slower.",
+        f"ncfast falls back to the reference backend for {operation}: its Triton kernels do not "
+        f"run on {feats.device} ({_failures[operation]}). Results stay correct and come slower.",
         RuntimeWarning,
         stacklevel=6,
     )
@@ -181,7 +184,9 @@ def projected_ss_now(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tens
     def plain() -> Tensor:
         return reference.projected_ss(feats, labels, means, vectors)
 
-    return plain() if feats.dtype == torch.float64 else guarded(feats, kernels, plain)
+    if feats.dtype == torch.float64:
+        return plain()
+    return guarded("projections", feats, kernels, plain)
 
 
 def scatter(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
@@ -217,7 +222,9 @@ def scatter_now(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
     def plain() -> Tensor:
         return reference.scatter(feats, labels, means)
 
-    return plain() if feats.dtype == torch.float64 else guarded(feats, kernels, plain)
+    if feats.dtype == torch.float64:
+        return plain()
+    return guarded("the scatter matrix", feats, kernels, plain)
 
 
 def decisions(feats: Tensor, centres: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
@@ -255,7 +262,7 @@ def decisions_now(feats: Tensor, centres: Tensor, weights: Tensor, offsets: Tens
     def plain() -> Tensor:
         return plain_decisions(feats, centres, weights, offsets)
 
-    return guarded(feats, kernels, plain)
+    return guarded("decisions", feats, kernels, plain)
 
 
 def plain_decisions(feats: Tensor, centres: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:

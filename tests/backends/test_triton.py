@@ -22,7 +22,7 @@ def test_the_status_names_the_reason(monkeypatch):
     status = ncfast.backends()["triton"]
     assert status.available == (torch.cuda.is_available() and triton.why_not() is None)
     assert status.reason
-    monkeypatch.setattr(triton, "_failure", "RuntimeError: no kernel image")
+    monkeypatch.setattr(triton, "_failures", {"class moments": "RuntimeError: no kernel image"})
     monkeypatch.setattr(triton, "_INSTALLED", True)
     assert "no kernel image" in ncfast.backends()["triton"].reason
     monkeypatch.setattr(triton, "_INSTALLED", False)

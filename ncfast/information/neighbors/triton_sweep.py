@@ -18,6 +18,7 @@ from ncfast.information.neighbors import reference
 from ncfast.information.neighbors._types import Metric
 from ncfast.kernels.configuration import NeighborsConfig, neighbors_config
 
+_NAME = "neighbours"
 _MOST = 32  # neighbours that the kernels hold in registers
 
 
@@ -70,7 +71,7 @@ def knn(x: Tensor, k: int, metric: Metric, labels: Tensor | None) -> tuple[Tenso
             indices = torch.where(indices < 0, -1, rows.order[indices.clamp(min=0)])
         return _back(distances, rows.order), _back(indices, rows.order), 1.0
 
-    return plain() if k > _MOST else triton.guarded(x, kernels, plain)
+    return plain() if k > _MOST else triton.guarded(_NAME, x, kernels, plain)
 
 
 def joint(
@@ -103,7 +104,7 @@ def joint(
             tied,
         )
 
-    return plain() if k > _MOST else triton.guarded(blocks[0], kernels, plain)
+    return plain() if k > _MOST else triton.guarded(_NAME, blocks[0], kernels, plain)
 
 
 def count(x: Tensor, radii: Tensor, metric: Metric, strict: bool, labels: Tensor | None) -> Tensor:
@@ -121,7 +122,7 @@ def count(x: Tensor, radii: Tensor, metric: Metric, strict: bool, labels: Tensor
         counts = count_rows(*rows[:3], limits, metric == "l2", _config(x))
         return _back(counts[0, 0].to(torch.int64), rows.order)
 
-    return triton.guarded(x, kernels, plain)
+    return triton.guarded(_NAME, x, kernels, plain)
 
 
 def _limits(radii: Tensor, metric: Metric, *, strict: bool) -> Tensor:

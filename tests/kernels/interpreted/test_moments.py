@@ -198,7 +198,7 @@ def test_a_failure_falls_back_once_and_says_why(monkeypatch):
         raise RuntimeError("no kernel image for this device")
 
     monkeypatch.setattr(launch, "tiny_moments", broken)
-    monkeypatch.setattr(triton, "_failure", None)
+    monkeypatch.setattr(triton, "_failures", {})
     feats, labels = classes(50, 4, 3)
     with pytest.warns(RuntimeWarning, match="no kernel image for this device"):
         found = triton.class_moments(feats, labels, 3)
@@ -208,3 +208,12 @@ def test_a_failure_falls_back_once_and_says_why(monkeypatch):
         assert torch.equal(values[0], values[2])
         assert torch.equal(values[1], values[2])
     assert "no kernel image" in triton.why_not()
+
+
+def test_a_failure_leaves_the_other_operations_alone(monkeypatch):
+    monkeypatch.setattr(triton, "_failures", {"class moments": "RuntimeError: broken"})
+    feats, labels = classes(50, 4, 3, dtype=torch.float32)
+    means = reference.class_moments(feats, labels, 3).means
+    expected = reference.projected_ss(feats, labels, means, means)
+    monkeypatch.setattr(reference, "projected_ss", None)
+    assert torch.allclose(triton.projected_ss(feats, labels, means, means), expected, rtol=1e-5)
