@@ -101,6 +101,8 @@ def sweep(
     largest = dict(zip(_MAXIMA, maxima, strict=True))
     means = dict(zip(_MEANS, means, strict=True), coherence=poison)
     squares = dict(zip(_MEANS, squares, strict=True), coherence=poison)
+    # coinciding means without spread are 0 / 0, which a largest value must not pass over
+    largest["cdnv"] = torch.where(means["cdnv"].isnan(), torch.nan, largest["cdnv"])
     directionless = (length == 0).any()  # a mean at m has no direction
     found = {
         name: Statistic(count, means[name], squares[name] / count, largest.get(name, poison))

@@ -119,6 +119,14 @@ def test_pairs(instruction_set, number, dim, gap):
 
 
 @needs_extension
+@pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=needs_extension)])
+def test_coinciding_means_without_spread_have_no_largest_cdnv(backend):
+    feats, labels = torch.ones(8, 6, dtype=torch.float64), torch.arange(8) % 4
+    found = ncfast.collapse_metrics(feats, labels, which="nc1", num_classes=4, backend=backend)
+    assert found["nc1.cdnv"].isnan()
+    assert found["nc1.cdnv_max"].isnan()
+
+
 def test_the_variance_of_nearly_equal_distances():
     number = 40
     etf = torch.eye(number, dtype=torch.float64) - 1 / number

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ncfast
-from ncfast.backends import cpu
+from ncfast.backends import cpu, tiles
 from ncfast.backends.states import GRAM_METRICS, Layout, gram_metrics, pack, why_not_gram
 from ncfast.metrics.registry import OF_MOMENTS
 from ncfast.tracking.evaluation import _vectorised, evaluate_states, one_state
@@ -79,7 +79,7 @@ def test_blocks_against_single_states(k, d):
 
 
 def test_the_sweep_of_an_accelerator(monkeypatch):
-    monkeypatch.setattr("ncfast.metrics._pairs.labels_are_on_host", lambda tensor: False)
+    monkeypatch.setattr(tiles, "labels_are_on_host", lambda tensor: False)
     layout = Layout(5, 12)
     states = torch.stack([pack(moments(5, 12, 30, seed=seed)) for seed in range(4)])
     reference = torch.stack([one_state(layout.unpack(state), IDS) for state in states])
