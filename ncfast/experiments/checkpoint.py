@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ncfast.experiments.order import BatchOrder
-from ncfast.experiments.run_dir import RunDirectoryError, replacing
+from ncfast.experiments.run_dir import RunDirectoryError
+from ncfast.tracking.sinks.files import replacing
 
 
 def save(

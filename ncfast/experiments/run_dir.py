@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import platform
-import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,7 @@ import ncfast
 from ncfast.experiments.config import TrainConfig
 from ncfast.metrics.registry import METRICS
 from ncfast.tracking.sinks import read_records
+from ncfast.tracking.sinks.files import replacing
 
 CONFIG, METRICS_FILE, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
 # how a run is watched or where it is kept may change on --resume; what it computes may not
@@ -138,19 +135,3 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_bytes(content)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place when the block ends without error."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
