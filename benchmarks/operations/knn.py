@@ -1,0 +1,173 @@
+"""The k nearest other rows of every row: distances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ncfast.benchmarks import availability
+from ncfast.benchmarks.plain import neighbors as plain
+from ncfast.benchmarks.registry import Call, Case, Contestant, Inputs, Operation
+from ncfast.information.neighbors import knn
+
+K = 5
+CHECKED_ROWS = 500
+QUICK: list[dict[str, Any]] = [
+    {"N": 3000, "D": 2, "k": K},
+    {"N": 3000, "D": 20, "k": K},
+    {"N": 3000, "D": 20, "k": K, "spread": 1e-5},
+]
+FULL: list[dict[str, Any]] = [
+    *({"N": 5000, "D": d, "k": K} for d in (2, 5, 10, 20, 512)),
+    *({"N": 20_000, "D": d, "k": K} for d in (2, 5, 10, 20)),
+    {"N": 60_000, "D": 5, "k": K},
+    *({"N": 20_000, "D": 20, "k": K, "spread": spread} for spread in (1e-3, 1e-5)),
+]
+# N D from which a tree takes more than half a minute on two cores
+TREES = {"BallTree": 250_000, "KDTree": 250_000, "cKDTree": 700_000}
+QUADRATIC = 1 << 30  # pairs of rows, which take all distances ten seconds and more
+
+
+def cases(quick: bool) -> list[Case]:
+    return [describe(sizes, quick) for sizes in (QUICK if quick else FULL)]
+
+
+def describe(sizes: dict[str, Any], quick: bool) -> Case:
+    """Products of all pairs: the least without a tree, which leaves most of them out."""
+    n, d, k = sizes["N"], sizes["D"], sizes["k"]
+    moved = 8 * n * d + 8 * n * k
+    return Case(sizes, bytes=moved, flops=2 * n * n * d, promise=1e-12, quick=quick)
+
+
+def make(case: Case, seed: int, device: torch.device) -> Inputs:
+    """Standard normal rows; with ``spread`` ten classes around means of norm one."""
+    n, d = int(case.sizes["N"]), int(case.sizes["D"])
+    draw = {"generator": torch.Generator(device).manual_seed(seed), "dtype": torch.float64}
+    rows = torch.randn(n, d, device=device, **draw)
+    if "spread" in case.sizes:
+        means = torch.nn.functional.normalize(torch.randn(10, d, device=device, **draw), dim=1)
+        rows *= float(case.sizes["spread"]) / d**0.5
+        rows += means[torch.arange(n, device=device) % 10]
+    return {"rows": rows, "k": int(case.sizes["k"])}
+
+
+def sample(count: int) -> Tensor:
+    """The rows whose neighbours are compared."""
+    return torch.arange(0, count, max(1, count // CHECKED_ROWS))
+
+
+def truth(inputs: Inputs) -> Tensor:
+    """Sorted direct differences in float64 of some rows from all."""
+    rows = inputs["rows"].cpu()
+    gaps = [(rows - rows[i]).square().sum(1).sqrt().sort().values for i in sample(len(rows))]
+    return torch.stack(gaps)[:, 1 : inputs["k"] + 1]
+
+
+def error(found: Any, exact: Tensor) -> float:
+    """Relative, of all distances of the rows compared."""
+    distances = torch.as_tensor(found).cpu().double()
+    return float((distances[sample(len(distances))] - exact).norm() / exact.norm())
+
+
+def ours(inputs: Inputs, backend: str) -> Call:
+    return lambda: knn(inputs["rows"], inputs["k"], backend=backend).distances
+
+
+def library(inputs: Inputs, function: Callable[[np.ndarray, int], np.ndarray]) -> Call:
+    rows = inputs["rows"].cpu().numpy()
+    return lambda: function(rows, inputs["k"])
+
+
+def direct_torch(inputs: Inputs) -> Call:
+    """Cdist by differences, which does not cancel, in float64."""
+    rows, k = inputs["rows"], inputs["k"]
+
+    def call() -> Tensor:
+        parts = [
+            torch.cdist(part, rows, compute_mode="donot_use_mm_for_euclid_dist")
+            .topk(k + 1, largest=False)
+            .values[:, 1:]
+            for part in rows.split(1024)
+        ]
+        return torch.cat(parts)
+
+    return call
+
+
+def pairs(case: Case) -> int:
+    """N squared."""
+    return int(case.sizes["N"]) ** 2
+
+
+def tree(name: str) -> availability.Available:
+    """In time, and installed."""
+    size = availability.within(
+        TREES[name], lambda case: int(case.sizes["N"]) * int(case.sizes["D"]), "N D, for a tree,"
+    )
+    if name == "cKDTree":
+        return size
+    installed = availability.package("sklearn")
+    return lambda case: size(case) or installed(case)
+
+
+def engine(name: str) -> availability.Available:
+    """Whether that search of ours can run here."""
+    from ncfast.information.neighbors import neighbor_backends
+
+    def reason(case: Case) -> str | None:
+        status = neighbor_backends()[name]
+        return None if status.available else status.reason
+
+    return reason
+
+
+def _few(package: str | None = None) -> availability.Available:
+    """In time, and installed."""
+    size = availability.within(QUADRATIC, pairs, "pairs of rows")
+    if package is None:
+        return size
+    installed = availability.package(package)
+    return lambda case: size(case) or installed(case)
+
+
+CONTESTANTS = [
+    Contestant("ncfast", "ncfast", partial(ours, backend="auto"), backend="auto"),
+    Contestant(
+        "ncfast direct", "ncfast", partial(ours, backend="direct"), engine("direct"), "direct"
+    ),
+    *(
+        Contestant(
+            f"scikit-learn {name}" if name != "cKDTree" else "SciPy cKDTree",
+            "library",
+            partial(library, function=plain.KNN[name]),
+            tree(name),
+        )
+        for name in ("cKDTree", "BallTree", "KDTree")
+    ),
+    Contestant(
+        "scikit-learn brute",
+        "library",
+        partial(library, function=plain.KNN["sklearn brute"]),
+        _few("sklearn"),
+    ),
+    Contestant(
+        "FAISS flat, float32",
+        "library",
+        partial(library, function=plain.KNN["faiss-cpu"]),
+        _few("faiss"),
+    ),
+    Contestant(
+        "torch cdist + topk, float32",
+        "torch",
+        partial(library, function=plain.KNN["torch f32"]),
+        _few(),
+    ),
+    Contestant("torch cdist by differences + topk, float64", "torch", direct_torch, _few()),
+]
+
+OPERATION = Operation("knn", cases, make, truth, error, CONTESTANTS)

@@ -1,0 +1,167 @@
+"""Writes docs/performance.md and its figures from the JSON files of benchmarks/results.
+
+    python -m ncfast.benchmarks.page
+
+Nothing on that page is typed by hand: it says what the files say. A file belongs to it if it has
+the schema of `ncfast bench`, `scaling`, `streaming` or `projection`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ncfast.benchmarks import results_file, roofline
+from ncfast.benchmarks.report import figures, growth, operations, prose, text
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, PAGE, IMAGES = ROOT / "benchmarks/results", ROOT / "docs/performance.md", "images"
+Reports = Mapping[str, Mapping[str, Any]]
+
+
+def load(folder: Path) -> Reports:
+    """Every file of this schema, by name."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        report = json.loads(path.read_text())
+        if isinstance(report, dict) and report.get("schema") == results_file.SCHEMA:
+            found[path.name] = report
+    return found
+
+
+def with_part(reports: Reports, part: str) -> Reports:
+    """The files that have something of that kind."""
+    return {name: report for name, report in reports.items() if report.get(part)}
+
+
+def image(name: str, kind: str) -> str:
+    """A figure's file name."""
+    return f"performance-{kind}-{Path(name).stem}.png"
+
+
+def environments(reports: Reports) -> str:
+    """A column a file: machine, versions, threads; and how it was made."""
+    files = {name: report for name, report in reports.items() if "environment" in report}
+    keys: dict[str, None] = {}
+    for report in files.values():
+        keys.update(dict.fromkeys(report["environment"]))
+    rows = [[key, *(_value(r["environment"].get(key)) for r in files.values())] for key in keys]
+    return text.table(["", *(f"`{name}`" for name in files)], rows, 9)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, dict):  # before and after a run
+        return "; ".join(f"{name} {_value(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return ", ".join(f"{part:.0f}" for part in value)
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return f"{value:,}" if isinstance(value, int) else str(value if value is not None else "none")
+
+
+def limits(report: Mapping[str, Any]) -> str:
+    """What the machine can do, measured in the same run."""
+    found = report["ceilings"]
+    rows = [
+        [count, *(f"{best[key] / 1e9:.1f}" for key in keys)]
+        for keys in [("read_bytes_per_s", "copy_bytes_per_s", "gather_bytes_per_s",
+                      "gemm_flops_per_s")]
+        for count, best in (found.get("by_threads") or {"GPU": found.get("cuda", {})}).items()
+        if best
+    ]  # fmt: skip
+    titles = ["threads", "read, GB/s", "copy, GB/s", "gather of 2 KiB rows, GB/s"]
+    return text.table([*titles, "float32 product, GFLOP/s"], rows)
+
+
+def measured(name: str, report: Mapping[str, Any]) -> str:
+    """One file of `ncfast bench`."""
+    about = report["environment"]
+    parts = [f"## {about['processor']}, {text.plural(about['threads'], 'thread')} (`{name}`)"]
+    parts += ["Ceilings, measured in the same run:", limits(report)]
+    if roofline.points(report):
+        parts.append(f"![Roofline]({IMAGES}/{image(name, 'roofline')})")
+        parts.append(prose.ROOFLINE)
+    for operation, entries in report["operations"].items():
+        parts += [f"### {operation}", operations.overview(entries)]
+        parts += ["Everyone, case by case:", *(operations.in_full(entry) for entry in entries)]
+    return "\n\n".join(parts)
+
+
+def scaled(name: str, report: Mapping[str, Any]) -> str:
+    """One file of `ncfast.benchmarks.scaling`."""
+    cores = report["environment"]["processor"]
+    parts = [f"## Scaling, {cores} (`{name}`)", f"![Scaling]({IMAGES}/{image(name, 'scaling')})"]
+    parts += [prose.SCALING, growth.exponents(report), "Ceilings by thread count:", limits(report)]
+    parts += ["How many times faster more threads are:", growth.thread_gain(report)]
+    for series in report["scaling"]:
+        title = f"{series['axis']}, {text.plural(series['threads'], 'thread')}"
+        folded = growth.points(series)
+        parts.append(f"<details><summary>{title}</summary>\n\n{folded}\n\n</details>")
+    return "\n\n".join(parts)
+
+
+def streamed(name: str, report: Mapping[str, Any]) -> str:
+    """One file of `ncfast.benchmarks.streaming`."""
+    parts = [f"## More than memory holds (`{name}`)", growth.streaming(report)]
+    parts += [f"![Memory over time]({IMAGES}/{image(name, 'streaming')})", prose.STREAMING]
+    return "\n\n".join(parts)
+
+
+def unmeasured(reports: Reports) -> str:
+    """What no file tells."""
+    known = [r["environment"] for r in reports.values() if "environment" in r]
+    lines = []
+    if not any(about.get("gpu") for about in known):
+        lines.append("- GPUs: no file here comes from one, so nothing about a GPU was measured.")
+    processors = sorted({about["processor"] for about in known})
+    lines.append(f"- Other processors than {', '.join(processors) or 'none'}.")
+    lines.append("- More than one machine: the projection stands in for it.")
+    return "\n".join(lines)
+
+
+def render(reports: Reports) -> str:
+    """The page."""
+    timed = with_part(reports, "operations")
+    parts = [prose.HEAD, "## Where the numbers come from", environments(reports), prose.RERUN]
+    parts += ["## Where ncfast loses", operations.losses(timed)]
+    parts += ["## Wrong, however fast", operations.wrong(timed)]
+    parts += [measured(name, report) for name, report in timed.items()]
+    parts += [scaled(name, report) for name, report in with_part(reports, "scaling").items()]
+    parts += [streamed(name, report) for name, report in with_part(reports, "streaming").items()]
+    for report in with_part(reports, "projection").values():
+        parts += [prose.PROJECTION, growth.projection(report)]
+    parts += ["## Not measured", unmeasured(reports), "Who did not run, and why:"]
+    parts += [operations.absent(timed), "## Other pages"]
+    parts.append(
+        "\n".join(f"- [{page}]({page}): {what}" for page, what in prose.OTHER_PAGES.items())
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def draw(reports: Reports, folder: Path) -> None:
+    """Every figure of the page."""
+    for name, report in with_part(reports, "operations").items():
+        roofline.figure(report, folder / image(name, "roofline"))
+    for part, function in (("scaling", figures.scaling), ("streaming", figures.streaming)):
+        for name, report in with_part(reports, part).items():
+            function(report, folder / image(name, part))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the page and its figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=PAGE)
+    given = parser.parse_args(argv)
+    reports = load(given.results)
+    (given.out.parent / IMAGES).mkdir(parents=True, exist_ok=True)
+    draw(reports, given.out.parent / IMAGES)
+    given.out.write_text(render(reports))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

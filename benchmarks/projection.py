@@ -1,0 +1,98 @@
+"""What the state of class moments weighs on a cluster, and what combining it moves: a projection.
+
+    python -m ncfast.benchmarks.projection --out benchmarks/results/projection.json
+
+Nothing here was measured. Bytes follow from the layout that `ncfast.distributed` packs, which the
+tests compare with real packed states and with what its two ways hand to their collectives. Seconds
+are bytes received by a rank over a stated bandwidth of its link: no latency, no congestion, no
+merging, no overlap with anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from ncfast.distributed import EXCHANGE_BYTES
+
+DOUBLE = 8
+# one direction of a rank's link, bytes/s: nominal figures of the interconnects, not measurements
+LINKS = {"100 Gb/s network": 12.5e9, "400 Gb/s network": 50e9, "900 GB/s NVLink": 450e9}
+STATES = ((10, 512), (1000, 2048), (50_257, 768), (128_000, 4096))
+RANKS = (8, 64, 1024)
+
+
+def state_bytes(num_classes: int, dim: int) -> int:
+    """Bytes of one packed state: two norms, then count, sum of squares and mean of each class."""
+    return DOUBLE * (2 + num_classes * (dim + 2))
+
+
+def gather_bytes(num_classes: int, dim: int, ranks: int) -> int:
+    """Bytes a rank receives when all states go to all ranks."""
+    return (ranks - 1) * state_bytes(num_classes, dim)
+
+
+def exchange_bytes(num_classes: int, dim: int, ranks: int) -> int:
+    """Bytes a rank receives in two collectives: its share of all states, then all merged shares."""
+    share = -(-num_classes // ranks)
+    first = DOUBLE * (2 + share * (dim + 2))
+    second = DOUBLE * share * (dim + 2)
+    return (ranks - 1) * (first + second)
+
+
+def tree_steps(ranks: int) -> int:
+    """Steps in which a binary tree, or pairs at doubling distance, combine all ranks."""
+    return math.ceil(math.log2(ranks))
+
+
+def all_reduce_bytes(num_classes: int, dim: int, ranks: int) -> tuple[str, int]:
+    """Which way `ncfast.distributed.all_reduce_many` goes, and the bytes a rank receives."""
+    packed = DOUBLE * num_classes * (dim + 2)
+    if ranks > 2 and packed >= EXCHANGE_BYTES:
+        return "two collectives", exchange_bytes(num_classes, dim, ranks)
+    return "one collective", gather_bytes(num_classes, dim, ranks)
+
+
+def project(num_classes: int, dim: int, ranks: int) -> dict[str, object]:
+    """One line of the projection: bytes, and seconds for each link of `LINKS`."""
+    way, received = all_reduce_bytes(num_classes, dim, ranks)
+    state = state_bytes(num_classes, dim)
+    steps = tree_steps(ranks)
+    return {
+        "classes": num_classes,
+        "dim": dim,
+        "ranks": ranks,
+        "state_bytes": state,
+        "way": way,
+        "received_bytes": received,
+        "gather_bytes": gather_bytes(num_classes, dim, ranks),
+        "tree_steps": steps,
+        "tree_step_bytes": state,
+        "seconds": {name: received / speed for name, speed in LINKS.items()},
+        "tree_seconds": {name: steps * state / speed for name, speed in LINKS.items()},
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the projection as JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args(argv)
+    found = {
+        "schema": 1,
+        "links_bytes_per_s": LINKS,
+        "projection": [project(k, d, ranks) for k, d in STATES for ranks in RANKS],
+    }
+    text = json.dumps(found, indent=1)
+    if given.out:
+        given.out.write_text(text + "\n")
+    else:
+        print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

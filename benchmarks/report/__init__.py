@@ -1,0 +1,1 @@
+"""The performance page: its tables and figures, all made from result files."""

@@ -1,0 +1,69 @@
+"""Numbers and tables as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ncfast.benchmarks.table import duration
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: int = 1) -> str:
+    """A Markdown table whose columns from ``numbers_from`` on are aligned to the right."""
+    rule = ["---" if i < numbers_from else "--:" for i in range(len(titles))]
+    lines = ["| " + " | ".join(titles) + " |", "|" + "|".join(rule) + "|"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def case(sizes: Mapping[str, Any]) -> str:
+    """The sizes of a case in one line."""
+    parts = [_part(name, value) for name, value in sizes.items()]
+    return ", ".join(part for part in parts if part)
+
+
+def _part(name: str, value: Any) -> str:
+    if name == "caches":
+        return "cold" if value == "cold" else ""
+    if name == "dtype":
+        return str(value)
+    if isinstance(value, str):
+        return f"{name} {value}"
+    return f"{name} {value:,}" if isinstance(value, int) else f"{name} {value:g}"
+
+
+def error(value: float | None) -> str:
+    """A relative error with one digit."""
+    return "NaN" if value is None else f"{value:.0e}"
+
+
+def times(result: Mapping[str, Any]) -> str:
+    """Median with quartiles."""
+    low, high = result["quartiles_s"]
+    return f"{duration(result['median_s'])} [{duration(low)}, {duration(high)}]"
+
+
+def ratio(found: Mapping[str, Any] | None) -> str:
+    """A ratio of times with its quartiles; empty without one."""
+    if not found:
+        return ""
+    low, high = found["quartiles"]
+    return f"{found['median']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def percent(share: float | None) -> str:
+    """A share, empty without one."""
+    return "" if share is None else f"{100 * share:.0f} %"
+
+
+def size(count: float) -> str:
+    """Bytes with three digits and a unit."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}"
+    return f"{count:.0f} B"
+
+
+def plural(count: int, noun: str) -> str:
+    """A number with its noun."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
