@@ -62,8 +62,13 @@ extension = Extension(
     extra_link_args=["-pthread"],
 )
 setup(
-    # kernels/ lies outside the package's folder, where no search finds it
-    packages=[*find_packages(include=["ncfast", "ncfast.*"]), "ncfast.kernels"],
+    # kernels/ and benchmarks/ lie outside the package's folder, where no search finds them
+    packages=[
+        *find_packages(include=["ncfast", "ncfast.*"]),
+        "ncfast.kernels",
+        "ncfast.benchmarks",
+        *(f"ncfast.benchmarks.{name}" for name in find_packages("benchmarks")),
+    ],
     ext_modules=[extension],
     cmdclass={"build_ext": OptionalBuildExt},
 )

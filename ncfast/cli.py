@@ -125,6 +125,17 @@ def _report(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _bench(arguments: Sequence[str]) -> int:
+    """Time every operation against plain torch and libraries, accuracy first."""
+    from ncfast.benchmarks.config import BenchConfig
+
+    config = _parse(BenchConfig, "bench", arguments)
+    from ncfast.benchmarks.bench import bench
+
+    bench(config)
+    return 0
+
+
 def _info(arguments: Sequence[str]) -> int:
     """Show versions, devices, and which backends can run here and why."""
     if arguments:
@@ -162,5 +173,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "sweep": _sweep,
     "report": _report,
+    "bench": _bench,
     "info": _info,
 }

@@ -38,10 +38,8 @@ def wheel(tmp_path_factory):
 
 def test_every_module_is_installed(wheel):
     modules = {path.relative_to(ROOT) for path in (ROOT / "ncfast").rglob("*.py")}
-    modules |= {
-        Path("ncfast/kernels") / path.relative_to(ROOT / "kernels")
-        for path in (ROOT / "kernels").rglob("*.py")
-    }
+    for folder in ("kernels", "benchmarks", "benchmarks/plain", "benchmarks/operations"):
+        modules |= {Path("ncfast", folder, path.name) for path in (ROOT / folder).glob("*.py")}
     missing = [str(path) for path in sorted(modules) if not (wheel / path).exists()]
     assert not missing
     assert (wheel / "ncfast" / "py.typed").exists()

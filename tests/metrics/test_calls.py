@@ -117,7 +117,7 @@ def test_the_docs_have_every_definition():
     page = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
     for name, metric in CATALOGUE.items():
         row = f"| `{name}` | `{metric.formula}` | {metric.source} | {metric.direction} | "
-        assert row in page, f"{name}: run benchmarks/metrics_table.py"
+        assert row in page, f"{name}: run benchmarks/studies/metrics_table.py"
     for name in STANDALONE:
         assert f"`{name}`" in page, name
 

@@ -1,6 +1,6 @@
 """The CPU backend against a plain read of the same matrix and against torch.
 
-    python benchmarks/cpu_moments.py [--quick | --part small large:0-2 grid:7 ...] [--rounds 7]
+    python benchmarks/studies/cpu_moments.py [--quick | --part small grid:7 ...] [--rounds 7]
 
 Every contender of a case runs once per round, in turn, so that what else the machine does hits
 all of them; a ratio is the median over rounds of the ratio within a round, a time the minimum.
@@ -20,13 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from cpu_references import REFERENCES, STABLE, truth
 from torch import Tensor
 
 import ncfast
 from ncfast.backends import cpu
+from ncfast.benchmarks.plain.moments import REFERENCES, STABLE, truth
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 LARGE = [(200_000, 512, k) for k in (10, 100, 1000)]
 GRID = [
     (rows, dim, k)

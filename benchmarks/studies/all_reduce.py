@@ -3,7 +3,7 @@
 Prints, for a number of ranks and sizes of the state, the median of both ways of
 `ncfast.distributed.all_reduce_many`, interleaved. Run it on a quiet machine:
 
-    OMP_NUM_THREADS=1 python benchmarks/all_reduce.py
+    OMP_NUM_THREADS=1 python benchmarks/studies/all_reduce.py
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """The tables of docs/metrics.md: definitions from the catalogue, typical values from three samples.
 
-python benchmarks/metrics_table.py
+python benchmarks/studies/metrics_table.py
 """
 
 import re
@@ -11,7 +11,7 @@ import torch
 import ncfast
 from ncfast.metrics.registry import CATALOGUE
 
-PAGE = Path(__file__).resolve().parent.parent / "docs/metrics.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs/metrics.md"
 COUNT, DIM, CLASSES = 10_000, 64, 10
 HEAD = "| id | definition | source | says | random | separated | collapsed | tier |"
 

@@ -1,7 +1,7 @@
 """Entropy, mutual information and the information plane against plain recipes, paired.
 
-    python benchmarks/information.py ksg-1 ksg-2      # KSG of 1 + 1 and 2 + 2 columns, N = 20,000
-    python benchmarks/information.py ksg-5 ksg-10 entropy-2 entropy-5 entropy-10 plane
+    python benchmarks/studies/information.py ksg-1 ksg-2      # KSG of 1 + 1 and 2 + 2 columns
+    python benchmarks/studies/information.py ksg-5 entropy-2 entropy-10 plane
 
 The recipes are what public packages do, in plain SciPy and scikit-learn calls: a tree for the joint
 space, then counts by a tree in each block. Ours must give their number before anything is timed.
@@ -25,7 +25,7 @@ from sklearn.neighbors import KDTree, NearestNeighbors
 
 import ncfast
 
-RESULTS = Path(__file__).resolve().parent / "results/information.json"
+RESULTS = Path(__file__).resolve().parents[1] / "results/information.json"
 COUNT, K, RHO = 20_000, 5, 0.9
 
 

@@ -1,11 +1,11 @@
 """The full suite of collapse metrics against the public way, paired and interleaved.
 
-    python benchmarks/metrics.py --classes 100 --rounds 5
-    python benchmarks/metrics.py --classes 10000 --parts moments decisions   # merged part by part
+    python benchmarks/studies/metrics.py --classes 100 --rounds 5
+    python benchmarks/studies/metrics.py --classes 10000 --parts moments decisions   # merged
 
-Contestants: ours; the public way (metrics_public.py) in float32 and in float64; whole matrices
-(metrics_matrices.py) in float32. The numbers are compared before a time is kept; ours are held to
-float64 by the tests. Each round times every contestant once, in alternating order. With --parts
+Contestants: ours; the public way (plain/metrics_public.py) in float32 and in float64; whole
+matrices (plain/metrics_matrices.py) in float32. The numbers are compared before a time is kept;
+ours are held to float64 by the tests. Each round times every contestant once, in alternating order. With --parts
 those parts of the public float32 way are timed beside one run of ours and merged into the file:
 the whole is the sum of its parts, for runs too long for a quiet machine. Features are "separated"
 (standard deviation 0.5 around random means) or "mixed" (2.0, where few decisions can be read off
@@ -20,12 +20,12 @@ import time
 from pathlib import Path
 
 import torch
-from metrics_matrices import matrices
-from metrics_public import PARTS, prepared, public
 
 import ncfast
+from ncfast.benchmarks.plain.metrics_matrices import matrices
+from ncfast.benchmarks.plain.metrics_public import PARTS, prepared, public
 
-RESULTS = Path(__file__).resolve().parent / "results/metrics_cpu.json"
+RESULTS = Path(__file__).resolve().parents[1] / "results/metrics_cpu.json"
 COUNT, DIM = 50_000, 512
 SPREADS = {"separated": 0.5, "mixed": 2.0}
 ALLOWED = {"public64": 1e-6, "public": 1e-2, "matrices": 1e-2}

@@ -1,8 +1,8 @@
 """Nearest neighbours and KSG radii and counts against the usual ways, on a CPU.
 
-    python benchmarks/neighbors.py knn 20000 10      one cell; "knn" or "ksg" alone: all of them
-    python benchmarks/neighbors.py engines 20000 4   our engines against each other
-    python benchmarks/neighbors.py table             docs/neighbors.md's tables from the results
+    python benchmarks/studies/neighbors.py knn 20000 10       one cell; "knn" or "ksg": all
+    python benchmarks/studies/neighbors.py engines 20000 4   our engines against each other
+    python benchmarks/studies/neighbors.py table             the tables of docs/neighbors.md
 
 Standard normal rows in float64 and k = 5; for KSG two blocks of d columns, each pair of columns
 correlated by 0.9. Contenders run in turn, round after round; a ratio is the median over rounds of
@@ -23,11 +23,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from neighbor_references import KNN, KSG
 
+from ncfast.benchmarks.plain.neighbors import KNN, KSG
 from ncfast.information.neighbors import joint_radii_and_counts, knn
 
-RESULT = Path(__file__).parent / "results" / "neighbors.json"
+RESULT = Path(__file__).parents[1] / "results" / "neighbors.json"
 K = 5
 KNN_CELLS = [(n, d) for n in (1000, 5000, 20_000, 60_000) for d in (2, 5, 10, 20)]
 KSG_CELLS = [

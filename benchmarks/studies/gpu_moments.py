@@ -1,7 +1,7 @@
 """The Triton backend against a plain read of the same matrix and against torch, on a GPU.
 
-    python benchmarks/gpu_moments.py [--quick]
-    TRITON_INTERPRET=1 python benchmarks/gpu_moments.py --rehearse     on a CPU: runs, times nothing
+    python benchmarks/studies/gpu_moments.py [--quick]
+    TRITON_INTERPRET=1 python benchmarks/studies/gpu_moments.py --rehearse     on a CPU, without times
 
 A case is timed only after its result passed against float64 (1e-6 for the sum of squares), gave
 the same bits in 20 runs and did not synchronise. Times are medians of CUDA events with a cold L2;
@@ -28,7 +28,7 @@ import ncfast
 from ncfast.backends import triton
 from ncfast.backends.plan import build
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 GRID = [(n, d, k) for n in (100_000, 1_000_000) for d in (128, 512, 4096) for k in (10, 1000)]
 GRID += [(1_000_000, 200, 10), (1_000_000, 512, 32_000), (1_000_000, 512, 200_000)]
 GRID += [(10_000, 512, 10), (4_000_000, 4096, 1000)]

@@ -1,6 +1,6 @@
 """Replica-steps per second of the batched program against the plain trainer, one run after another.
 
-    python benchmarks/replicas.py --out benchmarks/results/replicas.json
+    python benchmarks/studies/replicas.py --out benchmarks/results/replicas.json
 
 Both train the same replicas on the same batches. First both are trained for a hundred steps and
 must agree; only then are they timed, interleaved, each round a ratio.

@@ -1,6 +1,6 @@
 """Bias of the estimators against the true value and the dimension: a figure and its numbers.
 
-    python benchmarks/information_bias.py
+    python benchmarks/studies/information_bias.py
 
 Writes docs/images/information-bias.png and benchmarks/results/information_bias.json.
 """
@@ -19,7 +19,7 @@ from ncfast.information.caveats import gaussian_bias
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
 COUNT, K, REPEATS = 5000, 5, 2
 TRUTHS = [0.0, 0.5, 1.0, 2.0, 3.0, 4.0]
 DIMS = [1, 2, 5, 10]

@@ -1,6 +1,6 @@
 """Relative error of Tr(Sigma_W) at every collapse level, ours and the usual expressions.
 
-    python benchmarks/accuracy.py            # prints the table, writes results and docs
+    python benchmarks/studies/accuracy.py            # prints the table, writes results and docs
 
 Every figure in docs/accuracy.md between the markers comes from one run of this script.
 """
@@ -13,10 +13,10 @@ import torch
 
 import ncfast
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LEVELS = [1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7]
 COUNT, DIM, CLASSES = 20_000, 256, 10
-BEGIN, END = "<!-- table: benchmarks/accuracy.py -->", "<!-- end of table -->"
+BEGIN, END = "<!-- table: benchmarks/studies/accuracy.py -->", "<!-- end of table -->"
 
 
 def sample(level, dtype, outlier):

@@ -1,0 +1,1 @@
+"""Benchmarks anyone can rerun: ``ncfast bench``; installed as ``ncfast.benchmarks``."""

@@ -1,0 +1,50 @@
+"""Why a contestant cannot run: what is missing, or what would take too much."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+
+import ncfast
+from ncfast.benchmarks.registry import Case
+
+Available = Callable[[Case], str | None]
+
+
+def backend(name: str) -> Available:
+    """For an ncfast backend: the reason that `ncfast.backends` gives."""
+
+    def reason(case: Case) -> str | None:
+        status = ncfast.backends()[name]
+        return None if status.available else status.reason
+
+    return reason
+
+
+def package(name: str) -> Available:
+    """For a library that may not be installed."""
+
+    def reason(case: Case) -> str | None:
+        return None if importlib.util.find_spec(name) else f"{name} is not installed"
+
+    return reason
+
+
+def compiler(case: Case) -> str | None:
+    """For torch.compile on a CPU, which builds C++."""
+    if case.quick:
+        return "left out of a quick run: compiling takes longer than all the rest"
+    command = os.environ.get("CXX", "g++")
+    return None if shutil.which(command) else f"torch.compile finds no C++ compiler ({command})"
+
+
+def within(limit: int, what: Callable[[Case], int], name: str) -> Available:
+    """For a contestant whose ``what`` of a case must stay below ``limit``."""
+
+    def reason(case: Case) -> str | None:
+        size = what(case)
+        return None if size <= limit else f"{name} would be {size:,}, over {limit:,}"
+
+    return reason

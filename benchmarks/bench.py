@@ -1,0 +1,97 @@
+"""`ncfast bench`: run the operations asked for, print as it goes, write the file after each."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from ncfast.benchmarks import ceilings, environment, results_file, table
+from ncfast.benchmarks.config import BenchConfig
+from ncfast.benchmarks.operations import OPERATIONS
+from ncfast.benchmarks.registry import Operation
+from ncfast.benchmarks.runner import Conditions, run
+
+SECONDS, QUICK_SECONDS = 10.0, 1.5
+
+
+def bench(config: BenchConfig) -> Path:
+    """Measure, print and write; returns the file.
+
+    Raises:
+        ValueError: an operation is unknown.
+    """
+    assert config.out is not None
+    chosen = choose(config.ops)
+    device = _device(config.device)
+    threads = config.threads or os.cpu_count() or 1
+    start = time.perf_counter()
+    with _limited(threads):
+        about = environment.describe(device, threads)
+        limits = ceilings.measure(device, threads, about["last_cache_bytes"])
+        best = ceilings.current(limits)
+        print(
+            f"{about['processor']}, {threads} threads: reads {best['read_bytes_per_s'] / 1e9:.1f} "
+            f"GB/s, multiplies {best['gemm_flops_per_s'] / 1e9:,.0f} GFLOP/s in float32",
+            flush=True,
+        )
+        conditions = Conditions(
+            device,
+            config.seconds or (QUICK_SECONDS if config.quick else SECONDS),
+            about["last_cache_bytes"],
+            best["read_bytes_per_s"],
+            best["gemm_flops_per_s"],
+        )
+        report = results_file.new(about, limits)
+        for operation in chosen:
+            entries = report["operations"][operation.name] = []
+            for entry in run(operation, config.quick, conditions):
+                entries.append(entry)
+                print("\n" + table.header(operation.name, entry))
+                print("\n".join(table.lines(entry)), flush=True)
+            environment.finish(about)
+            dropped = results_file.merge_into(config.out, report)
+            if dropped:
+                print(f"Dropped, of another environment: {', '.join(dropped)}")
+    print(f"\n{time.perf_counter() - start:.0f} s. Results: {config.out}")
+    return config.out
+
+
+def choose(names: Sequence[str]) -> list[Operation]:
+    """The operations of those names, all without any.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+    unknown = [name for name in names if name not in OPERATIONS]
+    if unknown:
+        raise ValueError(
+            f"Expected `ops` to name operations but got {unknown[0]!r}. "
+            f"Known: {', '.join(OPERATIONS)}."
+        )
+    return [OPERATIONS[name] for name in names or OPERATIONS]
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+@contextmanager
+def _limited(threads: int) -> Iterator[None]:
+    """That many threads for torch and, where scikit-learn brought threadpoolctl, for the rest."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        yield
+    else:
+        with threadpool_limits(threads):
+            yield
+    torch.set_num_threads(before)

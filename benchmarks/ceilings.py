@@ -1,0 +1,98 @@
+"""What the machine can do at most, measured in the same run: reads, copies, matrix products."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ncfast.benchmarks.registry import Call
+
+ROUNDS = 7
+GEMM_SIZE = {"cpu": 1024, "cuda": 8192}
+GATHERED_ROW = 512  # float32 entries
+
+
+def measure(device: torch.device, threads: int, cache_bytes: int) -> dict[str, Any]:
+    """Bytes and float32 operations a second; the best of a few rounds each.
+
+    Returns:
+        ``threads``, the count that shares refer to, and under ``by_threads`` (on CUDA: under
+        ``cuda``) ``read_bytes_per_s``, ``copy_bytes_per_s`` (read and written bytes),
+        ``gather_bytes_per_s`` (rows of 2 KiB in random order, read and written) and
+        ``gemm_flops_per_s`` (float32).
+    """
+    if device.type == "cuda":
+        return {"threads": threads, "cuda": _all(device, 4 << 30)}
+    size = max(256 << 20, 4 * cache_bytes)
+    found = {}
+    for count in _thread_counts(threads):
+        with _threads(count):
+            found[str(count)] = _all(device, size)
+    return {"threads": threads, "by_threads": found}
+
+
+def current(ceilings: dict[str, Any]) -> dict[str, float]:
+    """The figures that shares refer to."""
+    if "cuda" in ceilings:
+        return ceilings["cuda"]
+    return ceilings["by_threads"][str(ceilings["threads"])]
+
+
+def _thread_counts(threads: int) -> list[int]:
+    """1, 2, 4, ... up to the cores, and the count in use."""
+    cores = os.cpu_count() or 1
+    return sorted({threads, *(1 << i for i in range(cores.bit_length()) if 1 << i <= cores)})
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _all(device: torch.device, size: int) -> dict[str, float]:
+    source = torch.ones(size // 4 // GATHERED_ROW, GATHERED_ROW, device=device)
+    target = torch.empty_like(source)
+    order = torch.randperm(len(source), device=device)
+    best = _clock(device)
+    read = size / best(lambda: source.sum())
+    copy = 2 * size / best(lambda: target.copy_(source))
+    gather = 2 * size / best(lambda: torch.index_select(source, 0, order, out=target))
+    edge = GEMM_SIZE[device.type]
+    left, right = (torch.randn(edge, edge, device=device) for _ in range(2))
+    gemm = 2 * edge**3 / best(lambda: left @ right)
+    return {
+        "read_bytes_per_s": read,
+        "copy_bytes_per_s": copy,
+        "gather_bytes_per_s": gather,
+        "gemm_flops_per_s": gemm,
+    }
+
+
+def _clock(device: torch.device) -> Callable[[Call], float]:
+    def best(call: Call) -> float:
+        call()
+        spans = []
+        for _ in range(ROUNDS):
+            _wait(device)
+            start = time.perf_counter()
+            call()
+            _wait(device)
+            spans.append(time.perf_counter() - start)
+        return min(spans)
+
+    return best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,103 @@
+"""What a figure depends on besides the code: versions, processor, clocks, threads, memory."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ncfast
+from ncfast.backends import cpu
+
+PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "faiss-cpu", "triton")
+# what may differ between runs whose figures belong together
+PASSING = ("clocks_mhz", "load")
+# what tells whether two runs were on the same machine
+MACHINE = ("processor", "cores", "memory_gib", "gpu", "device", "threads", "instruction_set")
+
+
+def describe(device: torch.device, threads: int) -> dict[str, Any]:
+    """The environment of a run, before it; `clocks_mhz` is asked for again after it."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "ncfast": ncfast.__version__,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+        "instruction_set": cpu.extension.instruction_set() if cpu.extension else None,
+        "cores": os.cpu_count(),
+        "memory_gib": _memory_gib(),
+        "last_cache_bytes": last_cache_bytes(),
+        "gpu": gpu,
+        "device": device.type,
+        "threads": threads,
+        "clocks_mhz": {"before": clocks_mhz()},
+        "load": {"before": _load()},
+    }
+
+
+def finish(environment: dict[str, Any]) -> None:
+    """Note clocks and load at the end."""
+    environment["clocks_mhz"]["after"] = clocks_mhz()
+    environment["load"]["after"] = _load()
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether figures of two runs may stand in one file: all but clocks and load agree."""
+    names = (set(one) | set(other)) - set(PASSING)
+    return all(one.get(name) == other.get(name) for name in names)
+
+
+def same_machine(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether times of two runs may be compared as they are; versions may differ."""
+    return all(one.get(name) == other.get(name) for name in MACHINE)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def processor() -> str:
+    """The model's name where Linux tells, else what Python knows."""
+    found = _cpuinfo("model name")
+    return found[0] if found else platform.processor() or platform.machine()
+
+
+def clocks_mhz() -> list[float]:
+    """Of each core at this moment; empty where Linux does not tell."""
+    return [float(value) for value in _cpuinfo("cpu MHz")]
+
+
+def _cpuinfo(key: str) -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return re.findall(rf"^{key}\s*: (.*)$", path.read_text(), re.MULTILINE) if path.exists() else []
+
+
+def _memory_gib() -> int | None:
+    path = Path("/proc/meminfo")
+    if not path.exists():
+        return None
+    return round(int(path.read_text().split("MemTotal:")[1].split()[0]) / (1 << 20))
+
+
+def _load() -> float | None:
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def last_cache_bytes() -> int:
+    """Of the last level; 32 MiB where Linux does not tell."""
+    sizes = [
+        path.read_text().strip()
+        for path in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"))
+    ]
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    return max((int(size[:-1]) * units[size[-1]] for size in sizes if size), default=32 << 20)

@@ -1,0 +1,8 @@
+"""Every operation of ``ncfast bench``, one file each."""
+
+from ncfast.benchmarks.operations import class_moments
+from ncfast.benchmarks.registry import Operation
+
+OPERATIONS: dict[str, Operation] = {
+    operation.name: operation for operation in (class_moments.OPERATION,)
+}

@@ -1,0 +1,153 @@
+"""Counts, means, within-class sums of squares and row norms by class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+import ncfast
+from ncfast.benchmarks import availability
+from ncfast.benchmarks.plain import moments as plain
+from ncfast.benchmarks.registry import Call, Case, Contestant, Inputs, Operation
+from ncfast.benchmarks.samples import classes, relative_error
+
+WHOLE, BATCH = 1 << 62, 512
+ONE_HOT_ENTRIES = 1 << 26
+FIELDS = ("counts", "means", "within_ss", "norm_sum", "norm_max")
+QUICK: list[dict[str, Any]] = [
+    {"N": 1000, "D": 200, "K": 10, "dtype": "float32"},
+    {"N": 20_000, "D": 512, "K": 100, "dtype": "float32"},
+    {"N": 20_000, "D": 512, "K": 10, "dtype": "float32", "spread": 1e-5},
+]
+FULL: list[dict[str, Any]] = [
+    {"N": 100, "D": 200, "K": 10, "dtype": "float32"},
+    {"N": 1000, "D": 200, "K": 10, "dtype": "float32"},
+    {"N": 200_000, "D": 512, "K": 10, "dtype": "float32"},
+    {"N": 200_000, "D": 512, "K": 100, "dtype": "float32"},
+    {"N": 200_000, "D": 512, "K": 1000, "dtype": "float32"},
+    {"N": 1_000_000, "D": 128, "K": 10, "dtype": "float32"},
+    {"N": 20_000, "D": 512, "K": 10_000, "dtype": "float32"},
+    {"N": 200_000, "D": 512, "K": 100, "dtype": "bfloat16"},
+    {"N": 100_000, "D": 512, "K": 100, "dtype": "float64"},
+    {"N": 100_000, "D": 512, "K": 10, "dtype": "float32", "spread": 1e-3},
+    {"N": 100_000, "D": 512, "K": 10, "dtype": "float32", "spread": 1e-5},
+    {"N": 100_000, "D": 512, "K": 10, "dtype": "float32", "spread": 1e-3, "offset": 100.0},
+]
+
+
+def cases(quick: bool) -> list[Case]:
+    return [describe(sizes, quick) for sizes in (QUICK if quick else FULL)]
+
+
+def describe(sizes: dict[str, Any], quick: bool) -> Case:
+    """Features and labels are read once; the means are written in float64."""
+    n, d, k = sizes["N"], sizes["D"], sizes["K"]
+    read = n * d * getattr(torch, sizes["dtype"]).itemsize + 8 * n
+    # shift, add, square and add, and the norm's square and add
+    return Case(sizes, bytes=read + 8 * k * d, flops=6 * n * d, quick=quick)
+
+
+def truth(inputs: Inputs) -> dict[str, torch.Tensor]:
+    """Two passes in float64 over the stored features."""
+    feats, labels, k = inputs["feats"], inputs["labels"], inputs["k"]
+    found = plain.two_pass(feats, labels, k, 4096, torch.float64)
+    return {name: value.double().cpu() for name, value in zip(FIELDS, found, strict=True)}
+
+
+def ours(inputs: Inputs, backend: str) -> Call:
+    feats, labels, k = inputs["feats"], inputs["labels"], inputs["k"]
+
+    def call() -> dict[str, torch.Tensor]:
+        found = ncfast.class_moments(feats, labels, num_classes=k, backend=backend)
+        return {name: getattr(found, name) for name in FIELDS}
+
+    return call
+
+
+def plainly(
+    inputs: Inputs, function: Callable[..., plain.Result], batch: int, dtype: torch.dtype
+) -> Call:
+    """A form of `plain.moments`; in float64 or, whatever narrower the features are, float32."""
+    feats, labels, k = inputs["feats"], inputs["labels"], inputs["k"]
+    wide = torch.promote_types(feats.dtype, dtype)
+    return lambda: dict(zip(FIELDS, function(feats, labels, k, batch, wide), strict=True))
+
+
+def compiled(inputs: Inputs) -> Call:
+    function = torch.compile(plain.compilable)
+    return lambda: dict(
+        zip(FIELDS, function(inputs["feats"], inputs["labels"], inputs["k"]), strict=True)
+    )
+
+
+def naive_bayes(inputs: Inputs) -> Call:
+    """GaussianNB's means and variances, and the norms by NumPy."""
+    import numpy as np
+    from sklearn.naive_bayes import GaussianNB
+
+    feats, labels = inputs["feats"].numpy(), inputs["labels"].numpy()
+
+    def call() -> dict[str, torch.Tensor]:
+        model = GaussianNB(var_smoothing=0.0).fit(feats, labels)
+        norms = np.linalg.norm(feats, axis=1)
+        within = model.var_.sum(1) * model.class_count_
+        values = (model.class_count_, model.theta_, within, norms.sum(), norms.max())
+        return {n: torch.as_tensor(np.asarray(v)) for n, v in zip(FIELDS, values, strict=True)}
+
+    return call
+
+
+def _for_numpy(case: Case) -> str | None:
+    if case.sizes["dtype"] == "bfloat16":
+        return "NumPy has no bfloat16"
+    return availability.package("sklearn")(case)
+
+
+def _plain(
+    label: str, name: str, kind: Any, *, batches: Sequence[int], wide: bool = False
+) -> list[Contestant]:
+    """A form of `plain.moments` by each number of rows at once."""
+    dtype = torch.float64 if wide else torch.float32
+
+    def entries(batch: int) -> Callable[[Case], int]:
+        return lambda case: min(int(case.sizes["N"]), batch) * int(case.sizes["K"])
+
+    return [
+        Contestant(
+            f"{label}, {'float64' if wide else 'float32'}, "
+            f"{'whole' if batch == WHOLE else f'{batch} rows'}",
+            kind,
+            partial(plainly, function=plain.REFERENCES[name], batch=batch, dtype=dtype),
+            availability.within(ONE_HOT_ENTRIES, entries(batch), "the mask")
+            if name == "one_hot"
+            else lambda case: None,
+        )
+        for batch in batches
+    ]
+
+
+CONTESTANTS = [
+    *(
+        Contestant(
+            f"ncfast {name}",
+            "ncfast",
+            partial(ours, backend=name),
+            availability.backend(name),
+            name,
+        )
+        for name in ("cpu", "triton", "reference")
+    ),
+    *_plain("index_add_ of shifted rows", "pivoted", "torch", batches=(WHOLE, BATCH)),
+    *_plain("two passes", "two_pass", "torch", batches=(WHOLE, BATCH)),
+    *_plain("two passes", "two_pass", "torch", batches=(WHOLE, BATCH), wide=True),
+    *_plain("one-hot product, two passes", "one_hot", "torch", batches=(WHOLE, BATCH)),
+    *_plain("index_add_, E[x^2] - E[x]^2", "sums", "torch", batches=(BATCH,)),
+    Contestant("torch.compile, two passes, whole", "torch", compiled, availability.compiler),
+    *_plain("published, E[x^2] - E[x]^2", "published", "public", batches=(WHOLE, BATCH)),
+    Contestant("scikit-learn GaussianNB", "library", naive_bayes, _for_numpy),
+]
+
+OPERATION = Operation("class_moments", cases, classes, truth, relative_error, CONTESTANTS)

@@ -1,0 +1,92 @@
+"""The JSON file of a run.
+
+::
+
+    {"schema": 1,
+     "environment": {...},                    what `environment.describe` tells
+     "ceilings": {...},                       what `ceilings.measure` tells, of the latest run
+     "operations": {
+       NAME: [{"case": {"N": ..., ..., "caches": "cold" or "warm"},
+               "bytes": moved at least, "flops": of the plain algorithm,
+               "results": [{
+                 "contestant": ..., "kind": ..., "backend": "" unless ncfast's,
+                 "error": relative, against float64, null where it is no number,
+                 "budget": the largest right one, "ok": whether it is,
+                 "rounds": number of timings,
+                 "median_s": of one call, "quartiles_s": [first, third],
+                 "ratio_to_ncfast": {"median": ..., "quartiles": [...]} of the ratios within a
+                                    round, above one where ncfast is faster; null unless ok,
+                 "share_of_ceiling": least time by the roofline over the median; null where warm
+               }, {
+                 "contestant", "kind", "backend", "budget", "reason": why it did not run
+               }]}]}}
+
+All times are seconds, all sizes bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ncfast.benchmarks import environment
+
+SCHEMA = 1
+Report = dict[str, Any]
+
+
+def new(about: dict[str, Any], ceilings: dict[str, Any]) -> Report:
+    """A report without an operation."""
+    return {"schema": SCHEMA, "environment": about, "ceilings": ceilings, "operations": {}}
+
+
+def load(path: Path) -> Report:
+    """Read a report.
+
+    Raises:
+        ValueError: the file is none, or of another version of the schema.
+    """
+    try:
+        report = json.loads(path.read_text())
+        version = report["schema"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise ValueError(f"Expected {path} to be a file of `ncfast bench` but it is not.") from None
+    if version != SCHEMA:
+        raise ValueError(
+            f"Expected {path} to have schema {SCHEMA} but got {version!r}. Run the benchmark again "
+            "with this version of ncfast."
+        )
+    return report
+
+
+def merge_into(path: Path, report: Report) -> list[str]:
+    """Write ``report``, keeping the other operations of a file of the same environment.
+
+    Returns:
+        The names of the operations that were dropped because the environment differs.
+    """
+    dropped: list[str] = []
+    if path.exists():
+        kept = load(path)
+        others = {n: e for n, e in kept["operations"].items() if n not in report["operations"]}
+        if environment.same(kept["environment"], report["environment"]):
+            report = report | {"operations": dict(sorted((others | report["operations"]).items()))}
+        else:
+            dropped = sorted(others)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    temporary.replace(path)
+    return dropped
+
+
+def key(entry: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """What identifies a case within its operation."""
+    return tuple(sorted(entry["case"].items()))
+
+
+def ran(entry: dict[str, Any]) -> Sequence[dict[str, Any]]:
+    """The results that have a time."""
+    return [result for result in entry["results"] if "median_s" in result]

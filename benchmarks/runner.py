@@ -1,0 +1,173 @@
+"""Accuracy first, then time: what one operation yields.
+
+Every contestant's result is compared with float64 before it is timed, in the same run. One whose
+error is over its budget is timed as well, so that fast and wrong can be seen as such, but never
+serves in a ratio.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ncfast.benchmarks.registry import Call, Case, Contestant, Inputs, Operation
+from ncfast.benchmarks.timing import Rounds, measure
+
+MOST_COPIES, MOST_BYTES = 64, 1 << 30
+_FAILURES = (RuntimeError, ValueError, ImportError, MemoryError)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Where and for how long things run.
+
+    Attributes:
+        device: of the inputs.
+        seconds: of timing for one case.
+        cache_bytes: of the last level of cache.
+        read: bytes a second that this device reads, or None where it was not measured.
+        gemm: float32 operations a second of a matrix product, or None.
+    """
+
+    device: torch.device
+    seconds: float
+    cache_bytes: int
+    read: float | None = None
+    gemm: float | None = None
+
+
+@dataclass
+class _Entry:
+    """A contestant that ran: what it is called with, its error, and its first call's time."""
+
+    contestant: Contestant
+    calls: list[Call]
+    error: float
+    seconds: float
+    ok: bool
+
+
+def run(operation: Operation, quick: bool, conditions: Conditions) -> Iterator[dict[str, Any]]:
+    """The entry of each case, as `ncfast.benchmarks.results` describes it."""
+    for case in operation.cases(quick):
+        yield run_case(operation, case, conditions)
+
+
+def run_case(operation: Operation, case: Case, conditions: Conditions) -> dict[str, Any]:
+    """Check, then time, everyone on one case."""
+    copies, cold = _copies(operation, case, conditions)
+    truth = operation.truth(copies[0])
+    entries, absent = [], []
+    for contestant in operation.contestants:
+        reason = contestant.available(case)
+        found = reason or _try(operation, case, contestant, copies, truth)
+        if isinstance(found, str):
+            absent.append(_describe(contestant, case) | {"reason": found})
+        else:
+            entries.append(found)
+    # what everyone is compared with comes first: it takes part in every round
+    entries.sort(key=lambda entry: not (entry.ok and entry.contestant.kind == "ncfast"))
+    rounds = measure(
+        {entry.contestant.name: entry.calls for entry in entries},
+        {entry.contestant.name: entry.seconds for entry in entries},
+        conditions.device,
+        conditions.seconds,
+    )
+    return {
+        "case": dict(case.sizes) | {"caches": "cold" if cold else "warm"},
+        "bytes": case.bytes,
+        "flops": case.flops,
+        "results": _results(entries, rounds, case, conditions if cold else None) + absent,
+    }
+
+
+def _copies(operation: Operation, case: Case, conditions: Conditions) -> tuple[list[Inputs], bool]:
+    """Copies that do not fit in the cache together, or one that may stay there."""
+    wanted = 1 + math.ceil(2 * conditions.cache_bytes / max(case.bytes, 1))
+    cold = conditions.device.type == "cuda" or wanted <= MOST_COPIES
+    count = max(2, min(wanted, MOST_BYTES // max(case.bytes, 1))) if cold else 1
+    if conditions.device.type == "cuda":
+        count = 1  # the timer flushes the cache there
+    return [operation.make(case, seed, conditions.device) for seed in range(count)], cold
+
+
+def _try(
+    operation: Operation, case: Case, contestant: Contestant, copies: Sequence[Inputs], truth: Any
+) -> _Entry | str:
+    """Its entry, or why it failed."""
+    try:
+        calls = [contestant.prepare(inputs) for inputs in copies]
+        start = time.perf_counter()
+        output = calls[0]()
+        seconds = time.perf_counter() - start
+        error = operation.error(output, truth)
+    except _FAILURES as failure:
+        return f"{type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else ''}"
+    return _Entry(contestant, calls, error, seconds, error <= contestant.allowed(case))
+
+
+def _describe(contestant: Contestant, case: Case) -> dict[str, Any]:
+    return {
+        "contestant": contestant.name,
+        "kind": contestant.kind,
+        "backend": contestant.backend,
+        "budget": contestant.allowed(case),
+    }
+
+
+def _results(
+    entries: Sequence[_Entry],
+    rounds: Mapping[str, Rounds],
+    case: Case,
+    conditions: Conditions | None,
+) -> list[dict[str, Any]]:
+    baseline = next(
+        (rounds[e.contestant.name] for e in entries if e.ok and e.contestant.kind == "ncfast"), None
+    )
+    found = []
+    for entry in entries:
+        mine = rounds[entry.contestant.name]
+        median = statistics.median(mine.values())
+        result = _describe(entry.contestant, case) | {
+            # JSON has no NaN: an error that is no number is null
+            "error": entry.error if math.isfinite(entry.error) else None,
+            "ok": entry.ok,
+            "rounds": len(mine),
+            "median_s": median,
+            "quartiles_s": quartiles(list(mine.values())),
+            "ratio_to_ncfast": None,
+            "share_of_ceiling": share_of_ceiling(case, median, conditions),
+        }
+        if entry.ok and baseline:
+            ratios = [mine[number] / baseline[number] for number in mine]
+            low, high = quartiles(ratios)
+            result["ratio_to_ncfast"] = {
+                "median": statistics.median(ratios),
+                "quartiles": [low, high],
+            }
+        found.append(result)
+    return found
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """The first and the third; both the value itself where there is one."""
+    if len(values) == 1:
+        return [values[0], values[0]]
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return [low, high]
+
+
+def share_of_ceiling(case: Case, seconds: float, conditions: Conditions | None) -> float | None:
+    """Least time by the roofline over the time taken; None where caches are warm."""
+    if conditions is None or conditions.read is None:
+        return None
+    least = case.bytes / conditions.read
+    if conditions.gemm is not None:
+        least = max(least, case.flops / conditions.gemm)
+    return least / seconds

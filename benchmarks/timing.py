@@ -1,0 +1,128 @@
+"""Paired, interleaved rounds, in an order that rotates, with inputs that rotate as well.
+
+Every contestant is timed once a round, so that what else the machine does hits all of them; what
+counts is the ratio within a round. Each call takes the next copy of the inputs: where the copies
+together exceed the last cache twice, none of them is in it any more. A contestant too slow for its
+share of the time takes part in fewer rounds.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import cycle
+
+import torch
+
+from ncfast.benchmarks.registry import Call
+
+# torch's OpenMP threads spin for a while after their work, on the cores of whoever comes next
+SETTLE_SECONDS = 0.005
+SHORTEST = 2e-3  # seconds that one timing should last
+MOST_REPEATS, MOST_ROUNDS = 200, 31
+Rounds = dict[int, float]
+
+
+def measure(
+    calls: Mapping[str, Sequence[Call]],
+    first_calls: Mapping[str, float],
+    device: torch.device,
+    seconds: float,
+) -> dict[str, Rounds]:
+    """Seconds of one call, by contestant and round.
+
+    Args:
+        calls: for each contestant one call a copy of the inputs; the first contestant is in every
+            round.
+        first_calls: what a first call took; where that was little, another one warms up.
+        device: where they run; on CUDA the device's own time counts, and its L2 is flushed.
+        seconds: what the rounds may take in all, apart from one in which all take part.
+    """
+    clock = _clock(device)
+    turns = {name: cycle(copies) for name, copies in calls.items()}
+    share = seconds / len(calls)
+    once = {
+        name: clock(_next(turn), 1) if first_calls[name] < share else first_calls[name]
+        for name, turn in turns.items()
+    }
+    repeats = {n: max(1, min(MOST_REPEATS, int(SHORTEST / max(t, 1e-9)))) for n, t in once.items()}
+    wanted = shares({n: once[n] * repeats[n] + SETTLE_SECONDS for n in calls}, seconds)
+    ours, *others = calls
+    wanted[ours] = max(wanted.values())
+    times: dict[str, Rounds] = {name: {} for name in calls}
+    latest = time.perf_counter() + 2 * seconds  # the estimates may have been far too low
+    with _no_collection():
+        for number in range(wanted[ours]):
+            if number and time.perf_counter() > latest:
+                break
+            joining = [ours, *(name for name in others if wanted[name] > number)]
+            for name in _rotated(joining, number):
+                time.sleep(SETTLE_SECONDS)
+                times[name][number] = clock(_next(turns[name]), repeats[name])
+    return times
+
+
+def shares(costs: Mapping[str, float], seconds: float) -> dict[str, int]:
+    """Rounds for each: equal shares of the time, what the quick leave over going to the slow."""
+    rounds, left = {}, seconds
+    for done, (name, cost) in enumerate(sorted(costs.items(), key=lambda item: item[1])):
+        share = left / (len(costs) - done)
+        rounds[name] = max(1, min(MOST_ROUNDS, int(share / cost)))
+        left = max(0.0, left - rounds[name] * cost)
+    return rounds
+
+
+def _next(turn: Iterator[Call]) -> Call:
+    return lambda: next(turn)()
+
+
+def _rotated(names: list[str], by: int) -> list[str]:
+    by %= len(names)
+    return names[by:] + names[:by]
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _clock(device: torch.device) -> Callable[[Call, int], float]:
+    return _wall if device.type == "cpu" else _DeviceClock(device)
+
+
+def _wall(call: Call, repeats: int) -> float:
+    if repeats > 1:  # the pause cooled caches and clock, which a short call would pay for alone
+        for _ in range(min(3, repeats)):
+            call()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
+
+
+class _DeviceClock:
+    """Time between two events on the device, each call with a cold L2."""
+
+    FLUSH_BYTES = 256 << 20  # several times the largest L2
+
+    def __init__(self, device: torch.device) -> None:
+        self.flush = torch.empty(self.FLUSH_BYTES, dtype=torch.int8, device=device)
+
+    def __call__(self, call: Call, repeats: int) -> float:
+        total = 0.0
+        for _ in range(repeats):
+            self.flush.zero_()
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            call()
+            end.record()
+            torch.cuda.synchronize()
+            total += begin.elapsed_time(end) / 1e3
+        return total / repeats
