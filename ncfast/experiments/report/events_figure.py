@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ncfast.experiments.report.drawing import Drawing
 from ncfast.experiments.report.figures import EVENT_COLOURS, STYLE
@@ -56,7 +56,9 @@ def draw_events(runs: Sequence[Run]) -> Drawing | None:
         axis.set_yscale("log")
         axis.set_xticks(decays, [f"{decay:g}" for decay in decays])
         axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel("weight decay λ")
         axis.set_ylabel("step")
         figure.legend(fontsize=8, loc="outside right upper")

@@ -34,6 +34,8 @@ def one_run(run: Run, overview: Drawing) -> list[str]:
     return [
         f'<p class="lead">{escape(page.story(run))}</p>',
         page.picture_of(overview),
+        "<h2>What the run says</h2>",
+        _verdict_table([run]),
         "<h2>Events</h2>",
         page.events_table([run], [run.path.name or str(run.path)]),
         f"<h3>Values at step {run.last_step:,}</h3>",
@@ -51,7 +53,9 @@ def several_runs(runs: Sequence[Run], directories: Sequence[Path]) -> tuple[str,
         _verdict_table(runs),
         "<h2>Events</h2>",
         page.events_table(runs, labels),
+        "<h3>From the fit to the generalisation, over the seeds</h3>",
         _lags_table(runs),
+        "<h3>Time scales</h3>",
         _scales_table(runs, labels),
         "<h2>Last values</h2>",
         table(

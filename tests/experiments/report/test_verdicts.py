@@ -64,7 +64,12 @@ def test_runs_as_in_the_paper_confirm_everything():
     for verdict in verdicts(paper()):
         assert verdict.outcome == CONFIRMED, verdict
         assert any(c.isdigit() for c in verdict.numbers)
-    assert len(verdicts(paper())) == 10
+    assert len(verdicts(paper())) == 11
+
+
+def test_one_run_is_an_example():
+    for verdict in verdicts([run(0.3, 0)]):
+        assert verdict.outcome == CONFIRMED if "bound is above" in verdict.claim else OPEN
 
 
 def test_runs_that_generalise_at_once_do_not_grok():
@@ -77,13 +82,13 @@ def test_runs_that_generalise_at_once_do_not_grok():
 
 def test_a_late_rise_of_little_is_not_grokking():
     """Test accuracy of 0.8 at the fit, 0.95 much later: nine tenths of its best come late."""
-    late = run(0.1, 0, late=10_000)
-    for record in late.records:
+    runs = [run(0.1, seed, late=10_000) for seed in (0, 1)]
+    for record in (record for late in runs for record in late.records):
         early = 0.8 if record["step"] >= 50 else 0.1
         record["test/accuracy"] = 0.95 if record["step"] >= 10_000 else early
-    again = Run(late.path, late.config, late.records, find_events(late.records))
-    assert again.events.generalisation >= 100 * again.events.fit
-    assert outcomes([again])["It groks"].outcome == DENIED
+    again = [Run(late.path, late.config, late.records, find_events(late.records)) for late in runs]
+    assert again[0].events.generalisation >= 100 * again[0].events.fit
+    assert outcomes(again)["It groks"].outcome == DENIED
 
 
 def test_a_network_that_is_no_perceptron_is_expected_not_to():
@@ -96,6 +101,58 @@ def test_collapse_at_the_fit_is_not_confirmed():
     found = verdicts([run(0.1, s, collapse=120) for s in range(3)])
     fall = next(v for v in found if v.claim.startswith("RNC1 of the training features falls"))
     assert fall.outcome == DENIED
+
+
+def test_a_cnn_that_collapses_with_the_fit_has_collapsed_when_it_fits():
+    for collapse, outcome in ((20, CONFIRMED), (5000, DENIED)):
+        found = outcomes([run(0.1, s, model="cnn", collapse=collapse) for s in (0, 1)])
+        assert found["It has collapsed when it first fits"].outcome == outcome
+
+
+def test_a_transformer_whose_nc1_alone_follows_the_accuracy():
+    runs = [run(0.1, s, model="transformer") for s in (0, 1)]
+    for record in (record for one in runs for record in one.records):
+        record["test/nc1.quotient"] = record["test/rnc1.max"] = record["test/error"]
+    assert outcomes(runs)["NC1 (unseen data) follows the test accuracy"].outcome == DENIED
+    for record in (record for one in runs for record in one.records):
+        record["test/rnc1.max"] = math.sin(record["step"])
+    assert outcomes(runs)["NC1 (unseen data) follows the test accuracy"].outcome == CONFIRMED
+
+
+def test_more_data_and_larger_decay_come_earlier():
+    sizes = [
+        run(0.1, s, late=6_000_000 / n + 50 * s, train_size=n)
+        for n in (1000, 3000)
+        for s in range(3)
+    ]
+    assert outcomes(sizes)["More training samples generalise earlier."].outcome == CONFIRMED
+    claim = "Superfluous information (its log-det bound"
+    assert outcomes(paper())[claim].outcome == CONFIRMED
+    assert outcomes([run(d, 0) for d in (0.3, 0.1, 0.03, 0.01)])[claim].outcome == OPEN
+
+
+def test_margins_of_training_samples_become_spikes_first(tmp_path):
+    def probe(step, widths):
+        def counts(width):
+            side = [1000 * math.exp(-(((b - 44.5) / width) ** 2)) for b in range(60)]
+            return [[side, side[::-1]]]
+
+        split = dict(zip(("train", "test"), map(counts, widths), strict=True))
+        return {"step": step, "margins": {"pairs": [[0, 1]], "edge": 3.0, "counts": split}}
+
+    for name, last, outcome in (("a", (0.5, 2), CONFIRMED), ("b", (4, 5), DENIED)):
+        runs = []
+        for seed in (0, 1):
+            made = run(0.1, seed)
+            path = tmp_path / name / str(seed)
+            path.mkdir(parents=True)
+            probes = [probe(0, (9, 9)), probe(100, (5, 8)), probe(100_000, last)]
+            (path / "probes.jsonl").write_text("".join(json.dumps(p) + "\n" for p in probes))
+            runs.append(Run(path, made.config, made.records, made.events))
+        assert (
+            outcomes(runs)["Margins between classes collapse to points after the fit"].outcome
+            == outcome
+        )
 
 
 def test_early_birds_are_counted():
