@@ -127,4 +127,4 @@ def _width(margins: Mapping[str, Any], split: str) -> float:
     total = np.maximum(counts.sum(2), 1)
     mean = (counts * centres).sum(2) / total
     variance = (counts * np.square(centres - mean[..., None])).sum(2) / total
-    return float((np.sqrt(variance) / np.maximum(np.abs(mean), 1e-300)).mean())
+    return round(float((np.sqrt(variance) / np.maximum(np.abs(mean), 1e-300)).mean()), 6)

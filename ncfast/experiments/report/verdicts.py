@@ -18,8 +18,9 @@ from ncfast.experiments.report.more_verdicts import (
 from ncfast.experiments.report.runs import Run
 from ncfast.experiments.report.scaling import (
     balance_rate,
+    decay_law,
     midpoint,
-    slope_against_decay,
+    slope_text,
     time_scales,
 )
 from ncfast.experiments.report.verdict import CONFIRMED, DENIED, OPEN, Verdict, share, span, trend
@@ -145,12 +146,12 @@ def _tau1(runs: Sequence[Run]) -> Verdict | None:
     if len({run.settings["weight_decay"] for run in runs}) < 2:
         return None
     claim = "The time of the fit, tau_1, does not depend on weight decay."
-    slope = slope_against_decay(runs, time_scales(runs).tau1)
+    slope = decay_law(runs, time_scales(runs).tau1)
     if slope is None:
         return Verdict(claim, OPEN, "Too few runs were fitted.")
     flat = slope.low > -0.2 and slope.high < 0.2
     outcome = CONFIRMED if flat else DENIED if slope.low > 0.1 or slope.high < -0.1 else OPEN
-    return Verdict(claim, outcome, f"Slope of log tau_1 against log λ: {slope}.")
+    return Verdict(claim, outcome, f"Slope of log tau_1 against log λ: {slope_text(slope)}.")
 
 
 def _tau2(runs: Sequence[Run]) -> Verdict | None:
@@ -158,7 +159,7 @@ def _tau2(runs: Sequence[Run]) -> Verdict | None:
         return None
     claim = "The time of the collapse, tau_2, goes as 1 / λ."
     scales = time_scales(runs)
-    slope = slope_against_decay(runs, scales.tau2)
+    slope = decay_law(runs, scales.tau2)
     if slope is None or scales.eps2 is None:
         return Verdict(claim, OPEN, "Too few runs collapsed.")
     contains = slope.low <= -1 <= slope.high
@@ -166,7 +167,7 @@ def _tau2(runs: Sequence[Run]) -> Verdict | None:
     outcome = DENIED if not contains else CONFIRMED if narrow else OPEN
     if slope.censored and slope.low > -1:  # the runs that are missing would steepen the law
         outcome = OPEN
-    text = f"Slope of log tau_2 against log λ: {slope}, RNC1 under {scales.eps2:.3g}."
+    text = f"Slope of log tau_2 against log λ: {slope_text(slope)}, RNC1 under {scales.eps2:.3g}."
     if not contains:
         text += " The interval leaves out -1."
     return Verdict(claim, outcome, text)
@@ -249,7 +250,7 @@ def _rnc1_left(run: Run) -> float | None:
 
 
 def _balance(runs: Sequence[Run]) -> Verdict | None:
-    rates = [rate.value for run in runs if (rate := balance_rate(run)) is not None]
+    rates = [rate.mean for run in runs if (rate := balance_rate(run)) is not None]
     if not rates:
         return None
     return share(

@@ -11,8 +11,9 @@ from ncfast.experiments.report.family import band, families
 from ncfast.experiments.report.runs import Run
 from ncfast.experiments.report.scaling import (
     balance_rate,
+    decay_law,
+    laws_by_level,
     midpoint,
-    slope_against_decay,
     time_scales,
 )
 from ncfast.experiments.report.summary import summarise
@@ -172,7 +173,7 @@ def test_the_balance_of_linear_layers_is_asked_of_its_own_setting():
         assert mechanism.outcome == outcome
     assert not any(v.claim.startswith("The mechanism") for v in verdicts(paper()))
     rate = balance_rate(run(0.3, 0, **setting(1e-4)))
-    assert rate.value == pytest.approx(1, abs=1e-6)
+    assert rate.mean == pytest.approx(1, abs=1e-6)
     assert (
         json.loads(json.dumps(summarise([run(0.3, 0, **setting(1e-4))])))["runs"][0]["tau_1"] == 100
     )
@@ -193,13 +194,13 @@ def test_runs_that_did_not_get_there_are_counted_and_leave_the_law_open():
     """tau_2 goes as lambda^(-1/2) among the runs that got there; the slow ones are missing."""
     late = {(d, s): round(1000 / d**0.5 * (1 + 0.02 * s)) for d in (0.3, 0.1) for s in (0, 1)}
     runs = [run(d, s, late=step) for (d, s), step in late.items()]
-    slope = slope_against_decay(runs, time_scales(runs).tau2)
-    assert slope.value == pytest.approx(-0.5, abs=0.1)
+    slope = decay_law(runs, time_scales(runs).tau2)
+    assert slope.exponent == pytest.approx(-0.5, abs=0.1)
     assert outcomes(runs)["The time of the collapse"].outcome == DENIED
     slow = outcomes([*runs, run(0.01, 0, late=90_000, ends=20_000)])["The time of the collapse"]
     assert slow.outcome == OPEN
     assert "1 more did not get there" in slow.numbers
-    assert slope_against_decay(runs[:2], time_scales(runs[:2]).tau2) is None
+    assert decay_law(runs[:2], time_scales(runs[:2]).tau2) is None
 
 
 def test_time_scales_share_one_level():
@@ -207,6 +208,9 @@ def test_time_scales_share_one_level():
     assert scales.eps2 == pytest.approx(0.075, rel=0.01)
     assert scales.tau1 == (100,) * 6
     assert list(scales.tau2) == sorted(scales.tau2)
+    laws = laws_by_level(paper())
+    assert [eps / scales.eps2 for eps, _ in laws] == [1, 1 / 2, 1 / 4, 1 / 8]
+    assert all(law.exponent == pytest.approx(-1, abs=0.05) for _, law in laws)
     fallen = midpoint(paper()[0], "train/rnc1.max")
     assert 2333 < fallen < 100_000
 
