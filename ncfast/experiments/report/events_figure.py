@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ncfast.experiments.report.drawing import Drawing
 from ncfast.experiments.report.figures import EVENT_COLOURS, STYLE
 from ncfast.experiments.report.runs import Run
-from ncfast.experiments.report.scaling import slope_against_decay, time_scales
+from ncfast.experiments.report.scaling import decay_law, time_scales
 
 _TAU2 = "#5b4ea1"
 
@@ -49,14 +48,24 @@ def draw_events(runs: Sequence[Run]) -> Drawing | None:
                 markersize=5,
                 alpha=0.8,
             )
-        slope = slope_against_decay(runs, scales.tau2)
-        if slope is not None:
-            _line(axis, runs, scales.tau2, slope.value, f"slope {slope.value:.2f}")
+        law = decay_law(runs, scales.tau2)
+        if law is not None:
+            ends = [min(decays), max(decays)]
+            axis.plot(
+                ends,
+                [law(decay) for decay in ends],
+                color=_TAU2,
+                linewidth=1,
+                alpha=0.7,
+                label=f"slope {law.exponent:.2f}",
+            )
         axis.set_xscale("log")
         axis.set_yscale("log")
         axis.set_xticks(decays, [f"{decay:g}" for decay in decays])
         axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel("weight decay λ")
         axis.set_ylabel("step")
         figure.legend(fontsize=8, loc="outside right upper")
@@ -74,20 +83,3 @@ def draw_events(runs: Sequence[Run]) -> Drawing | None:
         ("event", "weight_decay", "run", "step"),
         rows,
     )
-
-
-def _line(
-    axis: Any, runs: Sequence[Run], times: Sequence[int | None], slope: float, label: str
-) -> None:
-    found = np.array(
-        [
-            (run.settings["weight_decay"], time)
-            for run, time in zip(runs, times, strict=True)
-            if time and run.settings["weight_decay"] > 0
-        ],
-        float,
-    )
-    x = np.array([found[:, 0].min(), found[:, 0].max()])
-    centre = np.log(found).mean(0)
-    y = np.exp(centre[1] + slope * (np.log(x) - centre[0]))
-    axis.plot(x, y, color=_TAU2, linewidth=1, alpha=0.7, label=label)

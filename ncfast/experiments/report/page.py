@@ -14,15 +14,18 @@ from ncfast.experiments.report.runs import Run
 _CSS = """
 :root { color-scheme: light; }
 body { font: 16px/1.55 system-ui, sans-serif; color: #1d2430; background: #fff;
-       max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+       max-width: 78rem; margin: 2rem auto; padding: 0 1rem; }
+p, figcaption { max-width: 50rem; }
 h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
 .lead { font-size: 1.05rem; } .quiet { color: #5b6575; font-size: .9rem; }
-figure { margin: 1.2rem 0; } img { width: 100%; max-width: 52rem; height: auto; }
+figure { margin: 1.2rem 0; } img { max-width: 100%; height: auto; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
 th, td { text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid #e3e6eb; }
+th { vertical-align: bottom; } td:first-child { white-space: nowrap; }
 td.number, th.number { text-align: right; }
-table.verdicts td { vertical-align: top; min-width: 7rem; }
+table.verdicts td { vertical-align: top; min-width: 7rem; max-width: 32rem; white-space: normal; }
 td.confirmed, td.not-confirmed, td.cannot-tell { font-weight: 600; }
 td.confirmed { color: #22703a; } td.not-confirmed { color: #a3361f; }
 td.cannot-tell { color: #7a6415; }

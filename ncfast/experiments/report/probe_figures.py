@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,19 +12,9 @@ from matplotlib.figure import Figure
 
 from ncfast.experiments.report.drawing import Drawing
 from ncfast.experiments.report.figures import STYLE, TEST, TRAIN
-from ncfast.experiments.report.runs import Run
-from ncfast.tracking.sinks import read_records
+from ncfast.experiments.report.runs import Run, read_probes
 
-PROBES_FILE = "probes.jsonl"
 SHOWN = 5
-
-
-def read_probes(run: Run) -> list[Mapping[str, Any]]:
-    """The probes of a run, in order of steps; empty when it has none."""
-    path = run.path / PROBES_FILE
-    if not path.exists():
-        return []
-    return [json.loads(json.dumps(record)) for record in read_records(path)]
 
 
 def chosen(run: Run) -> list[Mapping[str, Any]]:
@@ -76,8 +65,8 @@ def margins(run: Run) -> Drawing | None:
         "margins",
         f"Margins between classes, {run.path.name}",
         "Signed distance of the samples of two classes from the boundary between them; the upper "
-        "half shows the training samples, the lower half unseen ones, each as a share of its "
-        "samples. Points on the wrong side of zero are errors of the pair. Collapse makes each "
+        "half shows the training samples, the lower half unseen ones, each scaled to its own "
+        "highest bar. Points on the wrong side of zero are errors of the pair. Collapse makes each "
         "class a spike; that of unseen samples comes later and is wider.",
         figure,
         ("step", "pair", "split", "class", "margin", "count"),
@@ -94,10 +83,10 @@ def _margin_panel(
     for split, colour, sign in (("train", TRAIN, 1), ("test", TEST, -1)):
         counts = np.array(found["counts"][split][column], float)  # (2, bins)
         edges = np.linspace(-edge, edge, counts.shape[1] + 1)
-        total = max(counts.sum(), 1.0)
+        peak = max(counts.max(), 1.0)
         for side, (row, alpha) in enumerate(zip(counts, (0.9, 0.5), strict=True)):
             label = ("train" if sign > 0 else "unseen") if side == 0 else None
-            height = sign * row / total
+            height = sign * row / peak
             axis.stairs(height, edges, fill=True, color=colour, alpha=alpha, label=label)
             centres = (edges[:-1] + edges[1:]) / 2
             rows += [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from ncfast.experiments import run_dir
 from ncfast.experiments.sweep_file import SWEEP, load_sweep
 from ncfast.tracking.sinks import read_records
 from ncfast.tracking.timescales import Events, find_events
+
+PROBES_FILE = "probes.jsonl"
 
 
 @dataclass(frozen=True)
@@ -92,3 +95,11 @@ def read_run(path: Path) -> Run:
             if f"{split}/accuracy" in record:
                 record[f"{split}/error"] = 1 - record[f"{split}/accuracy"]
     return Run(path, config, records, find_events(records))
+
+
+def read_probes(run: Run) -> list[Mapping[str, Any]]:
+    """The probes of a run, in order of steps; empty when it has none."""
+    path = run.path / PROBES_FILE
+    if not path.exists():
+        return []
+    return [json.loads(json.dumps(record)) for record in read_records(path)]

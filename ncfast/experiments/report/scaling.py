@@ -10,35 +10,12 @@ import numpy as np
 from scipy import stats
 
 from ncfast.experiments.report.runs import Run
-from ncfast.tracking.analytics import fit_power_law
+from ncfast.tracking.analytics import Interval, PowerLaw, fit_power_law
+from ncfast.tracking.analytics.seeds import student_quantile
 from ncfast.tracking.timescales import first_lasting, series
 
 CONFIDENCE = 0.95
-LEVEL = 0.75
-
-
-@dataclass(frozen=True)
-class Slope:
-    """The exponent of a power law over runs, with its interval.
-
-    Attributes:
-        value: slope of log y against log x.
-        low: lower end of the 95 % interval of Student's t; high: the upper end.
-        runs: number of points it was fitted to.
-        censored: runs that did not get there; they are the slow ones, and would steepen the law.
-    """
-
-    value: float
-    low: float
-    high: float
-    runs: int
-    censored: int = 0
-
-    def __str__(self) -> str:
-        text = (
-            f"{self.value:.2f} (95 % interval {self.low:.2f} to {self.high:.2f}, {self.runs} runs"
-        )
-        return text + (f", {self.censored} more did not get there)" if self.censored else ")")
+LEVEL, LEVELS = 0.75, 4
 
 
 @dataclass(frozen=True)
@@ -82,8 +59,8 @@ def _tau2(run: Run, eps2: float | None) -> int | None:
     return first_lasting(steps[after], values[after] <= eps2)
 
 
-def slope_against_decay(runs: Sequence[Run], times: Sequence[int | None]) -> Slope | None:
-    """Slope of log time against log lambda, over runs with a positive lambda.
+def decay_law(runs: Sequence[Run], times: Sequence[int | None]) -> PowerLaw | None:
+    """How ``times`` go with lambda, over runs with a positive lambda.
 
     Returns:
         None with fewer than three runs that got there, or fewer than two lambdas among them.
@@ -96,11 +73,27 @@ def slope_against_decay(runs: Sequence[Run], times: Sequence[int | None]) -> Slo
     there = [decay for decay, time in pairs if time is not None]
     if len(there) < 3 or len(set(there)) < 2:
         return None
-    law = fit_power_law([decay for decay, _ in pairs], [time for _, time in pairs])
-    return Slope(law.exponent, law.low, law.high, law.count, len(law.censored))
+    return fit_power_law([decay for decay, _ in pairs], [time for _, time in pairs])
 
 
-def balance_rate(run: Run) -> Slope | None:
+def laws_by_level(runs: Sequence[Run]) -> list[tuple[float, PowerLaw]]:
+    """The law of tau_2 at its level and at a half, a quarter, an eighth of it, where it exists."""
+    top = time_scales(runs).eps2
+    if top is None:
+        return []
+    levels = [top / 2**halvings for halvings in range(LEVELS)]
+    laws = [(eps, decay_law(runs, [_tau2(run, eps) for run in runs])) for eps in levels]
+    return [(eps, law) for eps, law in laws if law is not None]
+
+
+def slope_text(law: PowerLaw) -> str:
+    """The exponent with its interval, and on how many runs it rests."""
+    text = f"{law.exponent:.2f} (95 % interval {law.low:.2f} to {law.high:.2f}, {law.count} runs"
+    missing = len(law.censored)
+    return text + (f", {missing} more did not get there)" if missing else ")")
+
+
+def balance_rate(run: Run) -> Interval | None:
     """Decay rate of the absolute balancedness gap over 2 eta lambda: theory says 1.
 
     For gradient descent with L2 on a network whose last two layers are linear the gap goes as
@@ -120,9 +113,10 @@ def balance_rate(run: Run) -> Slope | None:
         return None
     fit = stats.linregress(steps[kept], np.log(gaps[kept]))
     unit = 2 * math.log1p(-s["lr"] * s["weight_decay"])
-    width = stats.t.ppf((1 + CONFIDENCE) / 2, int(kept.sum()) - 2) * fit.stderr / abs(unit)
+    count = int(kept.sum())
+    width = student_quantile(CONFIDENCE, count - 2) * float(fit.stderr) / abs(unit)
     value = float(fit.slope / unit)
-    return Slope(value, float(value - width), float(value + width), int(kept.sum()))
+    return Interval(value, value - width, value + width, count, CONFIDENCE)
 
 
 def midpoint(run: Run, key: str) -> int | None:

@@ -12,7 +12,13 @@ from ncfast.experiments.report.drawing import Drawing
 from ncfast.experiments.report.family import families
 from ncfast.experiments.report.page import number, table
 from ncfast.experiments.report.runs import Run
-from ncfast.experiments.report.scaling import TimeScales, slope_against_decay, time_scales
+from ncfast.experiments.report.scaling import (
+    TimeScales,
+    decay_law,
+    laws_by_level,
+    slope_text,
+    time_scales,
+)
 from ncfast.experiments.report.verdicts import verdicts
 from ncfast.experiments.sweep_file import SWEEP, load_sweep
 from ncfast.tracking.analytics import lags_over_seeds
@@ -34,6 +40,8 @@ def one_run(run: Run, overview: Drawing) -> list[str]:
     return [
         f'<p class="lead">{escape(page.story(run))}</p>',
         page.picture_of(overview),
+        "<h2>What the run says</h2>",
+        _verdict_table([run]),
         "<h2>Events</h2>",
         page.events_table([run], [run.path.name or str(run.path)]),
         f"<h3>Values at step {run.last_step:,}</h3>",
@@ -51,7 +59,9 @@ def several_runs(runs: Sequence[Run], directories: Sequence[Path]) -> tuple[str,
         _verdict_table(runs),
         "<h2>Events</h2>",
         page.events_table(runs, labels),
+        "<h3>From the fit to the generalisation, over the seeds</h3>",
         _lags_table(runs),
+        "<h3>Time scales</h3>",
         _scales_table(runs, labels),
         "<h2>Last values</h2>",
         table(
@@ -130,7 +140,10 @@ def _scales_table(runs: Sequence[Run], labels: Sequence[str]) -> str:
         for label, run, one, two in zip(labels, runs, scales.tau1, scales.tau2, strict=True)
     ]
     text = table(["run", "weight decay", "tau_1", "tau_2"], rows)
-    return text + f'<p class="quiet">{escape(_scales_note(runs, scales))}</p>'
+    text += f'<p class="quiet">{escape(_scales_note(runs, scales))}</p>'
+    rows = [[number(eps), slope_text(law)] for eps, law in laws_by_level(runs)]
+    head = ["tau_2 at RNC1 under", "slope of log tau_2 against log λ"]
+    return text + (table(head, rows, text_columns=2) if rows else "")
 
 
 def _scales_note(runs: Sequence[Run], scales: TimeScales) -> str:
@@ -141,8 +154,8 @@ def _scales_note(runs: Sequence[Run], scales: TimeScales) -> str:
             "smallest at a fit. "
         )
     for name, times in (("tau_1", scales.tau1), ("tau_2", scales.tau2)):
-        slope = slope_against_decay(runs, times)
-        told = "too few runs" if slope is None else str(slope)
+        law = decay_law(runs, times)
+        told = "too few runs" if law is None else slope_text(law)
         note += f"Slope of log {name} against log weight decay: {told}. "
     return note
 

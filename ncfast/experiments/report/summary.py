@@ -8,7 +8,12 @@ from dataclasses import asdict
 from typing import Any
 
 from ncfast.experiments.report.runs import Run
-from ncfast.experiments.report.scaling import balance_rate, slope_against_decay, time_scales
+from ncfast.experiments.report.scaling import (
+    balance_rate,
+    decay_law,
+    laws_by_level,
+    time_scales,
+)
 from ncfast.experiments.report.verdicts import verdicts
 
 _TOLD = ("dataset", "model", "loss", "optimizer", "train_size", "init_scale", "lr")
@@ -18,17 +23,20 @@ _TOLD_RUN = ("weight_decay", "seed")
 def summarise(runs: Sequence[Run]) -> dict[str, Any]:
     """Plain dicts, lists and numbers; None for what did not happen or is not finite."""
     scales = time_scales(runs)
-    slopes = {
-        name: slope_against_decay(runs, times)
+    laws = {
+        name: decay_law(runs, times)
         for name, times in (("tau_1", scales.tau1), ("tau_2", scales.tau2))
     }
     return {
         "versions": runs[0].config["versions"],
         "settings": {name: runs[0].settings.get(name) for name in _TOLD},
         "eps_2": scales.eps2,
-        "slopes against weight decay": {
-            name: None if slope is None else asdict(slope) for name, slope in slopes.items()
+        "power laws of weight decay": {
+            name: None if law is None else asdict(law) for name, law in laws.items()
         },
+        "power laws of tau_2 by level of RNC1": [
+            {"eps_2": eps, **asdict(law)} for eps, law in laws_by_level(runs)
+        ],
         "verdicts": [asdict(verdict) for verdict in verdicts(runs)],
         "runs": [
             _run(run, one, two)

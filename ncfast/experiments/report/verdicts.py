@@ -7,74 +7,55 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
+from ncfast.experiments.report.more_verdicts import (
+    collapsed_at_the_fit,
+    information_is_earlier,
+    margins_collapse,
+    more_data_is_earlier,
+    nc1_follows,
+)
 from ncfast.experiments.report.runs import Run
 from ncfast.experiments.report.scaling import (
     balance_rate,
+    decay_law,
     midpoint,
-    slope_against_decay,
+    slope_text,
     time_scales,
 )
+from ncfast.experiments.report.verdict import CONFIRMED, DENIED, OPEN, Verdict, share, span, trend
 from ncfast.tracking.timescales import series
 
-CONFIRMED, DENIED, OPEN = "confirmed", "not confirmed", "cannot tell"
+__all__ = ["CONFIRMED", "DENIED", "OPEN", "Verdict", "verdicts"]
+
 GROKKING_RATIO = 2.0  # generalisation at twice the step of the fit or later
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the runs say about a claim.
-
-    Attributes:
-        claim: in plain language.
-        outcome: confirmed, not confirmed or cannot tell.
-        numbers: what it rests on.
-    """
-
-    claim: str
-    outcome: str
-    numbers: str
 
 
 def verdicts(runs: Sequence[Run]) -> list[Verdict]:
     """All claims that these runs can be asked about."""
     perceptrons = [run for run in runs if run.settings["model"] == "mlp"]
     others = [run for run in runs if run.settings["model"] != "mlp"]
+    transformers = [run for run in runs if run.settings["model"] == "transformer"]
     asked: list[tuple[Callable[[Sequence[Run]], Verdict | None], Sequence[Run]]] = [
         (_groks, perceptrons),
         (_does_not_grok, others),
         (lambda r: _falls_late(r, "train/rnc1.max", "RNC1 of the training features"), perceptrons),
         (lambda r: _falls_late(r, "test/rnc1.max", "RNC1 of unseen features"), perceptrons),
         (lambda r: _falls_late(r, "train/nc2.condition", "NC2, the condition number"), perceptrons),
+        (collapsed_at_the_fit, others),
+        (nc1_follows, transformers),
         (_larger_decay_is_earlier, runs),
+        (more_data_is_earlier, runs),
         (_tau1, runs),
         (_tau2, runs),
         (_information_falls, runs),
+        (information_is_earlier, runs),
+        (margins_collapse, perceptrons),
         (_bound_holds, runs),
         (_early_birds, perceptrons),
         (_balance, perceptrons),
     ]
     return [found for function, chosen in asked if chosen and (found := function(chosen))]
-
-
-def _share(claim: str, held: Sequence[bool], numbers: str, without: int = 0) -> Verdict:
-    """Confirmed when it holds in 9 of 10 runs, not confirmed when in 1 of 10, else open."""
-    if not held:
-        return Verdict(claim, OPEN, f"No run got far enough. {numbers}".strip())
-    share = sum(held) / len(held)
-    outcome = CONFIRMED if share >= 0.9 else DENIED if share <= 0.1 else OPEN
-    text = f"In {sum(held)} of {len(held)} runs. {numbers}"
-    if without:
-        text += f" {without} more did not get that far."
-    return Verdict(claim, outcome, text.strip())
-
-
-def _span(values: Sequence[float]) -> str:
-    if not values:
-        return "–"
-    low, high = min(values), max(values)
-    return f"{low:,.3g}" if low == high else f"{low:,.3g} to {high:,.3g}"
 
 
 @dataclass(frozen=True)
@@ -104,13 +85,13 @@ def _rise(run: Run) -> _Rise | None:
 
 def _grokking(runs: Sequence[Run], claim: str, wanted: bool) -> Verdict:
     rises = [rise for run in runs if (rise := _rise(run)) is not None]
-    return _share(
+    return share(
         claim,
         [rise.grokked == wanted for rise in rises],
-        f"Fit at step {_span([r.fit for r in rises])}, with test accuracy "
-        f"{_span([r.at_fit for r in rises])}; generalisation at "
-        f"{_span([r.late for r in rises])}; ratio "
-        f"{_span([r.late / max(r.fit, 1) for r in rises])}.",
+        f"Fit at step {span([r.fit for r in rises])}, with test accuracy "
+        f"{span([r.at_fit for r in rises])}; generalisation at "
+        f"{span([r.late for r in rises])}; ratio "
+        f"{span([r.late / max(r.fit, 1) for r in rises])}.",
         len(runs) - len(rises),
     )
 
@@ -141,43 +122,23 @@ def _falls_late(runs: Sequence[Run], key: str, what: str) -> Verdict:
         if middle is not None and fit and grown and grown >= GROKKING_RATIO * fit:
             found.append((fit, middle, grown))
     late = [math.log(m / f) > abs(math.log(m / g)) for f, m, g in found]
-    return _share(
+    return share(
         f"{what} falls with the rise of the test accuracy and not with the fit.",
         late,
-        f"Half of the fall (on a log scale) at step {_span([m for _, m, _ in found])}.",
+        f"Half of the fall (on a log scale) at step {span([m for _, m, _ in found])}."
+        if found
+        else "It takes a generalisation at twice the step of the fit or later, and a fall by a "
+        "third.",
         len(runs) - len(found),
     )
 
 
 def _larger_decay_is_earlier(runs: Sequence[Run]) -> Verdict | None:
-    decays = {float(run.settings["weight_decay"]) for run in runs}
-    if len(decays) < 2:
-        return None
-    claim = "Larger weight decay generalises earlier."
-    found = [
-        (float(run.settings["weight_decay"]), float(run.events.generalisation))
-        for run in runs
-        if run.events.generalisation
-    ]
-    if len({x for x, _ in found}) < 2 or len({y for _, y in found}) < 2 or len(found) < 4:
-        return Verdict(
-            claim,
-            OPEN,
-            f"{len(found)} of {len(runs)} runs generalised, "
-            f"at step {_span([y for _, y in found])}.",
-        )
-    rank = stats.spearmanr(*zip(*found, strict=True))
-    by_decay = "; ".join(
-        f"λ = {decay:g}: {_span([y for x, y in found if x == decay])}"
-        for decay in sorted({x for x, _ in found}, reverse=True)
-    )
-    sure = rank.pvalue < 0.05
-    outcome = OPEN if not sure else CONFIRMED if rank.statistic < 0 else DENIED
-    return Verdict(
-        claim,
-        outcome,
-        f"Generalisation at step {by_decay}. Rank correlation {rank.statistic:.2f}, "
-        f"p = {rank.pvalue:.2g}.",
+    return trend(
+        "Larger weight decay generalises earlier.",
+        "λ",
+        "generalised",
+        [(float(run.settings["weight_decay"]), run.events.generalisation) for run in runs],
     )
 
 
@@ -185,12 +146,12 @@ def _tau1(runs: Sequence[Run]) -> Verdict | None:
     if len({run.settings["weight_decay"] for run in runs}) < 2:
         return None
     claim = "The time of the fit, tau_1, does not depend on weight decay."
-    slope = slope_against_decay(runs, time_scales(runs).tau1)
+    slope = decay_law(runs, time_scales(runs).tau1)
     if slope is None:
         return Verdict(claim, OPEN, "Too few runs were fitted.")
     flat = slope.low > -0.2 and slope.high < 0.2
     outcome = CONFIRMED if flat else DENIED if slope.low > 0.1 or slope.high < -0.1 else OPEN
-    return Verdict(claim, outcome, f"Slope of log tau_1 against log λ: {slope}.")
+    return Verdict(claim, outcome, f"Slope of log tau_1 against log λ: {slope_text(slope)}.")
 
 
 def _tau2(runs: Sequence[Run]) -> Verdict | None:
@@ -198,7 +159,7 @@ def _tau2(runs: Sequence[Run]) -> Verdict | None:
         return None
     claim = "The time of the collapse, tau_2, goes as 1 / λ."
     scales = time_scales(runs)
-    slope = slope_against_decay(runs, scales.tau2)
+    slope = decay_law(runs, scales.tau2)
     if slope is None or scales.eps2 is None:
         return Verdict(claim, OPEN, "Too few runs collapsed.")
     contains = slope.low <= -1 <= slope.high
@@ -206,7 +167,7 @@ def _tau2(runs: Sequence[Run]) -> Verdict | None:
     outcome = DENIED if not contains else CONFIRMED if narrow else OPEN
     if slope.censored and slope.low > -1:  # the runs that are missing would steepen the law
         outcome = OPEN
-    text = f"Slope of log tau_2 against log λ: {slope}, RNC1 under {scales.eps2:.3g}."
+    text = f"Slope of log tau_2 against log λ: {slope_text(slope)}, RNC1 under {scales.eps2:.3g}."
     if not contains:
         text += " The interval leaves out -1."
     return Verdict(claim, outcome, text)
@@ -226,12 +187,12 @@ def _information_falls(runs: Sequence[Run]) -> Verdict | None:
                 found.append((float(values[0]), at_fit, float(values[-1])))
     if not found:
         return None
-    return _share(
+    return share(
         "Superfluous information (its log-det bound, unseen data) falls after the fit and not "
         "before it.",
         [last < 0.7 * fit and fit > 0.7 * first for first, fit, last in found],
-        f"Nats at the start {_span([a for a, _, _ in found])}, at the fit "
-        f"{_span([b for _, b, _ in found])}, at the end {_span([c for _, _, c in found])}.",
+        f"Nats at the start {span([a for a, _, _ in found])}, at the fit "
+        f"{span([b for _, b, _ in found])}, at the end {span([c for _, _, c in found])}.",
     )
 
 
@@ -257,22 +218,22 @@ def _bound_holds(runs: Sequence[Run]) -> Verdict | None:
         "The generalisation bound is above the measured error.",
         CONFIRMED if broken == 0 else DENIED,
         f"At {checked - broken:,} of {checked:,} log points. The projected bound ends at "
-        f"{_span(last)}, the error at {_span([x for r in runs if (x := r.last('test/error'))])}.",
+        f"{span(last)}, the error at {span([x for r in runs if (x := r.last('test/error'))])}.",
     )
 
 
 def _early_birds(runs: Sequence[Run]) -> Verdict | None:
-    left = [share for run in runs if (share := _rnc1_left(run)) is not None]
+    left = [part for run in runs if (part := _rnc1_left(run)) is not None]
     if not left:
         return None
-    early = [share > 2 / 3 for share in left]
+    early = [part > 2 / 3 for part in left]
     mean = np.mean(early)
     return Verdict(
         "No early birds: RNC1 (train) has fallen by a third when the test accuracy has risen from "
         "a quarter of its way to 90 % of its best.",
         CONFIRMED if mean <= 0.1 else DENIED if mean >= 0.5 else OPEN,
         f"{sum(early)} of {len(early)} runs are early birds. Left of RNC1 after the rise: "
-        f"{_span(left)}.",
+        f"{span(left)}.",
     )
 
 
@@ -289,12 +250,12 @@ def _rnc1_left(run: Run) -> float | None:
 
 
 def _balance(runs: Sequence[Run]) -> Verdict | None:
-    rates = [rate.value for run in runs if (rate := balance_rate(run)) is not None]
+    rates = [rate.mean for run in runs if (rate := balance_rate(run)) is not None]
     if not rates:
         return None
-    return _share(
+    return share(
         "The mechanism: the balancedness gap of the last two linear layers decays as "
         "(1 - eta lambda)^(2 t).",
         [0.9 <= rate <= 1.1 for rate in rates],
-        f"Measured rate over the predicted one: {_span(rates)}.",
+        f"Measured rate over the predicted one: {span(rates)}.",
     )

@@ -11,8 +11,9 @@ from ncfast.experiments.report.family import band, families
 from ncfast.experiments.report.runs import Run
 from ncfast.experiments.report.scaling import (
     balance_rate,
+    decay_law,
+    laws_by_level,
     midpoint,
-    slope_against_decay,
     time_scales,
 )
 from ncfast.experiments.report.summary import summarise
@@ -64,7 +65,12 @@ def test_runs_as_in_the_paper_confirm_everything():
     for verdict in verdicts(paper()):
         assert verdict.outcome == CONFIRMED, verdict
         assert any(c.isdigit() for c in verdict.numbers)
-    assert len(verdicts(paper())) == 10
+    assert len(verdicts(paper())) == 11
+
+
+def test_one_run_is_an_example():
+    for verdict in verdicts([run(0.3, 0)]):
+        assert verdict.outcome == CONFIRMED if "bound is above" in verdict.claim else OPEN
 
 
 def test_runs_that_generalise_at_once_do_not_grok():
@@ -77,13 +83,13 @@ def test_runs_that_generalise_at_once_do_not_grok():
 
 def test_a_late_rise_of_little_is_not_grokking():
     """Test accuracy of 0.8 at the fit, 0.95 much later: nine tenths of its best come late."""
-    late = run(0.1, 0, late=10_000)
-    for record in late.records:
+    runs = [run(0.1, seed, late=10_000) for seed in (0, 1)]
+    for record in (record for late in runs for record in late.records):
         early = 0.8 if record["step"] >= 50 else 0.1
         record["test/accuracy"] = 0.95 if record["step"] >= 10_000 else early
-    again = Run(late.path, late.config, late.records, find_events(late.records))
-    assert again.events.generalisation >= 100 * again.events.fit
-    assert outcomes([again])["It groks"].outcome == DENIED
+    again = [Run(late.path, late.config, late.records, find_events(late.records)) for late in runs]
+    assert again[0].events.generalisation >= 100 * again[0].events.fit
+    assert outcomes(again)["It groks"].outcome == DENIED
 
 
 def test_a_network_that_is_no_perceptron_is_expected_not_to():
@@ -96,6 +102,58 @@ def test_collapse_at_the_fit_is_not_confirmed():
     found = verdicts([run(0.1, s, collapse=120) for s in range(3)])
     fall = next(v for v in found if v.claim.startswith("RNC1 of the training features falls"))
     assert fall.outcome == DENIED
+
+
+def test_a_cnn_that_collapses_with_the_fit_has_collapsed_when_it_fits():
+    for collapse, outcome in ((20, CONFIRMED), (5000, DENIED)):
+        found = outcomes([run(0.1, s, model="cnn", collapse=collapse) for s in (0, 1)])
+        assert found["It has collapsed when it first fits"].outcome == outcome
+
+
+def test_a_transformer_whose_nc1_alone_follows_the_accuracy():
+    runs = [run(0.1, s, model="transformer") for s in (0, 1)]
+    for record in (record for one in runs for record in one.records):
+        record["test/nc1.quotient"] = record["test/rnc1.max"] = record["test/error"]
+    assert outcomes(runs)["NC1 (unseen data) follows the test accuracy"].outcome == DENIED
+    for record in (record for one in runs for record in one.records):
+        record["test/rnc1.max"] = math.sin(record["step"])
+    assert outcomes(runs)["NC1 (unseen data) follows the test accuracy"].outcome == CONFIRMED
+
+
+def test_more_data_and_larger_decay_come_earlier():
+    sizes = [
+        run(0.1, s, late=6_000_000 / n + 50 * s, train_size=n)
+        for n in (1000, 3000)
+        for s in range(3)
+    ]
+    assert outcomes(sizes)["More training samples generalise earlier."].outcome == CONFIRMED
+    claim = "Superfluous information (its log-det bound"
+    assert outcomes(paper())[claim].outcome == CONFIRMED
+    assert outcomes([run(d, 0) for d in (0.3, 0.1, 0.03, 0.01)])[claim].outcome == OPEN
+
+
+def test_margins_of_training_samples_become_spikes_first(tmp_path):
+    def probe(step, widths):
+        def counts(width):
+            side = [1000 * math.exp(-(((b - 44.5) / width) ** 2)) for b in range(60)]
+            return [[side, side[::-1]]]
+
+        split = dict(zip(("train", "test"), map(counts, widths), strict=True))
+        return {"step": step, "margins": {"pairs": [[0, 1]], "edge": 3.0, "counts": split}}
+
+    for name, last, outcome in (("a", (0.5, 2), CONFIRMED), ("b", (4, 5), DENIED)):
+        runs = []
+        for seed in (0, 1):
+            made = run(0.1, seed)
+            path = tmp_path / name / str(seed)
+            path.mkdir(parents=True)
+            probes = [probe(0, (9, 9)), probe(100, (5, 8)), probe(100_000, last)]
+            (path / "probes.jsonl").write_text("".join(json.dumps(p) + "\n" for p in probes))
+            runs.append(Run(path, made.config, made.records, made.events))
+        assert (
+            outcomes(runs)["Margins between classes collapse to points after the fit"].outcome
+            == outcome
+        )
 
 
 def test_early_birds_are_counted():
@@ -115,7 +173,7 @@ def test_the_balance_of_linear_layers_is_asked_of_its_own_setting():
         assert mechanism.outcome == outcome
     assert not any(v.claim.startswith("The mechanism") for v in verdicts(paper()))
     rate = balance_rate(run(0.3, 0, **setting(1e-4)))
-    assert rate.value == pytest.approx(1, abs=1e-6)
+    assert rate.mean == pytest.approx(1, abs=1e-6)
     assert (
         json.loads(json.dumps(summarise([run(0.3, 0, **setting(1e-4))])))["runs"][0]["tau_1"] == 100
     )
@@ -136,13 +194,13 @@ def test_runs_that_did_not_get_there_are_counted_and_leave_the_law_open():
     """tau_2 goes as lambda^(-1/2) among the runs that got there; the slow ones are missing."""
     late = {(d, s): round(1000 / d**0.5 * (1 + 0.02 * s)) for d in (0.3, 0.1) for s in (0, 1)}
     runs = [run(d, s, late=step) for (d, s), step in late.items()]
-    slope = slope_against_decay(runs, time_scales(runs).tau2)
-    assert slope.value == pytest.approx(-0.5, abs=0.1)
+    slope = decay_law(runs, time_scales(runs).tau2)
+    assert slope.exponent == pytest.approx(-0.5, abs=0.1)
     assert outcomes(runs)["The time of the collapse"].outcome == DENIED
     slow = outcomes([*runs, run(0.01, 0, late=90_000, ends=20_000)])["The time of the collapse"]
     assert slow.outcome == OPEN
     assert "1 more did not get there" in slow.numbers
-    assert slope_against_decay(runs[:2], time_scales(runs[:2]).tau2) is None
+    assert decay_law(runs[:2], time_scales(runs[:2]).tau2) is None
 
 
 def test_time_scales_share_one_level():
@@ -150,6 +208,9 @@ def test_time_scales_share_one_level():
     assert scales.eps2 == pytest.approx(0.075, rel=0.01)
     assert scales.tau1 == (100,) * 6
     assert list(scales.tau2) == sorted(scales.tau2)
+    laws = laws_by_level(paper())
+    assert [eps / scales.eps2 for eps, _ in laws] == [1, 1 / 2, 1 / 4, 1 / 8]
+    assert all(law.exponent == pytest.approx(-1, abs=0.05) for _, law in laws)
     fallen = midpoint(paper()[0], "train/rnc1.max")
     assert 2333 < fallen < 100_000
 
