@@ -1,0 +1,59 @@
+"""Every Triton kernel once on small shapes, for compute-sanitizer to watch.
+
+compute-sanitizer --tool racecheck python benchmarks/studies/gpu_every_kernel.py
+TRITON_INTERPRET=1 python benchmarks/studies/gpu_every_kernel.py --rehearse     on a CPU
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from gpu_timing import Bench, features
+from torch import Tensor
+
+from ncfast.backends import reference, triton
+from ncfast.backends.plan import build
+from ncfast.information.neighbors import triton_sweep
+
+# (N, D, K): the launch for tiny inputs, the planned path, more columns than a tile, many classes
+SIZES = [(1000, 200, 10), (9000, 64, 40), (600, 4100, 7), (3000, 24, 1500)]
+REHEARSED = [(120, 12, 3)]
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def every_kernel(bench: Bench, count: int, dim: int, k: int, dtype: torch.dtype) -> list[Tensor]:
+    """Results of moments by both paths, projections, scatter, decisions and neighbours."""
+    feats, labels = features(bench, count, dim, k, dtype)
+    means = reference.class_moments(feats, labels, k).means
+    weight = means - means.mean(0)
+    rule = means.mean(0)[None], weight[None], -weight.square().sum(1)[None] / 2
+    vectors = torch.linalg.qr(weight[: min(k - 1, dim, 31)].T).Q.T.contiguous()
+    points = feats[:400, :3].float()
+    halves = [points[:, :1].contiguous(), points[:, 1:].contiguous()]
+    return [
+        triton.compute(feats, labels, k).within_ss,
+        triton.planned(feats, build(labels, k)).within_ss,
+        triton.projected_ss(feats, labels, means, vectors),
+        triton.scatter(feats, labels, means),
+        triton.decisions(feats, *rule),
+        triton_sweep.knn(points, 5, "l2", labels[:400])[0],
+        triton_sweep.joint(halves, 5, "l2", False, None)[0],
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rehearse", action="store_true")
+    bench = Bench(parser.parse_args().rehearse)
+    for count, dim, k in REHEARSED if bench.rehearse else SIZES:
+        for dtype in DTYPES:
+            results = every_kernel(bench, count, dim, k, dtype)
+            finite = all(bool(result.double().isfinite().all()) for result in results)
+            print(count, dim, k, dtype, "finite" if finite else "NOT FINITE", flush=True)
+            if not finite:
+                raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
