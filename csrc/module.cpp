@@ -4,8 +4,10 @@
 
 #include "gram_metrics.h"
 #include "isa.h"
+#include "json_lines.h"
 #include "knn_bind.h"
 #include "moments.h"
+#include "row_writer.h"
 #include "second_pass.h"
 
 namespace py = pybind11;
@@ -97,6 +99,19 @@ py::tuple pairs(std::uintptr_t unit, std::uintptr_t length, std::uintptr_t varia
                           list(sums.largest, kPairMaxima));
 }
 
+#if defined(NCFAST_HAS_JSON_LINES)
+py::bytes lines(std::uintptr_t steps, std::uintptr_t values, std::int64_t rows, std::int64_t cols,
+                const std::vector<std::string>& keys, const std::vector<std::string>& tails) {
+    std::string text;
+    {
+        const py::gil_scoped_release release;
+        text = json_lines({pointer<const std::int64_t>(steps), pointer<const double>(values), rows,
+                           cols}, keys, tails);
+    }
+    return text;
+}
+#endif
+
 std::vector<std::string> instruction_sets() {
     std::vector<std::string> names;
     for (const Kernels* each : usable_kernels()) names.emplace_back(each->name);
@@ -111,6 +126,13 @@ PYBIND11_MODULE(_C, module) {
     module.def("class_moments", &moments, no_gil);
     module.def("projected_ss", &projections, no_gil);
     module.def("gram_metrics", &gram, no_gil);
+#if defined(NCFAST_HAS_JSON_LINES)
+    module.def("json_lines", &lines);
+#endif
+    py::class_<RowWriter>(module, "RowWriter")
+        .def(py::init<std::uintptr_t, std::int64_t, std::int64_t, std::int64_t, py::list, py::type,
+                      const py::capsule&, py::tuple, py::function>())
+        .def("push", &RowWriter::push);
     KnnBinding::bind(module);
     module.def("scatter", &outer_products, no_gil);
     module.def("own_distances", &distances, no_gil);

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -84,6 +84,13 @@ def pack(moments: ClassMoments) -> Tensor:
     )
 
 
+class Quick(Protocol):
+    """See `RowWriter.quick`."""
+
+    def push(self, step: int, feats: object, labels: object) -> bool:
+        """Fill the next row; False, and nothing done, if that takes a closer look."""
+
+
 class RowWriter:
     """Writes the moments of features straight into rows on the CPU.
 
@@ -95,12 +102,40 @@ class RowWriter:
     def __init__(self, states: Tensor, layout: Layout) -> None:
         k, d = layout.classes, layout.dim
         # held, not only its address: the memory must outlive the writer
-        self._states, self._classes = states, k
+        self._states, self._classes, self._dim = states, k, d
         assert cpu.extension is not None, cpu.import_error
         self._class_moments = cpu.extension.class_moments
         self._base, self._row = states.data_ptr(), 8 * layout.size
         self._means, self._within, self._sum = 8 * k, 8 * k * (d + 1), 8 * k * (d + 2)
         self._norm_max = states.numpy()[:, -1]
+
+    def quick(self, steps: list[int]) -> Quick | None:
+        """A writer of row after row, all of it in C++; None if this PyTorch has no table for it.
+
+        Its `push(step, feats, labels)` fills row ``len(steps)`` and appends the step, or does
+        nothing and returns False where `write` and the checks before it should look instead: at
+        types, shapes or devices that do not fit, labels out of range, values that are not finite,
+        while something traces, or when all rows are full.
+
+        Args:
+            steps: those of the rows that are full; shared with the caller.
+        """
+        table = getattr(Tensor, "__dlpack_c_exchange_api__", None)
+        if table is None:  # an older PyTorch
+            return None
+        assert cpu.extension is not None
+        writer: Quick = cpu.extension.RowWriter(
+            self._base,
+            len(self._states),
+            self._classes,
+            self._dim,
+            steps,
+            Tensor,
+            table,
+            (torch._C._len_torch_dispatch_stack, torch._C._functorch.peek_interpreter_stack),
+            torch.get_num_threads,
+        )
+        return writer
 
     def is_nan(self, row: int) -> bool:
         """Whether a feature of the batch in that row was not a number, or a label out of range."""

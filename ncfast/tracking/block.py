@@ -2,90 +2,118 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ncfast.backends import cpu
 from ncfast.tracking.sinks import Record
 from ncfast.tracking.transfer import HostCopy
 
 
 class LogPoint:
-    """What was measured at one step and is not written yet.
+    """Single values of one step that are not written yet.
 
     Attributes:
         step: the step.
         values: 0-d tensors and numbers by key.
-        rows: table and row of results that are evaluated in blocks.
     """
 
-    __slots__ = ("rows", "step", "values")
+    __slots__ = ("step", "values")
 
     def __init__(self, step: int) -> None:
         self.step = step
         self.values: dict[str, Tensor | float] = {}
-        self.rows: list[tuple[int, int]] = []
 
 
 class Table(NamedTuple):
-    """Results of one layer at consecutive log points."""
+    """Results of one layer, a row a log point."""
 
     keys: Sequence[str]
-    values: Tensor  # (n, len(keys)) float64
+    steps: Sequence[int]
+    values: Tensor  # (len(steps), len(keys)) float64
 
 
 class Block:
-    """Records of consecutive log points, complete once their values have reached the host.
+    """Records of log points in the order of their steps, complete once they are on the host.
+
+    Its methods wait for the copies; they are called from the threads that write.
 
     Args:
-        points: the log points, oldest first.
-        tables: results by the number that `LogPoint.rows` refers to.
+        points: single values.
+        tables: results of the layers.
     """
 
-    def __init__(self, points: Sequence[LogPoint], tables: dict[int, Table]) -> None:
-        self._points = points
-        self._keys = {number: table.keys for number, table in tables.items()}
+    def __init__(self, points: Sequence[LogPoint], tables: Sequence[Table]) -> None:
+        self._points, self._tables = points, tables
         scalars = [v for p in points for v in p.values.values() if isinstance(v, Tensor)]
-        self._copies = [
-            _send([table.values for table in tables.values()]),
-            _send(scalars),
-        ]
-        self._offsets = _offsets(tables)
+        self._copies = [_send([table.values for table in tables]), _send(scalars)]
         self._lock = threading.Lock()
         self._records: list[Record] | None = None
 
-    def records(self) -> list[Record]:
-        """The records; waits for the copies. Called from the threads that write."""
+    @property
+    def steps(self) -> list[int]:
+        """The step of each record."""
+        found = {step for table in self._tables for step in table.steps}
+        return sorted(found.union(point.step for point in self._points))
+
+    def __iter__(self) -> Iterator[Record]:
+        """The records."""
         with self._lock:
             if self._records is None:
                 self._records = self._assemble()
-            return self._records
+        return iter(self._records)
+
+    def json_lines(self) -> bytes:
+        """The records as lines of JSON, the same bytes as json.dumps gives.
+
+        Where all tables have the same steps, as in a steady loop, the extension writes the lines,
+        and training keeps the interpreter.
+        """
+        fast = getattr(cpu.extension, "json_lines", None)
+        steps = self.steps
+        if fast is None or not self._tables or any(list(t.steps) != steps for t in self._tables):
+            return "".join(json.dumps(record) + "\n" for record in self).encode()
+        shapes = [(len(steps), len(table.keys)) for table in self._tables]
+        cells = _joined(self._copies[0]).split([rows * columns for rows, columns in shapes])
+        values = torch.cat([part.view(shape) for part, shape in zip(cells, shapes, strict=True)], 1)
+        numbers = torch.tensor(steps)
+        keys = [json.dumps(key) for table in self._tables for key in table.keys]
+        tails = {step: json.dumps(extra)[1:-1] for step, extra in self._extras()}
+        found: bytes = fast(
+            numbers.data_ptr(),
+            values.data_ptr(),
+            *values.shape,
+            keys,
+            [tails.get(step, "") for step in steps],
+        )
+        return found
 
     def _assemble(self) -> list[Record]:
-        cells, scalars = (list(_receive(copies)) for copies in self._copies)
-        remaining = iter(scalars)
-        records: list[Record] = []
+        records: dict[int, dict[str, float]] = {step: {"step": step} for step in self.steps}
+        cells, start = _joined(self._copies[0]).tolist(), 0
+        for keys, steps, _ in self._tables:
+            for step in steps:
+                records[step].update(zip(keys, cells[start : start + len(keys)], strict=True))
+                start += len(keys)
+        for step, extra in self._extras():
+            records[step].update(extra)
+        return list(records.values())
+
+    def _extras(self) -> Iterator[tuple[int, dict[str, float]]]:
+        scalars = iter(_joined(self._copies[1]).tolist())
         for point in self._points:
-            record: dict[str, float] = {"step": point.step}
-            for table, row in point.rows:
-                keys = self._keys.get(table, ())
-                start = self._offsets.get(table, 0) + row * len(keys)
-                record.update(zip(keys, cells[start : start + len(keys)], strict=True))
-            for key, value in point.values.items():
-                record[key] = next(remaining) if isinstance(value, Tensor) else value
-            records.append(record)
-        return records
-
-
-def _offsets(tables: dict[int, Table]) -> dict[int, int]:
-    offsets, start = {}, 0
-    for number, table in tables.items():
-        offsets[number] = start
-        start += table.values.numel()
-    return offsets
+            yield (
+                point.step,
+                {
+                    key: next(scalars) if isinstance(value, Tensor) else value
+                    for key, value in point.values.items()
+                },
+            )
 
 
 def _send(tensors: Sequence[Tensor]) -> list[HostCopy]:
@@ -100,6 +128,6 @@ def _send(tensors: Sequence[Tensor]) -> list[HostCopy]:
     return [*copies, HostCopy(torch.cat(run))] if run else copies
 
 
-def _receive(copies: Iterable[HostCopy]) -> Iterable[float]:
-    for copy in copies:
-        yield from copy.wait()
+def _joined(copies: Iterable[HostCopy]) -> Tensor:
+    values = [copy.wait() for copy in copies]
+    return torch.cat(values) if values else torch.empty(0, dtype=torch.float64)

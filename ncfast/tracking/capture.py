@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ncfast.tracking.layers import INPUT, Layer, resolve, uncompiled
-from ncfast.tracking.pooling import Pool, as_pool
+from ncfast.tracking.pooling import Pool, as_pool, tensor_of
 
 PoolSpec = str | Pool | None
+_is_compiling = torch.compiler.is_compiling
 
 
 class Hook:
@@ -24,14 +25,16 @@ class Hook:
     def __init__(self, from_input: bool) -> None:
         self.enabled = True
         self.value: Any = None
-        self._version = -1
+        self.version = -1  # of the value when the layer ran; -1 where there is no telling
         self._from_input = from_input
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Called by torch after the layer's forward."""
         if self.enabled:
-            self.value = args[0] if self._from_input else output
-            self._version = _version(self.value)
+            self.value = value = args[0] if self._from_input else output
+            # how often it was changed in place
+            tells = isinstance(value, Tensor) and not _is_compiling() and not value.is_inference()
+            self.version = value._version if tells else -1
 
     def take(self) -> Any:
         """The value, which is forgotten; None if there is none.
@@ -40,19 +43,12 @@ class Hook:
             ValueError: it was changed in place since.
         """
         value, self.value = self.value, None
-        if value is not None and self._version >= 0 and value._version != self._version:
+        if value is not None and self.version >= 0 and value._version != self.version:
             raise ValueError(_CHANGED)
         return value
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[()]]:
         return _idle_hook, ()
-
-
-def _version(value: Any) -> int:
-    """How often a tensor was changed in place; -1 where there is no telling."""
-    if not isinstance(value, Tensor) or torch.compiler.is_compiling() or value.is_inference():
-        return -1
-    return value._version
 
 
 def _idle(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -105,6 +101,12 @@ class FeatureCapture:
             self._enabled = value
             for hook in self._hooks.values():
                 hook.enabled = value
+
+    @property
+    def only(self) -> Hook | None:
+        """The hook of a single layer whose output is taken as it is."""
+        as_it_is = len(self.names) == 1 and self._pools[self.names[0]] is tensor_of
+        return self._hooks[self.names[0]] if as_it_is else None
 
     @torch.no_grad()
     def take(self) -> tuple[dict[str, Tensor], dict[str, Exception]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import warnings
@@ -65,65 +66,61 @@ class Recorder:
         self._raise = on_sink_error == "raise"
         self._log_cost, self._reduce = log_cost, reduce
         self._flush_seconds = flush_seconds
-        self._last_flush = time.perf_counter()
+        self.deadline = self._next_deadline()  # when a block is sent even if it is short
         self._points: list[LogPoint] = []
         self._rings: list[MomentsRing] = []
         self._numbers: dict[tuple[str, int, torch.device], int] = {}
         self._process = os.getpid()
         self._closed = False
 
-    def push(self, step: int, prefix: str, feats: Tensor, labels: Tensor) -> None:
-        """Measure a batch for the record of ``step``; arguments are checked by the caller."""
+    def push(self, step: int, prefix: str, feats: Tensor, labels: Tensor) -> MomentsRing:
+        """Measure a batch for the record of ``step``; arguments are checked by the caller.
+
+        Returns:
+            Where it went.
+        """
         key = (prefix, feats.shape[1], feats.device)
         number = self._numbers.get(key, -1)
         if number < 0:
             number = self._numbers[key] = self._new_ring(*key)
         ring = self._rings[number]
-        row = ring.number
-        ring.push(feats, labels)
-        if ring.number > row:  # not so while a CUDA graph is captured
-            self.at(step).rows.append((number, row))
+        ring.push(step, feats, labels)
+        return ring
 
     def replayed(self, step: int) -> None:
         """Add the rows that a replay of a CUDA graph has written to the record of ``step``."""
-        for number, ring in enumerate(self._rings):
+        for ring in self._rings:
             if ring.captured:
-                self.at(step).rows.append((number, ring.number))
-                ring.replayed()
+                ring.replayed(step)
 
     def at(self, step: int) -> LogPoint:
-        """The open log point, made if there is none."""
+        """The open log point for single values, made if there is none."""
         if self.point is None:
             self.point = LogPoint(step)
         return self.point
 
     def commit(self) -> None:
         """Close the record of the current step; send a block if it is time."""
-        if self.point is not None:
-            self._points.append(self.point)
-            self.point = None
-        if not self._points:
-            return
-        # ranks must reduce at the same steps, so that the clock has no say
-        age = time.perf_counter() - self._last_flush
-        late = self._reduce is None and age >= self._flush_seconds
+        self.close_point()
+        late = time.perf_counter() >= self.deadline and (self._points or self._filled())
         if late or len(self._points) >= _POINTS or any(ring.full for ring in self._rings):
             self.send()
 
     def send(self) -> None:
         """Evaluate what has been measured and hand it to the writers; does not wait for them."""
-        self._last_flush = time.perf_counter()
-        if self.point is not None:
-            self._points.append(self.point)
-            self.point = None
+        self.deadline = self._next_deadline()
+        self.close_point()
         points, self._points = self._points, []
-        if not points or os.getpid() != self._process:  # a fork has no writers
+        filled = self._filled()
+        # a fork has no writers
+        if not (points or filled) or os.getpid() != self._process:
             return
-        tables: dict[int, Table] = {}
+        last = max([*(ring.steps[-1] for ring in filled), *(point.step for point in points[-1:])])
+        tables: list[Table] = []
         try:
-            tables = self._evaluate()
+            tables = self._evaluate(filled)
         finally:  # without the other ranks there is no table, but all else is kept
-            self._submit(points, tables)
+            self._submit(points, tables, last)
         self._report()
 
     def flush(self) -> None:
@@ -151,8 +148,10 @@ class Recorder:
                 writer.close()
         self._report()
 
-    def _submit(self, points: list[LogPoint], tables: dict[int, Table]) -> None:
+    def _submit(self, points: list[LogPoint], tables: list[Table], last: int) -> None:
         if self._log_cost:
+            if not points or points[-1].step != last:
+                points.append(LogPoint(last))
             points[-1].values[COST] = self.seconds
         if self._writers:
             block = Block(points, tables)
@@ -164,26 +163,38 @@ class Recorder:
         self._rings.append(MomentsRing(prefix, self._ids, layout, device, self._stream))
         return len(self._rings) - 1
 
-    def _evaluate(self) -> dict[int, Table]:
-        """Results of all rings; those whose states have the same layout in one call."""
-        filled = {i: ring for i, ring in enumerate(self._rings) if ring.number}
-        taken = [(ring.layout, ring.take()) for ring in filled.values()]
+    def _evaluate(self, filled: list[MomentsRing]) -> list[Table]:
+        """Results of the rings; those whose states have the same layout in one call."""
+        steps, states = zip(*(ring.take() for ring in filled), strict=True) if filled else ((), ())
+        taken = [(ring.layout, part) for ring, part in zip(filled, states, strict=True)]
         if self._reduce is not None:
             taken = self._reduce(taken)
         if not self._writers:
-            return {}
+            return []
         groups: dict[tuple[Layout, torch.device], list[tuple[int, Tensor]]] = {}
-        for (number, ring), (_, batches) in zip(filled.items(), taken, strict=True):
-            states, layout = ring.averaged(batches)
-            groups.setdefault((layout, ring.device), []).append((number, states))
-        tables = {}
+        for number, (ring, (_, batches)) in enumerate(zip(filled, taken, strict=True)):
+            averages, layout = ring.averaged(batches)
+            groups.setdefault((layout, ring.device), []).append((number, averages))
+        values: dict[int, Tensor] = {}
         for (layout, _), members in groups.items():
-            parts = [states for _, states in members]
-            states = parts[0] if len(parts) == 1 else torch.cat(parts)
-            values = evaluate_states(states, layout, self._ids).split([len(p) for p in parts])
-            for (number, _), value in zip(members, values, strict=True):
-                tables[number] = Table(self._rings[number].keys, value)
-        return tables
+            parts = [part for _, part in members]
+            joined = parts[0] if len(parts) == 1 else torch.cat(parts)
+            found = evaluate_states(joined, layout, self._ids).split([len(part) for part in parts])
+            values.update(zip((number for number, _ in members), found, strict=True))
+        return [Table(ring.keys, steps[i], values[i]) for i, ring in enumerate(filled)]
+
+    def _filled(self) -> list[MomentsRing]:
+        return [ring for ring in self._rings if ring.steps]
+
+    def close_point(self) -> None:
+        """Close the record of the current step."""
+        if self.point is not None:
+            self._points.append(self.point)
+            self.point = None
+
+    def _next_deadline(self) -> float:
+        # ranks must reduce at the same steps, so that the clock has no say
+        return math.inf if self._reduce is not None else time.perf_counter() + self._flush_seconds
 
     def _report(self) -> None:
         """Say once which sink has failed, and let go of it."""

@@ -20,9 +20,10 @@ _BYTES = 1 << 25  # of one ring; large states are evaluated more often instead
 class MomentsRing:
     """Packed moments of the batches of one layer that are not evaluated yet.
 
-    `push` reads nothing on the host. On the CPU the extension writes a row in place. Elsewhere a
-    row is one concatenation and one copy to a position that is kept on the device, so a CUDA graph
-    that holds a push writes the next row at each replay.
+    `push` reads nothing on the host. On the CPU the extension writes a row in place; `quick`, where
+    there is one, does all of an ordinary push in one call. Elsewhere a row is one concatenation and
+    one copy to a position that is kept on the device, so a CUDA graph that holds a push writes the
+    next row at each replay.
 
     Args:
         prefix: first part of the keys, such as "train".
@@ -43,7 +44,7 @@ class MomentsRing:
         self.layout, self.device = layout, device
         self.keys = [f"{prefix}/{id_}" for id_ in ids]
         self.capacity = max(1, min(_ROWS, _BYTES // (8 * layout.size)))
-        self.number = 0
+        self.steps: list[int] = []  # one for each full row
         self.captured = False  # a CUDA graph holds a push
         shape = (self.capacity, layout.size)
         self.states = torch.zeros(shape, dtype=torch.float64, device=device)
@@ -51,16 +52,23 @@ class MomentsRing:
         self._average = None if stream.kind == "batch" else Average(stream, layout, device)
         fast = cpu.extension is not None and type(self.states) is Tensor and device.type == "cpu"
         self._rows = RowWriter(self.states, layout) if fast else None
+        self.quick = self._rows.quick(self.steps) if self._rows is not None else None
+
+    @property
+    def number(self) -> int:
+        """Rows that are full."""
+        return len(self.steps)
 
     @property
     def full(self) -> bool:
         """Whether a block must be taken before the next push."""
         return self.number >= self.capacity
 
-    def push(self, feats: Tensor, labels: Tensor) -> None:
+    def push(self, step: int, feats: Tensor, labels: Tensor) -> None:
         """Measure a batch into the next row.
 
         Args:
+            step: of the batch.
             feats: (N, D), checked by the caller.
             labels: (N,), on the same device.
 
@@ -80,21 +88,21 @@ class MomentsRing:
         if _capturing(self.device):
             self.captured = True
         else:
-            self.number += 1
+            self.steps.append(step)
 
-    def replayed(self) -> None:
+    def replayed(self, step: int) -> None:
         """Count a push that a CUDA graph has made."""
-        self.number += 1
+        self.steps.append(step)
 
     def _packed(self, feats: Tensor, labels: Tensor) -> Tensor:
         return pack(class_moments(feats, labels, num_classes=self.layout.classes))
 
-    def take(self) -> Tensor:
-        """The packed moments of all log points since the last call, oldest first."""
-        states = self.states[: self.number]
-        self.number = 0
+    def take(self) -> tuple[list[int], Tensor]:
+        """Steps and packed moments of all log points since the last call, oldest first."""
+        steps, states = self.steps[:], self.states[: self.number]
+        self.steps.clear()  # the same list stays: it is known elsewhere
         self._position.zero_()
-        return states
+        return steps, states
 
     def averaged(self, states: Tensor) -> tuple[Tensor, Layout]:
         """What to evaluate for the batches that `take` gave, and its layout."""

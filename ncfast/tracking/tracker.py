@@ -20,11 +20,13 @@ from ncfast.metrics._evidence import Evidence
 from ncfast.metrics.registry import METRICS, OF_MOMENTS, resolve
 from ncfast.metrics.weights import weight_norm
 from ncfast.tracking import shutdown
-from ncfast.tracking.capture import FeatureCapture, PoolSpec
+from ncfast.tracking.capture import FeatureCapture, Hook, PoolSpec
 from ncfast.tracking.header import build_header
 from ncfast.tracking.layers import Layer, uncompiled
+from ncfast.tracking.quick import QuickStep
 from ncfast.tracking.recorder import Recorder
 from ncfast.tracking.reduction import as_group, reduce_batches
+from ncfast.tracking.ring import MomentsRing
 from ncfast.tracking.schedule import Schedule, as_schedule
 from ncfast.tracking.sinks import Record, Sink, as_sink
 from ncfast.tracking.snapshot import Batches, LossFunction, Snapshot
@@ -32,6 +34,7 @@ from ncfast.tracking.stream import parse as parse_stream
 from ncfast.tracking.tapped import Tapped
 
 WEIGHT_NORM = "weight.norm"
+_CUDA = torch.backends.cuda.is_built()  # without, no graph is ever captured
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -135,7 +138,8 @@ class Tracker:
         self.current_step = start_step
         self.metrics = _choose(metrics, model is not None)
         self._stream = parse_stream(stream)
-        self._schedule = as_schedule(every)
+        self._schedule, self._always = as_schedule(every), every == 1
+        self._quick: QuickStep | None = None
         self._reduces, self._group = as_group(group)
         self._model = None if model is None else uncompiled(model)
         self._capture = _capture(self._model, layers, pool)
@@ -172,7 +176,6 @@ class Tracker:
         """Whether the current step is a log point."""
         return self._due
 
-    @_whole
     def step(
         self, *, labels: Tensor | None, feats: Tensor | None = None, split: str = "train"
     ) -> None:
@@ -190,10 +193,32 @@ class Tracker:
             RuntimeError: no features were passed and there is no model to capture them from.
             ValueError, TypeError: ``feats`` or ``labels`` that `ncfast.class_moments` refuses.
         """
+        begin = time.perf_counter()
+        recorder, quick, number = self._recorder, self._quick, self.current_step + 1
+        if (
+            quick is None
+            or not self._next_due
+            or (_CUDA and _capturing())
+            or begin >= recorder.deadline
+            or not quick(number, labels, feats, split)
+        ):
+            self._step(labels, feats, split)
+            return
+        self.current_step, self._due = number, True
+        if recorder.point is not None:
+            recorder.close_point()
+        if not self._always:
+            self._plan_next()
+        recorder.seconds += time.perf_counter() - begin
+
+    @_whole
+    def _step(self, labels: Tensor | None, feats: Tensor | None, split: str) -> None:
+        """Any step; an ordinary one shows the way to those that follow."""
         if not _capturing():  # what a graph holds is counted when it is replayed
             self._advance()
             if not self._due:
                 return
+        self._quick = None
         if feats is None:
             self._measure_captured(labels, split)
         elif labels is None:
@@ -201,7 +226,8 @@ class Tracker:
         else:
             _validate.check_pair(feats, labels)
             prefix = self._prefix(self._stream.kind, split, "")
-            self._recorder.push(self.current_step, prefix, feats, labels)
+            ring = self._recorder.push(self.current_step, prefix, feats, labels)
+            self._remember(split, None, ring)
         if not _capturing():
             self._add_weight_norm()
 
@@ -309,6 +335,10 @@ class Tracker:
         if self._capture is not None:
             self._capture.enabled = self._next_due
 
+    def _remember(self, split: str, hook: Hook | None, ring: MomentsRing) -> None:
+        if ring.quick is not None and WEIGHT_NORM not in self.metrics:
+            self._quick = QuickStep(split, hook, ring.quick)
+
     def _measure_captured(self, labels: Tensor | None, split: str) -> None:
         if self._capture is None:
             raise RuntimeError(
@@ -325,7 +355,9 @@ class Tracker:
                 wrong[layer] = problem
                 continue
             prefix = self._prefix(self._stream.kind, split, layer)
-            self._recorder.push(self.current_step, prefix, feats, labels)
+            ring = self._recorder.push(self.current_step, prefix, feats, labels)
+            if self._capture.only is not None:
+                self._remember(split, self._capture.only, ring)
         for layer, error in wrong.items():
             self._warn_once(f"layer {layer}", f"Layer {layer!r} is not measured: {error}")
 

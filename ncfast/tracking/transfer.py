@@ -31,12 +31,11 @@ class HostCopy:
         values.record_stream(side)  # its memory must not be reused before the copy is over
         return host
 
-    def wait(self) -> list[float]:
-        """The values as numbers; waits for the copy if it is under way."""
+    def wait(self) -> Tensor:
+        """The values in the host's memory; waits for the copy if it is under way."""
         if self._event is not None:
             self._event.synchronize()
-        numbers: list[float] = self._values.tolist()
-        return numbers
+        return self._values
 
 
 _side_streams: dict[torch.device, torch.cuda.Stream] = {}

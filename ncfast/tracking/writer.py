@@ -93,11 +93,14 @@ class SinkWriter:
             self._sink.start(self._header)
 
     def _deliver(self, block: Block) -> None:
-        for record in block.records():
-            self._called = time.monotonic()
-            if self.failure is not None:
-                return
-            self._sink.write(record)
+        if hasattr(self._sink, "write_block"):
+            self._sink.write_block(block)
+        else:
+            for record in block:
+                self._called = time.monotonic()
+                if self.failure is not None:
+                    return
+                self._sink.write(record)
         if hasattr(self._sink, "flush"):
             self._sink.flush()
 

@@ -106,9 +106,10 @@ def test_a_row_of_the_ring_is_what_class_moments_gives(dtype, monkeypatch):
     for other in (None, monkeypatch):
         rows = ring(other)
         for wide in (labels, labels.to(torch.uint16), labels.to(torch.int16)):
-            rows.push(feats[:, ::2].contiguous(), wide)
-        rows.push(feats[:, ::2], labels)  # columns that are not adjacent
-        states = rows.take()
+            rows.push(7, feats[:, ::2].contiguous(), wide)
+        rows.push(8, feats[:, ::2], labels)  # columns that are not adjacent
+        steps, states = rows.take()
+        assert steps == [7, 7, 7, 8]
         assert rows.number == 0
         for state in states:
             found = rows.layout.unpack(state)
@@ -124,24 +125,25 @@ def test_what_a_graph_records_fills_row_after_row(monkeypatch):
     rows = ring(monkeypatch)
     labels = torch.arange(20) % 3
     warm = torch.randn(20, 4)
-    rows.push(warm, labels)
+    rows.push(0, warm, labels)
     rows.take()
 
     monkeypatch.setattr("ncfast.tracking.ring._capturing", lambda device: True)
     # labels on the host would be looked at, which those of an accelerator are not
     monkeypatch.setattr("ncfast._validate.labels_are_on_host", lambda labels: False)
-    graph = make_fx(lambda feats: rows.push(feats, labels), tracing_mode="real")(warm)
+    graph = make_fx(lambda feats: rows.push(0, feats, labels), tracing_mode="real")(warm)
     rows.states.zero_()
     rows._position.zero_()
     assert rows.number == 0
     inputs = [torch.randn(20, 4) for _ in range(3)]
-    for feats in inputs:
+    for step, feats in enumerate(inputs):
         graph(feats)
-        rows.replayed()
-    states = rows.take()
+        rows.replayed(step)
+    steps, states = rows.take()
+    assert steps == [0, 1, 2]
     for feats, state in zip(inputs, states, strict=True):
         expected = ncfast.class_moments(feats, labels, num_classes=3)
         torch.testing.assert_close(rows.layout.unpack(state).means, expected.means)
     graph(inputs[0])
-    rows.replayed()
-    assert torch.equal(rows.take()[0], states[0])
+    rows.replayed(3)
+    assert torch.equal(rows.take()[1][0], states[0])

@@ -227,7 +227,7 @@ class Copied:
         Copied.made = (*Copied.made, values)
 
     def wait(self):
-        return [0.0] * self.made[-1].numel()
+        return torch.zeros(self.made[-1].numel())
 
 
 @pytest.mark.parametrize("stream", ["batch", "ema:0.9", "window:3"])
@@ -239,7 +239,7 @@ def test_a_step_and_a_block_do_not_synchronise(stream, metrics, monkeypatch):
     records = []
     feats = torch.empty(64, 16, device="meta")
     labels = torch.empty(64, dtype=torch.int64, device="meta")
-    monkeypatch.setattr("ncfast.tracking.recorder._POINTS", 4)
+    monkeypatch.setattr("ncfast.tracking.ring._ROWS", 4)
     options = {"stream": stream, "metrics": metrics, "log_cost": False, "flush_seconds": 1e9}
     with Tracker(num_classes=5, sinks=[records.append], **options) as tracker:
         for _ in range(6):
@@ -290,6 +290,7 @@ def test_replays_of_a_graph_are_counted(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr("ncfast.tracking.ring._capturing", lambda device: True)
             patch.setattr("ncfast.tracking.tracker._capturing", lambda: True)
+            patch.setattr("ncfast.tracking.tracker._CUDA", True)
             tracker.step(feats=feats, labels=labels)
         assert tracker.current_step == 1
         assert ring.number == 1

@@ -6,7 +6,7 @@ A sink has ``write(record)`` and ``close()``; ``start(header)`` and ``flush()`` 
 from ncfast.tracking.sinks.csv import CsvSink
 from ncfast.tracking.sinks.jsonl import JsonlSink
 from ncfast.tracking.sinks.parquet import ParquetSink
-from ncfast.tracking.sinks.protocol import CallableSink, Header, Record, Sink
+from ncfast.tracking.sinks.protocol import CallableSink, Header, Record, Records, Sink
 from ncfast.tracking.sinks.registry import as_sink, read_records
 from ncfast.tracking.sinks.tensorboard import TensorBoardSink
 from ncfast.tracking.sinks.wandb import WandbSink
@@ -18,6 +18,7 @@ __all__ = [
     "JsonlSink",
     "ParquetSink",
     "Record",
+    "Records",
     "Sink",
     "TensorBoardSink",
     "WandbSink",

@@ -52,7 +52,7 @@ class CsvSink:
             rows.insert(0, columns)
         elif len(columns) > len(self._columns):
             self._widen(columns)
-        self._file.append(_text(rows).encode(), record.get("step"))
+        self._file.append(_text(rows).encode(), [record.get("step")])
         self._columns = columns
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ncfast.tracking.sinks.protocol import Header
@@ -34,18 +34,27 @@ class LineFile:
         if self.regular:
             self._file.truncate(end_of_last_line(self.path))
 
-    def append(self, lines: bytes, step: object) -> None:
-        """Append whole lines; when that fails, what was written of them is taken back.
+    def append(self, lines: bytes, steps: Sequence[object]) -> None:
+        """Append whole lines; when that fails, those that are not whole are taken back.
+
+        Args:
+            lines: any number of lines.
+            steps: the step of each, or of all.
 
         Raises:
-            OSError: the disk is full, or the file cannot be written; the message names ``step``.
+            OSError: the disk is full, or the file cannot be written; the message names the step.
         """
+        written = 0
         try:
-            if self._file.write(lines) != len(lines):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            while written < len(lines):
+                count = self._file.write(memoryview(lines)[written:])
+                if not count:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                written += count
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._file.truncate(end_of_last_line(self.path))
+            step = steps[min(lines.count(b"\n", 0, written), len(steps) - 1)]
             raise OSError(
                 error.errno,
                 f"Could not append a record of step {step} ({error.strerror}); the "

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ncfast.tracking.sinks.files import LineFile, write_header
-from ncfast.tracking.sinks.protocol import Header, Record
+from ncfast.tracking.sinks.protocol import Header, Record, Records
 
 
 class JsonlSink:
@@ -41,7 +41,11 @@ class JsonlSink:
         Raises:
             OSError: the disk is full, or the file cannot be written.
         """
-        self._file.append((json.dumps(record) + "\n").encode(), record.get("step"))
+        self._file.append((json.dumps(record) + "\n").encode(), [record.get("step")])
+
+    def write_block(self, records: Records) -> None:
+        """Append many records; raises what `write` does, and keeps those that were whole."""
+        self._file.append(records.json_lines(), records.steps)
 
     def close(self) -> None:
         """Close the file."""

@@ -83,6 +83,26 @@ def test_what_a_failed_write_left_is_taken_back(tmp_path):
     assert path.read_text() == json.dumps({"step": 1, "pad": "x" * 20}) + "\n"
 
 
+def test_a_disk_that_fills_up_in_a_block_keeps_its_whole_lines(tmp_path):
+    code = (
+        "import resource, sys\n"
+        "import torch\n"
+        "from ncfast.tracking.block import Block, Table\n"
+        "from ncfast.tracking.sinks import JsonlSink\n"
+        "table = Table(['a'], [7, 8, 9], torch.ones(3, 1, dtype=torch.float64))\n"
+        "sink = JsonlSink(sys.argv[1])\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))\n"
+        "try:\n    sink.write_block(Block([], [table]))\n"
+        "except OSError as error:\n    print(error)\n"
+    )
+    path = tmp_path / "log.jsonl"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    assert "record of step 9" in done.stdout
+    assert path.read_text() == '{"step": 7, "a": 1.0}\n{"step": 8, "a": 1.0}\n'
+
+
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):

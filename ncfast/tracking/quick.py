@@ -1,0 +1,42 @@
+"""The ordinary step of a training loop: nothing to look into, as few instructions as it takes."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ncfast.backends.states import Quick
+from ncfast.tracking.capture import Hook
+
+
+class QuickStep:
+    """Measures batches of one split into one ring, where the way of the last one will do.
+
+    Training leaves the caches cold, and a step then costs what it takes to fetch its code: whoever
+    steps in full once says where the batch went, and the next ones go there straight. What is out
+    of the ordinary is left to the full step, with nothing changed.
+
+    Args:
+        split: of the keys.
+        hook: what holds the features; None if they are passed in.
+        writer: of the ring's rows.
+    """
+
+    __slots__ = ("_hook", "_push", "_split")
+
+    def __init__(self, split: str, hook: Hook | None, writer: Quick) -> None:
+        self._split, self._hook, self._push = split, hook, writer.push
+
+    def __call__(self, step: int, labels: Tensor | None, feats: Tensor | None, split: str) -> bool:
+        """Measure the batch of ``step``; False, and nothing done, if that takes a full step."""
+        hook = self._hook
+        if split != self._split or (feats is None) is (hook is None):
+            return False
+        if hook is None:
+            return self._push(step, feats, labels)
+        value, version = hook.value, hook.version
+        if value is None or (version >= 0 and value._version != version):
+            return False
+        if not self._push(step, value, labels):
+            return False
+        hook.value = None
+        return True
