@@ -3,12 +3,27 @@
 from ncfast.benchmarks.operations import (
     class_moments,
     knn,
+    metrics,
     mutual_information,
     plane,
     replica_step,
+    rnc1,
+    scatter,
     tracker_step,
 )
 from ncfast.benchmarks.registry import Operation
 
-_MODULES = (class_moments, knn, mutual_information, plane, tracker_step, replica_step)
-OPERATIONS: dict[str, Operation] = {module.OPERATION.name: module.OPERATION for module in _MODULES}
+OPERATIONS: dict[str, Operation] = {
+    operation.name: operation
+    for operation in (
+        class_moments.OPERATION,
+        rnc1.OPERATION,
+        *metrics.TIERS,
+        scatter.OPERATION,
+        knn.OPERATION,
+        mutual_information.OPERATION,
+        plane.OPERATION,
+        tracker_step.OPERATION,
+        replica_step.OPERATION,
+    )
+}
