@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 
 import ncfast
-from ncfast.benchmarks.registry import Case
+from ncfast.benchmarks.registry import Call, Case, Contestant, Inputs
 
 Available = Callable[[Case], str | None]
 
@@ -23,11 +23,30 @@ def backend(name: str) -> Available:
     return reason
 
 
+def backends(prepare: Callable[[str], Callable[[Inputs], Call]]) -> list[Contestant]:
+    """A contestant for each backend of ncfast; the fastest comes first where it runs."""
+    return [
+        Contestant(f"ncfast {name}", "ncfast", prepare(name), backend(name), name)
+        for name in ("triton", "cpu", "reference")
+    ]
+
+
 def package(name: str) -> Available:
     """For a library that may not be installed."""
 
     def reason(case: Case) -> str | None:
         return None if importlib.util.find_spec(name) else f"{name} is not installed"
+
+    return reason
+
+
+def for_numpy(name: str) -> Available:
+    """For a library that takes NumPy's arrays, on a CPU."""
+
+    def reason(case: Case) -> str | None:
+        if case.sizes.get("dtype") == "bfloat16":
+            return "NumPy has no bfloat16"
+        return package(name)(case)
 
     return reason
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ncfast.benchmarks import ceilings, environment, results_file, table
+from ncfast.benchmarks.compare import SLOWER_OR_WRONG, compare
 from ncfast.benchmarks.config import BenchConfig
 from ncfast.benchmarks.operations import OPERATIONS
 from ncfast.benchmarks.registry import Operation
@@ -49,16 +50,33 @@ def bench(config: BenchConfig) -> Path:
         report = results_file.new(about, limits)
         for operation in chosen:
             entries = report["operations"][operation.name] = []
-            for entry in run(operation, config.quick, conditions):
+            report["commands"][operation.name] = config.command
+            for entry in run(operation, config.quick, conditions, config.cases):
                 entries.append(entry)
                 print("\n" + table.header(operation.name, entry))
                 print("\n".join(table.lines(entry)), flush=True)
             environment.finish(about)
-            dropped = results_file.merge_into(config.out, report)
+            dropped = results_file.merge_into(config.out, report, partly=bool(config.cases))
             if dropped:
                 print(f"Dropped, of another environment: {', '.join(dropped)}")
     print(f"\n{time.perf_counter() - start:.0f} s. Results: {config.out}")
     return config.out
+
+
+def compare_files(old: Path, new: Path) -> bool:
+    """Print how two runs differ; returns whether the new one is slower or less right anywhere.
+
+    Raises:
+        ValueError: a file is none of `ncfast bench`, or the two have no case in common.
+    """
+    changes = compare(results_file.load(old), results_file.load(new))
+    if not changes:
+        raise ValueError(f"Expected {old} and {new} to have a case in common but they have none.")
+    bad = [change for change in changes if change.verdict in SLOWER_OR_WRONG]
+    for change in sorted(changes, key=lambda each: each.factor):
+        print(change)
+    print(f"{len(bad)} of {len(changes)} became slower or wrong.")
+    return bool(bad)
 
 
 def choose(names: Sequence[str]) -> list[Operation]:

@@ -14,6 +14,8 @@ class BenchConfig:
     """Few small cases: under two minutes on two cores."""
     ops: tuple[str, ...] = ()
     """Operations by name; all of them without."""
+    cases: tuple[int, ...] = ()
+    """Cases of each operation by number, from 0; all without. The file keeps the others."""
     threads: int | None = None
     """Threads of torch, ncfast and libraries; None: one a core."""
     device: str = "auto"
@@ -24,6 +26,15 @@ class BenchConfig:
     """JSON file to write; other operations in it are kept if the environment is the same."""
     compare: tuple[Path, Path] | None = None
     """Two JSON files, old and new: no run, exit status 1 if the new one is slower or less right."""
+
+    @property
+    def command(self) -> str:
+        """The command line that repeats this run, all cases and operations in one go."""
+        given = {"threads": self.threads, "seconds": self.seconds}
+        words = ["ncfast bench", *(["--quick"] if self.quick else [])]
+        words += [f"--{name} {value:g}" for name, value in given.items() if value is not None]
+        words += [f"--device {self.device}"] if self.device != "auto" else []
+        return " ".join(words)
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:

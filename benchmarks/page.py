@@ -80,7 +80,11 @@ def measured(name: str, report: Mapping[str, Any]) -> str:
     """One file of `ncfast bench`."""
     about = report["environment"]
     parts = [f"## {about['processor']}, {text.plural(about['threads'], 'thread')} (`{name}`)"]
-    parts += ["Ceilings, measured in the same run:", limits(report)]
+    commands = dict.fromkeys(report.get("commands", {}).values())
+    if commands:
+        calls = ", ".join(f"`{command} --out {name}`" for command in commands)
+        parts.append(f"Measured by {calls}, at once or operation by operation.")
+    parts += ["Ceilings, measured in the latest call:", limits(report)]
     if roofline.points(report):
         parts.append(f"![Roofline]({IMAGES}/{image(name, 'roofline')})")
         parts.append(prose.ROOFLINE)

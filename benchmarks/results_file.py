@@ -5,6 +5,7 @@
     {"schema": 1,
      "environment": {...},                    what `environment.describe` tells
      "ceilings": {...},                       what `ceilings.measure` tells, of the latest run
+     "commands": {NAME: the command that measured it},
      "operations": {
        NAME: [{"case": {"N": ..., ..., "caches": "cold" or "warm"},
                "bytes": moved at least, "flops": of the plain algorithm,
@@ -39,7 +40,13 @@ Report = dict[str, Any]
 
 def new(about: dict[str, Any], ceilings: dict[str, Any]) -> Report:
     """A report without an operation."""
-    return {"schema": SCHEMA, "environment": about, "ceilings": ceilings, "operations": {}}
+    return {
+        "schema": SCHEMA,
+        "environment": about,
+        "ceilings": ceilings,
+        "commands": {},
+        "operations": {},
+    }
 
 
 def load(path: Path) -> Report:
@@ -61,8 +68,13 @@ def load(path: Path) -> Report:
     return report
 
 
-def merge_into(path: Path, report: Report) -> list[str]:
+def merge_into(path: Path, report: Report, *, partly: bool = False) -> list[str]:
     """Write ``report``, keeping the other operations of a file of the same environment.
+
+    Args:
+        path: the file; it may not exist yet.
+        report: what was measured.
+        partly: keep the other cases of the operations measured, too.
 
     Returns:
         The names of the operations that were dropped because the environment differs.
@@ -72,7 +84,13 @@ def merge_into(path: Path, report: Report) -> list[str]:
         kept = load(path)
         others = {n: e for n, e in kept["operations"].items() if n not in report["operations"]}
         if environment.same(kept["environment"], report["environment"]):
-            report = report | {"operations": dict(sorted((others | report["operations"]).items()))}
+            found = report["operations"]
+            if partly:
+                found = {n: _both(kept["operations"].get(n, []), e) for n, e in found.items()}
+            report = report | {
+                "commands": kept.get("commands", {}) | report["commands"],
+                "operations": dict(sorted((others | found).items())),
+            }
         else:
             dropped = sorted(others)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,6 +98,12 @@ def merge_into(path: Path, report: Report) -> list[str]:
     temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
     temporary.replace(path)
     return dropped
+
+
+def _both(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """New cases in the places of the old ones, or behind them."""
+    cases = {key(entry): entry for entry in old} | {key(entry): entry for entry in new}
+    return list(cases.values())
 
 
 def key(entry: dict[str, Any]) -> tuple[tuple[str, Any], ...]:

@@ -20,7 +20,7 @@ def classes(case: Case, seed: int, device: torch.device) -> Inputs:
     of the mean (1 without), ``offset`` is added to every entry (0 without).
 
     Returns:
-        ``feats`` (N, D), ``labels`` (N,) int64 and ``k``.
+        ``feats`` (N, D), ``labels`` (N,) int64, ``k``, and ``centres`` (K, D), the true means.
     """
     n, d, k = (int(case.sizes[name]) for name in ("N", "D", "K"))
     generator = torch.Generator(device).manual_seed(seed)
@@ -34,7 +34,7 @@ def classes(case: Case, seed: int, device: torch.device) -> Inputs:
         label = labels[start : start + BLOCK]
         noise = torch.randn(len(label), d, **drawn)
         feats[start : start + BLOCK] = means[label] + scale[label] * noise
-    return {"feats": feats, "labels": labels, "k": k}
+    return {"feats": feats, "labels": labels, "k": k, "centres": means}
 
 
 def item_bytes(case: Case) -> int:

@@ -43,9 +43,10 @@ def measure(
     clock = _clock(device)
     turns = {name: cycle(copies) for name, copies in calls.items()}
     share = seconds / len(calls)
+    # the lesser of two: one call that was disturbed would cost a contestant its rounds
     once = {
-        name: clock(_next(turn), 1) if first_calls[name] < share else first_calls[name]
-        for name, turn in turns.items()
+        name: min(first, clock(_next(turns[name]), 1)) if first < share else first
+        for name, first in ((name, first_calls[name]) for name in calls)
     }
     repeats = {n: max(1, min(MOST_REPEATS, int(SHORTEST / max(t, 1e-9)))) for n, t in once.items()}
     wanted = shares({n: once[n] * repeats[n] + SETTLE_SECONDS for n in calls}, seconds)

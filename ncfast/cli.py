@@ -130,8 +130,10 @@ def _bench(arguments: Sequence[str]) -> int:
     from ncfast.benchmarks.config import BenchConfig
 
     config = _parse(BenchConfig, "bench", arguments)
-    from ncfast.benchmarks.bench import bench
+    from ncfast.benchmarks.bench import bench, compare_files
 
+    if config.compare is not None:
+        return int(compare_files(*config.compare))
     bench(config)
     return 0
 

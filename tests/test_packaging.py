@@ -38,7 +38,8 @@ def wheel(tmp_path_factory):
 
 def test_every_module_is_installed(wheel):
     modules = {path.relative_to(ROOT) for path in (ROOT / "ncfast").rglob("*.py")}
-    for folder in ("kernels", "benchmarks", "benchmarks/plain", "benchmarks/operations"):
+    parts = ("", "/plain", "/operations", "/report")
+    for folder in ("kernels", *(f"benchmarks{part}" for part in parts)):
         modules |= {Path("ncfast", folder, path.name) for path in (ROOT / folder).glob("*.py")}
     missing = [str(path) for path in sorted(modules) if not (wheel / path).exists()]
     assert not missing

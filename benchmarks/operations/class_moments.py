@@ -100,12 +100,6 @@ def naive_bayes(inputs: Inputs) -> Call:
     return call
 
 
-def _for_numpy(case: Case) -> str | None:
-    if case.sizes["dtype"] == "bfloat16":
-        return "NumPy has no bfloat16"
-    return availability.package("sklearn")(case)
-
-
 def _plain(
     label: str, name: str, kind: Any, *, batches: Sequence[int], wide: bool = False
 ) -> list[Contestant]:
@@ -130,16 +124,7 @@ def _plain(
 
 
 CONTESTANTS = [
-    *(
-        Contestant(
-            f"ncfast {name}",
-            "ncfast",
-            partial(ours, backend=name),
-            availability.backend(name),
-            name,
-        )
-        for name in ("cpu", "triton", "reference")
-    ),
+    *availability.backends(lambda name: partial(ours, backend=name)),
     *_plain("index_add_ of shifted rows", "pivoted", "torch", batches=(WHOLE, BATCH)),
     *_plain("two passes", "two_pass", "torch", batches=(WHOLE, BATCH)),
     *_plain("two passes", "two_pass", "torch", batches=(WHOLE, BATCH), wide=True),
@@ -147,7 +132,9 @@ CONTESTANTS = [
     *_plain("index_add_, E[x^2] - E[x]^2", "sums", "torch", batches=(BATCH,)),
     Contestant("torch.compile, two passes, whole", "torch", compiled, availability.compiler),
     *_plain("published, E[x^2] - E[x]^2", "published", "public", batches=(WHOLE, BATCH)),
-    Contestant("scikit-learn GaussianNB", "library", naive_bayes, _for_numpy),
+    Contestant(
+        "scikit-learn GaussianNB", "library", naive_bayes, availability.for_numpy("sklearn")
+    ),
 ]
 
 OPERATION = Operation("class_moments", cases, classes, truth, relative_error, CONTESTANTS)

@@ -28,9 +28,9 @@ FULL: list[dict[str, Any]] = [
     {"N": 60_000, "D": 5, "k": K},
     *({"N": 20_000, "D": 20, "k": K, "spread": spread} for spread in (1e-3, 1e-5)),
 ]
-# N D from which a tree takes more than half a minute on two cores
-TREES = {"BallTree": 250_000, "KDTree": 250_000, "cKDTree": 700_000}
-QUADRATIC = 1 << 30  # pairs of rows, which take all distances ten seconds and more
+# N D and pairs of rows from which somebody takes seconds a call, and all wait for him
+TREES = {"BallTree": 150_000, "KDTree": 150_000, "cKDTree": 400_000}
+PRODUCTS, DIFFERENCES = 1 << 30, 1 << 27
 
 
 def cases(quick: bool) -> list[Case]:
@@ -126,9 +126,9 @@ def engine(name: str) -> availability.Available:
     return reason
 
 
-def _few(package: str | None = None) -> availability.Available:
+def _few(limit: int, package: str | None = None) -> availability.Available:
     """In time, and installed."""
-    size = availability.within(QUADRATIC, pairs, "pairs of rows")
+    size = availability.within(limit, pairs, "pairs of rows")
     if package is None:
         return size
     installed = availability.package(package)
@@ -153,21 +153,23 @@ CONTESTANTS = [
         "scikit-learn brute",
         "library",
         partial(library, function=plain.KNN["sklearn brute"]),
-        _few("sklearn"),
+        _few(PRODUCTS, "sklearn"),
     ),
     Contestant(
         "FAISS flat, float32",
         "library",
         partial(library, function=plain.KNN["faiss-cpu"]),
-        _few("faiss"),
+        _few(PRODUCTS, "faiss"),
     ),
     Contestant(
         "torch cdist + topk, float32",
         "torch",
         partial(library, function=plain.KNN["torch f32"]),
-        _few(),
+        _few(PRODUCTS),
     ),
-    Contestant("torch cdist by differences + topk, float64", "torch", direct_torch, _few()),
+    Contestant(
+        "torch cdist by differences + topk, float64", "torch", direct_torch, _few(DIFFERENCES)
+    ),
 ]
 
 OPERATION = Operation("knn", cases, make, truth, error, CONTESTANTS)

@@ -25,6 +25,7 @@ FULL: list[dict[str, Any]] = [
 ]
 # N times columns from which trees take a minute
 TREES = {"cKDTree": 120_000, "KDTree": 250_000, "cKDTree + KDTree threads": 250_000}
+PAIRS = 1 << 28  # of rows, from which taking all distances lasts seconds
 NAMES = {
     "cKDTree": "SciPy cKDTree",
     "KDTree": "scikit-learn KDTree, one thread (NPEET's way)",
@@ -130,7 +131,12 @@ CONTESTANTS = [
         Contestant(NAMES[name], "library", partial(by_trees, function=function), _fits(name))
         for name, function in plain.KSG.items()
     ),
-    Contestant("torch cdist, float64", "torch", by_torch),
+    Contestant(
+        "torch cdist, float64",
+        "torch",
+        by_torch,
+        availability.within(PAIRS, lambda case: int(case.sizes["N"]) ** 2, "pairs of rows"),
+    ),
 ]
 
 OPERATION = Operation("mutual_information", cases, make, truth, error, CONTESTANTS)

@@ -31,8 +31,8 @@ IDS = ("rnc1.max", "rnc1.mean", "nc1.quotient", "nc1.cdnv", "nc2.equinorm", "nc2
        "nc2.etf_error")  # fmt: skip
 QUICK: list[dict[str, Any]] = [{"D": 200, "batch": 100, "steps": 16}]
 FULL: list[dict[str, Any]] = [
-    {"D": 200, "batch": 100, "steps": 64},
-    {"D": 512, "batch": 512, "steps": 32},
+    {"D": 200, "batch": 100, "steps": 32},
+    {"D": 512, "batch": 512, "steps": 8},
 ]
 
 

@@ -13,7 +13,10 @@ def etf_distance(a, b):
     """Gram matrix against the simplex ETF, K x K."""
     k = len(a)
     gram = a @ b.T
-    return (gram / gram.norm() - (torch.eye(k) - 1 / k) / math.sqrt(k - 1)).norm()
+    return (
+        gram / gram.norm()
+        - (torch.eye(k, dtype=a.dtype, device=a.device) - 1 / k) / math.sqrt(k - 1)
+    ).norm()
 
 
 def entropy_rank(singular):

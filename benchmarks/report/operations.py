@@ -49,7 +49,7 @@ def overview(entries: Sequence[Entry]) -> str:
         if rivals:
             best = rivals[0]
             row += [best["contestant"], text.error(best["error"])]
-            row += [_bold_below_one(best["ratio_to_ncfast"])]
+            row += [_bold_below_one(best)]
         else:
             row += ["none was right", "", ""]
         rows.append([text.case(entry["case"]), *row, str(len(wrong))])
@@ -58,8 +58,9 @@ def overview(entries: Sequence[Entry]) -> str:
     return text.table(titles, rows)
 
 
-def _bold_below_one(found: Mapping[str, Any]) -> str:
-    return f"**{text.ratio(found)}**" if found["median"] < 1 else text.ratio(found)
+def _bold_below_one(rival: Result) -> str:
+    ratio = text.ratio(rival)
+    return f"**{ratio}**" if rival["ratio_to_ncfast"]["median"] < 1 else ratio
 
 
 def losses(reports: Mapping[str, Any]) -> str:
@@ -76,7 +77,7 @@ def losses(reports: Mapping[str, Any]) -> str:
                     _clear(rival),
                     name,
                 ]
-                row += [text.error(rival["error"]), text.ratio(found)]
+                row += [text.error(rival["error"]), text.ratio(rival)]
                 rows.append((found["median"], row))
     if not rows:
         return "None in these files."
@@ -132,7 +133,7 @@ def in_full(entry: Entry) -> str:
             duration(result["median_s"]),
             " to ".join(duration(value) for value in result["quartiles_s"]),
             str(result["rounds"]),
-            text.ratio(result["ratio_to_ncfast"]),
+            text.ratio(result),
             text.percent(result["share_of_ceiling"]),
         ]
         for result in ran(entry)

@@ -28,7 +28,7 @@ Times depend on the machine; ratios less so. `benchmarks/operations` has every c
 an operation. The machine must be idle: what else runs on it is not seen in the errors, but in the
 quartiles."""
 
-ROOFLINE = """Cold cases alone, with the ceilings of the same run. Operations are those of the plain
+ROOFLINE = """Cold cases alone, under the ceilings above. Operations are those of the plain
 algorithm (for neighbours: all pairs), so what leaves most of them out may stand above the roof."""
 
 SCALING = """The exponent is the slope of a straight line through the logarithms of time and size,

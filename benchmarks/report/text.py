@@ -43,12 +43,14 @@ def times(result: Mapping[str, Any]) -> str:
     return f"{duration(result['median_s'])} [{duration(low)}, {duration(high)}]"
 
 
-def ratio(found: Mapping[str, Any] | None) -> str:
-    """A ratio of times with its quartiles; empty without one."""
+def ratio(result: Mapping[str, Any]) -> str:
+    """A result's time over ncfast's with its quartiles, which few rounds do not have."""
+    found, rounds = result["ratio_to_ncfast"], result["rounds"]
     if not found:
         return ""
     low, high = found["quartiles"]
-    return f"{found['median']:.2f} [{low:.2f}, {high:.2f}]"
+    spread = f"[{low:.2f}, {high:.2f}]" if rounds > 2 else f"({plural(rounds, 'round')})"
+    return f"{found['median']:.2f} {spread}"
 
 
 def percent(share: float | None) -> str:

@@ -1,7 +1,7 @@
 """The Triton backend against a plain read of the same matrix and against torch, on a GPU.
 
     python benchmarks/studies/gpu_moments.py [--quick]
-    TRITON_INTERPRET=1 python benchmarks/studies/gpu_moments.py --rehearse     on a CPU, without times
+    TRITON_INTERPRET=1 python benchmarks/studies/gpu_moments.py --rehearse     on a CPU, no times
 
 A case is timed only after its result passed against float64 (1e-6 for the sum of squares), gave
 the same bits in 20 runs and did not synchronise. Times are medians of CUDA events with a cold L2;

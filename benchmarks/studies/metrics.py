@@ -5,11 +5,11 @@
 
 Contestants: ours; the public way (plain/metrics_public.py) in float32 and in float64; whole
 matrices (plain/metrics_matrices.py) in float32. The numbers are compared before a time is kept;
-ours are held to float64 by the tests. Each round times every contestant once, in alternating order. With --parts
-those parts of the public float32 way are timed beside one run of ours and merged into the file:
-the whole is the sum of its parts, for runs too long for a quiet machine. Features are "separated"
-(standard deviation 0.5 around random means) or "mixed" (2.0, where few decisions can be read off
-the class means).
+ours are held to float64 by the tests. Each round times every contestant once, in alternating
+order. With --parts those parts of the public float32 way are timed beside one run of ours and
+merged into the file: the whole is the sum of its parts, for runs too long for a quiet machine.
+Features are "separated" (standard deviation 0.5 around random means) or "mixed" (2.0, where few
+decisions can be read off the class means).
 """
 
 import argparse

@@ -1,0 +1,71 @@
+"""rnc1.max, the relative within-class variability, as `ncfast.rnc1` gives it in one call."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+import ncfast
+from ncfast.benchmarks import availability
+from ncfast.benchmarks.operations import class_moments
+from ncfast.benchmarks.registry import Call, Case, Contestant, Inputs, Operation
+from ncfast.benchmarks.samples import classes, relative_error
+
+QUICK: list[dict[str, Any]] = [
+    {"N": 100, "D": 200, "K": 10, "dtype": "float32"},
+    {"N": 20_000, "D": 512, "K": 10, "dtype": "float32", "spread": 1e-5},
+]
+FULL: list[dict[str, Any]] = [
+    {"N": 100, "D": 200, "K": 10, "dtype": "float32"},
+    {"N": 1000, "D": 200, "K": 10, "dtype": "float32"},
+    {"N": 10_000, "D": 512, "K": 10, "dtype": "float32"},
+    {"N": 100_000, "D": 512, "K": 100, "dtype": "float32"},
+    {"N": 100_000, "D": 512, "K": 10, "dtype": "float32", "spread": 1e-5},
+    {"N": 100_000, "D": 512, "K": 100, "dtype": "bfloat16"},
+]
+
+
+def cases(quick: bool) -> list[Case]:
+    """As those of the moments, but nothing as large as the means is written."""
+    found = [class_moments.describe(sizes, quick) for sizes in (QUICK if quick else FULL)]
+    return [
+        replace(case, bytes=case.bytes - 8 * int(case.sizes["K"]) * int(case.sizes["D"]))
+        for case in found
+    ]
+
+
+def of_moments(moments: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tr(Sigma_W) / max norm(x)^2."""
+    trace = moments["within_ss"].sum() / moments["counts"].sum()
+    return {"rnc1.max": trace / moments["norm_max"] ** 2}
+
+
+def truth(inputs: Inputs) -> dict[str, Tensor]:
+    """From the float64 moments."""
+    return of_moments(class_moments.truth(inputs))
+
+
+def ours(inputs: Inputs, backend: str) -> Call:
+    feats, labels, k = inputs["feats"], inputs["labels"], inputs["k"]
+    return lambda: {"rnc1.max": ncfast.rnc1(feats, labels, num_classes=k, backend=backend)}
+
+
+def reduced(contestant: Contestant) -> Contestant:
+    """A way to the moments and from there to the number."""
+
+    def prepare(inputs: Inputs) -> Call:
+        call = contestant.prepare(inputs)
+        return lambda: of_moments(call())
+
+    return replace(contestant, prepare=prepare)
+
+
+CONTESTANTS = [
+    *availability.backends(lambda name: partial(ours, backend=name)),
+    *(reduced(each) for each in class_moments.CONTESTANTS if each.kind != "ncfast"),
+]
+
+OPERATION = Operation("rnc1", cases, classes, truth, relative_error, CONTESTANTS)

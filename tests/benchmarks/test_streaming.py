@@ -1,0 +1,63 @@
+"""A file in chunks: right against float64 and against the whole, and its memory is watched."""
+
+import json
+
+import pytest
+import torch
+
+from ncfast.benchmarks import streaming
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(streaming.os, "posix_fadvise"), reason="reads /proc and the page cache of Linux"
+)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(streaming, "CHUNK_ROWS", 256)
+    about = streaming.make(tmp_path, 4 * 8 * 256 * 5, dim=8, classes=6)
+    assert about == {"rows": 5 * 256, "dim": 8, "classes": 6}
+    return tmp_path
+
+
+def test_streamed_moments_are_right(folder):
+    found = streaming.measure(folder)
+    assert found["ok"]
+    assert found["file_bytes"] == 4 * 8 * 5 * 256
+    assert max(found["error"].values()) < 1e-7
+    assert found["subset_difference"] < 1e-7
+    assert found["memory_over_time"]["rows"][0][1] == found["anonymous_mib"]["first"] > 0
+
+
+def test_the_truth_is_that_of_the_stored_rows(folder):
+    feats = torch.from_file(str(folder / "feats.bin"), size=5 * 256 * 8).view(-1, 8).double()
+    labels = torch.from_file(str(folder / "labels.bin"), size=5 * 256, dtype=torch.int64)
+    truth = torch.load(folder / "truth.pt")
+    means = torch.stack([feats[labels == c].mean(0) for c in range(6)])
+    within = (feats - means[labels]).square().sum()
+    torch.testing.assert_close(truth["means"], means, rtol=1e-13, atol=0)
+    torch.testing.assert_close(truth["within"], within, rtol=1e-12, atol=0)
+
+
+def test_an_error_is_told(folder):
+    truth = torch.load(folder / "truth.pt")
+    truth["within"] *= 1.01
+    torch.save(truth, folder / "truth.pt")
+    assert not streaming.measure(folder)["ok"]
+
+
+def test_a_sampler_sees_memory_that_is_taken():
+    with streaming.Sampler(every=0.01) as sampler:
+        block = torch.ones(64 << 20, dtype=torch.uint8)
+        sampler._stop.wait(0.1)
+        del block
+    anonymous = [row[1] for row in sampler.rows]
+    assert max(anonymous) - anonymous[0] > 48
+
+
+def test_the_command(folder, monkeypatch):
+    out = folder / "streaming.json"
+    assert streaming.main([str(folder), "--only", "measure", "--out", str(out)]) == 0
+    report = json.loads(out.read_text())
+    assert report["schema"] == 1
+    assert report["environment"]["torch"] == torch.__version__

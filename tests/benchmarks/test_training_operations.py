@@ -1,0 +1,57 @@
+"""Tracker and replicas: what is logged and trained is compared before anything is timed."""
+
+import json
+
+import pytest
+import torch
+
+from ncfast.benchmarks.operations import replica_step, tracker_step
+
+CPU = torch.device("cpu")
+CASE = tracker_step.describe({"D": 12, "batch": 40, "steps": 3}, True)
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    return tracker_step.make(CASE, 0, CPU)
+
+
+@pytest.fixture(scope="module")
+def truth(inputs):
+    return tracker_step.truth(inputs)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("contestant", tracker_step.CONTESTANTS, ids=lambda c: c.name)
+def test_the_first_record_is_right_and_every_step_has_one(contestant, inputs, truth):
+    call = contestant.prepare(inputs)
+    found = call()
+    assert tracker_step.error(found, truth) <= contestant.allowed(CASE)
+    if found is None:
+        return
+    records = [json.loads(line) for line in found.read_text().splitlines()]
+    assert [record["step"] for record in records] == [1, 2, 3]
+
+
+def test_a_wrong_record_is_seen(tmp_path, truth):
+    path = tmp_path / "log.jsonl"
+    path.write_text(json.dumps({"step": 1, "train/rnc1.max": 1.5 * truth["rnc1.max"]}) + "\n")
+    assert tracker_step.error(path, truth) == pytest.approx(0.5)
+    path.write_text(json.dumps({"step": 1, "something": 1.0}) + "\n")
+    assert not tracker_step.error(path, truth) <= 1
+
+
+def test_the_log_goes_with_its_loop(inputs):
+    path = tracker_step.by_items(inputs, tracker_step.loss_and_accuracy)()
+    assert not path.exists()
+
+
+def test_replicas_train_like_runs_of_their_own():
+    sizes = {"data": "digits", "model": "mlp", "replicas": 2, "steps": 2}
+    case = replica_step.describe(sizes, True)
+    inputs = replica_step.make(case, 0, CPU)
+    exact = replica_step.truth(inputs)
+    for contestant in replica_step.CONTESTANTS:
+        assert contestant.available(case) is None
+        assert replica_step.error(contestant.prepare(inputs)(), exact) < 1e-5
+    assert replica_step.error([2 * weights for weights in exact], exact) == pytest.approx(1)
