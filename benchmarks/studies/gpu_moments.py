@@ -7,7 +7,7 @@ A case is timed only after its result passed against float64 (1e-6 for the sum o
 the same bits in 20 runs and did not synchronise. Times are medians of CUDA events with a cold L2;
 "python" is wall time per call, many calls in a row. Predictions are bytes over the read bandwidth
 measured in the same run. Second reads and neighbours are in gpu_second_read.py. Writes
-benchmarks/results/<device>.json and .md.
+benchmarks/results/<device>-kernels.json and .md.
 """
 
 from __future__ import annotations
@@ -150,8 +150,8 @@ def main() -> None:
     print(*tables, sep="\n")
     if not arguments.rehearse:
         name = torch.cuda.get_device_name().lower().replace(" ", "-")
-        (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-        (RESULTS / f"{name}.md").write_text("\n".join(tables))
+        (RESULTS / f"{name}-kernels.json").write_text(json.dumps(result, indent=1) + "\n")
+        (RESULTS / f"{name}-kernels.md").write_text("\n".join(tables))
 
 
 if __name__ == "__main__":
