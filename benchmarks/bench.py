@@ -50,12 +50,13 @@ def bench(config: BenchConfig) -> Path:
         report = results_file.new(about, limits)
         for operation in chosen:
             entries = report["operations"][operation.name] = []
-            for entry in run(operation, config.quick, conditions):
+            for entry in run(operation, config.quick, conditions, config.cases):
                 entries.append(entry)
                 print("\n" + table.header(operation.name, entry))
                 print("\n".join(table.lines(entry)), flush=True)
             environment.finish(about)
-            dropped = results_file.merge_into(config.out, report)
+            single = bool(config.cases)
+            dropped = results_file.merge_into(config.out, report, single_cases=single)
             if dropped:
                 print(f"Dropped, of another environment: {', '.join(dropped)}")
     print(f"\n{time.perf_counter() - start:.0f} s. Results: {config.out}")

@@ -14,6 +14,8 @@ class BenchConfig:
     """Few small cases: under two minutes on two cores."""
     ops: tuple[str, ...] = ()
     """Operations by name; all of them without."""
+    cases: tuple[int, ...] = ()
+    """Numbers of the cases of each operation, from 0; the others in --out stay. Without: all."""
     threads: int | None = None
     """Threads of torch, ncfast and libraries; None: one a core."""
     device: str = "auto"

@@ -53,10 +53,13 @@ class _Entry:
     ok: bool
 
 
-def run(operation: Operation, quick: bool, conditions: Conditions) -> Iterator[dict[str, Any]]:
-    """The entry of each case, as `ncfast.benchmarks.results` describes it."""
-    for case in operation.cases(quick):
-        yield run_case(operation, case, conditions)
+def run(
+    operation: Operation, quick: bool, conditions: Conditions, numbers: Sequence[int] = ()
+) -> Iterator[dict[str, Any]]:
+    """The entry of each case, or of those ``numbers``; see `ncfast.benchmarks.results_file`."""
+    for number, case in enumerate(operation.cases(quick)):
+        if not numbers or number in numbers:
+            yield run_case(operation, case, conditions)
 
 
 def run_case(operation: Operation, case: Case, conditions: Conditions) -> dict[str, Any]:
