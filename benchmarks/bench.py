@@ -56,7 +56,8 @@ def bench(config: BenchConfig) -> Path:
                 print("\n" + table.header(operation.name, entry))
                 print("\n".join(table.lines(entry)), flush=True)
             environment.finish(about)
-            dropped = results_file.merge_into(config.out, report, partly=bool(config.cases))
+            single = bool(config.cases)
+            dropped = results_file.merge_into(config.out, report, single_cases=single)
             if dropped:
                 print(f"Dropped, of another environment: {', '.join(dropped)}")
     print(f"\n{time.perf_counter() - start:.0f} s. Results: {config.out}")

@@ -13,6 +13,7 @@ import torch
 from ncfast.benchmarks.registry import Call
 
 ROUNDS = 7
+SMALLEST = 256 << 20  # bytes that are read, unless four times the cache is more
 GEMM_SIZE = {"cpu": 1024, "cuda": 8192}
 GATHERED_ROW = 512  # float32 entries
 
@@ -28,7 +29,7 @@ def measure(device: torch.device, threads: int, cache_bytes: int) -> dict[str, A
     """
     if device.type == "cuda":
         return {"threads": threads, "cuda": _all(device, 4 << 30)}
-    size = max(256 << 20, 4 * cache_bytes)
+    size = max(SMALLEST, 4 * cache_bytes)
     found = {}
     for count in _thread_counts(threads):
         with _threads(count):

@@ -15,7 +15,7 @@ class BenchConfig:
     ops: tuple[str, ...] = ()
     """Operations by name; all of them without."""
     cases: tuple[int, ...] = ()
-    """Cases of each operation by number, from 0; all without. The file keeps the others."""
+    """Numbers of the cases of each operation, from 0; the others in --out stay. Without: all."""
     threads: int | None = None
     """Threads of torch, ncfast and libraries; None: one a core."""
     device: str = "auto"

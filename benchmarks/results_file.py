@@ -68,13 +68,13 @@ def load(path: Path) -> Report:
     return report
 
 
-def merge_into(path: Path, report: Report, *, partly: bool = False) -> list[str]:
+def merge_into(path: Path, report: Report, *, single_cases: bool = False) -> list[str]:
     """Write ``report``, keeping the other operations of a file of the same environment.
 
     Args:
-        path: the file; it may not exist yet.
-        report: what was measured.
-        partly: keep the other cases of the operations measured, too.
+        path: the file, there or not.
+        report: what was measured now.
+        single_cases: keep the other cases of the same operations, too.
 
     Returns:
         The names of the operations that were dropped because the environment differs.
@@ -82,17 +82,13 @@ def merge_into(path: Path, report: Report, *, partly: bool = False) -> list[str]
     dropped: list[str] = []
     if path.exists():
         kept = load(path)
-        others = {n: e for n, e in kept["operations"].items() if n not in report["operations"]}
         if environment.same(kept["environment"], report["environment"]):
-            found = report["operations"]
-            if partly:
-                found = {n: _both(kept["operations"].get(n, []), e) for n, e in found.items()}
             report = report | {
                 "commands": kept.get("commands", {}) | report["commands"],
-                "operations": dict(sorted((others | found).items())),
+                "operations": _merged(kept, report, single_cases),
             }
         else:
-            dropped = sorted(others)
+            dropped = sorted(set(kept["operations"]) - set(report["operations"]))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
@@ -100,10 +96,13 @@ def merge_into(path: Path, report: Report, *, partly: bool = False) -> list[str]
     return dropped
 
 
-def _both(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """New cases in the places of the old ones, or behind them."""
-    cases = {key(entry): entry for entry in old} | {key(entry): entry for entry in new}
-    return list(cases.values())
+def _merged(kept: Report, report: Report, single_cases: bool) -> dict[str, Any]:
+    operations = kept["operations"] | report["operations"]
+    if single_cases:
+        for name, entries in report["operations"].items():
+            cases = {key(entry): entry for entry in kept["operations"].get(name, ())}
+            operations[name] = list((cases | {key(entry): entry for entry in entries}).values())
+    return dict(sorted(operations.items()))
 
 
 def key(entry: dict[str, Any]) -> tuple[tuple[str, Any], ...]:

@@ -65,8 +65,8 @@ def figure(report: Mapping[str, Any], path: Path) -> bool:
     ridge = gemm / read
     axis.plot([left, ridge, right], [left * read, gemm, gemm], color=INK, linewidth=1.6)
     middle = (left * ridge) ** 0.5
-    axis.annotate(f"read {read / 1e9:.0f} GB/s", (middle, middle * read), xytext=(-6, 6),
-                  textcoords="offset points", ha="right", color=INK, fontsize=9)  # fmt: skip
+    axis.annotate(f"read {read / 1e9:.0f} GB/s", (middle, middle * read), xytext=(8, -10),
+                  textcoords="offset points", ha="left", color=INK, fontsize=9)  # fmt: skip
     axis.annotate(f"float32 product {gemm / 1e9:.0f} GFLOP/s", (right, gemm), xytext=(-4, 5),
                   textcoords="offset points", ha="right", color=INK, fontsize=9)  # fmt: skip
     _scatter(axis, found)

@@ -56,7 +56,7 @@ class _Entry:
 def run(
     operation: Operation, quick: bool, conditions: Conditions, numbers: Sequence[int] = ()
 ) -> Iterator[dict[str, Any]]:
-    """The entry of each case, or of those numbers, as `ncfast.benchmarks.results_file` tells."""
+    """The entry of each case, or of those ``numbers``; see `ncfast.benchmarks.results_file`."""
     for number, case in enumerate(operation.cases(quick)):
         if not numbers or number in numbers:
             yield run_case(operation, case, conditions)

@@ -1,4 +1,4 @@
-"""One small case of every operation for pytest-benchmark: ``pytest benchmarks --benchmark-only``."""
+"""One small case of every operation: ``pytest benchmarks --benchmark-only``."""
 
 import pytest
 import torch

@@ -39,6 +39,6 @@ def test_a_whole_run_leaves_no_old_case(tmp_path):
     for case, partly, expected in ((1, False, [1]), (2, True, [1, 2]), (3, False, [3])):
         report = results_file.new(dict(ABOUT), {})
         report["operations"]["sums"] = [{"case": {"N": case}, "results": []}]
-        results_file.merge_into(path, report, partly=partly)
+        results_file.merge_into(path, report, single_cases=partly)
         entries = results_file.load(path)["operations"]["sums"]
         assert [entry["case"]["N"] for entry in entries] == expected
