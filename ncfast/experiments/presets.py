@@ -111,7 +111,7 @@ PRESETS: dict[str, Preset] = {
             "init_scale": (1.0,),
             "weight_decay": (0.1,),
             "batch_size": 50,
-            "steps": 400,
+            "steps": 150,
             "test_schedule": "log:20",
         },
     ),

@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from ncfast.experiments.report.more_verdicts import (
     collapsed_at_the_fit,
     information_is_earlier,
@@ -23,7 +21,16 @@ from ncfast.experiments.report.scaling import (
     slope_text,
     time_scales,
 )
-from ncfast.experiments.report.verdict import CONFIRMED, DENIED, OPEN, Verdict, share, span, trend
+from ncfast.experiments.report.verdict import (
+    CONFIRMED,
+    DENIED,
+    MIN_RUNS,
+    OPEN,
+    Verdict,
+    share,
+    span,
+    trend,
+)
 from ncfast.tracking.timescales import series
 
 __all__ = ["CONFIRMED", "DENIED", "OPEN", "Verdict", "verdicts"]
@@ -227,11 +234,12 @@ def _early_birds(runs: Sequence[Run]) -> Verdict | None:
     if not left:
         return None
     early = [part > 2 / 3 for part in left]
-    mean = np.mean(early)
+    part = sum(early) / len(early)
+    outcome = CONFIRMED if part <= 0.1 else DENIED if part >= 0.5 else OPEN
     return Verdict(
         "No early birds: RNC1 (train) has fallen by a third when the test accuracy has risen from "
         "a quarter of its way to 90 % of its best.",
-        CONFIRMED if mean <= 0.1 else DENIED if mean >= 0.5 else OPEN,
+        outcome if len(early) >= MIN_RUNS else OPEN,
         f"{sum(early)} of {len(early)} runs are early birds. Left of RNC1 after the rise: "
         f"{span(left)}.",
     )

@@ -70,7 +70,9 @@ def test_runs_as_in_the_paper_confirm_everything():
 
 def test_one_run_is_an_example():
     for verdict in verdicts([run(0.3, 0)]):
-        assert verdict.outcome == CONFIRMED if "bound is above" in verdict.claim else OPEN
+        assert verdict.outcome == (CONFIRMED if "bound is above" in verdict.claim else OPEN), (
+            verdict
+        )
 
 
 def test_runs_that_generalise_at_once_do_not_grok():
