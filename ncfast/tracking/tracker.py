@@ -141,7 +141,7 @@ class Tracker:
             reduce=functools.partial(reduce_batches, group=self._group) if self._reduces else None,
         )
         several = self._capture is not None and len(self._capture.names) > 1
-        self._names = Names(several, self._warn_once)
+        self._names = Names(several)
         self._said: set[str] = set()
         self._due = self._schedule(start_step)
         self._plan_next()
@@ -203,7 +203,7 @@ class Tracker:
             self._warn_once("labels", _NO_LABELS)
         else:
             _validate.check_pair(feats, labels)
-            prefix = self._names.prefix(self._stream.kind, split, "")
+            prefix = self._prefix(self._stream.kind, split, "")
             ring = self._recorder.push(self.current_step, prefix, feats, labels)
             self._remember(split, None, ring)
         if not _capturing():
@@ -332,7 +332,7 @@ class Tracker:
             except (TypeError, ValueError) as problem:
                 wrong[layer] = problem
                 continue
-            prefix = self._names.prefix(self._stream.kind, split, layer)
+            prefix = self._prefix(self._stream.kind, split, layer)
             ring = self._recorder.push(self.current_step, prefix, feats, labels)
             if self._capture.only is not None:
                 self._remember(split, self._capture.only, ring)
@@ -343,11 +343,11 @@ class Tracker:
     @whole
     def _add_snapshot(self, split: str, snapshot: Snapshot) -> None:
         values = self._recorder.at(self.current_step).values
-        plain = self._names.prefix("snapshot", split, "")
+        plain = self._prefix("snapshot", split, "")
         values.update({f"{plain}/{name}": score for name, score in snapshot.scores().items()})
         chosen = {id_: OF_MOMENTS[id_] for id_ in self.metrics if id_ in OF_MOMENTS}
         for layer, moments in snapshot.moments.items():
-            prefix = self._names.prefix("snapshot", split, layer)
+            prefix = self._prefix("snapshot", split, layer)
             found = evaluate(chosen, Evidence(moments))
             values.update({f"{prefix}/{id_}": value for id_, value in found.items()})
         self._add_weight_norm()
@@ -359,6 +359,9 @@ class Tracker:
         # the weights do not change within a step, so all splits share one value
         if WEIGHT_NORM not in values:
             values[WEIGHT_NORM] = weight_norm(self._model)
+
+    def _prefix(self, kind: str, split: str, layer: str) -> str:
+        return self._names.prefix(kind, split, layer, self._warn_once)
 
     def _warn_once(self, about: str, message: str) -> None:
         if about not in self._said:
