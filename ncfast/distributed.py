@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
+import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,6 +16,9 @@ from ncfast.moments import ClassMoments
 
 # From this many packed bytes a rank on, the second collective costs less than what it saves.
 EXCHANGE_BYTES = 1 << 20
+_TEXT = 276  # bytes of the shapes in words, the last 20 their checksum
+Shapes = tuple[tuple[int, int], ...]
+_agreed: weakref.WeakKeyDictionary[Any, set[Shapes]] = weakref.WeakKeyDictionary()
 
 
 def all_reduce_many(
@@ -39,6 +45,8 @@ def all_reduce_many(
     Raises:
         RuntimeError: torch.distributed is not initialised; or a rank died or did not come within
             the time-out of the process group.
+        ValueError: on every rank, K and D are not the same on all. Looked at when a group first
+            reduces these K and D, by one small collective more.
     """
     if not dist.is_available() or not dist.is_initialized():
         raise RuntimeError(
@@ -48,10 +56,13 @@ def all_reduce_many(
     if not moments:
         return []
     world = dist.get_world_size(group)
+    shapes = tuple((part.num_classes, part.dim) for part in moments)
     size = 8 * sum(part.num_classes * (part.dim + 2) for part in moments)
     reduce = _exchange if world > 2 and size >= EXCHANGE_BYTES else _gather
     try:
-        return reduce(moments, world, group)
+        found = _other_shapes(shapes, moments[0].means.device, world, group)
+        if not found:
+            return reduce(moments, world, group)
     except RuntimeError as error:
         raise RuntimeError(
             f"The {world} ranks could not combine their class moments: a rank died, left the loop "
@@ -59,6 +70,11 @@ def all_reduce_many(
             "the same calls; one without samples passes ClassMoments.empty. What was logged before "
             f"is kept. The backend said: {error}"
         ) from error
+    raise ValueError(
+        f"Expected argument `moments` to have the same (K, D) on every rank but got {found}. Pass "
+        "the same `num_classes` and layers everywhere, and ClassMoments.empty(K, D) where there is "
+        "no sample."
+    )
 
 
 def pack(moments: ClassMoments) -> Tensor:
@@ -81,6 +97,31 @@ def merge_packed(states: Tensor, num_classes: int, dim: int) -> Tensor:
     for part in rest:
         merged = merged.merge(part)
     return pack(merged)
+
+
+def _other_shapes(
+    shapes: Shapes, device: torch.device, world: int, group: dist.ProcessGroup | None
+) -> str:
+    """The shapes that the ranks hold, if they are not the same; nothing where they are."""
+    known = _agreed.setdefault(group or dist.group.WORLD, set())
+    if shapes in known:
+        return ""
+    # as text of a fixed length: the number of entries may differ too
+    text = ", ".join(f"({k}, {d})" for k, d in shapes).encode()
+    own = torch.zeros(_TEXT, dtype=torch.uint8)
+    own[-20:] = torch.tensor(list(b"%20d" % zlib.crc32(text)), dtype=torch.uint8)
+    own[: min(len(text), _TEXT - 20)] = torch.tensor(list(text[: _TEXT - 20]), dtype=torch.uint8)
+    own = own.to(device)
+    gathered = own.new_empty(world * _TEXT)
+    _all_gather(gathered, own, group)
+    rows = [bytes(row) for row in gathered.view(world, _TEXT).tolist()]
+    if len(set(rows)) == 1:
+        known.add(shapes)
+        return ""
+    return "; ".join(
+        f"{row[: _TEXT - 20].rstrip(bytes(1)).decode()} on rank {rank}"
+        for rank, row in enumerate(rows)
+    )
 
 
 def _gather(

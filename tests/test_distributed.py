@@ -33,6 +33,7 @@ def worker(rank, world, port, folder):
         moments = ncfast.class_moments(feats, labels, num_classes=5)
     else:
         moments = ncfast.ClassMoments.empty(5, 6)
+    moments.all_reduce()  # the first one also compares K and D
     calls = []
     for name in dir(dist):
         original = getattr(dist, name)
@@ -62,6 +63,29 @@ def several_at_once(rank, moments, reduced):
                 for name, value in expected.state_dict().items():
                     assert torch.equal(found.state_dict()[name], value), (limit, name)
     assert all_reduce_many([]) == []
+
+
+def disagreeing(rank, world, port, folder):
+    """K and D differ, once with states of the same size, and then agree."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    empty, errors = ncfast.ClassMoments.empty, []
+    for mine in ([(5, 6), (4, 8)][rank], [(5, 6), (7, 6)][rank]):
+        with pytest.raises(ValueError, match="same .K, D. on every rank") as caught:
+            empty(*mine).all_reduce()
+        errors.append(str(caught.value))
+    with pytest.raises(ValueError, match="on rank 1"):
+        all_reduce_many([empty(5, 6)] * (100 + rank))
+    assert empty(5, 6).all_reduce().total == 0
+    torch.save(errors, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_ranks_that_disagree_on_the_shapes_all_say_so(tmp_path):
+    run_ranks(disagreeing, 2, str(tmp_path))
+    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert one == other
+    assert "(5, 6) on rank 0; (4, 8) on rank 1" in one[0]
 
 
 def counted(name, original, calls):

@@ -55,3 +55,23 @@ class Tapped(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.capture = FeatureCapture(self.module, *self._chosen)
+
+
+def capture_of(
+    model: nn.Module,
+    layers: Layer | Sequence[Layer] | None,
+    pool: PoolSpec | Mapping[str, PoolSpec],
+) -> FeatureCapture:
+    """Hooks on a model; of a `Tapped` one those that it has.
+
+    Raises:
+        ValueError: unknown layers or pooling, or either for a `Tapped` model.
+    """
+    if not isinstance(model, Tapped):
+        return FeatureCapture(model, layers, pool)
+    if layers is not None or pool is not None:
+        raise ValueError(
+            "Expected arguments `layers` and `pool` to be None for a Tapped model, which has its "
+            "own. Pass them to Tapped."
+        )
+    return model.capture

@@ -8,7 +8,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,48 +17,26 @@ from typing_extensions import Self
 from ncfast import _validate
 from ncfast.metrics._collect import evaluate
 from ncfast.metrics._evidence import Evidence
-from ncfast.metrics.registry import METRICS, OF_MOMENTS, resolve
+from ncfast.metrics.registry import OF_MOMENTS
 from ncfast.metrics.weights import weight_norm
 from ncfast.tracking import shutdown
 from ncfast.tracking.capture import FeatureCapture, Hook, PoolSpec
 from ncfast.tracking.header import build_header
 from ncfast.tracking.layers import Layer, uncompiled
+from ncfast.tracking.names import Names
 from ncfast.tracking.quick import QuickStep
 from ncfast.tracking.recorder import Recorder
 from ncfast.tracking.reduction import as_group, reduce_batches
 from ncfast.tracking.ring import MomentsRing
 from ncfast.tracking.schedule import Schedule, as_schedule
+from ncfast.tracking.selection import WEIGHT_NORM, choose
 from ncfast.tracking.sinks import Record, Sink, as_sink
 from ncfast.tracking.snapshot import Batches, LossFunction, Snapshot
 from ncfast.tracking.stream import parse as parse_stream
-from ncfast.tracking.tapped import Tapped
+from ncfast.tracking.tapped import capture_of
+from ncfast.tracking.whole import whole
 
-WEIGHT_NORM = "weight.norm"
 _CUDA = torch.backends.cuda.is_built()  # without, no graph is ever captured
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
-
-
-def _whole(
-    method: Callable[Concatenate[Tracker, Arguments], Result],
-) -> Callable[Concatenate[Tracker, Arguments], Result]:
-    """Count the time of a method, and let no signal handler look at a record half made."""
-
-    @functools.wraps(method)
-    def call(self: Tracker, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        recorder = self._recorder
-        if recorder.busy:
-            return method(self, *args, **kwargs)
-        begin = time.perf_counter()
-        recorder.busy = True
-        try:
-            return method(self, *args, **kwargs)
-        finally:
-            recorder.busy = False
-            recorder.seconds += time.perf_counter() - begin
-            shutdown.deliver_late()
-
-    return cast("Callable[Concatenate[Tracker, Arguments], Result]", call)
 
 
 class Tracker:
@@ -136,13 +114,13 @@ class Tracker:
         _validate.check_num_classes(num_classes)
         self.num_classes = num_classes
         self.current_step = start_step
-        self.metrics = _choose(metrics, model is not None)
+        self.metrics = choose(metrics, model is not None)
         self._stream = parse_stream(stream)
         self._schedule, self._always = as_schedule(every), every == 1
         self._quick: QuickStep | None = None
         self._reduces, self._group = as_group(group)
         self._model = None if model is None else uncompiled(model)
-        self._capture = _capture(self._model, layers, pool)
+        self._capture = None if self._model is None else capture_of(self._model, layers, pool)
         ids = [id_ for id_ in self.metrics if id_ in OF_MOMENTS]
         header = build_header(
             metrics=self.metrics,
@@ -162,8 +140,8 @@ class Tracker:
             log_cost=log_cost,
             reduce=functools.partial(reduce_batches, group=self._group) if self._reduces else None,
         )
-        self._prefixes: dict[tuple[str, str, str], str] = {}
-        self._owners: dict[str, str] = {}
+        several = self._capture is not None and len(self._capture.names) > 1
+        self._names = Names(several)
         self._said: set[str] = set()
         self._due = self._schedule(start_step)
         self._plan_next()
@@ -211,7 +189,7 @@ class Tracker:
             self._plan_next()
         recorder.seconds += time.perf_counter() - begin
 
-    @_whole
+    @whole
     def _step(self, labels: Tensor | None, feats: Tensor | None, split: str) -> None:
         """Any step; an ordinary one shows the way to those that follow."""
         if not _capturing():  # what a graph holds is counted when it is replayed
@@ -231,12 +209,12 @@ class Tracker:
         if not _capturing():
             self._add_weight_norm()
 
-    @_whole
+    @whole
     def advance(self) -> None:
         """Count a training step without measuring its batch."""
         self._advance()
 
-    @_whole
+    @whole
     def replayed(self) -> None:
         """Count the replay of a CUDA graph in which `step` was captured.
 
@@ -290,7 +268,7 @@ class Tracker:
             raise ValueError("Expected argument `batches` to hold at least one batch but got none.")
         self._add_snapshot(split, snapshot)
 
-    @_whole
+    @whole
     def log(self, values: Mapping[str, Tensor | float]) -> None:
         """Add numbers of your own, 0-d tensors or floats, to the current step's record."""
         copied = {
@@ -300,7 +278,7 @@ class Tracker:
         }
         self._recorder.at(self.current_step).values.update(copied)
 
-    @_whole
+    @whole
     def flush(self) -> None:
         """Write everything measured so far, and wait until it is written."""
         self._recorder.flush()
@@ -362,7 +340,7 @@ class Tracker:
             self._warn_once(f"layer {layer}", f"Layer {layer!r} is not measured: {error}")
 
     @torch.no_grad()
-    @_whole
+    @whole
     def _add_snapshot(self, split: str, snapshot: Snapshot) -> None:
         values = self._recorder.at(self.current_step).values
         plain = self._prefix("snapshot", split, "")
@@ -383,21 +361,7 @@ class Tracker:
             values[WEIGHT_NORM] = weight_norm(self._model)
 
     def _prefix(self, kind: str, split: str, layer: str) -> str:
-        """First part of the keys: whoever measures a split first has its plain name."""
-        found = self._prefixes.get((kind, split, layer))
-        if found is None:
-            several = self._capture is not None and len(self._capture.names) > 1
-            found = f"{split}/{layer}" if several and layer else split
-            owner = kind
-            if kind in ("batch", "snapshot"):
-                owner = self._owners.setdefault(split, kind)
-            if owner != kind:
-                message = _SHARED.format(split=split, owner=owner, kind=kind)
-                self._warn_once(f"split {split}", message)
-            if owner != kind or kind not in ("batch", "snapshot"):
-                found = f"{kind}/{found}"
-            self._prefixes[kind, split, layer] = found
-        return found
+        return self._names.prefix(kind, split, layer, self._warn_once)
 
     def _warn_once(self, about: str, message: str) -> None:
         if about not in self._said:
@@ -408,10 +372,6 @@ class Tracker:
 _NO_LABELS = (
     "A batch without labels is not measured, training goes on. Pass the class indices of the "
     "samples as labels=."
-)
-_SHARED = (
-    "The keys {split}/... hold what {owner} measures, so those of the {kind} begin with "
-    "{kind}/{split}/. Give one of them another split=."
 )
 
 
@@ -425,31 +385,3 @@ def _finish(recorder: Recorder, capture: FeatureCapture | None) -> None:
         capture.remove()
     shutdown.unwatch(recorder)
     recorder.close()
-
-
-def _capture(
-    model: nn.Module | None,
-    layers: Layer | Sequence[Layer] | None,
-    pool: PoolSpec | Mapping[str, PoolSpec],
-) -> FeatureCapture | None:
-    if model is None:
-        return None
-    if not isinstance(model, Tapped):
-        return FeatureCapture(model, layers, pool)
-    if layers is not None or pool is not None:
-        raise ValueError(
-            "Expected arguments `layers` and `pool` to be None for a Tapped model, which has its "
-            "own. Pass them to Tapped."
-        )
-    return model.capture
-
-
-def _choose(metrics: str | Sequence[str], has_model: bool) -> tuple[str, ...]:
-    of_model = (WEIGHT_NORM,) if has_model else ()
-    if metrics == "all":
-        return (*METRICS, *of_model)
-    # the norm of the weights belongs to no tier: it costs a pass over all parameters
-    names = [metrics] if isinstance(metrics, str) else list(metrics)
-    wants_norm = any(name in (WEIGHT_NORM, "weight") for name in names)
-    chosen = resolve(metrics, (*OF_MOMENTS, *of_model))
-    return tuple(id_ for id_ in chosen if id_ != WEIGHT_NORM or wants_norm)
