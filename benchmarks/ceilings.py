@@ -12,7 +12,7 @@ import torch
 
 from ncfast.benchmarks.registry import Call
 
-ROUNDS = 7
+ROUNDS, SECONDS = 7, 0.3  # at least
 SMALLEST = 256 << 20  # bytes that are read, unless four times the cache is more
 GEMM_SIZE = {"cpu": 1024, "cuda": 8192}
 GATHERED_ROW = 512  # float32 entries
@@ -22,7 +22,7 @@ def measure(device: torch.device, threads: int, cache_bytes: int) -> dict[str, A
     """Bytes and float32 operations a second; the best of a few rounds each.
 
     Returns:
-        ``threads``, the count that shares refer to, and under ``by_threads`` (on CUDA: under
+        ``threads``, the count in use, and under ``by_threads`` (on CUDA: under
         ``cuda``) ``read_bytes_per_s``, ``copy_bytes_per_s`` (read and written bytes),
         ``gather_bytes_per_s`` (rows of 2 KiB in random order, read and written) and
         ``gemm_flops_per_s`` (float32).
@@ -38,10 +38,11 @@ def measure(device: torch.device, threads: int, cache_bytes: int) -> dict[str, A
 
 
 def current(ceilings: dict[str, Any]) -> dict[str, float]:
-    """The figures that shares refer to."""
+    """The figures that shares refer to: the best by any number of threads up to that in use."""
     if "cuda" in ceilings:
         return ceilings["cuda"]
-    return ceilings["by_threads"][str(ceilings["threads"])]
+    usable = [f for n, f in ceilings["by_threads"].items() if int(n) <= ceilings["threads"]]
+    return {name: max(figures[name] for figures in usable) for name in usable[0]}
 
 
 def _thread_counts(threads: int) -> list[int]:
@@ -82,8 +83,8 @@ def _all(device: torch.device, size: int) -> dict[str, float]:
 def _clock(device: torch.device) -> Callable[[Call], float]:
     def best(call: Call) -> float:
         call()
-        spans = []
-        for _ in range(ROUNDS):
+        spans: list[float] = []
+        while len(spans) < ROUNDS or sum(spans) < SECONDS:
             _wait(device)
             start = time.perf_counter()
             call()

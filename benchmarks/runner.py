@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,6 +65,8 @@ def run(
 
 def run_case(operation: Operation, case: Case, conditions: Conditions) -> dict[str, Any]:
     """Check, then time, everyone on one case."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()  # each case compiles for its own shapes; there is a limit on them
     copies, cold = _copies(operation, case, conditions)
     truth = operation.truth(copies[0])
     entries, absent = [], []

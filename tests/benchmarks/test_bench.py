@@ -19,6 +19,7 @@ def written(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rnc1, "QUICK", small)
         patch.setattr(ceilings, "SMALLEST", 1 << 20)
+        patch.setattr(ceilings, "SECONDS", 0.0)
         patch.setattr(ceilings, "GEMM_SIZE", {"cpu": 64})
         patch.setattr(environment, "last_cache_bytes", lambda: 1 << 20)
         assert main(["bench", *arguments, "--out", str(path)]) == 0
