@@ -1,6 +1,6 @@
 """Cost of class moments and RNC1 against N, D and K, by thread count.
 
-    python -m ncfast.benchmarks.scaling --axes N D K --out benchmarks/results/scaling.json
+    python -m ncfast.benchmarks.scaling --axes N D K --out scaling.json
 
 Along an axis one size grows and the others stay. Every point is checked against float64 and timed
 beside a plain read of the same features, in the same rounds. The exponent of an axis is the slope

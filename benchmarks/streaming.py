@@ -1,6 +1,6 @@
 """Class moments of a file larger than memory: time, memory over time, and the error of the result.
 
-    python -m ncfast.benchmarks.streaming FOLDER --gib 28 --out benchmarks/results/streaming.json
+    python -m ncfast.benchmarks.streaming FOLDER --gib 28 --out streaming.json
     python -m ncfast.benchmarks.streaming FOLDER --gib 28 --only make     # in two parts
     python -m ncfast.benchmarks.streaming FOLDER --only measure --out ...
 

@@ -28,7 +28,7 @@ def written(tmp_path_factory):
 
 def test_the_file_is_as_its_schema_says(written):
     report = results_file.load(written)
-    assert set(report) == {"schema", "environment", "ceilings", "operations"}
+    assert set(report) == {"schema", "environment", "ceilings", "commands", "operations"}
     assert report["environment"]["threads"] == 1
     assert set(report["environment"]["clocks_mhz"]) == {"before", "after"}
     assert set(report["ceilings"]["by_threads"]["1"]) == CEILINGS
@@ -109,5 +109,5 @@ def test_every_operation_has_small_cases_and_its_own_names():
         for quick in (True, False):
             for case in operation.cases(quick):
                 assert case.quick == quick
-                assert case.bytes > 0
-                assert case.flops > 0
+                assert case.bytes >= 0  # zero: not counted
+                assert case.flops >= 0

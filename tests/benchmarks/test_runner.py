@@ -116,8 +116,9 @@ def _stopped_clock(monkeypatch):
 
 @pytest.mark.usefixtures("_stopped_clock")
 def test_rounds_are_paired_and_the_first_is_in_each():
-    calls = {name: [lambda s=s: s] for name, s in (("ours", 0.01), ("quick", 0.01), ("slow", 0.1))}
-    times = timing.measure(calls, dict.fromkeys(calls, 0.0), CPU, 1.0)
+    seconds = {"ours": 0.01, "quick": 0.01, "slow": 0.1}
+    calls = {name: [lambda s=s: s] for name, s in seconds.items()}
+    times = timing.measure(calls, seconds, CPU, 1.0)
     assert set(times["slow"]) < set(times["quick"]) <= set(times["ours"])
     assert set(times["slow"].values()) == {0.1}
     assert len(times["ours"]) <= timing.MOST_ROUNDS
