@@ -76,14 +76,21 @@ def limits(report: Mapping[str, Any]) -> str:
     return text.table([*titles, "float32 product, GFLOP/s"], rows)
 
 
+def commands(name: str, report: Mapping[str, Any]) -> str:
+    """Which command measured which operations; they may have been run one by one."""
+    known = report.get("commands", {})
+    by_command: dict[str, list[str]] = {}
+    for operation in report["operations"]:
+        command = f"`{known[operation]} --out {name}`" if operation in known else "not recorded"
+        by_command.setdefault(command, []).append(operation)
+    return "\n".join(f"- {', '.join(found)}: {each}" for each, found in by_command.items())
+
+
 def measured(name: str, report: Mapping[str, Any]) -> str:
     """One file of `ncfast bench`."""
     about = report["environment"]
     parts = [f"## {about['processor']}, {text.plural(about['threads'], 'thread')} (`{name}`)"]
-    commands = dict.fromkeys(report.get("commands", {}).values())
-    if commands:
-        calls = ", ".join(f"`{command} --out {name}`" for command in commands)
-        parts.append(f"Measured by {calls}, at once or operation by operation.")
+    parts += ["The command, run at once or with `--ops` and `--cases`:", commands(name, report)]
     parts += ["Ceilings, measured in the latest call:", limits(report)]
     if roofline.points(report):
         parts.append(f"![Roofline]({IMAGES}/{image(name, 'roofline')})")

@@ -28,8 +28,10 @@ Times depend on the machine; ratios less so. `benchmarks/operations` has every c
 an operation. The machine must be idle: what else runs on it is not seen in the errors, but in the
 quartiles."""
 
-ROOFLINE = """Cold cases alone, under the ceilings above. Operations are those of the plain
-algorithm (for neighbours: all pairs), so what leaves most of them out may stand above the roof."""
+ROOFLINE = """Cold cases alone. Operations are those of the plain algorithm (for neighbours: all
+pairs), so what leaves most of them out may stand above the roof. The ceilings drawn are those of
+the latest call: a case that was measured in another call, when memory answered faster, may stand
+above them, too. Shares of the ceiling refer to the ceilings of their own call."""
 
 SCALING = """The exponent is the slope of a straight line through the logarithms of time and size,
 over the larger half of the points; one is linear. Every point was checked against float64 first,
