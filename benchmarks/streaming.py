@@ -53,16 +53,19 @@ class Sampler:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
+    def _sample(self) -> None:
+        now = memory()
+        seconds = round(time.perf_counter() - self._start, 2)
+        self.rows.append((seconds, now["RssAnon"], now["RssFile"]))
+
     def _run(self) -> None:
-        start = time.perf_counter()
-        while True:
-            now = memory()
-            seconds = round(time.perf_counter() - start, 2)
-            self.rows.append((seconds, now["RssAnon"], now["RssFile"]))
-            if self._stop.wait(self.every):
-                return
+        while not self._stop.wait(self.every):
+            self._sample()
+        self._sample()
 
     def __enter__(self) -> Sampler:
+        self._start = time.perf_counter()
+        self._sample()  # before anything inside happens
         self._thread.start()
         return self
 
