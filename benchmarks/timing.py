@@ -1,4 +1,4 @@
-"""Paired, interleaved rounds, in an order that rotates, with inputs that rotate as well.
+"""Paired, interleaved rounds, in an order that is drawn anew, with inputs that rotate.
 
 Every contestant is timed once a round, so that what else the machine does hits all of them; what
 counts is the ratio within a round. Each call takes the next copy of the inputs: where the copies
@@ -9,6 +9,7 @@ share of the time takes part in fewer rounds.
 from __future__ import annotations
 
 import gc
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -59,7 +60,7 @@ def measure(
             if number and time.perf_counter() > latest:
                 break
             joining = [ours, *(name for name in others if wanted[name] > number)]
-            for name in _rotated(joining, number):
+            for name in shuffled(joining, number):
                 time.sleep(SETTLE_SECONDS)
                 times[name][number] = clock(_next(turns[name]), repeats[name])
     return times
@@ -79,9 +80,12 @@ def _next(turn: Iterator[Call]) -> Call:
     return lambda: next(turn)()
 
 
-def _rotated(names: list[str], by: int) -> list[str]:
-    by %= len(names)
-    return names[by:] + names[:by]
+def shuffled(names: list[str], seed: int) -> list[str]:
+    """Another order a round: a rotation would leave everyone behind the same neighbour.
+
+    Who comes after a library whose threads still wait in a loop pays for that.
+    """
+    return random.Random(seed).sample(names, len(names))
 
 
 @contextmanager
