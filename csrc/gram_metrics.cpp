@@ -6,27 +6,43 @@
 #include <limits>
 #include <vector>
 
+#include "isa.h"
+#include "spectrum.h"
+
 namespace ncfast {
 namespace {
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr double kClose = 1e-5;  // below this 1 - cos has lost more than 1e-10 of its value
-constexpr int kSums = 8;         // independent sums run side by side; their order is fixed
-
-double total_of(const double (&sums)[kSums]) {
-    return ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
-}
-
-double dot(const double* a, const double* b, std::int64_t n) {
-    double sums[kSums] = {};
-    std::int64_t d = 0;
-    for (; d + kSums <= n; d += kSums)
-        for (int i = 0; i < kSums; ++i) sums[i] += a[d + i] * b[d + i];
-    for (int i = 0; d < n; ++d, ++i) sums[i] += a[d] * b[d];
-    return total_of(sums);
-}
 
 double square(double x) { return x * x; }
+
+// Largest over the rank-th singular value, the smallest of a matrix of that rank.
+double condition(const std::vector<double>& values, double rank) {
+    const std::int64_t last = std::min(static_cast<std::int64_t>(rank),
+                                       static_cast<std::int64_t>(values.size()));
+    return last > 0 ? values[0] / values[last - 1] : kNan;
+}
+
+// Exponential entropy of the singular values that count in a matrix of `cols` columns.
+double entropy_rank(const std::vector<double>& values, std::int64_t cols) {
+    const double cutoff = static_cast<double>(cols) * std::numeric_limits<double>::epsilon();
+    double sum = 0, entropy = 0;
+    const auto counts = [&](double value) {
+        return !(square(value) <= cutoff * square(values[0]));
+    };
+    for (const double value : values) sum += counts(value) ? value : 0;
+    if (!(sum > 0)) return kNan;
+    for (const double value : values)
+        if (counts(value)) entropy -= value / sum * std::log(value / sum);
+    return std::exp(entropy);
+}
+
+double stable_rank(const std::vector<double>& values) {
+    double sum = 0;
+    for (const double value : values) sum += square(value / values[0]);
+    return sum;
+}
 
 // Mean, population variance and maximum over pairs.
 struct Statistic {
@@ -53,22 +69,18 @@ struct Statistic {
 
 class Gram {
 public:
-    Gram(std::int64_t classes, std::int64_t cols)
-        : k_(classes), d_(cols), weight_(classes), norm_(classes), mean_(cols),
-          centred_(classes * cols), gram_(classes * classes), raw_(classes * classes) {}
+    Gram(std::int64_t classes, std::int64_t cols, Wanted wanted)
+        : wanted_(wanted), k_(classes), d_(cols), weight_(classes), norm_(classes), mean_(cols),
+          centred_(classes * cols), gram_(classes * classes), raw_(classes * classes),
+          spectrum_(classes, cols) {}
 
     void operator()(const double* state, bool integer_weights, double* out) {
+        std::fill(out, out + kGramMetrics, kNan);
         read(state, integer_weights);
-        centre();
-        products(centred_.data(), gram_);
-        products(means_, raw_);
-        directionless_ = false;
-        for (std::int64_t c = 0; c < k_; ++c) {
-            norm_[c] = std::sqrt(gram_[c * k_ + c]);
-            directionless_ = directionless_ || (present(c) && norm_[c] == 0);
-        }
-        pairs();
-        write(out);
+        write_moments(out);
+        if (wanted_.pairs || wanted_.centred_spectrum) centre();
+        if (wanted_.pairs) write_pairs(out + kMomentMetrics);
+        write_spectral(out + kMomentMetrics + kPairMetrics);
     }
 
 private:
@@ -105,10 +117,15 @@ private:
         }
     }
 
-    void products(const double* rows, std::vector<double>& product) {
-        for (std::int64_t i = 0; i < k_; ++i)
-            for (std::int64_t j = 0; j <= i; ++j)
-                product[i * k_ + j] = product[j * k_ + i] = dot(rows + i * d_, rows + j * d_, d_);
+    void products() {
+        const SmallMatrix& use = kernels().small;
+        use.row_products(centred_.data(), k_, d_, gram_.data());
+        use.row_products(means_, k_, d_, raw_.data());
+        directionless_ = false;
+        for (std::int64_t c = 0; c < k_; ++c) {
+            norm_[c] = std::sqrt(gram_[c * k_ + c]);
+            directionless_ = directionless_ || (present(c) && norm_[c] == 0);
+        }
     }
 
     double one_minus_cosine(std::int64_t i, std::int64_t j) const {
@@ -147,11 +164,17 @@ private:
         between_by_sample_ += (weight_[i] / total_) * (weight_[j] / total_) * squared;
     }
 
-    void write(double* out) const {
+    void write_moments(double* out) const {
+        const double within = within_ / total_;
+        out[0] = within / square(norm_max_);
+        out[1] = within / square(norm_sum_ / total_);
+    }
+
+    void write_pairs(double* out) {
+        products();
+        pairs();
         const double within = within_ / total_, between = trace(gram_) / number_;
         const double by_sample = number_ > 0 ? between_by_sample_ : kNan;
-        *out++ = within / square(norm_max_);
-        *out++ = within / square(norm_sum_ / total_);
         *out++ = within / between;
         *out++ = within / by_sample;
         *out++ = within / (within + between);
@@ -170,6 +193,15 @@ private:
             *out++ = directionless_ ? kNan : value;
     }
 
+    void write_spectral(double* out) {
+        if (wanted_.spectrum) out[0] = condition(spectrum_(means_), number_);
+        if (!wanted_.centred_spectrum) return;
+        const std::vector<double>& values = spectrum_(centred_.data());
+        out[1] = condition(values, number_ - 1);
+        out[2] = entropy_rank(values, d_);
+        out[3] = stable_rank(values);
+    }
+
     double trace(const std::vector<double>& product) const {
         double sum = 0;
         for (std::int64_t c = 0; c < k_; ++c) sum += product[c * k_ + c];
@@ -177,7 +209,9 @@ private:
     }
 
     static double sum_of_squares(const std::vector<double>& product) {
-        return dot(product.data(), product.data(), static_cast<std::int64_t>(product.size()));
+        double sum = 0;
+        for (const double value : product) sum += square(value);
+        return sum;
     }
 
     double relative_deviation() const {
@@ -202,8 +236,10 @@ private:
         return std::sqrt(sum);
     }
 
+    const Wanted wanted_;
     const std::int64_t k_, d_;
     std::vector<double> weight_, norm_, mean_, centred_, gram_, raw_;
+    Spectrum spectrum_;
     const double *means_ = nullptr, *variance_ = nullptr;
     double total_ = 0, number_ = 0, within_ = 0, norm_sum_ = 0, norm_max_ = 0;
     double between_by_sample_ = 0;
@@ -213,8 +249,8 @@ private:
 
 }  // namespace
 
-void gram_metrics(const States& states, double* out) {
-    Gram gram(states.classes, states.cols);
+void gram_metrics(const States& states, Wanted wanted, double* out) {
+    Gram gram(states.classes, states.cols, wanted);
     for (std::int64_t i = 0; i < states.number; ++i)
         gram(states.data + i * states.stride, states.integer_weights, out + i * kGramMetrics);
 }

@@ -17,9 +17,20 @@ struct States {
     bool integer_weights;
 };
 
-constexpr int kGramMetrics = 22;
+constexpr int kMomentMetrics = 2;
+constexpr int kPairMetrics = 20;
+constexpr int kSpectralMetrics = 4;
+constexpr int kGramMetrics = kMomentMetrics + kPairMetrics + kSpectralMetrics;
 
-// Fills (number, kGramMetrics) in the order of ncfast.backends.states.GRAM_METRICS.
-void gram_metrics(const States& states, double* out);
+// What the metrics of a call look at, beyond sums of the moments.
+struct Wanted {
+    bool pairs;            // products of the means
+    bool spectrum;         // singular values of the means
+    bool centred_spectrum;
+};
+
+// Fills (number, kGramMetrics) in the order of ncfast.backends.states.GRAM_METRICS; what was not
+// wanted is NaN.
+void gram_metrics(const States& states, Wanted wanted, double* out);
 
 }  // namespace ncfast

@@ -10,6 +10,7 @@
 #include "knn_walk.h"
 #include "margins.h"
 #include "projection.h"
+#include "small_matrix.h"
 
 #define NCFAST_EACH(name)                                                                   \
     {&NCFAST_ISA::name<float>, &NCFAST_ISA::name<double>, &NCFAST_ISA::name<Bf16>,          \
@@ -35,6 +36,8 @@
         {NCFAST_ISA::kPanel<double>, NCFAST_EACH(pack_deviations), NCFAST_EACH(distances),  \
          &NCFAST_ISA::add_gram, &NCFAST_ISA::pair_block,                                    \
          NCFAST_ISA::margin_kernels<float>(),                                               \
-         NCFAST_ISA::margin_kernels<double>()}};                                            \
+         NCFAST_ISA::margin_kernels<double>()},                                             \
+        {NCFAST_ISA::kLanes<double>, &NCFAST_ISA::row_products, &NCFAST_ISA::triangle,      \
+         &NCFAST_ISA::sweep}};                                                              \
     }                                                                                       \
     static_assert(true, "")

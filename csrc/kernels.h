@@ -3,6 +3,7 @@
 
 #include "knn_types.h"
 #include "products_types.h"
+#include "small_matrix_types.h"
 #include "types.h"
 
 namespace ncfast {
@@ -50,6 +51,7 @@ struct Kernels {
     WalkNearest walk_nearest[2];
     WalkCount walk_count[2];
     Products products;
+    SmallMatrix small;
 };
 
 }  // namespace ncfast

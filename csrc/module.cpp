@@ -50,10 +50,11 @@ void projections(std::uintptr_t feats, int dtype, std::int64_t rows, std::int64_
 }
 
 void gram(std::uintptr_t states, std::int64_t number, std::int64_t stride,
-          std::int64_t num_classes, std::int64_t cols, bool integer_weights, std::uintptr_t out) {
+          std::int64_t num_classes, std::int64_t cols, bool integer_weights, bool pairs,
+          bool spectrum, bool centred_spectrum, std::uintptr_t out) {
     gram_metrics(
         {pointer<const double>(states), number, stride, num_classes, cols, integer_weights},
-        pointer<double>(out));
+        {pairs, spectrum, centred_spectrum}, pointer<double>(out));
 }
 
 void outer_products(std::uintptr_t feats, int dtype, std::int64_t rows, std::int64_t cols,

@@ -10,6 +10,7 @@
 #include "../moments.h"
 #include "sanitize_knn.h"
 #include "second_pass_shapes.h"
+#include "small_shapes.h"
 
 using namespace ncfast;
 
@@ -136,7 +137,7 @@ int main() {
                                 static_cast<long>(c.rows), static_cast<long>(c.cols),
                                 static_cast<int>(dtype));
                 }
-        failures += check_all_knn();
+        failures += check_all_knn() + check_small();
         std::printf("%s: done\n", each->name);
     }
     return failures == 0 ? 0 : 1;

@@ -8,7 +8,7 @@ became weights, as float64.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -17,10 +17,10 @@ from torch import Tensor
 from ncfast.backends import cpu
 from ncfast.moments import ClassMoments
 
-# the order of csrc/gram_metrics.cpp
-GRAM_METRICS = (
-    "rnc1.max",
-    "rnc1.mean",
+# the order of csrc/gram_metrics.cpp: what needs sums of the moments, products of the means,
+# singular values of the means, of the centred means
+_MOMENT = ("rnc1.max", "rnc1.mean")
+_PAIR = (
     "nc1.quotient",
     "nc1.quotient_sample",
     "nc1.within_fraction",
@@ -42,7 +42,13 @@ GRAM_METRICS = (
     "nc2.riesz_energy",
     "nc2.riesz_energy_var",
 )
+_SPECTRUM = ("nc2.condition",)
+_CENTRED_SPECTRUM = ("nc2.condition_centred", "rank.effective_means", "rank.stable_means")
+GRAM_METRICS = (*_MOMENT, *_PAIR, *_SPECTRUM, *_CENTRED_SPECTRUM)
 _MOST_CLASSES = 128  # beyond, the products of means are better left to a matrix library
+_MOST_SPECTRAL = 32  # and beyond this their singular values
+# something true from either: operations are recorded or transformed
+_WATCHES = (torch._C._len_torch_dispatch_stack, torch._C._functorch.peek_interpreter_stack)
 
 
 class Layout(NamedTuple):
@@ -132,7 +138,7 @@ class RowWriter:
             steps,
             Tensor,
             table,
-            (torch._C._len_torch_dispatch_stack, torch._C._functorch.peek_interpreter_stack),
+            _WATCHES,
             torch.get_num_threads,
         )
         return writer
@@ -177,11 +183,28 @@ def why_not_gram(states: Tensor, layout: Layout) -> str | None:
     """Why `gram_metrics` cannot take these rows; None if it can."""
     if cpu.extension is None:
         return f"the C++ extension is missing: {cpu.import_error}"
-    if type(states) is not Tensor or states.device.type != "cpu":
-        return f"the states are on {states.device}"
+    if not _plain(states):
+        return f"the states are on {states.device}, or traced"
     if layout.classes > min(layout.dim + 1, _MOST_CLASSES):
         return f"{layout.classes} classes are more than {min(layout.dim + 1, _MOST_CLASSES)}"
     return None
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether there is memory behind it that may be read without anybody noticing."""
+    return (
+        type(tensor) is Tensor
+        and tensor.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not any(watches() for watches in _WATCHES)
+    )
+
+
+def covered(layout: Layout, ids: Iterable[str]) -> list[str]:
+    """Those of the metrics that `gram_metrics` knows for rows of this layout."""
+    few = layout.classes <= _MOST_SPECTRAL
+    known = GRAM_METRICS if few else (*_MOMENT, *_PAIR)
+    return [id_ for id_ in ids if id_ in known]
 
 
 def gram_metrics(states: Tensor, layout: Layout, ids: Sequence[str]) -> Tensor:
@@ -190,12 +213,13 @@ def gram_metrics(states: Tensor, layout: Layout, ids: Sequence[str]) -> Tensor:
     Args:
         states: (n, size) float64 on the CPU, contiguous; see `why_not_gram`.
         layout: of its rows.
-        ids: a choice of `GRAM_METRICS`.
+        ids: see `covered`.
 
     Returns:
         (n, len(ids)) float64.
     """
     assert cpu.extension is not None
+    columns, wanted = _choice(tuple(ids))
     out = torch.empty((len(states), len(GRAM_METRICS)), dtype=torch.float64)
     cpu.extension.gram_metrics(
         states.data_ptr(),
@@ -204,11 +228,15 @@ def gram_metrics(states: Tensor, layout: Layout, ids: Sequence[str]) -> Tensor:
         layout.classes,
         layout.dim,
         layout.integer_counts,
+        *wanted,
         out.data_ptr(),
     )
-    return out.index_select(1, _columns(tuple(ids)))
+    return out.index_select(1, columns)
 
 
-@functools.cache
-def _columns(ids: tuple[str, ...]) -> Tensor:
-    return torch.tensor([GRAM_METRICS.index(id_) for id_ in ids])
+@functools.lru_cache(maxsize=64)
+def _choice(ids: tuple[str, ...]) -> tuple[Tensor, list[bool]]:
+    """Columns of the results, and whether the metrics need products, and singular values."""
+    groups = (_PAIR, _SPECTRUM, _CENTRED_SPECTRUM)
+    columns = torch.tensor([GRAM_METRICS.index(id_) for id_ in ids])
+    return columns, [any(id_ in group for id_ in ids) for group in groups]

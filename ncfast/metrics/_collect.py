@@ -12,6 +12,7 @@ from ncfast.backends import LabelPlan
 from ncfast.metrics._evidence import Evidence
 from ncfast.metrics._inputs import as_evidence
 from ncfast.metrics._metric import Metric
+from ncfast.metrics._quick import quick_values
 from ncfast.metrics.registry import CATALOGUE, STANDALONE, resolve
 from ncfast.moments import ClassMoments
 
@@ -80,7 +81,14 @@ def collapse_metrics(
 
 
 def evaluate(metrics: Mapping[str, Metric], evidence: Evidence) -> dict[str, Tensor]:
-    """The value of every metric, with the work they have in common done once."""
+    """The value of every metric: by the C++ extension where it can, else by its definition."""
+    found = quick_values(metrics, evidence)
+    found |= define({name: m for name, m in metrics.items() if name not in found}, evidence)
+    return {name: found[name] for name in metrics}
+
+
+def define(metrics: Mapping[str, Metric], evidence: Evidence) -> dict[str, Tensor]:
+    """The value of every metric by its definition, with the work they have in common done once."""
     evidence.wanted_pairs = frozenset(m.pair for m in metrics.values() if m.pair is not None)
     uses = frozenset[str]().union(*(metric.uses for metric in metrics.values()))
     evidence.wants_scatter = "scatter" in uses

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ncfast.backends import LabelPlan
 from ncfast.metrics import decision, pairwise, variability
+from ncfast.metrics._collect import evaluate
+from ncfast.metrics._evidence import Evidence
 from ncfast.metrics._inputs import as_evidence, as_moments
 from ncfast.metrics.registry import CATALOGUE
 from ncfast.moments import ClassMoments
@@ -72,7 +74,8 @@ def _one(
     num_classes: int | None,
     backend: str,
 ) -> Tensor:
-    metric = CATALOGUE.get(f"{family}.{variant}")
+    metric_id = f"{family}.{variant}"
+    metric = CATALOGUE.get(metric_id)
     if metric is None:
         known = [id_.split(".")[1] for id_ in CATALOGUE if id_.startswith(f"{family}.")]
         raise ValueError(f"Expected argument `variant` to be one of {known} but got {variant!r}.")
@@ -91,7 +94,7 @@ def _one(
                 f"Expected {' and '.join(metric.needs)} for variant {variant!r} of {family}, "
                 f"beside class moments. See ncfast.describe('{family}.{variant}')."
             )
-        return metric(evidence)
+        return evaluate({metric_id: metric}, evidence)[metric_id]
 
 
 def nc1(
@@ -173,7 +176,8 @@ def cdnv(
         )
     moments = as_moments(feats, labels, num_classes, backend)
     if variant != "matrix" and exponent == 1.0:
-        return CATALOGUE["nc1.cdnv" if variant == "mean" else "nc1.cdnv_max"](moments)
+        name = "nc1.cdnv" if variant == "mean" else "nc1.cdnv_max"
+        return evaluate({name: CATALOGUE[name]}, Evidence(moments, backend=backend))[name]
     matrix = pairwise.cdnv_matrix(moments, exponent)
     return matrix if variant == "matrix" else pairwise.over_pairs(matrix, moments.present, variant)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -65,14 +66,19 @@ def resolve(which: str | Sequence[str], known: Iterable[str] = tuple(METRICS)) -
     Raises:
         ValueError: a name is neither an id nor a family nor a tier.
     """
-    names = [which] if isinstance(which, str) else list(which)
-    known = tuple(known)
+    names = (which,) if isinstance(which, str) else tuple(which)
+    return _resolve(tuple(n if isinstance(n, str) else repr(n) for n in names), tuple(known))
+
+
+@functools.lru_cache(maxsize=64)
+def _resolve(names: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
     chosen: list[str] = []
     for name in names:
-        found = [id_ for id_ in known if name in ("all", id_, id_.split(".")[0])]
         if name in TIERS:
-            found = [id_ for id_ in known if _tier(id_) <= TIERS.index(name)]
-        elif not found:
+            chosen += [id_ for id_ in known if _tier(id_) <= TIERS.index(name)]
+            continue
+        found = [id_ for id_ in known if name in ("all", id_, id_.split(".")[0])]
+        if not found:
             raise ValueError(
                 f"Expected the names of metrics but got {name!r}. Known ids: {', '.join(known)}; "
                 f"or a family such as 'nc2', a tier of {TIERS}, or 'all'."

@@ -8,13 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ncfast.backends.states import (
-    GRAM_METRICS,
-    Layout,
-    gram_metrics,
-    why_not_gram,
-)
-from ncfast.metrics._collect import evaluate
+from ncfast.backends.states import Layout, covered, gram_metrics, why_not_gram
+from ncfast.metrics._collect import define
 from ncfast.metrics._evidence import Evidence
 from ncfast.metrics.registry import OF_MOMENTS
 from ncfast.moments import ClassMoments
@@ -24,7 +19,7 @@ from ncfast.moments import ClassMoments
 def evaluate_states(states: Tensor, layout: Layout, ids: Sequence[str]) -> Tensor:
     """Metrics of each packed state; nothing is read on the host of what lies on an accelerator.
 
-    On the CPU what follows from the products of the means runs in C++. The rest takes all states in
+    On the CPU what follows from the means of few classes runs in C++. The rest takes all states in
     one sweep of vectorised operations, so that a block of log points costs as many launches as a
     single one.
 
@@ -36,7 +31,7 @@ def evaluate_states(states: Tensor, layout: Layout, ids: Sequence[str]) -> Tenso
     Returns:
         (n, len(ids)) float64 on the states' device.
     """
-    fast = [] if why_not_gram(states, layout) else [i for i in ids if i in GRAM_METRICS]
+    fast = [] if why_not_gram(states, layout) else covered(layout, ids)
     if len(fast) == len(ids):
         return gram_metrics(states, layout, ids)
     slow = [id_ for id_ in ids if id_ not in fast]
@@ -52,7 +47,7 @@ def evaluate_states(states: Tensor, layout: Layout, ids: Sequence[str]) -> Tenso
 
 def one_state(moments: ClassMoments, ids: Sequence[str]) -> Tensor:
     """The same for one state by the definitions themselves: the reference, (len(ids),)."""
-    values = evaluate({id_: OF_MOMENTS[id_] for id_ in ids}, Evidence(moments))
+    values = define({id_: OF_MOMENTS[id_] for id_ in ids}, Evidence(moments))
     return torch.stack([values[id_] for id_ in ids])
 
 

@@ -1,0 +1,20 @@
+// The kernels behind gram_metrics.cpp and spectrum.cpp that every instruction set has to provide.
+#pragma once
+
+#include <cstdint>
+
+namespace ncfast {
+
+struct SmallMatrix {
+    int lanes;  // rows of a triangle are padded with zeros to a multiple of them
+    // product (number, number) of the rows of a matrix (number, cols)
+    void (*row_products)(const double* rows, std::int64_t number, std::int64_t cols,
+                         double* product);
+    // R (number, stride), upper, of rows V (number, length) = R^T Q; overwrites V
+    void (*triangle)(double* rows, std::int64_t number, std::int64_t length, double* out,
+                     std::int64_t stride);
+    // rotates every pair of rows to be orthogonal, in turn; whether all of them were
+    bool (*sweep)(double* triangle, std::int64_t number, std::int64_t stride);
+};
+
+}  // namespace ncfast

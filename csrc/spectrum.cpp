@@ -1,0 +1,58 @@
+#include "spectrum.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
+#include "isa.h"
+
+namespace ncfast {
+namespace {
+
+constexpr int kMostSweeps = 40;  // 5 to 8 are usual
+
+std::int64_t round_up(std::int64_t value, std::int64_t step) {
+    return (value + step - 1) / step * step;
+}
+
+}  // namespace
+
+Spectrum::Spectrum(std::int64_t rows, std::int64_t cols)
+    : use_(kernels().small), rows_(rows), cols_(cols), number_(std::min(rows, cols)),
+      length_(std::max(rows, cols)), stride_(round_up(number_, use_.lanes)),
+      vectors_(number_ * length_), triangle_(number_ * stride_), values_(number_) {}
+
+const std::vector<double>& Spectrum::operator()(const double* matrix) {
+    double largest = 0, poison = 0;
+    for (std::int64_t i = 0; i < rows_ * cols_; ++i) {
+        largest = std::max(largest, std::abs(matrix[i]));
+        poison += 0 * matrix[i];
+    }
+    if (std::isnan(poison)) {
+        std::fill(values_.begin(), values_.end(), poison);
+        return values_;
+    }
+    int exponent = 0;
+    std::frexp(largest, &exponent);  // no square of the scaled matrix overflows or vanishes
+    load(matrix, std::ldexp(1.0, -exponent));
+    use_.triangle(vectors_.data(), number_, length_, triangle_.data(), stride_);
+    for (int i = 0; i < kMostSweeps; ++i)
+        if (use_.sweep(triangle_.data(), number_, stride_)) break;
+    for (std::int64_t i = 0; i < number_; ++i) {
+        const double* row = triangle_.data() + i * stride_;
+        double square = 0;
+        for (std::int64_t j = 0; j < number_; ++j) square += row[j] * row[j];
+        values_[i] = std::ldexp(std::sqrt(square), exponent);
+    }
+    std::sort(values_.begin(), values_.end(), std::greater<>());
+    return values_;
+}
+
+void Spectrum::load(const double* matrix, double scale) {
+    const bool wide = rows_ <= cols_;
+    for (std::int64_t i = 0; i < number_; ++i)
+        for (std::int64_t j = 0; j < length_; ++j)
+            vectors_[i * length_ + j] = scale * matrix[wide ? i * cols_ + j : j * cols_ + i];
+}
+
+}  // namespace ncfast
