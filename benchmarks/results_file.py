@@ -28,6 +28,7 @@ All times are seconds, all sizes bytes.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,12 @@ from ncfast.benchmarks import environment
 
 SCHEMA = 1
 Report = dict[str, Any]
+OURS = Path(__file__).parent / "results"  # what the documents are made from
+
+
+def folder() -> Path:
+    """Where studies write: $NCFAST_RESULTS, or `OURS`; only then they write into documents too."""
+    return Path(os.environ.get("NCFAST_RESULTS", OURS))
 
 
 def new(about: dict[str, Any], ceilings: dict[str, Any]) -> Report:

@@ -17,16 +17,16 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import ncfast
 from ncfast.backends import cpu
+from ncfast.benchmarks import results_file
 from ncfast.benchmarks.plain.moments import REFERENCES, STABLE, truth
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = results_file.folder()
 LARGE = [(200_000, 512, k) for k in (10, 100, 1000)]
 GRID = [
     (rows, dim, k)

@@ -14,7 +14,6 @@ import json
 import math
 import platform
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,8 +23,9 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import KDTree, NearestNeighbors
 
 import ncfast
+from ncfast.benchmarks import results_file
 
-RESULTS = Path(__file__).resolve().parents[1] / "results/information.json"
+RESULTS = results_file.folder() / "information.json"
 COUNT, K, RHO = 20_000, 5, 0.9
 
 

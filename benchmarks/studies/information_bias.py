@@ -14,6 +14,7 @@ import matplotlib as mpl
 import torch
 
 import ncfast
+from ncfast.benchmarks import results_file
 from ncfast.information.caveats import gaussian_bias
 
 mpl.use("Agg")
@@ -107,11 +108,15 @@ def figure(found, methods):
     axes[3].legend(frameon=False, fontsize=8)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
-    fig.savefig(ROOT.parent / "docs/images/information-bias.png", dpi=110)
+    ours = results_file.folder() == results_file.OURS
+    folder = ROOT.parent / "docs/images" if ours else results_file.folder()
+    fig.savefig(folder / "information-bias.png", dpi=110)
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore", ncfast.EstimateWarning)
     numbers, names = measure()
-    (ROOT / "results/information_bias.json").write_text(json.dumps(numbers, indent=1) + "\n")
+    (results_file.folder() / "information_bias.json").write_text(
+        json.dumps(numbers, indent=1) + "\n"
+    )
     figure(numbers, names)

@@ -22,10 +22,11 @@ from pathlib import Path
 import torch
 
 import ncfast
+from ncfast.benchmarks import results_file
 from ncfast.benchmarks.plain.metrics_matrices import matrices
 from ncfast.benchmarks.plain.metrics_public import PARTS, prepared, public
 
-RESULTS = Path(__file__).resolve().parents[1] / "results/metrics_cpu.json"
+RESULTS = results_file.folder() / "metrics_cpu.json"
 COUNT, DIM = 50_000, 512
 SPREADS = {"separated": 0.5, "mixed": 2.0}
 ALLOWED = {"public64": 1e-6, "public": 1e-2, "matrices": 1e-2}

@@ -19,15 +19,15 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from ncfast.benchmarks import results_file
 from ncfast.benchmarks.plain.neighbors import KNN, KSG
 from ncfast.information.neighbors import joint_radii_and_counts, knn
 
-RESULT = Path(__file__).parents[1] / "results" / "neighbors.json"
+RESULT = results_file.folder() / "neighbors.json"
 K = 5
 KNN_CELLS = [(n, d) for n in (1000, 5000, 20_000, 60_000) for d in (2, 5, 10, 20)]
 KSG_CELLS = [

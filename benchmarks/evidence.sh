@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# Every measurement on a CPU behind the documents, one after another; hours on an idle machine.
+#
+#   bash benchmarks/evidence.sh [--quick] [STAGE...]
+#
+# Stages, in this order when none is named:
+#   bench        every operation against its contestants, accuracy first (docs/performance.md)
+#   scaling      class moments against N, D, K and threads
+#   streaming    a file larger than memory (needs as much free disk there)
+#   projection   state and traffic on a cluster
+#   accuracy     the table of docs/accuracy.md
+#   moments      the tables of docs/cpu-backend.md
+#   metrics      the tables of docs/metrics.md
+#   neighbors    the tables of docs/neighbors.md
+#   information  the tables and the figure of docs/information.md
+#   tracker      what tracking costs (docs/tracking.md)
+#   replicas     replica-steps per second (docs/experiments.md)
+#   released     the authors' step and log point beside ours (NCFAST_DATA names the data)
+# All of them write to $NCFAST_RESULTS, or runs/evidence; nothing of the repository changes.
+# --quick takes the small form of each, minutes in all: it shows that all of it runs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+quick=
+if [ "${1:-}" = --quick ]; then
+    quick=1
+    shift
+fi
+python=${PYTHON:-.venv/bin/python}
+export NCFAST_RESULTS=${NCFAST_RESULTS:-runs/evidence}
+results=$NCFAST_RESULTS
+mkdir -p "$results"
+
+run() {
+    echo "+ $*"
+    "$python" "$@"
+}
+
+study() {
+    local name=$1
+    shift
+    run "benchmarks/studies/$name.py" "$@"
+}
+
+bench() { run -m ncfast bench ${quick:+--quick} --out "$results/bench.json"; }
+
+scaling() { run -m ncfast.benchmarks.scaling ${quick:+--quick} --out "$results/scaling.json"; }
+
+streaming() {
+    run -m ncfast.benchmarks.streaming "$results/stream" ${quick:+--gib 1} \
+        --out "$results/streaming.json"
+    rm -r "$results/stream"
+}
+
+projection() { run -m ncfast.benchmarks.projection --out "$results/projection.json"; }
+
+accuracy() { study accuracy; }
+
+moments() { study cpu_moments ${quick:+--quick}; }
+
+metrics() {
+    if [ -n "$quick" ]; then
+        study metrics --classes 100 --rounds 1 --without public64 public
+        return
+    fi
+    for classes in 100 10000; do
+        study metrics --classes "$classes" --rounds 5
+    done
+    study metrics --classes 100 --features mixed --rounds 5
+}
+
+neighbors() {
+    if [ -n "$quick" ]; then
+        study neighbors knn 5000 2
+        return
+    fi
+    study neighbors knn
+    study neighbors ksg
+}
+
+information() {
+    if [ -n "$quick" ]; then
+        study information ksg-1 --rounds 1
+        return
+    fi
+    study information ksg-1 ksg-2 ksg-5 entropy-2 entropy-10 plane
+    study information_bias
+}
+
+tracker() {
+    if [ -n "$quick" ]; then
+        run benchmarks/tracker.py long --steps 5000 --out "$results/tracker.json"
+        run benchmarks/tracker.py mlp --seconds 3 --out "$results/tracker.json"
+        return
+    fi
+    for what in mlp resnet18 long; do
+        run benchmarks/tracker.py "$what" --out "$results/tracker.json"
+    done
+}
+
+replicas() { study replicas ${quick:+--rounds 1 --cases digits-mlp} --out "$results/replicas.json"; }
+
+released() {
+    run benchmarks/released_code.py ${quick:+--rounds 1 --steps 10} \
+        --out "$results/released_code.json"
+}
+
+if [ $# -eq 0 ]; then
+    set -- bench scaling streaming projection accuracy moments metrics neighbors information \
+        tracker replicas released
+fi
+for stage in "$@"; do
+    echo "== $stage"
+    "$stage"
+done

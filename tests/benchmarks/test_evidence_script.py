@@ -1,0 +1,47 @@
+"""The script that repeats every measurement: its stages, and that the repository stays as it is."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks" / "evidence.sh"
+
+
+def evidence(*stages, results):
+    variables = {"PYTHON": sys.executable, "NCFAST_RESULTS": str(results)}
+    return subprocess.run(
+        ["bash", SCRIPT, "--quick", *stages],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_results_go_where_they_are_asked_for(tmp_path):
+    before = {path: path.stat().st_mtime for path in (ROOT / "benchmarks/results").iterdir()}
+    done = evidence("projection", "neighbors", results=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"projection.json", "neighbors.json"}
+    assert before == {p: p.stat().st_mtime for p in (ROOT / "benchmarks/results").iterdir()}
+
+
+def test_a_failing_stage_ends_it(tmp_path):
+    done = evidence("no-such-stage", "projection", results=tmp_path)
+    assert done.returncode != 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_stage_runs_when_none_is_named():
+    text = SCRIPT.read_text()
+    named = text.split("if [ $# -eq 0 ]")[1].split("set -- ")[1].split("\nfi")[0]
+    stages = re.findall(r"^(\w+)\(\) ", text, re.MULTILINE)
+    assert named.replace("\\\n", " ").split() == [s for s in stages if s not in ("run", "study")]
+    explained = re.findall(r"^#   (\w+)  +", text, re.MULTILINE)
+    assert explained == named.replace("\\\n", " ").split()
+    scripts = re.findall(r"(?:study |benchmarks/)(\w+)(?:\.py)?\b", text)
+    folders = (ROOT / "benchmarks", ROOT / "benchmarks/studies")
+    for name in {s for s in scripts if s not in ("evidence", "studies")}:
+        assert any((folder / f"{name}.py").exists() for folder in folders), name
