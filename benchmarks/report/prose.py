@@ -22,7 +22,7 @@ $ python -m ncfast.benchmarks.scaling --out scaling.json
 $ python -m ncfast.benchmarks.streaming FOLDER --gib 28 --out streaming.json
 $ python -m ncfast.benchmarks.projection --out projection.json
 $ python -m ncfast.benchmarks.page
-$ bash benchmarks/evidence.sh                     # all of this, and what the other pages claim: hours
+$ bash benchmarks/evidence.sh                     # and what the other pages claim: hours
 ```
 
 Times depend on the machine; ratios less so. `benchmarks/operations` has every contestant, a file
