@@ -8,6 +8,7 @@
 
 #include "../isa.h"
 #include "../moments.h"
+#include "average_shapes.h"
 #include "sanitize_knn.h"
 #include "second_pass_shapes.h"
 
@@ -136,6 +137,7 @@ int main() {
                                 static_cast<long>(c.rows), static_cast<long>(c.cols),
                                 static_cast<int>(dtype));
                 }
+        failures += check_averages();
         failures += check_all_knn();
         std::printf("%s: done\n", each->name);
     }
