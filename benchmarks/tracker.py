@@ -1,9 +1,9 @@
 """What tracking costs: the time of a training step with and without it, interleaved.
 
 Every way of logging trains its own copy of the network from the same seed. In each round every copy
-makes a block of steps, in turn, so that a busy moment of the machine meets all of them. A block's
-time includes waiting until its records are in the file. "off again" is a second copy without
-tracking: what it shows beyond zero is noise.
+makes a block of steps, a few at a time, in turn, so that a busy moment of the machine meets all of
+them. A block's time includes waiting until its records are in the file. "off again" is a second
+copy without tracking: what it shows beyond zero is noise.
 
     python benchmarks/tracker.py mlp --seconds 60 --out benchmarks/results/tracker.json
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import resource
 import statistics
 import tempfile
@@ -27,6 +28,7 @@ import ncfast
 
 Step = Callable[[], None]
 CLASSES = 10
+_TURN = 16  # steps: short beside what makes a machine slow for a while
 
 
 class Loop:
@@ -65,12 +67,14 @@ class Arm:
         self.loop, self.after, self.flush = loop, after, flush
         self.seconds: list[float] = []
 
-    def block(self, steps: int) -> None:
+    def turn(self, steps: int, last: bool = True) -> float:
+        """Seconds of a turn; the last of a block waits until everything is written."""
         start = time.perf_counter()
         for _ in range(steps):
             self.after(*self.loop.train())
-        self.flush()
-        self.seconds.append((time.perf_counter() - start) / steps)
+        if last:
+            self.flush()
+        return time.perf_counter() - start
 
 
 def off(loop: Loop, folder: Path) -> Arm:
@@ -80,7 +84,10 @@ def off(loop: Loop, folder: Path) -> Arm:
 def tracked(**options: object) -> Callable[[Loop, Path], Arm]:
     def make(loop: Loop, folder: Path) -> Arm:
         path = Path(tempfile.mkdtemp(dir=folder)) / "metrics.jsonl"
-        tracker = ncfast.Tracker(loop.model, num_classes=CLASSES, sinks=[path], **options)
+        # the turns of the others must not make its records old
+        tracker = ncfast.Tracker(
+            loop.model, num_classes=CLASSES, sinks=[path], flush_seconds=60, **options
+        )
         return Arm(loop, lambda loss, logits, y: tracker.step(labels=y), tracker.flush)
 
     return make
@@ -138,14 +145,17 @@ RESNET_ARMS = {
 
 def measure(arms: dict[str, Arm], steps: int, seconds: float) -> dict[str, dict[str, float]]:
     for arm in arms.values():
-        arm.block(max(2, steps // 4))  # warm up
-        arm.seconds.clear()
+        arm.turn(max(2, steps // 4))  # warm up
+    turns, order = max(1, steps // _TURN), random.Random(0)
     end = time.perf_counter() + seconds
-    names = list(arms)
     while time.perf_counter() < end or len(arms["off"].seconds) < 3:
-        for name in names:
-            arms[name].block(steps)
-        names = names[1:] + names[:1]  # whoever comes first pays for what the last left behind
+        spent = dict.fromkeys(arms, 0.0)
+        for turn in range(turns):
+            # nobody always pays for what the same neighbour has left behind
+            for name in order.sample(list(arms), len(arms)):
+                spent[name] += arms[name].turn(steps // turns, last=turn == turns - 1)
+        for name, arm in arms.items():
+            arm.seconds.append(spent[name] / steps)
     base = arms["off"].seconds
     return {name: summary(arm.seconds, base) for name, arm in arms.items()}
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "accumulate.h"
+#include "average_mean.h"
 #include "class_pairs.h"
 #include "gram.h"
 #include "kernels.h"
@@ -25,6 +26,7 @@
          &NCFAST_ISA::accumulate<Bf16>, &NCFAST_ISA::accumulate<F16>},                      \
         {&NCFAST_ISA::project<float>, &NCFAST_ISA::project<double>,                         \
          &NCFAST_ISA::project<Bf16>, &NCFAST_ISA::project<F16>},                            \
+        &NCFAST_ISA::average_mean,                                                          \
         {NCFAST_ISA::kPanel<float>,                                                         \
          {&NCFAST_ISA::seek<float, false>, &NCFAST_ISA::seek<float, true>},                 \
          {&NCFAST_ISA::count<float, false>, &NCFAST_ISA::count<float, true>}},              \

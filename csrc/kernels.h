@@ -25,6 +25,15 @@ using Project = void (*)(const Run& run, const double* mean, const double* vecto
                          std::int64_t num_vectors, double* buffer, double* sums);
 constexpr int kProjectionRows = 4;
 
+// A batch joins the running average of a class mean: row = weight * mean, running = keep * running +
+// row, mean = (share * past + running) * scale.
+struct MeanStep {
+    std::int64_t cols;
+    double weight, keep, share, scale;
+};
+using AverageMean = void (*)(const MeanStep& of, const double* past, double* row, double* running,
+                          double* mean);
+
 // Neighbours: see knn_sweep.h.
 template <class C>
 using Seek = void (*)(const Panels<C>& panels, Seeker<C>* queries, std::int64_t count);
@@ -46,6 +55,7 @@ struct Kernels {
     const char* name;
     Accumulate accumulate[4];  // indexed by Dtype
     Project project[4];
+    AverageMean average_mean;
     Sweep<float> sweep;
     Sweep<double> exact_sweep;
     WalkNearest walk_nearest[2];

@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "average.h"
 #include "gram_metrics.h"
 #include "isa.h"
 #include "json_lines.h"
@@ -134,6 +135,11 @@ PYBIND11_MODULE(_C, module) {
         .def(py::init<std::uintptr_t, std::int64_t, std::int64_t, std::int64_t, py::list, py::type,
                       const py::capsule&, py::tuple, py::function>())
         .def("push", &RowWriter::push);
+    py::class_<Average>(module, "Average")
+        .def(py::init<std::int64_t, std::int64_t, std::int64_t, double, bool>())
+        .def("update", [](Average& self, std::uintptr_t states, std::int64_t number) {
+            self.update(pointer<double>(states), number);
+        }, no_gil);
     KnnBinding::bind(module);
     module.def("scatter", &outer_products, no_gil);
     module.def("own_distances", &distances, no_gil);

@@ -8,6 +8,7 @@
 
 #include "../isa.h"
 #include "../moments.h"
+#include "average_shapes.h"
 #include "sanitize_knn.h"
 #include "second_pass_shapes.h"
 #include "small_shapes.h"
@@ -137,7 +138,7 @@ int main() {
                                 static_cast<long>(c.rows), static_cast<long>(c.cols),
                                 static_cast<int>(dtype));
                 }
-        failures += check_all_knn() + check_small();
+        failures += check_all_knn() + check_small() + check_averages();
         std::printf("%s: done\n", each->name);
     }
     return failures == 0 ? 0 : 1;

@@ -11,7 +11,8 @@ from ncfast import _validate
 from ncfast.backends import cpu, select
 from ncfast.backends.states import Layout, RowWriter, pack
 from ncfast.moments import class_moments
-from ncfast.tracking.stream import Average, Stream
+from ncfast.tracking.average import running_average
+from ncfast.tracking.stream import Stream
 
 _ROWS = 128
 _BYTES = 1 << 25  # of one ring; large states are evaluated more often instead
@@ -49,7 +50,8 @@ class MomentsRing:
         shape = (self.capacity, layout.size)
         self.states = torch.zeros(shape, dtype=torch.float64, device=device)
         self._position = torch.zeros(1, dtype=torch.int64, device=device)
-        self._average = None if stream.kind == "batch" else Average(stream, layout, device)
+        averages = stream.kind != "batch"
+        self._average = running_average(stream, layout, device) if averages else None
         fast = cpu.extension is not None and type(self.states) is Tensor and device.type == "cpu"
         self._rows = RowWriter(self.states, layout) if fast else None
         self.quick = self._rows.quick(self.steps) if self._rows is not None else None
@@ -105,7 +107,7 @@ class MomentsRing:
         return steps, states
 
     def averaged(self, states: Tensor) -> tuple[Tensor, Layout]:
-        """What to evaluate for the batches that `take` gave, and its layout."""
+        """What to evaluate for the batches that `take` gave, which it may overwrite; its layout."""
         if self._average is None:
             return states, self.layout
         return self._average.update(states), self._average.layout

@@ -13,26 +13,16 @@ t, and weights a_t (1 within a window; beta^(age) for an exponential average),
     largest norm = the largest in a window; an exponential average of the batches' largest
 
 Dividing by the sum of the weights also removes the bias of the start (Kingma & Ba 2015, section 3).
-A class that never had two samples in one batch takes the pooled variance of the others. What bias
-remains is that of the means: norm(mu_c - mu_k)^2 is too large by about V_c / n_c + V_k / n_k, with
-the numbers of samples in the average.
+A class that never had two samples in one batch takes the pooled variance of the others; one whose
+weight has decayed to 2^-60 of a sample counts as absent. What bias remains is that of the means:
+norm(mu_c - mu_k)^2 is too large by about V_c / n_c + V_k / n_k, with the numbers of samples in the
+average.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
-
-import torch
-from torch import Tensor
-
-from ncfast.backends.states import Layout
-
-# metrics depend on ratios of the weights alone; a power of two scales them without rounding, and
-# keeps old classes above the 1 that guards divisions by counts
-_SCALE = 2.0**60
-_CHUNK = 128  # batches a sweep
-_PIECE = 16  # batches a product with the weights, whose cost grows with its square
 
 
 @dataclass(frozen=True)
@@ -48,11 +38,6 @@ class Stream:
     kind: Literal["batch", "window", "ema"]
     length: int = 1
     decay: float = 0.0
-
-    @property
-    def history(self) -> int:
-        """Rows of the past that an average needs."""
-        return {"batch": 0, "window": self.length - 1, "ema": 1}[self.kind]
 
 
 def parse(text: str) -> Stream:
@@ -83,108 +68,3 @@ def _is_share(number: str) -> bool:
         return 0 < float(number) < 1
     except ValueError:
         return False
-
-
-def _decays(decay: float, device: torch.device) -> Tensor:
-    """(_PIECE, _PIECE + 1): weight of the past and of each batch of a piece in each average."""
-    index = torch.arange(_PIECE + 1, device=device)
-    age = index[1:].unsqueeze(1) - index
-    weight = torch.pow(decay, age.clamp(min=0).to(torch.float64))
-    return torch.where(age >= 0, weight, 0.0)
-
-
-class Average:
-    """A running average of batches; `update` gives its state after each of the next batches.
-
-    Args:
-        stream: a window or an exponential average.
-        layout: of the batches' packed moments.
-        device: where they are.
-    """
-
-    def __init__(self, stream: Stream, layout: Layout, device: torch.device) -> None:
-        self._stream, self._layout = stream, layout
-        self.layout = layout._replace(integer_counts=False)
-        k, d = layout.classes, layout.dim
-        # additive rows: counts, counts times means, squares, degrees of freedom, sum of norms,
-        # largest norm, one; first those of the past
-        self._columns = [k, k * d, k, k, 1, 1, 1]
-        shape = (stream.history + _CHUNK, sum(self._columns))
-        self._rows = torch.zeros(shape, dtype=torch.float64, device=device)
-        self._weights = _decays(stream.decay, device)
-
-    def update(self, states: Tensor) -> Tensor:
-        """Averages after each of the next batches.
-
-        A batch that is not finite gives NaN, and leaves no trace in the average.
-
-        Args:
-            states: (n, size) packed moments, oldest first.
-
-        Returns:
-            (n, size) packed averages, in `layout`, whose counts are weights.
-        """
-        packed = torch.empty_like(states)
-        for chunk, out in zip(states.split(_CHUNK), packed.split(_CHUNK), strict=True):
-            self._sweep(chunk, out)
-        return packed
-
-    def _sweep(self, states: Tensor, out: Tensor) -> None:
-        past = self._stream.history
-        rows = self._rows[: past + len(states)]
-        unusable = torch.isfinite(states[:, -2:]).all(1, keepdim=True).logical_not()
-        # an accelerator masks without asking
-        masks = states.device.type != "cpu" or bool(unusable.any())
-        self._fill(states, rows[past:])
-        if masks:
-            rows[past:].masked_fill_(unusable, 0.0)
-        averaged = self._decayed(rows) if self._stream.kind == "ema" else self._within(rows)
-        self._pack(*averaged, out)
-        if masks:
-            out.masked_fill_(unusable, torch.nan)
-
-    def _fill(self, states: Tensor, rows: Tensor) -> None:
-        """Rows whose weighted sums make up the average: nothing in them cancels."""
-        counts, means, within, norm_sum, norm_max = self._layout.split(states)
-        number, total, squares, freedom, norms, largest, one = rows.split(self._columns, 1)
-        number.copy_(counts)
-        torch.mul(number.unsqueeze(-1), means, out=total.unflatten(1, means.shape[1:]))
-        squares.copy_(within)
-        freedom.copy_((number - 1).clamp_(min=0))
-        norms.copy_(norm_sum.unsqueeze(1))
-        largest.copy_(norm_max.unsqueeze(1))
-        one.fill_(1)
-
-    def _decayed(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums over rows 0..i + 1 with weights decay^age, and the average largest norm."""
-        number = len(rows) - 1
-        sums = torch.empty_like(rows[1:])
-        for start in range(0, number, _PIECE):
-            size = min(_PIECE, number - start)
-            piece = rows[start : start + size + 1]
-            torch.mm(self._weights[:size, : size + 1], piece, out=sums[start : start + size])
-            rows[start + size] = sums[start + size - 1]  # the past of the next piece
-        self._rows[0] = rows[number]
-        return sums, sums[:, -2] / sums[:, -1]
-
-    def _within(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums over the window that ends at each row, and the largest norm in it."""
-        length, past = self._stream.length, self._stream.history
-        index = torch.arange(len(rows), device=rows.device)
-        age = index[past:].unsqueeze(1) - index
-        sums = ((age >= 0) & (age < length)).to(torch.float64) @ rows
-        largest = rows[:, -2].unfold(0, length, 1).amax(1)
-        self._rows[:past] = rows[len(rows) - past :].clone()
-        return sums, largest
-
-    def _pack(self, sums: Tensor, largest: Tensor, out: Tensor) -> None:
-        weight, total, squares, freedom, norm_sum, *_ = sums.split(self._columns, 1)
-        weights, means, within, norm_sums, norm_max = self.layout.split(out)
-        pooled = squares.sum(1, keepdim=True) / freedom.sum(1, keepdim=True)
-        variance = torch.where(freedom > 0, squares / freedom, pooled)
-        torch.mul(weight, _SCALE, out=weights)
-        share = torch.where(weight > 0, weight, 1.0).reciprocal_().unsqueeze(-1)
-        torch.mul(total.unflatten(1, means.shape[1:]), share, out=means)
-        within.copy_(torch.where(weight > 0, weights * variance, 0.0))
-        torch.mul(norm_sum.squeeze(1), _SCALE, out=norm_sums)
-        norm_max.copy_(largest)
