@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <vector>
 
+#include "class_row.h"
 #include "isa.h"
 #include "spectrum.h"
 
@@ -70,61 +70,27 @@ struct Statistic {
 class Gram {
 public:
     Gram(std::int64_t classes, std::int64_t cols, Wanted wanted)
-        : wanted_(wanted), k_(classes), d_(cols), weight_(classes), norm_(classes), mean_(cols),
-          centred_(classes * cols), gram_(classes * classes), raw_(classes * classes),
-          spectrum_(classes, cols) {}
+        : wanted_(wanted), k_(classes), d_(cols), row_(classes, cols), norm_(classes),
+          gram_(classes * classes), raw_(classes * classes), spectrum_(classes, cols) {}
 
     void operator()(const double* state, bool integer_weights, double* out) {
         std::fill(out, out + kGramMetrics, kNan);
-        read(state, integer_weights);
+        row_.read(state, integer_weights);
         write_moments(out);
-        if (wanted_.pairs || wanted_.centred_spectrum) centre();
+        if (wanted_.pairs || wanted_.centred_spectrum) row_.centre();
         if (wanted_.pairs) write_pairs(out + kMomentMetrics);
         write_spectral(out + kMomentMetrics + kPairMetrics);
     }
 
 private:
-    bool present(std::int64_t c) const { return weight_[c] > 0; }
-
-    void read(const double* state, bool integer_weights) {
-        means_ = state + k_;
-        const double* within = means_ + k_ * d_;
-        total_ = number_ = within_ = 0;
-        for (std::int64_t c = 0; c < k_; ++c) {
-            std::int64_t count;
-            std::memcpy(&count, state + c, sizeof count);
-            weight_[c] = integer_weights ? static_cast<double>(count) : state[c];
-            total_ += weight_[c];
-            number_ += present(c);
-            within_ += within[c];
-        }
-        variance_ = within;
-        norm_sum_ = within[k_];
-        norm_max_ = within[k_ + 1];
-    }
-
-    // Means minus their mean, zero for absent classes.
-    void centre() {
-        std::fill(mean_.begin(), mean_.end(), 0.0);
-        for (std::int64_t c = 0; c < k_; ++c)
-            for (std::int64_t d = 0; d < d_; ++d) mean_[d] += means_[c * d_ + d];
-        for (double& value : mean_) value /= number_;
-        for (std::int64_t c = 0; c < k_; ++c) {
-            double* row = centred_.data() + c * d_;
-            if (!present(c)) std::fill(row, row + d_, 0.0);
-            else
-                for (std::int64_t d = 0; d < d_; ++d) row[d] = means_[c * d_ + d] - mean_[d];
-        }
-    }
-
     void products() {
         const SmallMatrix& use = kernels().small;
-        use.row_products(centred_.data(), k_, d_, gram_.data());
-        use.row_products(means_, k_, d_, raw_.data());
+        use.row_products(row_.centred.data(), row_.centred.data(), k_, d_, gram_.data());
+        use.row_products(row_.means, row_.means, k_, d_, raw_.data());
         directionless_ = false;
         for (std::int64_t c = 0; c < k_; ++c) {
             norm_[c] = std::sqrt(gram_[c * k_ + c]);
-            directionless_ = directionless_ || (present(c) && norm_[c] == 0);
+            directionless_ = directionless_ || (row_.present(c) && norm_[c] == 0);
         }
     }
 
@@ -134,7 +100,7 @@ private:
         if (!(h < kClose)) return h;
         double sum = 0;
         for (std::int64_t d = 0; d < d_; ++d)
-            sum += square(centred_[i * d_ + d] / norm_[i] - centred_[j * d_ + d] / norm_[j]);
+            sum += square(row_.centred[i * d_ + d] / norm_[i] - row_.centred[j * d_ + d] / norm_[j]);
         return sum / 2;
     }
 
@@ -143,16 +109,16 @@ private:
         for (Statistic* each : {&cosine_, &cdnv_, &angle_, &coherence_, &distance_, &log_, &riesz_})
             each->clear();
         between_by_sample_ = 0;
-        const double simplex = -1 / (number_ - 1);
+        const double simplex = -1 / (row_.number - 1);
         for (std::int64_t i = 0; i < k_; ++i)
             for (std::int64_t j = 0; j < i; ++j)
-                if (present(i) && present(j)) add_pair(i, j, simplex);
+                if (row_.present(i) && row_.present(j)) add_pair(i, j, simplex);
     }
 
     void add_pair(std::int64_t i, std::int64_t j, double simplex) {
         const double h = one_minus_cosine(i, j), a = norm_[i], b = norm_[j];
         const double squared = 2 * a * b * h + square(a - b);  // norm(mu_i - mu_j)^2
-        const double spread = variance_[i] / weight_[i] + variance_[j] / weight_[j];
+        const double spread = row_.variance[i] / row_.weight[i] + row_.variance[j] / row_.weight[j];
         cosine_.values.push_back(gram_[i * k_ + j] / (a * b));
         cdnv_.values.push_back(spread / (2 * squared));
         angle_.values.push_back(std::abs(1 - simplex - h));
@@ -161,27 +127,27 @@ private:
         log_.values.push_back(-std::log(2 * h) / 2);
         riesz_.values.push_back(1 / std::sqrt(2 * h));
         // sum_c p_c norm(mu_c - mu_G)^2 without a difference that could cancel
-        between_by_sample_ += (weight_[i] / total_) * (weight_[j] / total_) * squared;
+        between_by_sample_ += (row_.weight[i] / row_.total) * (row_.weight[j] / row_.total) * squared;
     }
 
     void write_moments(double* out) const {
-        const double within = within_ / total_;
-        out[0] = within / square(norm_max_);
-        out[1] = within / square(norm_sum_ / total_);
+        const double within = row_.within / row_.total;
+        out[0] = within / square(row_.norm_max);
+        out[1] = within / square(row_.norm_sum / row_.total);
     }
 
     void write_pairs(double* out) {
         products();
         pairs();
-        const double within = within_ / total_, between = trace(gram_) / number_;
-        const double by_sample = number_ > 0 ? between_by_sample_ : kNan;
+        const double within = row_.within / row_.total, between = trace(gram_) / row_.number;
+        const double by_sample = row_.number > 0 ? between_by_sample_ : kNan;
         *out++ = within / between;
         *out++ = within / by_sample;
         *out++ = within / (within + between);
         *out++ = within / (within + by_sample);
-        *out++ = number_ > 1 ? relative_deviation() : kNan;
-        *out++ = etf_distance(gram_);
-        *out++ = etf_distance(raw_);
+        *out++ = row_.number > 1 ? relative_deviation(row_, norm_) : kNan;
+        *out++ = etf_distance(row_, gram_);
+        *out++ = etf_distance(row_, raw_);
         *out++ = cosine_.mean();
         *out++ = std::sqrt(cosine_.variance());
         *out++ = square(trace(gram_)) / sum_of_squares(gram_);
@@ -194,10 +160,10 @@ private:
     }
 
     void write_spectral(double* out) {
-        if (wanted_.spectrum) out[0] = condition(spectrum_(means_), number_);
+        if (wanted_.spectrum) out[0] = condition(spectrum_(row_.means), row_.number);
         if (!wanted_.centred_spectrum) return;
-        const std::vector<double>& values = spectrum_(centred_.data());
-        out[1] = condition(values, number_ - 1);
+        const std::vector<double>& values = spectrum_(row_.centred.data());
+        out[1] = condition(values, row_.number - 1);
         out[2] = entropy_rank(values, d_);
         out[3] = stable_rank(values);
     }
@@ -214,34 +180,11 @@ private:
         return sum;
     }
 
-    double relative_deviation() const {
-        double mean = 0, squares = 0;
-        for (std::int64_t c = 0; c < k_; ++c) mean += present(c) ? norm_[c] : 0.0;
-        mean /= number_;
-        for (std::int64_t c = 0; c < k_; ++c) squares += present(c) ? square(norm_[c] - mean) : 0.0;
-        return std::sqrt(squares / number_) / mean;
-    }
-
-    // norm_F(G / norm_F(G) - E), E the simplex ETF of the present classes
-    double etf_distance(const std::vector<double>& product) const {
-        const double scale = 1 / std::sqrt(sum_of_squares(product));
-        const double root = 1 / std::sqrt(number_ - 1);
-        double sum = 0;
-        for (std::int64_t i = 0; i < k_; ++i)
-            for (std::int64_t j = 0; j < k_; ++j) {
-                const double both = present(i) && present(j) ? 1.0 : 0.0;
-                const double etf = ((i == j ? both : 0.0) - both / number_) * root;
-                sum += square(product[i * k_ + j] * scale - etf);
-            }
-        return std::sqrt(sum);
-    }
-
     const Wanted wanted_;
     const std::int64_t k_, d_;
-    std::vector<double> weight_, norm_, mean_, centred_, gram_, raw_;
+    ClassRow row_;
+    std::vector<double> norm_, gram_, raw_;
     Spectrum spectrum_;
-    const double *means_ = nullptr, *variance_ = nullptr;
-    double total_ = 0, number_ = 0, within_ = 0, norm_sum_ = 0, norm_max_ = 0;
     double between_by_sample_ = 0;
     bool directionless_ = false;
     Statistic cosine_, cdnv_, angle_, coherence_, distance_, log_, riesz_;

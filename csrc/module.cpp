@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "average.h"
+#include "classifier_metrics.h"
 #include "gram_metrics.h"
 #include "isa.h"
 #include "json_lines.h"
@@ -56,6 +57,15 @@ void gram(std::uintptr_t states, std::int64_t number, std::int64_t stride,
     gram_metrics(
         {pointer<const double>(states), number, stride, num_classes, cols, integer_weights},
         {pairs, spectrum, centred_spectrum}, pointer<double>(out));
+}
+
+void beside(std::uintptr_t state, std::int64_t num_classes, std::int64_t cols, bool integer_weights,
+            std::uintptr_t weight, std::uintptr_t bias, std::uintptr_t outside, bool products,
+            std::uintptr_t out) {
+    classifier_metrics(pointer<const double>(state), num_classes, cols, integer_weights,
+                       {pointer<const double>(weight), pointer<const double>(bias),
+                        pointer<const double>(outside), products},
+                       pointer<double>(out));
 }
 
 void outer_products(std::uintptr_t feats, int dtype, std::int64_t rows, std::int64_t cols,
@@ -128,6 +138,7 @@ PYBIND11_MODULE(_C, module) {
     module.def("class_moments", &moments, no_gil);
     module.def("projected_ss", &projections, no_gil);
     module.def("gram_metrics", &gram, no_gil);
+    module.def("classifier_metrics", &beside, no_gil);
 #if defined(NCFAST_HAS_JSON_LINES)
     module.def("json_lines", &lines);
 #endif

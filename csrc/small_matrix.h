@@ -39,19 +39,21 @@ inline void pick_rows(const double* rows, std::int64_t first, std::int64_t numbe
     for (int r = 0; r < Number; ++r) out[r] = rows + least(first + r, number - 1) * cols;
 }
 
-void row_products(const double* rows, std::int64_t number, std::int64_t cols, double* product) {
+void row_products(const double* left, const double* right, std::int64_t number, std::int64_t cols,
+                  double* product) {
+    const bool symmetric = left == right;
     for (std::int64_t i = 0; i < number; i += kDotRows)
-        for (std::int64_t j = 0; j < i + kDotRows && j < number; j += kDotCols) {
-            const double *left[kDotRows], *right[kDotCols];
-            pick_rows(rows, i, number, cols, left);
-            pick_rows(rows, j, number, cols, right);
+        for (std::int64_t j = 0; j < (symmetric ? least(i + kDotRows, number) : number); j += kDotCols) {
+            const double *rows[kDotRows], *columns[kDotCols];
+            pick_rows(left, i, number, cols, rows);
+            pick_rows(right, j, number, cols, columns);
             double sums[kDotRows][kDotCols];
-            dot_tile(left, right, cols, sums);
+            dot_tile(rows, columns, cols, sums);
             for (std::int64_t r = 0; r < least(kDotRows, number - i); ++r)
-                for (std::int64_t c = 0; c < least(kDotCols, number - j); ++c)
-                    if (j + c <= i + r)
-                        product[(i + r) * number + j + c] = product[(j + c) * number + i + r] =
-                            sums[r][c];
+                for (std::int64_t c = 0; c < least(kDotCols, number - j); ++c) {
+                    product[(i + r) * number + j + c] = sums[r][c];
+                    if (symmetric) product[(j + c) * number + i + r] = sums[r][c];
+                }
         }
 }
 

@@ -5,6 +5,7 @@
 #include <random>
 #include <vector>
 
+#include "../classifier_metrics.h"
 #include "../gram_metrics.h"
 #include "../spectrum.h"
 
@@ -37,6 +38,14 @@ inline bool simplex_agrees(std::int64_t number, std::int64_t cols) {
     state.back() = 3;
     gram_metrics({state.data(), 1, static_cast<std::int64_t>(state.size()), number, cols, false},
                  {true, true, true}, out.data());
+    const std::vector<double> weight(state.begin() + number, state.end() - number - 2);
+    const std::vector<double> bias(static_cast<std::size_t>(number), 1.0);
+    std::vector<double> beside(kClassifierMetrics, NAN);
+    classifier_metrics(state.data(), number, cols, false,
+                       {weight.data(), bias.data(), weight.data(), true}, beside.data());
+    // rows that are the means themselves: dual but for the centre, which is in no mean's direction
+    if (!(beside[0] < 1e-12 && beside[1] < 1 && std::abs(beside[8] - 1.0 / number) < 1e-12))
+        return false;
     const double stable = out[kGramMetrics - 1], condition = out[kGramMetrics - 4];
     return std::abs(stable - static_cast<double>(number - 1)) < 1e-12 &&
            std::abs(condition - 1) < 1e-12;

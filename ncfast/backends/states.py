@@ -183,14 +183,14 @@ def why_not_gram(states: Tensor, layout: Layout) -> str | None:
     """Why `gram_metrics` cannot take these rows; None if it can."""
     if cpu.extension is None:
         return f"the C++ extension is missing: {cpu.import_error}"
-    if not _plain(states):
+    if not plain(states):
         return f"the states are on {states.device}, or traced"
     if layout.classes > min(layout.dim + 1, _MOST_CLASSES):
         return f"{layout.classes} classes are more than {min(layout.dim + 1, _MOST_CLASSES)}"
     return None
 
 
-def _plain(tensor: Tensor) -> bool:
+def plain(tensor: Tensor) -> bool:
     """Whether there is memory behind it that may be read without anybody noticing."""
     return (
         type(tensor) is Tensor

@@ -82,7 +82,7 @@ def collapse_metrics(
 
 def evaluate(metrics: Mapping[str, Metric], evidence: Evidence) -> dict[str, Tensor]:
     """The value of every metric: by the C++ extension where it can, else by its definition."""
-    found = quick_values(metrics, evidence)
+    found = quick_values(list(metrics), evidence)
     found |= define({name: m for name, m in metrics.items() if name not in found}, evidence)
     return {name: found[name] for name in metrics}
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from ncfast.backends.margins import Classes, Margins
 from ncfast.backends.pairs import Statistic, Sweep
 from ncfast.backends.second_pass import Engine, engine
+from ncfast.backends.states import plain
 from ncfast.metrics._axes import Axes, principal_axes
-from ncfast.moments import ClassMoments
+from ncfast.moments import ClassMoments, class_moments
 
 T = TypeVar("T")
 
@@ -27,7 +28,7 @@ class Evidence:
         moments: class moments of the features.
         feats: (N, D) features, for metrics that read them again; labels: their (N,) classes.
         weight: (K, D) classifier rows w_c, float64; bias: (K,).
-        ood: (M, D) features of inputs from outside the distribution, float64.
+        ood: (M, D) features of inputs from outside the distribution.
         wanted_pairs: pair quantities that one sweep over the pairs should gather together.
         wants_scatter: whether some metric of this call needs the D x D scatter anyway.
         wants_margins: the same for the margins of the classifier at the class means.
@@ -71,6 +72,16 @@ class Evidence:
         assert self.feats is not None
         assert self.labels is not None
         return self.feats, self.labels
+
+    @cached_property
+    def outside(self) -> Tensor:
+        """Mean of the features from outside the distribution, (D,) float64."""
+        assert self.ood is not None
+        if not plain(self.ood):
+            return self.ood.mean(0, dtype=torch.float64)
+        # torch casts element by element: four times the time of one class
+        one = torch.zeros(len(self.ood), dtype=torch.uint8)
+        return class_moments(self.ood, one, num_classes=1, backend=self.backend).means[0]
 
     @cached_property
     def number(self) -> Tensor:

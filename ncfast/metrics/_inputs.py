@@ -41,7 +41,7 @@ def as_evidence(
     num_classes: int | None = None,
     backend: str = "auto",
 ) -> Evidence:
-    """Validated inputs, the classifier and the foreign features in float64."""
+    """Validated inputs, the classifier in float64."""
     if num_classes is None and weight is not None and weight.ndim == 2:
         num_classes = weight.shape[0]  # the classifier knows K: no need to read the labels
     moments = as_moments(feats, labels, num_classes, backend)
@@ -56,7 +56,7 @@ def as_evidence(
         labels=None if given else labels,
         weight=_float64(weight),
         bias=_float64(bias),
-        ood=_float64(ood_feats),
+        ood=None if ood_feats is None else ood_feats.detach(),
         backend=backend,
     )
 

@@ -16,8 +16,7 @@ from ncfast.metrics.rank import total_axes
 
 def ood_cosine(evidence: Evidence) -> Tensor:
     """Mean over classes of abs(cos(mu_c, mean of the out-of-distribution features))."""
-    assert evidence.ood is not None
-    outside = evidence.ood.mean(0)
+    outside = evidence.outside
     norms = torch.linalg.vector_norm(evidence.moments.means, dim=1)
     cosine = (evidence.moments.means @ outside / norms).abs() / torch.linalg.vector_norm(outside)
     present = evidence.moments.present
@@ -80,7 +79,7 @@ def _undefined(evidence: Evidence, value: Tensor) -> Tensor:
     return (
         torch.where(evidence.number > 1, value, torch.nan)
         + evidence.poison
-        + (0 * evidence.ood.sum())
+        + (0 * evidence.ood.sum(dtype=torch.float64))
     )
 
 

@@ -1,0 +1,113 @@
+"""Metrics of a classifier in C++ against their definitions."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import ncfast
+from ncfast.backends import cpu
+from ncfast.backends.classifier import CLASSIFIER_METRICS, classifier_metrics
+from ncfast.backends.states import Layout, pack
+from ncfast.metrics._collect import define
+from ncfast.metrics._evidence import Evidence
+from ncfast.metrics.registry import CATALOGUE
+
+pytestmark = pytest.mark.skipif(cpu.extension is None, reason=ncfast.backends()["cpu"].reason)
+SETS = ["baseline"] if cpu.extension is None else cpu.extension.instruction_sets()
+IDS = list(CLASSIFIER_METRICS)
+
+
+@pytest.fixture(params=SETS)
+def instruction_set(request):
+    before = cpu.extension.instruction_set()
+    assert cpu.extension.use_instruction_set(request.param)
+    yield request.param
+    cpu.extension.use_instruction_set(before)
+
+
+def evidence(classes, dim, *, absent=(), spread=0.3, seed=0, offset=0.0):
+    generator = torch.Generator().manual_seed(seed)
+    draw = {"generator": generator, "dtype": torch.float64}
+    labels = torch.arange(4 * classes) % classes
+    for c in absent:
+        labels = labels[labels != c]
+    centres = torch.randn(classes, dim, **draw) + offset
+    feats = centres[labels] + spread * torch.randn(len(labels), dim, **draw)
+    return Evidence(
+        ncfast.class_moments(feats, labels, num_classes=classes),
+        weight=centres + 0.1 * torch.randn(classes, dim, **draw),
+        bias=torch.randn(classes, **draw),
+        ood=torch.randn(7, dim, **draw) + 1,
+        backend="reference",
+    )
+
+
+def both(of):
+    layout = Layout(of.moments.num_classes, of.moments.dim)
+    given = {"weight": of.weight, "bias": of.bias, "outside": of.outside}
+    found = classifier_metrics(pack(of.moments), layout, IDS, **given)
+    expected = define({id_: CATALOGUE[id_] for id_ in IDS}, of)
+    return found, torch.stack(list(expected.values()))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (3, 2), (9, 33), (10, 200), (50, 70)])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_each_instruction_set_against_the_definitions(instruction_set, shape, offset):
+    absent = (3, 7) if shape[0] > 8 else ()
+    found, expected = both(evidence(*shape, absent=absent, offset=offset))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11, equal_nan=True)
+
+
+def test_one_class_and_none():
+    of = evidence(4, 6)
+    for moments in (evidence(4, 6, absent=(1, 2, 3)).moments, ncfast.ClassMoments.empty(4, 6)):
+        of = replace(of, moments=moments, _results={})
+        found, expected = both(of)
+        assert torch.equal(found.isnan(), expected.isnan())
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11, equal_nan=True)
+
+
+def test_unusable_features_show_in_every_metric():
+    of = evidence(4, 6)
+    of.moments.norm_sum.fill_(torch.nan)  # as labels out of range do, with all of the rest
+    of.moments.means.fill_(torch.nan)
+    of.moments.within_ss.fill_(torch.nan)
+    found, expected = both(of)
+    assert found.isnan().all()
+    assert expected.isnan().all()
+
+
+def test_a_collapsed_self_dual_frame():
+    feats = torch.eye(5, 8, dtype=torch.float64).repeat(3, 1)
+    moments = ncfast.class_moments(feats, torch.arange(15) % 5, num_classes=5)
+    centred = moments.centred_means
+    found, _ = both(
+        Evidence(
+            moments,
+            weight=2 * centred,
+            bias=torch.zeros(5).double(),
+            ood=torch.ones(2, 8).double(),
+            backend="reference",
+        )
+    )
+    values = dict(zip(IDS, found.tolist(), strict=True))
+    assert values.pop("nc3.cosine") == pytest.approx(1, abs=1e-12)
+    assert values.pop("nc5.ood_cosine") == pytest.approx(8**-0.5, abs=1e-12)
+    assert values.pop("nc3.bias_collapse") == pytest.approx(0, abs=1e-12)
+    assert max(values.values()) < 1e-7  # squares of roundings, rooted
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_calls_take_any_memory(dtype):
+    feats, labels = torch.randn(40, 12).to(dtype), torch.arange(40) % 5
+    weight, bias = torch.randn(12, 10).to(dtype)[:, ::2].T, torch.randn(10).to(dtype)[::2]
+    given = {"weight": weight, "bias": bias, "ood_feats": torch.randn(24, 12).to(dtype)[::3]}
+    found = ncfast.collapse_metrics(feats, labels, which="standard", **given)
+    plain = ncfast.collapse_metrics(feats, labels, which="standard", backend="reference", **given)
+    assert list(found) == list(plain)
+    assert set(IDS) <= set(found)
+    torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-6)
+    few = ncfast.collapse_metrics(feats, labels, which="standard", weight=weight)
+    assert set(IDS) - set(few) == {"nc3.bias_collapse", "nc5.ood_cosine"}
+    torch.testing.assert_close(few, {id_: found[id_] for id_ in few})
