@@ -24,6 +24,8 @@ using Project = void (*)(const Run& run, const double* mean, const double* vecto
                          std::int64_t num_vectors, double* buffer, double* sums);
 constexpr int kProjectionRows = 4;
 
+using SumSquares = double (*)(const void* data, std::int64_t count);
+
 // Neighbours: see knn_sweep.h.
 template <class C>
 using Seek = void (*)(const Panels<C>& panels, Seeker<C>* queries, std::int64_t count);
@@ -45,6 +47,7 @@ struct Kernels {
     const char* name;
     Accumulate accumulate[4];  // indexed by Dtype
     Project project[4];
+    SumSquares sum_squares[4];
     Sweep<float> sweep;
     Sweep<double> exact_sweep;
     WalkNearest walk_nearest[2];

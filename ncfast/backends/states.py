@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ncfast.backends import cpu
+from ncfast.backends.direct import tensor_reader
 from ncfast.moments import ClassMoments
 
 # the order of csrc/gram_metrics.cpp
@@ -87,8 +88,12 @@ def pack(moments: ClassMoments) -> Tensor:
 class Quick(Protocol):
     """See `RowWriter.quick`."""
 
-    def push(self, step: int, feats: object, labels: object) -> bool:
-        """Fill the next row; False, and nothing done, if that takes a closer look."""
+    def push(self, step: int, feats: object, labels: object, *norm: object) -> bool:
+        """Fill the next row; False, and nothing done, if that takes a closer look.
+
+        With a `NormWriter` and a module after the labels, the norm of its parameters is written in
+        the same call, so that nobody finds the one without the other.
+        """
 
 
 class RowWriter:
@@ -120,20 +125,11 @@ class RowWriter:
         Args:
             steps: those of the rows that are full; shared with the caller.
         """
-        table = getattr(Tensor, "__dlpack_c_exchange_api__", None)
-        if table is None:  # an older PyTorch
+        reader = tensor_reader(cpu.extension)
+        if cpu.extension is None or reader is None:
             return None
-        assert cpu.extension is not None
         writer: Quick = cpu.extension.RowWriter(
-            self._base,
-            len(self._states),
-            self._classes,
-            self._dim,
-            steps,
-            Tensor,
-            table,
-            (torch._C._len_torch_dispatch_stack, torch._C._functorch.peek_interpreter_stack),
-            torch.get_num_threads,
+            self._base, len(self._states), self._classes, self._dim, steps, reader
         )
         return writer
 
