@@ -36,8 +36,12 @@ def weight_norm(model_or_parameters: nn.Module | Iterable[Tensor]) -> Tensor:
         >>> ncfast.weight_norm([torch.tensor([3.0]), torch.tensor([[4.0]])]).item()
         5.0
     """
-    module = model_or_parameters if isinstance(model_or_parameters, nn.Module) else None
-    tensors = [] if module is not None else list(model_or_parameters)
+    module: nn.Module | None = None
+    tensors: list[Tensor] = []
+    if isinstance(model_or_parameters, nn.Module):
+        module = model_or_parameters
+    else:
+        tensors = list(model_or_parameters)
     reader = None if torch.compiler.is_compiling() else norm_reader(cpu.extension)
     if reader is not None:
         found = reader.of_module(module) if module is not None else reader.of_tensors(tensors)

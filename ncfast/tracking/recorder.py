@@ -119,10 +119,10 @@ class Recorder:
             for ring in filled:
                 ring.take()
             return
-        measured = [part.steps[-1] for part in (*filled, *norms)]
-        if not (points or measured):
+        lists = [*(ring.steps for ring in filled), *(table.steps for table in norms)]
+        if not (points or lists):
             return
-        last = max([*measured, *(point.step for point in points[-1:])])
+        last = max([*(steps[-1] for steps in lists), *(point.step for point in points[-1:])])
         tables: list[Table] = []
         try:
             tables = self._evaluate(filled)

@@ -317,8 +317,9 @@ class Tracker:
 
     def _way(self, split: str, hook: Hook | None, ring: MomentsRing) -> QuickStep | None:
         """The way of batches like the one that went into ``ring``."""
-        norms = self._recorder.norms.writer
-        return ring.quick and QuickStep(split, hook, ring.quick, norms, self._normed)
+        if ring.quick is None:
+            return None
+        return QuickStep(split, hook, ring.quick, self._recorder.norms.writer, self._normed)
 
     def _measure_captured(self, labels: Tensor | None, split: str) -> QuickStep | None:
         if self._capture is None:
