@@ -12,6 +12,7 @@
 #include "margins.h"
 #include "projection.h"
 #include "small_matrix.h"
+#include "squares.h"
 
 #define NCFAST_EACH(name)                                                                   \
     {&NCFAST_ISA::name<float>, &NCFAST_ISA::name<double>, &NCFAST_ISA::name<Bf16>,          \
@@ -27,6 +28,7 @@
         {&NCFAST_ISA::project<float>, &NCFAST_ISA::project<double>,                         \
          &NCFAST_ISA::project<Bf16>, &NCFAST_ISA::project<F16>},                            \
         &NCFAST_ISA::average_mean,                                                          \
+        NCFAST_EACH(sum_squares),                                                           \
         {NCFAST_ISA::kPanel<float>,                                                         \
          {&NCFAST_ISA::seek<float, false>, &NCFAST_ISA::seek<float, true>},                 \
          {&NCFAST_ISA::count<float, false>, &NCFAST_ISA::count<float, true>}},              \

@@ -33,6 +33,7 @@ struct MeanStep {
 };
 using AverageMean = void (*)(const MeanStep& of, const double* past, double* row, double* running,
                           double* mean);
+using SumSquares = double (*)(const void* data, std::int64_t count);
 
 // Neighbours: see knn_sweep.h.
 template <class C>
@@ -56,6 +57,7 @@ struct Kernels {
     Accumulate accumulate[4];  // indexed by Dtype
     Project project[4];
     AverageMean average_mean;
+    SumSquares sum_squares[4];
     Sweep<float> sweep;
     Sweep<double> exact_sweep;
     WalkNearest walk_nearest[2];

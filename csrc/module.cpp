@@ -142,10 +142,20 @@ PYBIND11_MODULE(_C, module) {
 #if defined(NCFAST_HAS_JSON_LINES)
     module.def("json_lines", &lines);
 #endif
+    py::class_<TensorReader, std::shared_ptr<TensorReader>>(module, "TensorReader")
+        .def(py::init<py::type, py::type, const py::capsule&, py::tuple, py::function>());
+    py::class_<WeightNorm, std::shared_ptr<WeightNorm>>(module, "WeightNorm")
+        .def(py::init<std::shared_ptr<TensorReader>, py::type>())
+        .def("of_module", &WeightNorm::of_module)
+        .def("of_tensors", &WeightNorm::of_tensors);
+    py::class_<NormWriter>(module, "NormWriter")
+        .def(py::init<std::uintptr_t, std::int64_t, py::list, std::shared_ptr<WeightNorm>>())
+        .def("push", &NormWriter::push);
     py::class_<RowWriter>(module, "RowWriter")
-        .def(py::init<std::uintptr_t, std::int64_t, std::int64_t, std::int64_t, py::list, py::type,
-                      const py::capsule&, py::tuple, py::function>())
-        .def("push", &RowWriter::push);
+        .def(py::init<std::uintptr_t, std::int64_t, std::int64_t, std::int64_t, py::list,
+                      std::shared_ptr<TensorReader>>())
+        .def("push", &RowWriter::push)
+        .def("push", &RowWriter::push_with_norm);
     py::class_<Average>(module, "Average")
         .def(py::init<std::int64_t, std::int64_t, std::int64_t, double, bool>())
         .def("update", [](Average& self, std::uintptr_t states, std::int64_t number) {

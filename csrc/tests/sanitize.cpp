@@ -9,6 +9,7 @@
 #include "../isa.h"
 #include "../moments.h"
 #include "average_shapes.h"
+#include "../norm.h"
 #include "sanitize_knn.h"
 #include "second_pass_shapes.h"
 #include "small_shapes.h"
@@ -111,7 +112,13 @@ bool agrees(const Case& c, Dtype dtype) {
         largest = std::max(largest, std::sqrt(square));
         projected += dot * dot;
     }
-    bool good = rows == counts && close(norm_sum, sum) && close(norm_max, largest) &&
+    double squares = 0;
+    for (const double each : data.values) squares += each * each;
+    const auto elements = static_cast<std::int64_t>(data.values.size());
+    const double size = norm({{data.bytes.data(), dtype, elements}, {data.bytes.data(), dtype, 1}},
+                             c.threads);
+    const double first = data.values[0] * data.values[0];
+    bool good = rows == counts && close(size, std::sqrt(squares + first)) && close(norm_sum, sum) && close(norm_max, largest) &&
                 std::abs(sums[0] - projected) <= 1e-5 * projected;
     for (std::int64_t k = 0; k < c.classes; ++k) good = good && close(within[k], ss[k]);
     for (std::size_t i = 0; i < means.size(); ++i) good = good && close(means[i], expected[i]);

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ncfast.backends import cpu
-from ncfast.backends.states import Layout, plain
+from ncfast.backends.direct import plain
+from ncfast.backends.states import Layout
 
 # the order of csrc/classifier_metrics.cpp
 _ROWS = (

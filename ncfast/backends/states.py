@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ncfast.backends import cpu
+from ncfast.backends.direct import plain, tensor_reader
 from ncfast.moments import ClassMoments
 
 # the order of csrc/gram_metrics.cpp: what needs sums of the moments, products of the means,
@@ -47,8 +48,6 @@ _CENTRED_SPECTRUM = ("nc2.condition_centred", "rank.effective_means", "rank.stab
 GRAM_METRICS = (*_MOMENT, *_PAIR, *_SPECTRUM, *_CENTRED_SPECTRUM)
 _MOST_CLASSES = 128  # beyond, the products of means are better left to a matrix library
 _MOST_SPECTRAL = 32  # and beyond this their singular values
-# something true from either: operations are recorded or transformed
-_WATCHES = (torch._C._len_torch_dispatch_stack, torch._C._functorch.peek_interpreter_stack)
 
 
 class Layout(NamedTuple):
@@ -93,8 +92,12 @@ def pack(moments: ClassMoments) -> Tensor:
 class Quick(Protocol):
     """See `RowWriter.quick`."""
 
-    def push(self, step: int, feats: object, labels: object) -> bool:
-        """Fill the next row; False, and nothing done, if that takes a closer look."""
+    def push(self, step: int, feats: object, labels: object, *norm: object) -> bool:
+        """Fill the next row; False, and nothing done, if that takes a closer look.
+
+        With a `NormWriter` and a module after the labels, the norm of its parameters is written in
+        the same call, so that nobody finds the one without the other.
+        """
 
 
 class RowWriter:
@@ -126,20 +129,11 @@ class RowWriter:
         Args:
             steps: those of the rows that are full; shared with the caller.
         """
-        table = getattr(Tensor, "__dlpack_c_exchange_api__", None)
-        if table is None:  # an older PyTorch
+        reader = tensor_reader(cpu.extension)
+        if cpu.extension is None or reader is None:
             return None
-        assert cpu.extension is not None
         writer: Quick = cpu.extension.RowWriter(
-            self._base,
-            len(self._states),
-            self._classes,
-            self._dim,
-            steps,
-            Tensor,
-            table,
-            _WATCHES,
-            torch.get_num_threads,
+            self._base, len(self._states), self._classes, self._dim, steps, reader
         )
         return writer
 
@@ -188,16 +182,6 @@ def why_not_gram(states: Tensor, layout: Layout) -> str | None:
     if layout.classes > min(layout.dim + 1, _MOST_CLASSES):
         return f"{layout.classes} classes are more than {min(layout.dim + 1, _MOST_CLASSES)}"
     return None
-
-
-def plain(tensor: Tensor) -> bool:
-    """Whether there is memory behind it that may be read without anybody noticing."""
-    return (
-        type(tensor) is Tensor
-        and tensor.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and not any(watches() for watches in _WATCHES)
-    )
 
 
 def covered(layout: Layout, ids: Iterable[str]) -> list[str]:

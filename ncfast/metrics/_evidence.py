@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ncfast.backends.direct import plain
 from ncfast.backends.margins import Classes, Margins
 from ncfast.backends.pairs import Statistic, Sweep
 from ncfast.backends.second_pass import Engine, engine
-from ncfast.backends.states import plain
 from ncfast.metrics._axes import Axes, principal_axes
 from ncfast.moments import ClassMoments, class_moments
 

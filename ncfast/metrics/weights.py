@@ -7,14 +7,20 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from ncfast.backends import cpu
+from ncfast.backends.direct import norm_reader
 
-@torch.no_grad()
+_FLOAT64 = torch.empty((), dtype=torch.float64)
+
+
 def weight_norm(model_or_parameters: nn.Module | Iterable[Tensor]) -> Tensor:
     """Global L2 norm of all parameters, sqrt(sum p^2).
 
     Not the sum of the norms of each tensor, which some public code prints under the same name.
     For the last layer alone pass its parameters: `ncfast.weight_norm([head.weight, head.bias])`.
     Sharded parameters (DTensor, as FSDP2 makes them) count whole: then all ranks must call it.
+    Accumulated in float64. Plain parameters on the CPU are read by the C++ extension, with the same
+    bits for any number of threads; `reference_weight_norm` is for everything else.
 
     Args:
         model_or_parameters: a module, or tensors of any floating dtype and shape on one device.
@@ -30,6 +36,23 @@ def weight_norm(model_or_parameters: nn.Module | Iterable[Tensor]) -> Tensor:
         >>> ncfast.weight_norm([torch.tensor([3.0]), torch.tensor([[4.0]])]).item()
         5.0
     """
+    module: nn.Module | None = None
+    tensors: list[Tensor] = []
+    if isinstance(model_or_parameters, nn.Module):
+        module = model_or_parameters
+    else:
+        tensors = list(model_or_parameters)
+    reader = None if torch.compiler.is_compiling() else norm_reader(cpu.extension)
+    if reader is not None:
+        found = reader.of_module(module) if module is not None else reader.of_tensors(tensors)
+        if found is not None:
+            return _FLOAT64.new_full((), found)
+    return reference_weight_norm(tensors if module is None else module)
+
+
+@torch.no_grad()
+def reference_weight_norm(model_or_parameters: nn.Module | Iterable[Tensor]) -> Tensor:
+    """`weight_norm` in plain torch, for any device and any kind of tensor."""
     if isinstance(model_or_parameters, nn.Module):
         model_or_parameters = model_or_parameters.parameters()
     tensors = list(model_or_parameters)

@@ -76,19 +76,22 @@ class Block:
         """
         fast = getattr(cpu.extension, "json_lines", None)
         steps = self.steps
-        if fast is None or not self._tables or any(list(t.steps) != steps for t in self._tables):
+        extras = dict(self._extras())
+        names = [key for table in self._tables for key in table.keys]
+        clash = any(not extra.keys().isdisjoint(names) for extra in extras.values())
+        apart = any(list(table.steps) != steps for table in self._tables)
+        if fast is None or not self._tables or apart or clash:
             return "".join(json.dumps(record) + "\n" for record in self).encode()
         shapes = [(len(steps), len(table.keys)) for table in self._tables]
         cells = _joined(self._copies[0]).split([rows * columns for rows, columns in shapes])
         values = torch.cat([part.view(shape) for part, shape in zip(cells, shapes, strict=True)], 1)
         numbers = torch.tensor(steps)
-        keys = [json.dumps(key) for table in self._tables for key in table.keys]
-        tails = {step: json.dumps(extra)[1:-1] for step, extra in self._extras()}
+        tails = {step: json.dumps(extra)[1:-1] for step, extra in extras.items()}
         found: bytes = fast(
             numbers.data_ptr(),
             values.data_ptr(),
             *values.shape,
-            keys,
+            [json.dumps(name) for name in names],
             [tails.get(step, "") for step in steps],
         )
         return found

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from ncfast.backends.direct import NormWriter
 from ncfast.backends.states import Quick
 from ncfast.tracking.capture import Hook
 
@@ -19,12 +20,22 @@ class QuickStep:
         split: of the keys.
         hook: what holds the features; None if they are passed in.
         writer: of the ring's rows.
+        norms: where the norm of ``model`` goes.
+        model: None where no norm is measured.
     """
 
-    __slots__ = ("_hook", "_push", "_split")
+    __slots__ = ("_hook", "_norm", "_push", "_split")
 
-    def __init__(self, split: str, hook: Hook | None, writer: Quick) -> None:
+    def __init__(
+        self,
+        split: str,
+        hook: Hook | None,
+        writer: Quick,
+        norms: NormWriter | None = None,
+        model: nn.Module | None = None,
+    ) -> None:
         self._split, self._hook, self._push = split, hook, writer.push
+        self._norm = () if model is None else (norms, model)
 
     def __call__(self, step: int, labels: Tensor | None, feats: Tensor | None, split: str) -> bool:
         """Measure the batch of ``step``; False, and nothing done, if that takes a full step."""
@@ -32,11 +43,11 @@ class QuickStep:
         if split != self._split or (feats is None) is (hook is None):
             return False
         if hook is None:
-            return self._push(step, feats, labels)
+            return self._push(step, feats, labels, *self._norm)
         value, version = hook.value, hook.version
         if value is None or (version >= 0 and value._version != version):
             return False
-        if not self._push(step, value, labels):
+        if not self._push(step, value, labels, *self._norm):
             return False
         hook.value = None
         return True

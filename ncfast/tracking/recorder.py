@@ -15,6 +15,7 @@ from torch import Tensor
 from ncfast.backends.states import Layout
 from ncfast.tracking.block import Block, LogPoint, Table
 from ncfast.tracking.evaluation import evaluate_states
+from ncfast.tracking.norms import NormColumn
 from ncfast.tracking.reduction import Reduce
 from ncfast.tracking.ring import MomentsRing
 from ncfast.tracking.sinks import Sink
@@ -61,6 +62,7 @@ class Recorder:
         self.seconds = 0.0
         self.busy = False  # a record is half made
         self.alone = False  # an exception has parted this rank from the others
+        self.norms = NormColumn()
         self._ids, self._num_classes, self._stream = ids, num_classes, stream
         self._writers = [SinkWriter(sink, header, sink_timeout) for sink in sinks]
         self._raise = on_sink_error == "raise"
@@ -103,7 +105,8 @@ class Recorder:
         """Close the record of the current step; send a block if it is time."""
         self.close_point()
         late = time.perf_counter() >= self.deadline
-        if late or len(self._points) >= _POINTS or any(ring.full for ring in self._rings):
+        full = len(self._points) >= _POINTS or self.norms.full
+        if late or full or any(ring.full for ring in self._rings):
             self.send()  # renews the deadline, also of nothing
 
     def send(self) -> None:
@@ -111,16 +114,20 @@ class Recorder:
         self.deadline = self._next_deadline()
         self.close_point()
         points, self._points = self._points, []
-        filled = self._filled()
-        # a fork has no writers
-        if not (points or filled) or os.getpid() != self._process:
+        filled, norms = self._filled(), self.norms.take()
+        if os.getpid() != self._process:  # a fork has no writers
+            for ring in filled:
+                ring.take()
             return
-        last = max([*(ring.steps[-1] for ring in filled), *(point.step for point in points[-1:])])
+        lists = [*(ring.steps for ring in filled), *(table.steps for table in norms)]
+        if not (points or lists):
+            return
+        last = max([*(steps[-1] for steps in lists), *(point.step for point in points[-1:])])
         tables: list[Table] = []
         try:
             tables = self._evaluate(filled)
-        finally:  # without the other ranks there is no table, but all else is kept
-            self._submit(points, tables, last)
+        finally:  # without the other ranks there is no table of theirs, but all else is kept
+            self._submit(points, [*tables, *norms], last)
         self._report()
 
     def flush(self) -> None:

@@ -120,6 +120,7 @@ class Tracker:
         self._quick: QuickStep | None = None
         self._reduces, self._group = as_group(group)
         self._model = None if model is None else uncompiled(model)
+        self._normed = self._model if WEIGHT_NORM in self.metrics else None
         self._capture = None if self._model is None else capture_of(self._model, layers, pool)
         ids = [id_ for id_ in self.metrics if id_ in OF_MOMENTS]
         header = build_header(
@@ -197,17 +198,18 @@ class Tracker:
             if not self._due:
                 return
         self._quick = None
+        quick: QuickStep | None = None
         if feats is None:
-            self._measure_captured(labels, split)
+            quick = self._measure_captured(labels, split)
         elif labels is None:
             self._warn_once("labels", _NO_LABELS)
         else:
             _validate.check_pair(feats, labels)
             prefix = self._prefix(self._stream.kind, split, "")
             ring = self._recorder.push(self.current_step, prefix, feats, labels)
-            self._remember(split, None, ring)
-        if not _capturing():
-            self._add_weight_norm()
+            quick = self._way(split, None, ring)
+        if not _capturing() and self._add_weight_norm():
+            self._quick = quick
 
     @whole
     def advance(self) -> None:
@@ -313,11 +315,13 @@ class Tracker:
         if self._capture is not None:
             self._capture.enabled = self._next_due
 
-    def _remember(self, split: str, hook: Hook | None, ring: MomentsRing) -> None:
-        if ring.quick is not None and WEIGHT_NORM not in self.metrics:
-            self._quick = QuickStep(split, hook, ring.quick)
+    def _way(self, split: str, hook: Hook | None, ring: MomentsRing) -> QuickStep | None:
+        """The way of batches like the one that went into ``ring``."""
+        if ring.quick is None:
+            return None
+        return QuickStep(split, hook, ring.quick, self._recorder.norms.writer, self._normed)
 
-    def _measure_captured(self, labels: Tensor | None, split: str) -> None:
+    def _measure_captured(self, labels: Tensor | None, split: str) -> QuickStep | None:
         if self._capture is None:
             raise RuntimeError(
                 "Expected argument `feats`, because the Tracker has no model to capture from."
@@ -325,7 +329,8 @@ class Tracker:
         found, wrong = self._capture.take()
         if labels is None:
             self._warn_once("labels", _NO_LABELS)
-            return
+            return None
+        quick: QuickStep | None = None
         for layer, feats in found.items():
             try:
                 _validate.check_pair(feats, labels)
@@ -335,9 +340,10 @@ class Tracker:
             prefix = self._prefix(self._stream.kind, split, layer)
             ring = self._recorder.push(self.current_step, prefix, feats, labels)
             if self._capture.only is not None:
-                self._remember(split, self._capture.only, ring)
+                quick = self._way(split, self._capture.only, ring)
         for layer, error in wrong.items():
             self._warn_once(f"layer {layer}", f"Layer {layer!r} is not measured: {error}")
+        return quick
 
     @torch.no_grad()
     @whole
@@ -352,13 +358,18 @@ class Tracker:
             values.update({f"{prefix}/{id_}": value for id_, value in found.items()})
         self._add_weight_norm()
 
-    def _add_weight_norm(self) -> None:
-        if WEIGHT_NORM not in self.metrics or self._model is None:
-            return
-        values = self._recorder.at(self.current_step).values
+    def _add_weight_norm(self) -> bool:
+        """Measure it where it is asked for; False where the extension could not."""
+        if self._normed is None:
+            return True
+        recorder, point = self._recorder, self._recorder.point
         # the weights do not change within a step, so all splits share one value
-        if WEIGHT_NORM not in values:
-            values[WEIGHT_NORM] = weight_norm(self._model)
+        if point is not None and WEIGHT_NORM in point.values:
+            return False
+        if recorder.norms.push(self.current_step, self._normed):
+            return True
+        recorder.at(self.current_step).values[WEIGHT_NORM] = weight_norm(self._normed)
+        return False
 
     def _prefix(self, kind: str, split: str, layer: str) -> str:
         return self._names.prefix(kind, split, layer, self._warn_once)
