@@ -8,8 +8,6 @@
 namespace ncfast {
 namespace {
 
-constexpr std::int64_t kLeafRows = 16;
-
 std::int64_t first_column(const PointSet& points, std::int64_t block) {
     return block == 0 ? 0 : points.ends[block - 1];
 }

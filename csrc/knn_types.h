@@ -55,6 +55,8 @@ struct Counter {
     std::int32_t* blocks;   // and in which block
 };
 
+constexpr std::int64_t kLeafRows = 16;  // of a tree, at most
+
 // A balanced tree over points: leaf i holds the points rows * i / leaves up to the next leaf's. The
 // root is node 1, the children of node i are 2 i and 2 i + 1, leaf i is node leaves + i.
 struct TreeView {

@@ -1,4 +1,4 @@
-// Walks through a tree for all points of one leaf at once.
+// Walks through a tree for all points of one leaf at once, lanes over these points.
 //
 // Distances to boxes are computed by the same operations in the same order as scores, and rounding
 // is monotone: a box's nearest distance is never above the score of a point in it, nor its farthest
@@ -9,57 +9,6 @@
 
 namespace ncfast {
 namespace NCFAST_ISA {
-
-inline __attribute__((always_inline)) double unfused(double product) {
-#if defined(__x86_64__)
-    asm("" : "+x"(product));
-#elif defined(__aarch64__)
-    asm("" : "+w"(product));
-#endif
-    return product;
-}
-
-// The joint score that the gaps of each column, gap(d), add up to.
-template <bool Linf, class Gap>
-inline __attribute__((always_inline)) double joint_score(const TreeView& tree, Gap gap) {
-    double joint = 0;
-    for (std::int64_t b = 0, d = 0; b < tree.num_blocks; ++b) {
-        double score = 0;
-        for (; d < tree.ends[b]; ++d) {
-            const double width = gap(d);
-            if constexpr (Linf) score = width > score ? width : score;
-            else score += unfused(width * width);
-        }
-        joint = score > joint ? score : joint;
-    }
-    return joint;
-}
-
-inline __attribute__((always_inline)) double positive(double a, double b) {
-    const double most = a > b ? a : b;
-    return most > 0 ? most : 0;
-}
-
-// Least score between a point of one box (low, high) and one of a node.
-template <bool Linf>
-inline double nearest_score(const TreeView& tree, const double* low, const double* high,
-                            std::int64_t node) {
-    const double* from = tree.boxes + node * 2 * tree.dim;
-    const double* to = from + tree.dim;
-    return joint_score<Linf>(tree, [=](std::int64_t d) __attribute__((always_inline)) {
-        return positive(from[d] - high[d], low[d] - to[d]);
-    });
-}
-
-template <bool Linf>
-inline double farthest_score(const TreeView& tree, const double* low, const double* high,
-                             std::int64_t node) {
-    const double* from = tree.boxes + node * 2 * tree.dim;
-    const double* to = from + tree.dim;
-    return joint_score<Linf>(tree, [=](std::int64_t d) __attribute__((always_inline)) {
-        return positive(to[d] - low[d], high[d] - from[d]);
-    });
-}
 
 // Points come in any order: of equal scores the lower number wins.
 inline void take_any(Seeker<double>& q, double score, std::int32_t id) {
@@ -111,57 +60,88 @@ inline void scan(const TreeView& tree, std::int64_t leaf, Seeker<double>& q) {
     }
 }
 
-inline double widest(const Seeker<double>* queries, std::int64_t count) {
-    double most = -1;
-    for (std::int64_t i = 0; i < count; ++i)
-        most = queries[i].threshold > most ? queries[i].threshold : most;
-    return most;
-}
-
 constexpr int kDeepest = 64;
 
-// Searches below `top` for queries that all lie in the box (low, high).
-template <bool Linf>
-inline void search_below(const TreeView& tree, std::int64_t top, const double* low,
-                         const double* high, Seeker<double>* queries, std::int64_t count,
-                         double& reach) {
-    std::int64_t stack[kDeepest];
-    int depth = 0;
-    stack[depth++] = top;
-    while (depth > 0) {
-        const std::int64_t node = stack[--depth];
-        if (nearest_score<Linf>(tree, low, high, node) > reach) continue;
-        if (node < tree.leaves) {
-            stack[depth++] = 2 * node + 1;
-            stack[depth++] = 2 * node;
-            continue;
+// Which points of a leaf, a bit for each, have a score up to their limit from gaps to a box, whose
+// column d is gap(d, coordinates of the points).
+template <bool Linf, class Gap>
+inline __attribute__((always_inline)) unsigned within_limits(const TreeView& tree,
+                                                             std::int64_t leaf,
+                                                             const double* limits, Gap gap) {
+    unsigned bits = 0;
+    for (std::int64_t p = 0; p < tree.panels_per_leaf; ++p) {
+        const double* points =
+            tree.panels + (leaf * tree.panels_per_leaf + p) * tree.dim * kPanel<double>;
+        VecD joint[kPanelVectors] = {};
+        for (std::int64_t b = 0, d = 0; b < tree.num_blocks; ++b) {
+            VecD score[kPanelVectors] = {};
+            for (; d < tree.ends[b]; ++d)
+                for (int v = 0; v < kPanelVectors; ++v)
+                    add<Linf>(score[v], gap(d, load(points + d * kPanel<double> +
+                                                    v * kLanes<double>)));
+            for (int v = 0; v < kPanelVectors; ++v) joint[v] = larger(joint[v], score[v]);
         }
-        for (std::int64_t i = 0; i < count; ++i)
-            if (nearest_score<Linf>(tree, queries[i].at, queries[i].at, node) <=
-                queries[i].threshold)
-                scan<Linf>(tree, node - tree.leaves, queries[i]);
-        reach = widest(queries, count);
+        for (int v = 0; v < kPanelVectors; ++v) {
+            const std::int64_t lane = p * kPanel<double> + v * kLanes<double>;
+            bits |= at_most(joint[v], load(limits + lane)) << lane;
+        }
     }
+    return bits;
+}
+
+// Those to which the nearest place in a node's box is within their limit, and the farthest one.
+template <bool Linf>
+inline unsigned reaching(const TreeView& tree, std::int64_t leaf, const double* limits,
+                         std::int64_t node) {
+    const double* low = tree.boxes + node * 2 * tree.dim;
+    const double* high = low + tree.dim;
+    return within_limits<Linf>(
+        tree, leaf, limits, [=](std::int64_t d, VecD x) __attribute__((always_inline)) {
+            return larger(larger(low[d] - x, x - high[d]), VecD{});
+        });
+}
+template <bool Linf>
+inline unsigned covering(const TreeView& tree, std::int64_t leaf, const double* limits,
+                         std::int64_t node) {
+    const double* low = tree.boxes + node * 2 * tree.dim;
+    const double* high = low + tree.dim;
+    return within_limits<Linf>(
+        tree, leaf, limits, [=](std::int64_t d, VecD x) __attribute__((always_inline)) {
+            return larger(high[d] - x, x - low[d]);
+        });
 }
 
 // The queries are the points of the leaf, in its order.
 template <bool Linf>
 void walk_nearest(const TreeView& tree, std::int64_t leaf, Seeker<double>* queries) {
     const std::int64_t count = tree.start(leaf + 1) - tree.start(leaf);
-    for (std::int64_t i = 0; i < count; ++i) scan<Linf>(tree, leaf, queries[i]);
-    const double* low = tree.boxes + (tree.leaves + leaf) * 2 * tree.dim;
-    double reach = widest(queries, count);
-    for (std::int64_t node = tree.leaves + leaf; node > 1; node /= 2)
-        search_below<Linf>(tree, node ^ 1, low, low + tree.dim, queries, count, reach);
+    alignas(64) double limits[kLeafRows];
+    for (double& limit : limits) limit = -1;
+    const auto look = [&](std::int64_t i, std::int64_t other) {
+        scan<Linf>(tree, other, queries[i]);
+        limits[i] = queries[i].threshold;
+    };
+    for (std::int64_t i = 0; i < count; ++i) look(i, leaf);
+    std::int64_t stack[kDeepest];
+    for (std::int64_t side = tree.leaves + leaf; side > 1; side /= 2) {
+        int depth = 0;
+        stack[depth++] = side ^ 1;
+        while (depth > 0) {
+            const std::int64_t node = stack[--depth];
+            unsigned bits = reaching<Linf>(tree, leaf, limits, node);
+            if (node >= tree.leaves) {
+                for (; bits != 0; bits &= bits - 1) look(__builtin_ctz(bits), node - tree.leaves);
+            } else if (bits != 0) {
+                stack[depth++] = 2 * node + 1;
+                stack[depth++] = 2 * node;
+            }
+        }
+    }
 }
 
 template <bool Linf>
 inline std::int64_t count_leaf(const TreeView& tree, std::int64_t leaf, const double* query,
                                double limit) {
-    const std::int64_t node = tree.leaves + leaf;
-    if (nearest_score<Linf>(tree, query, query, node) > limit) return 0;
-    if (farthest_score<Linf>(tree, query, query, node) <= limit)
-        return tree.start(leaf + 1) - tree.start(leaf);
     std::int64_t inside = 0;
     for (std::int64_t p = 0; p < tree.panels_per_leaf; ++p) {
         const std::int64_t panel = leaf * tree.panels_per_leaf + p;
@@ -187,30 +167,33 @@ inline std::int64_t rows_below(const TreeView& tree, std::int64_t node) {
 template <bool Linf>
 void walk_count(const TreeView& tree, std::int64_t leaf, const double* queries,
                 const double* limits, std::int64_t* counts) {
-    const std::int64_t number = tree.start(leaf + 1) - tree.start(leaf);
-    const double* low = tree.boxes + (tree.leaves + leaf) * 2 * tree.dim;
-    const double* high = low + tree.dim;
-    double least = limits[0], most = limits[0];
-    for (std::int64_t i = 1; i < number; ++i) {
-        least = limits[i] < least ? limits[i] : least;
-        most = limits[i] > most ? limits[i] : most;
-    }
-    std::int64_t stack[kDeepest];
+    struct Open {
+        std::int64_t node;
+        unsigned queries;  // that neither miss its parent nor have it within their limit
+    };
+    alignas(64) double own[kLeafRows];
+    for (double& limit : own) limit = -1;
+    std::memcpy(own, limits, sizeof(double) * (tree.start(leaf + 1) - tree.start(leaf)));
+    Open stack[kDeepest];
     int depth = 0;
-    stack[depth++] = 1;
+    stack[depth++] = {1, ~0u};
     while (depth > 0) {
-        const std::int64_t node = stack[--depth];
-        if (nearest_score<Linf>(tree, low, high, node) > most) continue;
-        if (farthest_score<Linf>(tree, low, high, node) <= least) {
-            const std::int64_t all = rows_below(tree, node);
-            for (std::int64_t i = 0; i < number; ++i) counts[i] += all;
-        } else if (node < tree.leaves) {
-            stack[depth++] = 2 * node + 1;
-            stack[depth++] = 2 * node;
-        } else {
-            for (std::int64_t i = 0; i < number; ++i)
+        const std::int64_t node = stack[--depth].node;
+        unsigned bits = stack[depth].queries & reaching<Linf>(tree, leaf, own, node);
+        if (bits == 0) continue;
+        const unsigned all = bits & covering<Linf>(tree, leaf, own, node);
+        for (unsigned left = all; left != 0; left &= left - 1)
+            counts[__builtin_ctz(left)] += rows_below(tree, node);
+        bits &= ~all;
+        if (node >= tree.leaves) {
+            for (; bits != 0; bits &= bits - 1) {
+                const int i = __builtin_ctz(bits);
                 counts[i] += count_leaf<Linf>(tree, node - tree.leaves, queries + i * tree.dim,
                                               limits[i]);
+            }
+        } else if (bits != 0) {
+            stack[depth++] = {2 * node + 1, bits};
+            stack[depth++] = {2 * node, bits};
         }
     }
 }

@@ -36,6 +36,8 @@ public:
     void run() {
         std::fill(out_.counts, out_.counts + num_classes_, 0);
         std::fill(out_.within_ss, out_.within_ss + num_classes_, 0.0);
+        const std::size_t bytes = sizeof(double) * num_classes_ * feats_.cols;
+        if (bytes > kRecycledBytes) prefer_huge_pages(out_.means, bytes);
         const Lanes lanes(feats_, num_classes_);
         if (lanes.worthwhile()) {
             add_by_lanes(lanes);

@@ -10,6 +10,10 @@
 
 namespace ncfast {
 
+// The largest block that glibc's malloc ever keeps after it is freed; one beyond it is mapped anew
+// each time, and none of its pages is there before it is written.
+constexpr std::size_t kRecycledBytes = std::size_t{32} << 20;
+
 // Asks for huge pages inside the block, never beyond it. A system that has none says no.
 inline void prefer_huge_pages(void* block, std::size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)

@@ -37,6 +37,7 @@ def test_one_class_of_every_remainder(instruction_set: str, rows: int) -> None:
         (40000, 64, 10),
         (40000, 64, 1000),
         (3000, 40, 50000),  # more classes than rows
+        (6000, 500, 9000),  # a state in huge pages
         (70000, 3, 2),
         (300000, 1, 300),  # more rows than one part of the sort
         (20, 8, 64),  # more classes than columns and rows

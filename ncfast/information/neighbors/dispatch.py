@@ -24,8 +24,8 @@ _ENGINES: dict[str, Any] = {
 }
 NAMES = ("auto", *_ENGINES)
 _HOST = ("direct", "tree", "scipy", "faiss")
-# below so many rows a tree is the faster one up to this dimension; beyond 60,000 extrapolated
-_DEEPEST = ((3_000, 2), (10_000, 3), (40_000, 4), (120_000, 5), (600_000, 6), (math.inf, 8))
+# below so many rows a tree is the faster one up to this dimension
+_DEEPEST = ((10_000, 5), (30_000, 6), (50_000, 7), (100_000, 8), (math.inf, 9))
 _EUCLIDEAN = ("faiss", "gemm")
 _PLAIN = {
     "reference": "float64 brute force in torch, any device",

@@ -121,6 +121,13 @@ def test_shapes(backend: str, rows: int, d: int, k: int) -> None:
     assert_all_equal(x, backend, k=k)
 
 
+@pytest.mark.skipif("tree" not in NATIVE, reason="no C++ extension")
+def test_a_tree_of_many_leaves() -> None:
+    x = torch.randn(1300, 5, generator=torch.Generator().manual_seed(8)).double()
+    x[::7] = x[3]
+    assert_all_equal(x, "tree")
+
+
 @pytest.mark.parametrize("backend", ENGINES)
 def test_strides_and_gradients(backend: str) -> None:
     x = torch.randn(8, 300, generator=torch.Generator().manual_seed(4))
