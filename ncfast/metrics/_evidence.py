@@ -194,7 +194,8 @@ class Evidence:
         """Sigma_W, (D, D), population normalisation."""
         feats, labels = self.rows
         labels = labels.to(torch.int64).clamp(0, self.moments.num_classes - 1)
-        return self.engine.scatter(feats, labels, self.moments.means) / self.total + self.poison
+        sums = self.engine.scatter(feats, labels, self.moments.means)
+        return sums * (1 / self.total + self.poison)  # one pass over D x D
 
     @cached_property
     def axis_variances(self) -> Tensor:
