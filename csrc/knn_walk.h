@@ -89,25 +89,16 @@ inline __attribute__((always_inline)) unsigned within_limits(const TreeView& tre
     return bits;
 }
 
-// Those to which the nearest place in a node's box is within their limit, and the farthest one.
-template <bool Linf>
-inline unsigned reaching(const TreeView& tree, std::int64_t leaf, const double* limits,
-                         std::int64_t node) {
+// Those to which the nearest place in a node's box is within their limit, or even the farthest one.
+template <bool Linf, bool Farthest>
+inline unsigned within_box(const TreeView& tree, std::int64_t leaf, const double* limits,
+                           std::int64_t node) {
     const double* low = tree.boxes + node * 2 * tree.dim;
     const double* high = low + tree.dim;
     return within_limits<Linf>(
         tree, leaf, limits, [=](std::int64_t d, VecD x) __attribute__((always_inline)) {
-            return larger(larger(low[d] - x, x - high[d]), VecD{});
-        });
-}
-template <bool Linf>
-inline unsigned covering(const TreeView& tree, std::int64_t leaf, const double* limits,
-                         std::int64_t node) {
-    const double* low = tree.boxes + node * 2 * tree.dim;
-    const double* high = low + tree.dim;
-    return within_limits<Linf>(
-        tree, leaf, limits, [=](std::int64_t d, VecD x) __attribute__((always_inline)) {
-            return larger(high[d] - x, x - low[d]);
+            if constexpr (Farthest) return larger(high[d] - x, x - low[d]);
+            else return larger(larger(low[d] - x, x - high[d]), VecD{});
         });
 }
 
@@ -128,7 +119,7 @@ void walk_nearest(const TreeView& tree, std::int64_t leaf, Seeker<double>* queri
         stack[depth++] = side ^ 1;
         while (depth > 0) {
             const std::int64_t node = stack[--depth];
-            unsigned bits = reaching<Linf>(tree, leaf, limits, node);
+            unsigned bits = within_box<Linf, false>(tree, leaf, limits, node);
             if (node >= tree.leaves) {
                 for (; bits != 0; bits &= bits - 1) look(__builtin_ctz(bits), node - tree.leaves);
             } else if (bits != 0) {
@@ -179,9 +170,9 @@ void walk_count(const TreeView& tree, std::int64_t leaf, const double* queries,
     stack[depth++] = {1, ~0u};
     while (depth > 0) {
         const std::int64_t node = stack[--depth].node;
-        unsigned bits = stack[depth].queries & reaching<Linf>(tree, leaf, own, node);
+        unsigned bits = stack[depth].queries & within_box<Linf, false>(tree, leaf, own, node);
         if (bits == 0) continue;
-        const unsigned all = bits & covering<Linf>(tree, leaf, own, node);
+        const unsigned all = bits & within_box<Linf, true>(tree, leaf, own, node);
         for (unsigned left = all; left != 0; left &= left - 1)
             counts[__builtin_ctz(left)] += rows_below(tree, node);
         bits &= ~all;
