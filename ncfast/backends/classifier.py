@@ -51,7 +51,7 @@ def classifier_metrics(
     if not all(tensor is None or plain(tensor) for tensor in given):
         return None
     assert cpu.extension is not None
-    out = torch.empty(len(CLASSIFIER_METRICS), dtype=torch.float64)
+    out = cpu._FLOAT64.new_empty(len(CLASSIFIER_METRICS))
     cpu.extension.classifier_metrics(
         state.data_ptr(),
         layout.classes,
@@ -61,4 +61,5 @@ def classifier_metrics(
         any(id_ in _PRODUCTS for id_ in ids),
         out.data_ptr(),
     )
-    return out[[CLASSIFIER_METRICS.index(id_) for id_ in ids]]
+    columns = torch.tensor([CLASSIFIER_METRICS.index(id_) for id_ in ids], device="cpu")
+    return out.index_select(0, columns)

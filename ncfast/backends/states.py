@@ -204,7 +204,7 @@ def gram_metrics(states: Tensor, layout: Layout, ids: Sequence[str]) -> Tensor:
     """
     assert cpu.extension is not None
     columns, wanted = _choice(tuple(ids))
-    out = torch.empty((len(states), len(GRAM_METRICS)), dtype=torch.float64)
+    out = cpu._FLOAT64.new_empty((len(states), len(GRAM_METRICS)))
     cpu.extension.gram_metrics(
         states.data_ptr(),
         len(states),
@@ -222,5 +222,5 @@ def gram_metrics(states: Tensor, layout: Layout, ids: Sequence[str]) -> Tensor:
 def _choice(ids: tuple[str, ...]) -> tuple[Tensor, list[bool]]:
     """Columns of the results, and whether the metrics need products, and singular values."""
     groups = (_PAIR, _SPECTRUM, _CENTRED_SPECTRUM)
-    columns = torch.tensor([GRAM_METRICS.index(id_) for id_ in ids])
+    columns = torch.tensor([GRAM_METRICS.index(id_) for id_ in ids], device="cpu")
     return columns, [any(id_ in group for id_ in ids) for group in groups]

@@ -80,7 +80,7 @@ class Evidence:
         if not plain(self.ood):
             return self.ood.mean(0, dtype=torch.float64)
         # torch casts element by element: four times the time of one class
-        one = torch.zeros(len(self.ood), dtype=torch.uint8)
+        one = self.ood.new_zeros(len(self.ood), dtype=torch.uint8)
         return class_moments(self.ood, one, num_classes=1, backend=self.backend).means[0]
 
     @cached_property

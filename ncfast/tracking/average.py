@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ncfast.backends import cpu
 from ncfast.backends.averages import CpuAverage
+from ncfast.backends.direct import plain
 from ncfast.backends.states import Layout
 from ncfast.tracking.stream import Stream
 
@@ -32,8 +33,7 @@ def running_average(
         layout: of the batches' packed moments.
         device: where they are.
     """
-    plain = type(torch.empty(0)) is Tensor  # not while something traces
-    if cpu.extension is None or device.type != "cpu" or not plain:
+    if cpu.extension is None or not plain(torch.empty(0, device=device)):
         return TorchAverage(stream, layout, device)
     length = stream.length if stream.kind == "window" else 0
     return CpuAverage(layout, length, stream.decay)

@@ -85,7 +85,7 @@ class Block:
         shapes = [(len(steps), len(table.keys)) for table in self._tables]
         cells = _joined(self._copies[0]).split([rows * columns for rows, columns in shapes])
         values = torch.cat([part.view(shape) for part, shape in zip(cells, shapes, strict=True)], 1)
-        numbers = torch.tensor(steps)
+        numbers = torch.tensor(steps, device="cpu")
         tails = {step: json.dumps(extra)[1:-1] for step, extra in extras.items()}
         found: bytes = fast(
             numbers.data_ptr(),

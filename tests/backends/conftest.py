@@ -30,7 +30,7 @@ class Poisoned:
 
     def new_empty(self, shape: tuple[int, ...] | int) -> Tensor:
         size = (shape,) if isinstance(shape, int) else shape
-        return torch.full(size, self.value, dtype=self.dtype)
+        return torch.full(size, self.value, dtype=self.dtype, device="cpu")
 
 
 @pytest.fixture

@@ -13,17 +13,11 @@ from ncfast.metrics._collect import define
 from ncfast.metrics._evidence import Evidence
 from ncfast.metrics.registry import CATALOGUE
 
-pytestmark = pytest.mark.skipif(cpu.extension is None, reason=ncfast.backends()["cpu"].reason)
-SETS = ["baseline"] if cpu.extension is None else cpu.extension.instruction_sets()
+pytestmark = [
+    pytest.mark.skipif(cpu.extension is None, reason=ncfast.backends()["cpu"].reason),
+    pytest.mark.usefixtures("poison"),
+]
 IDS = list(CLASSIFIER_METRICS)
-
-
-@pytest.fixture(params=SETS)
-def instruction_set(request):
-    before = cpu.extension.instruction_set()
-    assert cpu.extension.use_instruction_set(request.param)
-    yield request.param
-    cpu.extension.use_instruction_set(before)
 
 
 def evidence(classes, dim, *, absent=(), spread=0.3, seed=0, offset=0.0):

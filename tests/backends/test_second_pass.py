@@ -9,16 +9,7 @@ from ncfast.backends.margins import Classes
 from ncfast.backends.second_pass import engine
 
 needs_extension = pytest.mark.skipif(cpu.extension is None, reason=ncfast.backends()["cpu"].reason)
-SETS = ["baseline"] if cpu.extension is None else cpu.extension.instruction_sets()
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-
-
-@pytest.fixture(params=SETS)
-def instruction_set(request):
-    before = cpu.extension.instruction_set()
-    assert cpu.extension.use_instruction_set(request.param)
-    yield request.param
-    cpu.extension.use_instruction_set(before)
 
 
 def sample(count, dim, number, spread=0.5, dtype=torch.float32, seed=0, offset=3.0):

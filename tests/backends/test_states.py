@@ -10,17 +10,11 @@ from ncfast.metrics._collect import define
 from ncfast.metrics._evidence import Evidence
 from ncfast.metrics.registry import CATALOGUE
 
-pytestmark = pytest.mark.skipif(cpu.extension is None, reason=ncfast.backends()["cpu"].reason)
-SETS = ["baseline"] if cpu.extension is None else cpu.extension.instruction_sets()
+pytestmark = [
+    pytest.mark.skipif(cpu.extension is None, reason=ncfast.backends()["cpu"].reason),
+    pytest.mark.usefixtures("poison"),
+]
 SHAPES = [(1, 1), (2, 1), (3, 2), (7, 6), (9, 33), (10, 200), (32, 31), (32, 40), (50, 70)]
-
-
-@pytest.fixture(params=SETS)
-def instruction_set(request):
-    before = cpu.extension.instruction_set()
-    assert cpu.extension.use_instruction_set(request.param)
-    yield request.param
-    cpu.extension.use_instruction_set(before)
 
 
 def of_means(means, counts=None):
@@ -104,6 +98,15 @@ def test_a_call_with_the_extension_and_without(which, monkeypatch):
     assert list(found) == list(plain) == list(without)
     for other in (plain, without):
         torch.testing.assert_close(found, other, rtol=1e-6, atol=1e-7)
+
+
+def test_a_default_device_is_not_that_of_the_results():
+    feats, labels = torch.randn(60, 9), torch.arange(60) % 5
+    given = {"weight": torch.randn(5, 9), "bias": torch.randn(5), "ood_feats": torch.randn(8, 9)}
+    expected = ncfast.collapse_metrics(feats, labels, which="standard", **given)
+    with torch.device("meta"):
+        found = ncfast.collapse_metrics(feats, labels, which="standard", **given)
+    assert found == expected
 
 
 def test_transforms_and_traces_take_the_definitions():

@@ -50,7 +50,8 @@ def rounded(x: Tensor) -> Rounded:
     """
     centred = x - x.mean(0)
     largest = float(centred.abs().amax())
-    scale = 2.0 ** -torch.tensor(largest).log2().ceil().clamp(-900, 900).item() if largest else 1.0
+    exponent = torch.tensor(largest, device="cpu").log2().ceil().clamp(-900, 900).item()
+    scale = 2.0**-exponent if largest else 1.0
     rows = (centred * scale).float()
     norms = rows.double().square().sum(1)
     return Rounded(rows, scale, 2.02 * (x.shape[1] + 6) * EPS * (norms + norms.amax()))
@@ -99,7 +100,7 @@ def _within(search: Search, x: Tensor, k: int, metric: Metric) -> tuple[Tensor, 
 def exact_scores(x: Tensor, indices: Tensor, metric: Metric) -> Tensor:
     """(N, m) float64 scores between each row and the rows named for it."""
     if cpu.extension is not None and x.device.type == "cpu":
-        score = torch.empty(indices.shape, dtype=torch.float64)
+        score = x.new_empty(indices.shape, dtype=torch.float64)
         indices = indices.contiguous()
         cpu.extension.knn_scores(
             x.data_ptr(), *x.shape, metric == "linf", indices.data_ptr(), indices.shape[1],
@@ -120,8 +121,8 @@ def exact_scores(x: Tensor, indices: Tensor, metric: Metric) -> Tensor:
 def nearest_rows(x: Tensor, rows: Tensor, k: int, metric: Metric) -> tuple[Tensor, Tensor]:
     """Distances and indices of the k nearest of some rows, directly."""
     if cpu.extension is not None and x.device.type == "cpu":
-        distances = torch.empty(len(rows), k, dtype=torch.float64)
-        ids = torch.empty(len(rows), k, dtype=torch.int64)
+        distances = x.new_empty((len(rows), k), dtype=torch.float64)
+        ids = x.new_empty((len(rows), k), dtype=torch.int64)
         cpu.extension.knn_of_rows(
             x.data_ptr(), *x.shape, metric == "linf", k, rows.data_ptr(), len(rows),
             distances.data_ptr(), ids.data_ptr(), torch.get_num_threads(),

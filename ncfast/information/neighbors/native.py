@@ -6,6 +6,7 @@ the bound, or the whole row where too much does; the tree works in float64 throu
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ def _sort(blocks: Sequence[Tensor], labels: Tensor | None) -> _Sorted:
         rows = blocks[0].to(torch.float64)
     else:
         rows = torch.cat([block.to(torch.float64) for block in blocks], dim=1)
-    ends = torch.tensor([block.shape[1] for block in blocks]).cumsum(0).tolist()
+    ends = list(itertools.accumulate(block.shape[1] for block in blocks))
     if labels is None:
         return _Sorted(rows.contiguous(), ends, [0, len(rows)], None)
     order = torch.sort(labels, stable=True).indices

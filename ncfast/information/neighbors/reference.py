@@ -51,13 +51,15 @@ def smallest(score: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _row_blocks(number: int) -> Iterator[Tensor]:
-    yield from torch.arange(number).split(max(1, _BLOCK // number))
+    yield from torch.arange(number, device="cpu").split(max(1, _BLOCK // number))
 
 
 def _block_scores(blocks: Sequence[Tensor], rows: Tensor, metric: Metric) -> list[Tensor]:
     each = [scores(block[rows], block, metric) for block in blocks]
     for score in each:
-        score[torch.arange(len(rows)), rows] = torch.inf  # no row is its own neighbour
+        score[torch.arange(len(rows), device="cpu"), rows] = (
+            torch.inf
+        )  # no row is its own neighbour
     return each
 
 

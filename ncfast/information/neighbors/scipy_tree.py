@@ -73,7 +73,7 @@ def _count(x: Tensor, radii: Tensor, metric: Metric, strict: bool) -> Tensor:
     rows = unclear.nonzero()[:, 0]
     for part in rows.split(max(1, (1 << 22) // len(x))):
         near = reference.distance(reference.scores(x[part], x, metric), metric)
-        near[torch.arange(len(part)), part] = torch.inf
+        near[torch.arange(len(part), device="cpu"), part] = torch.inf
         counts[part] = reference.within(near, radii[part], strict=strict)
     return counts
 

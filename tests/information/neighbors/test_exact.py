@@ -128,6 +128,16 @@ def test_a_tree_of_many_leaves() -> None:
     assert_all_equal(x, "tree")
 
 
+@pytest.mark.parametrize("backend", [*ENGINES])
+def test_a_default_device_is_not_that_of_the_results(backend: str) -> None:
+    x = torch.randn(300, 6, dtype=torch.float64)
+    expected = knn(x, K, backend=backend)
+    with torch.device("meta"):
+        found = knn(x, K, backend=backend)
+    assert torch.equal(found.distances, expected.distances)
+    assert torch.equal(found.indices, expected.indices)
+
+
 @pytest.mark.parametrize("backend", ENGINES)
 def test_strides_and_gradients(backend: str) -> None:
     x = torch.randn(8, 300, generator=torch.Generator().manual_seed(4))
