@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ncfast.experiments.data import ImageSet
-from ncfast.experiments.replicas.information import Planes
-from ncfast.experiments.replicas.program import ReplicaProgram
 from ncfast.experiments.run_dir import write_atomically
+from ncfast.experiments.training.information import Planes
+from ncfast.experiments.training.program import ReplicaProgram
 from ncfast.metrics.bounds import generalization_bound, superfluous_information_bound
 from ncfast.metrics.margins import class_margins, margin_histograms
 from ncfast.tracking.sinks import JsonlSink, read_records

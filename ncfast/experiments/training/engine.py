@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ncfast.experiments.models import MLP
+from ncfast.experiments.models import MLP, Network
 
 
 class Engine(Protocol):
@@ -17,7 +17,7 @@ class Engine(Protocol):
     Attributes:
         names: of the parameters, in the order of the network's ``named_parameters``.
         parameters: one (R, ...) tensor a name; the optimiser changes them in place.
-        gradients: likewise; `backward` fills them.
+        gradients: likewise; `backward` fills them, or puts others into the list.
     """
 
     names: list[str]
@@ -39,19 +39,19 @@ class Engine(Protocol):
         """(R, ...) by name: what the network keeps beside its parameters; may be copied to."""
 
 
-def make_engine(models: Sequence[nn.Module], loss: str, device: torch.device) -> Engine:
+def make_engine(models: Sequence[Network], loss: str, device: torch.device) -> Engine:
     """The fastest engine for these networks on this device.
 
     On a CPU convolutions and attention gain nothing from an axis for replicas: they are looped.
 
     Args:
         models: the R freshly initialised networks of one architecture.
-        loss: "mse" or "ce", as in `ncfast.experiments.losses`.
+        loss: "mse" or "ce", as in `ncfast.experiments.training.losses`.
         device: where to train.
     """
-    from ncfast.experiments.replicas.looped import LoopedEngine
-    from ncfast.experiments.replicas.mlp import MLPEngine
-    from ncfast.experiments.replicas.vmapped import VmapEngine
+    from ncfast.experiments.training.looped import LoopedEngine
+    from ncfast.experiments.training.mlp import MLPEngine
+    from ncfast.experiments.training.vmapped import VmapEngine
 
     moved = [model.to(device) for model in models]
     perceptrons = [model for model in moved if isinstance(model, MLP)]
@@ -60,7 +60,7 @@ def make_engine(models: Sequence[nn.Module], loss: str, device: torch.device) ->
     return VmapEngine(moved, loss) if device.type == "cuda" else LoopedEngine(moved, loss)
 
 
-def stack_parameters(models: Sequence[nn.Module]) -> tuple[list[str], list[Tensor]]:
+def stack_parameters(models: Sequence[Network]) -> tuple[list[str], list[Tensor]]:
     """Names, and the parameters of all models stacked along a first axis."""
     names = [name for name, _ in models[0].named_parameters()]
     columns = zip(*(model.parameters() for model in models), strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -75,8 +76,8 @@ class StackedAdamW:
         self._decays = _columns(self._decay, parameters[0])
         self._count = torch.zeros((), dtype=torch.float64, device=parameters[0].device)
         self._fused = parameters[0].device.type == "cpu"
-        groups = (parameters, gradients, self._first, self._second)
-        self._rows = [[[t[r] for t in group] for group in groups] for r in range(len(self._lr))]
+        self._rows = [self._by_replica(group) for group in (parameters, self._first, self._second)]
+        self._seen: list[Tensor] = []
         self._counts = [torch.zeros(()) for _ in parameters]
 
     @torch.no_grad()
@@ -91,10 +92,20 @@ class StackedAdamW:
         ):
             adamw_update(p, g, m, v, self._count, self._rates, self._decays)
 
+    def _by_replica(self, stacked: list[Tensor]) -> list[list[Tensor]]:
+        return [[tensor[r] for tensor in stacked] for r in range(len(self._lr))]
+
+    def _gradient_rows(self) -> list[list[Tensor]]:
+        """Views of the gradients by replica, made anew where the engine has replaced one."""
+        if len(self._seen) == 0 or any(map(operator.is_not, self._seen, self._gradients)):
+            self._seen = list(self._gradients)
+            self._gradient_views = self._by_replica(self._seen)
+        return self._gradient_views
+
     def _step_fused(self) -> None:
         torch._foreach_add_(self._counts, 1)
-        for row, lr, decay in zip(self._rows, self._lr, self._decay, strict=True):
-            parameters, gradients, first, second = row
+        rows = zip(*self._rows, self._gradient_rows(), self._lr, self._decay, strict=True)
+        for parameters, first, second, gradients, lr, decay in rows:
             torch._fused_adamw_(
                 parameters,
                 gradients,

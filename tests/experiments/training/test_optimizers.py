@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ncfast.experiments.replicas.optimisers import StackedAdamW, StackedSGD, adamw_update
+from ncfast.experiments.training.optimizers import StackedAdamW, StackedSGD, adamw_update
 
 RATES, DECAYS = [1e-3, 2e-2, 5e-4], [0.0, 0.3, 2.0]
 

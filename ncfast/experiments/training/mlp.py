@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ncfast.experiments.models import MLP, SmoothLeakyReLU
-from ncfast.experiments.replicas.engine import stack_parameters
+from ncfast.experiments.training.engine import stack_parameters
 
 
 class Activation(NamedTuple):
@@ -67,7 +67,7 @@ def output_gradient(logits: Tensor, labels: Tensor, loss: str) -> Tensor:
 
 
 class MLPEngine:
-    """R perceptrons of the same sizes; see `ncfast.experiments.replicas.engine.Engine`.
+    """R perceptrons of the same sizes; see `ncfast.experiments.training.engine.Engine`.
 
     Args:
         models: the initialised networks; their values are copied.

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ncfast.experiments.losses import LOSSES
-from ncfast.experiments.replicas.engine import stack_parameters
+from ncfast.experiments.models import Network
+from ncfast.experiments.training.engine import stack_parameters
+from ncfast.experiments.training.losses import LOSSES
 
 
 class LoopedEngine:
@@ -19,7 +20,7 @@ class LoopedEngine:
         loss: "mse" or "ce".
     """
 
-    def __init__(self, models: Sequence[nn.Module], loss: str) -> None:
+    def __init__(self, models: Sequence[Network], loss: str) -> None:
         self._models = list(models)
         self._loss = LOSSES[loss]
         self.names, self.parameters = stack_parameters(models)
@@ -38,10 +39,24 @@ class LoopedEngine:
 
     def backward(self, inputs: Tensor, labels: Tensor) -> None:
         """See `Engine.backward`."""
+        if len(self._models) == 1:
+            self._backward_alone(inputs[0], labels[0])
+            return
         torch._foreach_zero_(self.gradients)
         for model, x, y in zip(self._models, inputs, labels, strict=True):
             model.train()
             self._loss(model(x), y).backward()
+
+    def _backward_alone(self, inputs: Tensor, labels: Tensor) -> None:
+        """Take over the gradients that autograd made: adding them would read them again."""
+        (model,) = self._models
+        for parameter in model.parameters():
+            parameter.grad = None
+        model.train()
+        self._loss(model(inputs), labels).backward()
+        for index, parameter in enumerate(model.parameters()):
+            assert parameter.grad is not None
+            self.gradients[index] = parameter.grad.unsqueeze(0)
 
     @torch.no_grad()
     def evaluate(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,11 +64,8 @@ class LoopedEngine:
         features = []
         for model in self._models:
             model.eval()
-            features.append(model.get_submodule("features")(inputs))
-        logits = [
-            model.get_submodule("classifier")(z)
-            for model, z in zip(self._models, features, strict=True)
-        ]
+            features.append(model.features(inputs))
+        logits = [model.classifier(z) for model, z in zip(self._models, features, strict=True)]
         return torch.stack(features), torch.stack(logits)
 
     def buffers(self) -> dict[str, Tensor]:

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from ncfast.benchmarks.plain.training import Trainer
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.data import load_digits, make_gaussians
-from ncfast.experiments.replicas.program import ReplicaProgram
-from ncfast.experiments.trainer import Trainer
+from ncfast.experiments.training.program import ReplicaProgram
 
 CPU = torch.device("cpu")
 

@@ -10,10 +10,11 @@ from torch import Tensor
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.data import ImageSet
 from ncfast.experiments.models import build_model
-from ncfast.experiments.replicas.batches import ReplicaBatches
-from ncfast.experiments.replicas.capture import CapturedStep
-from ncfast.experiments.replicas.engine import Engine, make_engine
-from ncfast.experiments.replicas.optimisers import StackedOptimizer, make_stacked_optimizer
+from ncfast.experiments.training.batches import ReplicaBatches
+from ncfast.experiments.training.captured_step import CapturedStep
+from ncfast.experiments.training.checkpoint import check_fits
+from ncfast.experiments.training.engine import Engine, make_engine
+from ncfast.experiments.training.optimizers import StackedOptimizer, make_stacked_optimizer
 
 # On a CPU a few replicas at a time keep weights, gradients and averages in the cache between the
 # matrix products and the optimiser; an even number feeds two threads evenly.
@@ -52,12 +53,12 @@ class Tile:
 class ReplicaProgram:
     """Replicas of one architecture, dataset, loss and batch size, each with its own seed and rates.
 
-    After any number of steps a replica equals the network that `ncfast.experiments.trainer.Trainer`
-    trains with its settings, to float32 rounding. It does not see its neighbours: on a CPU its
-    weights are bitwise the same in any company, and to float32 rounding the same alone.
+    After any number of steps a replica equals the network that a plain PyTorch loop trains with its
+    settings, to float32 rounding. It does not see its neighbours: on a CPU its weights are bitwise
+    the same in any company, and to float32 rounding the same alone.
 
     Args:
-        configs: settings of the replicas; see `program_key` for what they must share.
+        configs: settings of the replicas; `TrainConfig.program` is what they must share.
         train: the training split, on the device.
         device: where to train.
         tile: replicas computed together; None chooses for the device.
@@ -85,11 +86,11 @@ class ReplicaProgram:
         *,
         tile: int | None = None,
     ) -> None:
-        keys = {program_key(config) for config in configs}
-        if len(keys) != 1:
+        kinds = len({config.program for config in configs})
+        if kinds != 1:
             raise ValueError(
                 "Expected argument `configs` to hold at least one replica, and replicas of one "
-                f"architecture, dataset, loss and optimiser, but got {len(keys)} kinds."
+                f"architecture, dataset, loss and optimiser, but got {kinds} kinds."
             )
         self.configs = list(configs)
         parts = _tiles(len(configs), tile or (CPU_TILE if device.type == "cpu" else len(configs)))
@@ -117,7 +118,7 @@ class ReplicaProgram:
         return {name: value[row] for name, value in (*parameters, *engine.buffers().items())}
 
     def state(self, replica: int) -> dict[str, Tensor]:
-        """Everything that decides how a replica goes on, by the names of a trainer's checkpoint."""
+        """Everything that decides how a replica goes on, by the names of its checkpoint."""
         tile, row = self.place(replica)
         found = {f"model/{name}": value for name, value in self.model_state(replica).items()}
         order = tile.batches.orders[row].state_dict()
@@ -126,7 +127,12 @@ class ReplicaProgram:
         return found | {f"optimizer/{name}": value for name, value in optimizer.items()}
 
     def load(self, replica: int, state: dict[str, Tensor]) -> None:
-        """Restore what `state` gave; replicas of one tile must be at the same step."""
+        """Restore what `state` gave; replicas of one tile must be at the same step.
+
+        Raises:
+            ValueError: a tensor is missing, or its shape or dtype is another one.
+        """
+        check_fits(state, self.state(replica))
         tile, row = self.place(replica)
 
         def part(prefix: str) -> dict[str, Tensor]:
@@ -148,11 +154,3 @@ def _tiles(number: int, width: int) -> list[range]:
     if width > 1 and len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [range(parts[-2].start, number)]
     return parts
-
-
-def program_key(config: TrainConfig) -> tuple[object, ...]:
-    """What replicas of one program must share."""
-    network = ("dataset", "model", "widths", "activation", "last_activation", "patch_size")
-    updates = ("loss", "optimizer", "momentum", "batch_size", "steps")
-    shared = (getattr(config, name) for name in (*network, *updates))
-    return (*shared, config.effective_train_size)

@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 
-from ncfast.experiments import checkpoint, run_dir
+from ncfast.experiments import run_dir
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.data import ImageSet
-from ncfast.experiments.interrupt import InterruptFlag
-from ncfast.experiments.progress import Progress
-from ncfast.experiments.replicas.information import Planes
-from ncfast.experiments.replicas.measure import measure_split, measure_weights, to_numbers
-from ncfast.experiments.replicas.probe import ProbeLog
-from ncfast.experiments.replicas.program import ReplicaProgram
-from ncfast.experiments.run_dir import RunDirectoryError
-from ncfast.tracking import schedule
+from ncfast.experiments.training import checkpoint
+from ncfast.experiments.training.information import Planes
+from ncfast.experiments.training.interrupt import InterruptFlag
+from ncfast.experiments.training.measure import measure_split, measure_weights, to_numbers
+from ncfast.experiments.training.probe import ProbeLog
+from ncfast.experiments.training.program import ReplicaProgram
+from ncfast.experiments.training.progress import Progress
 from ncfast.tracking.sinks import JsonlSink
-
-
-def saved_step(config: TrainConfig) -> int:
-    """The step of a replica's checkpoint; -1 when it has not begun.
-
-    Raises:
-        RunDirectoryError: the checkpoint is damaged.
-    """
-    path = config.out / run_dir.CHECKPOINT
-    if not path.exists():
-        return -1
-    try:
-        with safe_open(path, "pt") as file:
-            return int(file.get_tensor("step"))
-    except Exception as error:
-        raise RunDirectoryError(
-            f"{path} is damaged ({type(error).__name__}: {error}). Delete the folder "
-            f"{config.out} to train that replica again."
-        ) from error
 
 
 class Group:
@@ -52,48 +30,31 @@ class Group:
         train: training split, on the device.
         test: test split, on the device.
         device: where to train.
-        probes: when to look closer at the features.
-        sigmas: noise of the information estimates.
-        samples: unseen samples that the information estimates look at.
+
+    Attributes:
+        step: updates made so far; -1 before the initialisation was measured.
     """
 
     def __init__(
-        self,
-        configs: Sequence[TrainConfig],
-        train: ImageSet,
-        test: ImageSet,
-        device: torch.device,
-        *,
-        probes: str,
-        sigmas: Sequence[float],
-        samples: int,
+        self, configs: Sequence[TrainConfig], train: ImageSet, test: ImageSet, device: torch.device
     ) -> None:
         first = configs[0]
         self._configs, self._steps = list(configs), first.steps
-        self._train_marks = schedule.parse(first.schedule, first.steps)
-        self._test_marks = schedule.parse(first.test_schedule or first.schedule, first.steps)
-        self._probe_marks = schedule.parse(probes, first.steps)
+        self._marks = first.schedules()
         self._program = ReplicaProgram(configs, train, device)
         self._splits = {"train": train, "test": test}
-        self.step = saved_step(first)
-        for config in configs:
-            run_dir.prepare(replace(config, resume=self.step >= 0))
+        self.step = checkpoint.saved_step(first.out)
         if self.step >= 0:
             self._restore()
-        planes = Planes(test, sigmas, samples)
-        self._probes = [ProbeLog(config.out, sigmas, planes) for config in configs]
+        planes = Planes(test, first.sigma, first.information)
+        self._probes = [ProbeLog(config.out, first.sigma, planes) for config in configs]
         self._logs = [JsonlSink(config.out / run_dir.METRICS_FILE) for config in configs]
+        for log in self._logs:
+            log.start(run_dir.header(train.num_classes))
 
     def _restore(self) -> None:
         for replica, config in enumerate(self._configs):
-            path = config.out / run_dir.CHECKPOINT
-            try:
-                self._program.load(replica, load_file(path))
-            except Exception as error:
-                raise RunDirectoryError(
-                    f"{path} cannot be resumed from ({type(error).__name__}: {error}). Delete the "
-                    f"folder {config.out} to train that replica again."
-                ) from error
+            checkpoint.restore(config.out, functools.partial(self._program.load, replica))
             run_dir.truncate_log(config.out, self.step)
             ProbeLog.truncate(config.out, self.step)
 
@@ -122,9 +83,9 @@ class Group:
 
     def _measure(self, progress: Progress) -> None:
         step, last = self.step, self.step == self._steps
-        probe = last or self._probe_marks(step)
-        with_test = probe or self._test_marks(step)
-        if not (with_test or self._train_marks(step)):
+        probe = last or self._marks.probe(step)
+        with_test = probe or self._marks.test(step)
+        if not (with_test or self._marks.train(step)):
             return
         records = [measure_weights(self._program, r) for r in range(len(self._configs))]
         for name in ("train", "test") if with_test else ("train",):
@@ -141,7 +102,7 @@ class Group:
     def _save(self) -> None:
         for replica, config in enumerate(self._configs):
             state = self._program.state(replica)
-            checkpoint.save_tensors(config.out / run_dir.CHECKPOINT, self.step, state)
+            checkpoint.save(config.out, self.step, state)
 
 
 def _mean(records: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -5,7 +5,7 @@ import torch
 
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.data import make_gaussians
-from ncfast.experiments.replicas import memory
+from ncfast.experiments.training import memory
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(out=Path("x"), widths=(100, 100), batch_size=50)

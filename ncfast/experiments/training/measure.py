@@ -9,16 +9,15 @@ import torch
 from torch import Tensor
 
 from ncfast.experiments.data import ImageSet
-from ncfast.experiments.losses import LOSSES
-from ncfast.experiments.replicas.program import ReplicaProgram
+from ncfast.experiments.run_dir import LOGGED
+from ncfast.experiments.training.losses import LOSSES
+from ncfast.experiments.training.program import ReplicaProgram
 from ncfast.metrics._collect import evaluate
 from ncfast.metrics._evidence import Evidence
-from ncfast.metrics.registry import CATALOGUE, METRICS
+from ncfast.metrics.registry import CATALOGUE
 from ncfast.metrics.weights import balancedness, weight_norm
 from ncfast.moments import ClassMoments, class_moments
 
-# what every log point holds beside accuracy and loss; the bound needs moments and classifier alone
-LOGGED = (*METRICS, "bound.generalization_trace")
 _ROWS = 20_000  # of features at a time, over all replicas
 
 

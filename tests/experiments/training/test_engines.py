@@ -3,11 +3,11 @@ import copy
 import pytest
 import torch
 
-from ncfast.experiments.losses import LOSSES
 from ncfast.experiments.models import CNN, MLP, ResNet18, Transformer
-from ncfast.experiments.replicas.looped import LoopedEngine
-from ncfast.experiments.replicas.mlp import MLPEngine
-from ncfast.experiments.replicas.vmapped import VmapEngine
+from ncfast.experiments.training.looped import LoopedEngine
+from ncfast.experiments.training.losses import LOSSES
+from ncfast.experiments.training.mlp import MLPEngine
+from ncfast.experiments.training.vmapped import VmapEngine
 
 NETWORKS = {
     "mlp": lambda: MLP(64, (12, 7), 10, activation="tanh"),

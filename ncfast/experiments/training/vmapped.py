@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, stack_module_state
 
-from ncfast.experiments.losses import LOSSES
+from ncfast.experiments.models import Network
+from ncfast.experiments.training.losses import LOSSES
 
 
 class VmapEngine:
@@ -23,7 +24,7 @@ class VmapEngine:
         loss: "mse" or "ce".
     """
 
-    def __init__(self, models: Sequence[nn.Module], loss: str) -> None:
+    def __init__(self, models: Sequence[Network], loss: str) -> None:
         parameters, buffers = stack_module_state(list(models))
         self.names = list(parameters)
         self.parameters = [value.detach() for value in parameters.values()]
