@@ -98,7 +98,7 @@ def test_several_runs(runs, tmp_path):
         assert claim in text
     table = (tmp_path / "new" / "curves.csv").read_text()
     assert table.splitlines()[0] == "family,quantity,step,mean,low,high"
-    assert "schedule = every:20" in table, "settings that differ tell the families apart"
+    assert "schedule = every:20" in table, "settings that differ tell the run_groups apart"
 
 
 def test_a_run_that_was_killed_is_readable(runs, tmp_path):

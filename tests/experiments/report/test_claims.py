@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ncfast.experiments.report.family import band, families
-from ncfast.experiments.report.runs import Run
+from ncfast.experiments.report.build import summarise
+from ncfast.experiments.report.claims import CONFIRMED, DENIED, OPEN, verdicts
+from ncfast.experiments.report.runs import Run, band, run_groups
 from ncfast.experiments.report.scaling import (
     balance_rate,
     decay_law,
@@ -16,8 +17,6 @@ from ncfast.experiments.report.scaling import (
     midpoint,
     time_scales,
 )
-from ncfast.experiments.report.summary import summarise
-from ncfast.experiments.report.verdicts import CONFIRMED, DENIED, OPEN, verdicts
 from ncfast.tracking.timescales import find_events
 
 STEPS = sorted({round(10 ** (k / 40)) for k in range(201)})
@@ -218,7 +217,7 @@ def test_time_scales_share_one_level():
 
 
 def test_families_and_bands():
-    found = families([*paper(), run(0.1, 7)])
+    found = run_groups([*paper(), run(0.1, 7)])
     assert [family.label for family in found] == ["λ = 0.3", "λ = 0.1", "λ = 0.03"]
     assert [len(family.runs) for family in found] == [2, 3, 2]
     shown = band(found[0], "test/accuracy")

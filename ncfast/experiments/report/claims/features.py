@@ -1,4 +1,4 @@
-"""Claims about other networks, more data, information and margins."""
+"""Claims about features: other networks, more data, information, margins, the bound."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from ncfast.experiments.report.claims.verdict import CONFIRMED, DENIED, Verdict, share, span, trend
 from ncfast.experiments.report.runs import Run, read_probes
-from ncfast.experiments.report.verdict import Verdict, share, span, trend
 from ncfast.tracking.timescales import first_lasting, series
 
 RNC1, RNC1_TEST, NC1_TEST = "train/rnc1.max", "test/rnc1.max", "test/nc1.quotient"
@@ -128,3 +128,54 @@ def _width(margins: Mapping[str, Any], split: str) -> float:
     mean = (counts * centres).sum(2) / total
     variance = (counts * np.square(centres - mean[..., None])).sum(2) / total
     return round(float((np.sqrt(variance) / np.maximum(np.abs(mean), 1e-300)).mean()), 6)
+
+
+def information_falls(runs: Sequence[Run]) -> Verdict | None:
+    """Superfluous information falls after the fit and not before it."""
+    found: list[tuple[float, float, float]] = []
+    for run in runs:
+        keys = sorted(
+            {k for r in run.records for k in r if k.startswith("test/bound.superfluous@")}
+        )
+        for key in keys[:1]:
+            steps, values = series(run.records, key)
+            fit = run.events.fit
+            if fit is not None and (steps <= fit).any() and (steps > fit).any():
+                at_fit = float(values[steps <= fit][-1])
+                found.append((float(values[0]), at_fit, float(values[-1])))
+    if not found:
+        return None
+    return share(
+        "Superfluous information (its log-det bound, unseen data) falls after the fit and not "
+        "before it.",
+        [last < 0.7 * fit and fit > 0.7 * first for first, fit, last in found],
+        f"Nats at the start {span([a for a, _, _ in found])}, at the fit "
+        f"{span([b for _, b, _ in found])}, at the end {span([c for _, _, c in found])}.",
+    )
+
+
+def bound_holds(runs: Sequence[Run]) -> Verdict | None:
+    """The generalisation bound is above the measured error."""
+    checked, broken, last = 0, 0, []
+    for run in runs:
+        for record in run.records:
+            error = record.get("test/error")
+            bounds = [
+                record[key]
+                for key in ("test/bound.generalization_trace", "test/bound.generalization")
+                if key in record and math.isfinite(record[key])
+            ]
+            if error is not None and bounds:
+                checked += 1
+                broken += min(bounds) < error - 1e-9
+        found = run.last("test/bound.generalization")
+        if found is not None and math.isfinite(found):
+            last.append(found)
+    if not checked:
+        return None
+    return Verdict(
+        "The generalisation bound is above the measured error.",
+        CONFIRMED if broken == 0 else DENIED,
+        f"At {checked - broken:,} of {checked:,} log points. The projected bound ends at "
+        f"{span(last)}, the error at {span([x for r in runs if (x := r.last('test/error'))])}.",
+    )

@@ -1,27 +1,12 @@
-"""A verdict in plain language for each claim of the paper, with its numbers."""
+"""Claims about time: grokking, weight decay, tau_1 and tau_2, early birds, balancedness."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ncfast.experiments.report.more_verdicts import (
-    collapsed_at_the_fit,
-    information_is_earlier,
-    margins_collapse,
-    more_data_is_earlier,
-    nc1_follows,
-)
-from ncfast.experiments.report.runs import Run
-from ncfast.experiments.report.scaling import (
-    balance_rate,
-    decay_law,
-    midpoint,
-    slope_text,
-    time_scales,
-)
-from ncfast.experiments.report.verdict import (
+from ncfast.experiments.report.claims.verdict import (
     CONFIRMED,
     DENIED,
     MIN_RUNS,
@@ -31,38 +16,17 @@ from ncfast.experiments.report.verdict import (
     span,
     trend,
 )
+from ncfast.experiments.report.runs import Run
+from ncfast.experiments.report.scaling import (
+    balance_rate,
+    decay_law,
+    midpoint,
+    slope_text,
+    time_scales,
+)
 from ncfast.tracking.timescales import series
 
-__all__ = ["CONFIRMED", "DENIED", "OPEN", "Verdict", "verdicts"]
-
 GROKKING_RATIO = 2.0  # generalisation at twice the step of the fit or later
-
-
-def verdicts(runs: Sequence[Run]) -> list[Verdict]:
-    """All claims that these runs can be asked about."""
-    perceptrons = [run for run in runs if run.settings["model"] == "mlp"]
-    others = [run for run in runs if run.settings["model"] != "mlp"]
-    transformers = [run for run in runs if run.settings["model"] == "transformer"]
-    asked: list[tuple[Callable[[Sequence[Run]], Verdict | None], Sequence[Run]]] = [
-        (_groks, perceptrons),
-        (_does_not_grok, others),
-        (lambda r: _falls_late(r, "train/rnc1.max", "RNC1 of the training features"), perceptrons),
-        (lambda r: _falls_late(r, "test/rnc1.max", "RNC1 of unseen features"), perceptrons),
-        (lambda r: _falls_late(r, "train/nc2.condition", "NC2, the condition number"), perceptrons),
-        (collapsed_at_the_fit, others),
-        (nc1_follows, transformers),
-        (_larger_decay_is_earlier, runs),
-        (more_data_is_earlier, runs),
-        (_tau1, runs),
-        (_tau2, runs),
-        (_information_falls, runs),
-        (information_is_earlier, runs),
-        (margins_collapse, perceptrons),
-        (_bound_holds, runs),
-        (_early_birds, perceptrons),
-        (_balance, perceptrons),
-    ]
-    return [found for function, chosen in asked if chosen and (found := function(chosen))]
 
 
 @dataclass(frozen=True)
@@ -103,7 +67,8 @@ def _grokking(runs: Sequence[Run], claim: str, wanted: bool) -> Verdict:
     )
 
 
-def _groks(runs: Sequence[Run]) -> Verdict:
+def groks(runs: Sequence[Run]) -> Verdict:
+    """It fits first and generalises much later."""
     return _grokking(
         runs,
         "It groks: at the fit the test accuracy has made less than half of its rise, and it gets "
@@ -112,7 +77,8 @@ def _groks(runs: Sequence[Run]) -> Verdict:
     )
 
 
-def _does_not_grok(runs: Sequence[Run]) -> Verdict:
+def does_not_grok(runs: Sequence[Run]) -> Verdict:
+    """The network does not grok."""
     return _grokking(
         runs,
         "This network does not grok: half of the rise of the test accuracy is made at the fit, or "
@@ -121,7 +87,7 @@ def _does_not_grok(runs: Sequence[Run]) -> Verdict:
     )
 
 
-def _falls_late(runs: Sequence[Run], key: str, what: str) -> Verdict:
+def falls_late(runs: Sequence[Run], key: str, what: str) -> Verdict:
     """Whether the fall's midpoint is nearer to the generalisation than to the fit (log axis)."""
     found = []
     for run in runs:
@@ -140,7 +106,8 @@ def _falls_late(runs: Sequence[Run], key: str, what: str) -> Verdict:
     )
 
 
-def _larger_decay_is_earlier(runs: Sequence[Run]) -> Verdict | None:
+def larger_decay_is_earlier(runs: Sequence[Run]) -> Verdict | None:
+    """Larger weight decay generalises earlier."""
     return trend(
         "Larger weight decay generalises earlier.",
         "λ",
@@ -149,7 +116,8 @@ def _larger_decay_is_earlier(runs: Sequence[Run]) -> Verdict | None:
     )
 
 
-def _tau1(runs: Sequence[Run]) -> Verdict | None:
+def tau1(runs: Sequence[Run]) -> Verdict | None:
+    """tau_1 does not depend on weight decay."""
     if len({run.settings["weight_decay"] for run in runs}) < 2:
         return None
     claim = "The time of the fit, tau_1, does not depend on weight decay."
@@ -161,7 +129,8 @@ def _tau1(runs: Sequence[Run]) -> Verdict | None:
     return Verdict(claim, outcome, f"Slope of log tau_1 against log λ: {slope_text(slope)}.")
 
 
-def _tau2(runs: Sequence[Run]) -> Verdict | None:
+def tau2(runs: Sequence[Run]) -> Verdict | None:
+    """tau_2 goes as 1 / λ."""
     if len({run.settings["weight_decay"] for run in runs}) < 2:
         return None
     claim = "The time of the collapse, tau_2, goes as 1 / λ."
@@ -180,56 +149,8 @@ def _tau2(runs: Sequence[Run]) -> Verdict | None:
     return Verdict(claim, outcome, text)
 
 
-def _information_falls(runs: Sequence[Run]) -> Verdict | None:
-    found: list[tuple[float, float, float]] = []
-    for run in runs:
-        keys = sorted(
-            {k for r in run.records for k in r if k.startswith("test/bound.superfluous@")}
-        )
-        for key in keys[:1]:
-            steps, values = series(run.records, key)
-            fit = run.events.fit
-            if fit is not None and (steps <= fit).any() and (steps > fit).any():
-                at_fit = float(values[steps <= fit][-1])
-                found.append((float(values[0]), at_fit, float(values[-1])))
-    if not found:
-        return None
-    return share(
-        "Superfluous information (its log-det bound, unseen data) falls after the fit and not "
-        "before it.",
-        [last < 0.7 * fit and fit > 0.7 * first for first, fit, last in found],
-        f"Nats at the start {span([a for a, _, _ in found])}, at the fit "
-        f"{span([b for _, b, _ in found])}, at the end {span([c for _, _, c in found])}.",
-    )
-
-
-def _bound_holds(runs: Sequence[Run]) -> Verdict | None:
-    checked, broken, last = 0, 0, []
-    for run in runs:
-        for record in run.records:
-            error = record.get("test/error")
-            bounds = [
-                record[key]
-                for key in ("test/bound.generalization_trace", "test/bound.generalization")
-                if key in record and math.isfinite(record[key])
-            ]
-            if error is not None and bounds:
-                checked += 1
-                broken += min(bounds) < error - 1e-9
-        found = run.last("test/bound.generalization")
-        if found is not None and math.isfinite(found):
-            last.append(found)
-    if not checked:
-        return None
-    return Verdict(
-        "The generalisation bound is above the measured error.",
-        CONFIRMED if broken == 0 else DENIED,
-        f"At {checked - broken:,} of {checked:,} log points. The projected bound ends at "
-        f"{span(last)}, the error at {span([x for r in runs if (x := r.last('test/error'))])}.",
-    )
-
-
-def _early_birds(runs: Sequence[Run]) -> Verdict | None:
+def early_birds(runs: Sequence[Run]) -> Verdict | None:
+    """RNC1 falls before the test accuracy has risen."""
     left = [part for run in runs if (part := _rnc1_left(run)) is not None]
     if not left:
         return None
@@ -257,7 +178,8 @@ def _rnc1_left(run: Run) -> float | None:
     return values[end] / values[start] if start < end else None
 
 
-def _balance(runs: Sequence[Run]) -> Verdict | None:
+def balance(runs: Sequence[Run]) -> Verdict | None:
+    """The balancedness gap decays as the theory says."""
     rates = [rate.mean for run in runs if (rate := balance_rate(run)) is not None]
     if not rates:
         return None
