@@ -263,6 +263,10 @@ class Tracker:
         finally:
             self._plan_next()
             self._recorder.seconds += time.perf_counter() - begin
+        self._end_snapshot(split, snapshot)
+
+    def _end_snapshot(self, split: str, snapshot: Snapshot) -> None:
+        """Merge what the ranks have found, and add it to the current step's record."""
         if snapshot.skipped:
             self._warn_once("snapshot labels", _NO_LABELS)
         if self._reduces:

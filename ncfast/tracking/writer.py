@@ -39,8 +39,9 @@ class SinkWriter:
     @property
     def name(self) -> str:
         """The sink, for messages."""
-        path = getattr(self._sink, "path", None)
-        return f"{type(self._sink).__name__}({path})" if path else type(self._sink).__name__
+        sink = getattr(self._sink, "wrapped", self._sink)
+        path = getattr(sink, "path", None)
+        return f"{type(sink).__name__}({path})" if path else type(sink).__name__
 
     def submit(self, block: Block) -> None:
         """Hand over a block; returns at once. A sink that has failed gets nothing more."""
