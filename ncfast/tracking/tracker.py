@@ -66,9 +66,10 @@ class Tracker:
             where there is a model.
         stream: what `step` measures: "batch", each batch alone; "window:100", the last 100
             batches; "ema:0.99", an exponential average; see `ncfast.tracking.stream`.
-        sinks: paths (.jsonl, .csv, .parquet), "tensorboard:DIR", "wandb:PROJECT", callables that
-            take a record, or objects with ``write`` and ``close``; see `ncfast.tracking.sinks`.
-            Each is called from a thread of its own.
+        sinks: paths (.jsonl, .csv, .parquet), "tensorboard:DIR", "wandb:PROJECT",
+            "mlflow:EXPERIMENT", "trackio:PROJECT", callables that take a record, or objects with
+            ``write`` and ``close``; see `ncfast.tracking.sinks`. Each is called from a thread of
+            its own, with the context variables of the thread that makes the tracker.
         group: "auto" or a process group merges what the ranks measured; every rank makes the same
             calls. None: each rank measures its own batches.
         start_step: the step of the state the model is in now, 0 before training.
@@ -262,6 +263,10 @@ class Tracker:
         finally:
             self._plan_next()
             self._recorder.seconds += time.perf_counter() - begin
+        self._end_snapshot(split, snapshot)
+
+    def _end_snapshot(self, split: str, snapshot: Snapshot) -> None:
+        """Merge what the ranks have found, and add it to the current step's record."""
         if snapshot.skipped:
             self._warn_once("snapshot labels", _NO_LABELS)
         if self._reduces:
