@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -87,6 +88,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "checkpoint_every", "patch_size"):
             check_positive(name, getattr(self, name))
+        check_seed(self.seed)
         if not 0 <= self.momentum < 1:
             raise ValueError(f"Expected `momentum` in [0, 1) but got {self.momentum}.")
         if not self.widths or min(self.widths) < 1:
@@ -144,6 +146,8 @@ class TrainConfig(Recipe):
         check_positive("lr", self.lr)
         check_positive("init_scale", self.init_scale)
         check_decay(self.weight_decay)
+        if self.train_size is not None:
+            check_positive("train_size", self.train_size)
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], out: Path) -> TrainConfig:
@@ -178,14 +182,20 @@ def effective_train_size(train_size: int | None, dataset: str) -> int:
 
 
 def check_positive(name: str, value: float) -> None:
-    """Raise ValueError unless ``value`` is positive."""
-    if not value > 0:
-        raise ValueError(f"Expected `{name}` to be positive but got {value}.")
+    """Raise ValueError unless ``value`` is positive and finite."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"Expected `{name}` to be positive and finite but got {value}.")
+
+
+def check_seed(value: int) -> None:
+    """Raise ValueError unless torch takes ``value`` as a seed."""
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"Expected `seed` to be an integer of 64 bits but got {value}.")
 
 
 def check_decay(value: float) -> None:
-    """Raise ValueError unless ``value`` is zero or more."""
-    if not value >= 0:
+    """Raise ValueError unless ``value`` is zero or more, and finite."""
+    if not 0 <= value < math.inf:
         raise ValueError(f"Expected `weight_decay` to be zero or more but got {value}.")
 
 

@@ -13,6 +13,7 @@ from ncfast.experiments.config import (
     TrainConfig,
     check_decay,
     check_positive,
+    check_seed,
     setting,
     stored_settings,
 )
@@ -76,6 +77,7 @@ class SweepConfig(Recipe):
         for value in self.weight_decay:
             check_decay(value)
         check_positive("seeds", self.seeds)
+        check_seed(self.seed + self.seeds)
         if self.group_size is not None:
             check_positive("group_size", self.group_size)
 
