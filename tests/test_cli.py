@@ -178,7 +178,7 @@ def test_other_programs_keep_their_ctrl_c():
 
 NUMBERS = {
     "train": "lr init-scale weight-decay momentum steps batch-size checkpoint-every patch-size "
-    "widths train-size seed",
+    "widths train-size seed sigma information",
     "sweep": "lr init-scale weight-decay momentum sigma seeds group-size information train-size "
     "seed",
     "bench": "threads seconds cases",
@@ -243,3 +243,17 @@ def test_the_help_of_bench_names_every_operation(capsys):
         cli.main(["bench", "--help"])
     words = capsys.readouterr().out.replace("│", " ").replace(",", " ").split()
     assert {*OPERATIONS} <= {word.rstrip(".") for word in words}
+
+
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_resuming_to_a_step_that_is_past(tmp_path, capsys, command):
+    """Fewer steps than were made is no continuation: it is refused, and every file stays."""
+    out = tmp_path / "run"
+    small = ["--widths", "8", "--information", "0", "--schedule", "log:3"]
+    assert cli.main([command, "--out", str(out), "--steps", "12", *small]) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert cli.main([command, "--out", str(out), "--resume", "--steps", "5"]) == 1
+    said = capsys.readouterr().err
+    assert "is at step 12, past --steps 5. Nothing was changed." in said
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before

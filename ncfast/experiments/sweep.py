@@ -14,7 +14,7 @@ from ncfast.experiments import run_dir, sweep_file
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.sweep_config import SweepConfig
 from ncfast.experiments.trainer import load_splits, pick_device
-from ncfast.experiments.training.checkpoint import saved_step
+from ncfast.experiments.training.checkpoint import check_not_past, saved_step
 from ncfast.experiments.training.group import Group
 from ncfast.experiments.training.interrupt import InterruptFlag
 from ncfast.experiments.training.memory import group_size, split_evenly
@@ -83,6 +83,9 @@ def sweep(config: SweepConfig) -> SweepOutcome:
     device = rank.device(config.device)
     replicas = config.replicas()
     config.schedules()  # a bad one must not leave a directory behind
+    if config.resume:
+        for replica in replicas.values():
+            check_not_past(replica.out, replica.steps)
     if rank.index == 0:
         sweep_file.prepare(config, list(replicas))
     else:

@@ -9,6 +9,7 @@ import torch
 from ncfast.experiments import run_dir
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.data import ImageSet, load
+from ncfast.experiments.training.checkpoint import check_not_past
 from ncfast.experiments.training.group import Group
 from ncfast.experiments.training.interrupt import InterruptFlag
 
@@ -72,6 +73,8 @@ def train(config: TrainConfig) -> Outcome:
     """
     device = pick_device(config.device)
     config.schedules()  # a bad one must not leave a directory behind
+    if config.resume:
+        check_not_past(config.out, config.steps)
     splits = load_splits(config, device)
     run_dir.prepare(config)
     group = Group([config], *splits, device)

@@ -53,6 +53,20 @@ def saved_step(out: Path) -> int:
     return restore(out, None)
 
 
+def check_not_past(out: Path, steps: int) -> None:
+    """Check that a run to be resumed has not gone beyond ``steps``.
+
+    Raises:
+        RunDirectoryError: it has; or its checkpoint cannot be used.
+    """
+    saved = saved_step(out)
+    if saved > steps:
+        raise RunDirectoryError(
+            f"The run in {out} is at step {saved}, past --steps {steps}. Nothing was changed. Pass "
+            "more steps, or start another run in another directory."
+        )
+
+
 def restore(out: Path, load: Callable[[dict[str, Tensor]], object] | None) -> int:
     """Pass the tensors of a run's checkpoint to ``load``, and return its step.
 
