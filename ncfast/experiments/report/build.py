@@ -90,7 +90,7 @@ def _shared(runs: Sequence[Run], shown: Run) -> list[Drawing]:
         draw(grids.BOUNDS, members) if _bounded(runs) else None,
         draw(grids.information(runs), members),
         draw_plane(members),
-        draw(grids.WEIGHTS, members),
+        draw(grids.weights(runs), members),
         probe_figures.margins(shown),
         probe_figures.components(shown),
     ]

@@ -176,24 +176,29 @@ BOUNDS = Grid(
         ),
     ),
 )
-WEIGHTS = Grid(
-    "weights",
-    "Weights",
-    "Global L2 norm of all parameters, and how far the last two layers are from balanced: "
-    "norm(W_L^T W_L - W_{L-1} W_{L-1}^T), absolute, and relative to the sum of their norms.",
+_NORM = Panel("norm", "weight norm", (Curve("weight.norm", "norm", ERROR),), log=True)
+_BALANCE = Panel(
+    "balancedness",
+    "balancedness",
     (
-        Panel("norm", "weight norm", (Curve("weight.norm", "norm", ERROR),), log=True),
-        Panel(
-            "balancedness",
-            "balancedness",
-            (
-                Curve("balancedness", "relative", TRAIN),
-                Curve("balancedness.absolute", "absolute", TRACE),
-            ),
-            log=True,
-        ),
+        Curve("balancedness", "relative", TRAIN),
+        Curve("balancedness.absolute", "absolute", TRACE),
     ),
+    log=True,
 )
+
+
+def weights(runs: Iterable[Run]) -> Grid:
+    """The norm of the weights, and how balanced the last two layers are where that is logged."""
+    balance = any("balancedness" in record for run in runs for record in run.records)
+    caption = "Global L2 norm of all parameters"
+    if not balance:
+        return Grid("weights", "Weights", f"{caption}.", (_NORM,))
+    about = (
+        ", and how far the last two layers are from balanced: "
+        "norm(W_L^T W_L - W_{L-1} W_{L-1}^T), absolute, and relative to the sum of their norms."
+    )
+    return Grid("weights", "Weights", caption + about, (_NORM, _BALANCE))
 
 
 def information(runs: Iterable[Run]) -> Grid:

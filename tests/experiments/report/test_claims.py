@@ -185,6 +185,15 @@ def test_a_broken_bound_is_found():
     assert found["The generalisation bound is above the measured error."].outcome == DENIED
 
 
+def test_a_bound_above_one_confirms_nothing():
+    """No error is above one: 8.6 above 0.87 is no evidence."""
+    found = outcomes([run(0.1, 0, bound=20)])[
+        "The generalisation bound is above the measured error."
+    ]
+    assert found.outcome == OPEN
+    assert "at 0 of them it is below one" in found.numbers
+
+
 def test_runs_that_stop_early_tell_nothing():
     found = outcomes([run(d, 0, ends=50) for d in (0.3, 0.1)])
     for claim in ("It groks", "The time of the fit", "The time of the collapse"):
