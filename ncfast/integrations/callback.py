@@ -71,6 +71,11 @@ class Measuring:
         if self.tracker is not None:
             self.tracker.close()
 
+    def _forget(self) -> None:
+        """Forget the features of a batch that no optimiser step follows."""
+        if self.tracker is not None and self.tracker._capture is not None:
+            self.tracker._capture.take()
+
     def _say(self, about: str, message: str) -> None:
         if about not in self._said:
             self._said.add(about)

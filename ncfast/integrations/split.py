@@ -48,7 +48,9 @@ class Split(Snapshot):
             logits: (N, K), for the accuracy; anything else gives none.
         """
         found, wrong = self._capture.take()
-        size = len(labels) if isinstance(labels, Tensor) and labels.ndim else 0
+        size = next(
+            (len(x) for x in (labels, *found.values()) if isinstance(x, Tensor) and x.ndim), 0
+        )
         rows = own_rows(self._loader, self._number, self._seen, size)
         self._number, self._seen, self._count = (
             self._number + 1,
