@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from ncfast.tracking.sinks import Record, as_sink
+from ncfast.tracking.sinks import Record, as_sink, listed
 from ncfast.tracking.tracker import Tracker
 
 Method = TypeVar("Method", bound=Callable[..., None])
@@ -32,7 +32,7 @@ class Measuring:
         self.tracker = None
         self._running = False
         self._options = {"group": "auto", **options}
-        self._sinks = [_kept(sink) for sink in sinks]
+        self._sinks = [_kept(sink) for sink in listed(sinks)]
         self._said: set[str] = set()
         self._end: weakref.finalize[[Sequence[Any]], Any] | None = None
 
