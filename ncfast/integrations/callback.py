@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from ncfast.tracking.sinks import Record, as_sink
+from ncfast.tracking.sinks import Record, as_sink, listed
 from ncfast.tracking.tracker import Tracker
 
 Method = TypeVar("Method", bound=Callable[..., None])
@@ -32,9 +32,10 @@ class Measuring:
         self.tracker = None
         self._running = False
         self._options = {"group": "auto", **options}
-        self._sinks = [_kept(sink) for sink in sinks]
+        self._sinks = [_kept(sink) for sink in listed(sinks)]
         self._said: set[str] = set()
-        self._end: weakref.finalize[[Sequence[Any]], Any] | None = None
+        self._trackers: list[Tracker] = []  # the current one
+        self._end: weakref.finalize[[list[Tracker], Sequence[Any]], Any] | None = None
 
     def close(self) -> None:
         """Close the sinks that were passed as objects; the end of the process does it too.
@@ -58,11 +59,12 @@ class Measuring:
         self._said.clear()
         sinks = self._sinks if writes else []
         if self._end is None:  # made in the process that writes
-            self._end = weakref.finalize(self, _close, sinks)
+            self._end = weakref.finalize(self, _close, self._trackers, sinks)
         for sink in sinks:
             if isinstance(sink, KeptOpen):
                 sink.open()
         self.tracker = Tracker(model, sinks=sinks, start_step=step, **self._options)
+        self._trackers[:] = [self.tracker]
         self._running = True
 
     def _stop(self) -> None:
@@ -70,6 +72,11 @@ class Measuring:
         self._running = False
         if self.tracker is not None:
             self.tracker.close()
+
+    def _forget(self) -> None:
+        """Forget the features of a batch that no optimiser step follows."""
+        if self.tracker is not None and self.tracker._capture is not None:
+            self.tracker._capture.take()
 
     def _say(self, about: str, message: str) -> None:
         if about not in self._said:
@@ -138,7 +145,9 @@ def _kept(sink: Any) -> Any:
     return sink if isinstance(sink, (str, os.PathLike)) else KeptOpen(sink)
 
 
-def _close(sinks: Sequence[Any]) -> None:
+def _close(trackers: Sequence[Tracker], sinks: Sequence[Any]) -> None:
+    for tracker in trackers:  # what it holds goes to the sinks first
+        tracker.close()
     for sink in sinks:
         if isinstance(sink, KeptOpen):
             sink.finish()

@@ -88,6 +88,13 @@ class CollapseCallback(Measuring, TrainerCallback):
             self._labels = labels.detach() if isinstance(labels, Tensor) else None
 
     @harmless
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Forget a part of an accumulated gradient."""
+        self._forget()
+
+    @harmless
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:

@@ -85,7 +85,10 @@ class CollapseCallback(Measuring, Callback):
     ) -> None:
         """Measure the batch if an optimiser has stepped."""
         tracker = self.tracker
-        if tracker is None or not self._running or trainer.global_step == tracker.current_step:
+        if tracker is None or not self._running:
+            return
+        if trainer.global_step == tracker.current_step:  # a part of an accumulated gradient
+            self._forget()
             return
         # several optimisers count as several steps
         while tracker.current_step < trainer.global_step - 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,8 +48,11 @@ class Split(Snapshot):
             labels: (N,) integer class indices; None where the caller has said why there are none.
             logits: (N, K), for the accuracy; anything else gives none.
         """
+        start = time.perf_counter()
         found, wrong = self._capture.take()
-        size = len(labels) if isinstance(labels, Tensor) and labels.ndim else 0
+        size = next(
+            (len(x) for x in (labels, *found.values()) if isinstance(x, Tensor) and x.ndim), 0
+        )
         rows = own_rows(self._loader, self._number, self._seen, size)
         self._number, self._seen, self._count = (
             self._number + 1,
@@ -67,6 +71,7 @@ class Split(Snapshot):
             right = self._right(logits[:rows].detach(), labels[:rows])
             self._sums["accuracy"] = right + self._sums.get("accuracy", 0.0)
             self._scored += rows
+        self._tracker._recorder.seconds += time.perf_counter() - start
 
     def end(self, name: str) -> None:
         """Add the split to the current step's record, as ``name/...``."""

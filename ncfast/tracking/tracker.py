@@ -29,7 +29,7 @@ from ncfast.tracking.reduction import LOCAL, Ranks, as_group
 from ncfast.tracking.ring import MomentsRing
 from ncfast.tracking.schedule import Schedule, as_schedule
 from ncfast.tracking.selection import WEIGHT_NORM, choose
-from ncfast.tracking.sinks import Record, Sink, as_sink
+from ncfast.tracking.sinks import Record, Sink, as_sink, listed
 from ncfast.tracking.snapshot import Batches, LossFunction, Snapshot
 from ncfast.tracking.stream import parse as parse_stream
 from ncfast.tracking.tapped import capture_of
@@ -136,7 +136,7 @@ class Tracker:
             ids,
             num_classes,
             self._stream,
-            sinks=[as_sink(sink) for sink in sinks],
+            sinks=[as_sink(sink) for sink in listed(sinks)],
             header=header,
             flush_seconds=flush_seconds,
             sink_timeout=sink_timeout,

@@ -250,13 +250,18 @@ def worker(rank, world, port, folder):
     callback = CollapseCallback(num_classes=3, metrics="rnc1", sinks=[f"{folder}/metrics.jsonl"])
     torch.manual_seed(0)
     options = {"per_device_train_batch_size": 5, "ddp_backend": "gloo", "num_train_epochs": 1}
-    sets = {"a": rows(30, seed=1), "b": rows(17, seed=2)}  # 7 + 7 | 7 + 7 | 2: padded
+    sets = {"a": rows(30, seed=1), "b": rows(17, seed=2)}  # 7 + 7 | 2 + 1: the second is padded
+    sets["c"] = rows(28)
+    sets["c"][-1]["labels"] = torch.tensor(-100)  # on rank 1 alone
     model, _ = train(callback, Path(folder), eval_dataset=sets, **options)
     torch.save(model.state_dict(), f"{folder}/{rank}.pt")
 
 
 def test_two_processes_measure_together(tmp_path):
-    """Samples that accelerate repeats to fill the last batches count once."""
+    """Samples that accelerate repeats to fill the last batches count once.
+
+    A label of -100 on one rank makes its set NaN on all, ends no training and keeps nobody waiting.
+    """
     run_ranks(worker, 2, str(tmp_path))
     records = list(read_records(tmp_path / "metrics.jsonl"))
     assert [record["step"] for record in records] == [1, 2, 3, 4]
@@ -269,3 +274,4 @@ def test_two_processes_measure_together(tmp_path):
         x, y = (torch.stack([row[key] for row in split]) for key in ("x", "labels"))
         accuracy = (model(x=x).logits.argmax(1) == y).double().mean().item()
         assert records[-1][f"eval_{name}/accuracy"] == pytest.approx(accuracy)
+    assert math.isnan(records[-1]["eval_c/rnc1.max"])

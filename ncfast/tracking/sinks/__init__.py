@@ -8,7 +8,7 @@ from ncfast.tracking.sinks.jsonl import JsonlSink
 from ncfast.tracking.sinks.mlflow import MlflowSink
 from ncfast.tracking.sinks.parquet import ParquetSink
 from ncfast.tracking.sinks.protocol import CallableSink, Header, Record, Records, Sink
-from ncfast.tracking.sinks.registry import as_sink, read_records
+from ncfast.tracking.sinks.registry import as_sink, listed, read_records
 from ncfast.tracking.sinks.tensorboard import TensorBoardSink
 from ncfast.tracking.sinks.trackio import TrackioSink
 from ncfast.tracking.sinks.wandb import WandbSink
@@ -27,5 +27,6 @@ __all__ = [
     "TrackioSink",
     "WandbSink",
     "as_sink",
+    "listed",
     "read_records",
 ]

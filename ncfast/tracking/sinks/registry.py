@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from ncfast.tracking.sinks.csv import CsvSink, read_csv
 from ncfast.tracking.sinks.jsonl import JsonlSink, read_jsonl
@@ -70,6 +71,12 @@ def as_sink(sink: Sink | str | os.PathLike[str] | Callable[..., object]) -> Sink
         "Expected a sink to be a path, a callable or an object with write and close but got "
         f"{type(sink).__name__}."
     )
+
+
+def listed(sinks: Any) -> list[Any]:
+    """What was passed as ``sinks=``, as a list; a single path, name, function or sink is one."""
+    single = isinstance(sinks, (str, os.PathLike, Sink)) or callable(sinks)
+    return [sinks] if single else list(sinks)
 
 
 def _of_name(text: str) -> Sink | None:

@@ -2,7 +2,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+import ncfast
 from ncfast.tracking.sinks import (
     CallableSink,
     CsvSink,
@@ -154,3 +156,13 @@ def test_a_function_with_a_step_gets_it_there():
 def test_logs_that_cannot_be_read(path):
     with pytest.raises(ValueError, match="got"):
         read_records(path)
+
+
+@pytest.mark.parametrize("kind", [str, Path, JsonlSink])
+def test_a_single_sink_needs_no_list(tmp_path, kind):
+    """``sinks="a.jsonl"`` is one file, and not one for each letter."""
+    path = tmp_path / "a.jsonl"
+    with ncfast.Tracker(num_classes=2, metrics="rnc1", sinks=kind(path)) as tracker:
+        tracker.step(feats=torch.randn(8, 4), labels=torch.arange(8) % 2)
+    assert [record["step"] for record in read_records(path)] == [1]
+    assert {p.name for p in tmp_path.iterdir()} <= {"a.jsonl", "a.header.json"}
