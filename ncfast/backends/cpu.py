@@ -99,7 +99,8 @@ def projected_ss(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor) 
 def _readable(feats: Tensor, labels: Tensor) -> bool:
     # a wrapper around other tensors has no memory of its own: its address is 0
     adjacent = feats.stride(1) == 1 or feats.shape[1] == 1
-    return adjacent and feats.data_ptr() != 0 and labels.data_ptr() != 0
+    negated = feats.is_neg() or labels.is_neg()
+    return adjacent and not negated and feats.data_ptr() != 0 and labels.data_ptr() != 0
 
 
 def _with_code(labels: Tensor) -> tuple[Tensor, int]:

@@ -99,7 +99,7 @@ def same_class(labels: Tensor | None, x: Tensor, name: str = "x") -> Tensor | No
             "For one-hot rows use labels.argmax(1)."
         )
     _same_rows(labels, x, "labels", name)
-    return labels.to(torch.int64)
+    return labels.to(torch.int64).resolve_neg()
 
 
 def radii(r: Tensor, x: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def radii(r: Tensor, x: Tensor) -> Tensor:
             f"Expected argument `radii` to hold distances but row {row} holds nan. "
             "Leave such rows out."
         )
-    return r.to(torch.float64)
+    return r.to(torch.float64).resolve_neg()
 
 
 def one_of(value: str, name: str, allowed: tuple[str, ...]) -> None:
