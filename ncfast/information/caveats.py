@@ -19,7 +19,7 @@ def psi(numbers: Tensor) -> Tensor:
 
 def digamma(number: float) -> float:
     """The digamma function of one number."""
-    return float(psi(torch.tensor(number)))
+    return float(psi(torch.tensor(number, dtype=torch.float64, device="cpu")))
 
 
 def duplicates(found: int, samples: int) -> list[str]:
@@ -84,10 +84,10 @@ def gaussian_bias(samples: int, k: int, dim: int) -> float:
     """
     from scipy.special import betaincinv, chndtrix, gammaincinv  # lazy: importing ncfast is quick
 
-    middle = (torch.arange(32, dtype=torch.float64) + 0.5).numpy() / 32
+    middle = (torch.arange(32, dtype=torch.float64, device="cpu") + 0.5).numpy() / 32
     centres = 2 * gammaincinv(dim / 2, middle)
     masses = betaincinv(k, samples - k, middle)
-    squares = torch.as_tensor(chndtrix(masses[None, :], dim, centres[:, None]))
+    squares = torch.from_numpy(chndtrix(masses[None, :], dim, centres[:, None]))
     ball = dim / 2 * math.log(math.pi) - math.lgamma(dim / 2 + 1)
     found = digamma(samples) - digamma(k) + ball + dim / 2 * float(squares.log().mean())
     return found - dim / 2 * math.log(2 * math.pi * math.e)

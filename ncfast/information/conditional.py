@@ -74,7 +74,7 @@ def conditional_mutual_information(
     blocks = [as_samples(name, value) for name, value in (("x", x), ("y", y), ("z", z))]
     check_same(x=blocks[0], y=blocks[1], z=blocks[2])
     count = len(blocks[0])
-    check_k(k, count)
+    k = check_k(k, count)
     doubts = [
         text for name, rows in zip("xyz", blocks, strict=True) for text in caveats.atoms(name, rows)
     ]

@@ -85,9 +85,9 @@ def entropy(
     """
     check_choice("metric", metric, ("l2", "linf"))
     rows = as_samples("x", x)
-    check_k(k, len(rows))
+    k = check_k(k, len(rows))
     rows, _, repeats = resolve(rows, duplicates, generator)
-    check_k(k, len(rows))
+    k = check_k(k, len(rows))
     found = measure(rows, k, metric, stderr, backend, repeats)
     return announce(found)
 

@@ -39,7 +39,7 @@ def subsampled_stderr(
         The standard error; NaN when not even two subsets are large enough, or a term is infinite.
     """
     generator = private_generator(torch.device("cpu"))
-    order = torch.randperm(samples, generator=generator).to(device)
+    order = torch.randperm(samples, generator=generator, device="cpu").to(device)
     total, freedom = 0.0, 0
     for parts in PARTS:
         used = min(samples, max(LIMIT, PARTS[-1] * smallest)) // parts * parts

@@ -155,10 +155,10 @@ def mutual_information(
     check_same(x=first, y=second)
     check_choice("method", method, tuple(ESTIMATORS))
     check_choice("metric", metric, ("l2max", "linf"))
-    check_k(k, len(first))
+    k = check_k(k, len(first))
     doubts = caveats.atoms("x", first) + caveats.atoms("y", second) if method != "mixed" else []
     first, second, repeats = _resolve_pair(first, second, duplicates, generator)
-    check_k(k, len(first))
+    k = check_k(k, len(first))
     blocks = (transform(first, preprocess), transform(second, preprocess))
     if method != "mixed":
         doubts += caveats.duplicates(repeats, len(first))

@@ -15,6 +15,7 @@ Preprocess = Literal["standardize", "rank"] | None
 
 def standardize(rows: Tensor) -> Tensor:
     """(N, d), each column with mean zero and standard deviation one; constant ones zero."""
+    rows = in_range(rows, dim=0)
     centred = rows - rows.mean(0)
     # a constant column leaves rounding of its mean behind, which must not be blown up
     noise = 8 * torch.finfo(rows.dtype).eps * rows.abs().amax(0)
@@ -54,6 +55,17 @@ def by_class(function: Callable[[Tensor], Tensor], rows: Tensor, classes: Tensor
     out = torch.empty_like(rows)
     out[order] = torch.cat(parts)
     return out
+
+
+def in_range(rows: Tensor, dim: int | None = None) -> Tensor:
+    """Rows (or with `dim=0` columns) over a power of two near the largest size: nothing rounds.
+
+    Squares and their products stay in the range of float64, whatever the unit.
+    """
+    largest = rows.abs().amax() if dim is None else rows.abs().amax(dim)
+    exponent = torch.where(largest > 0, torch.frexp(largest)[1] - 1, 0)
+    half = exponent // 2  # in two steps: the power itself may lie outside the range
+    return torch.ldexp(torch.ldexp(rows, -half), half - exponent)
 
 
 def power_of_two(rows: Tensor) -> Tensor:

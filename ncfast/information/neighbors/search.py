@@ -54,7 +54,7 @@ def knn(
     _check.points(x)
     _check.one_of(metric, "metric", ("l2", "linf"))
     labels = _check.same_class(labels, x)
-    _check.neighbours_wanted(k, x, labels)
+    k = _check.neighbours_wanted(k, x, labels)
     name, engine = dispatch.engine(backend, _group(x, labels), x.shape[1], x.device, "knn", metric)
     distances, indices, certified = engine.knn(x.resolve_neg(), k, metric, labels)
     return Neighbors(distances, indices, name, certified)
@@ -105,7 +105,7 @@ def joint_radii_and_counts(
     _check.one_of(metric, "metric", ("l2max", "linf"))
     first = blocks[0]
     labels = _check.same_class(labels, first, "blocks[0]")
-    _check.neighbours_wanted(k, first, labels)
+    k = _check.neighbours_wanted(k, first, labels)
     columns = sum(block.shape[1] for block in blocks)
     name, engine = dispatch.engine(
         backend, _group(first, labels), columns, first.device, "joint", metric
