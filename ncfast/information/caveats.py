@@ -43,9 +43,33 @@ def atoms(name: str, rows: Tensor) -> list[str]:
             f"{found} of {rows.shape[1]} columns of `{name}` hold repeated values (atoms, such as "
             "ReLU zeros), which the estimator takes for a density."
         )
-    if bool(constant.any()):
-        texts.append(f"{int(constant.sum())} columns of `{name}` are constant.")
-    return texts
+    return texts + constants(name, rows)
+
+
+def constants(name: str, rows: Tensor) -> list[str]:
+    """Columns without a second value."""
+    found = int((rows == rows[0]).all(0).sum())
+    return [f"{found} columns of `{name}` are constant."] if found else []
+
+
+def coincident(found: int, samples: int, k: int) -> list[str]:
+    """Rows without a distance to their k-th neighbour."""
+    if not found:
+        return []
+    return [
+        f"{found} of {samples} rows occur more than k = {k} times: their distance to the k-th "
+        "neighbour is 0, which says nothing about information. Pass method='auto'."
+    ]
+
+
+def copies(found: int, samples: int) -> list[str]:
+    """Whole rows that repeat although their parts hardly do."""
+    if not found > samples / 20:
+        return []
+    return [
+        f"{found} of {samples} rows are copies of another one in all arguments at once. If samples "
+        "were stored twice, the estimate is too large: pass duplicates='drop'."
+    ]
 
 
 def ceiling(value: float, samples: int, k: int) -> list[str]:
@@ -63,14 +87,16 @@ def not_finite(value: float) -> list[str]:
     """A value without meaning, because a density was taken where there is none."""
     if math.isfinite(value):
         return []
-    return ["Not finite: rows coincide with k others in one of the spaces. Try method='mixed'."]
+    return ["Not finite: rows coincide with k others in one of the spaces. Try method='auto'."]
 
 
-def no_stderr(stderr: float) -> list[str]:
+def no_stderr(stderr: float, samples: int, k: int) -> list[str]:
     """A standard error that was asked for and could not be had."""
     if not math.isnan(stderr):
         return []
-    return ["No standard error: the samples do not make two subsets with finite estimates."]
+    if samples < 5 * k:
+        return [f"No standard error: N = {samples} samples are fewer than 5 k = {5 * k}."]
+    return ["No standard error: the estimate without some of the rows is not finite."]
 
 
 @lru_cache(maxsize=1024)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from ncfast.information import caveats
 from ncfast.information.caveats import psi
 from ncfast.information.duplicates import Duplicates, resolve
-from ncfast.information.errors import subsampled_stderr
+from ncfast.information.errors import jackknife_stderr
 from ncfast.information.estimate import Estimate, announce
 from ncfast.information.neighbors import Neighbors, knn
 from ncfast.information.preprocess import power_of_two
@@ -86,15 +87,17 @@ def entropy(
     check_choice("metric", metric, ("l2", "linf"))
     rows = as_samples("x", x)
     check_k(k, len(rows))
-    rows, _, repeats = resolve(rows, duplicates, generator)
+    total = len(rows)
+    rows, repeats = resolve(rows, duplicates, generator)
     check_k(k, len(rows))
-    found = measure(rows, k, metric, stderr, backend, repeats)
+    found = measure(rows, k, metric, stderr, backend)
+    doubts = (*caveats.duplicates(repeats, total), *found.warnings)
+    details = {**found.details, "duplicates": float(repeats)}
+    found = replace(found, warnings=doubts, details=details)
     return announce(found)
 
 
-def measure(
-    rows: Tensor, k: int, metric: Norm, stderr: bool, backend: str, repeats: int = 0
-) -> Estimate:
+def measure(rows: Tensor, k: int, metric: Norm, stderr: bool, backend: str) -> Estimate:
     """`entropy` of rows that have been checked, without raising its warnings."""
     count, dim = rows.shape
     scale = power_of_two(rows)
@@ -107,16 +110,16 @@ def measure(
         return Estimate(-math.inf, math.nan, count, k, "kl", (dim,), warnings=tuple(doubts))
     found = knn(rows, k, metric=metric, backend=backend)
 
-    def local(index: Tensor, groups: Tensor) -> Tensor:
+    def at(index: Tensor) -> float:
         part = rows[index]
-        near = knn(part, k, metric=metric, labels=groups, backend=backend)
-        return kl_terms(part, k, groups, metric, near)
+        near = knn(part, k, metric=metric, backend=backend)
+        return float(kl_terms(part, k, None, metric, near).mean())
 
     value = float(kl_terms(rows, k, None, metric, found).mean()) + offset
-    error = subsampled_stderr(local, count, k + 1, rows.device) if stderr else math.nan
+    error = jackknife_stderr(at, count, k) if stderr else math.nan
     bias = caveats.gaussian_bias(count, k, dim)
-    doubts += caveats.duplicates(repeats, count) + caveats.dimension(count, k, dim)
-    doubts += caveats.no_stderr(error) if stderr else []
+    doubts += caveats.dimension(count, k, dim)
+    doubts += caveats.no_stderr(error, count, k) if stderr else []
     return Estimate(
         value,
         error,
@@ -126,5 +129,5 @@ def measure(
         (dim,),
         found.backend,
         tuple(doubts),
-        {"gaussian_bias": bias, "duplicates": float(repeats)},
+        {"gaussian_bias": bias},
     )

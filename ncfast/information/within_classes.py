@@ -13,9 +13,8 @@ from torch import Tensor
 from ncfast.information import caveats
 from ncfast.information.duplicates import private_generator
 from ncfast.information.entropy import Norm, kl_terms
-from ncfast.information.errors import subsampled_stderr
+from ncfast.information.errors import LIMIT, PLENTY, jackknife_stderr
 from ncfast.information.estimate import Estimate
-from ncfast.information.label_information import cells
 from ncfast.information.mutual_information import (
     ESTIMATORS,
     Blocks,
@@ -114,15 +113,12 @@ def channel_terms(
 ESTIMATORS_INSIDE = {"channel": channel_terms, **ESTIMATORS}
 
 
-def _terms(
-    blocks: Blocks, classes: Tensor, groups: Tensor | None, options: Options
-) -> tuple[Tensor, str]:
+def _terms(blocks: Blocks, classes: Tensor, options: Options) -> tuple[Tensor, str]:
     """(N,) terms inside each class; NaN in a class of at most k members."""
-    cell = cells(classes, groups)
-    kept = torch.bincount(cell)[cell] > options.k
+    kept = torch.bincount(classes)[classes] > options.k
     out = torch.full_like(blocks[0][:, 0], torch.nan)
     part = [block[kept] for block in blocks]
-    inside = torch.unique(cell[kept], return_inverse=True)[1]
+    inside = torch.unique(classes[kept], return_inverse=True)[1]
     out[kept], engine = ESTIMATORS_INSIDE[options.method](
         part, options.k, inside, options.metric, options.backend
     )
@@ -136,17 +132,16 @@ def measure(aligned: Aligned, noise: Tensor, sigma: float, options: Options) -> 
     counts = torch.bincount(classes)
     usable = counts > k
 
-    def local(index: Tensor, groups: Tensor) -> Tensor:
-        part = [block[index] for block in blocks]
-        return _terms(part, classes[index], groups, options)[0]
+    def at(index: Tensor) -> float:
+        part = [_inside(block[index], classes[index], options) for block in blocks]
+        return float(_terms(part, classes[index], options)[0].nanmean())
 
-    terms, engine = _terms(blocks, classes, None, options)
+    terms, engine = _terms(blocks, classes, options)
     value = float(terms.nanmean())
-    smallest = 2 * (k + 1) * len(counts)
-    error = math.nan
-    if options.stderr:
-        error = subsampled_stderr(local, len(classes), smallest, classes.device)
     kept = usable[classes]
+    error = math.nan
+    if options.stderr and int(kept.sum()) >= PLENTY * k * int(usable.sum()):
+        error = jackknife_stderr(at, len(classes), k, max(LIMIT, 2 * PLENTY * k * len(counts)))
     details = {"sigma": sigma, "norm_max": aligned.norm_max, **aligned.explained}
     details |= _bounds(aligned, sigma)
     if options.method != "channel":
@@ -162,8 +157,14 @@ def _blocks(aligned: Aligned, noise: Tensor, sigma: float, options: Options) -> 
     if options.method == "channel":
         return (aligned.code / scale + noise, noise)
     noisy = aligned.code + scale * noise
-    noisy = by_class(lambda part: transform(part, options.preprocess), noisy, aligned.classes)
-    return (noisy, aligned.inputs)
+    return (_inside(noisy, aligned.classes, options), aligned.inputs)
+
+
+def _inside(rows: Tensor, classes: Tensor, options: Options) -> Tensor:
+    """The columns transformed inside each class; again for a subset of rows that were."""
+    if options.method == "channel":
+        return rows
+    return by_class(lambda part: transform(part, options.preprocess), rows, classes)
 
 
 def _bounds(aligned: Aligned, sigma: float) -> dict[str, float]:
@@ -184,7 +185,7 @@ def _doubts(
         texts += caveats.ceiling(value, typical, options.k)
         texts += caveats.missed(value, error, details["gaussian"])
     texts += caveats.not_finite(value)
-    texts += caveats.no_stderr(error) if options.stderr else []
+    texts += caveats.no_stderr(error, typical, options.k) if options.stderr else []
     if len(usable) < len(counts):
         texts.append(
             f"{len(counts) - len(usable)} classes with at most k = {options.k} members were left "
