@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -16,7 +18,13 @@ from ncfast.information.entropy import Norm, group_sizes
 from ncfast.information.errors import LIMIT, jackknife_stderr
 from ncfast.information.estimate import Estimate, announce
 from ncfast.information.neighbors import knn, range_count
-from ncfast.information.preprocess import Preprocess, power_of_two, transform
+from ncfast.information.preprocess import (
+    Preprocess,
+    power_of_two,
+    standard_deviations,
+    standardize,
+    transform,
+)
 from ncfast.information.samples import (
     Array,
     as_classes,
@@ -25,8 +33,10 @@ from ncfast.information.samples import (
     check_k,
     check_same,
 )
+from ncfast.information.signals import label_signal
 
 Method = Literal["ross", "entropies"]
+Again = Callable[[Tensor, Tensor], float]
 
 
 def label_terms(
@@ -107,7 +117,10 @@ def label_information(
         `Estimate`; `details["label_entropy"]` is H(Y), which the true value cannot exceed. It
         warns of classes with a single member, which are left out; of classes too small for k; of
         a single class, where the value is zero; of rows that coincide with k of their class, which
-        are counted as atoms ("entropies": the value is NaN or infinite).
+        are counted as atoms ("entropies": the value is NaN or infinite); of a column that spreads
+        more than 100 times as far as the median one, where standardized columns give more; and,
+        unless `stderr=False`, where three linear directions, fitted on the other half of the rows,
+        tell more than all columns.
 
     Raises:
         TypeError, ValueError: wrong types or shapes, lengths that differ, NaN, k not in 1..N-1, no
@@ -130,7 +143,24 @@ def label_information(
     found = measure(
         rows, classes, k, method, metric, preprocess, stderr=stderr, backend=backend, clip=clip
     )
-    return announce(found)
+
+    def again(rows: Tensor, classes: Tensor) -> float:
+        return float(label_terms(rows, classes, k, method, metric, backend)[0].nanmean())
+
+    doubts = _hidden(found, rows, classes, again)
+    if stderr:
+        directions = label_signal(rows, classes, again)
+        doubts += caveats.missed_directions(found.value, found.stderr, directions)
+    return announce(replace(found, warnings=(*found.warnings, *doubts)))
+
+
+def _hidden(found: Estimate, rows: Tensor, classes: Tensor, again: Again) -> list[str]:
+    spread = standard_deviations(rows)
+    times = float(spread.max() / spread[spread > 0].median()) if bool(spread.any()) else 1.0
+    if not times > caveats.WIDE:
+        return []
+    standardized = again(standardize(rows), classes)
+    return caveats.hidden_columns(found.value, found.stderr, standardized, times)
 
 
 def measure(

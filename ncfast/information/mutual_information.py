@@ -9,15 +9,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ncfast.information import caveats
+from ncfast.information import caveats, signals
 from ncfast.information.caveats import psi
 from ncfast.information.duplicates import PairDuplicates, multiplicity, resolve_blocks
 from ncfast.information.entropy import Norm, group_sizes, kl_terms
 from ncfast.information.errors import jackknife_stderr
 from ncfast.information.estimate import Estimate, announce
-from ncfast.information.gaussian import canonical_information
 from ncfast.information.neighbors import joint_radii_and_counts, knn, range_count
-from ncfast.information.preprocess import Preprocess, normal_scores, transform
+from ncfast.information.preprocess import Preprocess, common_unit, transform
 from ncfast.information.samples import Array, as_samples, check_choice, check_k, check_same
 from ncfast.information.ties import Found, Sample, by_point, copied, counted_sample
 
@@ -119,7 +118,7 @@ def mutual_information(
     k: int = 5,
     method: AnyMethod = "auto",
     metric: JointNorm = "l2max",
-    preprocess: Preprocess = "standardize",
+    preprocess: Preprocess | Literal["auto"] = "auto",
     duplicates: PairDuplicates = "auto",
     stderr: bool = True,
     backend: str = "auto",
@@ -140,12 +139,14 @@ def mutual_information(
             "kl" is h(X) + h(Y) - h(X, Y), whose biases do not cancel: it can be nats below zero.
         metric: joint distance, the maximum over the two blocks of their Euclidean ("l2max") or
             maximum norm ("linf") distances. For "kl", the norm of all three spaces.
-        preprocess: "standardize" each column, which makes the estimate independent of units;
-            "rank", normal scores of each column, against heavy tails; None takes rows as they are.
+        preprocess: "rank", normal scores of each column, which heavy tails and monotone
+            transformations leave as they are (equal values share their mean rank); "standardize"
+            each column, the better choice for clusters; None takes rows as they are. "auto" is
+            "rank", and "standardize" for "kl", because the entropy of evenly spread ranks is off.
         duplicates: rows equal in x and y. "auto" leaves them to the method; "warn" does so with a
             warning; "drop" keeps the first of equal rows; "jitter" adds noise of 1e-10 standard
             deviations to all columns first; "error" refuses equal rows.
-        stderr: False saves the standard error.
+        stderr: False saves the standard error, and of the comparisons below all but the first.
         backend: see `ncfast.information.neighbors.knn`.
         generator: for the noise of "auto" and "jitter", on the device of `x`; None takes a private
             one with a fixed seed.
@@ -153,9 +154,11 @@ def mutual_information(
     Returns:
         `Estimate`; its `method` says whether "auto" used neighbours ("ksg"), multiplicities
         ("counts") or both ("ksg+counts"). It warns near the ceiling psi(N) - psi(k), of constant
-        columns, of equal values where the method takes them for a density, and
-        where Gaussians with the same canonical correlations of normal scores share more than the
-        estimate (`details["gaussian"]`, NaN with fewer than ten samples a column).
+        columns, of equal values where the method takes them for a density, and where it is less
+        than Gaussians with the same canonical correlations of normal scores share
+        (`details["gaussian"]`), less than the distances of x and y from their centres share
+        (`details["radii"]`, `["squares"]`), or changes at four times the neighbours
+        (`details["wider"]`). At most 10,000 rows are looked at for that.
 
     Raises:
         TypeError, ValueError: wrong types or shapes, lengths that differ, NaN, k not in 1..N-1, an
@@ -181,7 +184,11 @@ def mutual_information(
     raw, repeats = resolve_blocks(list(given.values()), duplicates, generator)
     doubts += caveats.duplicates(repeats, count)
     check_k(k, len(raw[0]))
+    if preprocess == "auto":
+        preprocess = "standardize" if method == "kl" else "rank"
     blocks = [transform(rows, preprocess) for rows in raw]
+    if preprocess is None:
+        blocks = common_unit(blocks)
     if method == "auto":
         sample = counted_sample(raw, blocks, preprocess, generator)
     else:
@@ -224,8 +231,8 @@ def measure(
     blocks = sample.blocks
     count = len(blocks[0])
 
-    def at(rows: Tensor) -> float:
-        return float(terms_at(sample, rows, k, method, metric, backend).terms.mean())
+    def at(rows: Tensor, neighbours: int = k) -> float:
+        return float(terms_at(sample, rows, neighbours, method, metric, backend).terms.mean())
 
     if known is None:
         found = terms_at(sample, None, k, method, metric, backend)
@@ -233,10 +240,11 @@ def measure(
         found = Found(*three_entropy_terms(blocks, k, None, metric, backend, known), method)
     value = float(found.terms.mean())
     error = jackknife_stderr(at, count, k) if stderr else math.nan
-    compare = compare and sample.cells is None  # the mean rank of equal values is no Gaussian
-    gaussian = reference(blocks[0], blocks[1]) if compare else math.nan
+    details = {"gaussian": math.nan}
+    if compare:
+        details = signals.pair_signals(blocks, at if stderr else None, k, backend)
     doubts = [*doubts, *tie_doubts(sample, found.method, value, k)]
-    doubts += caveats.missed(value, error, gaussian) if compare else []
+    doubts += signals.doubts(value, error, count, k, details)
     doubts += caveats.not_finite(value)
     doubts += caveats.no_stderr(error, count, k) if stderr else []
     dims = tuple(block.shape[1] for block in blocks)
@@ -249,7 +257,7 @@ def measure(
         dims,
         found.backend,
         tuple(doubts),
-        {"gaussian": gaussian},
+        details,
     )
 
 
@@ -264,14 +272,3 @@ def tie_doubts(sample: Sample, method: str, value: float, k: int) -> list[str]:
     if sample.cells is not None:
         doubts += caveats.copies(copied(sample.cells, k), count)
     return doubts
-
-
-def reference(x: Tensor, y: Tensor) -> float:
-    """Gaussian information of the blocks' normal scores, NaN with too few samples for it.
-
-    With Gaussian columns, of all pairs with the same correlation a Gaussian pair shares least: of
-    one column a side this is a lower bound, but not of clusters in several.
-    """
-    if len(x) < 10 * (x.shape[1] + y.shape[1]):
-        return math.nan
-    return canonical_information(normal_scores(x), normal_scores(y))

@@ -167,9 +167,12 @@ class InformationPlane:
         superfluous = measure_superfluous(
             aligned, self._noise(aligned.code), self.sigma, self.options
         )
-        by_labels = self._labels(rows, by_label, scale)
+        by_labels, by_inputs = (
+            replace(found, warnings=(*aligned.doubts, *found.warnings))
+            for found in (self._labels(rows, by_label, scale), self._inputs(rows, overall, scale))
+        )
         point = PlanePoint(
-            _chain(self._inputs(rows, overall, scale), by_labels, superfluous),
+            _chain(by_inputs, by_labels, superfluous),
             by_labels,
             superfluous,
             self.sigma,

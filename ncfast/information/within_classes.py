@@ -20,7 +20,6 @@ from ncfast.information.mutual_information import (
     Blocks,
     JointNorm,
     Method,
-    reference,
 )
 from ncfast.information.neighbors import knn
 from ncfast.information.preprocess import Preprocess, by_class, transform
@@ -29,6 +28,7 @@ from ncfast.information.samples import (
     check_choice,
     check_k,
 )
+from ncfast.information.signals import pair_signals
 from ncfast.metrics.bounds import superfluous_information_bound
 
 Estimator = Literal["channel"] | Method
@@ -56,6 +56,7 @@ class Aligned:
     classes: Tensor
     norm_max: float
     explained: Mapping[str, float]
+    doubts: tuple[str, ...] = ()
 
 
 def check_sigma(sigma: float) -> None:
@@ -85,14 +86,16 @@ def align(
 ) -> Aligned:
     """The features beside an input code that is there already."""
     found = principal(feats, dim, classes)
-    norm = float(torch.linalg.vector_norm(feats, dim=1).max())
+    norms = torch.linalg.vector_norm(feats, dim=1)
+    norm = float(norms.max())
     if norm == 0:
         raise ValueError(
             "Expected argument `feats` to have a row that is not zero but all are. The noise is "
             "relative to the largest row norm: look at the layer, it is dead."
         )
     shares = {"explained_feats": found.explained, "explained_inputs": explained}
-    return Aligned(feats, feats @ found.axes, code, classes, norm, shares)
+    doubts = tuple(caveats.outlying(norms))
+    return Aligned(feats, feats @ found.axes, code, classes, norm, shares, doubts)
 
 
 def channel_terms(
@@ -145,8 +148,8 @@ def measure(aligned: Aligned, noise: Tensor, sigma: float, options: Options) -> 
     details = {"sigma": sigma, "norm_max": aligned.norm_max, **aligned.explained}
     details |= _bounds(aligned, sigma)
     if options.method != "channel":
-        details["gaussian"] = reference(blocks[0][kept], blocks[1][kept])
-    doubts = _doubts(value, error, counts, options, details)
+        details |= pair_signals([block[kept] for block in blocks], None, k, options.backend)
+    doubts = [*aligned.doubts, *_doubts(value, error, counts, options, details)]
     dims = (aligned.code.shape[1], aligned.inputs.shape[1])
     method = f"superfluous-{options.method}"
     return Estimate(value, error, int(kept.sum()), k, method, dims, engine, tuple(doubts), details)
