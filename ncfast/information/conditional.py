@@ -14,7 +14,7 @@ from ncfast.information.caveats import psi
 from ncfast.information.duplicates import PairDuplicates, resolve_blocks
 from ncfast.information.errors import jackknife_stderr
 from ncfast.information.estimate import Estimate, announce
-from ncfast.information.mutual_information import tie_doubts
+from ncfast.information.mutual_information import counts_of_ties, tie_doubts
 from ncfast.information.neighbors import knn, range_count
 from ncfast.information.preprocess import Preprocess, common_unit, transform
 from ncfast.information.samples import Array, as_samples, check_choice, check_k, check_same
@@ -30,8 +30,7 @@ def conditional_terms(
 
     All distances are maximum norms, so that a distance in (x, z) is one of a space too. The k - 1
     nearer neighbours always count, see `ksg_terms`. `mixed`: where several rows are at the distance
-    of the k-th, psi(K) + psi(n_z) - psi(n_xz) - psi(n_yz), K and n the other rows at most as far
-    (Mesner & Shalizi 2021, arXiv 1912.03387).
+    of the k-th, psi(K) + psi(n_z) - psi(n_xz) - psi(n_yz), see `mixed_terms`.
     """
     x, y, z = blocks
     spaces = [torch.cat(parts, 1) for parts in ((z,), (x, z), (y, z), (x, y, z))]
@@ -42,16 +41,11 @@ def conditional_terms(
         return range_count(rows, radius, metric="linf", strict=strict, backend=backend)
 
     nearer = [inside(rows, True).clamp(min=k - 1) + 1 for rows in spaces[:3]]
-    equal = torch.full_like(nearer[0], k)
+    joint = torch.full_like(nearer[0], k)
     if mixed:
-        within = [inside(rows, False) for rows in spaces]
-        # without ties one row at most is at the distance in any of the spaces
-        tied = within[3] > k
-        for w, n in zip(within, nearer, strict=False):
-            tied = tied | (w > n)
-        equal = torch.where(tied, within[3], equal)
-        nearer = [torch.where(tied, w, n) for w, n in zip(within, nearer, strict=False)]
-    terms = psi(equal) + psi(nearer[0]) - (psi(nearer[1]) + psi(nearer[2]))
+        within = [inside(rows, False) for rows in (spaces[3], *spaces[:3])]
+        joint, nearer = counts_of_ties(k, radius, nearer, within)
+    terms = psi(joint) + psi(nearer[0]) - (psi(nearer[1]) + psi(nearer[2]))
     return terms, found.backend
 
 

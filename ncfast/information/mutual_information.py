@@ -59,9 +59,9 @@ def mixed_terms(
     """KSG where one row is at the distance of the k-th neighbour, counts of all rows elsewhere.
 
     psi(K) + psi(N) - psi(n_x) - psi(n_y), K and n the other rows at most as far as the k-th
-    neighbour, in the joint space and in each block (Mesner & Shalizi 2021, arXiv 1912.03387; at
-    radius 0 the rule of Gao, Kannan, Oh & Viswanath 2017, arXiv 1709.06212). They use it for all
-    rows; here a row without ties keeps KSG's term, which is nearer to the truth.
+    neighbour, in the joint space and in each block (Mesner & Shalizi 2021, arXiv 1912.03387). They
+    count so for all rows; here a row without ties keeps KSG's term, which is nearer to the truth.
+    At distance 0 the row itself counts too (Gao, Kannan, Oh & Viswanath 2017, arXiv 1709.06212).
     """
     norm: Norm = "linf" if metric == "linf" else "l2"
     found = joint_radii_and_counts(blocks, k, metric=metric, labels=groups, backend=backend)
@@ -69,14 +69,32 @@ def mixed_terms(
         range_count(block, found.radii, metric=norm, strict=False, labels=groups, backend=backend)
         for block in blocks
     ]
-    nearer = [count.clamp(min=k - 1) for count in found.counts]
-    tied = (found.ties > k) | (sum(within) - sum(nearer) > 1)
-    terms = psi(torch.where(tied, found.ties, k)) + psi(group_sizes(groups, blocks[0]))
-    margins = [
-        psi(torch.where(tied, inside, strict + 1))
-        for inside, strict in zip(within, nearer, strict=True)
+    nearer = [count.clamp(min=k - 1) + 1 for count in found.counts]
+    joint, margins = counts_of_ties(k, found.radii, nearer, (found.ties, *within))
+    terms = psi(joint) + psi(group_sizes(groups, blocks[0]))
+    return terms - sum(psi(count) for count in margins), found.backend
+
+
+def counts_of_ties(
+    k: int, radii: Tensor, nearer: Sequence[Tensor], within: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """The k and n + 1 of KSG where no rows tie, elsewhere all rows at most as far.
+
+    Args:
+        k: neighbours.
+        radii: (N,) distance of the k-th.
+        nearer: (N,) each, rows strictly nearer in every space, and one.
+        within: (N,) each, other rows at most as far: in the joint space, then in those of `nearer`.
+    """
+    tied = within[0] > k
+    for most, strict in zip(within[1:], nearer, strict=True):
+        tied = tied | (most > strict)  # without ties one row at most is at the distance
+    alone = (radii == 0).to(torch.int64)  # the row itself
+    counts = [
+        torch.where(tied, most + alone, strict)
+        for most, strict in zip(within[1:], nearer, strict=True)
     ]
-    return terms - sum(margins), found.backend
+    return torch.where(tied, within[0] + alone, k), counts
 
 
 def three_entropy_terms(

@@ -6,10 +6,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from tied_values import PAIRS, TRIPLES, die, gaussians, relu, rounded
 from truths import gaussian_pair, normal
 
 import ncfast
+from ncfast.benchmarks.tied_information import PAIRS, TRIPLES, die, gaussians, relu, rounded
 from ncfast.information.ties import counted_sample
 
 QUICK = {"stderr": False}
