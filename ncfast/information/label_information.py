@@ -36,6 +36,7 @@ from ncfast.information.samples import (
 from ncfast.information.signals import label_signal
 
 Method = Literal["ross", "entropies"]
+MEMBERS = 5  # samples a class on average below which the standard error is far too large
 Again = Callable[[Tensor, Tensor], float]
 
 
@@ -197,10 +198,12 @@ def measure(
     if clip:
         value = min(max(value, 0.0), limit)
     most = max(LIMIT, 4 * k * len(counts))  # rows of each class must remain
-    error = jackknife_stderr(at, len(rows), k, most) if stderr else math.nan
+    error = math.nan
+    if stderr and len(rows) >= MEMBERS * len(counts):
+        error = jackknife_stderr(at, len(rows), k, most)
     doubts = _doubts(counts, k) + _spot(rows, classes, k, method)
     doubts += caveats.not_finite(value)
-    doubts += caveats.no_stderr(error, len(rows), k) if stderr else []
+    doubts += _no_stderr(error, len(rows), len(counts), k) if stderr else []
     return Estimate(
         value,
         error,
@@ -212,6 +215,15 @@ def measure(
         tuple(doubts),
         {"label_entropy": limit, "dropped": float(len(rows) - kept)},
     )
+
+
+def _no_stderr(error: float, samples: int, classes: int, k: int) -> list[str]:
+    if samples >= MEMBERS * classes:
+        return caveats.no_stderr(error, samples, k)
+    return [
+        f"No standard error: {samples} samples of {classes} classes are fewer than {MEMBERS} a "
+        "class."
+    ]
 
 
 def _doubts(counts: Tensor, k: int) -> list[str]:

@@ -119,6 +119,12 @@ def test_too_few_samples_give_nan_and_a_warning(name):
     assert math.isfinite(found.value)
 
 
+def test_too_few_members_a_class_give_nan_and_a_warning():
+    with pytest.warns(ncfast.EstimateWarning, match="60 samples of 20 classes are fewer than 5 a"):
+        found = ncfast.label_information(normal(60, 1), torch.arange(60) % 20)
+    assert math.isnan(found.stderr)
+
+
 def test_equal_estimates_have_no_error_but_others_have_a_least_one():
     assert jackknife_stderr(lambda rows: 1.0, 100, 5) == 0
     tiny = jackknife_stderr(lambda rows: 1e-9 * float(rows[0]), 100, 5)
