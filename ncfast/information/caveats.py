@@ -87,7 +87,8 @@ def ceiling(value: float, samples: int, k: int) -> list[str]:
         return []
     return [
         f"{value:.2f} nats is more than half of psi(N) - psi(k) = {top:.2f}, the most that "
-        f"{samples} samples and k = {k} can show: the true value may be much larger. Use more samples."
+        f"{samples} samples and k = {k} can show: the true value may be much larger. Use more "
+        "samples."
     ]
 
 
