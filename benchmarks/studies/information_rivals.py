@@ -31,7 +31,7 @@ def pair(rng, rho, count=2000):
 
 
 def gaussian(rho, pairs=1):
-    return -pairs / 2 * math.log(1 - rho**2)
+    return abs(pairs / 2 * math.log(1 - rho**2))
 
 
 def entropy_of(shares):
