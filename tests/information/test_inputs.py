@@ -1,5 +1,7 @@
 """Every estimator meets wrong input with an error that names the argument and the remedy."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -186,3 +188,13 @@ def test_preprocessing():
     assert torch.allclose(inside[::2], standardize(rows[::2]))
     assert float(torch.log2(power_of_two(rows))) % 1 == 0
     assert float(power_of_two(torch.ones(3, 1).double())) == 1
+
+
+def test_bits():
+    found = ncfast.mutual_information(torch.arange(40) % 2, torch.arange(40) % 2)
+    bits = found.in_bits()
+    assert (bits.value, bits.unit) == (pytest.approx(found.value / math.log(2)), "bits")
+    assert bits.stderr == pytest.approx(found.stderr / math.log(2))
+    assert bits.in_bits() is bits
+    assert str(bits).endswith(" bits")
+    assert str(found).endswith(" nats")
