@@ -1,5 +1,9 @@
 """Fast, trustworthy metrics for neural collapse, grokking and the information bottleneck."""
 
+# isort: off
+from ncfast import _interrupt  # noqa: F401  before torch, which takes a second
+
+# isort: on
 from importlib.metadata import version
 
 from ncfast.backends import LabelPlan, backends, plan
@@ -7,16 +11,19 @@ from ncfast.information import (
     Estimate,
     EstimateWarning,
     InformationPlane,
+    PermutationTest,
     PlanePoint,
     cka,
     conditional_mutual_information,
     discrete_mutual_information,
     entropy,
+    information_correlation,
     information_plane,
     label_information,
     mutual_information,
     nhsic,
     noise_sensitivity,
+    permutation_test,
     superfluous_information,
 )
 from ncfast.metrics import (
@@ -49,6 +56,7 @@ __all__ = [
     "EstimateWarning",
     "InformationPlane",
     "LabelPlan",
+    "PermutationTest",
     "PlanePoint",
     "Tracker",
     "backends",
@@ -63,6 +71,7 @@ __all__ = [
     "discrete_mutual_information",
     "entropy",
     "generalization_bound",
+    "information_correlation",
     "information_plane",
     "label_information",
     "margin_histograms",
@@ -74,6 +83,7 @@ __all__ = [
     "nc5",
     "nhsic",
     "noise_sensitivity",
+    "permutation_test",
     "plan",
     "realised_gap",
     "rnc1",

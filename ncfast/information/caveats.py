@@ -27,7 +27,7 @@ def psi(numbers: Tensor) -> Tensor:
 
 def digamma(number: float) -> float:
     """The digamma function of one number."""
-    return float(psi(torch.tensor(number, device="cpu")))
+    return float(psi(torch.tensor(number, dtype=torch.float64, device="cpu")))
 
 
 def duplicates(found: int, samples: int) -> list[str]:
@@ -145,7 +145,7 @@ def gaussian_log_radius(samples: int, k: int, dim: int) -> float:
     middle = (torch.arange(32, dtype=torch.float64, device="cpu") + 0.5).numpy() / 32
     centres = 2 * gammaincinv(dim / 2, middle)
     masses = betaincinv(k, samples - k, middle)
-    squares = torch.as_tensor(chndtrix(masses[None, :], dim, centres[:, None]))
+    squares = torch.from_numpy(chndtrix(masses[None, :], dim, centres[:, None]))
     return 0.5 * float(squares.log().mean())
 
 

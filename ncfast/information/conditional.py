@@ -103,13 +103,13 @@ def conditional_mutual_information(
     check_same(**given)
     check_choice("method", method, ("ksg", "mixed", "auto"))
     count = len(given["x"])
-    check_k(k, count)
+    k = check_k(k, count)
     name_doubts = caveats.atoms if method == "ksg" else caveats.constants
     doubts = [text for name, rows in given.items() for text in name_doubts(name, rows)]
     raw, repeats = resolve_blocks(list(given.values()), duplicates, generator)
     doubts += caveats.duplicates(repeats, count)
     count = len(raw[0])
-    check_k(k, count)
+    k = check_k(k, count)
     blocks = [transform(rows, preprocess) for rows in raw]
     if preprocess is None:
         blocks = common_unit(blocks)

@@ -34,7 +34,7 @@ def row_codes(rows: Tensor) -> Tensor:
     bits = (rows + 0.0).view(torch.int64)  # adding zero makes -0.0 the same as 0.0
     low, high = -(1 << 62), 1 << 62
     generator = private_generator(torch.device("cpu"))
-    weights = torch.randint(low, high, (rows.shape[1],), generator=generator) | 1
+    weights = torch.randint(low, high, (rows.shape[1],), generator=generator, device="cpu") | 1
     mixed = bits ^ (bits >> 29)  # the low bits of round numbers are all zero
     return (mixed * weights.to(rows.device)).sum(1)
 

@@ -88,10 +88,10 @@ def entropy(
     """
     check_choice("metric", metric, ("l2", "linf"))
     rows = as_samples("x", x)
-    check_k(k, len(rows))
+    k = check_k(k, len(rows))
     total = len(rows)
     rows, repeats = resolve(rows, duplicates, generator)
-    check_k(k, len(rows))
+    k = check_k(k, len(rows))
     found = measure(rows, k, metric, stderr, backend, resolution(x))
     doubts = (*caveats.duplicates(repeats, total), *found.warnings)
     details = {**found.details, "duplicates": float(repeats)}

@@ -138,7 +138,7 @@ def label_information(
     check_choice("metric", metric, ("l2", "linf"))
     rows, classes = as_samples("z", z), as_classes("labels", labels)
     check_same(z=rows, labels=classes)
-    check_k(k, len(rows))
+    k = check_k(k, len(rows))
     rows = transform(rows, preprocess)
     rows = rows / power_of_two(rows)
     found = measure(

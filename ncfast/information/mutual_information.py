@@ -195,13 +195,13 @@ def mutual_information(
     check_choice("method", method, (*ESTIMATORS, "auto"))
     check_choice("metric", metric, ("l2max", "linf"))
     count = len(given["x"])
-    check_k(k, count)
+    k = check_k(k, count)
     handled = method in ("auto", "mixed")
     name_doubts = caveats.constants if handled else caveats.atoms
     doubts = [text for name, rows in given.items() for text in name_doubts(name, rows)]
     raw, repeats = resolve_blocks(list(given.values()), duplicates, generator)
     doubts += caveats.duplicates(repeats, count)
-    check_k(k, len(raw[0]))
+    k = check_k(k, len(raw[0]))
     if preprocess == "auto":
         preprocess = "standardize" if method == "kl" else "rank"
     blocks = [transform(rows, preprocess) for rows in raw]

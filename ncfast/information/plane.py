@@ -19,7 +19,14 @@ from ncfast.information.mutual_information import measure as measure_inputs
 from ncfast.information.neighbors import knn
 from ncfast.information.preprocess import Preprocess, power_of_two, transform
 from ncfast.information.reduction import Projection, principal
-from ncfast.information.samples import Array, as_classes, as_samples, check_choice, check_same
+from ncfast.information.samples import (
+    Array,
+    as_classes,
+    as_integer,
+    as_samples,
+    check_choice,
+    check_same,
+)
 from ncfast.information.ties import Sample
 from ncfast.information.within_classes import (
     ESTIMATORS_INSIDE,
@@ -129,6 +136,7 @@ class InformationPlane:
         check_same(inputs=rows, labels=self.classes)
         check_choice("method", method, tuple(ESTIMATORS_INSIDE))
         self.method = method
+        k = as_integer("k", k)
         self.options = Options(k, superfluous_method, metric, preprocess, stderr, backend)
         check_options(self.classes, self.options, dim)
         self.dim, self.sigma, self.seed = dim, sigma, seed

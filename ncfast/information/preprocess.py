@@ -14,11 +14,8 @@ Preprocess = Literal["standardize", "rank"] | None
 
 
 def standardize(rows: Tensor) -> Tensor:
-    """(N, d), each column with mean zero and standard deviation one; constant ones zero.
-
-    Columns are divided by their largest size first, so that no square leaves the range of float64.
-    """
-    rows = rows / _size(rows)
+    """(N, d), each column with mean zero and standard deviation one; constant ones zero."""
+    rows = in_range(rows, dim=0)
     spread = standard_deviations(rows)
     return torch.where(spread > 0, (rows - rows.mean(0)) / spread, 0.0)
 
@@ -29,13 +26,6 @@ def standard_deviations(rows: Tensor) -> Tensor:
     noise = 8 * torch.finfo(rows.dtype).eps * rows.abs().amax(0)
     spread = (rows - rows.mean(0)).square().mean(0).sqrt()
     return torch.where(spread > noise, spread, 0.0)
-
-
-def _size(rows: Tensor) -> Tensor:
-    """(d,) powers of two near the largest size of each column; dividing by them rounds nothing."""
-    largest = rows.abs().amax(0)
-    exponent = torch.frexp(largest)[1].clamp(-1021, 1023)
-    return torch.ldexp(torch.ones_like(largest), torch.where(largest > 0, exponent, 0))
 
 
 def normal_scores(rows: Tensor) -> Tensor:
@@ -83,6 +73,17 @@ def by_class(function: Callable[[Tensor], Tensor], rows: Tensor, classes: Tensor
     out = torch.empty_like(rows)
     out[order] = torch.cat(parts)
     return out
+
+
+def in_range(rows: Tensor, dim: int | None = None) -> Tensor:
+    """Rows (or with `dim=0` columns) over a power of two near the largest size: nothing rounds.
+
+    Squares and their products stay in the range of float64, whatever the unit.
+    """
+    largest = rows.abs().amax() if dim is None else rows.abs().amax(dim)
+    exponent = torch.where(largest > 0, torch.frexp(largest)[1] - 1, 0)
+    half = exponent // 2  # in two steps: the power itself may lie outside the range
+    return torch.ldexp(torch.ldexp(rows, -half), half - exponent)
 
 
 def power_of_two(rows: Tensor) -> Tensor:

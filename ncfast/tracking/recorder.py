@@ -16,7 +16,7 @@ from ncfast.backends.states import Layout
 from ncfast.tracking.block import Block, LogPoint, Table
 from ncfast.tracking.evaluation import evaluate_states
 from ncfast.tracking.norms import NormColumn
-from ncfast.tracking.reduction import Reduce
+from ncfast.tracking.reduction import LOCAL, Batches, Ranks, in_words
 from ncfast.tracking.ring import MomentsRing
 from ncfast.tracking.sinks import Sink
 from ncfast.tracking.stream import Stream
@@ -41,7 +41,8 @@ class Recorder:
         sink_timeout: seconds that a call of a sink may take.
         on_sink_error: "warn" once and go on without the sink, or "raise".
         log_cost: whether the last record of a block holds `COST`.
-        reduce: merges moments over all ranks, or None.
+        ranks: merge what is measured with the others, or None.
+        start_step: of the first block.
     """
 
     def __init__(
@@ -56,21 +57,23 @@ class Recorder:
         sink_timeout: float,
         on_sink_error: Literal["warn", "raise"],
         log_cost: bool,
-        reduce: Reduce | None,
+        ranks: Ranks | None,
+        start_step: int = 0,
     ) -> None:
         self.point: LogPoint | None = None  # of the current step
         self.seconds = 0.0
         self.busy = False  # a record is half made
-        self.alone = False  # an exception has parted this rank from the others
         self.norms = NormColumn()
         self._ids, self._num_classes, self._stream = ids, num_classes, stream
         self._writers = [SinkWriter(sink, header, sink_timeout) for sink in sinks]
         self._raise = on_sink_error == "raise"
-        self._log_cost, self._reduce = log_cost, reduce
+        self._log_cost, self._ranks = log_cost, ranks
         self._flush_seconds = flush_seconds
         self.deadline = self._next_deadline()  # when a block is sent even if it is short
         self._points: list[LogPoint] = []
         self._rings: list[MomentsRing] = []
+        self._span = _POINTS  # steps of a block, where ranks reduce
+        self.until = self._end_of_block(start_step)
         self._numbers: dict[tuple[str, int, torch.device], int] = {}
         self._process = os.getpid()
         self._closed = False
@@ -101,17 +104,31 @@ class Recorder:
             self.point = LogPoint(step)
         return self.point
 
-    def commit(self) -> None:
-        """Close the record of the current step; send a block if it is time."""
+    def commit(self, step: int) -> None:
+        """Close the record of the current step, ``step``; send a block if it is time."""
         self.close_point()
-        late = time.perf_counter() >= self.deadline
-        full = len(self._points) >= _POINTS or self.norms.full
+        late = time.perf_counter() >= self.deadline or step >= self.until
+        # what one rank alone logs must not end its block before those of the others
+        full = self.norms.full or (self._ranks is None and len(self._points) >= _POINTS)
         if late or full or any(ring.full for ring in self._rings):
-            self.send()  # renews the deadline, also of nothing
+            self.send(step)  # renews the deadline, also of nothing
+            if self._ranks is not None:
+                self._ranks.warn(stacklevel=6)
 
-    def send(self) -> None:
-        """Evaluate what has been measured and hand it to the writers; does not wait for them."""
-        self.deadline = self._next_deadline()
+    def leave(self) -> None:
+        """Merge nothing with the other ranks from now on."""
+        if self._ranks is not None:
+            self._ranks.alone = True
+
+    def send(self, step: int = 0) -> None:
+        """Evaluate what has been measured and hand it to the writers; does not wait for them.
+
+        Ranks that reduce meet here, also those with nothing.
+
+        Args:
+            step: the current one, after which the next block begins.
+        """
+        self.deadline, self.until = self._next_deadline(), self._end_of_block(step)
         self.close_point()
         points, self._points = self._points, []
         filled, norms = self._filled(), self.norms.take()
@@ -121,6 +138,7 @@ class Recorder:
             return
         lists = [*(ring.steps for ring in filled), *(table.steps for table in norms)]
         if not (points or lists):
+            self._merged([], [], ())
             return
         last = max([*(steps[-1] for steps in lists), *(point.step for point in points[-1:])])
         tables: list[Table] = []
@@ -130,9 +148,9 @@ class Recorder:
             self._submit(points, [*tables, *norms], last)
         self._report()
 
-    def flush(self) -> None:
+    def flush(self, step: int = 0) -> None:
         """`send`, and wait until the sinks have it."""
-        self.send()
+        self.send(step)
         if os.getpid() == self._process:
             for writer in self._writers:
                 writer.wait()
@@ -141,13 +159,12 @@ class Recorder:
     def close(self) -> None:
         """Flush and close the sinks. Calling it again does nothing.
 
-        When `alone`, what other ranks would have to reduce is not written.
+        What the other ranks were not met for holds what this rank has measured alone.
         """
         if self._closed or os.getpid() != self._process:
             return
         self._closed = True
-        if self.alone and self._reduce is not None:
-            self._rings.clear()
+        self.leave()
         try:
             self.send()
         finally:
@@ -168,14 +185,14 @@ class Recorder:
     def _new_ring(self, prefix: str, dim: int, device: torch.device) -> int:
         layout = Layout(self._num_classes, dim)
         self._rings.append(MomentsRing(prefix, self._ids, layout, device, self._stream))
+        self._span = min(self._span, self._rings[-1].capacity)
         return len(self._rings) - 1
 
     def _evaluate(self, filled: list[MomentsRing]) -> list[Table]:
         """Results of the rings; those whose states have the same layout in one call."""
         steps, states = zip(*(ring.take() for ring in filled), strict=True) if filled else ((), ())
         taken = [(ring.layout, part) for ring, part in zip(filled, states, strict=True)]
-        if self._reduce is not None:
-            taken = self._reduce(taken)
+        taken, local = self._merged(filled, taken, steps)
         if not self._writers:
             return []
         groups: dict[tuple[Layout, torch.device], list[tuple[int, Tensor]]] = {}
@@ -188,7 +205,21 @@ class Recorder:
             joined = parts[0] if len(parts) == 1 else torch.cat(parts)
             found = evaluate_states(joined, layout, self._ids).split([len(part) for part in parts])
             values.update(zip((number for number, _ in members), found, strict=True))
-        return [Table(ring.keys, steps[i], values[i]) for i, ring in enumerate(filled)]
+        return [*(Table(ring.keys, steps[i], values[i]) for i, ring in enumerate(filled)), *local]
+
+    def _merged(
+        self, rings: list[MomentsRing], batches: Batches, steps: Sequence[list[int]]
+    ) -> tuple[Batches, list[Table]]:
+        """The batches over all ranks; or as they are, and a table that says so."""
+        if self._ranks is None:
+            return batches, []
+        said = [f"{in_words(of)} of {ring.prefix}" for ring, of in zip(rings, steps, strict=True)]
+        merged = self._ranks.batches(batches, "; ".join(said) or in_words(()))
+        if merged is not None:
+            return merged, []
+        marked = sorted({step for of in steps for step in of})
+        ones = torch.ones(len(marked), 1, dtype=torch.float64, device="cpu")
+        return batches, [Table([LOCAL], marked, ones)] if marked else []
 
     def _filled(self) -> list[MomentsRing]:
         return [ring for ring in self._rings if ring.steps]
@@ -201,7 +232,10 @@ class Recorder:
 
     def _next_deadline(self) -> float:
         # ranks must reduce at the same steps, so that the clock has no say
-        return math.inf if self._reduce is not None else time.perf_counter() + self._flush_seconds
+        return math.inf if self._ranks is not None else time.perf_counter() + self._flush_seconds
+
+    def _end_of_block(self, step: int) -> float:
+        return math.inf if self._ranks is None else step + self._span
 
     def _report(self) -> None:
         """Say once which sink has failed, and let go of it."""

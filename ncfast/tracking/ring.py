@@ -42,7 +42,7 @@ class MomentsRing:
         device: torch.device,
         stream: Stream,
     ) -> None:
-        self.layout, self.device = layout, device
+        self.prefix, self.layout, self.device = prefix, layout, device
         self.keys = [f"{prefix}/{id_}" for id_ in ids]
         self.capacity = max(1, min(_ROWS, _BYTES // (8 * layout.size)))
         self.steps: list[int] = []  # one for each full row

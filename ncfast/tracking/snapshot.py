@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from ncfast.moments import ClassMoments, class_moments
 from ncfast.tracking.capture import FeatureCapture
 from ncfast.tracking.isolation import undisturbed
 from ncfast.tracking.layers import model_device
-from ncfast.tracking.reduction import reduce_moments, reduce_sums
+from ncfast.tracking.reduction import Ranks
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -62,16 +61,17 @@ class Snapshot:
         """Means over the split, 0-d."""
         return {name: total / self._count for name, total in self._sums.items()}
 
-    def all_reduce(self, group: dist.ProcessGroup | None) -> None:
-        """Merge with the snapshots of the other ranks."""
-        merged = reduce_moments(list(self.moments.values()), group)
-        self.moments = dict(zip(self.moments, merged, strict=True))
+    def all_reduce(self, ranks: Ranks, call: str) -> None:
+        """Merge with the snapshots of the other ranks; nothing changes where that fails."""
+        call = f"{call} with {', '.join([*self.moments, *self._sums])}"
+        merged = ranks.moments(list(self.moments.values()), call)
         count = torch.tensor(float(self._count), dtype=torch.float64)
         device = merged[0].means.device if merged else count.device
         sums = torch.stack([count.to(device), *self._sums.values()])
-        total, *rest = reduce_sums(sums, group)
+        total, *rest = ranks.sums(sums, f"the scores of {call}")
         self._count = int(total)
         self._sums = dict(zip(self._sums, rest, strict=True))
+        self.moments = dict(zip(self.moments, merged, strict=True))
 
     def _add(self, outputs: Tensor, labels: Tensor) -> None:
         self._count += len(labels)

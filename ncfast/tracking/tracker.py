@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import time
 import warnings
@@ -26,11 +25,11 @@ from ncfast.tracking.layers import Layer, uncompiled
 from ncfast.tracking.names import Names
 from ncfast.tracking.quick import QuickStep
 from ncfast.tracking.recorder import Recorder
-from ncfast.tracking.reduction import as_group, reduce_batches
+from ncfast.tracking.reduction import LOCAL, Ranks, as_group
 from ncfast.tracking.ring import MomentsRing
 from ncfast.tracking.schedule import Schedule, as_schedule
 from ncfast.tracking.selection import WEIGHT_NORM, choose
-from ncfast.tracking.sinks import Record, Sink, as_sink
+from ncfast.tracking.sinks import Record, Sink, as_sink, listed
 from ncfast.tracking.snapshot import Batches, LossFunction, Snapshot
 from ncfast.tracking.stream import parse as parse_stream
 from ncfast.tracking.tapped import capture_of
@@ -66,11 +65,14 @@ class Tracker:
             where there is a model.
         stream: what `step` measures: "batch", each batch alone; "window:100", the last 100
             batches; "ema:0.99", an exponential average; see `ncfast.tracking.stream`.
-        sinks: paths (.jsonl, .csv, .parquet), "tensorboard:DIR", "wandb:PROJECT", callables that
-            take a record, or objects with ``write`` and ``close``; see `ncfast.tracking.sinks`.
-            Each is called from a thread of its own.
+        sinks: paths (.jsonl, .csv, .parquet), "tensorboard:DIR", "wandb:PROJECT",
+            "mlflow:EXPERIMENT", "trackio:PROJECT", callables that take a record, or objects with
+            ``write`` and ``close``; see `ncfast.tracking.sinks`. Each is called from a thread of
+            its own, with the context variables of the thread that makes the tracker.
         group: "auto" or a process group merges what the ranks measured; every rank makes the same
-            calls. None: each rank measures its own batches.
+            calls. Where one does not, or is lost, each measures alone from then on: a warning, at
+            `flush` and `close` an error, and "tracker/local" in the records say so. None: each rank
+            measures its own batches.
         start_step: the step of the state the model is in now, 0 before training.
         flush_seconds: how old a record may grow before it is written, at the next step.
         sink_timeout: seconds that a call of a sink may take before it is given up.
@@ -118,7 +120,8 @@ class Tracker:
         self._stream = parse_stream(stream)
         self._schedule, self._always = as_schedule(every), every == 1
         self._quick: QuickStep | None = None
-        self._reduces, self._group = as_group(group)
+        reduces, group = as_group(group)
+        self._ranks = Ranks(group) if reduces else None
         self._model = None if model is None else uncompiled(model)
         self._normed = self._model if WEIGHT_NORM in self.metrics else None
         self._capture = None if self._model is None else capture_of(self._model, layers, pool)
@@ -133,13 +136,14 @@ class Tracker:
             ids,
             num_classes,
             self._stream,
-            sinks=[as_sink(sink) for sink in sinks],
+            sinks=[as_sink(sink) for sink in listed(sinks)],
             header=header,
             flush_seconds=flush_seconds,
             sink_timeout=sink_timeout,
             on_sink_error=on_sink_error,
             log_cost=log_cost,
-            reduce=functools.partial(reduce_batches, group=self._group) if self._reduces else None,
+            ranks=self._ranks,
+            start_step=start_step,
         )
         several = self._capture is not None and len(self._capture.names) > 1
         self._names = Names(several)
@@ -179,6 +183,7 @@ class Tracker:
             or not self._next_due
             or (_CUDA and _capturing())
             or begin >= recorder.deadline
+            or number > recorder.until
             or not quick(number, labels, feats, split)
         ):
             self._step(labels, feats, split)
@@ -262,13 +267,26 @@ class Tracker:
         finally:
             self._plan_next()
             self._recorder.seconds += time.perf_counter() - begin
+        self._end_snapshot(split, snapshot)
+
+    def _end_snapshot(self, split: str, snapshot: Snapshot) -> None:
+        """Merge what the ranks have found, and add it to the current step's record."""
         if snapshot.skipped:
             self._warn_once("snapshot labels", _NO_LABELS)
-        if self._reduces:
-            snapshot.all_reduce(self._group)
+        if self._ranks is not None:
+            self._merge(self._ranks, snapshot, f"a snapshot of {split} at step {self.current_step}")
         if not snapshot.moments:
             raise ValueError("Expected argument `batches` to hold at least one batch but got none.")
         self._add_snapshot(split, snapshot)
+
+    def _merge(self, ranks: Ranks, snapshot: Snapshot, call: str) -> None:
+        def reduce(call: str) -> bool:
+            snapshot.all_reduce(ranks, call)
+            return True
+
+        if ranks.merge(call, reduce) is None:
+            self._recorder.at(self.current_step).values[LOCAL] = 1.0
+            ranks.warn(stacklevel=3)
 
     @whole
     def log(self, values: Mapping[str, Tensor | float]) -> None:
@@ -282,20 +300,40 @@ class Tracker:
 
     @whole
     def flush(self) -> None:
-        """Write everything measured so far, and wait until it is written."""
-        self._recorder.flush()
+        """Write everything measured so far, and wait until it is written.
+
+        Raises:
+            RanksApart: once, after everything is written, where ranks that merge their batches
+                have not made the same calls or one is lost.
+        """
+        self._recorder.flush(self.current_step)
+        if self._ranks is not None:
+            self._ranks.raise_error()
 
     def close(self) -> None:
-        """Flush, remove the hooks and close the sinks. Calling it again does nothing."""
-        self._finish()
+        """Flush, remove the hooks and close the sinks. Calling it again does nothing.
+
+        Raises:
+            RanksApart: as `flush` does, once.
+        """
+        try:
+            if self._finish.alive:
+                self._recorder.send()
+                if self._ranks is not None:
+                    self._recorder.send()  # nothing: so that a rank with more to send hears of it
+        finally:
+            self._finish()
+        if self._ranks is not None:
+            self._ranks.raise_error()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, *exception: object) -> None:
-        if kind is not None and self._finish.alive:
-            self._recorder.alone = True
-        self.close()
+        if kind is None:
+            self.close()
+        else:
+            self._finish()  # meets no other rank, and hides no exception behind one of its own
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -304,7 +342,7 @@ class Tracker:
         )
 
     def _advance(self) -> None:
-        self._recorder.commit()
+        self._recorder.commit(self.current_step)
         self.current_step += 1
         self._due = self._next_due
         self._plan_next()
