@@ -84,12 +84,15 @@ information() {
     if [ -n "$quick" ]; then
         study information ksg-1 --rounds 1
         study information_warnings --draws 1 0 --ranks 0 0
+        study information_ties --draws 2
         return
     fi
     study information ksg-{1,2,5,10} entropy-{2,5,10,20} plane
     study information_bias
     study information_warnings
     study information_rivals
+    study information_ties
+    study information_errors
 }
 
 tracker() {

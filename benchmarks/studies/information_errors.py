@@ -174,7 +174,12 @@ def figure(cells):
     cells = [cell for cell in cells if cell["width"] is not None]
     fig, axes = plt.subplots(1, 2, figsize=(10, 3.8), constrained_layout=True)
     counts = sorted({cell["N"] for cell in cells})
-    kinds = {"I,": "mutual", "h,": "entropy", "I given": "conditional", "I with": "label"}
+    kinds = {
+        "I,": "mutual information",
+        "h,": "entropy",
+        "I given": "conditional information",
+        "I with": "label information",
+    }
     for index, (start, name) in enumerate(kinds.items()):
         mine = [cell for cell in cells if cell["task"].startswith(start)]
         places = [counts.index(cell["N"]) + 0.17 * (index - 1.5) for cell in mine]
@@ -186,10 +191,11 @@ def figure(cells):
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].axhline(0.9, color="0.5", linewidth=1)
     axes[0].set(title="value ± 1.96 stderr holds the estimator's mean", ylim=(0.8, 1.005))
+    axes[0].set_yticks([0.8, 0.85, 0.9, 0.95, 1.0])
     axes[0].yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
     axes[1].axhline(2, color="0.5", linewidth=1)
     axes[1].set(title="width over that of the exact interval", ylim=(0, 2.6))
-    axes[0].legend(frameon=False, loc="lower right", title="information or entropy")
+    axes[0].legend(frameon=False, loc="lower right")
     ours = results_file.folder() == results_file.OURS
     folder = ROOT / "docs/images" if ours else results_file.folder()
     fig.savefig(folder / "information-errors.png", dpi=110)

@@ -39,8 +39,8 @@ def jackknife_stderr(
 
     Returns:
         The standard error; NaN with fewer than 5 k samples, or where an estimate is not finite.
-        Unless all v_j are equal it is at least 1 / 2 N: the scatter is far too small in a sample
-        that happens to give the smallest possible value, such as that of two independent coins.
+        It is at least 1 / 2 N: the scatter is far too small, or zero, in a sample that happens to
+        give the smallest possible value, such as that of two independent coins.
     """
     if samples < PLENTY * k:
         return math.nan
@@ -57,7 +57,7 @@ def jackknife_stderr(
     )
     spread = float(values.var()) * (count - 1) ** 2 / count
     error = _few(count, samples) * math.sqrt(spread * len(order) / samples)
-    return max(error, 0.5 / samples) if error > 0 else error
+    return max(error, 0.5 / samples)  # NaN stays
 
 
 def _few(blocks: int, samples: int) -> float:

@@ -287,6 +287,6 @@ def tie_doubts(sample: Sample, method: str, value: float, k: int) -> list[str]:
         texts = caveats.coincident(int((equal > k).sum()), count, k)
         return texts or caveats.ceiling(value, count, k)
     doubts = [] if method == "counts" else caveats.ceiling(value, count, k)
-    if sample.cells is not None:
-        doubts += caveats.copies(copied(sample.cells, k), count)
-    return doubts
+    if doubts or sample.cells is None:
+        return doubts
+    return caveats.copies(copied(sample.cells, k), count)

@@ -123,7 +123,7 @@ def information_correlation(nats: float | Estimate) -> float:
     I / H(Y), is `estimate.value / estimate.details["label_entropy"]`.
 
     Args:
-        nats: an information in nats, or an `Estimate` of one.
+        nats: an information in nats, or an `Estimate` of one in nats or bits.
 
     Returns:
         The correlation, a float; NaN for NaN.
@@ -134,4 +134,6 @@ def information_correlation(nats: float | Estimate) -> float:
         0.6
     """
     value = float(nats)
+    if isinstance(nats, Estimate) and nats.unit == "bits":
+        value *= math.log(2)
     return value if math.isnan(value) else math.sqrt(-math.expm1(-2 * max(value, 0.0)))

@@ -125,8 +125,8 @@ def test_too_few_members_a_class_give_nan_and_a_warning():
     assert math.isnan(found.stderr)
 
 
-def test_equal_estimates_have_no_error_but_others_have_a_least_one():
-    assert jackknife_stderr(lambda rows: 1.0, 100, 5) == 0
+def test_never_zero():
+    assert jackknife_stderr(lambda rows: 1.0, 100, 5) == 1 / 200
     tiny = jackknife_stderr(lambda rows: 1e-9 * float(rows[0]), 100, 5)
     assert tiny == 1 / 200
 

@@ -196,5 +196,7 @@ def test_bits():
     assert (bits.value, bits.unit) == (pytest.approx(found.value / math.log(2)), "bits")
     assert bits.stderr == pytest.approx(found.stderr / math.log(2))
     assert bits.in_bits() is bits
+    share = ncfast.information_correlation(found)
+    assert ncfast.information_correlation(bits) == pytest.approx(share)
     assert str(bits).endswith(" bits")
     assert str(found).endswith(" nats")
