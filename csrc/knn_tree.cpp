@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "knn_exact.h"
 #include "pool.h"
 
 namespace ncfast {
@@ -29,6 +30,7 @@ Tree::Tree(const PointSet& points, std::int64_t first, std::int64_t last, std::i
     order_.resize(static_cast<std::size_t>(rows_));
     for (std::int64_t i = 0; i < rows_; ++i) order_[i].id = static_cast<std::int32_t>(i);
     boxes_.resize(static_cast<std::size_t>(2 * leaves_ * 2 * dim_));
+    lowest_.resize(static_cast<std::size_t>(2 * leaves_));
     for (std::int64_t nodes = 1; nodes <= leaves_; nodes *= 2)
         parallel_for(nodes, threads, [&](std::int64_t i) {
             split(nodes + i, rows_ * i / nodes, rows_ * (i + 1) / nodes);
@@ -44,7 +46,7 @@ Tree::Tree(const PointSet& points, std::int64_t first, std::int64_t last, std::i
 }
 
 TreeView Tree::view() const {
-    return {boxes_.data(), panels_.get(), ids_.get(), rows_, dim_, leaves_, panels_per_leaf_,
+    return {boxes_.data(), lowest_.data(), panels_.get(), ids_.get(), rows_, dim_, leaves_, panels_per_leaf_,
             ends_.data(), static_cast<std::int64_t>(ends_.size())};
 }
 
@@ -53,17 +55,21 @@ void Tree::box(std::int64_t node, std::int64_t from, std::int64_t to) {
     double* high = low + dim_;
     std::fill(low, high, std::numeric_limits<double>::infinity());
     std::fill(high, high + dim_, -std::numeric_limits<double>::infinity());
+    std::int32_t lowest = std::numeric_limits<std::int32_t>::max();
     for (std::int64_t i = from; i < to; ++i) {
+        lowest = std::min(lowest, order_[i].id);
         const double* x = row(order_[i].id);
         for (std::int64_t d = 0; d < dim_; ++d) {
             low[d] = std::min(low[d], x[d]);
             high[d] = std::max(high[d], x[d]);
         }
     }
+    lowest_[node] = lowest;
 }
 
 // Halves the node's points along the widest side of their box; a leaf gets its box only. The median
-// by (coordinate, number) is the same on every run.
+// is by (coordinate, number): repeated points lie in the order of their numbers, so that a search
+// which knows k of them finds no lower number to the right.
 void Tree::split(std::int64_t node, std::int64_t from, std::int64_t to) {
     box(node, from, to);
     if (node >= leaves_) return;
@@ -71,13 +77,15 @@ void Tree::split(std::int64_t node, std::int64_t from, std::int64_t to) {
     std::int64_t axis = 0;
     for (std::int64_t d = 1; d < dim_; ++d)
         if (low[dim_ + d] - low[d] > low[dim_ + axis] - low[axis]) axis = d;
-    for (std::int64_t i = from; i < to; ++i) order_[i].value = row(order_[i].id)[axis];
+    for (std::int64_t i = from; i < to; ++i) order_[i].value = ordered(row(order_[i].id)[axis]);
     // where the halves' first leaves begin, in the numbering of leaves
     std::int64_t level = 1;
     while (2 * level <= node) level *= 2;
     const std::int64_t middle = rows_ * (2 * (node - level) + 1) / (2 * level);
     std::nth_element(order_.begin() + from, order_.begin() + middle, order_.begin() + to,
-                     [](const Key& a, const Key& b) { return a.value < b.value; });
+                     [](const Key& a, const Key& b) {
+                         return a.value < b.value || (a.value == b.value && a.id < b.id);
+                     });
 }
 
 void Tree::fill_leaf(std::int64_t leaf) {

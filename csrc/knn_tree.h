@@ -51,6 +51,7 @@ private:
     std::int64_t leaves_ = 1, panels_per_leaf_ = 1;
     std::vector<Key> order_;
     std::vector<double> boxes_;
+    std::vector<std::int32_t> lowest_;  // number of a node's points
     std::unique_ptr<double[]> coordinates_, panels_;
     std::unique_ptr<std::int32_t[]> ids_;
 };

@@ -63,12 +63,16 @@ inline void scan(const TreeView& tree, std::int64_t leaf, Seeker<double>& q) {
 constexpr int kDeepest = 64;
 
 // Which points of a leaf, a bit for each, have a score up to their limit from gaps to a box, whose
-// column d is gap(d, coordinates of the points).
+// column d is gap(d, coordinates of the points); and which have one from their limit on.
+struct Against {
+    unsigned within = 0, beyond = 0;
+};
+
 template <bool Linf, class Gap>
-inline __attribute__((always_inline)) unsigned within_limits(const TreeView& tree,
+inline __attribute__((always_inline)) Against against_limits(const TreeView& tree,
                                                              std::int64_t leaf,
                                                              const double* limits, Gap gap) {
-    unsigned bits = 0;
+    Against bits;
     for (std::int64_t p = 0; p < tree.panels_per_leaf; ++p) {
         const double* points =
             tree.panels + (leaf * tree.panels_per_leaf + p) * tree.dim * kPanel<double>;
@@ -83,34 +87,61 @@ inline __attribute__((always_inline)) unsigned within_limits(const TreeView& tre
         }
         for (int v = 0; v < kPanelVectors; ++v) {
             const std::int64_t lane = p * kPanel<double> + v * kLanes<double>;
-            bits |= at_most(joint[v], load(limits + lane)) << lane;
+            const VecD limit = load(limits + lane);
+            bits.within |= at_most(joint[v], limit) << lane;
+            bits.beyond |= at_most(limit, joint[v]) << lane;
         }
     }
     return bits;
 }
 
-// Those to which the nearest place in a node's box is within their limit, or even the farthest one.
+// Of the nearest place in a node's box, or of the farthest one.
 template <bool Linf, bool Farthest>
-inline unsigned within_box(const TreeView& tree, std::int64_t leaf, const double* limits,
+inline Against against_box(const TreeView& tree, std::int64_t leaf, const double* limits,
                            std::int64_t node) {
     const double* low = tree.boxes + node * 2 * tree.dim;
     const double* high = low + tree.dim;
-    return within_limits<Linf>(
+    return against_limits<Linf>(
         tree, leaf, limits, [=](std::int64_t d, VecD x) __attribute__((always_inline)) {
             if constexpr (Farthest) return larger(high[d] - x, x - low[d]);
             else return larger(larger(low[d] - x, x - high[d]), VecD{});
         });
 }
 
-// The queries are the points of the leaf, in its order.
+// Which of the numbers are below another one, a bit for each.
+inline unsigned numbers_below(const std::int32_t* numbers, std::int32_t other) {
+#if NCFAST_VECTOR_BYTES == 64
+    return _mm512_cmplt_epi32_mask(_mm512_loadu_si512(numbers), _mm512_set1_epi32(other));
+#elif NCFAST_VECTOR_BYTES == 32
+    unsigned bits = 0;
+    for (int i = 0; i < kLeafRows; i += 8) {
+        const __m256i eight = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(numbers + i));
+        const __m256i less = _mm256_cmpgt_epi32(_mm256_set1_epi32(other), eight);
+        bits |= static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(less))) << i;
+    }
+    return bits;
+#else
+    unsigned bits = 0;
+    for (int i = 0; i < kLeafRows; ++i) bits |= static_cast<unsigned>(numbers[i] < other) << i;
+    return bits;
+#endif
+}
+
+// The queries are the points of the leaf, in its order. A box at exactly the threshold of a query
+// matters only if it holds a number below that of the query's last neighbour: without this rule a
+// search among repeated points would visit all of them.
 template <bool Linf>
 void walk_nearest(const TreeView& tree, std::int64_t leaf, Seeker<double>* queries) {
     const std::int64_t count = tree.start(leaf + 1) - tree.start(leaf);
     alignas(64) double limits[kLeafRows];
+    alignas(64) std::int32_t last[kLeafRows];  // number of the last neighbour
     for (double& limit : limits) limit = -1;
+    for (std::int32_t& number : last) number = INT32_MAX;
     const auto look = [&](std::int64_t i, std::int64_t other) {
+        const Seeker<double>& q = queries[i];
         scan<Linf>(tree, other, queries[i]);
-        limits[i] = queries[i].threshold;
+        limits[i] = q.threshold;
+        if (q.found == q.k) last[i] = q.ids[q.k - 1];
     };
     for (std::int64_t i = 0; i < count; ++i) look(i, leaf);
     std::int64_t stack[kDeepest];
@@ -119,7 +150,8 @@ void walk_nearest(const TreeView& tree, std::int64_t leaf, Seeker<double>* queri
         stack[depth++] = side ^ 1;
         while (depth > 0) {
             const std::int64_t node = stack[--depth];
-            unsigned bits = within_box<Linf, false>(tree, leaf, limits, node);
+            const Against box = against_box<Linf, false>(tree, leaf, limits, node);
+            unsigned bits = box.within & ~(box.beyond & numbers_below(last, tree.first[node]));
             if (node >= tree.leaves) {
                 for (; bits != 0; bits &= bits - 1) look(__builtin_ctz(bits), node - tree.leaves);
             } else if (bits != 0) {
@@ -170,9 +202,10 @@ void walk_count(const TreeView& tree, std::int64_t leaf, const double* queries,
     stack[depth++] = {1, ~0u};
     while (depth > 0) {
         const std::int64_t node = stack[--depth].node;
-        unsigned bits = stack[depth].queries & within_box<Linf, false>(tree, leaf, own, node);
+        unsigned bits =
+            stack[depth].queries & against_box<Linf, false>(tree, leaf, own, node).within;
         if (bits == 0) continue;
-        const unsigned all = bits & within_box<Linf, true>(tree, leaf, own, node);
+        const unsigned all = bits & against_box<Linf, true>(tree, leaf, own, node).within;
         for (unsigned left = all; left != 0; left &= left - 1)
             counts[__builtin_ctz(left)] += rows_below(tree, node);
         bits &= ~all;

@@ -21,12 +21,15 @@ QUICK: list[dict[str, Any]] = [
     {"N": 3000, "D": 2, "k": K},
     {"N": 3000, "D": 20, "k": K},
     {"N": 3000, "D": 20, "k": K, "spread": 1e-5},
+    {"N": 3000, "D": 1, "k": K, "values": 3},
 ]
 FULL: list[dict[str, Any]] = [
     *({"N": 5000, "D": d, "k": K} for d in (2, 5, 10, 20, 512)),
     *({"N": 20_000, "D": d, "k": K} for d in (2, 5, 10, 20)),
     {"N": 60_000, "D": 5, "k": K},
     *({"N": 20_000, "D": 20, "k": K, "spread": spread} for spread in (1e-3, 1e-5)),
+    *({"N": 40_000, "D": 1, "k": K, "values": values} for values in (1, 2, 6)),
+    {"N": 40_000, "D": 3, "k": K, "values": 4},
 ]
 # N D and pairs of rows from which somebody takes seconds a call, and all wait for him
 TREES = {"BallTree": 150_000, "KDTree": 150_000, "cKDTree": 400_000}
@@ -45,10 +48,15 @@ def describe(sizes: dict[str, Any], quick: bool) -> Case:
 
 
 def make(case: Case, seed: int, device: torch.device) -> Inputs:
-    """Standard normal rows; with ``spread`` ten classes around means of norm one."""
+    """Standard normal rows; with ``spread`` ten classes around means of norm one.
+
+    With ``values`` each column takes so many whole numbers.
+    """
     n, d = int(case.sizes["N"]), int(case.sizes["D"])
     draw = {"generator": torch.Generator(device).manual_seed(seed), "dtype": torch.float64}
     rows = torch.randn(n, d, device=device, **draw)
+    if "values" in case.sizes:
+        rows = torch.randint(int(case.sizes["values"]), (n, d), device=device, **draw)
     if "spread" in case.sizes:
         means = torch.nn.functional.normalize(torch.randn(10, d, device=device, **draw), dim=1)
         rows *= float(case.sizes["spread"]) / d**0.5
@@ -71,7 +79,8 @@ def truth(inputs: Inputs) -> Tensor:
 def error(found: Any, exact: Tensor) -> float:
     """Relative, of all distances of the rows compared."""
     distances = torch.as_tensor(found).cpu().double()
-    return float((distances[sample(len(distances))] - exact).norm() / exact.norm())
+    size = exact.norm()
+    return float((distances[sample(len(distances))] - exact).norm() / (size if size > 0 else 1.0))
 
 
 def ours(inputs: Inputs, backend: str) -> Call:

@@ -44,4 +44,4 @@ def test_kernels_under(sanitizer: str, tmp_path: Path) -> None:
 
 
 def _run(command: list[str | Path]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)

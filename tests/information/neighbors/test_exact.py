@@ -227,3 +227,43 @@ def test_every_choice_without_the_extension_works(
     else:
         radii = x[:, 0].abs()
         assert torch.equal(range_count(x, radii), range_count(x, radii, backend="reference"))
+
+
+REPEATS = ["constant", "half zeros", 2, 3, 4, 6]
+
+
+def repeated(kind, rows: int, d: int) -> Tensor:
+    generator = torch.Generator().manual_seed(rows + d)
+    if kind == "constant":
+        return torch.ones(rows, d, dtype=torch.float64)
+    if kind == "half zeros":
+        return torch.randn(rows, d, generator=generator, dtype=torch.float64).clamp(min=0)
+    return torch.randint(kind, (rows, d), generator=generator).double()
+
+
+@pytest.mark.skipif("tree" not in ENGINES, reason="no extension")
+@pytest.mark.parametrize("d", [1, 2, 5])
+@pytest.mark.parametrize("kind", REPEATS)
+def test_repeated_rows_come_in_the_order_of_their_numbers(kind, d):
+    """Of equal distances the lower number wins, in the tree as in brute force."""
+    x = repeated(kind, 700, d)
+    labels = torch.arange(700) % 3
+    for k in (1, 5, 20):
+        assert_all_equal(x, "tree", k=k)
+    assert_all_equal(x, "tree", labels)
+
+
+@pytest.mark.skipif("tree" not in ENGINES, reason="no extension")
+@pytest.mark.parametrize("kind", REPEATS)
+def test_many_repeated_rows(kind):
+    """So many that a search which opens all boxes at the same distance would take minutes."""
+    x = repeated(kind, 100_000, 1)
+    found = knn(x, 5, backend="tree")
+    # the last row whose value many have: its neighbours are the first ones that have it, too
+    value, count = x.squeeze(1).unique(return_counts=True)
+    most = value[count.argmax()]
+    members = (x.squeeze(1) == most).nonzero().squeeze(1)
+    assert torch.equal(found.indices[members[-1]], members[:5])
+    assert found.distances[members].eq(0).all()
+    joint = joint_radii_and_counts([x, x], 5, backend="tree")
+    assert torch.equal(joint.ties[members], (count.max() - 1).expand(len(members)))

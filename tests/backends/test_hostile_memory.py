@@ -156,34 +156,11 @@ def change():
         labels.copy_(others[i := (i + 1) % 3])
 thread = threading.Thread(target=change)
 thread.start()
-for _ in range(150):
+for _ in range(60):
     assert int(ncfast.class_moments(feats, labels, num_classes=1000).counts.sum()) == 200_000
 going = False
 thread.join()
 print("whole")
-"""
-
-LIMITED = """
-import resource, torch, ncfast
-torch.set_num_threads(2)
-feats, labels = torch.randn(60_000, 64), torch.arange(60_000) % 50
-weight = torch.randn(50, 64)
-expected = ncfast.class_moments(feats, labels, num_classes=50).means
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-failed = 0
-for room in [*range(0, 24 << 20, 2 << 20)]:
-    resource.setrlimit(resource.RLIMIT_AS, (used + room, resource.RLIM_INFINITY))
-    try:
-        ncfast.collapse_metrics(feats, labels, weight=weight, backend="cpu")
-        ncfast.mutual_information(feats[:, 0], feats[:, 1], stderr=False)
-    except MemoryError:
-        failed += 1
-    except RuntimeError as error:  # torch's own
-        assert "memory" in str(error), error
-        failed += 1
-    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
-    assert torch.equal(ncfast.class_moments(feats, labels, num_classes=50).means, expected)
-print("whole", failed)
 """
 
 
@@ -191,11 +168,3 @@ print("whole", failed)
 def test_labels_that_change_during_a_call_cost_numbers_only():
     ran = run(CHANGING)
     assert ran.stdout == "whole\n", ran.stderr
-
-
-@needs_extension
-@pytest.mark.skipif(sys.platform != "linux", reason="the limit of memory is that of Linux")
-def test_a_process_out_of_memory_gets_an_error_and_goes_on():
-    ran = run(LIMITED)
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.startswith("whole")
