@@ -9,14 +9,16 @@ from pathlib import Path
 
 from ncfast.tracking.sinks.files import LineFile, write_header
 from ncfast.tracking.sinks.protocol import Header, Record, Records
+from ncfast.tracking.sinks.strict_json import json_line, restored
 
 
 class JsonlSink:
     """Appends one JSON object a line to a file; each line reaches the operating system whole.
 
-    NaN and infinities are written as NaN and Infinity, which Python's json reads back. A line that
-    an earlier, killed process left unfinished is removed on opening. When a write fails, what it
-    had written of the line is taken back and OSError is raised. The header goes into a file of its
+    The JSON is strict: NaN and infinities are null, and the field "nonfinite" lists them, see
+    `ncfast.tracking.sinks.strict_json`. A line that an earlier, killed process left unfinished is
+    removed on opening. When a write fails, the part of the line that was written is removed and
+    OSError is raised. Several processes may append to one file. The header goes into a file of its
     own, ``metrics.header.json`` beside metrics.jsonl: every line of the log is a record.
 
     Args:
@@ -41,7 +43,7 @@ class JsonlSink:
         Raises:
             OSError: the disk is full, or the file cannot be written.
         """
-        self._file.append((json.dumps(record) + "\n").encode(), [record.get("step")])
+        self._file.append(json_line(record).encode(), [record.get("step")])
 
     def write_block(self, records: Records) -> None:
         """Append many records; raises what `write` does, and keeps those that were whole."""
@@ -55,6 +57,9 @@ class JsonlSink:
 def read_jsonl(path: Path) -> Iterator[dict[str, float]]:
     """The records of a JSONL file in order; a half-written last line is left out.
 
+    NaN and infinities are in their places again, also those of version 0.1, which wrote them as NaN
+    and Infinity.
+
     Raises:
         ValueError: a line other than the last is no JSON object; it is named.
     """
@@ -66,4 +71,4 @@ def read_jsonl(path: Path) -> Iterator[dict[str, float]]:
                 record = json.loads(line)
             except ValueError as error:
                 raise ValueError(f"{path}: line {number} is no JSON object: {error}") from error
-            yield record
+            yield restored(record)
