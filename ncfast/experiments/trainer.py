@@ -140,7 +140,8 @@ class Run:
 
     def _snapshot(self, split: str) -> None:
         batches = self._splits[split].batches(_EVALUATION_ROWS)
-        self._tracker.snapshot(batches, split=split, loss=self._trainer.loss)
+        loss = self._trainer.loss
+        self._tracker.snapshot(batches, split=split, loss=loss, loss_reduction="sum")
 
     def _save(self) -> None:
         self._tracker.flush()  # the log must reach at least as far as the checkpoint

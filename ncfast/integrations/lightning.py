@@ -86,7 +86,7 @@ class CollapseCallback(Callback):
             return
         # several optimisers count as several steps
         while tracker.current_step < trainer.global_step - 1:
-            tracker.advance()
+            tracker.advance(keep_features=True)
         tracker.step(labels=self._unpack(batch)[1])
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if tracker.due and isinstance(loss, Tensor):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -72,17 +71,12 @@ def check_key(key: object) -> None:
         ) from error
 
 
-def check_free(keys: Iterable[str], taken: Iterable[str]) -> None:
-    """Check that no key is one of those that the tracker writes.
-
-    Raises:
-        ValueError: one is; it is named.
-    """
-    for key in set(taken).intersection(keys):
-        raise ValueError(
-            f"Expected the keys of `values` to differ from what the tracker measures but got "
-            f"{key!r}. Choose another key, such as {'own/' + key!r}."
-        )
+def key_is_taken(key: str) -> ValueError:
+    """The error for a key that the tracker writes itself."""
+    return ValueError(
+        f"Expected the keys of `values` to differ from what the tracker measures but got {key!r}. "
+        f"Choose another key, such as {'own/' + key!r}."
+    )
 
 
 def _of_tensor(key: str, value: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ncfast.backends.direct import NormWriter
 from ncfast.backends.states import Quick
-from ncfast.tracking.capture import Hook
+from ncfast.tracking.hook import Hook
 
 
 class QuickStep:
@@ -45,9 +45,9 @@ class QuickStep:
         if hook is None:
             return self._push(step, feats, labels, *self._norm)
         value, version = hook.value, hook.version
-        if value is None or (version >= 0 and value._version != version):
+        if value is None or hook.calls > hook.most or (version >= 0 and value._version != version):
             return False
         if not self._push(step, value, labels, *self._norm):
             return False
-        hook.value = None
+        hook.clear()
         return True
