@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ncfast.tracking.sinks.files import LineFile, write_header
+from ncfast.tracking.sinks.files import LineFile, warn_of_new_file, write_header
 from ncfast.tracking.sinks.protocol import Header, Record, Records
 from ncfast.tracking.sinks.strict_json import json_line, restored
 
@@ -31,6 +31,7 @@ class JsonlSink:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._file = LineFile(path)
+        self._opened = self._file.opened
 
     def start(self, header: Header) -> None:
         """Write the header file; a device or a pipe gets none."""
@@ -43,11 +44,17 @@ class JsonlSink:
         Raises:
             OSError: the disk is full, or the file cannot be written.
         """
-        self._file.append(json_line(record).encode(), [record.get("step")])
+        self._append(json_line(record).encode(), [record.get("step")])
 
     def write_block(self, records: Records) -> None:
         """Append many records; raises what `write` does, and keeps those that were whole."""
-        self._file.append(records.json_lines(), records.steps)
+        self._append(records.json_lines(), records.steps)
+
+    def _append(self, lines: bytes, steps: Sequence[object]) -> None:
+        self._file.append(lines, steps)
+        if self._file.opened > self._opened:
+            self._opened = self._file.opened
+            warn_of_new_file(self.path)
 
     def close(self) -> None:
         """Close the file."""
