@@ -155,8 +155,16 @@ class Tracker:
             undo.pop_all()
         self._plan_next()
         self._finish = weakref.finalize(self, _finish, self._recorder, self._capture)
+        self._join_others()
         if on_sigterm:
             shutdown.watch(self._recorder)
+
+    def _join_others(self) -> None:
+        """Write what earlier trackers of the model hold: a notebook may keep them for ever."""
+        for other in list(_open):
+            if other._model is self._model is not None and not other._reduces:
+                other.flush()
+        _open.add(self)
 
     def __repr__(self) -> str:
         state = "" if self._finish.alive else ", closed"
@@ -234,6 +242,8 @@ class Tracker:
             prefix = self._prefix(self._stream.kind, split, "")
             ring = self._recorder.push(self.current_step, prefix, feats, labels)
             quick = self._way(split, None, ring)
+        if feats is not None and self._capture is not None:
+            self._capture.clear()  # of the batch that was passed
         if not _capturing() and self._add_weight_norm():
             self._quick = quick
 
@@ -415,7 +425,9 @@ class Tracker:
         """The way of batches like the one that went into ``ring``."""
         if ring.quick is None:
             return None
-        return QuickStep(split, hook, ring.quick, self._recorder.norms.writer, self._normed)
+        norms = self._recorder.norms.writer
+        forget = None if self._capture is None else self._capture.clear
+        return QuickStep(split, hook, ring.quick, norms, self._normed, forget)
 
     def _measure_captured(self, labels: Tensor | None, split: str) -> QuickStep | None:
         if self._capture is None:
@@ -485,6 +497,8 @@ class Tracker:
             self._said.add(about)
             warnings.warn(f"Step {self.current_step}: {message}", RuntimeWarning, stacklevel=4)
 
+
+_open: weakref.WeakSet[Tracker] = weakref.WeakSet()
 
 _NO_LABELS = (
     "A batch without labels is not measured, training goes on. Pass the class indices of the "
