@@ -72,6 +72,7 @@ def nhsic(x: Array, y: Array, *, width: Width = "median", ridge: float = 1e-5) -
 
     Returns:
         () float64 on the arguments' device, from 0 to B - 1; 0 when one of them is constant.
+        Detached from the graph.
 
     Raises:
         TypeError, ValueError: wrong types or shapes, lengths that differ, fewer than two rows, NaN,
@@ -120,6 +121,7 @@ def cka(x: Array, y: Array, *, kernel: Kernel = "linear", width: Width = "median
 
     Returns:
         () float64 on the arguments' device, in [0, 1]; NaN when one of them is constant.
+        Detached from the graph.
 
     Raises:
         TypeError, ValueError: see `nhsic`.

@@ -103,7 +103,7 @@ def balancedness(last: Tensor, previous: Tensor, *, relative: bool = True) -> Te
         relative: divide by norm_F(A) + norm_F(B); the value then lies in [0, 1].
 
     Returns:
-        () float64; NaN when relative and both are zero.
+        () float64; NaN when relative and both are zero. Detached from the graph.
 
     Raises:
         ValueError: the shapes do not chain.
@@ -139,7 +139,7 @@ def spectral_norm_product(model_or_weights: nn.Module | Iterable[Tensor]) -> Ten
             such tensors.
 
     Returns:
-        () float64.
+        () float64. Detached from the graph.
 
     Raises:
         ValueError: there is no weight matrix.
