@@ -20,13 +20,12 @@ from ncfast.benchmarks.runner import Conditions, run
 SECONDS, QUICK_SECONDS = 10.0, 1.5
 
 
-def bench(config: BenchConfig) -> Path:
-    """Measure, print and write; returns the file.
+def bench(config: BenchConfig) -> Path | None:
+    """Measure, print and write; returns the file, if there is one to write.
 
     Raises:
         ValueError: an operation is unknown.
     """
-    assert config.out is not None
     chosen = choose(config.ops)
     device = _device(config.device)
     threads = config.threads or os.cpu_count() or 1
@@ -56,11 +55,14 @@ def bench(config: BenchConfig) -> Path:
                 print("\n" + table.header(operation.name, entry))
                 print("\n".join(table.lines(entry)), flush=True)
             environment.finish(about)
+            if config.out is None:
+                continue
             single = bool(config.cases)
             dropped = results_file.merge_into(config.out, report, single_cases=single)
             if dropped:
                 print(f"Dropped, of another environment: {', '.join(dropped)}")
-    print(f"\n{time.perf_counter() - start:.0f} s. Results: {config.out}")
+    kept = f"Results: {config.out}" if config.out else "Not kept: add --out FILE.json"
+    print(f"\n{time.perf_counter() - start:.0f} s. {kept}")
     return config.out
 
 

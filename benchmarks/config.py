@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,8 @@ class BenchConfig:
     quick: bool = False
     """Few small cases: under two minutes on two cores."""
     ops: tuple[str, ...] = ()
-    """Operations by name; all of them without."""
+    """Operations by name, all of them without: class_moments, rnc1, metrics.lite, metrics.standard,
+    metrics.full, sigma_w, knn, mutual_information, plane, tracker_step, replica_step."""
     cases: tuple[int, ...] = ()
     """Numbers of the cases of each operation, from 0; the others in --out stay. Without: all."""
     threads: int | None = None
@@ -23,7 +25,8 @@ class BenchConfig:
     seconds: float | None = None
     """Of timing a case, apart from set-up and slow contestants; None: 10, or 1.5 with --quick."""
     out: Path | None = None
-    """JSON file to write; other operations in it are kept if the environment is the same."""
+    """JSON file to write; other operations in it are kept if the environment is the same. It may be
+    left out with --quick or --ops: then the tables are printed alone."""
     compare: tuple[Path, Path] | None = None
     """Two JSON files, old and new: no run, exit status 1 if the new one is slower or less right."""
 
@@ -39,7 +42,12 @@ class BenchConfig:
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"Expected `threads` to be positive but got {self.threads}.")
-        if self.seconds is not None and self.seconds <= 0:
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
             raise ValueError(f"Expected `seconds` to be positive but got {self.seconds}.")
-        if self.compare is None and self.out is None:
-            raise ValueError("Expected `out`, the JSON file to write. Add --out FILE.json.")
+        if any(case < 0 for case in self.cases):
+            raise ValueError(f"Expected `cases` to be numbers from 0 but got {self.cases}.")
+        if not (self.compare or self.out or self.quick or self.ops):
+            raise ValueError(
+                "Expected `out`, the JSON file to write, in a run of all operations, which takes "
+                "long. Add --out FILE.json, --quick or --ops."
+            )

@@ -28,12 +28,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from ncfast.benchmarks.plain.training import Trainer
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.data import ImageSet, load
-from ncfast.experiments.replicas.measure import measure_split, measure_weights, to_numbers
-from ncfast.experiments.replicas.program import ReplicaProgram
 from ncfast.experiments.run_dir import versions
-from ncfast.experiments.trainer import Trainer
+from ncfast.experiments.training.measure import measure_split, measure_weights, to_numbers
+from ncfast.experiments.training.program import ReplicaProgram
 
 CLASSES, TOLERANCE = 10, 1e-4
 F2_STEPS, F2_LOG_POINTS = 100_000, 193

@@ -1,5 +1,9 @@
 """Fast, trustworthy metrics for neural collapse, grokking and the information bottleneck."""
 
+# isort: off
+from ncfast import _interrupt  # noqa: F401  before torch, which takes a second
+
+# isort: on
 from importlib.metadata import version
 
 from ncfast.backends import LabelPlan, backends, plan

@@ -2,71 +2,121 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import select
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TextIO
 
-Config = TypeVar("Config")
+from ncfast import _interrupt
+from ncfast._arguments import USAGE, parse
+
 _EXTRA = "more packages: pip install 'ncfast[experiments]'"
 # what a user can cause and mend: shown as one line, without a traceback
 _USER_ERRORS = (OSError, ValueError, RuntimeError)
-INTERRUPTED = 130
+INTERRUPTED = _interrupt.STATUS
+PIPE_CLOSED = 141  # as a shell reports a process that SIGPIPE has ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
+    0 after success and help, 1 after a failure, 2 after a mistake in the options, 130 after Ctrl-C
+    and 141 where nobody reads the output any more.
+
     Args:
         argv: the arguments; None takes those of the process.
+
+    Raises:
+        SystemExit: with 0 after the help of a command, with 2 after a mistake in its options.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    with _interrupt.raised() as interrupts:
+        try:
+            try:
+                return _run(arguments)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            _silence()
+            return PIPE_CLOSED
+        except KeyboardInterrupt:
+            print(_interrupt.LINE, file=sys.stderr)
+            return INTERRUPTED
+        except Exception:
+            if not interrupts.seen:
+                raise
+            print(_interrupt.LINE, file=sys.stderr)
+            return INTERRUPTED
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
-        return 0 if arguments else 2
+        return 0 if arguments else USAGE
+    if arguments[0] in ("-V", "--version"):
+        import ncfast
+
+        print(f"ncfast {ncfast.__version__}")
+        return 0
     command = COMMANDS.get(arguments[0])
     if command is None:
-        print(f"ncfast: unknown command {arguments[0]!r}\n\n{_usage()}", file=sys.stderr)
-        return 2
+        known = ", ".join(COMMANDS)
+        print(f"ncfast: unknown command {arguments[0]!r}. Known: {known}.", file=sys.stderr)
+        return USAGE
     try:
         return command(arguments[1:])
-    except KeyboardInterrupt:
-        print("ncfast: interrupted", file=sys.stderr)
-        return INTERRUPTED
     except ModuleNotFoundError as error:
+        if {"-h", "--help"} & {*arguments}:
+            print(f"usage: ncfast {arguments[0]} [options]\n\n{command.__doc__}\n")
+            print(f"The options are listed once they can be read: they need {_EXTRA}")
+            return 0
         print(f"ncfast: {error}. The experiments need {_EXTRA}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        raise
     except _USER_ERRORS as error:
         print(f"ncfast: {error}", file=sys.stderr)
         return 1
 
 
+def _silence() -> None:
+    """Nothing is written to a closed pipe any more, also not at exit."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        if _is_closed(stream):
+            os.dup2(nothing, stream.fileno())
+
+
+def _is_closed(stream: TextIO) -> bool:
+    """Whether the pipe has no reader, which writing nothing does not tell."""
+    try:
+        found = select.poll()
+        found.register(stream.fileno(), 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in found.poll(0))
+    except (AttributeError, OSError, ValueError):  # no poll() here, or no file
+        return False
+
+
 def _usage() -> str:
     lines = [f"  {name:<8} {function.__doc__}" for name, function in COMMANDS.items()]
-    return "\n".join(["usage: ncfast COMMAND [options]   (ncfast COMMAND --help)", "", *lines])
-
-
-def _parse(
-    kind: type[Config], command: str, arguments: Sequence[str], default: Config | None = None
-) -> Config:
-    import tyro
-
-    options: dict[str, Any] = {} if default is None else {"default": default}
-    return tyro.cli(kind, prog=f"ncfast {command}", args=arguments, **options)
+    usage = "usage: ncfast COMMAND [options]   (ncfast COMMAND --help)   or   ncfast --version"
+    return "\n".join([usage, "", *lines])
 
 
 def _train(arguments: Sequence[str]) -> int:
     """Train a network and track its collapse."""
     from ncfast.experiments.config import TrainConfig
 
-    config = _parse(TrainConfig, "train", arguments)
+    config = parse(TrainConfig, "train", arguments)
     if config.resume:
         from ncfast.experiments.run_dir import load_config
 
         # what is not given on the command line stays as it was
         saved = TrainConfig.from_settings(load_config(config.out)["settings"], config.out)
-        config = _parse(TrainConfig, "train", arguments, saved)
+        config = parse(TrainConfig, "train", arguments, saved)
     from ncfast.experiments.report import build_report
     from ncfast.experiments.trainer import train
 
@@ -90,13 +140,13 @@ def _sweep(arguments: Sequence[str]) -> int:
     from ncfast.experiments.sweep_config import SweepConfig
     from ncfast.experiments.sweep_file import load_sweep
 
-    config = _parse(SweepConfig, "sweep", arguments)
+    config = parse(SweepConfig, "sweep", arguments)
     # what is not given on the command line comes from the sweep that is resumed, or the preset
     if config.resume:
         saved = SweepConfig.from_settings(load_sweep(config.out)["settings"], config.out)
-        config = _parse(SweepConfig, "sweep", arguments, saved)
+        config = parse(SweepConfig, "sweep", arguments, saved)
     elif config.preset is not None:
-        config = _parse(SweepConfig, "sweep", arguments, expand(config))
+        config = parse(SweepConfig, "sweep", arguments, expand(config))
     outcome = sweep(config)
     if not outcome.finished:
         print(
@@ -116,7 +166,7 @@ def _report(arguments: Sequence[str]) -> int:
     """Draw the report of one run, or of several beside each other."""
     from ncfast.experiments.config import ReportConfig
 
-    config = _parse(ReportConfig, "report", arguments)
+    config = parse(ReportConfig, "report", arguments)
     from ncfast.experiments.report import build_report
 
     report = build_report(config.runs, config.out)
@@ -129,7 +179,7 @@ def _bench(arguments: Sequence[str]) -> int:
     """Time every operation against plain torch and libraries, accuracy first."""
     from ncfast.benchmarks.config import BenchConfig
 
-    config = _parse(BenchConfig, "bench", arguments)
+    config = parse(BenchConfig, "bench", arguments)
     from ncfast.benchmarks.bench import bench, compare_files
 
     if config.compare is not None:
@@ -141,8 +191,9 @@ def _bench(arguments: Sequence[str]) -> int:
 def _info(arguments: Sequence[str]) -> int:
     """Show versions, devices, and which backends can run here and why."""
     if arguments:
-        print("usage: ncfast info", file=sys.stderr)
-        return 0 if arguments[0] in ("-h", "--help") else 2
+        asked = arguments[0] in ("-h", "--help")
+        print("usage: ncfast info", file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else USAGE
     import numpy
     import torch
 

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import weakref
-import zlib
+import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ncfast import _ranks
 from ncfast.moments import ClassMoments
 
 # From this many packed bytes a rank on, the second collective costs less than what it saves.
 EXCHANGE_BYTES = 1 << 20
-_TEXT = 276  # bytes of the shapes in words, the last 20 their checksum
-Shapes = tuple[tuple[int, int], ...]
-_agreed: weakref.WeakKeyDictionary[Any, set[Shapes]] = weakref.WeakKeyDictionary()
 
 
 def all_reduce_many(
-    moments: Sequence[ClassMoments], group: dist.ProcessGroup | None = None
+    moments: Sequence[ClassMoments],
+    group: dist.ProcessGroup | None = None,
+    *,
+    call: str = "class moments",
 ) -> list[ClassMoments]:
     """Every one of ``moments`` over all ranks, packed together; the same bits on every rank.
 
@@ -33,11 +32,15 @@ def all_reduce_many(
     two collectives, but a rank receives 2 (W - 1) / W states instead of W - 1. Both are the same
     merges in the same order.
 
+    Every call begins with a short header, compared before more is sent. It travels with the states,
+    in one collective, where they are as long as those of the last call; else one collective more.
+
     Args:
         moments: one entry a layer, say; K and D may differ between entries. Every rank passes the
             same number of entries with the same K and D; a rank without samples takes part with
             `ClassMoments.empty`.
         group: the process group; None is the default one.
+        call: what this call is, in words; the same on every rank.
 
     Returns:
         The merged moments, in the order of the argument, on the devices they came from.
@@ -45,36 +48,35 @@ def all_reduce_many(
     Raises:
         RuntimeError: torch.distributed is not initialised; or a rank died or did not come within
             the time-out of the process group.
-        ValueError: on every rank, K and D are not the same on all. Looked at when a group first
-            reduces these K and D, by one small collective more.
+        ValueError: on every rank, they do not make the same call or differ in K and D. On an
+            accelerator a call as long as the last one is NaN instead: the host does not wait for
+            its header.
+
+    Example:
+        >>> import ncfast
+        >>> all_reduce_many([ncfast.ClassMoments.empty(5, 6)])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        RuntimeError: Expected torch.distributed to be initialised before ...
     """
     if not dist.is_available() or not dist.is_initialized():
         raise RuntimeError(
             "Expected torch.distributed to be initialised before ClassMoments.all_reduce. "
             "Call torch.distributed.init_process_group first; a single process needs no reduce."
         )
-    if not moments:
-        return []
     world = dist.get_world_size(group)
-    shapes = tuple((part.num_classes, part.dim) for part in moments)
-    size = 8 * sum(part.num_classes * (part.dim + 2) for part in moments)
-    reduce = _exchange if world > 2 and size >= EXCHANGE_BYTES else _gather
     try:
-        found = _other_shapes(shapes, moments[0].means.device, world, group)
-        if not found:
-            return reduce(moments, world, group)
+        size = 8 * sum(part.num_classes * (part.dim + 2) for part in moments)
+        reduce = _exchange if world > 2 and size >= EXCHANGE_BYTES else _gather
+        return reduce(moments, world, group, call)
+    except _ranks.RanksDiffer as error:
+        raise ValueError(_difference(error)) from None
     except RuntimeError as error:
         raise RuntimeError(
             f"The {world} ranks could not combine their class moments: a rank died, left the loop "
             "early or did not come within the time-out of the process group. Every rank must make "
             "the same calls; one without samples passes ClassMoments.empty. What was logged before "
-            f"is kept. The backend said: {error}"
+            f"is kept. This rank came with {call}. The backend said: {error}"
         ) from error
-    raise ValueError(
-        f"Expected argument `moments` to have the same (K, D) on every rank but got {found}. Pass "
-        "the same `num_classes` and layers everywhere, and ClassMoments.empty(K, D) where there is "
-        "no sample."
-    )
 
 
 def pack(moments: ClassMoments) -> Tensor:
@@ -99,45 +101,46 @@ def merge_packed(states: Tensor, num_classes: int, dim: int) -> Tensor:
     return pack(merged)
 
 
-def _other_shapes(
-    shapes: Shapes, device: torch.device, world: int, group: dist.ProcessGroup | None
-) -> str:
-    """The shapes that the ranks hold, if they are not the same; nothing where they are."""
-    known = _agreed.setdefault(group or dist.group.WORLD, set())
-    if shapes in known:
-        return ""
-    # as text of a fixed length: the number of entries may differ too
-    text = ", ".join(f"({k}, {d})" for k, d in shapes).encode()
-    own = torch.zeros(_TEXT, dtype=torch.uint8)
-    own[-20:] = torch.tensor(list(b"%20d" % zlib.crc32(text)), dtype=torch.uint8)
-    own[: min(len(text), _TEXT - 20)] = torch.tensor(list(text[: _TEXT - 20]), dtype=torch.uint8)
-    own = own.to(device)
-    gathered = own.new_empty(world * _TEXT)
-    _all_gather(gathered, own, group)
-    rows = [bytes(row) for row in gathered.view(world, _TEXT).tolist()]
-    if len(set(rows)) == 1:
-        known.add(shapes)
-        return ""
-    return "; ".join(
-        f"{row[: _TEXT - 20].rstrip(bytes(1)).decode()} on rank {rank}"
-        for rank, row in enumerate(rows)
+def _difference(error: _ranks.RanksDiffer) -> str:
+    if len(set(error.calls)) > 1:
+        return (
+            "Expected every rank to make the same calls, one for each step, but got "
+            f"{_ranks.by_rank(error.calls)}. Let all ranks take the same number of steps, with "
+            "drop_last=True in their loaders or up to the shortest of their shards."
+        )
+    return (
+        "Expected argument `moments` to have the same (K, D) on every rank but got "
+        f"{_ranks.by_rank(error.shapes)}. Pass the same `num_classes` and layers everywhere, and "
+        "ClassMoments.empty(K, D) where there is no sample."
     )
 
 
+def _shapes(moments: Sequence[ClassMoments]) -> str:
+    """The shapes in words, each run of equal ones once: "(5, 6) x 128, (5, 8)"."""
+    runs = itertools.groupby((part.num_classes, part.dim) for part in moments)
+    lengths = [(shape, len(list(run))) for shape, run in runs]
+    return ", ".join(f"{shape} x {n}" if n > 1 else f"{shape}" for shape, n in lengths)
+
+
 def _gather(
-    moments: Sequence[ClassMoments], world: int, group: dist.ProcessGroup | None
+    moments: Sequence[ClassMoments], world: int, group: dist.ProcessGroup | None, call: str = ""
 ) -> list[ClassMoments]:
     """All states to all ranks; everyone merges everything."""
-    packed = torch.cat([pack(part) for part in moments])
-    gathered = packed.new_empty(world * packed.numel())
-    _all_gather(gathered, packed, group)
-    return _merged(gathered.view(world, -1), [(m.num_classes, m.dim) for m in moments])
+    if moments:
+        packed = torch.cat([pack(part) for part in moments])
+    else:  # on a device that the group can reach
+        device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
+        packed = torch.empty(0, dtype=torch.float64, device=device)
+    states = _ranks.gather(packed, call, _shapes(moments), group)
+    return _merged(states, [(m.num_classes, m.dim) for m in moments]) if moments else []
 
 
 def _exchange(
-    moments: Sequence[ClassMoments], world: int, group: dist.ProcessGroup | None
+    moments: Sequence[ClassMoments], world: int, group: dist.ProcessGroup | None, call: str = ""
 ) -> list[ClassMoments]:
     """All states of a share of the classes to one rank, which merges them; then a gather."""
+    nothing = moments[0].means.new_empty(0)
+    _ranks.gather(nothing, call, _shapes(moments), group, check=True)
     shares = [(-(-part.num_classes // world), part.dim) for part in moments]
     sent = torch.cat(
         [
@@ -154,9 +157,7 @@ def _exchange(
     dist.all_to_all_single(received, sent, group=group)
     mine = _merged(received, shares)
     own = torch.cat([_rows(part).view(-1) for part in mine])
-    gathered = own.new_empty(world * own.numel())
-    _all_gather(gathered, own, group)
-    columns = gathered.view(world, -1).split([share * (d + 2) for share, d in shares], dim=1)
+    columns = _ranks.all_gather(own, group).split([share * (d + 2) for share, d in shares], dim=1)
     return [
         _from_rows(c.reshape(-1, m.dim + 2)[: m.num_classes], part.norm_sum, part.norm_max)
         for c, m, part in zip(columns, moments, mine, strict=True)
@@ -168,12 +169,6 @@ def _merged(states: Tensor, shapes: Sequence[tuple[int, int]]) -> list[ClassMome
     columns = states.split([2 + k * (d + 2) for k, d in shapes], dim=1)
     merged = [merge_packed(column, k, d) for column, (k, d) in zip(columns, shapes, strict=True)]
     return [unpack(state, k, d) for state, (k, d) in zip(merged, shapes, strict=True)]
-
-
-def _all_gather(output: Tensor, own: Tensor, group: dist.ProcessGroup | None) -> None:
-    # the name changed with PyTorch 2.13, which warns of the old one
-    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-    gather(output, own, group=group)
 
 
 def _norms(moments: ClassMoments) -> Tensor:

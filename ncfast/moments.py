@@ -143,7 +143,8 @@ class ClassMoments:
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> ClassMoments:
         """The moments over all ranks, the same bits on every rank.
 
-        One packed collective, or two for a large state: see
+        One packed collective; one more for a size that differs from the last, and two for a large
+        state: see
         `ncfast.distributed.all_reduce_many`, which also takes several moments at once.
 
         Args:
@@ -152,6 +153,7 @@ class ClassMoments:
 
         Raises:
             RuntimeError: torch.distributed is not initialised, or a rank is missing.
+            ValueError: on every rank, K and D are not the same.
         """
         from ncfast.distributed import all_reduce_many
 

@@ -2,15 +2,18 @@ import builtins
 import fcntl
 import os
 import pty
+import signal
 import struct
 import subprocess
 import sys
 import termios
+from pathlib import Path
 
 import pytest
 
 import ncfast
-from ncfast import cli
+from ncfast import _interrupt, cli
+from ncfast.benchmarks.operations import OPERATIONS
 
 
 def test_train_then_report(tmp_path, capsys):
@@ -104,3 +107,153 @@ def test_resume_needs_no_settings_and_refuses_others(tmp_path, capsys):
     assert "weight_decay was 0.2 and is 0.3" in capsys.readouterr().err
     assert cli.main(["train", "--out", str(tmp_path), "--resume"]) == 1
     assert "config.json is missing" in capsys.readouterr().err
+
+
+def command(*arguments, module=True):
+    """How a shell would start it: as a module, or by the script beside the interpreter."""
+    start = [sys.executable, "-m", "ncfast"] if module else [Path(sys.executable).parent / "ncfast"]
+    return [*start, *arguments]
+
+
+@pytest.mark.parametrize("arguments", [["info"], ["train", "--help"]])
+def test_a_pipe_that_closes_early(arguments):
+    """`ncfast ... | true` says nothing and ends as a process does that SIGPIPE has ended."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(command(*arguments), stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("module", [True, False])
+def test_ctrl_c_while_torch_is_imported(module, tmp_path):
+    """Ctrl-C is one line and 130, also before the command has begun."""
+    # a torch that takes for ever to import, and says when it has been begun
+    (tmp_path / "torch.py").write_text(
+        "import sys, time\nprint('begun', flush=True)\ntime.sleep(600)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    if not module and not Path(command(module=False)[0]).exists():
+        pytest.skip("the script is not installed")
+    running = subprocess.Popen(
+        command("info", module=module),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # a shell's background job, as the tests may be, ignores it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert running.stdout.readline() == b"begun\n"
+    running.send_signal(signal.SIGINT)
+    assert running.communicate()[1] == b"ncfast: interrupted\n"
+    assert running.returncode == 130
+
+
+def test_ctrl_c_in_an_import_that_makes_another_error_of_it(capsys, monkeypatch):
+    """Some extensions report an interrupted import as an ImportError: it is an interrupt all the
+    same."""
+
+    def importing(arguments):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise ImportError("initialization failed") from error
+
+    monkeypatch.setattr(_interrupt, "is_command", lambda: True)
+    monkeypatch.setitem(cli.COMMANDS, "info", importing)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        _interrupt.quit_at_once()
+        assert cli.main(["info"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "ncfast: interrupted\n"
+
+
+def test_other_programs_keep_their_ctrl_c():
+    """`import ncfast` changes no signal handler."""
+    assert not _interrupt.is_command()
+    assert signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_IGN)
+
+
+NUMBERS = {
+    "train": "lr init-scale weight-decay momentum steps batch-size checkpoint-every patch-size "
+    "widths train-size seed sigma information",
+    "sweep": "lr init-scale weight-decay momentum sigma seeds group-size information train-size "
+    "seed",
+    "bench": "threads seconds cases",
+}
+
+
+@pytest.mark.parametrize("bad", ["inf", "nan", "-inf", "-1", str(-(10**30))])
+@pytest.mark.parametrize(("name", "option"), [(n, o) for n in NUMBERS for o in NUMBERS[n].split()])
+def test_numbers_that_cannot_be(capsys, tmp_path, name, option, bad):
+    """One line that names the option, and nothing is made."""
+    if option == "seed" and bad == "-1":
+        bad = "1e3"  # torch takes -1 as a seed
+    out = ["--quick"] if name == "bench" else ["--out", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as ended:
+        cli.main([name, *out, f"--{option}", bad])
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (2, "")
+    assert said.err.startswith(f"ncfast {name}: ")
+    assert f"--{option}" in said.err
+    assert said.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train"], "Missing from ncfast train: --out PATH"),
+        (["train", "--out", "x", "--lrr", "1"], "Unrecognized options: --lrr, 1; Perhaps you mean"),
+        (["train", "--out", "x", "--lr", "fast"], "Error parsing --lr"),
+        (["train", "--out", "x", "--model", "mlq"], "invalid choice 'mlq' for argument '--model'"),
+        (["bench"], "Expected --out, the JSON file to write"),
+    ],
+)
+def test_mistakes_in_options_are_one_line(capsys, arguments, said):
+    """What is wrong, where the help is, and status 2."""
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(arguments)
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.endswith(f"(ncfast {arguments[0]} --help)\n")
+    assert error.count("\n") == 1
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"ncfast {ncfast.__version__}\n"
+
+
+def test_help_without_the_extras(capsys, monkeypatch):
+    """Help is no failure: it says what there is, and what brings the rest."""
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    monkeypatch.delitem(sys.modules, "ncfast.experiments.config", raising=False)
+    assert cli.main(["train", "--help"]) == 0
+    said = capsys.readouterr()
+    assert "usage: ncfast train" in said.out
+    assert "pip install 'ncfast[experiments]'" in said.out
+    assert said.err == ""
+
+
+def test_the_help_of_bench_names_every_operation(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["bench", "--help"])
+    words = capsys.readouterr().out.replace("│", " ").replace(",", " ").split()
+    assert {*OPERATIONS} <= {word.rstrip(".") for word in words}
+
+
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_resuming_to_a_step_that_is_past(tmp_path, capsys, command):
+    """Fewer steps than were made is no continuation: it is refused, and every file stays."""
+    out = tmp_path / "run"
+    small = ["--widths", "8", "--information", "0", "--schedule", "log:3"]
+    assert cli.main([command, "--out", str(out), "--steps", "12", *small]) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert cli.main([command, "--out", str(out), "--resume", "--steps", "5"]) == 1
+    said = capsys.readouterr().err
+    assert "is at step 12, past --steps 5. Nothing was changed." in said
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before

@@ -24,3 +24,9 @@ def test_example(code, tmp_path, monkeypatch):
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tests_that_are_named_exist(page):
+    for file, name in re.findall(r"`((?:\w+/)+test_\w+\.py)::(test_\w+)`", page.read_text()):
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), name

@@ -12,7 +12,7 @@ import ncfast
 spent = time.perf_counter() - start
 optional = ["triton", "faiss", "sklearn", "matplotlib", "tqdm", "tyro", "safetensors", "pooch",
             "scipy", "torchmetrics", "lightning", "transformers", "accelerate",
-            "tensorboard", "wandb", "pyarrow", "pybind11"]
+            "tensorboard", "wandb", "mlflow", "trackio", "pyarrow", "pybind11"]
 print(json.dumps([spent, [name for name in optional if name in sys.modules]]))
 """
 

@@ -53,7 +53,7 @@ def make(case: Case, seed: int, device: torch.device) -> Inputs:
 
 def truth(inputs: Inputs) -> list[Tensor]:
     """All weights of each replica after the steps, trained alone in float64."""
-    from ncfast.experiments.trainer import Trainer
+    from ncfast.benchmarks.plain.training import Trainer
 
     train = inputs["train"]
     wide = replace(train, mean=train.mean.double(), std=train.std.double())
@@ -77,7 +77,7 @@ def error(found: list[Tensor], exact: list[Tensor]) -> float:
 
 
 def batched(inputs: Inputs) -> Call:
-    from ncfast.experiments.replicas.program import ReplicaProgram
+    from ncfast.experiments.training.program import ReplicaProgram
 
     program = ReplicaProgram(inputs["configs"], inputs["train"], inputs["device"])
 
@@ -91,7 +91,7 @@ def batched(inputs: Inputs) -> Call:
 
 def one_after_the_other(inputs: Inputs) -> Call:
     """The plain trainer, one run after another: forward, backward, torch's optimiser."""
-    from ncfast.experiments.trainer import Trainer
+    from ncfast.benchmarks.plain.training import Trainer
 
     trainers = [Trainer(config, inputs["train"], inputs["device"]) for config in inputs["configs"]]
 

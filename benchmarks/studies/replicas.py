@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 
+from ncfast.benchmarks.plain.training import Trainer
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.data import ImageSet, load
-from ncfast.experiments.replicas.program import ReplicaProgram
 from ncfast.experiments.run_dir import versions
-from ncfast.experiments.trainer import Trainer
+from ncfast.experiments.training.program import ReplicaProgram
 
 CASES = {
     "digits-mlp": {"dataset": "digits"},

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
+from ncfast.tracking import schedule
+
 Dataset = Literal["digits", "mnist", "fashion-mnist", "cifar10", "synthetic", "trec", "sst2"]
 Model = Literal["mlp", "cnn", "resnet18", "transformer"]
+
+
+def setting(default: Any, *, per_replica: bool = False, may_change: bool = False) -> Any:
+    """A setting with its default.
+
+    Replicas that are trained in one batched program have the same value of every setting, except
+    where the setting is declared ``per_replica``. A resumed run keeps every setting, except where
+    it is declared ``may_change``: such a setting decides how a run is watched or where it is kept,
+    not what it computes.
+    """
+    return field(default=default, metadata={"per_replica": per_replica, "may_change": may_change})
+
+
+def changeable(kind: type[Recipe]) -> set[str]:
+    """The settings that may change when a run is resumed."""
+    return {entry.name for entry in fields(kind) if entry.metadata.get("may_change")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What `ncfast train` and `ncfast sweep` have in common. The defaults are the recipe F2."""
 
-    out: Path
-    """Directory of the run: config.json, metrics.jsonl, checkpoint.safetensors, report.html."""
+    out: Path = field(metadata={"per_replica": True, "may_change": True})
+    """Directory of the run: config.json, metrics.jsonl, probes.jsonl, checkpoint.safetensors."""
     dataset: Dataset = "digits"
     """digits comes with scikit-learn; synthetic is Gaussian classes; the others are files."""
     model: Model = "mlp"
@@ -31,9 +50,9 @@ class Recipe:
     """Whether the mlp's last hidden layer has an activation; without, the last two are linear."""
     patch_size: int = 4
     """Edge of the transformer's patches, in pixels."""
-    scale_layers: Literal["all", "linear", "last"] = "all"
+    scale_layers: Literal["all", "linear", "last"] = setting("all", per_replica=True)
     """What --init-scale multiplies: all parameters, the linear layers, or the classifier."""
-    zero_last: bool = False
+    zero_last: bool = setting(False, per_replica=True)
     """Start with a classifier of zeros."""
     optimizer: Literal["adamw", "sgd", "gd"] = "adamw"
     """AdamW, or gradient descent on batches (sgd) or on the whole training split (gd)."""
@@ -41,36 +60,70 @@ class Recipe:
     """Of sgd and gd."""
     batch_size: int = 100
     """Samples in a step; the data are reshuffled each epoch. Not used by gd."""
-    steps: int = 100_000
+    steps: int = setting(100_000, may_change=True)
     """Steps in all; with --resume it may be raised."""
-    seed: int = 42
+    seed: int = setting(42, per_replica=True)
     """Of initialisation and data order."""
     schedule: str = "paper"
     """When to measure the training split: paper, log:POINTS, every or every:N."""
     test_schedule: str | None = None
     """When to measure the test split as well; None: whenever the training split is."""
-    checkpoint_every: int = 10_000
+    probes: str = "log:12"
+    """When to look closer at the features: margins, principal components, information."""
+    sigma: tuple[float, ...] = (0.1,)
+    """Noise of the information estimates and bounds, relative to the largest feature norm."""
+    information: int = 1500
+    """Unseen samples for the information estimates at the probes; 0 leaves them out."""
+    checkpoint_every: int = setting(10_000, may_change=True)
     """Steps between checkpoints; one is also written at the end and when interrupted."""
-    data_dir: Path | None = None
+    data_dir: Path | None = setting(None, may_change=True)
     """Folder of the dataset files; None: the environment variable NCFAST_DATA."""
-    download: bool = False
+    download: bool = setting(False, may_change=True)
     """Fetch missing dataset files from the official mirrors, and verify them."""
-    device: str = "auto"
+    device: str = setting("auto", may_change=True)
     """cpu, cuda, cuda:1, ...; auto takes a GPU when there is one."""
-    resume: bool = False
+    resume: bool = setting(False, may_change=True)
     """Continue what is in --out from its last checkpoint, with its settings."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "checkpoint_every", "patch_size"):
             check_positive(name, getattr(self, name))
+        check_seed(self.seed)
         if not 0 <= self.momentum < 1:
             raise ValueError(f"Expected `momentum` in [0, 1) but got {self.momentum}.")
         if not self.widths or min(self.widths) < 1:
             raise ValueError(f"Expected `widths` to be positive sizes but got {self.widths}.")
+        if not self.sigma:
+            raise ValueError("Expected `sigma` to hold at least one value but got none.")
+        for value in self.sigma:
+            check_positive("sigma", value)
+        if self.information < 0:
+            raise ValueError(
+                f"Expected `information` to be zero or more but got {self.information}."
+            )
 
     def effective_batch_size(self, train_size: int) -> int:
         """Samples in a step; all of them for full-batch gradient descent."""
         return train_size if self.optimizer == "gd" else min(self.batch_size, train_size)
+
+    def schedules(self) -> Schedules:
+        """The steps at which this run measures.
+
+        Raises:
+            ValueError: a text that is no schedule.
+        """
+        test = self.test_schedule or self.schedule
+        return Schedules(
+            *(schedule.parse(text, self.steps) for text in (self.schedule, test, self.probes))
+        )
+
+
+class Schedules(NamedTuple):
+    """When a run measures: its training split, its test split too, and with probes."""
+
+    train: schedule.Schedule
+    test: schedule.Schedule
+    probe: schedule.Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +132,13 @@ class TrainConfig(Recipe):
 
     train_size: int | None = None
     """Training samples, the first so many. None: 200 for digits, 1000 for the others."""
-    init_scale: float = 8.0
+    init_scale: float = setting(8.0, per_replica=True)
     """Factor on the initial parameters that --scale-layers names."""
     loss: Literal["mse", "ce"] = "mse"
     """Squared error on one-hot labels summed over classes and batch, or summed cross-entropy."""
-    lr: float = 1e-3
+    lr: float = setting(1e-3, per_replica=True)
     """Learning rate."""
-    weight_decay: float = 0.01
+    weight_decay: float = setting(0.01, per_replica=True)
     """Decoupled weight decay of AdamW; L2 (decay times parameter) of sgd and gd. May be zero."""
 
     def __post_init__(self) -> None:
@@ -93,6 +146,8 @@ class TrainConfig(Recipe):
         check_positive("lr", self.lr)
         check_positive("init_scale", self.init_scale)
         check_decay(self.weight_decay)
+        if self.train_size is not None:
+            check_positive("train_size", self.train_size)
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], out: Path) -> TrainConfig:
@@ -109,6 +164,15 @@ class TrainConfig(Recipe):
         """Training samples after the default of the dataset."""
         return effective_train_size(self.train_size, self.dataset)
 
+    @property
+    def program(self) -> tuple[object, ...]:
+        """The settings that replicas of one batched program share; see `setting`."""
+        return tuple(
+            getattr(self, entry.name)
+            for entry in fields(self)
+            if not entry.metadata.get("per_replica")
+        )
+
 
 def effective_train_size(train_size: int | None, dataset: str) -> int:
     """Training samples after the default of the dataset."""
@@ -118,14 +182,20 @@ def effective_train_size(train_size: int | None, dataset: str) -> int:
 
 
 def check_positive(name: str, value: float) -> None:
-    """Raise ValueError unless ``value`` is positive."""
-    if not value > 0:
-        raise ValueError(f"Expected `{name}` to be positive but got {value}.")
+    """Raise ValueError unless ``value`` is positive and finite."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"Expected `{name}` to be positive and finite but got {value}.")
+
+
+def check_seed(value: int) -> None:
+    """Raise ValueError unless torch takes ``value`` as a seed."""
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"Expected `seed` to be an integer of 64 bits but got {value}.")
 
 
 def check_decay(value: float) -> None:
-    """Raise ValueError unless ``value`` is zero or more."""
-    if not value >= 0:
+    """Raise ValueError unless ``value`` is zero or more, and finite."""
+    if not 0 <= value < math.inf:
         raise ValueError(f"Expected `weight_decay` to be zero or more but got {value}.")
 
 

@@ -12,20 +12,24 @@ import numpy as np
 import torch
 
 import ncfast
-from ncfast.experiments.config import TrainConfig
+from ncfast.experiments.config import TrainConfig, changeable
 from ncfast.metrics.registry import METRICS
+from ncfast.tracking import header as tracking_header
 from ncfast.tracking.sinks import read_records
 from ncfast.tracking.sinks.files import replacing
 from ncfast.tracking.sinks.strict_json import json_line
+from ncfast.tracking.stream import parse as parse_stream
 
 CONFIG, METRICS_FILE, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
-# how a run is watched or where it is kept may change on --resume; what it computes may not
-_MAY_CHANGE = {"out", "steps", "data_dir", "download", "device", "checkpoint_every"}
+# what every log point holds of each split, beside accuracy and loss; all of it follows from the
+# class moments and the classifier
+LOGGED = (*METRICS, "bound.generalization_trace")
 CONVENTIONS = {
-    "step": "updates made so far; 0 is the initialisation",
-    "means": "every class counts the same: centred on the mean of class means, Sigma_B unweighted",
-    "Sigma_W": "population normalisation 1/N over all samples",
-    "standard deviations": "population",
+    **{
+        name: text
+        for name, text in tracking_header.CONVENTIONS.items()
+        if name != "tracker/seconds"
+    },
     "loss": "mean over the split of the loss of a sample, summed over classes",
     "features": "input of the classifier, model in eval mode, whole split",
     "rnc1.max": "Tr(Sigma_W) / (largest feature norm)^2",
@@ -68,7 +72,7 @@ def _describe(config: TrainConfig) -> dict[str, Any]:
         "settings": _settings(config),
         "versions": versions(),
         "seed": config.seed,
-        "metrics": [*METRICS, "weight.norm"],
+        "metrics": [*LOGGED, "weight.norm"],
         "conventions": CONVENTIONS,
     }
 
@@ -83,6 +87,16 @@ def versions() -> dict[str, str]:
     }
 
 
+def header(num_classes: int) -> dict[str, Any]:
+    """The header of a run's log: versions, conventions, and the definition of each metric."""
+    return tracking_header.build_header(
+        metrics=[*LOGGED, "weight.norm"],
+        stream=parse_stream("batch"),
+        num_classes=num_classes,
+        layers=(),
+    )
+
+
 def _check_same_run(config: TrainConfig, path: Path) -> None:
     if not path.exists() or not (config.out / CHECKPOINT).exists():
         raise RunDirectoryError(
@@ -95,7 +109,7 @@ def _check_same_run(config: TrainConfig, path: Path) -> None:
     changed = [
         f"{name} was {before.get(name)} and is {now[name]}"
         for name in now
-        if name not in _MAY_CHANGE and before.get(name) != now[name]
+        if name not in changeable(TrainConfig) and before.get(name) != now[name]
     ]
     if changed:
         raise RunDirectoryError(

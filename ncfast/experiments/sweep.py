@@ -5,22 +5,20 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from ncfast.experiments import run_dir, sweep_file
 from ncfast.experiments.config import TrainConfig
-from ncfast.experiments.data import ImageSet, load
-from ncfast.experiments.interrupt import InterruptFlag
-from ncfast.experiments.replicas.group import Group, saved_step
-from ncfast.experiments.replicas.memory import group_size, split_evenly
-from ncfast.experiments.replicas.probe import PROBES_FILE
-from ncfast.experiments.replicas.program import program_key
 from ncfast.experiments.sweep_config import SweepConfig
-from ncfast.experiments.trainer import pick_device
-from ncfast.tracking import schedule
+from ncfast.experiments.trainer import load_splits, pick_device
+from ncfast.experiments.training.checkpoint import check_not_past, saved_step
+from ncfast.experiments.training.group import Group
+from ncfast.experiments.training.interrupt import InterruptFlag
+from ncfast.experiments.training.memory import group_size, split_evenly
+from ncfast.experiments.training.probe import PROBES_FILE
 
 
 @dataclass(frozen=True)
@@ -84,8 +82,10 @@ def sweep(config: SweepConfig) -> SweepOutcome:
     rank = Rank.of_environment()
     device = rank.device(config.device)
     replicas = config.replicas()
-    for text in (config.schedule, config.test_schedule or config.schedule, config.probes):
-        schedule.parse(text, config.steps)
+    config.schedules()  # a bad one must not leave a directory behind
+    if config.resume:
+        for replica in replicas.values():
+            check_not_past(replica.out, replica.steps)
     if rank.index == 0:
         sweep_file.prepare(config, list(replicas))
     else:
@@ -102,38 +102,17 @@ def sweep(config: SweepConfig) -> SweepOutcome:
                 break
             names = ", ".join(one.out.name for one in group)
             print(f"group {number}/{len(groups)}: {names}", file=sys.stderr, flush=True)
-            finished &= _run(group, config, device, interrupt)
+            finished &= _run(group, device, interrupt)
     return SweepOutcome(
         tuple(one.out for one in replicas.values()), finished, alone=rank.count == 1
     )
 
 
-def _run(
-    configs: Sequence[TrainConfig],
-    config: SweepConfig,
-    device: torch.device,
-    interrupt: InterruptFlag,
-) -> bool:
-    train, test = (split.to(device) for split in _data(configs[0]))
-    group = Group(
-        configs,
-        train,
-        test,
-        device,
-        probes=config.probes,
-        sigmas=config.sigma,
-        samples=config.information,
-    )
+def _run(configs: Sequence[TrainConfig], device: torch.device, interrupt: InterruptFlag) -> bool:
+    for config in configs:
+        run_dir.prepare(replace(config, resume=saved_step(config.out) >= 0))
+    group = Group(configs, *load_splits(configs[0], device), device)
     return group.execute(interrupt)
-
-
-def _data(config: TrainConfig) -> tuple[ImageSet, ImageSet]:
-    return load(
-        config.dataset,
-        data_dir=config.data_dir,
-        train_size=config.effective_train_size,
-        download=config.download,
-    )
 
 
 def _groups(
@@ -142,11 +121,11 @@ def _groups(
     """This rank's groups: replicas that share a program and a step, as many as fit."""
     kinds: dict[tuple[object, ...], list[int]] = {}
     for index, config in enumerate(configs):
-        kinds.setdefault((*program_key(config), saved_step(config)), []).append(index)
+        kinds.setdefault((*config.program, saved_step(config.out)), []).append(index)
     groups = []
     for members in kinds.values():
         first = configs[members[0]]
-        most = sweep_config.group_size or group_size(first, _data(first)[0], device)
+        most = sweep_config.group_size or group_size(first, load_splits(first, device)[0], device)
         groups += split_evenly(members, most, at_least=rank.count if len(kinds) == 1 else 1)
     mine = groups[rank.index :: rank.count]
     return [[configs[index] for index in group] for group in mine]
@@ -154,6 +133,6 @@ def _groups(
 
 def _forget_unsaved(config: TrainConfig) -> None:
     """A replica that was stopped before its first checkpoint begins anew."""
-    if saved_step(config) < 0:
+    if saved_step(config.out) < 0:
         for name in (run_dir.CONFIG, run_dir.METRICS_FILE, PROBES_FILE):
             (config.out / name).unlink(missing_ok=True)

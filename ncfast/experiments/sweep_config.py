@@ -13,6 +13,8 @@ from ncfast.experiments.config import (
     TrainConfig,
     check_decay,
     check_positive,
+    check_seed,
+    setting,
     stored_settings,
 )
 
@@ -45,9 +47,9 @@ _AXES = (
 class SweepConfig(Recipe):
     """Train all combinations of the given values and seeds in one batched program."""
 
-    preset: PresetName | None = None
+    preset: PresetName | None = setting(None, may_change=True)
     """An experiment of arXiv 2509.20829 or beyond it; other options change its settings."""
-    quick: bool = False
+    quick: bool = setting(False, may_change=True)
     """The preset's small form on the bundled digits, minutes on two cores."""
     weight_decay: tuple[float, ...] = (0.01,)
     """Weight decays: decoupled with adamw, L2 with sgd and gd. May be zero."""
@@ -61,30 +63,21 @@ class SweepConfig(Recipe):
     """Training samples, the first so many. None given: 200 for digits, 1000 for the others."""
     loss: tuple[Literal["mse", "ce"], ...] = ("mse",)
     """Squared error on one-hot labels summed over classes and batch, or summed cross-entropy."""
-    probes: str = "log:12"
-    """When to look closer at the features: margins, principal components, information."""
-    sigma: tuple[float, ...] = (0.1,)
-    """Noise of the information estimates and bounds, relative to the largest feature norm."""
-    information: int = 1500
-    """Unseen samples for the information estimates at the probes; 0 leaves them out."""
-    group_size: int | None = None
+    group_size: int | None = setting(None, may_change=True)
     """Replicas trained at once; None: as many as memory allows."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("weight_decay", "lr", "init_scale", "loss", "sigma"):
+        for name in ("weight_decay", "lr", "init_scale", "loss"):
             if not getattr(self, name):
                 raise ValueError(f"Expected `{name}` to hold at least one value but got none.")
-        for name in ("lr", "init_scale", "train_size", "sigma"):
+        for name in ("lr", "init_scale", "train_size"):
             for value in getattr(self, name):
                 check_positive(name, value)
         for value in self.weight_decay:
             check_decay(value)
         check_positive("seeds", self.seeds)
-        if self.information < 0:
-            raise ValueError(
-                f"Expected `information` to be zero or more but got {self.information}."
-            )
+        check_seed(self.seed + self.seeds)
         if self.group_size is not None:
             check_positive("group_size", self.group_size)
 

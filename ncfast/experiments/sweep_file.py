@@ -9,14 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ncfast.experiments.config import changeable
 from ncfast.experiments.run_dir import RunDirectoryError, versions, write_atomically
 from ncfast.experiments.sweep_config import SweepConfig
 
 SWEEP = "sweep.json"
 WAIT_SECONDS = 120.0
-# what may differ when a sweep is resumed: how it runs, not what it computes
-_MAY_CHANGE = {"out", "resume", "steps", "data_dir", "download", "device", "checkpoint_every"}
-_MAY_CHANGE |= {"group_size", "quick", "preset"}
 
 
 def prepare(config: SweepConfig, names: Sequence[str]) -> None:
@@ -90,7 +88,7 @@ def _check_same_sweep(config: SweepConfig) -> None:
     changed = [
         f"{name} was {before.get(name)} and is {now[name]}"
         for name in now
-        if name not in _MAY_CHANGE and before.get(name) != now[name]
+        if name not in changeable(SweepConfig) and before.get(name) != now[name]
     ]
     if changed:
         raise RunDirectoryError(

@@ -11,7 +11,7 @@ LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 
 
 def inputs_and_labels(batch: Any) -> tuple[Any, Tensor]:
-    """The first two items of a sequence, or the first entry and the labels of a dict.
+    """The first two items of a sequence, or the first entry (None) and the labels of a dict.
 
     Raises:
         TypeError: the batch is neither, or has no labels.
@@ -24,7 +24,7 @@ def inputs_and_labels(batch: Any) -> tuple[Any, Tensor]:
     if isinstance(batch, Mapping):
         key = next((key for key in LABEL_KEYS if key in batch), None)
         if key is not None:
-            return next(value for name, value in batch.items() if name != key), batch[key]
+            return next((value for name, value in batch.items() if name != key), None), batch[key]
     elif isinstance(batch, (list, tuple)) and len(batch) >= 2 and isinstance(batch[1], Tensor):
         return batch[0], batch[1]
     raise TypeError(

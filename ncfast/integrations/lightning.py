@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from ncfast._optional import need
 from ncfast.integrations.batches import inputs_and_labels
-from ncfast.tracking.tracker import Tracker
+from ncfast.integrations.callback import Measuring, harmless
+from ncfast.integrations.split import Logits, Split
 
 need("lightning", "ncfast.integrations.lightning")
 from lightning.pytorch import Callback, LightningModule, Trainer  # noqa: E402
@@ -18,23 +18,30 @@ from lightning.pytorch import Callback, LightningModule, Trainer  # noqa: E402
 Unpack = Callable[[Any], tuple[Any, Tensor]]
 
 
-class CollapseCallback(Callback):
-    """Measures the batch after each optimiser step, and the validation data after each validation.
+class CollapseCallback(Measuring, Callback):
+    """Measures the batch after each optimiser step, and the validation data in each validation.
 
-    Batches are measured under ``train/``, from the features that hooks catch in the training step.
-    After a validation epoch the model, through ``module(inputs)``, runs over the validation data a
-    second time, frozen, under ``val/`` (``val_0/``, ``val_1/``, ... with several loaders). Steps
-    are Lightning's ``global_step``; micro-batches of an accumulated gradient that no optimiser step
+    Batches are measured under ``train/``, from the features that hooks catch in the training step;
+    ``train/loss`` is the loss as the training step returned it. Validation data are measured under
+    ``val/`` while Lightning runs the validation steps; with several loaders under ``val_0/``,
+    ``val_1/``, ..., or ``val_NAME/`` where they are a dict. ``val/accuracy`` is there when the
+    module, or one submodule of it, returns logits (N, K) once in a validation step. Steps are
+    Lightning's ``global_step``; micro-batches of an accumulated gradient that no optimiser step
     follows are not measured. Several processes measure together (``group="auto"``), and only the
-    first has sinks.
+    first has sinks; samples that a DistributedSampler repeats count once in a validation.
+
+    No measurement ends a training: what cannot be measured is said once, as a warning. A second fit
+    makes a tracker of its own: steps continue with a Trainer that goes on, and begin at 1 with a
+    new one.
 
     Args:
         num_classes: K.
         unpack: inputs and labels from a batch; the default takes the first two items of a sequence,
             or from a dict its "labels" (or "label", "targets", "target", "y") and its first entry.
         snapshots: whether to measure the validation data, and which: True, False, or the number of
-            validations from one snapshot to the next.
-        sinks: as for `ncfast.Tracker`.
+            validations from one snapshot to the next, the first one of a fit included.
+        sinks: as for `ncfast.Tracker`. Each fit opens paths and names anew, and appends; a sink
+            that you made stays open for the next fit until `close`.
         **tracker_options: further arguments of `ncfast.Tracker`, such as ``layers``, ``every`` and
             ``metrics``.
 
@@ -56,22 +63,18 @@ class CollapseCallback(Callback):
         sinks: Sequence[Any] = (),
         **tracker_options: Any,
     ) -> None:
-        super().__init__()
-        self.tracker: Tracker | None = None
-        self._options = {"num_classes": num_classes, "group": "auto", **tracker_options}
+        super().__init__(sinks, {"num_classes": num_classes, **tracker_options})
         self._unpack = unpack
         self._snapshots, self._validations = int(snapshots), 0
-        self._sinks = sinks
+        self._splits: dict[int, Split] = {}
+        self._logits: Logits | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the tracker: a checkpoint's step is known by now."""
-        self.tracker = Tracker(
-            pl_module,
-            sinks=self._sinks if trainer.is_global_zero else (),
-            start_step=trainer.global_step,
-            **self._options,
-        )
+        self._validations = 0
+        self._start(pl_module, trainer.global_step, trainer.is_global_zero)
 
+    @harmless
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -82,52 +85,111 @@ class CollapseCallback(Callback):
     ) -> None:
         """Measure the batch if an optimiser has stepped."""
         tracker = self.tracker
-        if tracker is None or trainer.global_step == tracker.current_step:
+        if tracker is None or not self._running:
+            return
+        if trainer.global_step == tracker.current_step:  # a part of an accumulated gradient
+            self._forget()
             return
         # several optimisers count as several steps
         while tracker.current_step < trainer.global_step - 1:
             tracker.advance(keep_features=True)
-        tracker.step(labels=self._unpack(batch)[1])
+        labels = self._labels(batch)
+        if labels is None:
+            tracker.advance()
+        else:
+            tracker.step(labels=labels)
+        # Lightning has divided the loss that the training step returned
+        parts = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if tracker.due and isinstance(loss, Tensor):
-            tracker.log({"train/loss": loss.detach()})
+        if tracker.due and isinstance(loss, Tensor) and loss.numel() == 1:
+            tracker.log({"train/loss": loss.detach().reshape(()) * parts})
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure the validation data."""
-        if self.tracker is None or trainer.sanity_checking or not self._snapshots:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Decide whether this validation is measured."""
+        self._stop_validating()
+        if not self._running or trainer.sanity_checking or not self._snapshots:
             return
         self._validations += 1
-        if (self._validations - 1) % self._snapshots:
-            return
-        loaders = _loaders(trainer.val_dataloaders)
-        for index, loader in enumerate(loaders):
-            split = f"val_{index}" if len(loaders) > 1 else "val"
-            limit = trainer.num_val_batches[index]
-            batches = islice(loader, None if limit == float("inf") else int(limit))
-            self.tracker.snapshot(self._on_device(trainer, batches, index), split=split)
+        if (self._validations - 1) % self._snapshots == 0:
+            self._logits = Logits(pl_module, self._options["num_classes"])
 
-    def _on_device(
-        self, trainer: Trainer, batches: Iterable[Any], index: int
-    ) -> Iterator[tuple[Any, Tensor]]:
-        for batch in batches:
-            yield self._unpack(trainer.strategy.batch_to_device(batch, dataloader_idx=index))
+    @harmless
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Forget what ran before the batch."""
+        if self._logits is None or self.tracker is None:
+            return
+        if dataloader_idx not in self._splits:
+            loaders = list(_loaders(trainer.val_dataloaders).values())
+            loader = loaders[dataloader_idx] if dataloader_idx < len(loaders) else None
+            self._splits[dataloader_idx] = Split(self.tracker, loader)
+        self._splits[dataloader_idx].begin()
+        self._logits.take()
+
+    @harmless
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Measure the batch."""
+        split = self._splits.get(dataloader_idx)
+        if split is not None and self._logits is not None:
+            split.add(self._labels(batch), self._logits.take())
+
+    @harmless
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add what was measured to the current step's record."""
+        names = list(_loaders(trainer.val_dataloaders))
+        splits = self._stop_validating()
+        for index, split in sorted(splits.items()):
+            split.end(names[index] if index < len(names) else f"val_{index}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what is left."""
-        self._close()
+        self._finish()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Write what is left."""
-        self._close()
+        self._stop_validating()
+        self._finish()
 
-    def _close(self) -> None:
-        if self.tracker is not None:
-            self.tracker.close()
+    @harmless
+    def _finish(self) -> None:
+        self._stop()
+
+    def _stop_validating(self) -> dict[int, Split]:
+        splits, self._splits = self._splits, {}
+        if self._logits is not None:
+            self._logits.remove()
+            self._logits = None
+        return splits
+
+    def _labels(self, batch: Any) -> Tensor | None:
+        try:
+            return self._unpack(batch)[1]
+        except Exception as error:
+            self._say("labels", f"A batch is not measured, training goes on: {error}")
+            return None
 
 
-def _loaders(found: Any) -> list[Any]:
+def _loaders(found: Any) -> dict[str, Any]:
+    """The validation loaders by the first part of their keys."""
+    found = getattr(found, "iterables", found)  # of a CombinedLoader
     if isinstance(found, Mapping):
-        return list(found.values())
-    return list(found) if isinstance(found, (list, tuple)) else [found]
+        return {f"val_{name}": loader for name, loader in found.items()}
+    if isinstance(found, (list, tuple)) and len(found) > 1:
+        return {f"val_{index}": loader for index, loader in enumerate(found)}
+    return {"val": found[0] if isinstance(found, (list, tuple)) and found else found}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from ncfast import _validate
@@ -22,10 +23,11 @@ from torchmetrics import Metric  # noqa: E402
 class CollapseMetric(Metric):
     """Collapse metrics of all features seen since the last reset, exact over batches and ranks.
 
-    The state is one float64 vector, the packed `ClassMoments`. It is merged (Chan) where
+    The state is one vector, the packed `ClassMoments`, and stays float64. It is merged (Chan) where
     torchmetrics would add: over the batches of `forward`, in `merge_state`, and over ranks, which
     costs one gather. Metrics of this module with the same number of classes and the same features
-    share one state in a `MetricCollection` (compute groups).
+    share one state in a `MetricCollection` (compute groups). A saved state is loaded by a metric of
+    the same K and D alone.
 
     Args:
         num_classes: K.
@@ -50,7 +52,8 @@ class CollapseMetric(Metric):
     is_differentiable = False
     higher_is_better: bool | None = None
     full_state_update = False
-    moments_state: Tensor
+    # torch.jit.script leaves alone what is listed here
+    __jit_unused_properties__: ClassVar[list[str]] = [*Metric.__jit_unused_properties__, "moments"]
 
     def __init__(
         self,
@@ -81,18 +84,65 @@ class CollapseMetric(Metric):
         """Add a batch.
 
         Args:
-            feats: (N, D) features, any floating dtype.
+            feats: (N, D) features, any floating dtype; N may be 0.
             labels: (N,) integer class indices.
 
         Raises:
             ValueError, TypeError: see `ncfast.class_moments`; or features of another width.
         """
+        if feats.shape == (0, self.dim) and labels.shape == (0,):
+            return
         batch = class_moments(feats, labels, num_classes=self.num_classes)
         self.moments_state = pack(self.moments.merge(batch))
 
     def compute(self) -> Any:
         """The values by metric id, 0-d float64."""
         return collapse_metrics(self.moments, which=list(self.metrics))
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Draw values of `compute` or `forward` with matplotlib.
+
+        Args:
+            val: a value, or a list of values over time; None computes one.
+            ax: matplotlib axes; None makes them.
+
+        Returns:
+            The figure and the axes.
+        """
+        return self._plot(val, ax)
+
+    def set_dtype(self, dst_type: str | torch.dtype) -> CollapseMetric:
+        """Return the metric: its state is float64 whatever the precision of the features."""
+        return self
+
+    def state_dict(  # type: ignore[override]  # as torchmetrics has it
+        self, destination: dict[str, Any] | None = None, prefix: str = "", keep_vars: bool = False
+    ) -> dict[str, Any]:
+        """States that are persistent, with K and D beside them."""
+        found = super().state_dict(destination, prefix, keep_vars)
+        if prefix + "moments_state" in found:
+            found[prefix + _SHAPE] = torch.tensor([self.num_classes, self.dim])
+        return found
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        shape = state_dict.pop(prefix + _SHAPE, None)  # absent before version 0.2
+        state = state_dict.get(prefix + "moments_state")
+        own = [self.num_classes, self.dim]
+        if state is not None:
+            found = own if shape is None else shape.tolist()
+            if found != own or len(state) != len(self.moments_state):
+                del state_dict[prefix + "moments_state"]
+                args[-1].append(_OTHER.format(own=own, found=found, length=len(state)))
+            else:
+                state_dict[prefix + "moments_state"] = state.double()
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+_SHAPE = "moments_shape"
+_OTHER = (
+    "Expected a state of [num_classes, dim] = {own} but got one of {found} with {length} numbers. "
+    "Make the metric with the num_classes and dim of the state."
+)
 
 
 class CollapseValue(CollapseMetric):

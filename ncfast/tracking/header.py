@@ -18,6 +18,7 @@ CONVENTIONS = {
     "standard deviations": "population",
     "information": "nats",
     "nan": "undefined: fewer than two classes in the batch, or features that are not finite",
+    "tracker/local": "1: measured by this rank alone, not merged with the others",
     "tracker/seconds": "time spent in the tracker so far, on the thread that trains, in seconds",
 }
 _STREAMS = {

@@ -17,6 +17,8 @@ from ncfast.tracking.pooling import find_tensor
 _is_compiling = torch.compiler.is_compiling
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # not in torch 2.6
 _in_backward = torch._C._current_graph_task_id  # -1 outside
+_tracing = torch._C._get_tracing_state  # of torch.jit
+_grad_enabled = torch.is_grad_enabled
 _TRAINING = 3  # the rank of a call in training mode with gradients
 
 
@@ -58,16 +60,22 @@ class Hook:
 
     def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         """Called by torch after the layer's forward."""
-        if not self.enabled or _is_exporting():
+        if not self.enabled:
             return
-        value = self._input(args, kwargs) if self._from_input else output
-        rank = 2 * module.training + torch.is_grad_enabled()
+        value = output
+        if self._from_input:
+            value = args[0] if args else self._by_name(kwargs)
+        rank = 2 * module.training + _grad_enabled()
         if _is_compiling():
-            self._keep_compiled(_copied(value), rank)
+            if not _is_exporting():
+                self._keep_compiled(_copied(value), rank)
         elif rank >= self.rank and not self._passes_by(value):
             self.calls = self.calls + 1 if rank == self.rank else 1
             self.rank = rank
-            self._keep(value)
+            if type(value) is Tensor and not value.is_inference():
+                self.value, self.version = value, value._version
+            else:
+                self._keep(value)
 
     def take(self) -> Any:
         """The value, which is forgotten; None if there is none.
@@ -100,20 +108,16 @@ class Hook:
         self.most = math.inf
         return self.calls
 
-    def _input(self, args: Any, kwargs: dict[str, Any]) -> Any:
-        if args:
-            return args[0]
+    def _by_name(self, kwargs: dict[str, Any]) -> Any:
         if self._argument in kwargs:
             return kwargs[self._argument]
         return next(iter(kwargs.values()), None)
 
     def _passes_by(self, value: Any) -> bool:
         """Whether a call leaves nothing behind: traced, faked, or repeated in a backward pass."""
-        if self.rank >= 0 and _in_backward() != -1:
+        if _tracing() is not None or (self.rank >= 0 and _in_backward() != -1):
             return True
-        if torch._C._get_tracing_state() is not None:
-            return True
-        return type(value).__name__ in ("FakeTensor", "Proxy")
+        return type(value) is not Tensor and type(value).__name__ in ("FakeTensor", "Proxy")
 
     def _keep(self, value: Any) -> None:
         if not self._whole:

@@ -57,5 +57,8 @@ class QuickStep:
             return False
         if not self._push(step, value, labels, *self._norm):
             return False
-        hook.clear()
+        if hook.seen:
+            hook.clear()
+        else:  # the same, as far as it is needed
+            hook.value, hook.rank = None, -1
         return True

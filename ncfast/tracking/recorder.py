@@ -19,7 +19,7 @@ from ncfast.backends.states import Layout
 from ncfast.tracking.block import Block, LogPoint, Table
 from ncfast.tracking.evaluation import evaluate_states
 from ncfast.tracking.norms import NormColumn
-from ncfast.tracking.reduction import Reduce
+from ncfast.tracking.reduction import LOCAL, Batches, Ranks, in_words
 from ncfast.tracking.ring import MomentsRing
 from ncfast.tracking.signals import held_back
 from ncfast.tracking.sinks import Sink
@@ -48,7 +48,8 @@ class Recorder:
         sink_timeout: seconds that a call of a sink may take.
         on_sink_error: "warn" once and go on without the sink, or "raise".
         log_cost: whether the last record of a block holds `COST`.
-        reduce: merges moments over all ranks, or None.
+        ranks: merge what is measured with the others, or None.
+        start_step: of the first block.
     """
 
     def __init__(
@@ -63,23 +64,25 @@ class Recorder:
         sink_timeout: float,
         on_sink_error: Literal["warn", "raise"],
         log_cost: bool,
-        reduce: Reduce | None,
+        ranks: Ranks | None,
+        start_step: int = 0,
     ) -> None:
         self.lock = threading.RLock()
         self.point: LogPoint | None = None  # of the current step
         self.seconds = 0.0
         self.busy = False  # a record is half made
-        self.alone = False  # an exception has parted this rank from the others
         self.norms = NormColumn()
         self._ids, self._num_classes, self._stream = ids, num_classes, stream
         self._writers = [SinkWriter(sink, header, sink_timeout) for sink in sinks]
         self._raise = on_sink_error == "raise"
-        self._log_cost, self._reduce = log_cost, reduce
+        self._log_cost, self._ranks = log_cost, ranks
         self._flush_seconds = flush_seconds
         self.deadline = self._next_deadline()  # when a block is sent even if it is short
         self._points: list[LogPoint] = []
         self._outgoing: Block | None = None  # not all writers have it yet
         self._rings: list[MomentsRing] = []
+        self._span = _POINTS  # steps of a block, where ranks reduce
+        self.until = self._end_of_block(start_step)
         self._numbers: dict[tuple[str, int, torch.device], int] = {}
         self._process = os.getpid()
         self._closed = False
@@ -118,21 +121,35 @@ class Recorder:
             self.point = LogPoint(step)
         return self.point
 
-    def commit(self) -> None:
-        """Close the record of the current step; send a block if it is time."""
+    def commit(self, step: int) -> None:
+        """Close the record of the current step, ``step``; send a block if it is time."""
         self.close_point()
-        late = time.perf_counter() >= self.deadline
-        full = len(self._points) >= _POINTS or self.norms.full
+        late = time.perf_counter() >= self.deadline or step >= self.until
+        # what one rank alone logs must not end its block before those of the others
+        full = self.norms.full or (self._ranks is None and len(self._points) >= _POINTS)
         if late or full or any(ring.full for ring in self._rings):
-            self.send()  # renews the deadline, also of nothing
+            self.send(step)  # renews the deadline, also of nothing
+            if self._ranks is not None:
+                self._ranks.warn(stacklevel=6)
 
-    def send(self) -> None:
-        """Evaluate what has been measured and hand it to the writers; does not wait for them."""
+    def leave(self) -> None:
+        """Merge nothing with the other ranks from now on."""
+        if self._ranks is not None:
+            self._ranks.alone = True
+
+    def send(self, step: int = 0) -> None:
+        """Evaluate what has been measured and hand it to the writers; does not wait for them.
+
+        Ranks that reduce meet here, also those with nothing.
+
+        Args:
+            step: the current one, after which the next block begins.
+        """
         if os.getpid() != self._process:  # a fork has no writers
             self._forget(len(self._points))
             return
         with self.lock:
-            self.deadline = self._next_deadline()
+            self.deadline, self.until = self._next_deadline(), self._end_of_block(step)
             self.close_point()
             self._hand_over()
             self._send()
@@ -142,21 +159,24 @@ class Recorder:
         points, filled, norms = self._points[:], self._filled(), self.norms.table()
         lists = [*(ring.steps for ring in filled), *(table.steps for table in norms)]
         if not (points or lists):
+            self._merged([], [], ())
             return
         last = max([*(steps[-1] for steps in lists), *(point.step for point in points[-1:])])
+        steps, states = zip(*(ring.rows() for ring in filled), strict=True) if filled else ((), ())
+        rows = [(ring.layout, part) for ring, part in zip(filled, states, strict=True)]
+        rows, local = self._merged(filled, rows, steps)
         try:
-            tables = self._evaluate(filled)
+            tables = self._evaluate(filled, rows, steps)
         except BaseException:
-            if self._reduce is not None or self._closed:
-                # without the other ranks there is no table of theirs, but all else is kept
-                self._leave(points, norms, last)
+            if self._ranks is not None or self._closed:  # they cannot be merged or tried again
+                self._deliver(points, [*norms, *local], last)
             raise
-        self._leave(points, [*tables, *norms], last)
+        self._deliver(points, [*tables, *norms, *local], last)
 
-    def flush(self) -> None:
+    def flush(self, step: int = 0) -> None:
         """`send`, and wait until the sinks have it."""
         if not self._closed:
-            self.send()
+            self.send(step)
             self.wait()
 
     def wait(self) -> None:
@@ -169,13 +189,12 @@ class Recorder:
     def close(self) -> None:
         """Flush and close the sinks. Calling it again does nothing.
 
-        When `alone`, what other ranks would have to reduce is not written.
+        What the other ranks were not met for holds what this rank has measured alone.
         """
         if self._closed or os.getpid() != self._process:
             return
         self._closed = True
-        if self.alone and self._reduce is not None:
-            self._rings.clear()
+        self.leave()
         try:
             self.send()
         finally:
@@ -193,7 +212,7 @@ class Recorder:
                 atexit.register(writer.close)
             raise
 
-    def _leave(self, points: list[LogPoint], tables: list[Table], last: int) -> None:
+    def _deliver(self, points: list[LogPoint], tables: list[Table], last: int) -> None:
         """Give a block to the writers, and forget what it holds: both or neither."""
         with held_back():
             number = len(points)
@@ -220,24 +239,20 @@ class Recorder:
 
     def _new_ring(self, prefix: str, dim: int, device: torch.device) -> int:
         layout = Layout(self._num_classes, dim)
-        with torch.inference_mode(
-            False
-        ):  # a tensor of inference mode could not be written to later
+        with torch.inference_mode(False):  # its tensors could not be written to later
             self._rings.append(MomentsRing(prefix, self._ids, layout, device, self._stream))
+        self._span = min(self._span, self._rings[-1].capacity)
         return len(self._rings) - 1
 
-    def _evaluate(self, filled: list[MomentsRing]) -> list[Table]:
+    def _evaluate(
+        self, filled: list[MomentsRing], rows: Batches, steps: Sequence[list[int]]
+    ) -> list[Table]:
         """Results of the rings; those whose states have the same layout in one call."""
-        steps, states = zip(*(ring.rows() for ring in filled), strict=True) if filled else ((), ())
-        taken = [(ring.layout, part) for ring, part in zip(filled, states, strict=True)]
-        if self._reduce is not None:
-            taken = self._reduce(taken)
         if not self._writers:
             return []
         groups: dict[tuple[Layout, torch.device], list[tuple[int, Tensor]]] = {}
-        for number, (ring, (_, batches)) in enumerate(zip(filled, taken, strict=True)):
-            with held_back():
-                averages, layout = ring.averaged(batches)
+        for number, (ring, (_, batches)) in enumerate(zip(filled, rows, strict=True)):
+            averages, layout = ring.averaged(batches)
             groups.setdefault((layout, ring.device), []).append((number, averages))
         values: dict[int, Tensor] = {}
         for (layout, _), members in groups.items():
@@ -246,6 +261,20 @@ class Recorder:
             found = evaluate_states(joined, layout, self._ids).split([len(part) for part in parts])
             values.update(zip((number for number, _ in members), found, strict=True))
         return [Table(ring.keys, steps[i], values[i]) for i, ring in enumerate(filled)]
+
+    def _merged(
+        self, rings: list[MomentsRing], batches: Batches, steps: Sequence[list[int]]
+    ) -> tuple[Batches, list[Table]]:
+        """The batches over all ranks; or as they are, and a table that says so."""
+        if self._ranks is None:
+            return batches, []
+        said = [f"{in_words(of)} of {ring.prefix}" for ring, of in zip(rings, steps, strict=True)]
+        merged = self._ranks.batches(batches, "; ".join(said) or in_words(()))
+        if merged is not None:
+            return merged, []
+        marked = sorted({step for of in steps for step in of})
+        ones = torch.ones(len(marked), 1, dtype=torch.float64, device="cpu")
+        return batches, [Table([LOCAL], marked, ones)] if marked else []
 
     def _filled(self) -> list[MomentsRing]:
         return [ring for ring in self._rings if ring.steps]
@@ -258,7 +287,10 @@ class Recorder:
 
     def _next_deadline(self) -> float:
         # ranks must reduce at the same steps, so that the clock has no say
-        return math.inf if self._reduce is not None else time.perf_counter() + self._flush_seconds
+        return math.inf if self._ranks is not None else time.perf_counter() + self._flush_seconds
+
+    def _end_of_block(self, step: int) -> float:
+        return math.inf if self._ranks is None else step + self._span
 
     def _report(self) -> None:
         """Say once which sink has failed, and let go of it."""

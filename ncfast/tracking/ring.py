@@ -12,6 +12,7 @@ from ncfast.backends import cpu, select
 from ncfast.backends.states import Layout, RowWriter, pack
 from ncfast.moments import class_moments
 from ncfast.tracking.average import running_average
+from ncfast.tracking.signals import held_back
 from ncfast.tracking.stream import Stream
 
 _ROWS = 128
@@ -42,7 +43,7 @@ class MomentsRing:
         device: torch.device,
         stream: Stream,
     ) -> None:
-        self.layout, self.device = layout, device
+        self.prefix, self.layout, self.device = prefix, layout, device
         self.keys = [f"{prefix}/{id_}" for id_ in ids]
         self.capacity = max(1, min(_ROWS, _BYTES // (8 * layout.size)))
         self.steps: list[int] = []  # one for each full row
@@ -125,8 +126,9 @@ class MomentsRing:
         if self._average is None:
             return states, self.layout
         if self._averaged < len(states):
-            self._average.update(states[self._averaged :])
-            self._averaged = len(states)
+            with held_back():
+                self._average.update(states[self._averaged :])
+                self._averaged = len(states)
         return states, self._average.layout
 
 

@@ -19,6 +19,9 @@ class Flushable(Protocol):
     def flush(self) -> None:
         """Write it, and wait until it is written."""
 
+    def leave(self) -> None:
+        """Wait for no other rank."""
+
 
 _live: weakref.WeakSet[Any] = weakref.WeakSet()
 _previous: Any = None
@@ -64,6 +67,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
 def _finish(number: int, frame: FrameType | None) -> None:
     for recorder in list(_live):
         with contextlib.suppress(Exception):
+            recorder.leave()  # the signal may have come to this rank alone
             recorder.flush()
     if callable(_previous):
         _previous(number, frame)

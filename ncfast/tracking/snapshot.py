@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from ncfast._validate import LABEL_DTYPES
@@ -16,7 +15,7 @@ from ncfast.tracking.capture import FeatureCapture
 from ncfast.tracking.isolation import undisturbed
 from ncfast.tracking.layers import model_device
 from ncfast.tracking.loss import LossFunction, Reduction, total_loss
-from ncfast.tracking.reduction import reduce_moments, reduce_sums
+from ncfast.tracking.reduction import Ranks
 
 Batches = Iterable[Any]
 
@@ -85,16 +84,19 @@ class Snapshot:
         """Moments of the layers that were measured in every batch."""
         return {name: found for name, found in self.moments.items() if name not in self.wrong}
 
-    def all_reduce(self, group: dist.ProcessGroup | None) -> None:
-        """Merge with the snapshots of the other ranks."""
-        merged = reduce_moments(list(self.moments.values()), group)
-        self.moments = dict(zip(self.moments, merged, strict=True))
+    def all_reduce(self, ranks: Ranks, call: str) -> None:
+        """Merge with the snapshots of the other ranks; nothing changes where that fails."""
+        for name in self.wrong.keys() & self.moments.keys():
+            self.moments[name] = undefined(self.moments[name])  # on every rank
+        call = f"{call} with {', '.join([*self.moments, *self._sums])}"
+        merged = ranks.moments(list(self.moments.values()), call)
         count = torch.tensor(float(self._count), dtype=torch.float64)
         device = merged[0].means.device if merged else count.device
         sums = torch.stack([count.to(device), *self._sums.values()])
-        total, *rest = reduce_sums(sums, group)
+        total, *rest = ranks.sums(sums, f"the scores of {call}")
         self._count = int(total)
         self._sums = dict(zip(self._sums, rest, strict=True))
+        self.moments = dict(zip(self.moments, merged, strict=True))
 
     def _add(self, outputs: Any, labels: Tensor) -> None:
         self._count += len(labels)
@@ -120,3 +122,10 @@ class Snapshot:
         if self._loss is not None:
             scores["loss"] = total_loss(self._loss(outputs, labels), rows, self._reduction)
         return scores
+
+
+def undefined(like: ClassMoments) -> ClassMoments:
+    """Moments of the same shape that make every metric NaN, also after a merge."""
+    names = ("means", "within_ss", "norm_sum", "norm_max")
+    nan = {name: torch.full_like(getattr(like, name), torch.nan) for name in names}
+    return ClassMoments(**{"counts": like.counts + 1, **nan})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import time
 import warnings
@@ -30,11 +29,11 @@ from ncfast.tracking.names import Names
 from ncfast.tracking.numbers import as_number, check_key, key_is_taken
 from ncfast.tracking.quick import QuickStep
 from ncfast.tracking.recorder import COST, Recorder
-from ncfast.tracking.reduction import as_group, reduce_batches
+from ncfast.tracking.reduction import LOCAL, Ranks, as_group
 from ncfast.tracking.ring import MomentsRing
 from ncfast.tracking.schedule import Schedule, as_schedule
 from ncfast.tracking.selection import WEIGHT_NORM, choose
-from ncfast.tracking.sinks import Record, Sink, as_sink
+from ncfast.tracking.sinks import Record, Sink, as_sink, listed
 from ncfast.tracking.snapshot import Batches, Snapshot
 from ncfast.tracking.stream import parse as parse_stream
 from ncfast.tracking.tapped import capture_of, release
@@ -70,11 +69,14 @@ class Tracker:
             where there is a model.
         stream: what `step` measures: "batch", each batch alone; "window:100", the last 100
             batches; "ema:0.99", an exponential average; see `ncfast.tracking.stream`.
-        sinks: paths (.jsonl, .csv, .parquet), "tensorboard:DIR", "wandb:PROJECT", callables that
-            take a record, or objects with ``write`` and ``close``; see `ncfast.tracking.sinks`.
-            Each is called from a thread of its own.
+        sinks: paths (.jsonl, .csv, .parquet), "tensorboard:DIR", "wandb:PROJECT",
+            "mlflow:EXPERIMENT", "trackio:PROJECT", callables that take a record, or objects with
+            ``write`` and ``close``; see `ncfast.tracking.sinks`. Each is called from a thread of
+            its own, with the context variables of the thread that makes the tracker.
         group: "auto" or a process group merges what the ranks measured; every rank makes the same
-            calls. None: each rank measures its own batches.
+            calls. Where one does not, or is lost, each measures alone from then on: a warning, at
+            `flush` and `close` an error, and "tracker/local" in the records say so. None: each rank
+            measures its own batches.
         start_step: the step of the state the model is in now, 0 before training.
         flush_seconds: how old a record may grow before it is written, at the next step.
         sink_timeout: seconds that a call of a sink may take before it is given up.
@@ -123,7 +125,8 @@ class Tracker:
         self._schedule, self._always = as_schedule(every), every == 1
         self._due, self._next_due = self._schedule(start_step), self._schedule(start_step + 1)
         self._quick: QuickStep | None = None
-        self._reduces, self._group = as_group(group)
+        reduces, group = as_group(group)
+        self._ranks = Ranks(group) if reduces else None
         self._model = None if model is None else uncompiled(model)
         self._normed = self._model if WEIGHT_NORM in self.metrics else None
         self._said: set[str] = set()
@@ -147,9 +150,8 @@ class Tracker:
                 sink_timeout=sink_timeout,
                 on_sink_error=on_sink_error,
                 log_cost=log_cost,
-                reduce=functools.partial(reduce_batches, group=self._group)
-                if self._reduces
-                else None,
+                ranks=self._ranks,
+                start_step=start_step,
             )
             self._names = Names(len(self._layers) > 1)
             undo.pop_all()
@@ -162,7 +164,7 @@ class Tracker:
     def _join_others(self) -> None:
         """Write what earlier trackers of the model hold: a notebook may keep them for ever."""
         for other in list(_open):
-            if other._model is self._model is not None and not other._reduces:
+            if other._model is self._model is not None and other._ranks is None:
                 other.flush()
         _open.add(self)
 
@@ -205,6 +207,7 @@ class Tracker:
             or not self._next_due
             or (_CUDA and _capturing())
             or begin >= recorder.deadline
+            or number > recorder.until
         ):
             self._step(labels, feats, split)
             return
@@ -316,14 +319,27 @@ class Tracker:
         finally:
             self._plan_next()
             self._recorder.seconds += time.perf_counter() - begin
+        self._end_snapshot(split, snapshot)
+
+    def _end_snapshot(self, split: str, snapshot: Snapshot) -> None:
+        """Merge what the ranks have found, and add it to the current step's record."""
         if snapshot.skipped:
             self._warn_once("snapshot labels", _NO_LABELS)
         self._say_what_is_wrong(snapshot.wrong, snapshot.repeated)
-        if snapshot.empty:
+        if self._ranks is not None:
+            self._merge(self._ranks, snapshot, f"a snapshot of {split} at step {self.current_step}")
+        if snapshot.empty and not snapshot.moments:
             raise ValueError("Expected argument `batches` to hold at least one batch but got none.")
-        if self._reduces:
-            snapshot.all_reduce(self._group)
         self._add_snapshot(split, snapshot)
+
+    def _merge(self, ranks: Ranks, snapshot: Snapshot, call: str) -> None:
+        def reduce(call: str) -> bool:
+            snapshot.all_reduce(ranks, call)
+            return True
+
+        if ranks.merge(call, reduce) is None:
+            self._recorder.at(self.current_step).values[LOCAL] = 1.0
+            ranks.warn(stacklevel=3)
 
     @whole
     def log(self, values: Mapping[str, Any]) -> None:
@@ -356,31 +372,48 @@ class Tracker:
         """Write everything measured so far, and wait until it is written.
 
         Any thread may call it. After `close` there is nothing left to write.
+
+        Raises:
+            RanksApart: once, after everything is written, where ranks that merge their batches
+                have not made the same calls or one is lost.
         """
         if self._finish.alive:
             self._send()
             begin = time.perf_counter()
             self._recorder.wait()
             self._recorder.seconds += time.perf_counter() - begin
+        if self._ranks is not None:
+            self._ranks.raise_error()
 
     @whole
     def _send(self) -> None:
-        self._recorder.send()
+        self._recorder.send(self.current_step)
 
     def close(self) -> None:
         """Flush, remove the hooks and close the sinks. Calling it again does nothing.
 
         Later steps are counted and not recorded, which is said once.
+
+        Raises:
+            RanksApart: as `flush` does, once.
         """
         self._quick = None
-        self._finish()
+        try:
+            if self._finish.alive:
+                self._recorder.send()
+                if self._ranks is not None:
+                    self._recorder.send()  # nothing: so that a rank with more to send hears of it
+        finally:
+            self._finish()
+        if self._ranks is not None:
+            self._ranks.raise_error()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, *exception: object) -> None:
         if kind is not None and self._finish.alive:
-            self._recorder.alone = True
+            self._recorder.leave()
         self.close()
 
     def __reduce__(self) -> Any:
@@ -390,7 +423,7 @@ class Tracker:
         )
 
     def _advance(self) -> None:
-        self._recorder.commit()
+        self._recorder.commit(self.current_step)
         self.current_step += 1
         self._due = self._next_due
         self._plan_next()
@@ -407,7 +440,7 @@ class Tracker:
         prefix, _, name = key.rpartition("/")
         if name in self.metrics and prefix:
             return prefix in self._names.known(self._stream.kind, self._layers)
-        return key == COST or (key == WEIGHT_NORM and self._normed is not None)
+        return key in (COST, LOCAL) or (key == WEIGHT_NORM and self._normed is not None)
 
     def _say_what_is_wrong(self, wrong: Mapping[str, Exception], calls: Mapping[str, int]) -> None:
         for layer, number in calls.items():
@@ -528,7 +561,7 @@ def _opened(
 ) -> list[Sink]:
     """Sinks for what the user passed; those that are made here are closed again by ``undo``."""
     opened = []
-    for given in sinks:
+    for given in listed(sinks):
         sink = as_sink(given)
         if sink is not given:
             undo.callback(sink.close)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 from ncfast.tracking.block import Block
 from ncfast.tracking.sinks import Sink
+from ncfast.tracking.sinks.caller import Caller
 
 _BACKLOG = 1024  # blocks that may wait for a slow sink
 _POLL = 0.0002  # seconds; no lock, so that a signal handler may wait too
@@ -16,6 +17,8 @@ _POLL = 0.0002  # seconds; no lock, so that a signal handler may wait too
 
 class SinkWriter:
     """Gives blocks to a sink, in order, from a thread of its own.
+
+    The thread has the context variables and active runs of the one that makes the writer.
 
     Args:
         sink: where the records go.
@@ -31,13 +34,15 @@ class SinkWriter:
         self._last: Block | None = None
         self._called: float | None = None  # when the call under way began
         self._thread: threading.Thread | None = None
+        self._caller = Caller()
         self._stopped = False
 
     @property
     def name(self) -> str:
         """The sink, for messages."""
-        path = getattr(self._sink, "path", None)
-        return f"{type(self._sink).__name__}({path})" if path else type(self._sink).__name__
+        sink = getattr(self._sink, "wrapped", self._sink)
+        path = getattr(sink, "path", None)
+        return f"{type(sink).__name__}({path})" if path else type(sink).__name__
 
     def submit(self, block: Block) -> None:
         """Hand over a block, once; returns at once. A sink that has failed gets nothing more."""
@@ -77,7 +82,9 @@ class SinkWriter:
         self._queue.put(block)
         if self._thread is None:
             # a daemon: one that hangs must not keep the process from ending
-            thread = threading.Thread(target=self._run, name="ncfast-sink", daemon=True)
+            thread = threading.Thread(
+                target=self._caller.run, args=(self._run,), name="ncfast-sink", daemon=True
+            )
             try:
                 thread.start()
             except RuntimeError as error:  # there are too many

@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 
 import ncfast
-from ncfast import distributed
+from ncfast import _ranks, distributed
 from ncfast.benchmarks import projection
 
 
@@ -30,23 +30,28 @@ def received(monkeypatch):
         output.copy_(own)
         counted[0] += output.numel() * output.element_size() * (world - 1) // world
 
-    def gather(output, own, group):
-        world = output.numel() // own.numel()
-        output.view(world, -1).copy_(own.view(1, -1))
-        counted[0] += own.numel() * own.element_size() * (world - 1)
+    def gather(own, group):
+        counted[0] += own.numel() * own.element_size() * (group.world - 1)
+        return own.expand(group.world, -1)
 
     monkeypatch.setattr(dist, "all_to_all_single", all_to_all)
-    monkeypatch.setattr(distributed, "_all_gather", gather)
+    monkeypatch.setattr(_ranks, "all_gather", gather)
     return counted
+
+
+class Group:
+    def __init__(self, world):
+        self.world = world
 
 
 @pytest.mark.parametrize(("classes", "dim", "world"), [(8, 3, 4), (7, 5, 3), (2, 4, 5)])
 def test_a_rank_receives_what_is_said(received, classes, dim, world):
-    distributed._gather([moments(classes, dim)], world, None)
-    assert received[0] == projection.gather_bytes(classes, dim, world)
+    headers = (world - 1) * _ranks.HEADER
+    distributed._gather([moments(classes, dim)], world, Group(world))
+    assert received[0] == headers + projection.gather_bytes(classes, dim, world)
     received[0] = 0
-    distributed._exchange([moments(classes, dim)], world, None)
-    assert received[0] == projection.exchange_bytes(classes, dim, world)
+    distributed._exchange([moments(classes, dim)], world, Group(world))
+    assert received[0] == headers + projection.exchange_bytes(classes, dim, world)
 
 
 @pytest.mark.parametrize("world", [2, 8])
@@ -55,7 +60,6 @@ def test_the_way_is_the_one_taken(monkeypatch, classes, world):
     taken = []
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_world_size", lambda group: world)
-    monkeypatch.setattr(distributed, "_other_shapes", lambda *_: "")  # the ranks agree
     for name, way in (("_gather", "one collective"), ("_exchange", "two collectives")):
         monkeypatch.setattr(distributed, name, lambda *_, way=way: taken.append(way))
     distributed.all_reduce_many([moments(classes, 254)])

@@ -1,18 +1,47 @@
+from pathlib import Path
+
 import pytest
 import torch
+from torch import nn
 
-from ncfast.experiments.losses import LOSSES
+from ncfast.experiments.config import TrainConfig
+from ncfast.experiments.data import load_digits
 from ncfast.experiments.models import (
     ACTIVATIONS,
     CNN,
     MLP,
+    MODELS,
+    Network,
     ResNet18,
     SmoothLeakyReLU,
     Transformer,
+    build_model,
     scale_parameters,
     zero_last_layer,
 )
-from ncfast.experiments.order import BatchOrder
+from ncfast.experiments.training.batches import BatchOrder
+from ncfast.experiments.training.losses import LOSSES
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("scale_layers", ["all", "linear", "last"])
+def test_every_model_offers_what_the_trainer_uses(name, scale_layers):
+    data = load_digits()[0]
+    config = TrainConfig(out=Path("unused"), model=name, scale_layers=scale_layers, zero_last=True)
+    model = build_model(config, data)
+    assert isinstance(model, Network)
+    assert isinstance(model.classifier, nn.Linear)
+    assert model.linear_layers[-1] == "classifier"
+    for layer in model.linear_layers:
+        assert isinstance(model.get_submodule(layer), nn.Module)
+    inputs = data.batch(slice(0, 3))[0]
+    features = model.eval().features(inputs)
+    assert features.shape == (3, model.classifier.in_features)
+    assert torch.equal(model(inputs), model.classifier(features))
+    assert not model(inputs).any(), "zero_last starts with outputs of zero"
+    state = dict(model.named_parameters()) | dict(model.named_buffers())
+    again = torch.func.functional_call(model, state, (inputs,))
+    assert torch.equal(again, model(inputs))
 
 
 def test_mlp_has_the_papers_layers():

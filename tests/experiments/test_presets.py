@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from ncfast.experiments.presets import PRESETS, expand
-from ncfast.experiments.replicas.program import ReplicaProgram, program_key
-from ncfast.experiments.sweep import _data
 from ncfast.experiments.sweep_config import PresetName, SweepConfig
+from ncfast.experiments.trainer import load_splits
+from ncfast.experiments.training.program import ReplicaProgram
+
+CPU = torch.device("cpu")
 
 
 def config(name, quick):
@@ -32,10 +34,10 @@ def test_presets_are_settings_of_a_sweep(name):
 @pytest.mark.parametrize("name", PRESETS)
 def test_quick_presets_take_a_step(name):
     replicas = list(config(name, True).replicas().values())
-    kind = [one for one in replicas if program_key(one) == program_key(replicas[0])][:2]
+    kind = [one for one in replicas if one.program == replicas[0].program][:2]
     if name == "f14":  # a small batch is enough to see that it runs
         kind = [replace(one, batch_size=4) for one in kind]
-    program = ReplicaProgram(kind, _data(kind[0])[0], torch.device("cpu"))
+    program = ReplicaProgram(kind, load_splits(kind[0], CPU)[0], CPU)
     before = [v.clone() for v in program.model_state(0).values()]
     program.step()
     after = program.model_state(0).values()

@@ -12,12 +12,16 @@ from ncfast.experiments.report.runs import read_run
 from ncfast.experiments.run_dir import RunDirectoryError
 from ncfast.experiments.trainer import train
 
+# what the probes show
+PROBED = {"bounds", "information", "plane", "margins", "components"}
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Two short runs that differ in weight decay; the second measures the test split rarely."""
     folder = tmp_path_factory.mktemp("runs")
     common = {"steps": 3000, "widths": (50, 50), "init_scale": 1.0, "device": "cpu"}
+    common |= {"probes": "log:4", "information": 300}
     train(TrainConfig(out=folder / "a", schedule="every:20", **common))
     train(
         TrainConfig(
@@ -54,11 +58,11 @@ def test_one_run(runs):
     report = build_report([runs / "a"])
     assert report.html == runs / "a" / "report.html"
     names = {path.stem for path in report.pictures}
-    assert names == {"overview", "accuracy", "rnc1", "nc2", "nc1", "weights"}
+    assert names == {"overview", "accuracy", "rnc1", "nc2", "nc1", "weights"} | PROBED
     assert {path.stem for path in report.tables} == names
     rows = (runs / "a" / "accuracy.csv").read_text().splitlines()
     assert rows[0] == "quantity,step,value"
-    assert len(rows) == 1 + 2 * 151, "both splits at every log point"
+    assert len(rows) == 1 + 2 * len(read_run(runs / "a").records), "both splits at every log point"
     for path in report.pictures:
         assert path.read_bytes().startswith(b"\x89PNG")
     tags = parsed(report.html)
@@ -87,14 +91,14 @@ def test_the_page_needs_no_network_and_no_script(runs, tmp_path, names):
 
 def test_several_runs(runs, tmp_path):
     report = build_report([runs / "a", runs / "b"], tmp_path / "new")
-    assert [path.stem for path in report.pictures] == ["curves", "events", "weights"]
+    assert {path.stem for path in report.pictures} == {"curves", "events", "weights"} | PROBED
     text = parsed(report.html).text
     assert "2 runs: MLP on digits" in text
     for claim in ("It groks", "tau_2, goes as 1 / λ", "Larger weight decay generalises earlier"):
         assert claim in text
     table = (tmp_path / "new" / "curves.csv").read_text()
     assert table.splitlines()[0] == "family,quantity,step,mean,low,high"
-    assert "schedule = every:20" in table, "settings that differ tell the families apart"
+    assert "schedule = every:20" in table, "settings that differ tell the run_groups apart"
 
 
 def test_a_run_that_was_killed_is_readable(runs, tmp_path):

@@ -37,6 +37,15 @@ class Module(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+QUIET = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
+
 def loader(batch_size=50):
     x, y = classes(dtype=torch.float32)
     return DataLoader(TensorDataset(x, y), batch_size=batch_size)
@@ -44,18 +53,7 @@ def loader(batch_size=50):
 
 def fit(callback, module=None, val=None, **options):
     module = module or Module()
-    trainer = lightning.Trainer(
-        **{
-            "accelerator": "cpu",
-            "max_epochs": 2,
-            "callbacks": [callback],
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            **options,
-        }
-    )
+    trainer = lightning.Trainer(**{"max_epochs": 2, "callbacks": [callback], **QUIET, **options})
     trainer.fit(module, loader(), val)
     return module
 
@@ -150,6 +148,221 @@ def test_resuming_continues_the_steps(tmp_path):
     assert [record["step"] for record in records] == [5, 6, 7, 8]
 
 
+def val_batches(size):
+    x, y = classes(dtype=torch.float32)
+    return x[:size], y[:size]
+
+
+def expected(module, size):
+    x, y = val_batches(size)
+    hidden = module.body(x.to(module.body.weight.dtype)).relu()
+    return ncfast.rnc1(hidden, y, num_classes=5).item()
+
+
+def warned(caught):
+    """Messages of the warnings that came from ncfast."""
+    return [str(w.message) for w in caught if "easur" in str(w.message)]
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true", "16-mixed", "bf16-mixed"])
+def test_precisions(precision):
+    """Validation runs in the precision of the training, and both are measured."""
+    records = []
+    callback = CollapseCallback(num_classes=5, metrics="rnc1", sinks=[records.append])
+    module = fit(callback, val=loader(64), precision=precision)
+    assert [record["step"] for record in records] == list(range(1, 9))
+    assert all(0 < record["train/rnc1.max"] < 1 for record in records)
+    tolerance = 1e-6 if precision == "64-true" else 0.02
+    assert records[-1]["val/rnc1.max"] == pytest.approx(expected(module, 200), rel=tolerance)
+    assert "val/accuracy" in records[-1]
+
+
+class NoForward(Module):
+    """Its steps call a submodule; there is no forward(x)."""
+
+    forward = lightning.LightningModule.forward
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(self.body, nn.ReLU(), self.head)
+
+    def training_step(self, batch, index):
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch, index, dataloader_idx=0):
+        self.net(batch[0])
+
+
+class TwoArguments(Module):
+    """Its forward takes two arguments, and its batches are dicts with a tuple of inputs."""
+
+    def forward(self, x, shift):
+        return self.head(self.body(x + shift).relu())
+
+    def training_step(self, batch, index):
+        return {"loss": nn.functional.cross_entropy(self(*batch["pair"]), batch["label"])}
+
+    def validation_step(self, batch, index, dataloader_idx=0):
+        self(*batch["pair"])
+
+
+class Pairs(torch.utils.data.Dataset):
+    def __init__(self):
+        self.x, self.y = classes(dtype=torch.float32)
+
+    def __len__(self):
+        return len(self.y)
+
+    def __getitem__(self, index):
+        return {"label": self.y[index], "pair": (self.x[index], torch.zeros(12))}
+
+
+@pytest.mark.parametrize("module", [NoForward, TwoArguments])
+def test_modules_without_a_forward_of_one_argument(module):
+    """Their validations are measured as all others, with the accuracy."""
+    records = []
+    callback = CollapseCallback(num_classes=5, metrics="rnc1", sinks=[records.append])
+    make = loader if module is NoForward else lambda size=50: DataLoader(Pairs(), size)
+    module = module()
+    trainer = lightning.Trainer(**QUIET, max_epochs=1, callbacks=[callback])
+    trainer.fit(module, make(), make(64))
+    assert [record["step"] for record in records] == [1, 2, 3, 4]
+    assert all(0 < record["train/rnc1.max"] < 1 for record in records)
+    assert all(record["train/loss"] > 0 for record in records)
+    assert records[-1]["val/rnc1.max"] == pytest.approx(expected(module, 200), rel=1e-6)
+    x, y = val_batches(200)
+    right = module.head(module.body(x).relu()).argmax(1) == y
+    assert records[-1]["val/accuracy"] == pytest.approx(right.double().mean().item())
+
+
+def test_the_loss_is_the_one_that_the_training_step_returned():
+    """Also with accumulated gradients, where Lightning divides it."""
+    records, returned = [], []
+
+    class Noting(Module):
+        def training_step(self, batch, index):
+            loss = super().training_step(batch, index)
+            returned.append(loss.item())
+            return loss
+
+    callback = CollapseCallback(num_classes=5, metrics="rnc1", sinks=[records.append])
+    fit(callback, Noting(), accumulate_grad_batches=4)
+    assert [r["train/loss"] for r in records] == pytest.approx(returned[3::4], rel=1e-6)
+    assert len(records) == 2
+
+
+def test_loaders_of_a_dict_have_their_names():
+    records = []
+    callback = CollapseCallback(num_classes=5, metrics="rnc1", sinks=[records.append])
+    module = fit(callback, val={"near": loader(50), "far": loader(80)}, limit_val_batches=1)
+    for name, size in (("near", 50), ("far", 80)):
+        assert records[-1][f"val_{name}/rnc1.max"] == pytest.approx(
+            expected(module, size), rel=1e-6
+        )
+
+
+class Sink:
+    """Of the user's: refuses records once it is closed."""
+
+    def __init__(self):
+        self.records, self.closed, self.starts = [], 0, 0
+
+    def start(self, header):
+        self.starts += 1
+
+    def write(self, record):
+        assert not self.closed
+        self.records.append(record)
+
+    def close(self):
+        self.closed += 1
+
+
+def test_a_second_fit_writes_too(tmp_path):
+    """A sink that was passed as an object is still open; a path is appended to."""
+    sink, path = Sink(), tmp_path / "log.jsonl"
+    callback = CollapseCallback(num_classes=5, metrics="rnc1", snapshots=2, sinks=[sink, path])
+    for _ in range(2):
+        fit(callback, val=loader(64))
+        assert not sink.closed
+    assert [r["step"] for r in sink.records] == 2 * list(range(1, 9)), "a new Trainer counts anew"
+    assert [r["step"] for r in read_records(path)] == 2 * list(range(1, 9))
+    assert ["val/rnc1.max" in r for r in sink.records] == 2 * [*3 * [False], True, *4 * [False]]
+    assert sink.starts == 2
+    callback.close()
+    callback.close()
+    assert sink.closed == 1
+
+
+def test_a_trainer_that_goes_on_continues_the_steps():
+    records = []
+    callback = CollapseCallback(num_classes=5, metrics="rnc1", sinks=[records.append])
+    module = Module()
+    trainer = lightning.Trainer(**QUIET, max_epochs=1, callbacks=[callback])
+    trainer.fit(module, loader(), loader(64))
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(module, loader(), loader(64))
+    trainer.validate(module, loader(64), verbose=False)  # after the fit: not measured
+    assert [record["step"] for record in records] == list(range(1, 9))
+
+
+SOFT = torch.eye(5)
+LABELS = {
+    "one label of -100": lambda y: torch.where(torch.arange(len(y)) == 3, -100, y),
+    "a label too large": lambda y: y + 1,
+    "soft labels": lambda y: SOFT[y],
+    "labels of tokens": lambda y: y[:, None].expand(-1, 7),
+    "no tensor": lambda y: y.tolist(),
+}
+
+
+class Labelled(Module):
+    """Its labels are of a kind that cannot be measured."""
+
+    def __init__(self, change, stage):
+        super().__init__()
+        self.change, self.stage = change, stage
+
+    def on_after_batch_transfer(self, batch, index):
+        if self.trainer.validating or self.trainer.sanity_checking or not self.training:
+            changed = self.stage == "val"
+        else:
+            changed = self.stage == "train"
+        return (batch[0], self.change(batch[1]) if changed else batch[1])
+
+    def training_step(self, batch, index):
+        return self(batch[0]).square().mean()
+
+
+@pytest.mark.parametrize("stage", ["train", "val"])
+@pytest.mark.parametrize("kind", LABELS)
+def test_labels_that_cannot_be_measured_end_no_training(kind, stage):
+    """A warning says so, once; the other split is measured, and no number is made up."""
+    records = []
+    callback = CollapseCallback(num_classes=5, metrics="rnc1", sinks=[records.append])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(callback, Labelled(LABELS[kind], stage), val=loader(64))
+    assert len(warned(caught)) == 1, warned(caught)
+    other = "val" if stage == "train" else "train"
+    assert records[-1][f"{other}/rnc1.max"] > 0
+    assert not any(r.get(f"{stage}/rnc1.max", 0.0) > 0 for r in records)
+    assert not any(r.get("val/accuracy", 0.0) > 0 for r in records if stage == "val")
+    assert records[-1]["step"] == 8
+
+
+def test_a_batch_that_is_not_understood_ends_no_training():
+    records = []
+    callback = CollapseCallback(
+        num_classes=5, metrics="rnc1", unpack=lambda batch: batch["none"], sinks=[records.append]
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(callback, val=loader(64))
+    assert len(warned(caught)) <= 2
+    assert [record["step"] for record in records] == list(range(1, 9)), "the loss is logged"
+
+
 def worker(rank, world, port, folder):
     """Joins the other ranks in the way torchrun sets up."""
     names = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT")
@@ -159,19 +372,26 @@ def worker(rank, world, port, folder):
     warnings.simplefilter("ignore")
     callback = CollapseCallback(num_classes=5, metrics="rnc1", sinks=[f"{folder}/metrics.jsonl"])
     torch.manual_seed(0)
-    module = fit(callback, val=loader(50), max_epochs=1, strategy="ddp", devices=world)
+    val = DataLoader(TensorDataset(*val_batches(103)), batch_size=50)  # padded to 104
+    options = {"max_epochs": 1, "strategy": "ddp", "devices": world}
+    module = fit(callback, val=[loader(50), val], **options)
     torch.save(module.state_dict(), f"{folder}/{rank}.pt")
 
 
 def test_two_processes_measure_together(tmp_path):
+    """Samples that a sampler repeats, so that both ranks have as many, count once."""
     run_ranks(worker, 2, str(tmp_path))
     records = list(read_records(tmp_path / "metrics.jsonl"))
     assert [record["step"] for record in records] == [1, 2], "two of four batches each"
     module = Module()
     module.load_state_dict(torch.load(tmp_path / "0.pt"))
-    x, y = classes(dtype=torch.float32)
-    expected = ncfast.rnc1(module.body(x).relu(), y, num_classes=5).item()
-    assert records[-1]["val/rnc1.max"] == pytest.approx(expected, rel=1e-6)
+    for index, size in enumerate((200, 103)):
+        assert records[-1][f"val_{index}/rnc1.max"] == pytest.approx(
+            expected(module, size), rel=1e-6
+        )
+        x, y = val_batches(size)
+        accuracy = (module(x).argmax(1) == y).double().mean().item()
+        assert records[-1][f"val_{index}/accuracy"] == pytest.approx(accuracy)
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,86 @@ def test_bad_arguments():
         metric.update(torch.randn(4, D + 1), torch.zeros(4).long())
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torchmetrics", "ignore:.*torch.jit")
+def test_a_module_that_holds_one_can_be_scripted():
+    class Holder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.metric = torch.nn.Linear(D, K), RNC1(K, D)
+
+        def forward(self, x):
+            return self.head(x)
+
+    scripted = torch.jit.script(Holder())
+    assert scripted(torch.zeros(2, D)).shape == (2, K)
+    torch.jit.script(CollapseMetric(K, D))
+
+
+def test_plots():
+    """As all of torchmetrics: one value, values over time, a dict, a collection."""
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    one, several = RNC1(K, D), CollapseMetric(K, D)
+    seen = []
+    for feats, labels in batches()[1:]:
+        seen.append(one(feats, labels))
+        several.update(feats, labels)
+    for figure, _ in (one.plot(), one.plot(seen), several.plot()):
+        assert figure.axes[0].has_data()
+    collection = MetricCollection({"a": one, "b": NC1(K, D)})
+    collection.update(*batches()[1])
+    assert len(collection.plot()) == 2
+    pyplot.close("all")
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_the_state_stays_float64(full):
+    """Also while it is empty: a rank without data sends as many bytes as the others."""
+    metric = CollapseMetric(K, D)
+    if full:
+        metric.update(*batches()[1])
+    before = metric.moments_state.clone()
+    assert metric.set_dtype(torch.float32) is metric
+    assert metric.half().moments_state.dtype == torch.float64
+    assert torch.equal(metric.moments_state, before)
+    metric.reset()
+    assert metric.moments_state.dtype == torch.float64
+
+
+def test_a_batch_without_rows():
+    metric = RNC1(K, D)
+    metric.update(torch.zeros(0, D), torch.zeros(0).long())
+    for feats, labels in batches():
+        metric.update(feats, labels)
+        metric.update(feats[:0], labels[:0])
+    close({"rnc1.max": metric.compute()}, whole(["rnc1.max"]))
+    with pytest.raises(ValueError, match="feats"):
+        metric.update(torch.zeros(0, D + 1), torch.zeros(0).long())
+
+
+def test_states_are_saved_with_their_shape():
+    """K = 5, D = 12 and K = 7, D = 8 have as many numbers."""
+    metric = RNC1(5, 12)
+    metric.persistent(True)
+    feats, labels = classes(100, 12, 5)
+    metric.update(feats, labels)
+    saved = metric.state_dict()
+    twin = RNC1(5, 12)
+    twin.load_state_dict(saved)
+    assert torch.equal(twin.moments_state, metric.moments_state)
+    for other, found in ((RNC1(7, 8), r"\[7, 8\] but got one of \[5, 12\]"), (RNC1(5, 13), "13")):
+        with pytest.raises(RuntimeError, match=found):
+            other.load_state_dict(saved)
+        assert other.moments.total == 0
+    del saved["moments_shape"]  # a state of version 0.1
+    twin.load_state_dict(saved)
+    with pytest.raises(RuntimeError, match="with 72 numbers"):
+        RNC1(5, 13).load_state_dict(saved)
+    assert not RNC1(5, 12).state_dict(), "nothing is saved unless it is asked for"
+
+
 def worker(rank, world, port, folder):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=world)

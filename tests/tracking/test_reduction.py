@@ -1,12 +1,11 @@
 """A tracker on two ranks writes what one process with all the samples would."""
 
 import os
-import socket
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import run_ranks
 from samples import classes
 from torch import nn
 
@@ -29,9 +28,9 @@ def track(path, parts, group):
         tracker.snapshot(parts, split="test", loss=nn.CrossEntropyLoss(reduction="sum"))
 
 
-def worker(rank, port, folder):
+def worker(rank, world, port, folder):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+    dist.init_process_group("gloo", rank=rank, world_size=world)
     mine = slice(0, SHARES[0]) if rank == 0 else slice(SHARES[0], None)
     parts = [(feats[mine], labels[mine]) for feats, labels in batches()]
     track([f"{folder}/ranks.jsonl"] if rank == 0 else [], parts, "auto")
@@ -39,10 +38,7 @@ def worker(rank, port, folder):
 
 
 def test_two_ranks_write_what_one_would(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(worker, (port, str(tmp_path)), nprocs=2)
+    run_ranks(worker, 2, str(tmp_path))
     track([tmp_path / "one.jsonl"], batches(), None)
     found = list(read_records(tmp_path / "ranks.jsonl"))
     expected = list(read_records(tmp_path / "one.jsonl"))

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST in their IDX files (gzip; LeCun's format)."""
+"""MNIST and Fashion-MNIST in their IDX files (LeCun's format), gzip or not."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def load_idx(folder: Path, source: Source) -> tuple[ImageSet, ImageSet]:
 
 def _split(folder: Path, source: Source, *, train: bool) -> ImageSet:
     images_name, labels_name = FILES[train]
-    images = _read(folder / images_name, 3, source.md5[images_name])
-    labels = _read(folder / labels_name, 1, source.md5[labels_name])
+    images = _read(_present(folder / images_name), 3, source.md5[images_name])
+    labels = _read(_present(folder / labels_name), 1, source.md5[labels_name])
     if len(images) != len(labels):
         raise DataFileError(
             folder / labels_name, f"holds {len(labels)} labels", f"{len(images)}", REMEDY_BROKEN
@@ -54,9 +54,19 @@ def _split(folder: Path, source: Source, *, train: bool) -> ImageSet:
     return source.image_set(images.unsqueeze(1), labels)
 
 
+def _present(path: Path) -> Path:
+    """The file itself; or uncompressed, as torchvision and other programs leave it."""
+    plain = path.with_suffix("")
+    others = (plain, plain.with_name(plain.name.replace("-idx", ".idx")))
+    return next((file for file in (path, *others) if file.is_file()), path)
+
+
 def _read(path: Path, ndim: int, md5: str) -> Tensor:
     if not path.is_file():
-        raise DataFileError(path, "no such file", f"a gzip file of md5 {md5}", REMEDY_MISSING)
+        expected = f"a gzip file of md5 {md5}, or {path.stem} uncompressed"
+        raise DataFileError(path, "no such file", expected, REMEDY_MISSING)
+    if path.suffix != ".gz":
+        return _parse(path, path.read_bytes(), ndim)
     compressed = path.read_bytes()
     try:
         raw = gzip.decompress(compressed)

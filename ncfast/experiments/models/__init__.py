@@ -4,6 +4,7 @@ from ncfast.experiments.models.build import MODELS, build_model, build_network
 from ncfast.experiments.models.cnn import CNN
 from ncfast.experiments.models.initial import scale_parameters, zero_last_layer
 from ncfast.experiments.models.mlp import ACTIVATIONS, MLP, SmoothLeakyReLU
+from ncfast.experiments.models.protocol import Network
 from ncfast.experiments.models.resnet import ResNet18
 from ncfast.experiments.models.transformer import Transformer
 
@@ -12,6 +13,7 @@ __all__ = [
     "CNN",
     "MLP",
     "MODELS",
+    "Network",
     "ResNet18",
     "SmoothLeakyReLU",
     "Transformer",

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import nn
 
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.data import ImageSet, TextSet
 from ncfast.experiments.models.cnn import CNN
 from ncfast.experiments.models.initial import scale_parameters, zero_last_layer
 from ncfast.experiments.models.mlp import MLP
+from ncfast.experiments.models.protocol import Network
 from ncfast.experiments.models.resnet import ResNet18
 from ncfast.experiments.models.transformer import Transformer
 
 
-def _mlp(config: TrainConfig, data: ImageSet) -> nn.Module:
+def _mlp(config: TrainConfig, data: ImageSet) -> Network:
     if isinstance(data, TextSet):
         raise ValueError(
             f"Expected `model` to be 'transformer' for the texts of {config.dataset!r} but got "
@@ -31,14 +31,14 @@ def _mlp(config: TrainConfig, data: ImageSet) -> nn.Module:
     )
 
 
-def _transformer(config: TrainConfig, data: ImageSet) -> nn.Module:
+def _transformer(config: TrainConfig, data: ImageSet) -> Network:
     vocabulary = len(data.vocabulary) if isinstance(data, TextSet) else None
     return Transformer(
         data.inputs.shape[1:], data.num_classes, vocabulary=vocabulary, patch=config.patch_size
     )
 
 
-MODELS: dict[str, Callable[[TrainConfig, ImageSet], nn.Module]] = {
+MODELS: dict[str, Callable[[TrainConfig, ImageSet], Network]] = {
     "mlp": _mlp,
     "cnn": lambda config, data: CNN(data.inputs.shape[1:], data.num_classes),
     "resnet18": lambda config, data: ResNet18(data.inputs.shape[1:], data.num_classes),
@@ -46,14 +46,14 @@ MODELS: dict[str, Callable[[TrainConfig, ImageSet], nn.Module]] = {
 }
 
 
-def build_network(config: TrainConfig, data: ImageSet) -> nn.Module:
+def build_network(config: TrainConfig, data: ImageSet) -> Network:
     """The network as PyTorch initialises it; depends on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return MODELS[config.model](config, data)
 
 
-def build_model(config: TrainConfig, data: ImageSet) -> nn.Module:
+def build_model(config: TrainConfig, data: ImageSet) -> Network:
     """The network with the run's init scale, on the CPU; depends on the seed alone.
 
     Args:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
+
+from ncfast.experiments.models.protocol import Network
 
 
-class CNN(nn.Module):
+class CNN(Network):
     """conv 3 x 3 (16) - conv 3 x 3 (32) - max pool 2 - linear 128 - linear K, ReLU between.
 
     Convolutions are without padding. Penultimate features are the input of ``classifier``.
@@ -49,8 +51,3 @@ class CNN(nn.Module):
             )
         )
         self.classifier = nn.Linear(128, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, K) of images (N, C, H, W)."""
-        logits: Tensor = self.classifier(self.features(x))
-        return logits

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from ncfast.experiments.models.protocol import Network
+
 WHICH = ("all", "linear", "last")
 
 
 @torch.no_grad()
-def scale_parameters(model: nn.Module, factor: float, which: str = "all") -> None:
+def scale_parameters(model: Network, factor: float, which: str = "all") -> None:
     """Multiply parameters by ``factor``, in place: the init scale of the grokking recipe.
 
     Args:
@@ -37,17 +39,17 @@ def scale_parameters(model: nn.Module, factor: float, which: str = "all") -> Non
         parameter.mul_(factor)
 
 
-def _chosen(model: nn.Module, which: str) -> Iterator[nn.Parameter]:
+def _chosen(model: Network, which: str) -> Iterator[nn.Parameter]:
     if which == "all":
         yield from model.parameters()
         return
     names = ("classifier",) if which == "last" else model.linear_layers
-    for name in names:  # type: ignore[union-attr]
+    for name in names:
         yield from model.get_submodule(name).parameters()
 
 
 @torch.no_grad()
-def zero_last_layer(model: nn.Module) -> None:
+def zero_last_layer(model: Network) -> None:
     """Set weight and bias of the classifier to zero, in place: all outputs start at zero."""
-    for parameter in model.get_submodule("classifier").parameters():
+    for parameter in model.classifier.parameters():
         parameter.zero_()

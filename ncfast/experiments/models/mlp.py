@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ncfast.experiments.models.protocol import Network
+
 
 class SmoothLeakyReLU(nn.Module):
     """a x + (1 - a) softplus(x): a leaky ReLU with a derivative everywhere, as the theory asks.
@@ -34,7 +36,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-class MLP(nn.Module):
+class MLP(Network):
     """A multilayer perceptron; its penultimate features are the input of ``classifier``.
 
     Args:
@@ -50,6 +52,8 @@ class MLP(nn.Module):
         >>> MLP(64, (200, 200), 10)(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 10])
     """
+
+    features: nn.Sequential
 
     def __init__(
         self,
@@ -70,8 +74,3 @@ class MLP(nn.Module):
                 layers[f"activation{index}"] = ACTIVATIONS[activation]()
         self.features = nn.Sequential(layers)
         self.classifier = nn.Linear(sizes[-1], num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, K) of inputs (N, ...)."""
-        logits: Tensor = self.classifier(self.features(x))
-        return logits

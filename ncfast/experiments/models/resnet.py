@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from ncfast.experiments.models.protocol import Network
+
 WIDTHS = (64, 128, 256, 512)
 
 
@@ -39,7 +41,7 @@ class BasicBlock(nn.Module):
         return (self.norm2(self.conv2(hidden)) + shortcut).relu()
 
 
-class ResNet18(nn.Module):
+class ResNet18(Network):
     """ResNet18 for images of 8 x 8 pixels and more; features are the 512 averaged channels.
 
     Args:
@@ -79,8 +81,3 @@ class ResNet18(nn.Module):
             OrderedDict(**stem, pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten())
         )
         self.classifier = nn.Linear(WIDTHS[-1], num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, K) of images (N, C, H, W)."""
-        logits: Tensor = self.classifier(self.features(x))
-        return logits

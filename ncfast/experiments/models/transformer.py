@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ncfast.experiments.models.protocol import Network
+
 PADDING = 0  # the token that fills short texts
 
 
@@ -114,7 +116,7 @@ class Encoder(nn.Module):
         return hidden[:, 0]
 
 
-class Transformer(nn.Module):
+class Transformer(Network):
     """The one-layer transformer of arXiv 2509.20829: width 128, 4 heads, feed-forward 256.
 
     Normalisation comes before attention and feed-forward part, and not after them: the features
@@ -151,11 +153,6 @@ class Transformer(nn.Module):
         embedding = _embedding(input_shape, vocabulary, patch, width)
         self.features = Encoder(embedding, width, heads, hidden)
         self.classifier = nn.Linear(width, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, K) of images (N, C, H, W) or token ids (N, L)."""
-        logits: Tensor = self.classifier(self.features(x))
-        return logits
 
 
 def _embedding(

@@ -1,21 +1,27 @@
-"""`build_report`: reads runs, draws, and writes report.html with PNG and CSV files."""
+"""The report of runs: its figures, its sections, and its summary for programs."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from ncfast.experiments.report import figures, grids, page, probe_figures, sections
-from ncfast.experiments.report.drawing import Drawing
-from ncfast.experiments.report.events_figure import draw_events
-from ncfast.experiments.report.family import families
-from ncfast.experiments.report.multiples import draw
-from ncfast.experiments.report.plane_figure import draw_plane
-from ncfast.experiments.report.runs import Run, expand_directories, read_run
-from ncfast.experiments.report.summary import summarise
+from ncfast.experiments.report.claims import verdicts
+from ncfast.experiments.report.figures import Drawing
+from ncfast.experiments.report.grids import draw
+from ncfast.experiments.report.group_figures import draw_events, draw_plane
+from ncfast.experiments.report.runs import Run, expand_directories, read_run, run_groups
+from ncfast.experiments.report.scaling import (
+    balance_rate,
+    decay_law,
+    laws_by_level,
+    time_scales,
+)
 from ncfast.experiments.run_dir import write_atomically
 
 
@@ -73,18 +79,18 @@ def _of_one(run: Run) -> list[Drawing]:
 
 
 def _of_several(runs: Sequence[Run]) -> list[Drawing]:
-    found = [draw(grids.CURVES, families(runs)), draw_events(runs)]
+    found = [draw(grids.CURVES, run_groups(runs)), draw_events(runs)]
     kept = [drawing for drawing in found if drawing is not None]
     return [*kept, *_shared(runs, _representative(runs))]
 
 
 def _shared(runs: Sequence[Run], shown: Run) -> list[Drawing]:
-    members = families(runs)
+    members = run_groups(runs)
     found = [
         draw(grids.BOUNDS, members) if _bounded(runs) else None,
         draw(grids.information(runs), members),
         draw_plane(members),
-        draw(grids.WEIGHTS, members),
+        draw(grids.weights(runs), members),
         probe_figures.margins(shown),
         probe_figures.components(shown),
     ]
@@ -113,3 +119,46 @@ def _page(runs: Sequence[Run], drawings: Sequence[Drawing], directories: Sequenc
         body += [f"<h2>{escape(drawing.title)}</h2>", page.picture_of(drawing)]
     body += sections.details(runs)
     return page.page(f"ncfast: {title}", "".join(body))
+
+
+_TOLD = ("dataset", "model", "loss", "optimizer", "train_size", "init_scale", "lr")
+_TOLD_RUN = ("weight_decay", "seed")
+
+
+def summarise(runs: Sequence[Run]) -> dict[str, Any]:
+    """Plain dicts, lists and numbers; None for what did not happen or is not finite."""
+    scales = time_scales(runs)
+    laws = {
+        name: decay_law(runs, times)
+        for name, times in (("tau_1", scales.tau1), ("tau_2", scales.tau2))
+    }
+    return {
+        "versions": runs[0].config["versions"],
+        "settings": {name: runs[0].settings.get(name) for name in _TOLD},
+        "eps_2": scales.eps2,
+        "power laws of weight decay": {
+            name: None if law is None else asdict(law) for name, law in laws.items()
+        },
+        "power laws of tau_2 by level of RNC1": [
+            {"eps_2": eps, **asdict(law)} for eps, law in laws_by_level(runs)
+        ],
+        "verdicts": [asdict(verdict) for verdict in verdicts(runs)],
+        "runs": [
+            _run(run, one, two)
+            for run, one, two in zip(runs, scales.tau1, scales.tau2, strict=True)
+        ],
+    }
+
+
+def _run(run: Run, tau1: int | None, tau2: int | None) -> dict[str, Any]:
+    rate = balance_rate(run)
+    last = {
+        key: value if math.isfinite(value) else None
+        for key, value in run.records[-1].items()
+        if key != "step"
+    }
+    found = {name: run.settings.get(name) for name in _TOLD_RUN}
+    found |= {"run": run.path.name, "events": asdict(run.events), "tau_1": tau1, "tau_2": tau2}
+    if rate is not None:
+        found["balancedness rate over 2 eta lambda"] = asdict(rate)
+    return {**found, "last step": run.last_step, "last": last}

@@ -1,10 +1,11 @@
-"""Figures of a run or of several: one panel a question, all against the step on a log axis."""
+"""Figures of one run or several: a panel a question, with the numbers that it shows."""
 
 from __future__ import annotations
 
+import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,38 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
-from ncfast.experiments.report.drawing import Drawing
 from ncfast.experiments.report.runs import Run
 from ncfast.tracking.timescales import series
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What goes into the report as a picture, a PNG and a CSV file.
+
+    Attributes:
+        name: of the files.
+        title: heading in the page.
+        caption: what it shows and how to read it.
+        figure: the picture.
+        head: column names of the data.
+        rows: the data that the picture shows.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+    head: Sequence[str]
+    rows: list[Sequence[Any]] = field(default_factory=list)
+
+    def csv(self) -> bytes:
+        """The data as a CSV file."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(self.head)
+        writer.writerows(self.rows)
+        return buffer.getvalue().encode()
+
 
 _MAX_POINTS = 1500
 STYLE: dict[Any, Any] = {

@@ -1,12 +1,151 @@
-"""The small multiples of a report: what is drawn against the step."""
+"""Grids of panels: a column a group of runs, a row a quantity, bands over the seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from ncfast.experiments.report.figures import PANELS, TEST, TRAIN, Curve, Panel, both
-from ncfast.experiments.report.multiples import Grid
-from ncfast.experiments.report.runs import Run
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from ncfast.experiments.report.figures import (
+    PANELS,
+    STYLE,
+    TEST,
+    TRAIN,
+    Curve,
+    Drawing,
+    Panel,
+    both,
+    finish_axis,
+)
+from ncfast.experiments.report.runs import Band, Run, RunGroup, band
+
+HEAD = ("family", "quantity", "step", "mean", "low", "high")
+MAX_COLUMNS = 6
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What to draw: a name, its heading and caption, and the rows."""
+
+    name: str
+    title: str
+    caption: str
+    panels: tuple[Panel, ...]
+
+
+def draw(grid: Grid, run_groups: Sequence[RunGroup]) -> Drawing | None:
+    """The grid for at most `MAX_COLUMNS` run_groups; None when no family has any of its curves."""
+    shown = pick(run_groups)
+    panels = [p for p in grid.panels if any(_has(f, c) for f in shown for c in p.curves)]
+    if not panels:
+        return None
+    rows: list[Sequence[Any]] = []
+    with rc_context(STYLE):
+        size = (2.2 + 2.5 * max(len(shown), 2), 0.9 + 1.75 * len(panels))
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(len(panels), len(shown), sharex=True, sharey="row", squeeze=False)
+        for row, panel in zip(axes, panels, strict=True):
+            for axis, family in zip(row, shown, strict=True):
+                rows += _panel(axis, panel, family)
+            for axis in row:
+                finish_axis(axis, panel)
+                axis.set_ylabel(panel.label if axis is row[0] else "")
+                axis.xaxis.set_major_formatter(FuncFormatter(_short))
+        for axis, family in zip(axes[0], shown, strict=True):
+            axis.set_title(f"{family.label}  ({_seeds(family)})", fontsize=9)
+        for axis in axes[-1]:
+            axis.set_xlabel("step")
+        for row in axes:
+            # beside the row, where it covers no curve
+            row[-1].legend(
+                *row[0].get_legend_handles_labels(),
+                loc="upper left",
+                bbox_to_anchor=(1.0, 1.0),
+                fontsize=7.5,
+                handlelength=1.6,
+            )
+    return Drawing(grid.name, grid.title, grid.caption, figure, HEAD, rows)
+
+
+def _short(step: float, _: int) -> str:
+    return f"{step / 1000:g}k" if step >= 1000 else f"{step:g}"
+
+
+def pick(run_groups: Sequence[RunGroup]) -> Sequence[RunGroup]:
+    """All of them, or `MAX_COLUMNS` spread evenly, first and last included."""
+    if len(run_groups) <= MAX_COLUMNS:
+        return run_groups
+    index = np.linspace(0, len(run_groups) - 1, MAX_COLUMNS).round().astype(int)
+    return [run_groups[i] for i in index]
+
+
+def _seeds(family: RunGroup) -> str:
+    return "1 seed" if len(family.runs) == 1 else f"{len(family.runs)} seeds"
+
+
+def _has(family: RunGroup, curve: Curve) -> bool:
+    return band(family, curve.key) is not None
+
+
+def _panel(axis: Axes, panel: Panel, family: RunGroup) -> list[Sequence[Any]]:
+    rows: list[Sequence[Any]] = []
+    for curve in panel.curves:
+        found = band(family, curve.key)
+        if found is None:
+            continue
+        style = ":" if curve.dashed else "-"
+        marker = "o" if len(found.steps) < 30 else None
+        axis.plot(
+            found.steps,
+            found.mean,
+            style,
+            color=curve.colour,
+            label=curve.label,
+            marker=marker,
+            markersize=2.5,
+        )
+        axis.fill_between(found.steps, found.low, found.high, color=curve.colour, alpha=0.2, lw=0)
+        _error_bars(axis, family, curve, found)
+        rows += [
+            (family.label, curve.key, int(step), *values)
+            for step, *values in zip(
+                found.steps,
+                found.mean.tolist(),
+                found.low.tolist(),
+                found.high.tolist(),
+                strict=True,
+            )
+        ]
+    _mark_events(axis, family)
+    return rows
+
+
+def _error_bars(axis: Axes, family: RunGroup, curve: Curve, found: Band) -> None:
+    """The standard errors of an estimate, where the log has them: their mean over the seeds."""
+    name, _, noise = curve.key.partition("@")
+    errors = band(family, f"{name}_stderr@{noise}")
+    if errors is not None and len(errors.steps) == len(found.steps):
+        axis.errorbar(
+            found.steps, found.mean, yerr=errors.mean, fmt="none", color=curve.colour, capsize=2
+        )
+
+
+def _mark_events(axis: Axes, family: RunGroup) -> None:
+    """The events of every seed, as thin lines."""
+    from ncfast.experiments.report.figures import EVENT_COLOURS
+
+    for name, colour in EVENT_COLOURS.items():
+        for run in family.runs:
+            step = getattr(run.events, name)
+            if step is not None:
+                axis.axvline(step, color=colour, linewidth=0.7, linestyle=(0, (4, 2)), alpha=0.6)
+
 
 ERROR, TRACE, PROJECTED, ESTIMATE = "#444444", "#b3588f", "#5b4ea1", "#3c8d54"
 
@@ -37,24 +176,29 @@ BOUNDS = Grid(
         ),
     ),
 )
-WEIGHTS = Grid(
-    "weights",
-    "Weights",
-    "Global L2 norm of all parameters, and how far the last two layers are from balanced: "
-    "norm(W_L^T W_L - W_{L-1} W_{L-1}^T), absolute, and relative to the sum of their norms.",
+_NORM = Panel("norm", "weight norm", (Curve("weight.norm", "norm", ERROR),), log=True)
+_BALANCE = Panel(
+    "balancedness",
+    "balancedness",
     (
-        Panel("norm", "weight norm", (Curve("weight.norm", "norm", ERROR),), log=True),
-        Panel(
-            "balancedness",
-            "balancedness",
-            (
-                Curve("balancedness", "relative", TRAIN),
-                Curve("balancedness.absolute", "absolute", TRACE),
-            ),
-            log=True,
-        ),
+        Curve("balancedness", "relative", TRAIN),
+        Curve("balancedness.absolute", "absolute", TRACE),
     ),
+    log=True,
 )
+
+
+def weights(runs: Iterable[Run]) -> Grid:
+    """The norm of the weights, and how balanced the last two layers are where that is logged."""
+    balance = any("balancedness" in record for run in runs for record in run.records)
+    caption = "Global L2 norm of all parameters"
+    if not balance:
+        return Grid("weights", "Weights", f"{caption}.", (_NORM,))
+    about = (
+        ", and how far the last two layers are from balanced: "
+        "norm(W_L^T W_L - W_{L-1} W_{L-1}^T), absolute, and relative to the sum of their norms."
+    )
+    return Grid("weights", "Weights", caption + about, (_NORM, _BALANCE))
 
 
 def information(runs: Iterable[Run]) -> Grid:

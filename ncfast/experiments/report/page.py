@@ -7,8 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from ncfast.experiments.report.drawing import Drawing
-from ncfast.experiments.report.figures import to_bytes
+from ncfast.experiments.report.figures import Drawing, to_bytes
 from ncfast.experiments.report.runs import Run
 
 _CSS = """

@@ -10,8 +10,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ncfast.experiments.report.drawing import Drawing
-from ncfast.experiments.report.figures import STYLE, TEST, TRAIN
+from ncfast.experiments.report.figures import STYLE, TEST, TRAIN, Drawing
 from ncfast.experiments.report.runs import Run, read_probes
 
 SHOWN = 5

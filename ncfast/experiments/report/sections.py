@@ -8,10 +8,10 @@ from html import escape
 from pathlib import Path
 
 from ncfast.experiments.report import page
-from ncfast.experiments.report.drawing import Drawing
-from ncfast.experiments.report.family import families
+from ncfast.experiments.report.claims import verdicts
+from ncfast.experiments.report.figures import Drawing
 from ncfast.experiments.report.page import number, table
-from ncfast.experiments.report.runs import Run
+from ncfast.experiments.report.runs import Run, run_groups
 from ncfast.experiments.report.scaling import (
     TimeScales,
     decay_law,
@@ -19,7 +19,6 @@ from ncfast.experiments.report.scaling import (
     slope_text,
     time_scales,
 )
-from ncfast.experiments.report.verdicts import verdicts
 from ncfast.experiments.sweep_file import SWEEP, load_sweep
 from ncfast.tracking.analytics import lags_over_seeds
 from ncfast.tracking.timescales import find_events
@@ -116,7 +115,7 @@ def _verdict_table(runs: Sequence[Run]) -> str:
 def _lags_table(runs: Sequence[Run]) -> str:
     """Mean lag of each family from the fit to the generalisation, with Student's interval."""
     rows = []
-    for family in families(runs):
+    for family in run_groups(runs):
         found = lags_over_seeds(
             [run.records for run in family.runs],
             start="fit",

@@ -5,10 +5,12 @@ A sink has ``write(record)`` and ``close()``; ``start(header)`` and ``flush()`` 
 
 from ncfast.tracking.sinks.csv import CsvSink
 from ncfast.tracking.sinks.jsonl import JsonlSink
+from ncfast.tracking.sinks.mlflow import MlflowSink
 from ncfast.tracking.sinks.parquet import ParquetSink
 from ncfast.tracking.sinks.protocol import CallableSink, Header, Record, Records, Sink
-from ncfast.tracking.sinks.registry import as_sink, read_records
+from ncfast.tracking.sinks.registry import as_sink, listed, read_records
 from ncfast.tracking.sinks.tensorboard import TensorBoardSink
+from ncfast.tracking.sinks.trackio import TrackioSink
 from ncfast.tracking.sinks.wandb import WandbSink
 
 __all__ = [
@@ -16,12 +18,15 @@ __all__ = [
     "CsvSink",
     "Header",
     "JsonlSink",
+    "MlflowSink",
     "ParquetSink",
     "Record",
     "Records",
     "Sink",
     "TensorBoardSink",
+    "TrackioSink",
     "WandbSink",
     "as_sink",
+    "listed",
     "read_records",
 ]

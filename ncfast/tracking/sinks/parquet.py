@@ -41,7 +41,7 @@ class ParquetSink:
         self, path: str | os.PathLike[str], *, rows: int = 1000, seconds: float = 30.0
     ) -> None:
         self._arrow, self._parquet = need("pyarrow", _PURPOSE), need("pyarrow.parquet", _PURPOSE)
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.path.mkdir(parents=True, exist_ok=True)
         self._rows, self._seconds = rows, seconds
         self._pending: list[Record] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -41,14 +42,38 @@ class Records(Protocol):
 
 
 class CallableSink:
-    """A sink around a function, such as ``records.append``."""
+    """A sink around a function, such as ``records.append``.
 
-    def __init__(self, function: Callable[[Record], object]) -> None:
-        self._function = function
+    A function whose further parameters include ``step``, such as ``mlflow.log_metrics`` and
+    ``trackio.log``, gets the step there, and the other numbers of the record as its first argument.
+    Any other function gets the record.
+
+    Args:
+        function: called once a record.
+    """
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self._function, self._takes_step = function, _takes_step(function)
 
     def write(self, record: Record) -> None:
         """Call the function."""
-        self._function(record)
+        if self._takes_step:
+            self._function(numbers_of(record), step=record["step"])
+        else:
+            self._function(record)
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+def numbers_of(record: Record) -> dict[str, float]:
+    """The numbers of a record by key, without its step."""
+    return {k: v for k, v in record.items() if k != "step" and isinstance(v, (int, float))}
+
+
+def _takes_step(function: Callable[..., object]) -> bool:
+    try:
+        parameters = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # of some built-in functions nothing is known
+        return False
+    return "step" in parameters[1:]

@@ -3,46 +3,66 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from ncfast.tracking.sinks.csv import CsvSink, read_csv
 from ncfast.tracking.sinks.jsonl import JsonlSink, read_jsonl
+from ncfast.tracking.sinks.mlflow import MlflowSink
 from ncfast.tracking.sinks.parquet import ParquetSink, read_parquet
-from ncfast.tracking.sinks.protocol import CallableSink, Record, Sink
+from ncfast.tracking.sinks.protocol import CallableSink, Sink
 from ncfast.tracking.sinks.tensorboard import TensorBoardSink
+from ncfast.tracking.sinks.trackio import TrackioSink
 from ncfast.tracking.sinks.wandb import WandbSink
 
 _BY_SUFFIX: dict[str, Callable[[Path], Sink]] = {".csv": CsvSink, ".parquet": ParquetSink}
-_BY_PREFIX: dict[str, Callable[[str], Sink]] = {
-    "tensorboard": TensorBoardSink,
-    "wandb": lambda project: WandbSink(project=project or None),
+_BY_PREFIX: dict[str, tuple[str, Callable[[str], Sink]]] = {
+    "tensorboard": ("DIR", TensorBoardSink),
+    "wandb": ("PROJECT", lambda project: WandbSink(project=project or None)),
+    "mlflow": ("EXPERIMENT", lambda experiment: MlflowSink(experiment or None)),
+    "trackio": ("PROJECT", lambda project: TrackioSink(project=project)),
 }
+_NEEDS_NAME = ("tensorboard", "trackio")
 _READERS = {".csv": read_csv, ".parquet": read_parquet}
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".lz4")
+_OTHER_FORMATS = (
+    *(".tsv", ".xls", ".xlsx", ".ods", ".pq", ".arrow", ".feather", ".orc", ".avro", ".h5"),
+    *(".hdf5", ".nc", ".zarr", ".db", ".sqlite", ".duckdb", ".pkl", ".pickle", ".pt", ".pth"),
+    *(".npy", ".npz", ".mat", ".html", ".xml", ".yaml", ".yml", ".toml", ".pdf", ".png"),
+)
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_NAMED = re.compile(r"[A-Za-z][\w+.-]+:")  # a single letter is a drive of Windows
 
 
-def as_sink(sink: Sink | str | os.PathLike[str] | Callable[[Record], object]) -> Sink:
+def as_sink(sink: Sink | str | os.PathLike[str] | Callable[..., object]) -> Sink:
     """The sink that a path, a name or a callable stands for; a sink as it is.
 
     A path ending in ``.csv`` is a CSV file, one ending in ``.parquet`` a directory of Parquet
-    files, any other path a JSONL file. The string ``"tensorboard:DIR"`` writes event files to DIR,
-    ``"wandb:PROJECT"`` opens a run there (of the default project where nothing follows the colon).
+    files, in upper case too; any other path is a JSONL file, and ``~`` is the home directory. The
+    string ``"tensorboard:DIR"`` writes event files to DIR, ``"wandb:PROJECT"`` and
+    ``"trackio:PROJECT"`` make a run there (of W&B's default project where nothing follows the
+    colon), ``"mlflow:EXPERIMENT"`` logs to the active run of that experiment, or to a new one.
 
     Args:
-        sink: one of these, a callable that takes a record, or a sink.
+        sink: one of these, a callable that takes a record (see `CallableSink`), or a sink. A run of
+            Weights & Biases, and its ``log``, stand for `WandbSink` of the run.
 
     Raises:
         TypeError: it is none of these.
-        ValueError: the path is that of a directory, or of a file where a directory is needed.
+        ValueError: the name is unknown; the path is a URL, ends in the suffix of another format, is
+            that of a directory, or of a file where a directory is needed.
         ModuleNotFoundError: the sink needs a package that is not installed.
         OSError: the file cannot be opened.
     """
-    if isinstance(sink, str):
-        prefix, colon, rest = sink.partition(":")
-        if colon and prefix in _BY_PREFIX:
-            return _BY_PREFIX[prefix](rest)
+    if isinstance(sink, str) and (named := _of_name(sink)) is not None:
+        return named
     if isinstance(sink, (str, os.PathLike)):
-        return _of_path(Path(sink))
+        return _of_path(sink)
+    run = getattr(sink, "__self__", sink) if getattr(sink, "__name__", "log") == "log" else None
+    if type(run).__module__.startswith("wandb.") and type(run).__name__ == "Run":
+        return WandbSink(run)
     if isinstance(sink, Sink):
         return sink
     if callable(sink):
@@ -53,9 +73,40 @@ def as_sink(sink: Sink | str | os.PathLike[str] | Callable[[Record], object]) ->
     )
 
 
-def _of_path(path: Path) -> Sink:
-    wants_directory = path.suffix == ".parquet"
-    if path.is_dir() and not wants_directory:
+def listed(sinks: Any) -> list[Any]:
+    """What was passed as ``sinks=``, as a list; a single path, name, function or sink is one."""
+    single = isinstance(sinks, (str, os.PathLike, Sink)) or callable(sinks)
+    return [sinks] if single else list(sinks)
+
+
+def _of_name(text: str) -> Sink | None:
+    """The sink of ``"prefix:rest"``; None for a path."""
+    prefix, colon, rest = text.partition(":")
+    if prefix in _BY_PREFIX:
+        if not colon or (prefix in _NEEDS_NAME and not rest):
+            raise ValueError(
+                f"Expected something after the name of a sink but got {text!r}. Write "
+                f"'{prefix}:{_BY_PREFIX[prefix][0]}', or './{text}' for a file."
+            )
+        return _BY_PREFIX[prefix][1](rest)
+    if _NAMED.match(text) and not _URL.match(text):
+        raise ValueError(
+            f"Expected the name of a sink before the colon but got {text!r}. Known names: "
+            f"{_known()}. The suffix of a path says its format: runs/a/metrics.csv. Write "
+            f"'./{text}' if this is the name of a file."
+        )
+    return None
+
+
+def _known() -> str:
+    return ", ".join(f"{prefix}:{what}" for prefix, (what, _) in _BY_PREFIX.items())
+
+
+def _of_path(given: str | os.PathLike[str]) -> Sink:
+    path = _checked(given)
+    wants_directory = path.suffix.lower() == ".parquet"
+    is_directory = path.is_dir() or os.fspath(given).endswith(("/", os.sep))
+    if is_directory and not wants_directory:
         raise ValueError(
             f"Expected a sink's path to be a file but got the directory {str(path)!r}. Pass "
             f"{str(path / 'metrics.jsonl')!r}, or 'tensorboard:{path}' for event files."
@@ -65,7 +116,31 @@ def _of_path(path: Path) -> Sink:
             f"Expected {str(path)!r} to be a directory of Parquet files, or absent, but got a file."
             " Choose another path."
         )
-    return _BY_SUFFIX.get(path.suffix, JsonlSink)(path)
+    return _BY_SUFFIX.get(path.suffix.lower(), JsonlSink)(path)
+
+
+def _checked(given: str | os.PathLike[str]) -> Path:
+    """A path on this machine, in a format that is known."""
+    text = os.fspath(given)
+    if _URL.match(text):
+        raise ValueError(
+            f"Expected a path on this machine but got the URL {text!r}. Write to a local path and "
+            f"copy the log there, or pass a function. Names of sinks: {_known()}."
+        )
+    path = Path(text).expanduser()
+    suffix = path.suffix.lower()
+    if suffix in _COMPRESSED:
+        raise ValueError(
+            f"Expected the path of a log that is not compressed but got {text!r}. Write "
+            f"{path.stem!r} and compress it afterwards, or a directory metrics.parquet, whose "
+            "files are compressed."
+        )
+    if suffix in _OTHER_FORMATS:
+        raise ValueError(
+            f"Expected a path that ends in .jsonl, .csv or .parquet but got {text!r}. Other "
+            "formats are not written."
+        )
+    return path
 
 
 def read_records(path: str | os.PathLike[str]) -> Iterator[dict[str, float]]:
@@ -77,8 +152,9 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[dict[str, float]]:
         path: the log; its suffix says the format, as in `as_sink`.
 
     Raises:
-        ValueError: a line of a JSONL file other than the last is no JSON object; it is named.
+        ValueError: a line of a JSONL file other than the last is no JSON object; it is named. Or
+            the path is a URL, or ends in the suffix of another format.
         OSError: there is no such log.
     """
-    found = Path(path)
-    return _READERS.get(found.suffix, read_jsonl)(found)
+    found = _checked(path)
+    return _READERS.get(found.suffix.lower(), read_jsonl)(found)

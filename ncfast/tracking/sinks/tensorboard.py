@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from ncfast._optional import need
-from ncfast.tracking.sinks.protocol import Header, Record
+from ncfast.tracking.sinks.protocol import Header, Record, numbers_of
 
 _PURPOSE = "A TensorBoard sink"
 
@@ -32,7 +32,7 @@ class TensorBoardSink:
         # its FileWriter takes many scalars at once; SummaryWriter makes an event of each
         self._torch: Any = need("torch.utils.tensorboard", _PURPOSE)
         self._proto: Any = need("tensorboard.compat.proto.summary_pb2", _PURPOSE)
-        self._writer = self._torch.FileWriter(os.fspath(log_dir), flush_secs=flush_seconds)
+        self._writer = self._torch.FileWriter(os.path.expanduser(log_dir), flush_secs=flush_seconds)
 
     def start(self, header: Header) -> None:
         """Show the header as text."""
@@ -43,8 +43,7 @@ class TensorBoardSink:
         """Queue the numbers of a record; the writer's own thread writes them."""
         values = [
             self._proto.Summary.Value(tag=name, simple_value=value)
-            for name, value in record.items()
-            if name != "step" and isinstance(value, (int, float))
+            for name, value in numbers_of(record).items()
         ]
         self._writer.add_summary(self._proto.Summary(value=values), record.get("step"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ncfast._optional import need
@@ -9,32 +10,33 @@ from ncfast.tracking.sinks.protocol import Header, Record
 
 
 class WandbSink:
-    """Logs records to a run of Weights & Biases, against the record's own step.
+    """Logs records to a run of its own of Weights & Biases, over the record's ``step``.
 
-    The run's internal counter is left alone: every key is plotted over the logged value ``step``,
-    so calls of ``run.log`` of your own do not get in the way. The header becomes the entry
-    ``ncfast`` of the run's config.
+    A run has one counter of rows, and W&B drops each row whose ``step=`` lies behind it. Records
+    are logged in blocks, behind the training, so rows of theirs in your run would cost you rows of
+    yours. They go to a run of their own, beside any that is open: neither run knows of the other,
+    and ``wandb.run`` stays yours. Next to ``run`` that is a run of the same project, entity, group
+    and mode, named after it. Every key is plotted over the logged value ``step``. The header
+    becomes the entry ``ncfast`` of the config.
 
     Args:
-        run: an open run of yours, which stays open; None opens one and closes it at the end.
-        **settings: arguments of ``wandb.init`` for that run, such as ``project="collapse"`` and
-            ``mode="offline"``.
+        run: an open run of yours, which stays open; None for none.
+        share: log into ``run`` itself. Every record is then a row of your run and advances its
+            counter: choose it only if you never pass ``step=`` to ``run.log``.
+        **settings: arguments of ``wandb.init`` where there is no ``run``, such as
+            ``project="collapse"`` and ``mode="offline"``.
 
     Raises:
         ModuleNotFoundError: wandb is not installed.
-        ValueError: both a run and settings were passed.
+        ValueError: both a run and settings were passed, or ``share`` without a run.
     """
 
-    def __init__(self, run: Any = None, **settings: Any) -> None:
-        if run is not None and settings:
-            raise ValueError(
-                "Expected either argument `run` or settings of a new one but got both "
-                f"({', '.join(settings)}). Pass the settings to wandb.init."
-            )
-        self._owned = run is None
-        self._run: Any = (
-            need("wandb", "A Weights & Biases sink").init(**settings) if self._owned else run
-        )
+    def __init__(self, run: Any = None, *, share: bool = False, **settings: Any) -> None:
+        refuse_settings(run, settings, "wandb.init")
+        if share and run is None:
+            raise ValueError("Expected argument `run` where share=True but got None.")
+        self._owned = not share
+        self._run: Any = run if share else _new_run(settings if run is None else _beside(run))
         self._run.define_metric("step", hidden=True)
         self._defined = {"step"}
 
@@ -51,6 +53,40 @@ class WandbSink:
         self._run.log(dict(record))
 
     def close(self) -> None:
-        """Finish the run if it was opened here."""
+        """Finish the run that was opened here."""
         if self._owned:
             self._run.finish()
+
+
+def _new_run(settings: Mapping[str, Any]) -> Any:
+    # "create_new" neither returns an open run nor makes the new one the process's
+    wandb = need("wandb", "A Weights & Biases sink")
+    return wandb.init(**{**settings, "reinit": "create_new"})
+
+
+def _beside(run: Any) -> dict[str, Any]:
+    """Settings of a run that lies next to ``run``."""
+    return {
+        "project": run.project or None,
+        "entity": run.entity or None,
+        "group": run.group or None,
+        "name": f"{run.name or run.id}-ncfast",
+        "job_type": "ncfast",
+        "mode": run.settings.mode,
+        "dir": run.settings.root_dir,
+        "config": {"run": run.id},
+        "settings": {"console": "off"},  # what is printed is in the log of ``run``
+    }
+
+
+def refuse_settings(run: Any, settings: Mapping[str, Any], init: str) -> None:
+    """Refuse settings of a new run beside a run.
+
+    Raises:
+        ValueError: both were passed.
+    """
+    if run is not None and settings:
+        raise ValueError(
+            "Expected either argument `run` or settings of a new one but got both "
+            f"({', '.join(settings)}). Pass the settings to {init}."
+        )

@@ -47,6 +47,22 @@ def test_idx(mnist):
     torch.testing.assert_close(x.double(), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dot", ["-", "."])
+def test_idx_as_other_programs_leave_it(mnist, dot):
+    """Uncompressed, as torchvision does, also with the dot of LeCun's own archive."""
+    expected = load("mnist", data_dir=mnist)
+    for path in [*(mnist / "mnist").iterdir()]:
+        plain = path.with_name(path.stem.replace("-idx", f"{dot}idx"))
+        plain.write_bytes(gzip.decompress(path.read_bytes()))
+        path.unlink()
+    for found, split in zip(load("mnist", data_dir=mnist), expected, strict=True):
+        assert torch.equal(found.inputs, split.inputs)
+        assert torch.equal(found.labels, split.labels)
+    plain.write_bytes(plain.read_bytes()[:-1])
+    with pytest.raises(DataFileError, match=r"holds \d+ bytes uncompressed"):
+        load("mnist", data_dir=mnist)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -31,6 +31,8 @@ def steps_of(records):
     return [record["step"] for record in records]
 
 
+# Python swallows what a handler raises inside the callback of a weak reference
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="POSIX")
 @pytest.mark.parametrize("stream", ["batch", "ema:0.9", "window:4"])
 @pytest.mark.parametrize("signal_number", ["SIGINT", "SIGALRM"])

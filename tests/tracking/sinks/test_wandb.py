@@ -5,9 +5,11 @@ import math
 import struct
 
 import pytest
+import torch
 import wandb
 from wandb.proto import wandb_internal_pb2
 
+import ncfast
 from ncfast.tracking.sinks import WandbSink, as_sink
 
 
@@ -20,19 +22,25 @@ def _offline(tmp_path, monkeypatch):
 
 
 def stored(tmp_path):
-    """History rows and config of the only run below ``tmp_path``."""
+    """History rows and config of every run below ``tmp_path``, in order of their project."""
     wandb.teardown()  # its process writes on after a run is finished
-    (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    rows, config = [], {}
+    runs = [stored_run(file) for file in tmp_path.glob("wandb/offline-run-*/run-*.wandb")]
+    return [run[1:] for run in sorted(runs, key=lambda run: run[0])]
+
+
+def stored_run(file):
+    rows, config, name = [], {}, ""
     for data in log_records(file.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
+        if record.run.project:
+            name = f"{record.run.project}/{record.run.display_name}"
         if record.history.item:
             items = record.history.item
             rows.append({"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items})
         for update in (*record.config.update, *record.run.config.update):
             config["/".join(update.nested_key) or update.key] = json.loads(update.value_json)
-    return rows, config
+    return name, rows, config
 
 
 def log_records(data):
@@ -55,31 +63,51 @@ def test_a_run_of_its_own(tmp_path):
     sink.start({"conventions": {"loss": "mean"}})
     sink.write({"step": 10, "train/rnc1.max": 0.5})
     sink.write({"step": 20, "train/rnc1.max": math.inf, "test/accuracy": 1.0})
-    assert wandb.run is not None
-    assert wandb.run.project == "collapse"
+    assert wandb.run is None, "a later wandb.init() of the user's must not get this run"
     sink.close()
-    assert wandb.run is None
-    rows, config = stored(tmp_path)
+    ((rows, config),) = stored(tmp_path)
     assert [row["step"] for row in rows] == [10, 20]
     assert rows[0]["train/rnc1.max"] == 0.5
     assert rows[1]["test/accuracy"] == 1.0
     assert config["ncfast"] == {"conventions": {"loss": "mean"}}
 
 
-def test_a_run_of_the_user_stays_open_and_keeps_its_own_counter(tmp_path):
+def track(sink, log, steps=300):
+    feats, labels = torch.randn(8, 4), torch.arange(8) % 2
+    with ncfast.Tracker(num_classes=2, metrics="rnc1", sinks=[sink]) as tracker:
+        for step in range(steps):
+            log(step)
+            tracker.step(feats=feats, labels=labels)
+
+
+@pytest.mark.parametrize(
+    "choose", [lambda run: "wandb:other", WandbSink, lambda run: run, lambda run: run.log]
+)
+def test_no_row_of_the_users_is_lost_or_of_ours(tmp_path, choose):
+    """A user rightly expects all rows of both, and an own run that is neither taken nor closed."""
     run = wandb.init(project="mine")
-    for _ in range(30):
-        run.log({"loss": 1.0})
-    sink = WandbSink(run)
-    sink.write({"step": 2, "train/rnc1.max": 0.5})  # behind the run's own counter
-    sink.close()
+    track(choose(run), lambda step: run.log({"loss": 1.0}, step=step))
+    assert wandb.run is run
+    run.log({"loss": 0.5}, step=300)  # raises if the run was closed
+    run.finish()
+    (mine, _), (ours, config) = stored(tmp_path)
+    assert [row["_step"] for row in mine if "loss" in row] == list(range(301))
+    assert [row["step"] for row in ours if "train/rnc1.max" in row] == list(range(1, 301))
+    assert "metrics" in config["ncfast"]
+
+
+def test_rows_in_a_shared_run(tmp_path):
+    run = wandb.init(project="mine")
+    track(WandbSink(run, share=True), lambda step: run.log({"loss": 1.0}), steps=40)
     run.log({"loss": 0.5})
     run.finish()
-    rows, _ = stored(tmp_path)
-    assert next(row for row in rows if "step" in row)["train/rnc1.max"] == 0.5
-    assert len(rows) == 32
+    ((rows, _),) = stored(tmp_path)
+    assert sum("loss" in row for row in rows) == 41
+    assert [row["step"] for row in rows if "train/rnc1.max" in row] == list(range(1, 41))
 
 
-def test_a_run_and_settings_contradict():
+def test_arguments_that_contradict():
     with pytest.raises(ValueError, match=r"got both \(project\)"):
         WandbSink(object(), project="x")
+    with pytest.raises(ValueError, match=r"`run` where share=True"):
+        WandbSink(share=True)

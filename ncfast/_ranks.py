@@ -1,0 +1,109 @@
+"""Vectors of all ranks, gathered only where every rank makes the same call.
+
+Ranks that send unequal numbers of bytes end their processes in gloo. So every collective begins
+with a frame of a length that all know: a header that says what the rank is about to do, and as much
+of its vector as the last agreed call had. A vector of the same length travels in it entirely; the
+rest of a longer one follows when all headers are the same.
+"""
+
+from __future__ import annotations
+
+import weakref
+import zlib
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+HEADER = 512  # bytes: a checksum of all that is said, the call and its shapes in words
+_CALL = 256
+ROOM = 1 << 20  # bytes of a vector that a frame holds, at most
+_rooms: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()  # in float64 numbers
+
+
+class RanksDiffer(ValueError):
+    """The ranks do not make the same call.
+
+    Attributes:
+        calls: what each rank is doing.
+        shapes: what each rank sends.
+    """
+
+    def __init__(self, calls: list[str], shapes: list[str]) -> None:
+        super().__init__(by_rank([f"{c} {s}" for c, s in zip(calls, shapes, strict=True)]))
+        self.calls, self.shapes = calls, shapes
+
+
+def gather(
+    own: Tensor, call: str, shapes: str, group: dist.ProcessGroup | None, *, check: bool = False
+) -> Tensor:
+    """The vectors of all ranks, (W, n).
+
+    On an accelerator the host does not wait for a vector that fits into the frame; where its
+    header is not that of every rank the result is NaN. ``check`` waits and raises there too.
+
+    Args:
+        own: (n,) float64.
+        call: what is gathered, in words.
+        shapes: what ``own`` consists of, in words.
+        group: the process group; None is the default one.
+        check: read the headers in any case.
+
+    Raises:
+        RanksDiffer: on every rank, they do not say the same.
+    """
+    key = group or dist.group.WORLD
+    room, size = _rooms.get(key, 0), own.numel()
+    header = _header(call, shapes, size).to(own.device)
+    padding = own.new_zeros(max(0, room - size))
+    frames = all_gather(torch.cat([header, own[:room], padding]), group)
+    headers, first = frames[:, : HEADER // 8], frames[:, HEADER // 8 :]
+    if own.device.type != "cpu" and size <= room and not check:
+        same = (headers.view(torch.int64) == headers[0].view(torch.int64)).all()
+        return torch.where(same, first[:, :size], torch.nan)
+    _compare(headers)
+    _rooms[key] = min(size, ROOM // 8)
+    if size <= room:
+        return first[:, :size]
+    return torch.cat([first, all_gather(own[room:].contiguous(), group)], 1)
+
+
+def by_rank(texts: list[str]) -> str:
+    """What the ranks say, each text once with its ranks."""
+    ranks: dict[str, list[str]] = {}
+    for rank, text in enumerate(texts):
+        ranks.setdefault(text, []).append(str(rank))
+    return "; ".join(
+        f"{text} on rank{'s' * (len(on) > 1)} {', '.join(on[:8])}{', ...' * (len(on) > 8)}"
+        for text, on in ranks.items()
+    )
+
+
+def _header(call: str, shapes: str, size: int) -> Tensor:
+    check = zlib.crc32(f"{call}\n{shapes}\n{size}".encode())
+    said = call.encode()[:_CALL].ljust(_CALL, b"\0") + shapes.encode()[: HEADER - _CALL - 8]
+    packed = check.to_bytes(8, "little") + said.ljust(HEADER - 8, b"\0")
+    return torch.frombuffer(bytearray(packed), dtype=torch.float64)
+
+
+def _compare(headers: Tensor) -> None:
+    rows = [bytes(row) for row in headers.contiguous().cpu().view(torch.uint8).tolist()]
+    if len(set(rows)) > 1:
+        raise RanksDiffer(
+            [_text(row[8 : 8 + _CALL]) for row in rows], [_text(row[8 + _CALL :]) for row in rows]
+        )
+
+
+def _text(packed: bytes) -> str:
+    return packed.rstrip(b"\0").decode(errors="replace")
+
+
+def all_gather(own: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """The vectors (n,) of all ranks as rows, with no look at whether they have the same length."""
+    world = dist.get_world_size(group)
+    gathered = own.new_empty(world * own.numel())
+    # the name changed with PyTorch 2.13, which warns of the old one
+    collective = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    collective(gathered, own, group=group)
+    return gathered.view(world, -1)

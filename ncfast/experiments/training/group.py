@@ -1,0 +1,109 @@
+"""A group of replicas that trains, measures, logs and saves as it goes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Sequence
+
+import torch
+
+from ncfast.experiments import run_dir
+from ncfast.experiments.config import TrainConfig
+from ncfast.experiments.data import ImageSet
+from ncfast.experiments.training import checkpoint
+from ncfast.experiments.training.information import Planes
+from ncfast.experiments.training.interrupt import InterruptFlag
+from ncfast.experiments.training.measure import measure_split, measure_weights, to_numbers
+from ncfast.experiments.training.probe import ProbeLog
+from ncfast.experiments.training.program import ReplicaProgram
+from ncfast.experiments.training.progress import Progress
+from ncfast.tracking.sinks import JsonlSink
+
+
+class Group:
+    """Replicas of one program at one step.
+
+    Args:
+        configs: settings of the replicas; their directories are prepared. All have saved the same
+            step, or none has begun.
+        train: training split, on the device.
+        test: test split, on the device.
+        device: where to train.
+
+    Attributes:
+        step: updates made so far; -1 before the initialisation was measured.
+    """
+
+    def __init__(
+        self, configs: Sequence[TrainConfig], train: ImageSet, test: ImageSet, device: torch.device
+    ) -> None:
+        first = configs[0]
+        self._configs, self._steps = list(configs), first.steps
+        self._marks = first.schedules()
+        self._program = ReplicaProgram(configs, train, device)
+        self._splits = {"train": train, "test": test}
+        self.step = checkpoint.saved_step(first.out)
+        if self.step >= 0:
+            self._restore()
+        planes = Planes(test, first.sigma, first.information)
+        self._probes = [ProbeLog(config.out, first.sigma, planes) for config in configs]
+        self._logs = [JsonlSink(config.out / run_dir.METRICS_FILE) for config in configs]
+        for log in self._logs:
+            log.start(run_dir.header(train.num_classes))
+
+    def _restore(self) -> None:
+        for replica, config in enumerate(self._configs):
+            checkpoint.restore(config.out, functools.partial(self._program.load, replica))
+            run_dir.truncate_log(config.out, self.step)
+            ProbeLog.truncate(config.out, self.step)
+
+    def execute(self, interrupt: InterruptFlag) -> bool:
+        """Train to the last step or until interrupted; True when it was the last step.
+
+        The state is saved either way.
+        """
+        with contextlib.ExitStack() as stack:
+            progress = stack.enter_context(Progress(max(self.step, 0), self._steps))
+            for log in self._logs:
+                stack.callback(log.close)
+            if self.step < 0:
+                self.step = 0
+                self._measure(progress)
+                self._save()
+            while self.step < self._steps and not interrupt.raised:
+                self._program.step()
+                self.step += 1
+                self._measure(progress)
+                progress.advance()
+                if self.step % self._configs[0].checkpoint_every == 0:
+                    self._save()
+            self._save()
+        return self.step >= self._steps
+
+    def _measure(self, progress: Progress) -> None:
+        step, last = self.step, self.step == self._steps
+        probe = last or self._marks.probe(step)
+        with_test = probe or self._marks.test(step)
+        if not (with_test or self._marks.train(step)):
+            return
+        records = [measure_weights(self._program, r) for r in range(len(self._configs))]
+        for name in ("train", "test") if with_test else ("train",):
+            found = measure_split(self._program, self._splits[name], name)
+            records = [{**one, **more} for one, more in zip(records, found, strict=True)]
+        numbers = to_numbers(records)
+        for replica, record in enumerate(numbers):
+            if probe:
+                look = self._probes[replica]
+                record |= look.take(self._program, replica, self._splits, step)
+            self._logs[replica].write({"step": step, **record})
+        progress.record({"step": step, **_mean(numbers)})
+
+    def _save(self) -> None:
+        for replica, config in enumerate(self._configs):
+            state = self._program.state(replica)
+            checkpoint.save(config.out, self.step, state)
+
+
+def _mean(records: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(r[name] for r in records) / len(records) for name in records[0]}

@@ -1,0 +1,149 @@
+"""Metrics of all replicas on one split, from one pass of class moments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ncfast.experiments.data import ImageSet
+from ncfast.experiments.run_dir import LOGGED
+from ncfast.experiments.training.losses import LOSSES
+from ncfast.experiments.training.program import ReplicaProgram
+from ncfast.metrics._collect import evaluate
+from ncfast.metrics._evidence import Evidence
+from ncfast.metrics.registry import CATALOGUE
+from ncfast.metrics.weights import balancedness, weight_norm
+from ncfast.moments import ClassMoments, class_moments
+
+_ROWS = 20_000  # of features at a time, over all replicas
+
+
+@dataclass
+class SplitTotals:
+    """Sums over a split for R replicas; see `measure_split`.
+
+    Attributes:
+        moments: with replica x class as the class, R K in all.
+        norm_sum: sum of the feature norms of each replica, (R,) float64; norm_max: the largest.
+        correct: samples that are classified correctly, (R,).
+        loss: summed loss, (R,) float64.
+        count: samples.
+    """
+
+    moments: ClassMoments
+    norm_sum: Tensor
+    norm_max: Tensor
+    correct: Tensor
+    loss: Tensor
+    count: int
+
+    def replica(self, index: int) -> ClassMoments:
+        """The class moments of one replica; views."""
+        classes = self.moments.num_classes // len(self.correct)
+        part = slice(index * classes, (index + 1) * classes)
+        m = self.moments
+        return ClassMoments(
+            m.counts[part],
+            m.means[part],
+            m.within_ss[part],
+            self.norm_sum[index],
+            self.norm_max[index],
+        )
+
+
+def _totals(
+    features: Tensor, logits: Tensor, labels: Tensor, loss: str, num_classes: int
+) -> SplitTotals:
+    replicas = len(features)
+    offset = torch.arange(replicas, device=labels.device).unsqueeze(1) * num_classes
+    moments = class_moments(
+        features.flatten(0, 1), (offset + labels).flatten(), num_classes=replicas * num_classes
+    )
+    norms = torch.linalg.vector_norm(features, dim=2, dtype=torch.float64)
+    losses = [LOSSES[loss](rows, labels).to(torch.float64) for rows in logits]
+    return SplitTotals(
+        moments,
+        norms.sum(1),
+        norms.amax(1),
+        (logits.argmax(2) == labels).sum(1),
+        torch.stack(losses),
+        len(labels),
+    )
+
+
+def _merged(one: SplitTotals, other: SplitTotals) -> SplitTotals:
+    return SplitTotals(
+        one.moments.merge(other.moments),
+        one.norm_sum + other.norm_sum,
+        torch.maximum(one.norm_max, other.norm_max),
+        one.correct + other.correct,
+        one.loss + other.loss,
+        one.count + other.count,
+    )
+
+
+@torch.no_grad()
+def totals_of(program: ReplicaProgram, split: ImageSet) -> SplitTotals:
+    """Sums over ``split`` for all replicas, in eval mode."""
+    replicas = len(program.configs)
+    found: SplitTotals | None = None
+    for inputs, labels in split.batches(max(250, min(2500, _ROWS // replicas))):
+        parts = [tile.engine.evaluate(inputs) for tile in program.tiles]
+        features, logits = (torch.cat(column) for column in zip(*parts, strict=True))
+        part = _totals(features, logits, labels, program.configs[0].loss, split.num_classes)
+        found = part if found is None else _merged(found, part)
+    assert found is not None
+    return found
+
+
+@torch.no_grad()
+def measure_split(program: ReplicaProgram, split: ImageSet, name: str) -> list[dict[str, Tensor]]:
+    """Accuracy, mean loss, `LOGGED` metrics of each replica on a split.
+
+    Args:
+        program: the replicas.
+        split: on their device.
+        name: the first part of the keys, such as "train".
+
+    Returns:
+        For each replica 0-d tensors by ``name/metric``.
+    """
+    totals = totals_of(program, split)
+    records = []
+    for replica in range(len(program.configs)):
+        state = program.model_state(replica)
+        evidence = Evidence(
+            totals.replica(replica),
+            weight=state["classifier.weight"].to(torch.float64),
+            bias=state["classifier.bias"].to(torch.float64),
+        )
+        values = {
+            "accuracy": totals.correct[replica].to(torch.float64) / totals.count,
+            "loss": totals.loss[replica] / totals.count,
+            **evaluate({id_: CATALOGUE[id_] for id_ in LOGGED}, evidence),
+        }
+        records.append({f"{name}/{id_}": value for id_, value in values.items()})
+    return records
+
+
+@torch.no_grad()
+def measure_weights(program: ReplicaProgram, replica: int) -> dict[str, Tensor]:
+    """weight.norm, and the balancedness of the last two layers of an MLP."""
+    state = program.model_state(replica)
+    names = program.tiles[0].engine.names
+    found = {"weight.norm": weight_norm([state[name] for name in names])}
+    if program.configs[0].model == "mlp":
+        last, previous = state["classifier.weight"], state[names[-4]]
+        found["balancedness"] = balancedness(last, previous)
+        found["balancedness.absolute"] = balancedness(last, previous, relative=False)
+    return found
+
+
+def to_numbers(records: Sequence[dict[str, Tensor]]) -> list[dict[str, float]]:
+    """0-d tensors of all replicas as numbers, in one copy from the device."""
+    flat = [value.to(torch.float64) for record in records for value in record.values()]
+    numbers = iter(torch.stack(flat).tolist() if flat else [])
+    return [{name: next(numbers) for name in record} for record in records]

@@ -1,0 +1,71 @@
+"""Replicas of any network, through `torch.func.functional_call` and `torch.vmap`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, stack_module_state
+
+from ncfast.experiments.models import Network
+from ncfast.experiments.training.losses import LOSSES
+
+
+class VmapEngine:
+    """R networks as one vectorised function of stacked parameters; see `Engine`.
+
+    BatchNorm works: its running statistics are stacked too.
+
+    Args:
+        models: the initialised networks; their values are copied.
+        loss: "mse" or "ce".
+    """
+
+    def __init__(self, models: Sequence[Network], loss: str) -> None:
+        parameters, buffers = stack_module_state(list(models))
+        self.names = list(parameters)
+        self.parameters = [value.detach() for value in parameters.values()]
+        self.gradients = [torch.zeros_like(value) for value in self.parameters]
+        self._buffers: dict[str, Tensor] = dict(buffers)
+        self._skeleton = copy.deepcopy(models[0]).to("meta")
+        self._loss = LOSSES[loss]
+
+    def _call(self, name: str, values: dict[str, Tensor], x: Tensor) -> Any:
+        module = self._skeleton.get_submodule(name) if name else self._skeleton
+        prefix = f"{name}." if name else ""
+        part = {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
+        return functional_call(module, part, (x,))
+
+    def backward(self, inputs: Tensor, labels: Tensor) -> None:
+        """See `Engine.backward`."""
+        self._skeleton.train()
+        values = [parameter.detach().requires_grad_() for parameter in self.parameters]
+        named = dict(zip(self.names, values, strict=True)) | self._buffers
+
+        def loss(values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+            return self._loss(self._call("", values, x), y)
+
+        # the losses do not share parameters: the gradient of their sum is theirs
+        total = torch.vmap(loss)(named, inputs, labels).sum()
+        found = torch.autograd.grad(total, values)
+        torch._foreach_copy_(self.gradients, found)
+
+    @torch.no_grad()
+    def evaluate(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Engine.evaluate`."""
+        self._skeleton.eval()
+        named = dict(zip(self.names, self.parameters, strict=True)) | self._buffers
+
+        def both(values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+            features = self._call("features", values, inputs)
+            return features, self._call("classifier", values, features)
+
+        features, logits = torch.vmap(both)(named)
+        return features, logits
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Running statistics of BatchNorm."""
+        return self._buffers
