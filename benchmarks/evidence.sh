@@ -83,10 +83,13 @@ neighbors() {
 information() {
     if [ -n "$quick" ]; then
         study information ksg-1 --rounds 1
+        study information_warnings --draws 1 0 --ranks 0 0
         return
     fi
     study information ksg-{1,2,5,10} entropy-{2,5,10,20} plane
     study information_bias
+    study information_warnings
+    study information_rivals
 }
 
 tracker() {

@@ -101,7 +101,7 @@ inline void add_pairs(const ClassMeans& of, std::int64_t i, std::int64_t j, VecD
     state.count += number;
     const VecD maxima[kPairMaxima] = {values[kCdnv], magnitude(1.0 - h)};
     for (int q = 0; q < kPairMaxima; ++q)
-        state.largest[q] = valid & (maxima[q] > state.largest[q]) ? maxima[q] : state.largest[q];
+        state.largest[q] = (valid & (maxima[q] > state.largest[q])) ? maxima[q] : state.largest[q];
     gap = valid ? gap : VecD{} + DBL_MAX;
     const VecD before = load(nearest + j);
     store(nearest + j, gap < before ? gap : before);

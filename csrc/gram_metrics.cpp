@@ -13,20 +13,23 @@ namespace ncfast {
 namespace {
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+constexpr double kInf = std::numeric_limits<double>::infinity();
 constexpr double kClose = 1e-5;  // below this 1 - cos has lost more than 1e-10 of its value
 
 double square(double x) { return x * x; }
 
-// Largest over the rank-th singular value, the smallest of a matrix of that rank.
+// Largest over the rank-th singular value, the smallest of a matrix of that rank; infinite where
+// that is zero, the largest too.
 double condition(const std::vector<double>& values, double rank) {
     const std::int64_t last = std::min(static_cast<std::int64_t>(rank),
                                        static_cast<std::int64_t>(values.size()));
-    return last > 0 ? values[0] / values[last - 1] : kNan;
+    if (last <= 0) return kNan;
+    return values[last - 1] == 0 ? kInf : values[0] / values[last - 1];
 }
 
 // Exponential entropy of the singular values that count in a matrix of `cols` columns.
 double entropy_rank(const std::vector<double>& values, std::int64_t cols) {
-    const double cutoff = static_cast<double>(cols) * std::numeric_limits<double>::epsilon();
+    const double cutoff = rank_cutoff(cols);
     double sum = 0, entropy = 0;
     const auto counts = [&](double value) {
         return !(square(value) <= cutoff * square(values[0]));
@@ -160,9 +163,10 @@ private:
     }
 
     void write_spectral(double* out) {
-        if (wanted_.spectrum) out[0] = condition(spectrum_(row_.means), row_.number);
+        const double norm_mean = row_.norm_sum / row_.total;
+        if (wanted_.spectrum) out[0] = condition(spectrum_.nonzero(row_.means, norm_mean), row_.number);
         if (!wanted_.centred_spectrum) return;
-        const std::vector<double>& values = spectrum_(row_.centred.data());
+        const std::vector<double>& values = spectrum_.nonzero(row_.centred.data(), norm_mean);
         out[1] = condition(values, row_.number - 1);
         out[2] = entropy_rank(values, d_);
         out[3] = stable_rank(values);

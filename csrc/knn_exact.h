@@ -43,12 +43,15 @@ inline double exact_joint(const double* a, const double* b, const std::int64_t* 
     return score;
 }
 
+// A coordinate that may be sorted: another thread may have put a NaN there since it was checked.
+inline double ordered(double value) { return value == value ? value : 0; }
+
 inline double distance_of(double score, bool linf) { return linf ? score : std::sqrt(score); }
 
 // The largest score whose distance is below `radius` (strict) or at most that; negative: none is.
 inline double score_limit(double radius, bool strict, bool linf) {
     constexpr double kInf = std::numeric_limits<double>::infinity();
-    if (radius < 0 || (strict && radius == 0)) return -1;
+    if (!(radius >= 0) || (strict && radius == 0)) return -1;
     if (std::isinf(radius)) return kInf;
     if (linf) return strict ? std::nextafter(radius, -kInf) : radius;
     const auto inside = [&](double score) {

@@ -11,6 +11,7 @@ namespace ncfast {
 class SortedValues {
 public:
     explicit SortedValues(std::vector<double> values) : values_(std::move(values)) {
+        for (double& value : values_) value = ordered(value);
         std::sort(values_.begin(), values_.end());
     }
 

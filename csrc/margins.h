@@ -139,7 +139,7 @@ inline void add_terms(const Pairs<C>& pairs, std::int64_t k, VecD scores, VecD d
     const VecD safe = margin - of.rounding * (load(pairs.scale + k) + pairs.scale[of.c]);
     for (int lane = 0; lane < kLanes<double>; ++lane)
         reach[lane] = safe[lane] > 0 ? safe[lane] / __builtin_sqrt(gap[lane]) : 0.0;
-    of.radius = other & (reach < of.radius) ? reach : of.radius;
+    of.radius = (other & (reach < of.radius)) ? reach : of.radius;
 }
 
 template <class C>

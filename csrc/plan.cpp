@@ -17,10 +17,11 @@ struct Reader {
     std::int64_t stride;
     std::uint64_t num_classes;
 
-    // Labels out of range go to class 0; the caller makes every result NaN.
-    std::int64_t operator()(std::int64_t i, bool& valid) const {
-        const auto label = static_cast<std::int64_t>(data[i * stride]);
-        if (static_cast<std::uint64_t>(label) < num_classes) return label;
+    // Labels out of range go to class 0; the caller makes every result NaN. A label is read once:
+    // another thread may write to it meanwhile.
+    std::int32_t operator()(std::int64_t i, bool& valid) const {
+        const auto label = static_cast<std::int64_t>(__atomic_load_n(data + i * stride, __ATOMIC_RELAXED));
+        if (static_cast<std::uint64_t>(label) < num_classes) return static_cast<std::int32_t>(label);
         valid = false;
         return 0;
     }
@@ -53,15 +54,14 @@ void sort_by(const Reader<L>& label, std::int64_t count, std::int64_t num_classe
         std::int32_t* own = counts.data() + part * num_classes;
         bool valid = true;
         for (std::int64_t i = count * part / parts; i < count * (part + 1) / parts; ++i)
-            ++own[label(i, valid)];
+            ++own[plan.classes[i] = label(i, valid)];
         if (!valid) all_valid.store(false);
     });
     to_positions(counts, parts, num_classes, plan.offsets);
     parallel_for(parts, threads, [&](std::int64_t part) {
         std::int32_t* own = counts.data() + part * num_classes;
-        bool valid = true;
         for (std::int64_t i = count * part / parts; i < count * (part + 1) / parts; ++i)
-            plan.rows[own[label(i, valid)]++] = static_cast<std::int32_t>(i);
+            plan.rows[own[plan.classes[i]]++] = static_cast<std::int32_t>(i);
     });
     plan.valid = all_valid.load();
 }
@@ -70,7 +70,10 @@ void sort_by(const Reader<L>& label, std::int64_t count, std::int64_t num_classe
 
 void sort_rows(const Labels& labels, std::int64_t first, std::int64_t count,
                std::int64_t num_classes, int threads, Plan& plan) {
-    if (!plan.rows) plan.rows.reset(new std::int32_t[static_cast<std::size_t>(count)]);
+    if (!plan.rows) {
+        plan.rows.reset(new std::int32_t[static_cast<std::size_t>(count)]);
+        plan.classes.reset(new std::int32_t[static_cast<std::size_t>(count)]);
+    }
     plan.offsets.resize(static_cast<std::size_t>(num_classes) + 1);
     const auto sort = [&](auto* data) {
         using L = std::remove_pointer_t<decltype(data)>;

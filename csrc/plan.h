@@ -11,6 +11,7 @@ namespace ncfast {
 
 struct Plan {
     std::unique_ptr<std::int32_t[]> rows;  // row numbers relative to the first, class after class
+    std::unique_ptr<std::int32_t[]> classes;  // of each row, in the order they came in
     std::vector<std::int32_t> offsets;     // class c owns rows[offsets[c] .. offsets[c + 1])
     bool valid = true;                     // false: a label was out of range and went to class 0
 

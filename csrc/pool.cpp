@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #if !defined(_WIN32)
 #include <pthread.h>
@@ -29,12 +31,14 @@ public:
             tasks_ = tasks;
             next_.store(0);
             places_ = helpers;
+            error_ = nullptr;
         }
         wake_.notify_all();
         work();
         std::unique_lock<std::mutex> lock(mutex_);
         places_ = 0;  // whoever wakes only now finds nothing to do
         done_.wait(lock, [this] { return working_ == 0; });
+        if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
         return true;
     }
 
@@ -43,7 +47,7 @@ private:
     int start_helpers(int wanted) {
         try {
             for (; started_ < wanted; ++started_) std::thread([this] { help(); }).detach();
-        } catch (const std::system_error&) {
+        } catch (const std::exception&) {  // std::system_error, or std::bad_alloc
         }
         return std::min(started_, wanted);
     }
@@ -65,8 +69,15 @@ private:
         }
     }
 
-    void work() {
-        for (std::int64_t i = next_.fetch_add(1); i < tasks_; i = next_.fetch_add(1)) (*task_)(i);
+    // Keeps the first exception for the caller, and leaves the tasks that nobody has begun.
+    void work() noexcept {
+        try {
+            for (std::int64_t i = next_.fetch_add(1); i < tasks_; i = next_.fetch_add(1)) (*task_)(i);
+        } catch (...) {
+            next_.store(tasks_);
+            std::lock_guard<std::mutex> lock(mutex_);
+            if (!error_) error_ = std::current_exception();
+        }
     }
 
     std::mutex busy_;
@@ -78,6 +89,7 @@ private:
     std::atomic<int> places_{0};  // changed with the mutex held
     std::atomic<std::int64_t> next_{0};
     const std::function<void(std::int64_t)>* task_ = nullptr;
+    std::exception_ptr error_;  // guarded by the mutex
 };
 
 // Never destroyed: its threads may outlive main.

@@ -48,6 +48,14 @@ const std::vector<double>& Spectrum::operator()(const double* matrix) {
     return values_;
 }
 
+const std::vector<double>& Spectrum::nonzero(const double* matrix, double norm_mean) {
+    (*this)(matrix);
+    const double cutoff = rank_cutoff(std::max(rows_, cols_)) * std::max(values_[0], norm_mean);
+    for (double& value : values_)
+        if (value <= cutoff) value = 0;
+    return values_;
+}
+
 void Spectrum::load(const double* matrix, double scale) {
     const bool wide = rows_ <= cols_;
     for (std::int64_t i = 0; i < number_; ++i)

@@ -17,7 +17,7 @@ public:
     TensorReader(pybind11::type tensor, pybind11::type parameter, const pybind11::capsule& table,
                  pybind11::tuple guards, pybind11::function threads)
         : tensor_(std::move(tensor)), parameter_(std::move(parameter)), guards_(std::move(guards)),
-          threads_(std::move(threads)) {
+          threads_(std::move(threads)), is_neg_(tensor_.attr("is_neg")) {
         const auto* found = table.get_pointer<const dlpack::Table>();
         if (found->version.major == dlpack::kMajor) view_ = found->view;
     }
@@ -28,6 +28,9 @@ public:
             if (PyObject_IsTrue(guard().ptr()) != 0) return true;
         return false;
     }
+
+    // Whether the numbers are the negatives of those in the memory. May let another thread run.
+    bool negated(pybind11::handle tensor) const { return is_neg_(tensor).cast<bool>(); }
 
     int threads() const { return threads_().cast<int>(); }
 
@@ -76,6 +79,7 @@ private:
     const pybind11::type tensor_, parameter_;
     const pybind11::tuple guards_;
     const pybind11::function threads_;
+    const pybind11::object is_neg_;
     decltype(dlpack::Table::view) view_ = nullptr;
 };
 

@@ -85,15 +85,25 @@ public:
 
     // False, and nothing has changed, where there is no norm to be had or no place left.
     bool push(const pybind11::object& step, const pybind11::object& module) {
-        const auto row = static_cast<std::int64_t>(PyList_GET_SIZE(steps_.ptr()));
-        const std::optional<double> found = row < rows_ ? norm_->of_module(module) : std::nullopt;
-        if (!found) return false;
-        base_[row] = *found;
-        steps_.append(step);
+        const std::optional<double> found = measure(module);
+        if (!found || full()) return false;
+        place(step, *found);
         return true;
     }
 
+    // May let another thread run, which may take the values that are there.
+    std::optional<double> measure(const pybind11::object& module) const {
+        return full() ? std::nullopt : norm_->of_module(module);
+    }
+    bool full() const { return number() >= rows_; }
+    void place(const pybind11::object& step, double value) {
+        base_[number()] = value;
+        steps_.append(step);
+    }
+
 private:
+    std::int64_t number() const { return static_cast<std::int64_t>(PyList_GET_SIZE(steps_.ptr())); }
+
     double* const base_;
     const std::int64_t rows_;
     pybind11::list steps_;

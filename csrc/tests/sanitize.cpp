@@ -9,6 +9,7 @@
 #include "../isa.h"
 #include "../moments.h"
 #include "average_shapes.h"
+#include "hostile.h"
 #include "../norm.h"
 #include "sanitize_knn.h"
 #include "second_pass_shapes.h"
@@ -145,7 +146,7 @@ int main() {
                                 static_cast<long>(c.rows), static_cast<long>(c.cols),
                                 static_cast<int>(dtype));
                 }
-        failures += check_all_knn() + check_small() + check_averages();
+        failures += check_all_knn() + check_small() + check_averages() + check_hostile();
         std::printf("%s: done\n", each->name);
     }
     return failures == 0 ? 0 : 1;

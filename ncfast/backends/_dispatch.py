@@ -110,7 +110,8 @@ def _why_not_cpu(feats: Tensor) -> str | None:
 def readable(feats: Tensor) -> bool:
     """Whether the extension can take the memory of ``feats`` (N, D) as it lies."""
     adjacent = feats.stride(1) == 1 or feats.shape[1] == 1
-    return _why_not_cpu(feats) is None and adjacent and len(feats) < _MOST_ROWS and _is_real(feats)
+    usable = _why_not_cpu(feats) is None and adjacent and len(feats) < _MOST_ROWS
+    return usable and _is_real(feats) and not feats.is_neg()
 
 
 def _is_real(feats: Tensor) -> bool:

@@ -19,8 +19,8 @@ from ncfast.backends._types import RawMoments
 _FEATURE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _LABEL_CODES = {torch.int8: 0, torch.int16: 1, torch.int32: 2, torch.int64: 3, torch.uint8: 4}
 # new_empty takes 0.8 us where torch.empty with a dtype takes 2: five outputs a call
-_INT64 = torch.empty(0, dtype=torch.int64)
-_FLOAT64 = torch.empty(0, dtype=torch.float64)
+_INT64 = torch.empty(0, dtype=torch.int64, device="cpu")
+_FLOAT64 = torch.empty(0, dtype=torch.float64, device="cpu")
 
 
 def _load() -> tuple[ModuleType | None, str]:
@@ -99,7 +99,8 @@ def projected_ss(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor) 
 def _readable(feats: Tensor, labels: Tensor) -> bool:
     # a wrapper around other tensors has no memory of its own: its address is 0
     adjacent = feats.stride(1) == 1 or feats.shape[1] == 1
-    return adjacent and feats.data_ptr() != 0 and labels.data_ptr() != 0
+    negated = feats.is_neg() or labels.is_neg()
+    return adjacent and not negated and feats.data_ptr() != 0 and labels.data_ptr() != 0
 
 
 def _with_code(labels: Tensor) -> tuple[Tensor, int]:

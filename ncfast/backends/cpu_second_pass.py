@@ -26,7 +26,7 @@ def scatter(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
     total = means.new_empty((means.shape[1], means.shape[1]))
     _extension().scatter(
         *_matrix(feats),
-        (labels := _int64(labels)).data_ptr(),
+        (labels := _classes(labels, len(means))).data_ptr(),
         means.data_ptr(),
         total.data_ptr(),
         torch.get_num_threads(),
@@ -40,7 +40,7 @@ def own_distances(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
     distances = means.new_empty(len(feats))
     _extension().own_distances(
         *_matrix(feats),
-        (labels := _int64(labels)).data_ptr(),
+        (labels := _classes(labels, len(means))).data_ptr(),
         means.data_ptr(),
         distances.data_ptr(),
         torch.get_num_threads(),
@@ -62,7 +62,7 @@ def margins(
     centre = classes.means.mean(0)
     offset = rows @ centre if bias is None else torch.addmv(bias, rows, centre)
     given = [classes.means, classes.means - centre, classes.variances, classes.counts, rows, offset]
-    given = [tensor.contiguous() for tensor in (labels.to(torch.int64), *given)]
+    given = [tensor.contiguous() for tensor in (_classes(labels, len(rows)), *given)]
     projected, trace, radius = (rows.new_empty(len(rows)) for _ in range(3))
     _extension().margins(
         *_matrix(feats),
@@ -127,5 +127,6 @@ def _matrix(feats: Tensor) -> tuple[int, ...]:
     return feats.data_ptr(), cpu._FEATURE_CODES[feats.dtype], *feats.shape, feats.stride(0)
 
 
-def _int64(labels: Tensor) -> Tensor:
-    return labels.to(torch.int64).contiguous()
+def _classes(labels: Tensor, number: int) -> Tensor:
+    """A copy that the extension may index by: no other thread writes to it, nor is it negated."""
+    return labels.to(torch.int64).clamp(0, number - 1).contiguous()

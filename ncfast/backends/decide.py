@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ncfast._surroundings import ieee_float32
 from ncfast._validate import labels_are_on_host
 from ncfast.backends.blocks import rows_of
 
@@ -57,7 +58,9 @@ class _Decider:
         x = x - self.centre
         if not self.fast:
             return _largest(x, self.rows, self.offset)[0]
-        chosen, best, second = _largest(x.float(), self.rows32, self.offset32, runner_up=True)
+        with ieee_float32(x.device):
+            found = _largest(x.float(), self.rows32, self.offset32, runner_up=True)
+        chosen, best, second = found
         # a sum of D products is off by at most D + 1 roundings of the product of the norms,
         # and the inputs were rounded before
         size = torch.linalg.vector_norm(x, dim=1) * self.largest

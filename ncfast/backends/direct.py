@@ -24,6 +24,7 @@ def plain(tensor: Tensor) -> bool:
         and tensor.device.type == "cpu"
         and not torch.compiler.is_compiling()
         and not any(watches() for watches in _WATCHES)
+        and not tensor.is_neg()  # the numbers are the negatives of those in the memory
     )
 
 

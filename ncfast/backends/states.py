@@ -150,7 +150,7 @@ class RowWriter:
         values, classes = feats.data_ptr(), labels.data_ptr()
         if code is None or label_code is None or not values or not classes:
             return False
-        if step != 1 and dim != 1:
+        if (step != 1 and dim != 1) or feats.is_neg() or labels.is_neg():
             return False
         at = self._base + row * self._row
         self._class_moments(

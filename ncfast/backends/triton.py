@@ -120,6 +120,7 @@ def compute(
     feats: Tensor, labels: Tensor, num_classes: int, plan: LabelPlan | None = None
 ) -> RawMoments:
     """The kernels, whatever they raise. No host synchronisation."""
+    feats, labels = feats.resolve_neg(), labels.resolve_neg()
     tiny = tiny_config(*feats.shape, num_classes, feats.dtype.itemsize)
     if tiny is None:
         return planned(feats, build(labels, num_classes) if plan is None else plan)
@@ -174,6 +175,7 @@ def projected_ss(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor) 
 
 def projected_ss_now(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor) -> Tensor:
     """`projected_ss`, where nothing traces."""
+    feats, labels = feats.resolve_neg(), labels.resolve_neg()
 
     def kernels() -> Tensor:
         from ncfast.kernels.second_read import projected_ss
@@ -212,6 +214,7 @@ def scatter(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
 
 def scatter_now(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
     """`scatter`, where nothing traces."""
+    feats, labels = feats.resolve_neg(), labels.resolve_neg()
 
     def kernels() -> Tensor:
         from ncfast.kernels.second_read import scatter
@@ -253,6 +256,7 @@ def decisions(feats: Tensor, centres: Tensor, weights: Tensor, offsets: Tensor) 
 
 def decisions_now(feats: Tensor, centres: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
     """`decisions`, where nothing traces."""
+    feats = feats.resolve_neg()
 
     def kernels() -> Tensor:
         from ncfast.kernels.second_read import decisions

@@ -7,6 +7,11 @@ from ncfast.information.estimate import Estimate, EstimateWarning
 from ncfast.information.label_information import label_information
 from ncfast.information.mutual_information import mutual_information
 from ncfast.information.nhsic import cka, nhsic
+from ncfast.information.permutation import (
+    PermutationTest,
+    information_correlation,
+    permutation_test,
+)
 from ncfast.information.plane import InformationPlane, PlanePoint, information_plane
 from ncfast.information.superfluous import noise_sensitivity, superfluous_information
 
@@ -14,15 +19,18 @@ __all__ = [
     "Estimate",
     "EstimateWarning",
     "InformationPlane",
+    "PermutationTest",
     "PlanePoint",
     "cka",
     "conditional_mutual_information",
     "discrete_mutual_information",
     "entropy",
+    "information_correlation",
     "information_plane",
     "label_information",
     "mutual_information",
     "nhsic",
     "noise_sensitivity",
+    "permutation_test",
     "superfluous_information",
 ]

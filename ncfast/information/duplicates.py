@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from ncfast.information.samples import check_choice
 
 Duplicates = Literal["warn", "drop", "jitter", "error"]
+PairDuplicates = Literal["auto"] | Duplicates
 _STREAM = 0x3C6EF372FE94F82B
 _ODD = 0x5851F42D4C957F2D  # spreads group numbers over all bits
 JITTER = 1e-10  # standard deviation of the noise over that of the column
@@ -32,7 +34,7 @@ def row_codes(rows: Tensor) -> Tensor:
     bits = (rows + 0.0).view(torch.int64)  # adding zero makes -0.0 the same as 0.0
     low, high = -(1 << 62), 1 << 62
     generator = private_generator(torch.device("cpu"))
-    weights = torch.randint(low, high, (rows.shape[1],), generator=generator) | 1
+    weights = torch.randint(low, high, (rows.shape[1],), generator=generator, device="cpu") | 1
     mixed = bits ^ (bits >> 29)  # the low bits of round numbers are all zero
     return (mixed * weights.to(rows.device)).sum(1)
 
@@ -54,8 +56,8 @@ def multiplicity(rows: Tensor, groups: Tensor | None = None) -> Tensor:
 
 def resolve(
     rows: Tensor, policy: Duplicates, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor | None, int]:
-    """Apply the policy: rows as they should be used, the rows kept, and the number of duplicates.
+) -> tuple[Tensor, int]:
+    """Apply the policy: rows as they should be used, and the number of duplicates.
 
     Args:
         rows: (N, d) float64.
@@ -64,24 +66,43 @@ def resolve(
         generator: for "jitter"; None takes a private one with a fixed seed.
 
     Returns:
-        (M, d) rows; (M,) their indices, or None for all; rows less distinct rows.
+        (M, d) rows; rows less distinct rows.
 
     Raises:
         ValueError: an unknown policy; duplicates with policy "error".
     """
     check_choice("duplicates", policy, ("warn", "drop", "jitter", "error"))
+    (rows,), found = _resolve([rows], policy, generator, "duplicates='drop' or 'jitter'")
+    return rows, found
+
+
+def resolve_blocks(
+    blocks: Sequence[Tensor], policy: PairDuplicates, generator: torch.Generator | None = None
+) -> tuple[list[Tensor], int]:
+    """`resolve` for the rows of several blocks together; "auto" leaves them as they are.
+
+    "jitter" draws the noise of all blocks from one generator: every column has its own.
+    """
+    check_choice("duplicates", policy, ("auto", "warn", "drop", "jitter", "error"))
+    if policy == "auto":
+        return list(blocks), 0
+    return _resolve(blocks, policy, generator, "duplicates='auto', 'drop' or 'jitter'")
+
+
+def _resolve(
+    blocks: Sequence[Tensor], policy: Duplicates, generator: torch.Generator | None, remedy: str
+) -> tuple[list[Tensor], int]:
+    rows = torch.cat(tuple(blocks), 1)
     found = count_duplicates(rows)
     if policy == "error" and found:
         raise ValueError(
-            f"Expected distinct rows but {found} of {len(rows)} repeat another one. Pass "
-            "duplicates='drop' or 'jitter', or method='mixed' for mutual information."
+            f"Expected distinct rows but {found} of {len(rows)} repeat another one. Pass {remedy}."
         )
     if policy == "drop" and found:
-        kept = _first_of_each(rows)
-        return rows[kept], kept, found
+        rows = rows[_first_of_each(rows)]
     if policy == "jitter":
-        return jitter(rows, generator), None, found
-    return rows, None, found
+        rows = jitter(rows, generator)
+    return list(rows.split([block.shape[1] for block in blocks], 1)), found
 
 
 def _first_of_each(rows: Tensor) -> Tensor:

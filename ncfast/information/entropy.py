@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -11,11 +12,12 @@ from torch import Tensor
 from ncfast.information import caveats
 from ncfast.information.caveats import psi
 from ncfast.information.duplicates import Duplicates, resolve
-from ncfast.information.errors import subsampled_stderr
+from ncfast.information.errors import jackknife_stderr
 from ncfast.information.estimate import Estimate, announce
 from ncfast.information.neighbors import Neighbors, knn
 from ncfast.information.preprocess import power_of_two
 from ncfast.information.samples import Array, as_samples, check_choice, check_k
+from ncfast.information.support import on_plane_or_sphere, resolution, thin
 
 Norm = Literal["l2", "linf"]
 
@@ -70,7 +72,8 @@ def entropy(
         generator: for "jitter"; None takes a private one with a fixed seed.
 
     Returns:
-        `Estimate`; it warns of duplicates, atoms, constant columns (the value is -inf), and where
+        `Estimate`; it warns of duplicates, atoms, constant columns, of rows in a plane or on a
+        sphere (the value is -inf) or on another thin support, and where
         the bias for a Gaussian of this dimension, computed by theory and given in
         `details["gaussian_bias"]`, exceeds 0.1 nats.
 
@@ -85,38 +88,49 @@ def entropy(
     """
     check_choice("metric", metric, ("l2", "linf"))
     rows = as_samples("x", x)
-    check_k(k, len(rows))
-    rows, _, repeats = resolve(rows, duplicates, generator)
-    check_k(k, len(rows))
-    found = measure(rows, k, metric, stderr, backend, repeats)
+    k = check_k(k, len(rows))
+    total = len(rows)
+    rows, repeats = resolve(rows, duplicates, generator)
+    k = check_k(k, len(rows))
+    found = measure(rows, k, metric, stderr, backend, resolution(x))
+    doubts = (*caveats.duplicates(repeats, total), *found.warnings)
+    details = {**found.details, "duplicates": float(repeats)}
+    found = replace(found, warnings=doubts, details=details)
     return announce(found)
 
 
 def measure(
-    rows: Tensor, k: int, metric: Norm, stderr: bool, backend: str, repeats: int = 0
+    rows: Tensor, k: int, metric: Norm, stderr: bool, backend: str, eps: float = 0.0
 ) -> Estimate:
-    """`entropy` of rows that have been checked, without raising its warnings."""
+    """`entropy` of rows that have been checked, without raising its warnings.
+
+    `eps`: relative rounding of the rows as they were passed.
+    """
     count, dim = rows.shape
     scale = power_of_two(rows)
     rows = rows / scale  # squares of tiny or huge differences would leave the range of float64
     offset = dim * float(scale.log())
     constant = (rows == rows[0]).all(0)
     doubts = caveats.atoms("x", rows)
-    if bool(constant.any()):
-        doubts.append("A distribution on a subspace has entropy -inf.")
+    if bool(constant.any()) or on_plane_or_sphere(rows, eps):
+        doubts.append(
+            "The rows lie in a plane or on a sphere, up to their rounding, where the entropy is "
+            "-inf. Use coordinates within it: fewer columns, or principal components."
+        )
         return Estimate(-math.inf, math.nan, count, k, "kl", (dim,), warnings=tuple(doubts))
     found = knn(rows, k, metric=metric, backend=backend)
+    doubts += thin(found.distances, dim)
 
-    def local(index: Tensor, groups: Tensor) -> Tensor:
+    def at(index: Tensor) -> float:
         part = rows[index]
-        near = knn(part, k, metric=metric, labels=groups, backend=backend)
-        return kl_terms(part, k, groups, metric, near)
+        near = knn(part, k, metric=metric, backend=backend)
+        return float(kl_terms(part, k, None, metric, near).mean())
 
     value = float(kl_terms(rows, k, None, metric, found).mean()) + offset
-    error = subsampled_stderr(local, count, k + 1, rows.device) if stderr else math.nan
+    error = jackknife_stderr(at, count, k) if stderr else math.nan
     bias = caveats.gaussian_bias(count, k, dim)
-    doubts += caveats.duplicates(repeats, count) + caveats.dimension(count, k, dim)
-    doubts += caveats.no_stderr(error) if stderr else []
+    doubts += caveats.dimension(count, k, dim)
+    doubts += caveats.no_stderr(error, count, k) if stderr else []
     return Estimate(
         value,
         error,
@@ -126,5 +140,5 @@ def measure(
         (dim,),
         found.backend,
         tuple(doubts),
-        {"gaussian_bias": bias, "duplicates": float(repeats)},
+        {"gaussian_bias": bias},
     )

@@ -7,7 +7,13 @@ import math
 import torch
 from torch import Tensor
 
+from ncfast.information.duplicates import private_generator
+from ncfast.information.neighbors import knn
+from ncfast.information.preprocess import normal_scores
+
 _RANK = 1e-10  # eigenvalues below this share of the largest are rounding
+SMOOTHED = 10  # neighbours in z whose mean is taken away
+PLENTY = 20  # samples a column from which the correlations of the sample itself are good enough
 
 
 def _whiten(rows: Tensor) -> Tensor:
@@ -18,17 +24,113 @@ def _whiten(rows: Tensor) -> Tensor:
     return centred @ (vectors[:, kept] / values[kept].sqrt())
 
 
-def canonical_information(x: Tensor, y: Tensor) -> float:
+def _information(correlation: Tensor) -> float:
+    rest = 1 - correlation.clamp(max=1.0).square()
+    return -0.5 * float(torch.where(rest > 1e-12, rest, 0.0).log().sum())
+
+
+def canonical_information(x: Tensor, y: Tensor, freedom: int | None = None) -> float:
     """-1/2 sum ln(1 - r^2) over the canonical correlations r, less its bias dx dy / 2N, in nats.
 
     Exact for Gaussians and blind to dependence that is not linear. Infinite where one block
-    determines a combination of the other.
+    determines a combination of the other. `freedom`: N in the bias, where fewer than all rows are
+    independent.
     """
     first, second = _whiten(x), _whiten(y)
     if first.shape[1] == 0 or second.shape[1] == 0:
         return 0.0
-    correlation = torch.linalg.svdvals(first.T @ second / len(x)).clamp(max=1.0)
-    rest = 1 - correlation.square()
-    rest = torch.where(rest > 1e-12, rest, 0.0)
-    value = -0.5 * float(rest.log().sum())
-    return value if math.isinf(value) else value - first.shape[1] * second.shape[1] / (2 * len(x))
+    value = _information(torch.linalg.svdvals(first.T @ second / len(x)))
+    bias = first.shape[1] * second.shape[1] / (2 * (freedom or len(x)))
+    return value if math.isinf(value) else value - bias
+
+
+def held_out_information(x: Tensor, y: Tensor) -> float:
+    """`canonical_information` where columns are many: correlations of directions of other rows.
+
+    Ridge-regularised canonical directions of one half of the rows, with covariances shrunk towards
+    the identity by the share columns / rows; the correlations of their normal scores on the other
+    half, those that exceed 3 / sqrt(rows); both ways averaged. At independence it is zero. Each
+    pair of directions by itself is a lower bound of I(X;Y), whatever the distribution.
+
+    Args:
+        x: (N, dx) columns of about unit variance.
+        y: (N, dy) such columns.
+    """
+    one, two = halves(len(x), x.device)
+    return (_carried_over(x, y, one, two) + _carried_over(x, y, two, one)) / 2
+
+
+def halves(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Numbers of two halves of the rows, at random and always the same."""
+    generator = private_generator(torch.device("cpu"))
+    order = torch.randperm(count, generator=generator, device="cpu").to(device)
+    return order[::2], order[1::2]
+
+
+def _carried_over(x: Tensor, y: Tensor, fitted: Tensor, tested: Tensor) -> float:
+    u, v = (normal_scores(code) for code in canonical_codes(x, y, fitted, tested))
+    correlation = (u * v).sum(0) / u.square().sum(0)
+    return _information(correlation[correlation > 3 / math.sqrt(len(tested))])
+
+
+def canonical_codes(x: Tensor, y: Tensor, fitted: Tensor, tested: Tensor) -> tuple[Tensor, Tensor]:
+    """Canonical variates of the tested rows, (M, r) each, by directions of the fitted rows."""
+    first, second = _shrunk_code(x, fitted), _shrunk_code(y, fitted)
+    cross = first[fitted].T @ second[fitted] / len(fitted)
+    left, _, right = torch.linalg.svd(cross, full_matrices=False)
+    return first[tested] @ left, second[tested] @ right.T
+
+
+def _shrunk_code(rows: Tensor, fitted: Tensor) -> Tensor:
+    """(N, r) rows times the inverse root of their covariance, which is that of the fitted rows.
+
+    The covariance is shrunk towards the identity by columns / rows. Only the span of the fitted
+    rows is kept: by the smaller of the two Gram matrices.
+    """
+    centred = rows - rows[fitted].mean(0)
+    part = centred[fitted]
+    count, dim = part.shape
+    values, vectors = torch.linalg.eigh(part.T @ part if dim <= count else part @ part.T)
+    kept = values > _RANK * values[-1].clamp(min=torch.finfo(rows.dtype).tiny)
+    values, vectors = values[kept], vectors[:, kept]
+    axes = vectors if dim <= count else part.T @ vectors / values.sqrt()
+    share = min(1.0, dim / count)
+    return centred @ (axes / ((1 - share) * values / count + share).sqrt())
+
+
+def linear_information(x: Tensor, y: Tensor, freedom: int | None = None) -> float:
+    """Gaussian information in the linear dependence of columns of about unit variance, in nats."""
+    rows = freedom or len(x)
+    if rows >= PLENTY * (x.shape[1] + y.shape[1]):
+        return canonical_information(x, y, freedom)
+    return held_out_information(x, y) if rows >= 40 else math.nan
+
+
+def partial_information(x: Tensor, y: Tensor, z: Tensor, backend: str = "auto") -> float:
+    """`linear_information` of what is left of x and y beside a fit by z.
+
+    That of Gaussians given z. The fit is a least-squares one by z and, with samples enough, its
+    squares, followed by the mean over neighbours in z, which takes away what is curved. NaN where
+    z has too many columns for the samples to leave a rest.
+
+    Args:
+        x: (N, dx) normal scores; y and z too.
+        y: (N, dy).
+        z: (N, dz).
+        backend: of the neighbour search.
+    """
+    curved = len(z) >= PLENTY * 2 * z.shape[1]
+    basis = _whiten(torch.cat((z, z.square()), 1) if curved else z) / math.sqrt(len(z))
+    freedom = len(z) - basis.shape[1] - 1
+    if freedom < 40:
+        return math.nan
+    near = knn(z, SMOOTHED, metric="linf", backend=backend).indices
+    first, second = (_rest(rows, basis, near) for rows in (x, y))
+    return linear_information(first, second, freedom)
+
+
+def _rest(rows: Tensor, basis: Tensor, near: Tensor) -> Tensor:
+    rest = rows - rows.mean(0)
+    rest = rest - basis @ (basis.T @ rest)
+    rest = rest - rest[near].mean(1)
+    return rest / rest.square().mean(0).sqrt().clamp(min=_RANK)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -13,10 +15,16 @@ from ncfast.information.caveats import psi
 from ncfast.information.discrete import plugin_entropy
 from ncfast.information.duplicates import multiplicity
 from ncfast.information.entropy import Norm, group_sizes
-from ncfast.information.errors import subsampled_stderr
+from ncfast.information.errors import LIMIT, jackknife_stderr
 from ncfast.information.estimate import Estimate, announce
 from ncfast.information.neighbors import knn, range_count
-from ncfast.information.preprocess import Preprocess, power_of_two, transform
+from ncfast.information.preprocess import (
+    Preprocess,
+    power_of_two,
+    standard_deviations,
+    standardize,
+    transform,
+)
 from ncfast.information.samples import (
     Array,
     as_classes,
@@ -25,34 +33,23 @@ from ncfast.information.samples import (
     check_k,
     check_same,
 )
+from ncfast.information.signals import label_signal
 
 Method = Literal["ross", "entropies"]
-
-
-def cells(classes: Tensor, groups: Tensor | None) -> Tensor:
-    """(N,) int64: class within the group, numbered without gaps."""
-    both = classes if groups is None else classes * (int(groups.max()) + 1) + groups
-    return torch.unique(both, return_inverse=True)[1]
+MEMBERS = 5  # samples a class on average below which the standard error is far too large
+Again = Callable[[Tensor, Tensor], float]
 
 
 def label_terms(
-    rows: Tensor,
-    classes: Tensor,
-    k: int,
-    groups: Tensor | None,
-    method: Method,
-    metric: Norm,
-    backend: str,
+    rows: Tensor, classes: Tensor, k: int, method: Method, metric: Norm, backend: str
 ) -> tuple[Tensor, str]:
     """(N,) terms of the estimate, and the engine; NaN for the only member of a class."""
-    cell = cells(classes, groups)
-    kept = torch.bincount(cell)[cell] > 1
+    kept = torch.bincount(classes)[classes] > 1
     out = torch.full_like(rows[:, 0], torch.nan)
     if not bool(kept.any()):
         return out, ""
     part = rows[kept]
-    within = None if groups is None else groups[kept]
-    cell = torch.unique(cell[kept], return_inverse=True)[1]
+    cell = torch.unique(classes[kept], return_inverse=True)[1]
     found = knn(part, k, metric=metric, labels=cell, backend=backend)
     sizes = torch.bincount(cell)[cell]
     rank = (sizes - 1).clamp(max=k)  # a small class has fewer neighbours to offer
@@ -60,41 +57,33 @@ def label_terms(
     if method == "ross":
         # of the own class strictly inside, itself included: the rank, unless distances are equal
         nearer = (found.distances < radius.unsqueeze(1)).sum(1) + 1
-        terms = _ross(part, radius, nearer, cell, within, metric, backend)
+        terms = _ross(part, radius, nearer, cell, metric, backend)
     else:
-        terms = psi(rank) + _entropies(part, radius, k, within, metric, backend)
+        terms = psi(rank) + _entropies(part, radius, k, metric, backend)
     out[kept] = terms - psi(sizes)
     return out, found.backend
 
 
 def _ross(
-    rows: Tensor,
-    radius: Tensor,
-    nearer: Tensor,
-    cell: Tensor,
-    groups: Tensor | None,
-    metric: Norm,
-    backend: str,
+    rows: Tensor, radius: Tensor, nearer: Tensor, cell: Tensor, metric: Norm, backend: str
 ) -> Tensor:
     """psi(N) + psi(k) - psi(m), m the rows of any class strictly inside the radius and itself.
 
     On the spot, where the radius is zero, k and m count equal rows (the rule of Gao et al. 2017).
     """
-    inside = range_count(rows, radius, metric=metric, labels=groups, backend=backend) + 1
+    inside = range_count(rows, radius, metric=metric, backend=backend) + 1
     spot = radius == 0
     if bool(spot.any()):
         nearer = torch.where(spot, multiplicity(rows, cell), nearer)
-        inside = torch.where(spot, multiplicity(rows, groups), inside)
-    return psi(group_sizes(groups, rows)) + psi(nearer) - psi(inside)
+        inside = torch.where(spot, multiplicity(rows), inside)
+    return psi(group_sizes(None, rows)) + psi(nearer) - psi(inside)
 
 
-def _entropies(
-    rows: Tensor, radius: Tensor, k: int, groups: Tensor | None, metric: Norm, backend: str
-) -> Tensor:
+def _entropies(rows: Tensor, radius: Tensor, k: int, metric: Norm, backend: str) -> Tensor:
     """The part of h(Z) - h(Z|Y) that is not of the class sizes; the ball's volume cancels."""
-    everyone = knn(rows, k, metric=metric, labels=groups, backend=backend).distances[:, k - 1]
+    everyone = knn(rows, k, metric=metric, backend=backend).distances[:, k - 1]
     ratio = rows.shape[1] * (everyone.log() - radius.log())
-    return psi(group_sizes(groups, rows)) - caveats.digamma(k) + ratio
+    return psi(group_sizes(None, rows)) - caveats.digamma(k) + ratio
 
 
 @torch.no_grad()
@@ -129,7 +118,10 @@ def label_information(
         `Estimate`; `details["label_entropy"]` is H(Y), which the true value cannot exceed. It
         warns of classes with a single member, which are left out; of classes too small for k; of
         a single class, where the value is zero; of rows that coincide with k of their class, which
-        are counted as atoms ("entropies": the value is NaN or infinite).
+        are counted as atoms ("entropies": the value is NaN or infinite); of a column that spreads
+        more than 100 times as far as the median one, where standardized columns give more; and,
+        unless `stderr=False`, where three linear directions, fitted on the other half of the rows,
+        tell more than all columns.
 
     Raises:
         TypeError, ValueError: wrong types or shapes, lengths that differ, NaN, k not in 1..N-1, no
@@ -146,11 +138,30 @@ def label_information(
     check_choice("metric", metric, ("l2", "linf"))
     rows, classes = as_samples("z", z), as_classes("labels", labels)
     check_same(z=rows, labels=classes)
-    check_k(k, len(rows))
+    k = check_k(k, len(rows))
     rows = transform(rows, preprocess)
     rows = rows / power_of_two(rows)
-    found = measure(rows, classes, k, method, metric, stderr=stderr, backend=backend, clip=clip)
-    return announce(found)
+    found = measure(
+        rows, classes, k, method, metric, preprocess, stderr=stderr, backend=backend, clip=clip
+    )
+
+    def again(rows: Tensor, classes: Tensor) -> float:
+        return float(label_terms(rows, classes, k, method, metric, backend)[0].nanmean())
+
+    doubts = _hidden(found, rows, classes, again)
+    if stderr:
+        directions = label_signal(rows, classes, again)
+        doubts += caveats.missed_directions(found.value, found.stderr, directions)
+    return announce(replace(found, warnings=(*found.warnings, *doubts)))
+
+
+def _hidden(found: Estimate, rows: Tensor, classes: Tensor, again: Again) -> list[str]:
+    spread = standard_deviations(rows)
+    times = float(spread.max() / spread[spread > 0].median()) if bool(spread.any()) else 1.0
+    if not times > caveats.WIDE:
+        return []
+    standardized = again(standardize(rows), classes)
+    return caveats.hidden_columns(found.value, found.stderr, standardized, times)
 
 
 def measure(
@@ -159,12 +170,16 @@ def measure(
     k: int,
     method: Method = "ross",
     metric: Norm = "l2",
+    preprocess: Preprocess = None,
     *,
     stderr: bool,
     backend: str,
     clip: bool = False,
 ) -> Estimate:
-    """`label_information` of rows that have been prepared, without raising its warnings."""
+    """`label_information` of rows that have been prepared, without raising its warnings.
+
+    `preprocess`: what the columns of row subsets undergo again.
+    """
     counts = torch.bincount(classes)
     kept = int(counts[counts > 1].sum())
     if kept == 0:
@@ -173,18 +188,22 @@ def measure(
             "different ones. Pass class indices, not sample numbers."
         )
 
-    def local(index: Tensor, groups: Tensor) -> Tensor:
-        return label_terms(rows[index], classes[index], k, groups, method, metric, backend)[0]
+    def at(index: Tensor) -> float:
+        part = transform(rows[index], preprocess)
+        terms = label_terms(part, classes[index], k, method, metric, backend)[0]
+        return float(terms.nanmean())
 
-    terms, engine = label_terms(rows, classes, k, None, method, metric, backend)
+    terms, engine = label_terms(rows, classes, k, method, metric, backend)
     value, limit = float(terms.nanmean()), plugin_entropy(classes)
     if clip:
         value = min(max(value, 0.0), limit)
-    smallest = max(k + 1, 4 * len(counts))
-    error = subsampled_stderr(local, len(rows), smallest, rows.device) if stderr else math.nan
+    most = max(LIMIT, 4 * k * len(counts))  # rows of each class must remain
+    error = math.nan
+    if stderr and len(rows) >= MEMBERS * len(counts):
+        error = jackknife_stderr(at, len(rows), k, most)
     doubts = _doubts(counts, k) + _spot(rows, classes, k, method)
     doubts += caveats.not_finite(value)
-    doubts += caveats.no_stderr(error) if stderr else []
+    doubts += _no_stderr(error, len(rows), len(counts), k) if stderr else []
     return Estimate(
         value,
         error,
@@ -196,6 +215,15 @@ def measure(
         tuple(doubts),
         {"label_entropy": limit, "dropped": float(len(rows) - kept)},
     )
+
+
+def _no_stderr(error: float, samples: int, classes: int, k: int) -> list[str]:
+    if samples >= MEMBERS * classes:
+        return caveats.no_stderr(error, samples, k)
+    return [
+        f"No standard error: {samples} samples of {classes} classes are fewer than {MEMBERS} a "
+        "class."
+    ]
 
 
 def _doubts(counts: Tensor, k: int) -> list[str]:

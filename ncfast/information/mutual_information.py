@@ -9,18 +9,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ncfast.information import caveats
+from ncfast.information import caveats, signals
 from ncfast.information.caveats import psi
-from ncfast.information.duplicates import Duplicates, jitter, multiplicity, resolve
+from ncfast.information.duplicates import PairDuplicates, multiplicity, resolve_blocks
 from ncfast.information.entropy import Norm, group_sizes, kl_terms
-from ncfast.information.errors import subsampled_stderr
+from ncfast.information.errors import jackknife_stderr
 from ncfast.information.estimate import Estimate, announce
-from ncfast.information.gaussian import canonical_information
-from ncfast.information.neighbors import joint_radii_and_counts, knn
-from ncfast.information.preprocess import Preprocess, normal_scores, transform
+from ncfast.information.neighbors import joint_radii_and_counts, knn, range_count
+from ncfast.information.preprocess import Preprocess, common_unit, transform
 from ncfast.information.samples import Array, as_samples, check_choice, check_k, check_same
+from ncfast.information.ties import Found, Sample, by_point, copied, counted_sample
 
 Method = Literal["ksg", "ksg2", "kl", "mixed"]
+AnyMethod = Literal["auto"] | Method
 JointNorm = Literal["l2max", "linf"]
 Blocks = Sequence[Tensor]
 
@@ -30,11 +31,12 @@ def ksg_terms(
 ) -> tuple[Tensor, str]:
     """psi(k) + psi(N) - psi(n_x + 1) - psi(n_y + 1), n strictly nearer than the k-th neighbour.
 
-    Kraskov, Stoegbauer & Grassberger 2004, equation 8.
+    Kraskov, Stoegbauer & Grassberger 2004, equation 8. The k - 1 nearer neighbours always count,
+    also at the distance of the k-th, so that no term exceeds psi(N) - psi(k).
     """
     found = joint_radii_and_counts(blocks, k, metric=metric, labels=groups, backend=backend)
     terms = caveats.digamma(k) + psi(group_sizes(groups, blocks[0]))
-    return terms - sum(psi(count + 1) for count in found.counts), found.backend
+    return terms - sum(psi((count + 1).clamp(min=k)) for count in found.counts), found.backend
 
 
 def ksg2_terms(
@@ -54,19 +56,45 @@ def ksg2_terms(
 def mixed_terms(
     blocks: Blocks, k: int, groups: Tensor | None, metric: JointNorm, backend: str
 ) -> tuple[Tensor, str]:
-    """KSG where the k-th neighbour is away, and counts of equal rows where it is on the spot.
+    """KSG where one row is at the distance of the k-th neighbour, counts of all rows elsewhere.
 
-    Gao, Kannan, Oh & Viswanath 2017, arXiv 1709.06212, with psi(N) for their ln N, which makes it
-    the same as KSG on continuous data.
+    psi(K) + psi(N) - psi(n_x) - psi(n_y), K and n the other rows at most as far as the k-th
+    neighbour, in the joint space and in each block (Mesner & Shalizi 2021, arXiv 1912.03387). They
+    count so for all rows; here a row without ties keeps KSG's term, which is nearer to the truth.
+    At distance 0 the row itself counts too (Gao, Kannan, Oh & Viswanath 2017, arXiv 1709.06212).
     """
+    norm: Norm = "linf" if metric == "linf" else "l2"
     found = joint_radii_and_counts(blocks, k, metric=metric, labels=groups, backend=backend)
-    sizes = group_sizes(groups, blocks[0])
-    terms = caveats.digamma(k) + psi(sizes) - sum(psi(count + 1) for count in found.counts)
-    if bool((found.radii == 0).any()):
-        equal = psi(multiplicity(torch.cat(tuple(blocks), 1), groups)) + psi(sizes)
-        equal = equal - sum(psi(multiplicity(block, groups)) for block in blocks)
-        terms = torch.where(found.radii == 0, equal, terms)
-    return terms, found.backend
+    within = [
+        range_count(block, found.radii, metric=norm, strict=False, labels=groups, backend=backend)
+        for block in blocks
+    ]
+    nearer = [count.clamp(min=k - 1) + 1 for count in found.counts]
+    joint, margins = counts_of_ties(k, found.radii, nearer, (found.ties, *within))
+    terms = psi(joint) + psi(group_sizes(groups, blocks[0]))
+    return terms - sum(psi(count) for count in margins), found.backend
+
+
+def counts_of_ties(
+    k: int, radii: Tensor, nearer: Sequence[Tensor], within: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """The k and n + 1 of KSG where no rows tie, elsewhere all rows at most as far.
+
+    Args:
+        k: neighbours.
+        radii: (N,) distance of the k-th.
+        nearer: (N,) each, rows strictly nearer in every space, and one.
+        within: (N,) each, other rows at most as far: in the joint space, then in those of `nearer`.
+    """
+    tied = within[0] > k
+    for most, strict in zip(within[1:], nearer, strict=True):
+        tied = tied | (most > strict)  # without ties one row at most is at the distance
+    alone = (radii == 0).to(torch.int64)  # the row itself
+    counts = [
+        torch.where(tied, most + alone, strict)
+        for most, strict in zip(within[1:], nearer, strict=True)
+    ]
+    return torch.where(tied, within[0] + alone, k), counts
 
 
 def three_entropy_terms(
@@ -106,10 +134,10 @@ def mutual_information(
     y: Array,
     *,
     k: int = 5,
-    method: Method = "ksg",
+    method: AnyMethod = "auto",
     metric: JointNorm = "l2max",
-    preprocess: Preprocess = "standardize",
-    duplicates: Duplicates = "warn",
+    preprocess: Preprocess | Literal["auto"] = "auto",
+    duplicates: PairDuplicates = "auto",
     stderr: bool = True,
     backend: str = "auto",
     generator: torch.Generator | None = None,
@@ -120,24 +148,35 @@ def mutual_information(
         x: (N, dx) or (N,) samples: a tensor of any real dtype and device, or a NumPy array.
         y: (N, dy) or (N,) samples; row i of both is the same sample.
         k: neighbours.
-        method: "ksg", the first estimator of Kraskov, Stoegbauer & Grassberger 2004, whose biases
-            cancel; "ksg2", their second with the neighbours' rectangle; "mixed", which also takes
-            atoms and discrete variables (Gao et al. 2017); "kl", h(X) + h(Y) - h(X, Y), whose
-            biases do not cancel: it can be nats below zero.
+        method: "auto" takes continuous, discrete and mixed columns. A row that occurs more than k
+            times gets psi(m) + psi(N) - psi(m_x) - psi(m_y) of its multiplicities; every other row
+            gets its term of "ksg" after independent noise of a thousandth of the smallest gap in
+            each column that holds equal values. "ksg" is the first estimator of Kraskov,
+            Stoegbauer & Grassberger 2004, whose biases cancel; "ksg2" their second, with the
+            neighbours' rectangle; "mixed" counts ties (Gao et al. 2017; Mesner & Shalizi 2021);
+            "kl" is h(X) + h(Y) - h(X, Y), whose biases do not cancel: it can be nats below zero.
         metric: joint distance, the maximum over the two blocks of their Euclidean ("l2max") or
             maximum norm ("linf") distances. For "kl", the norm of all three spaces.
-        preprocess: "standardize" each column, which makes the estimate independent of units;
-            "rank", normal scores of each column, against heavy tails; None takes rows as they are.
-        duplicates: rows equal in x and y: "warn", "drop", "jitter" (1e-10 standard deviations),
-            "error".
-        stderr: False saves the standard error.
+        preprocess: "rank", normal scores of each column, which heavy tails and monotone
+            transformations leave as they are (equal values share their mean rank); "standardize"
+            each column, the better choice for clusters; None takes rows as they are. "auto" is
+            "rank", and "standardize" for "kl", because the entropy of evenly spread ranks is off.
+        duplicates: rows equal in x and y. "auto" leaves them to the method; "warn" does so with a
+            warning; "drop" keeps the first of equal rows; "jitter" adds noise of 1e-10 standard
+            deviations to all columns first; "error" refuses equal rows.
+        stderr: False saves the standard error, and of the comparisons below all but the first.
         backend: see `ncfast.information.neighbors.knn`.
-        generator: for "jitter"; None takes a private one with a fixed seed.
+        generator: for the noise of "auto" and "jitter", on the device of `x`; None takes a private
+            one with a fixed seed.
 
     Returns:
-        `Estimate`. It warns near the ceiling psi(N) - psi(k), of atoms and constant columns, and
-        where Gaussians with the same canonical correlations of normal scores share more than the
-        estimate (`details["gaussian"]`, NaN with fewer than ten samples a column).
+        `Estimate`; its `method` says whether "auto" used neighbours ("ksg"), multiplicities
+        ("counts") or both ("ksg+counts"). It warns near the ceiling psi(N) - psi(k), of constant
+        columns, of equal values where the method takes them for a density, and where it is less
+        than Gaussians with the same canonical correlations of normal scores share
+        (`details["gaussian"]`), less than the distances of x and y from their centres share
+        (`details["radii"]`, `["squares"]`), or changes at four times the neighbours
+        (`details["wider"]`). At most 10,000 rows are looked at for that.
 
     Raises:
         TypeError, ValueError: wrong types or shapes, lengths that differ, NaN, k not in 1..N-1, an
@@ -151,36 +190,49 @@ def mutual_information(
         >>> abs(found.value + 0.5 * torch.tensor(1 - 0.6**2).log().item()) < 3 * found.stderr
         True
     """
-    first, second = as_samples("x", x), as_samples("y", y)
-    check_same(x=first, y=second)
-    check_choice("method", method, tuple(ESTIMATORS))
+    given = {"x": as_samples("x", x), "y": as_samples("y", y)}
+    check_same(**given)
+    check_choice("method", method, (*ESTIMATORS, "auto"))
     check_choice("metric", metric, ("l2max", "linf"))
-    check_k(k, len(first))
-    doubts = caveats.atoms("x", first) + caveats.atoms("y", second) if method != "mixed" else []
-    first, second, repeats = _resolve_pair(first, second, duplicates, generator)
-    check_k(k, len(first))
-    blocks = (transform(first, preprocess), transform(second, preprocess))
-    if method != "mixed":
-        doubts += caveats.duplicates(repeats, len(first))
-    found = measure(blocks, k, method, metric, stderr=stderr, backend=backend, doubts=doubts)
+    count = len(given["x"])
+    k = check_k(k, count)
+    handled = method in ("auto", "mixed")
+    name_doubts = caveats.constants if handled else caveats.atoms
+    doubts = [text for name, rows in given.items() for text in name_doubts(name, rows)]
+    raw, repeats = resolve_blocks(list(given.values()), duplicates, generator)
+    doubts += caveats.duplicates(repeats, count)
+    k = check_k(k, len(raw[0]))
+    if preprocess == "auto":
+        preprocess = "standardize" if method == "kl" else "rank"
+    blocks = [transform(rows, preprocess) for rows in raw]
+    if preprocess is None:
+        blocks = common_unit(blocks)
+    if method == "auto":
+        sample = counted_sample(raw, blocks, preprocess, generator)
+    else:
+        sample = Sample(tuple(blocks), preprocess)
+    found = measure(sample, k, method, metric, stderr=stderr, backend=backend, doubts=doubts)
     return announce(found)
 
 
-def _resolve_pair(
-    x: Tensor, y: Tensor, duplicates: Duplicates, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor, int]:
-    _, kept, repeats = resolve(torch.cat((x, y), 1), duplicates, generator)
-    if duplicates == "jitter":
-        return jitter(x, generator), jitter(y, generator), repeats
-    if kept is not None:
-        x, y = x[kept], y[kept]
-    return x, y, repeats
+def terms_at(
+    sample: Sample, rows: Tensor | None, k: int, method: AnyMethod, metric: JointNorm, backend: str
+) -> Found:
+    """Terms of the estimate on some rows, whose columns are transformed again; None means all."""
+
+    def search() -> tuple[Tensor, str]:
+        estimator = ESTIMATORS["ksg" if method == "auto" else method]
+        return estimator(sample.at(rows), k, None, metric, backend)
+
+    if method == "auto":
+        return by_point(sample.cells, rows, k, search)
+    return Found(*search(), method)
 
 
 def measure(
-    blocks: Blocks,
+    sample: Sample,
     k: int,
-    method: Method,
+    method: AnyMethod,
     metric: JointNorm,
     *,
     stderr: bool,
@@ -194,35 +246,47 @@ def measure(
     `known`: see `three_entropy_terms`. `compare`: doubt what is below the Gaussian reference, which
     means nothing for rows that lie in clusters.
     """
+    blocks = sample.blocks
     count = len(blocks[0])
-    estimator = ESTIMATORS[method]
 
-    def local(index: Tensor, groups: Tensor) -> Tensor:
-        return estimator([block[index] for block in blocks], k, groups, metric, backend)[0]
+    def at(rows: Tensor, neighbours: int = k) -> float:
+        return float(terms_at(sample, rows, neighbours, method, metric, backend).terms.mean())
 
     if known is None:
-        terms, engine = estimator(blocks, k, None, metric, backend)
+        found = terms_at(sample, None, k, method, metric, backend)
     else:
-        terms, engine = three_entropy_terms(blocks, k, None, metric, backend, known)
-    value = float(terms.mean())
-    error = subsampled_stderr(local, count, k + 1, blocks[0].device) if stderr else math.nan
-    gaussian = reference(blocks[0], blocks[1]) if compare else math.nan
-    doubts = [*doubts, *caveats.ceiling(value, count, k)]
-    doubts += caveats.missed(value, error, gaussian) if compare else []
+        found = Found(*three_entropy_terms(blocks, k, None, metric, backend, known), method)
+    value = float(found.terms.mean())
+    error = jackknife_stderr(at, count, k) if stderr else math.nan
+    details = {"gaussian": math.nan}
+    if compare:
+        details = signals.pair_signals(blocks, at if stderr else None, k, backend)
+    doubts = [*doubts, *tie_doubts(sample, found.method, value, k)]
+    doubts += signals.doubts(value, error, count, k, details)
     doubts += caveats.not_finite(value)
-    doubts += caveats.no_stderr(error) if stderr else []
+    doubts += caveats.no_stderr(error, count, k) if stderr else []
     dims = tuple(block.shape[1] for block in blocks)
     return Estimate(
-        value, error, count, k, method, dims, engine, tuple(doubts), {"gaussian": gaussian}
+        value,
+        error,
+        count,
+        k,
+        found.method,
+        dims,
+        found.backend,
+        tuple(doubts),
+        details,
     )
 
 
-def reference(x: Tensor, y: Tensor) -> float:
-    """Gaussian information of the blocks' normal scores, NaN with too few samples for it.
-
-    With Gaussian columns, of all pairs with the same correlation a Gaussian pair shares least: of
-    one column a side this is a lower bound, but not of clusters in several.
-    """
-    if len(x) < 10 * (x.shape[1] + y.shape[1]):
-        return math.nan
-    return canonical_information(normal_scores(x), normal_scores(y))
+def tie_doubts(sample: Sample, method: str, value: float, k: int) -> list[str]:
+    """What equal rows mean for the method; near the ceiling without them."""
+    count = len(sample.blocks[0])
+    if method in ("ksg", "ksg2") and sample.cells is None:
+        equal = multiplicity(torch.cat(sample.blocks, 1))
+        texts = caveats.coincident(int((equal > k).sum()), count, k)
+        return texts or caveats.ceiling(value, count, k)
+    doubts = [] if method == "counts" else caveats.ceiling(value, count, k)
+    if sample.cells is not None:
+        doubts += caveats.copies(copied(sample.cells, k), count)
+    return doubts

@@ -11,7 +11,7 @@ from torch import Tensor
 from ncfast.information.caveats import BIAS
 from ncfast.information.duplicates import private_generator
 from ncfast.information.entropy import Norm, kl_terms
-from ncfast.information.errors import subsampled_stderr
+from ncfast.information.errors import jackknife_stderr
 from ncfast.information.estimate import Estimate, announce
 from ncfast.information.label_information import measure as measure_labels
 from ncfast.information.mutual_information import JointNorm
@@ -19,7 +19,15 @@ from ncfast.information.mutual_information import measure as measure_inputs
 from ncfast.information.neighbors import knn
 from ncfast.information.preprocess import Preprocess, power_of_two, transform
 from ncfast.information.reduction import Projection, principal
-from ncfast.information.samples import Array, as_classes, as_samples, check_choice, check_same
+from ncfast.information.samples import (
+    Array,
+    as_classes,
+    as_integer,
+    as_samples,
+    check_choice,
+    check_same,
+)
+from ncfast.information.ties import Sample
 from ncfast.information.within_classes import (
     ESTIMATORS_INSIDE,
     Estimator,
@@ -128,6 +136,7 @@ class InformationPlane:
         check_same(inputs=rows, labels=self.classes)
         check_choice("method", method, tuple(ESTIMATORS_INSIDE))
         self.method = method
+        k = as_integer("k", k)
         self.options = Options(k, superfluous_method, metric, preprocess, stderr, backend)
         check_options(self.classes, self.options, dim)
         self.dim, self.sigma, self.seed = dim, sigma, seed
@@ -166,9 +175,12 @@ class InformationPlane:
         superfluous = measure_superfluous(
             aligned, self._noise(aligned.code), self.sigma, self.options
         )
-        by_labels = self._labels(rows, by_label, scale)
+        by_labels, by_inputs = (
+            replace(found, warnings=(*aligned.doubts, *found.warnings))
+            for found in (self._labels(rows, by_label, scale), self._inputs(rows, overall, scale))
+        )
         point = PlanePoint(
-            _chain(self._inputs(rows, overall, scale), by_labels, superfluous),
+            _chain(by_inputs, by_labels, superfluous),
             by_labels,
             superfluous,
             self.sigma,
@@ -204,7 +216,7 @@ class InformationPlane:
         options = self.options
         noisy = transform(self._noisy(rows, onto, scale), options.preprocess)
         return measure_inputs(
-            (self.code, noisy),
+            Sample((self.code, noisy), options.preprocess),
             options.k,
             self.method,
             options.metric,
@@ -220,14 +232,15 @@ class InformationPlane:
         noise = self._noise(code)
         blocks = (code / scale + noise, noise)
 
-        def local(index: Tensor, groups: Tensor) -> Tensor:
+        def at(index: Tensor) -> float:
             part = [block[index] for block in blocks]
-            return channel_terms(part, options.k, groups, options.metric, options.backend)[0]
+            terms = channel_terms(part, options.k, None, options.metric, options.backend)[0]
+            return float(terms.mean())
 
         terms, engine = channel_terms(blocks, options.k, None, options.metric, options.backend)
         error = math.nan
         if options.stderr:
-            error = subsampled_stderr(local, len(rows), options.k + 1, rows.device)
+            error = jackknife_stderr(at, len(rows), options.k)
         dims = (code.shape[1],)
         return Estimate(float(terms.mean()), error, len(rows), options.k, "channel", dims, engine)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -14,24 +14,40 @@ Preprocess = Literal["standardize", "rank"] | None
 
 
 def standardize(rows: Tensor) -> Tensor:
-    """(N, d), each column with mean zero and standard deviation one; constant ones zero."""
-    centred = rows - rows.mean(0)
+    """(N, d), each column with mean zero and standard deviation one; constant ones zero.
+
+    Columns are brought to a common size first, so that no square leaves the range of float64.
+    """
+    rows = in_range(rows, dim=0)
+    spread = standard_deviations(rows)
+    return torch.where(spread > 0, (rows - rows.mean(0)) / spread, 0.0)
+
+
+def standard_deviations(rows: Tensor) -> Tensor:
+    """(d,), zero for constant columns."""
     # a constant column leaves rounding of its mean behind, which must not be blown up
     noise = 8 * torch.finfo(rows.dtype).eps * rows.abs().amax(0)
-    spread = centred.square().mean(0).sqrt()
-    return torch.where(spread > noise, centred / spread, 0.0)
+    spread = (rows - rows.mean(0)).square().mean(0).sqrt()
+    return torch.where(spread > noise, spread, 0.0)
 
 
 def normal_scores(rows: Tensor) -> Tensor:
     """(N, d), each column's ranks as Gaussian quantiles; ties share their mean rank."""
-    columns = [_mean_ranks(column) for column in rows.T]
-    return torch.special.ndtri(torch.stack(columns, 1) / (len(rows) + 1))
+    ordered, order = rows.sort(0)
+    count = len(rows)
+    first = torch.ones_like(order, dtype=torch.bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    place = torch.arange(count, device=rows.device).unsqueeze(1)
+    start = torch.where(first, place, 0).cummax(0).values
+    last = torch.cat((first[1:], torch.ones_like(first[:1])))
+    end = torch.where(last, place, count).flip(0).cummin(0).values.flip(0)
+    ranks = (start + end).to(rows.dtype) / 2 + 1
+    return scores_of_ranks(torch.empty_like(rows).scatter_(0, order, ranks), count)
 
 
-def _mean_ranks(column: Tensor) -> Tensor:
-    _, inverse, counts = torch.unique(column, return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).to(column.dtype)
-    return (last - (counts - 1) / 2)[inverse]
+def scores_of_ranks(ranks: Tensor, count: int) -> Tensor:
+    """Gaussian quantiles of ranks from 1 to `count`."""
+    return torch.special.ndtri(ranks / (count + 1))
 
 
 def transform(rows: Tensor, preprocess: Preprocess) -> Tensor:
@@ -46,6 +62,12 @@ def transform(rows: Tensor, preprocess: Preprocess) -> Tensor:
     return normal_scores(rows) if preprocess == "rank" else rows
 
 
+def common_unit(blocks: Sequence[Tensor]) -> list[Tensor]:
+    """Blocks over one power of two: distances between 1e-300 and 1e300 stay numbers."""
+    unit = torch.stack([power_of_two(rows) for rows in blocks]).amax()
+    return [rows / unit for rows in blocks]
+
+
 def by_class(function: Callable[[Tensor], Tensor], rows: Tensor, classes: Tensor) -> Tensor:
     """The function applied to the rows of each class by themselves."""
     order = classes.argsort(stable=True)
@@ -56,8 +78,19 @@ def by_class(function: Callable[[Tensor], Tensor], rows: Tensor, classes: Tensor
     return out
 
 
+def in_range(rows: Tensor, dim: int | None = None) -> Tensor:
+    """Rows (or with `dim=0` columns) over a power of two near the largest size: nothing rounds.
+
+    Squares and their products stay in the range of float64, whatever the unit.
+    """
+    largest = rows.abs().amax() if dim is None else rows.abs().amax(dim)
+    exponent = torch.where(largest > 0, torch.frexp(largest)[1] - 1, 0)
+    half = exponent // 2  # in two steps: the power itself may lie outside the range
+    return torch.ldexp(torch.ldexp(rows, -half), half - exponent)
+
+
 def power_of_two(rows: Tensor) -> Tensor:
     """() a power of two near the largest spread of a column: dividing by it rounds nothing."""
     spread = (rows - rows.mean(0)).abs().amax()
-    exponent = torch.frexp(spread)[1]
+    exponent = torch.frexp(spread)[1].clamp(-1021, 1023)
     return torch.ldexp(torch.ones_like(spread), torch.where(spread > 0, exponent, 0))

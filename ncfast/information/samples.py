@@ -1,53 +1,173 @@
-"""What the user passes in, as float64 rows: tensors on any device, NumPy arrays, half precision."""
+"""What the user passes in, as float64 rows or class numbers: tensors, arrays, lists, columns."""
 
 from __future__ import annotations
 
+import operator
+from typing import SupportsIndex
+
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-Array = Tensor | NDArray[np.generic]
+Array = Tensor | ArrayLike
 
 
 def as_samples(name: str, value: Array) -> Tensor:
     """(N, d) float64 rows on the argument's device; one dimension is one column.
 
+    Takes tensors, NumPy arrays of any real dtype and byte order, nested lists and tuples, and
+    whatever NumPy can read, such as the columns of a data frame.
+
     Raises:
-        TypeError: neither tensor nor array, or neither real numbers nor integers.
-        ValueError: wrong shape, no row, NaN or infinite entries, a device without float64.
+        TypeError: not an array of numbers, or neither real numbers nor integers.
+        ValueError: wrong shape, no row, NaN, infinite or masked entries, a device without float64.
     """
-    rows = _as_tensor(name, value)
+    rows = value.detach() if isinstance(value, Tensor) else _numbers(name, value)
     if rows.dtype.is_complex or rows.dtype == torch.bool:
-        raise TypeError(
-            f"Expected argument `{name}` to hold real numbers but got {rows.dtype}. "
-            f"Convert it, for example {name}.to(torch.float32)."
-        )
+        raise _not_real(name, value, str(rows.dtype))
     if rows.ndim not in (1, 2) or rows.numel() == 0:
         raise ValueError(
             f"Expected argument `{name}` to have shape (N,) or (N, d) with N, d > 0 but got "
-            f"{tuple(rows.shape)}. Flatten it with {name}.flatten(1)."
+            f"{tuple(rows.shape)}. {_flatten(name, value, rows)}"
         )
     if rows.device.type == "mps":
         raise ValueError(
             f"Expected argument `{name}` on a device with float64 arithmetic but got mps. "
             f"Move it to the CPU: {name}.cpu()."
         )
-    rows = rows.detach().to(torch.float64).reshape(len(rows), -1).contiguous()
+    rows = rows.to(torch.float64).reshape(len(rows), -1).contiguous()
     _check_finite(name, rows)
     return rows
 
 
-def _as_tensor(name: str, value: Array) -> Tensor:
-    if isinstance(value, np.ndarray):
-        # a copy, because torch shares neither read-only arrays nor negative strides
-        return torch.from_numpy(np.array(value, order="C"))
-    if not isinstance(value, Tensor):
-        raise TypeError(
-            f"Expected argument `{name}` to be a torch.Tensor or a NumPy array but got "
-            f"{type(value).__name__}. Convert it with torch.as_tensor({name})."
+def as_classes(name: str, value: Array) -> Tensor:
+    """(N,) int64 class numbers 0..K-1 without gaps, on the argument's device.
+
+    Labels are integers, booleans, strings or other objects that can be told apart.
+
+    Raises:
+        TypeError: real numbers, or labels that cannot be compared.
+        ValueError: not one dimension, empty, masked, or a label is missing.
+    """
+    labels = value.detach() if isinstance(value, Tensor) else _array(name, value)
+    if labels.ndim != 1 or len(labels) == 0:
+        raise ValueError(
+            f"Expected argument `{name}` to have shape (N,) with N > 0 but got "
+            f"{tuple(labels.shape)}. {_one_label(name, value, tuple(labels.shape))}"
         )
-    return value
+    if isinstance(labels, np.ndarray):
+        return torch.from_numpy(_class_numbers(name, value, labels))
+    if labels.dtype.is_floating_point or labels.dtype.is_complex:
+        raise _not_classes(name, value, str(labels.dtype))
+    return torch.unique(labels.to(torch.int64), return_inverse=True)[1]
+
+
+def holds_classes(value: Array) -> bool:
+    """Whether an argument that may be features or labels holds one label a row."""
+    if isinstance(value, Tensor):
+        return value.ndim == 1 and not (value.is_floating_point() or value.is_complex())
+    array = _array("labels", value)
+    return array.ndim == 1 and array.dtype.kind in "biuUSO"
+
+
+def _array(name: str, value: Array) -> NDArray[np.generic]:
+    if np.ma.is_masked(value):
+        raise ValueError(
+            f"Expected argument `{name}` without masked entries but got a masked array. Drop the "
+            "rows that are masked in any argument, and pass the rest as plain arrays."
+        )
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise TypeError(
+            f"Expected argument `{name}` to be an array of numbers but got "
+            f"{type(value).__name__} that NumPy cannot read ({error})."
+        ) from None
+
+
+def _numbers(name: str, value: Array) -> Tensor:
+    array = _array(name, value)
+    if array.dtype.kind == "b":
+        raise _not_real(name, value, "bool")
+    if array.dtype.kind in "OV" and any(isinstance(v, str | bytes) for v in array.flat):
+        raise _not_real(name, value, "strings")
+    if array.dtype.kind not in "fiuOV":
+        raise _not_real(name, value, str(array.dtype))
+    try:
+        with np.errstate(over="ignore"):  # a value beyond float64 is then told as infinite
+            # a copy, because torch shares neither read-only arrays nor negative strides
+            return torch.from_numpy(np.array(array, dtype=np.float64, order="C"))
+    except (TypeError, ValueError):
+        kind = type(value).__name__ if array.ndim == 0 else f"dtype {array.dtype}"
+        raise _not_real(name, value, kind) from None
+
+
+def _class_numbers(name: str, value: Array, labels: NDArray[np.generic]) -> NDArray[np.int64]:
+    if labels.dtype.kind in "biuUS":
+        return np.unique(labels, return_inverse=True)[1].astype(np.int64)
+    if labels.dtype.kind != "O":
+        raise _not_classes(name, value, str(labels.dtype))
+    for row, label in enumerate(labels):
+        if label is None or type(label).__name__ == "NAType" or label != label:
+            raise ValueError(
+                f"Expected argument `{name}` to hold a label in every row but row {row} holds "
+                f"{label}. Drop such rows."
+            )
+        if isinstance(label, float):
+            raise _not_classes(name, value, "float")
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    return np.array([numbers[label] for label in labels], dtype=np.int64)
+
+
+def _not_real(name: str, value: Array, found: str) -> TypeError:
+    if isinstance(value, Tensor):
+        remedy = f"{name}.to(torch.float64)"
+        if value.is_complex():
+            remedy = f"torch.view_as_real({name}).flatten(1)"
+    elif found.startswith("complex"):
+        remedy = f"np.column_stack((np.real({name}), np.imag({name})))"
+    elif found == "bool":
+        remedy = f"np.asarray({name}, dtype=float)"
+    else:
+        return TypeError(
+            f"Expected argument `{name}` to hold real numbers but got {found}. "
+            "Names of classes are labels: see label_information."
+        )
+    return TypeError(
+        f"Expected argument `{name}` to hold real numbers but got {found}. Pass {remedy}."
+    )
+
+
+def _not_classes(name: str, value: Array, found: str) -> TypeError:
+    if isinstance(value, Tensor):
+        wanted, remedy = "integers", f"{name}.long()"
+    else:
+        wanted, remedy = "integers, booleans or strings", f"np.asarray({name}).astype(int)"
+    return TypeError(
+        f"Expected argument `{name}` to hold {wanted} but got {found}. Measured values are no "
+        f"classes; if these are class numbers pass {remedy}."
+    )
+
+
+def _flatten(name: str, value: Array, rows: Tensor) -> str:
+    if rows.ndim == 0:
+        return "Pass one row a sample."
+    if rows.numel() == 0:
+        return "There is nothing to estimate from."
+    if isinstance(value, Tensor):
+        return f"Flatten it with {name}.flatten(1)."
+    return f"Flatten it with np.reshape({name}, (len({name}), -1))."
+
+
+def _one_label(name: str, value: Array, shape: tuple[int, ...]) -> str:
+    tensor = isinstance(value, Tensor)
+    if len(shape) != 2 or 0 in shape:
+        return "Pass one label a sample."
+    if shape[1] == 1:
+        return f"Flatten it with {name}.flatten()." if tensor else f"Pass np.ravel({name})."
+    chosen = f"{name}.argmax(1)" if tensor else f"np.argmax({name}, 1)"
+    return f"For one-hot rows use {chosen}."
 
 
 def _check_finite(name: str, rows: Tensor) -> None:
@@ -59,27 +179,6 @@ def _check_finite(name: str, rows: Tensor) -> None:
             f"{float(rows[row, column])} in column {column}. Drop such rows, or find out where "
             "the model diverged."
         )
-
-
-def as_classes(name: str, value: Array) -> Tensor:
-    """(N,) int64 class numbers 0..K-1 without gaps, on the argument's device.
-
-    Raises:
-        TypeError: not integers.
-        ValueError: not one dimension, or empty.
-    """
-    labels = _as_tensor(name, value)
-    if labels.dtype.is_floating_point or labels.dtype.is_complex:
-        raise TypeError(
-            f"Expected argument `{name}` to hold integers but got {labels.dtype}. "
-            f"Pass class indices: {name}.long()."
-        )
-    if labels.ndim != 1 or len(labels) == 0:
-        raise ValueError(
-            f"Expected argument `{name}` to have shape (N,) with N > 0 but got "
-            f"{tuple(labels.shape)}. For one-hot rows use {name}.argmax(1)."
-        )
-    return torch.unique(labels.detach().to(torch.int64), return_inverse=True)[1]
 
 
 def check_same(**blocks: Tensor) -> None:
@@ -102,20 +201,39 @@ def check_same(**blocks: Tensor) -> None:
             )
 
 
-def check_k(k: int, samples: int) -> None:
-    """Check the number of neighbours against the number of samples.
+def as_integer(name: str, value: SupportsIndex) -> int:
+    """An option that counts something: a Python or a NumPy integer.
 
     Raises:
-        TypeError: `k` is not an int.
+        TypeError: it is neither; booleans count nothing.
+    """
+    try:
+        if not isinstance(value, bool | np.bool_):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise TypeError(f"Expected argument `{name}` to be an int but got {type(value).__name__}.")
+
+
+def check_k(k: SupportsIndex, samples: int) -> int:
+    """The number of neighbours, checked against the number of samples.
+
+    Raises:
+        TypeError: `k` is not an integer.
         ValueError: `k` is below one, or not below the number of samples.
     """
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"Expected argument `k` to be an int but got {type(k).__name__}.")
+    k = as_integer("k", k)
+    if samples < 2:
+        raise ValueError(
+            f"Expected at least two samples but got {samples}. A sample has only the others as "
+            "neighbours."
+        )
     if not 1 <= k < samples:
         raise ValueError(
             f"Expected argument `k` to lie in 1..{samples - 1} for {samples} samples but got {k}. "
             "A sample has only the others as neighbours: pass more samples or a smaller k."
         )
+    return k
 
 
 def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:

@@ -13,15 +13,13 @@ from torch import Tensor
 from ncfast.information import caveats
 from ncfast.information.duplicates import private_generator
 from ncfast.information.entropy import Norm, kl_terms
-from ncfast.information.errors import subsampled_stderr
+from ncfast.information.errors import LIMIT, PLENTY, jackknife_stderr
 from ncfast.information.estimate import Estimate
-from ncfast.information.label_information import cells
 from ncfast.information.mutual_information import (
     ESTIMATORS,
     Blocks,
     JointNorm,
     Method,
-    reference,
 )
 from ncfast.information.neighbors import knn
 from ncfast.information.preprocess import Preprocess, by_class, transform
@@ -30,6 +28,7 @@ from ncfast.information.samples import (
     check_choice,
     check_k,
 )
+from ncfast.information.signals import pair_signals
 from ncfast.metrics.bounds import superfluous_information_bound
 
 Estimator = Literal["channel"] | Method
@@ -57,6 +56,7 @@ class Aligned:
     classes: Tensor
     norm_max: float
     explained: Mapping[str, float]
+    doubts: tuple[str, ...] = ()
 
 
 def check_sigma(sigma: float) -> None:
@@ -86,14 +86,16 @@ def align(
 ) -> Aligned:
     """The features beside an input code that is there already."""
     found = principal(feats, dim, classes)
-    norm = float(torch.linalg.vector_norm(feats, dim=1).max())
+    norms = torch.linalg.vector_norm(feats, dim=1)
+    norm = float(norms.max())
     if norm == 0:
         raise ValueError(
             "Expected argument `feats` to have a row that is not zero but all are. The noise is "
             "relative to the largest row norm: look at the layer, it is dead."
         )
     shares = {"explained_feats": found.explained, "explained_inputs": explained}
-    return Aligned(feats, feats @ found.axes, code, classes, norm, shares)
+    doubts = tuple(caveats.outlying(norms))
+    return Aligned(feats, feats @ found.axes, code, classes, norm, shares, doubts)
 
 
 def channel_terms(
@@ -114,15 +116,12 @@ def channel_terms(
 ESTIMATORS_INSIDE = {"channel": channel_terms, **ESTIMATORS}
 
 
-def _terms(
-    blocks: Blocks, classes: Tensor, groups: Tensor | None, options: Options
-) -> tuple[Tensor, str]:
+def _terms(blocks: Blocks, classes: Tensor, options: Options) -> tuple[Tensor, str]:
     """(N,) terms inside each class; NaN in a class of at most k members."""
-    cell = cells(classes, groups)
-    kept = torch.bincount(cell)[cell] > options.k
+    kept = torch.bincount(classes)[classes] > options.k
     out = torch.full_like(blocks[0][:, 0], torch.nan)
     part = [block[kept] for block in blocks]
-    inside = torch.unique(cell[kept], return_inverse=True)[1]
+    inside = torch.unique(classes[kept], return_inverse=True)[1]
     out[kept], engine = ESTIMATORS_INSIDE[options.method](
         part, options.k, inside, options.metric, options.backend
     )
@@ -136,22 +135,21 @@ def measure(aligned: Aligned, noise: Tensor, sigma: float, options: Options) -> 
     counts = torch.bincount(classes)
     usable = counts > k
 
-    def local(index: Tensor, groups: Tensor) -> Tensor:
-        part = [block[index] for block in blocks]
-        return _terms(part, classes[index], groups, options)[0]
+    def at(index: Tensor) -> float:
+        part = [_inside(block[index], classes[index], options) for block in blocks]
+        return float(_terms(part, classes[index], options)[0].nanmean())
 
-    terms, engine = _terms(blocks, classes, None, options)
+    terms, engine = _terms(blocks, classes, options)
     value = float(terms.nanmean())
-    smallest = 2 * (k + 1) * len(counts)
-    error = math.nan
-    if options.stderr:
-        error = subsampled_stderr(local, len(classes), smallest, classes.device)
     kept = usable[classes]
+    error = math.nan
+    if options.stderr and int(kept.sum()) >= PLENTY * k * int(usable.sum()):
+        error = jackknife_stderr(at, len(classes), k, max(LIMIT, 2 * PLENTY * k * len(counts)))
     details = {"sigma": sigma, "norm_max": aligned.norm_max, **aligned.explained}
     details |= _bounds(aligned, sigma)
     if options.method != "channel":
-        details["gaussian"] = reference(blocks[0][kept], blocks[1][kept])
-    doubts = _doubts(value, error, counts, options, details)
+        details |= pair_signals([block[kept] for block in blocks], None, k, options.backend)
+    doubts = [*aligned.doubts, *_doubts(value, error, counts, options, details)]
     dims = (aligned.code.shape[1], aligned.inputs.shape[1])
     method = f"superfluous-{options.method}"
     return Estimate(value, error, int(kept.sum()), k, method, dims, engine, tuple(doubts), details)
@@ -162,8 +160,14 @@ def _blocks(aligned: Aligned, noise: Tensor, sigma: float, options: Options) -> 
     if options.method == "channel":
         return (aligned.code / scale + noise, noise)
     noisy = aligned.code + scale * noise
-    noisy = by_class(lambda part: transform(part, options.preprocess), noisy, aligned.classes)
-    return (noisy, aligned.inputs)
+    return (_inside(noisy, aligned.classes, options), aligned.inputs)
+
+
+def _inside(rows: Tensor, classes: Tensor, options: Options) -> Tensor:
+    """The columns transformed inside each class; again for a subset of rows that were."""
+    if options.method == "channel":
+        return rows
+    return by_class(lambda part: transform(part, options.preprocess), rows, classes)
 
 
 def _bounds(aligned: Aligned, sigma: float) -> dict[str, float]:
@@ -184,7 +188,7 @@ def _doubts(
         texts += caveats.ceiling(value, typical, options.k)
         texts += caveats.missed(value, error, details["gaussian"])
     texts += caveats.not_finite(value)
-    texts += caveats.no_stderr(error) if options.stderr else []
+    texts += caveats.no_stderr(error, typical, options.k) if options.stderr else []
     if len(usable) < len(counts):
         texts.append(
             f"{len(counts) - len(usable)} classes with at most k = {options.k} members were left "

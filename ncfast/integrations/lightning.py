@@ -162,9 +162,15 @@ class CollapseCallback(Measuring, Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Write what is left."""
+        """Write what is left; the other processes may be elsewhere."""
         self._stop_validating()
+        self._abandon(exception)
         self._finish()
+
+    @harmless
+    def _abandon(self, exception: BaseException) -> None:
+        if self.tracker is not None:
+            self.tracker.__exit__(type(exception), exception, exception.__traceback__)
 
     @harmless
     def _finish(self) -> None:

@@ -54,10 +54,31 @@ def eigenvalues(symmetric: Tensor) -> Tensor:
     return values.flip(0).clamp(min=0) + torch.where(usable, 0.0, torch.nan).to(symmetric.dtype)
 
 
-def significant(eigenvalues: Tensor, dim: int) -> Tensor:
-    """Which eigenvalues of a covariance count as nonzero: above dim * eps of the largest.
+def rank_cutoff(size: int, dtype: torch.dtype = torch.float64) -> float:
+    """Values of a spectrum at or below this share of the largest count as zero: size * eps.
 
-    The cutoff of `numpy.linalg.pinv` and `torch.linalg.pinv` for a (dim, dim) matrix.
+    The cut-off of `numpy.linalg.matrix_rank` and `torch.linalg.pinv` for a matrix whose larger
+    side is ``size``. Every decision about a rank uses it; `rank_cutoff` in csrc/spectrum.h is the
+    same.
     """
-    cutoff = dim * torch.finfo(eigenvalues.dtype).eps
-    return eigenvalues > cutoff * eigenvalues.amax()
+    return size * torch.finfo(dtype).eps
+
+
+def significant(values: Tensor, size: int) -> Tensor:
+    """Which singular values, or eigenvalues, of a matrix of that size count as nonzero."""
+    return values > rank_cutoff(size, values.dtype) * values.amax()
+
+
+def nonzero_singular(values: Tensor, size: int, norm_mean: Tensor) -> Tensor:
+    """Singular values of class means, centred or not, with zeros made exact.
+
+    A mean of features carries rounding errors in proportion to their norms, so the cut-off never
+    falls below `rank_cutoff` times ``norm_mean``, the mean norm of the features.
+    """
+    scale = torch.maximum(values.amax(), norm_mean)
+    return torch.where(values <= rank_cutoff(size, values.dtype) * scale, 0.0, values)
+
+
+def ratio_of_ends(largest: Tensor, smallest: Tensor) -> Tensor:
+    """Condition number: infinite where the smallest singular value is zero, the largest too."""
+    return torch.where(smallest == 0, torch.inf, largest / smallest)

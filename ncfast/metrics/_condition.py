@@ -10,49 +10,68 @@ as singular values are: to a rounding times the condition number.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+from ncfast.metrics._axes import rank_cutoff
 
 _SQUARINGS = 44
 
 
-def condition(matrix: Tensor, present: Tensor, *, centred: bool = False) -> Tensor:
+class _Zero(NamedTuple):
+    """What `nonzero_singular` compares with: a share of the largest value or of the mean norm."""
+
+    share: float
+    norm_mean: Tensor  # ()
+
+
+def condition(
+    matrix: Tensor, present: Tensor, norm_mean: Tensor, *, centred: bool = False
+) -> Tensor:
     """Largest over smallest singular value of the present rows of ``matrix`` (K, D), ().
 
     Args:
         matrix: zero rows for absent classes.
         present: (K,) bool.
+        norm_mean: mean norm of the features, (), see `nonzero_singular`.
         centred: the rows sum to zero, so that one more singular value is zero and left out.
 
     Returns:
         Infinite for linearly dependent rows; NaN without a row, or for a single centred one.
     """
     number, dim = matrix.shape
+    zero = _Zero(rank_cutoff(max(number, dim)), norm_mean)
     if number <= dim:
-        return _of_rows(matrix, present, centred)
+        return _of_rows(matrix, present, centred, zero)
     # at most D rows fit into the wide form: the present ones come first
     first = torch.argsort(present.logical_not().to(torch.int8), stable=True).narrow(0, 0, dim)
-    few = _of_rows(matrix.index_select(0, first), present.index_select(0, first), centred)
-    many = _of_triangle(torch.linalg.qr(matrix, mode="r").R)
+    few = _of_rows(matrix.index_select(0, first), present.index_select(0, first), centred, zero)
+    many = _of_triangle(torch.linalg.qr(matrix, mode="r").R, zero)
     return torch.where(present.sum() <= dim, few, many)
 
 
-def _of_rows(matrix: Tensor, present: Tensor, centred: bool) -> Tensor:
+def _of_rows(matrix: Tensor, present: Tensor, centred: bool, zero: _Zero) -> Tensor:
     """The same for K <= D; singular values that must be zero become the root mean square one."""
     count = present.sum().to(matrix.dtype)
     filler = torch.linalg.matrix_norm(matrix) / (count - int(centred)).sqrt()
     columns = [matrix, torch.diag(torch.where(present, 0.0, filler))]
     if centred:
         columns.append((present.to(matrix.dtype) * (filler / count.sqrt())).unsqueeze(1))
-    return _of_triangle(torch.linalg.qr(torch.cat(columns, 1).T, mode="r").R)
+    return _of_triangle(torch.linalg.qr(torch.cat(columns, 1).T, mode="r").R, zero)
 
 
-def _of_triangle(triangle: Tensor) -> Tensor:
+def _of_triangle(triangle: Tensor, zero: _Zero) -> Tensor:
     identity = torch.eye(len(triangle), dtype=triangle.dtype, device=triangle.device)
     inverse = torch.linalg.solve_triangular(triangle, identity, upper=True)
     grams = torch.stack([triangle.T @ triangle, inverse @ inverse.T])
-    value = (_log_largest_eigenvalue(grams).sum() / 2).exp()
-    singular = (triangle.diagonal() == 0).any()
+    largest, inverse_smallest = (_log_largest_eigenvalue(grams) / 2).unbind()
+    cutoff = zero.share * torch.maximum(largest.exp(), zero.norm_mean)
+    # the diagonal bounds the smallest one where its inverse is out of range
+    pivot = triangle.diagonal().abs().amin()
+    singular = ((-inverse_smallest).exp() <= cutoff) | (pivot <= zero.share * zero.norm_mean)
+    value = (largest + inverse_smallest).exp()
     return torch.where(singular, torch.inf, value) + 0 * triangle.sum()
 
 

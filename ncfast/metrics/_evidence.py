@@ -14,7 +14,7 @@ from ncfast.backends.direct import plain
 from ncfast.backends.margins import Classes, Margins
 from ncfast.backends.pairs import Statistic, Sweep
 from ncfast.backends.second_pass import Engine, engine
-from ncfast.metrics._axes import Axes, principal_axes
+from ncfast.metrics._axes import Axes, nonzero_singular, principal_axes
 from ncfast.moments import ClassMoments, class_moments
 
 T = TypeVar("T")
@@ -136,7 +136,10 @@ class Evidence:
     @cached_property
     def axes(self) -> Axes:
         """Singular values and right singular vectors of the centred means."""
-        return principal_axes(self.centred)
+        axes = principal_axes(self.centred)
+        size = max(self.centred.shape)
+        values = nonzero_singular(axes.values, size, self.moments.norm_mean)
+        return axes._replace(values=values)
 
     @cached_property
     def _sweep(self) -> Sweep:

@@ -62,7 +62,7 @@ def as_evidence(
 
 
 def _float64(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.detach().to(torch.float64)
+    return None if tensor is None else tensor.detach().to(torch.float64).resolve_neg()
 
 
 def check_classifier(weight: Tensor | None, bias: Tensor | None, moments: ClassMoments) -> None:

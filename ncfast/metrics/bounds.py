@@ -135,7 +135,13 @@ def _mean_log_determinant(
             continue
         residual = (rows.to(torch.float64) - mean) / (len(rows) * noise).sqrt()
         small = residual @ residual.T if len(rows) < rows.shape[1] else residual.T @ residual
-        total = total + share * torch.linalg.slogdet(small + torch.eye(len(small)).to(small))[1]
+        total = (
+            total
+            + share
+            * torch.linalg.slogdet(
+                small + torch.eye(len(small), dtype=small.dtype, device=small.device)
+            )[1]
+        )
     return total
 
 

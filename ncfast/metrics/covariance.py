@@ -63,7 +63,8 @@ def variability_collapse_index(evidence: Evidence) -> Tensor:
     roots = (evidence.centred - centre) * evidence.shares.sqrt().unsqueeze(1)
     rank = significant(evidence.axes.values.square(), evidence.moments.dim).sum()
     explained = _explained(evidence.once(total_axes), roots)
-    return 1 - explained / rank + evidence.poison
+    index = torch.where(rank > 0, 1 - explained / rank, torch.nan)
+    return index + evidence.poison
 
 
 _COLLAPSED = "0: collapsed"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ncfast._validate import labels_are_on_host
-from ncfast.metrics._axes import singular_values
+from ncfast.metrics._axes import nonzero_singular, ratio_of_ends, singular_values
 from ncfast.metrics._condition import condition
 from ncfast.metrics._evidence import Evidence
 from ncfast.metrics._metric import Metric, of_moments
@@ -19,22 +19,27 @@ from ncfast.moments import ClassMoments
 def condition_number(moments: ClassMoments) -> Tensor:
     """Condition number of the (P, D) matrix of uncentred means of the P present classes."""
     if not labels_are_on_host(moments.means):
-        return condition(moments.means, moments.present)
+        return condition(moments.means, moments.present, moments.norm_mean)
     # absent classes are zero rows: they only append zero singular values
-    singular = singular_values(moments.means)
-    rank = moments.present.sum().clamp(max=len(singular))
-    smallest = singular.gather(0, (rank - 1).clamp(min=0).reshape(1)).squeeze(0)
-    return torch.where(rank > 0, singular.amax() / smallest, torch.nan)
+    singular = nonzero_singular(
+        singular_values(moments.means), max(moments.means.shape), moments.norm_mean
+    )
+    return _condition_of(singular, moments.present.sum())
 
 
 def centred_condition_number(evidence: Evidence) -> Tensor:
     """Largest over (P - 1)-th singular value of the centred means: one is a simplex frame."""
     if not labels_are_on_host(evidence.centred):
-        return condition(evidence.centred, evidence.moments.present, centred=True)
-    singular = evidence.axes.values
-    rank = (evidence.moments.present.sum() - 1).clamp(max=len(singular))
+        moments = evidence.moments
+        return condition(evidence.centred, moments.present, moments.norm_mean, centred=True)
+    return _condition_of(evidence.axes.values, evidence.moments.present.sum() - 1)
+
+
+def _condition_of(singular: Tensor, rank: Tensor) -> Tensor:
+    """Largest over the rank-th of the singular values, NaN for rank zero."""
+    rank = rank.clamp(max=len(singular))
     smallest = singular.gather(0, (rank - 1).clamp(min=0).reshape(1)).squeeze(0)
-    return torch.where(rank > 0, singular.amax() / smallest, torch.nan)
+    return torch.where(rank > 0, ratio_of_ends(singular.amax(), smallest), torch.nan)
 
 
 def relative_deviation(norms: Tensor, present: Tensor) -> Tensor:

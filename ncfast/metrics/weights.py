@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ncfast.backends import cpu
 from ncfast.backends.direct import norm_reader
 
-_FLOAT64 = torch.empty((), dtype=torch.float64)
+_FLOAT64 = torch.empty((), dtype=torch.float64, device="cpu")
 
 
 def weight_norm(model_or_parameters: nn.Module | Iterable[Tensor]) -> Tensor:

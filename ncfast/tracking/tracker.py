@@ -412,9 +412,10 @@ class Tracker:
         return self
 
     def __exit__(self, kind: object, *exception: object) -> None:
-        if kind is not None and self._finish.alive:
-            self._recorder.leave()
-        self.close()
+        if kind is None:
+            self.close()
+        else:
+            self._finish()  # meets no other rank, and hides no exception behind one of its own
 
     def __reduce__(self) -> Any:
         raise TypeError(

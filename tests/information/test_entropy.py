@@ -174,3 +174,62 @@ def test_a_constant_column_is_minus_infinity_with_a_warning():
     with pytest.warns(ncfast.EstimateWarning, match="1 columns of `x` are constant") as raised:
         assert ncfast.entropy(x).value == -math.inf
     assert raised[0].filename == __file__, "the warning points at the caller"
+
+
+def _on_a_sphere(number, dim, dtype=torch.float64):
+    return torch.nn.functional.normalize(normal(number, dim).to(dtype), dim=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_planes_and_spheres(dtype):
+    x = normal(400, 1).to(dtype)
+    flat = {
+        "a multiple": torch.cat((x, 2 * x), 1),
+        "affine": torch.cat((x, 3 * x + 7), 1),
+        "softmax": torch.softmax(2 * normal(400, 3).to(dtype), 1),
+        "softmax of ten": torch.softmax(normal(400, 10).to(dtype), 1),
+        "circle": _on_a_sphere(400, 2, dtype),
+        "sphere elsewhere": 7 * _on_a_sphere(400, 3, dtype) + 3,
+        "sphere of many columns": _on_a_sphere(400, 40, dtype),
+        "few factors": (normal(400, 5) @ normal(5, 20)).to(dtype),
+        "layer norm": torch.nn.functional.layer_norm(normal(400, 16).to(dtype), (16,)),
+    }
+    for name, rows in flat.items():
+        with pytest.warns(ncfast.EstimateWarning, match="in a plane or on a sphere"):
+            found = ncfast.entropy(rows, stderr=False)
+        assert found.value == -math.inf, name
+
+
+@pytest.mark.filterwarnings("ignore::ncfast.EstimateWarning")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_what_is_nearly_flat_is_not_flat(dtype):
+    x, y = normal(2, 2000, 1)
+    outlier = normal(2000, 3)
+    outlier[7] = 1e8
+    classes = 3 * normal(10, 3, seed=5)[torch.arange(2000) % 10]
+    full = [
+        torch.cat((x, x + 0.01 * y), 1),
+        normal(2000, 3) + 100,
+        normal(2000, 1) / normal(2000, 1, seed=3),
+        torch.cat((x, y), 1).mul(5).exp(),
+        outlier,
+        classes + 1e-3 * normal(2000, 3),
+        normal(2000, 2) * torch.tensor([1.0, 1e-9]),
+    ]
+    for rows in full:
+        assert math.isfinite(ncfast.entropy(rows.to(dtype), stderr=False).value)
+
+
+def test_curved_surfaces():
+    angle = 4.7 * (1 + 2 * uniform(2000))
+    roll = torch.stack((angle * angle.cos(), angle * angle.sin(), 20 * uniform(2000, seed=1)), 1)
+    x, y = normal(2, 2000, 1)
+    half = torch.cat((_on_a_sphere(2000, 2), normal(2000, 2, seed=3)), 1)
+    for rows in (
+        roll,
+        torch.cat((x, x.sin(), y), 1),
+        half,
+        torch.tanh(normal(2000, 2) @ normal(2, 6)),
+    ):
+        with pytest.warns(ncfast.EstimateWarning, match="Neighbours spread in about"):
+            ncfast.entropy(rows, stderr=False)

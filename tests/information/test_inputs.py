@@ -1,5 +1,7 @@
 """Every estimator meets wrong input with an error that names the argument and the remedy."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -25,7 +27,13 @@ NAN = torch.where(torch.arange(60).view(30, 2) == 9, torch.nan, X)
 @pytest.mark.parametrize(
     ("x", "options", "error", "message"),
     [
-        (X.tolist(), {}, TypeError, "to be a torch.Tensor or a NumPy array but got list"),
+        ("abc", {}, TypeError, "hold real numbers but got strings|got <U3"),
+        ({"a": 1}, {}, TypeError, "hold real numbers but got dict"),
+        ([[1.0, 2.0], [1.0]], {}, TypeError, "got list that NumPy cannot read"),
+        (np.array(["a", "b"]), {}, TypeError, "hold real numbers but got <U1"),
+        (np.ma.masked_greater(X.numpy(), 1), {}, ValueError, "without masked entries"),
+        (X.numpy() > 0, {}, TypeError, r"got bool. Pass np.asarray\(\w+, dtype=float\)"),
+        (X.view(30, 1, 2).numpy(), {}, ValueError, r"np.reshape\(\w+, \(len"),
         (X.to(torch.complex64), {}, TypeError, "hold real numbers but got torch.complex64"),
         (X > 0, {}, TypeError, "hold real numbers but got torch.bool"),
         (X.view(30, 1, 2), {}, ValueError, r"shape \(N,\) or \(N, d\).*flatten\(1\)"),
@@ -61,6 +69,84 @@ def test_samples(call, x, options, error, message):
 def test_pairs_and_options(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+SAME = {
+    "list": lambda rows: rows.tolist(),
+    "tuple": lambda rows: tuple(map(tuple, rows.tolist())),
+    "rows": list,
+    "big-endian": lambda rows: rows.astype(">f8"),
+    "longdouble": lambda rows: rows.astype(np.longdouble),
+    "float16": lambda rows: rows.astype(np.float16),
+    "float32": lambda rows: rows.astype(">f4"),
+    "object": lambda rows: rows.astype(object),
+    "not masked": lambda rows: np.ma.masked_invalid(rows),
+    "reversed": lambda rows: rows[::-1].copy()[::-1],
+    "integers": lambda rows: (rows * 64).astype(">i4"),
+    "unsigned": lambda rows: (rows * 64 + 1000).astype(np.uint64),
+    "grad": lambda rows: torch.from_numpy(rows).requires_grad_(),
+}
+
+
+@pytest.mark.parametrize("make", SAME.values(), ids=SAME)
+def test_the_same_numbers_in_any_container(make):
+    rows = np.round(X.numpy() * 64) / 64  # exact in half precision
+    y = [[float(value)] for value in Y]
+    for call in (ncfast.mutual_information, ncfast.cka, ncfast.nhsic):
+        assert float(call(make(rows), y)) == pytest.approx(float(call(rows, Y)), abs=1e-9)
+
+
+LABELLED = {
+    "list": LABELS.tolist(),
+    "names": [["ant", "bee", "cat"][label] for label in LABELS],
+    "name array": np.array(["ant", "bee", "cat"])[LABELS.numpy()],
+    "objects": np.array(["ant", "bee", "cat"], dtype=object)[LABELS.numpy()],
+    "big-endian": LABELS.numpy().astype(">i2"),
+    "uint64": LABELS.numpy().astype(np.uint64),
+}
+
+
+@pytest.mark.parametrize("labels", LABELLED.values(), ids=LABELLED)
+def test_labels_of_any_kind(labels):
+    expected = ncfast.label_information(X, LABELS, k=3)
+    assert ncfast.label_information(X, labels, k=np.int64(3)).value == expected.value
+    assert ncfast.discrete_mutual_information(labels, LABELS).value == pytest.approx(np.log(3))
+
+
+def test_two_classes_as_booleans():
+    found = ncfast.label_information(X, [bool(label) for label in LABELS > 0])
+    assert found.value == ncfast.label_information(X, (LABELS > 0).long()).value
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        (LABELS.double().numpy(), TypeError, r"got float64.*np.asarray\(labels\).astype"),
+        (np.eye(3)[LABELS], ValueError, r"one-hot rows use np.argmax\(labels, 1\)"),
+        (np.array([["a"]] * 30), ValueError, r"Pass np.ravel\(labels\)"),
+        (["a", None] * 15, ValueError, "row 1 holds None"),
+        (np.ma.masked_equal(LABELS.numpy(), 1), ValueError, "without masked entries"),
+    ],
+)
+def test_wrong_labels_get_a_remedy_that_exists(labels, error, message):
+    with pytest.raises(error, match=message) as caught:
+        ncfast.label_information(X.numpy(), labels)
+    assert ".long()" not in str(caught.value)
+
+
+def test_numpy_integers_count_neighbours():
+    found = ncfast.mutual_information(X, Y, k=np.int32(4))
+    assert type(found.k) is int
+    assert found.value == ncfast.mutual_information(X, Y, k=4).value
+    with pytest.raises(TypeError, match="`k` to be an int but got bool"):
+        ncfast.entropy(X, k=np.True_)
+
+
+@pytest.mark.parametrize("power", [-300, -165, 300])
+def test_units_at_the_ends_of_the_range(power):
+    expected = ncfast.mutual_information(X, Y, stderr=False).value
+    found = ncfast.mutual_information(X * 10.0**power, Y * 10.0**-power, stderr=False)
+    assert found.value == pytest.approx(expected, abs=1e-9)
 
 
 def test_devices_must_be_the_same():
@@ -102,3 +188,13 @@ def test_preprocessing():
     assert torch.allclose(inside[::2], standardize(rows[::2]))
     assert float(torch.log2(power_of_two(rows))) % 1 == 0
     assert float(power_of_two(torch.ones(3, 1).double())) == 1
+
+
+def test_bits():
+    found = ncfast.mutual_information(torch.arange(40) % 2, torch.arange(40) % 2)
+    bits = found.in_bits()
+    assert (bits.value, bits.unit) == (pytest.approx(found.value / math.log(2)), "bits")
+    assert bits.stderr == pytest.approx(found.stderr / math.log(2))
+    assert bits.in_bits() is bits
+    assert str(bits).endswith(" bits")
+    assert str(found).endswith(" nats")

@@ -215,3 +215,19 @@ def test_one_rank_may_log_more(tmp_path):
     assert [len(part) for part in records] == [200, 100]
     assert not any(LOCAL in record for part in records for record in part)
     assert records[0][1]["train/rnc1.max"] == records[1][0]["train/rnc1.max"]
+
+
+def parted_then_raises(rank, world, sinks):
+    """The ranks come apart at step 128, and rank 1 fails later for a reason of its own."""
+    with Tracker(num_classes=4, sinks=sinks, group="auto") as tracker:
+        loop(tracker, rank, 150, dim=[6, 7][rank])
+        if rank == 1:
+            raise Left("a reason of its own")
+
+
+def test_the_users_exception_is_not_hidden(tmp_path):
+    """What ends the training is what the user sees last."""
+    said, records = outcome(tmp_path, 2, parted_then_raises)
+    assert said[0].startswith("RanksApart: Expected argument `moments`")
+    assert said[1].startswith("Left: a reason of its own")
+    assert [len(part) for part in records] == [150, 150]

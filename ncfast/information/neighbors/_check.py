@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ncfast._validate import FEATURE_DTYPES, LABEL_DTYPES
+from ncfast.information.samples import as_integer
 
 _LARGEST = 1e150  # squares beyond leave the range of float64
 
@@ -72,15 +73,15 @@ def _same_rows(y: Tensor, x: Tensor, name: str, other: str) -> None:
         )
 
 
-def neighbours_wanted(k: int, x: Tensor, labels: Tensor | None) -> None:
-    """Check that 1 <= k, and k < N where there are no classes to search within."""
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"Expected argument `k` to be an int but got {type(k).__name__}.")
+def neighbours_wanted(k: int, x: Tensor, labels: Tensor | None) -> int:
+    """k, after a check that 1 <= k, and k < N where there are no classes to search within."""
+    k = as_integer("k", k)
     if k < 1 or (labels is None and k >= len(x)):
         raise ValueError(
             f"Expected argument `k` to lie in 1..N-1 but got k = {k} with N = {len(x)}. "
             "Pass a smaller k, or more rows."
         )
+    return k
 
 
 def same_class(labels: Tensor | None, x: Tensor, name: str = "x") -> Tensor | None:
@@ -99,7 +100,7 @@ def same_class(labels: Tensor | None, x: Tensor, name: str = "x") -> Tensor | No
             "For one-hot rows use labels.argmax(1)."
         )
     _same_rows(labels, x, "labels", name)
-    return labels.to(torch.int64)
+    return labels.to(torch.int64).resolve_neg()
 
 
 def radii(r: Tensor, x: Tensor) -> Tensor:
@@ -117,7 +118,7 @@ def radii(r: Tensor, x: Tensor) -> Tensor:
             f"Expected argument `radii` to hold distances but row {row} holds nan. "
             "Leave such rows out."
         )
-    return r.to(torch.float64)
+    return r.to(torch.float64).resolve_neg()
 
 
 def one_of(value: str, name: str, allowed: tuple[str, ...]) -> None:

@@ -50,8 +50,14 @@ def rounded(x: Tensor) -> Rounded:
     """
     centred = x - x.mean(0)
     largest = float(centred.abs().amax())
-    exponent = torch.tensor(largest, device="cpu").log2().ceil().clamp(-900, 900).item()
-    scale = 2.0**-exponent if largest else 1.0
+    exponent = (
+        torch.tensor(largest, dtype=torch.float64, device="cpu")
+        .log2()
+        .ceil()
+        .clamp(-900, 900)
+        .item()
+    )
+    scale = 2.0 ** -min(max(exponent, -900), 900)
     rows = (centred * scale).float()
     norms = rows.double().square().sum(1)
     return Rounded(rows, scale, 2.02 * (x.shape[1] + 6) * EPS * (norms + norms.amax()))

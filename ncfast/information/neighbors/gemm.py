@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 
+from ncfast._surroundings import ieee_float32
 from ncfast.information.neighbors import certificate
 from ncfast.information.neighbors._types import Metric
 from ncfast.information.neighbors.certificate import Candidates
 
 _BLOCK = 1 << 23  # float32 scores in memory at a time: 32 MB
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """No TF32: its 10 bits are worth nothing to a certificate made for 23."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def search(x: Tensor, number: int, metric: Metric) -> Candidates:
@@ -33,7 +20,7 @@ def search(x: Tensor, number: int, metric: Metric) -> Candidates:
     norms = near.rows.square().sum(1)
     indices = torch.empty(len(x), number, dtype=torch.int64, device=x.device)
     worst = torch.empty(len(x), dtype=torch.float32, device=x.device)
-    with _full_precision():
+    with ieee_float32(x.device):
         for rows in torch.arange(len(x), device=x.device).split(max(1, _BLOCK // len(x))):
             score = torch.addmm(norms, near.rows[rows], near.rows.T, alpha=-2)
             values, indices[rows] = score.topk(number, largest=False)

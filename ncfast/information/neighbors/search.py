@@ -54,9 +54,9 @@ def knn(
     _check.points(x)
     _check.one_of(metric, "metric", ("l2", "linf"))
     labels = _check.same_class(labels, x)
-    _check.neighbours_wanted(k, x, labels)
+    k = _check.neighbours_wanted(k, x, labels)
     name, engine = dispatch.engine(backend, _group(x, labels), x.shape[1], x.device, "knn", metric)
-    distances, indices, certified = engine.knn(x, k, metric, labels)
+    distances, indices, certified = engine.knn(x.resolve_neg(), k, metric, labels)
     return Neighbors(distances, indices, name, certified)
 
 
@@ -105,12 +105,13 @@ def joint_radii_and_counts(
     _check.one_of(metric, "metric", ("l2max", "linf"))
     first = blocks[0]
     labels = _check.same_class(labels, first, "blocks[0]")
-    _check.neighbours_wanted(k, first, labels)
+    k = _check.neighbours_wanted(k, first, labels)
     columns = sum(block.shape[1] for block in blocks)
     name, engine = dispatch.engine(
         backend, _group(first, labels), columns, first.device, "joint", metric
     )
     within: Metric = "linf" if metric == "linf" else "l2"
+    blocks = [block.resolve_neg() for block in blocks]
     return JointNeighbors(*engine.joint(blocks, k, within, rectangle, labels), name)
 
 
@@ -153,7 +154,7 @@ def range_count(
     _check.one_of(metric, "metric", ("l2", "linf"))
     labels = _check.same_class(labels, x)
     _, engine = dispatch.engine(backend, _group(x, labels), x.shape[1], x.device, "count", metric)
-    return engine.count(x, reach, metric, strict, labels)
+    return engine.count(x.resolve_neg(), reach, metric, strict, labels)
 
 
 def _group(x: Tensor, labels: Tensor | None) -> int:

@@ -17,11 +17,11 @@ _WORDS = ("nan", "inf", "-inf")
 
 
 def json_line(record: Mapping[str, object]) -> str:
-    r"""A record as a line of strict JSON; `restored` undoes it.
+    """A record as a line of strict JSON; `restored` undoes it.
 
     Example:
-        >>> json_line({"step": 3, "a": math.nan, "b": 1.0})
-        '{"step": 3, "a": null, "b": 1.0, "nonfinite": "a=nan"}\\n'
+        >>> json_line({"step": 3, "a": math.nan, "b": 1.0}).rstrip()
+        '{"step": 3, "a": null, "b": 1.0, "nonfinite": "a=nan"}'
     """
     found, names = strict(record), listed(record)
     return json.dumps(found | {NONFINITE: names} if names else found) + "\n"

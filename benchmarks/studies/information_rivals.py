@@ -1,0 +1,226 @@
+"""The same inputs through ncfast and four public packages, side by side with the truth.
+
+    pip install ncfast[bench]
+    python benchmarks/studies/information_rivals.py
+
+The inputs are those on which estimators by neighbours have been reported wrong: ties, counts,
+zeros, roundings, repeated rows, offsets, heavy tails, many columns. k = 5, and every package as it
+is called by default. A value that carries a warning has an asterisk. Writes
+benchmarks/results/information_rivals.json and the table of docs/information.md.
+"""
+
+import json
+import math
+import warnings
+from importlib import import_module
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from information_warnings import ROOT, write_between
+
+import ncfast
+from ncfast.benchmarks import known_information, results_file
+
+K = 5
+
+
+def pair(rng, rho, count=2000):
+    x, noise = rng.standard_normal((2, count))
+    return x, rho * x + math.sqrt(1 - rho**2) * noise
+
+
+def gaussian(rho, pairs=1):
+    return abs(pairs / 2 * math.log(1 - rho**2))
+
+
+def entropy_of(shares):
+    shares = np.asarray(shares)
+    shares = shares[shares > 0]
+    return -float((shares * np.log(shares)).sum())
+
+
+def rounded(step, rho):
+    """Information of a Gaussian pair after rounding, by its cell probabilities."""
+    from scipy.stats import multivariate_normal, norm
+
+    edges = np.arange(-6 - step / 2, 6 + step, step)
+    if len(edges) > 120:  # finer cells lose less than 0.003 nats
+        return gaussian(rho)
+    normal = multivariate_normal([0, 0], [[1, rho], [rho, 1]])
+    grid = np.stack(np.meshgrid(edges, edges, indexing="ij"), -1)
+    cells = np.diff(np.diff(normal.cdf(grid), axis=0), axis=1).clip(0)
+    margin = np.diff(norm.cdf(edges))
+    return max(0.0, 2 * entropy_of(margin) - entropy_of(cells.ravel()))
+
+
+def cases():
+    """(name, truth, blocks): x and y, or x, y and z."""
+    rng = np.random.default_rng(0)
+    yield "dice, independent", 0.0, tuple(rng.integers(0, 6, (2, 2000)))
+    dice = rng.integers(0, 6, 2000)
+    yield "dice, identical", math.log(6), (dice, dice)
+    for rate in (2, 10, 100):
+        yield f"Poisson({rate}), independent", 0.0, tuple(rng.poisson(rate, (2, 2000)))
+    yield "two constants", 0.0, (np.ones(500), np.ones(500))
+    for rho in (0.0, 0.6):
+        for step in (0.5, 0.1, 0.05, 0.01):
+            x, y = pair(rng, rho)
+            blocks = ((x / step).round() * step, (y / step).round() * step)
+            yield f"rounded to {step}, ρ = {rho}", rounded(step, rho), blocks
+    x, y = pair(rng, 0.0)
+    yield "ReLU, independent", 0.0, (np.maximum(x, 0), np.maximum(y, 0))
+    x, y = pair(rng, 0.6)
+    to_half = torch.bfloat16
+    halves = (torch.tensor(x).to(to_half).double(), torch.tensor(y).to(to_half).double())
+    yield "bfloat16, ρ = 0.6", gaussian(0.6), tuple(half.numpy() for half in halves)
+    x, y = pair(rng, 0.6)
+    yield (
+        "float32 + 1e6, ρ = 0.6",
+        rounded(0.0625, 0.6),
+        ((x + 1e6).astype("f4"), (y + 1e6).astype("f4")),
+    )
+    x, y = pair(rng, 0.6)
+    yield "every row twice, ρ = 0.6", gaussian(0.6), (np.tile(x[:1000], 2), np.tile(y[:1000], 2))
+    x, y = pair(rng, 0.6)
+    yield "scale 1e-165, ρ = 0.6", gaussian(0.6), (1e-165 * x, 1e-165 * y)
+    x, y = pair(rng, 0.6)
+    yield "lognormal tails, σ = 5", gaussian(0.6), (np.exp(5 * x), np.exp(5 * y))
+    named = {task.name: task for task in known_information.everything()}
+    for name, count in (
+        ("Student 1+1, dof 1", 2000),
+        ("Student 3+3, dof 2", 2000),
+        ("Gaussian 2-pair 5+5", 2000),
+        ("Gaussian all pairs .5, 16+16", 300),
+        ("Gaussian all pairs .5, 50+50", 900),
+        ("one of 100 columns, .9", 900),
+        ("spiral 2-pair 5+5", 2000),
+        ("sin 20x", 2000),
+    ):
+        yield name, named[name].truth, named[name].sample(count, 0)
+    one, two = rng.integers(0, 6, (2, 2000))
+    yield "dice, dice given a coin", 0.0, (one, two, rng.integers(0, 2, 2000))
+    one, two = rng.integers(0, 2, (2, 2000))
+    yield "bits given their xor", math.log(2), (one, two, one ^ two)
+    yield "three ReLUs", 0.0, tuple(np.maximum(rng.standard_normal((3, 2000)), 0))
+    for step in (0.5, 0.1, 0.01):
+        three = (rng.standard_normal((3, 2000)) / step).round() * step
+        yield f"three rounded to {step}", 0.0, tuple(three)
+    for dz in (5, 20):
+        task = named[f"given {dz} columns, rho 0.9, 1+1"]
+        yield task.name, task.truth, task.sample(2000, 0)
+
+
+def columns(block):
+    block = np.asarray(block, dtype=float)
+    return block.reshape(len(block), -1)
+
+
+def ours(*blocks):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ncfast.EstimateWarning)
+        call = (
+            ncfast.mutual_information if len(blocks) == 2 else ncfast.conditional_mutual_information
+        )
+        found = call(*blocks, k=K)
+    return found.value, len(found.warnings)
+
+
+def scikit_learn(*blocks):
+    from sklearn.feature_selection import mutual_info_regression
+
+    if len(blocks) == 3 or any(columns(block).shape[1] > 1 for block in blocks):
+        raise NotImplementedError("one column a side")
+    return mutual_info_regression(
+        columns(blocks[0]), blocks[1].ravel(), n_neighbors=K, random_state=0
+    )[0]
+
+
+def ennemi(*blocks):
+    package = import_module("ennemi")
+    if any(columns(block).shape[1] > 1 for block in blocks[:2]):
+        raise NotImplementedError("one column a side")
+    given = {"cond": columns(blocks[2])} if len(blocks) == 3 else {}
+    x, y = (columns(block)[:, 0] for block in blocks[:2])
+    return package.estimate_mi(y, x, k=K, **given).item()
+
+
+def npeet_plus(*blocks):
+    package = import_module("npeet_plus")
+    parts = [columns(block) for block in blocks]
+    call = package.mi if len(parts) == 2 else package.cmi
+    return call(*parts, k=K, base=math.e)
+
+
+def infomeasure(*blocks):
+    package = import_module("infomeasure")
+    parts = [columns(block) for block in blocks[:2]]
+    given = {"cond": columns(blocks[2])} if len(blocks) == 3 else {}
+    call = package.conditional_mutual_information if given else package.mutual_information
+    return call(*parts, approach="metric", k=K, **given)
+
+
+PACKAGES = {
+    "ncfast": ours,
+    "scikit-learn": scikit_learn,
+    "ennemi": ennemi,
+    "npeet-plus": npeet_plus,
+    "infomeasure": infomeasure,
+}
+
+
+def value_of(call, blocks):
+    """Value and number of warnings of one package; what it raised in their place."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        np.random.seed(0)  # noqa: NPY002  noise of the packages
+        try:
+            found = call(*blocks)
+        except NotImplementedError:
+            return {"value": None, "warnings": 0, "error": "–"}
+        except Exception as error:  # what others raise is part of the table
+            return {"value": None, "warnings": 0, "error": type(error).__name__}
+    value, told = found if isinstance(found, tuple) else (found, len(caught))
+    return {"value": float(value), "warnings": told, "error": ""}
+
+
+def cell(found, truth):
+    if found["value"] is None:
+        return found["error"]
+    text = f"{found['value']:.3f}" + ("\\*" if found["warnings"] else "")
+    far = not abs(found["value"] - truth) <= max(0.05, 0.1 * truth)
+    return f"**{text}**" if far else text
+
+
+def markdown(rows):
+    lines = [
+        "| | truth | " + " | ".join(PACKAGES) + " |",
+        "|---|--:" + "|--:" * len(PACKAGES) + "|",
+    ]
+    for row in rows:
+        cells = [cell(row["found"][name], row["truth"]) for name in PACKAGES]
+        lines.append(f"| {row['case']} | {row['truth']:.3f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main():
+    torch.set_num_threads(1)
+    rows = [
+        {
+            "case": name,
+            "truth": truth,
+            "found": {package: value_of(call, blocks) for package, call in PACKAGES.items()},
+        }
+        for name, truth, blocks in cases()
+    ]
+    table = markdown(rows)
+    print(table)
+    about = {"versions": {name: version(name) for name in PACKAGES}, "k": K, "rows": rows}
+    text = json.dumps(about, indent=1, ensure_ascii=False)
+    (results_file.folder() / "information_rivals.json").write_text(text + "\n")
+    if results_file.folder() == results_file.OURS:
+        write_between(ROOT / "docs/information.md", "table: other packages", table)
+
+
+if __name__ == "__main__":
+    main()
