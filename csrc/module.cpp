@@ -113,12 +113,13 @@ py::tuple pairs(std::uintptr_t unit, std::uintptr_t length, std::uintptr_t varia
 
 #if defined(NCFAST_HAS_JSON_LINES)
 py::bytes lines(std::uintptr_t steps, std::uintptr_t values, std::int64_t rows, std::int64_t cols,
-                const std::vector<std::string>& keys, const std::vector<std::string>& tails) {
+                const std::vector<std::string>& keys, const std::vector<std::string>& tails,
+                const std::vector<std::string>& notes) {
     std::string text;
     {
         const py::gil_scoped_release release;
         text = json_lines({pointer<const std::int64_t>(steps), pointer<const double>(values), rows,
-                           cols}, keys, tails);
+                           cols}, keys, tails, notes);
     }
     return text;
 }

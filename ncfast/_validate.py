@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+
 import torch
 from torch import Tensor
 
@@ -42,6 +44,12 @@ def check_pair(feats: Tensor, labels: Tensor) -> None:
             "Expected argument `feats` to hold at least one row but got shape "
             f"{tuple(feats.shape)}. Without samples use ClassMoments.empty(K, D)."
         )
+
+
+def is_pair_without_rows(feats: Tensor, labels: Tensor) -> bool:
+    """Whether both are tensors of no sample."""
+    pair = isinstance(feats, Tensor) and isinstance(labels, Tensor)
+    return pair and feats.ndim == 2 and feats.shape[0] == 0 and labels.shape == (0,)
 
 
 def _check_features(feats: Tensor) -> None:
@@ -106,7 +114,7 @@ def check_num_classes(num_classes: int) -> None:
         TypeError: it is not an int.
         ValueError: it is not positive.
     """
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int):
+    if isinstance(num_classes, bool) or not isinstance(num_classes, numbers.Integral):
         raise TypeError(
             f"Expected argument `num_classes` to be an int but got {type(num_classes).__name__}."
         )

@@ -237,7 +237,7 @@ def class_moments(
             everything but the counts NaN. "full" reads all values (synchronises) and raises.
 
     Returns:
-        The moments, in float64 on the features' device.
+        The moments, in float64 on the features' device. Detached from the graph.
 
     Raises:
         TypeError: a dtype that cannot be used.

@@ -17,6 +17,7 @@ from ncfast.metrics.registry import METRICS
 from ncfast.tracking import header as tracking_header
 from ncfast.tracking.sinks import read_records
 from ncfast.tracking.sinks.files import replacing
+from ncfast.tracking.sinks.strict_json import json_line
 from ncfast.tracking.stream import parse as parse_stream
 
 CONFIG, METRICS_FILE, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
@@ -138,7 +139,7 @@ def truncate_log(out: Path, last_step: int) -> None:
     path = out / METRICS_FILE
     if path.exists():
         kept = [record for record in read_records(path) if record["step"] <= last_step]
-        write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+        write_atomically(path, "".join(map(json_line, kept)).encode())
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -119,7 +119,8 @@ def nhsic(
 
     Returns:
         () float64 on the arguments' device, at most 1; 0 when one of them is constant, NaN where no
-        permutation can change it (two rows, or labels that are all different).
+        permutation can change it (two rows, or labels that are all different). Detached from the
+        graph.
 
     Raises:
         TypeError, ValueError: wrong types or shapes, lengths that differ, fewer than two rows, NaN,
@@ -192,7 +193,7 @@ def cka(
     Returns:
         () float64 on the arguments' device. Independent x and y give values on both sides of zero;
         nothing is clipped. NaN when one of them is constant; debiased also with fewer than four
-        rows, and where the term of x or y with itself is not positive.
+        rows, and where the term of x or y with itself is not positive. Detached from the graph.
 
     Raises:
         TypeError, ValueError: see `nhsic`.

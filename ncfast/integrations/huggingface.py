@@ -103,7 +103,7 @@ class CollapseCallback(Measuring, TrainerCallback):
         if tracker is None or not self._running:
             return
         while tracker.current_step < state.global_step - 1:
-            tracker.advance()
+            tracker.advance(keep_features=True)
         labels, self._labels = self._labels, None
         if labels is None:
             self._say("labels", _NO_LABELS.format(key=self._label_key))

@@ -92,7 +92,7 @@ class CollapseCallback(Measuring, Callback):
             return
         # several optimisers count as several steps
         while tracker.current_step < trainer.global_step - 1:
-            tracker.advance()
+            tracker.advance(keep_features=True)
         labels = self._labels(batch)
         if labels is None:
             tracker.advance()

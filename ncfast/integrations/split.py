@@ -12,7 +12,7 @@ from torch.utils.data import DistributedSampler
 
 from ncfast import _validate
 from ncfast.moments import ClassMoments, class_moments
-from ncfast.tracking.snapshot import Snapshot
+from ncfast.tracking.snapshot import Snapshot, undefined
 from ncfast.tracking.tracker import Tracker
 
 
@@ -121,12 +121,7 @@ def _moments(feats: Tensor, labels: Any, rows: int, num_classes: int) -> ClassMo
 
 
 def _undefined(num_classes: int, feats: Tensor) -> ClassMoments:
-    empty = ClassMoments.empty(num_classes, feats.shape[1], feats.device)
-    nan = {name: torch.full_like(getattr(empty, name), torch.nan) for name in _FLOATS}
-    return ClassMoments(**{"counts": empty.counts + 1, **nan})
-
-
-_FLOATS = ("means", "within_ss", "norm_sum", "norm_max")
+    return undefined(ClassMoments.empty(num_classes, feats.shape[1], feats.device))
 
 
 def own_rows(loader: Any, number: int, seen: int, size: int) -> int:

@@ -48,7 +48,7 @@ def collapse_metrics(
         backend: see `class_moments`.
 
     Returns:
-        A () float64 tensor for each metric id, on the features' device.
+        A () float64 tensor for each metric id, on the features' device. Detached from the graph.
 
     Raises:
         ValueError, TypeError: see `class_moments`; an unknown name in `which`; an id asked for by

@@ -43,7 +43,7 @@ def rnc1(
 
     Returns:
         () float64 on the features' device; NaN when all features are zero, or when `around` lacks
-        a class that the features have.
+        a class that the features have. Detached from the graph.
 
     Raises:
         ValueError, TypeError: see `class_moments`; an unknown `scale`; `around` of another shape.
@@ -121,6 +121,7 @@ def nc1(
 
     Returns:
         () float64; infinite or NaN when the class means coincide or only one class is present.
+        Detached from the graph.
 
     Raises:
         ValueError, TypeError: see `class_moments`; or an unknown `variant`.
@@ -159,7 +160,7 @@ def cdnv(
         backend: see `class_moments`.
 
     Returns:
-        () float64, or (K, K); NaN when fewer than two classes are present.
+        () float64, or (K, K); NaN when fewer than two classes are present. Detached from the graph.
 
     Raises:
         ValueError, TypeError: see `class_moments`; or an unknown `variant`.
@@ -209,7 +210,7 @@ def nc2(
 
     Returns:
         () float64. Absent classes are left out. With fewer than two classes all but "condition"
-        are NaN; "condition" is infinite for linearly dependent means.
+        are NaN; "condition" is infinite for linearly dependent means. Detached from the graph.
 
     Raises:
         ValueError, TypeError: see `class_moments`; or an unknown `variant`.
@@ -250,6 +251,7 @@ def nc3(
 
     Returns:
         () float64; NaN with fewer than two classes. Rows of absent classes are left out.
+        Detached from the graph.
 
     Raises:
         ValueError, TypeError: see `class_moments`; an unknown `variant`; a missing classifier.
@@ -296,7 +298,7 @@ def nc4(
         backend: see `class_moments`.
 
     Returns:
-        () float64, or (K,) for "per_class".
+        () float64, or (K,) for "per_class". Detached from the graph.
 
     Raises:
         ValueError, TypeError: see `class_moments`; an unknown `variant`; a missing classifier.
@@ -350,7 +352,7 @@ def nc5(
         backend: see `class_moments`.
 
     Returns:
-        () float64.
+        () float64. Detached from the graph.
 
     Raises:
         ValueError, TypeError: see `class_moments`; an unknown `variant`; missing `ood_feats`.

@@ -55,6 +55,7 @@ def generalization_bound(
 
     Returns:
         () float64. Every class of the classifier counts as a possible error, absent ones too.
+        Detached from the graph.
 
     Raises:
         ValueError, TypeError: see `class_moments`; or shapes of the classifier that do not fit.
@@ -97,7 +98,7 @@ def superfluous_information_bound(
         backend: see `class_moments`.
 
     Returns:
-        () float64, in nats; NaN when all features are zero.
+        () float64, in nats; NaN when all features are zero. Detached from the graph.
 
     Raises:
         ValueError, TypeError: see `class_moments`; `sigma` not positive; an unknown `form`.
@@ -145,7 +146,7 @@ def _mean_log_determinant(
 
 
 def realised_gap(train: ClassMoments, test: ClassMoments) -> Tensor:
-    """abs(V_c(test) - V_c(train)) of every class, (K,); NaN where either has no sample.
+    """abs(V_c(test) - V_c(train)) of every class, (K,), detached; NaN where either has no sample.
 
     The realised gap between population and empirical variance. Theorem 4.1 says that it is
     O(1 / sqrt(n_c)); its constants are not known, so this is the number and not the bound.

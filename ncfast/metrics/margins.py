@@ -23,7 +23,7 @@ def class_margins(
         pairs: R pairs of class indices, such as [(0, 1), (4, 5)].
 
     Returns:
-        (N, R) float64; NaN or infinite where w_a = w_b.
+        (N, R) float64; NaN or infinite where w_a = w_b. Detached from the graph.
 
     Raises:
         ValueError: no pair, or an index outside 0..K-1.
@@ -71,6 +71,7 @@ def margin_histograms(
 
     Returns:
         (R, 2, B) int64 counts: of samples of class a, and of class b, for pair (a, b).
+        Detached from the graph.
 
     Raises:
         ValueError: shapes that do not fit, no bin, or an empty range.

@@ -32,6 +32,7 @@ def spectra(
 
     Returns:
         Spectra(within (D,), between (min(K, D),)), float64. Tr(Sigma_W) is the sum of the first.
+        Detached from the graph.
 
     Raises:
         ValueError, TypeError: see `class_moments`.

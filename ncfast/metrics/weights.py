@@ -14,7 +14,7 @@ _FLOAT64 = torch.empty((), dtype=torch.float64, device="cpu")
 
 
 def weight_norm(model_or_parameters: nn.Module | Iterable[Tensor]) -> Tensor:
-    """Global L2 norm of all parameters, sqrt(sum p^2).
+    """Global L2 norm of all parameters, sqrt(sum |p|^2); detached from the graph.
 
     Not the sum of the norms of each tensor, which some public code prints under the same name.
     For the last layer alone pass its parameters: `ncfast.weight_norm([head.weight, head.bias])`.
@@ -23,13 +23,15 @@ def weight_norm(model_or_parameters: nn.Module | Iterable[Tensor]) -> Tensor:
     bits for any number of threads; `reference_weight_norm` is for everything else.
 
     Args:
-        model_or_parameters: a module, or tensors of any floating dtype and shape on one device.
+        model_or_parameters: a module, or tensors of any floating or complex dtype and shape on one
+            device.
 
     Returns:
         () float64 on the parameters' device.
 
     Raises:
         ValueError: there is no parameter.
+        TypeError: a parameter holds integers, such as the codes of a quantised layer.
 
     Example:
         >>> import torch, ncfast
@@ -69,8 +71,21 @@ def reference_weight_norm(model_or_parameters: nn.Module | Iterable[Tensor]) -> 
 
 
 def _norm(tensors: list[Tensor]) -> Tensor:
-    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in tensors]
+    norms = [torch.linalg.vector_norm(_real(tensor), dtype=torch.float64) for tensor in tensors]
     return torch.linalg.vector_norm(torch.stack(norms))
+
+
+def _real(tensor: Tensor) -> Tensor:
+    if tensor.is_complex():
+        return torch.view_as_real(tensor.resolve_conj())
+    if not tensor.is_floating_point():
+        raise TypeError(
+            "Expected parameters of a floating or complex dtype but got "
+            f"{tensor.dtype} of shape {tuple(tensor.shape)}, whose values may be codes and no "
+            "weights. Pass the others: ncfast.weight_norm(p for p in model.parameters() if "
+            "p.is_floating_point())."
+        )
+    return tensor
 
 
 @torch.no_grad()
@@ -88,7 +103,7 @@ def balancedness(last: Tensor, previous: Tensor, *, relative: bool = True) -> Te
         relative: divide by norm_F(A) + norm_F(B); the value then lies in [0, 1].
 
     Returns:
-        () float64; NaN when relative and both are zero.
+        () float64; NaN when relative and both are zero. Detached from the graph.
 
     Raises:
         ValueError: the shapes do not chain.
@@ -124,7 +139,7 @@ def spectral_norm_product(model_or_weights: nn.Module | Iterable[Tensor]) -> Ten
             such tensors.
 
     Returns:
-        () float64.
+        () float64. Detached from the graph.
 
     Raises:
         ValueError: there is no weight matrix.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ncfast.backends import cpu
 from ncfast.tracking.sinks import Record
+from ncfast.tracking.sinks.strict_json import json_line, listed, strict
 from ncfast.tracking.transfer import HostCopy
 
 
@@ -20,14 +21,21 @@ class LogPoint:
 
     Attributes:
         step: the step.
-        values: 0-d tensors and numbers by key.
+        values: what the tracker measures, 0-d tensors and numbers by key.
+        logged: what the user logs, likewise; no key is in both.
     """
 
-    __slots__ = ("step", "values")
+    __slots__ = ("logged", "step", "values")
 
     def __init__(self, step: int) -> None:
         self.step = step
         self.values: dict[str, Tensor | float] = {}
+        self.logged: dict[str, Tensor | float] = {}
+
+    def all_values(self) -> Iterator[tuple[str, Tensor | float]]:
+        """Keys and values, those of the tracker first."""
+        yield from self.values.items()
+        yield from self.logged.items()
 
 
 class Table(NamedTuple):
@@ -50,7 +58,7 @@ class Block:
 
     def __init__(self, points: Sequence[LogPoint], tables: Sequence[Table]) -> None:
         self._points, self._tables = points, tables
-        scalars = [v for p in points for v in p.values.values() if isinstance(v, Tensor)]
+        scalars = [v for p in points for _, v in p.all_values() if isinstance(v, Tensor)]
         self._copies = [_send([table.values for table in tables]), _send(scalars)]
         self._lock = threading.Lock()
         self._records: list[Record] | None = None
@@ -69,7 +77,7 @@ class Block:
         return iter(self._records)
 
     def json_lines(self) -> bytes:
-        """The records as lines of JSON, the same bytes as json.dumps gives.
+        """The records as lines of JSON, the same bytes as `json_line` gives.
 
         Where all tables have the same steps, as in a steady loop, the extension writes the lines,
         and training keeps the interpreter.
@@ -81,18 +89,20 @@ class Block:
         clash = any(not extra.keys().isdisjoint(names) for extra in extras.values())
         apart = any(list(table.steps) != steps for table in self._tables)
         if fast is None or not self._tables or apart or clash:
-            return "".join(json.dumps(record) + "\n" for record in self).encode()
+            return "".join(json_line(record) for record in self).encode()
         shapes = [(len(steps), len(table.keys)) for table in self._tables]
         cells = _joined(self._copies[0]).split([rows * columns for rows, columns in shapes])
         values = torch.cat([part.view(shape) for part, shape in zip(cells, shapes, strict=True)], 1)
         numbers = torch.tensor(steps, device="cpu")
-        tails = {step: json.dumps(extra)[1:-1] for step, extra in extras.items()}
+        tails = {step: json.dumps(strict(extra))[1:-1] for step, extra in extras.items()}
+        notes = {step: json.dumps(listed(extra))[1:-1] for step, extra in extras.items()}
         found: bytes = fast(
             numbers.data_ptr(),
             values.data_ptr(),
             *values.shape,
             [json.dumps(name) for name in names],
             [tails.get(step, "") for step in steps],
+            [notes.get(step, "") for step in steps],
         )
         return found
 
@@ -108,23 +118,23 @@ class Block:
         return list(records.values())
 
     def _extras(self) -> Iterator[tuple[int, dict[str, float]]]:
-        scalars = iter(_joined(self._copies[1]).tolist())
-        for point in self._points:
-            yield (
-                point.step,
-                {
-                    key: next(scalars) if isinstance(value, Tensor) else value
-                    for key, value in point.values.items()
-                },
-            )
+        cells = [(p.step, key, v) for p in self._points for key, v in p.all_values()]
+        known = _joined(self._copies[1]).tolist()
+        found: dict[int, dict[str, float]] = {point.step: {} for point in self._points}
+        # a value in another's place would be worse than none: the numbers must agree
+        tensors = [cell for cell in cells if isinstance(cell[2], Tensor)]
+        read = {(step, key): x for (step, key, _), x in zip(tensors, known, strict=True)}
+        for step, key, value in cells:
+            found[step][key] = read[step, key] if isinstance(value, Tensor) else value
+        return iter(found.items())
 
 
 def _send(tensors: Sequence[Tensor]) -> list[HostCopy]:
-    """One copy for each run of tensors that share a device."""
+    """One copy for each run of tensors that share a device and dtype."""
     copies: list[HostCopy] = []
     run: list[Tensor] = []
     for tensor in tensors:
-        if run and run[0].device != tensor.device:
+        if run and (run[0].device, run[0].dtype) != (tensor.device, tensor.dtype):
             copies.append(HostCopy(torch.cat(run)))
             run = []
         run.append(tensor.reshape(-1))

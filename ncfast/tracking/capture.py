@@ -2,61 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ncfast.tracking.hook import Hook, idle_hook
 from ncfast.tracking.layers import INPUT, Layer, resolve, uncompiled
-from ncfast.tracking.pooling import Pool, as_pool, tensor_of
+from ncfast.tracking.pooling import Pool, as_pool, batch_first, is_preset, tensor_of
 
 PoolSpec = str | Pool | None
-_is_compiling = torch.compiler.is_compiling
-
-
-class Hook:
-    """Keeps what a layer last returned (or got) while ``enabled``.
-
-    It belongs to the running process: copying or pickling a model leaves a hook there that does
-    nothing.
-    """
-
-    def __init__(self, from_input: bool) -> None:
-        self.enabled = True
-        self.value: Any = None
-        self.version = -1  # of the value when the layer ran; -1 where there is no telling
-        self._from_input = from_input
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Called by torch after the layer's forward."""
-        if self.enabled:
-            self.value = value = args[0] if self._from_input else output
-            # how often it was changed in place
-            tells = isinstance(value, Tensor) and not _is_compiling() and not value.is_inference()
-            self.version = value._version if tells else -1
-
-    def take(self) -> Any:
-        """The value, which is forgotten; None if there is none.
-
-        Raises:
-            ValueError: it was changed in place since.
-        """
-        value, self.value = self.value, None
-        if value is not None and self.version >= 0 and value._version != self.version:
-            raise ValueError(_CHANGED)
-        return value
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[()]]:
-        return _idle_hook, ()
-
-
-def _idle(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    """A hook that does nothing."""
-
-
-def _idle_hook() -> Callable[..., None]:
-    return _idle
+_idle_hook = idle_hook  # the name that models saved by version 0.1 ask for
 
 
 class FeatureCapture:
@@ -81,14 +39,20 @@ class FeatureCapture:
     ) -> None:
         model = uncompiled(model)
         self.names = resolve(model, layers)
-        self._pools = _pools(self.names, pool)
-        self._hooks = {name: Hook(name.endswith(INPUT)) for name in self.names}
         modules = dict(model.named_modules())
+        layer = {name: modules[name.removesuffix(INPUT)] for name in self.names}
+        pools = _pools(self.names, pool)
+        self._pools = {name: batch_first(pools[name], layer[name]) for name in self.names}
+        self._hooks = {
+            name: Hook(layer[name], name.endswith(INPUT), whole=not is_preset(pools[name]))
+            for name in self.names
+        }
         self._handles = [
-            modules[name.removesuffix(INPUT)].register_forward_hook(hook)
+            layer[name].register_forward_hook(hook, with_kwargs=True)
             for name, hook in self._hooks.items()
         ]
         self._enabled = True
+        self.lasting = False  # the hooks belong to the model and stay on it
 
     @property
     def enabled(self) -> bool:
@@ -130,12 +94,30 @@ class FeatureCapture:
             raise RuntimeError(_NO_DATA.format(name=name))
         return self._pools[name](value).detach()
 
+    def repeated(self) -> dict[str, int]:
+        """Layers that ran several times since the last `take`, and how often; each is told once."""
+        return {n: calls for n, hook in self._hooks.items() if (calls := hook.calls_to_report())}
+
+    def clear(self) -> None:
+        """Forget the features."""
+        for hook in self._hooks.values():
+            hook.clear()
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """Inside, the hooks see nothing of the forward passes outside, and the other way round."""
+        kept = {name: hook.set_aside() for name, hook in self._hooks.items()}
+        try:
+            yield
+        finally:
+            for name, hook in self._hooks.items():
+                hook.put_back(kept[name])
+
     def remove(self) -> None:
         """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
-        for hook in self._hooks.values():
-            hook.value = None
+        self.clear()
 
 
 _NO_DATA = (
@@ -143,11 +125,6 @@ _NO_DATA = (
     "model(x), or pass feats=. Hooks do not fire inside a model that was compiled and had run "
     "before the tracker was made: make the tracker first, or compile "
     "ncfast.tracking.Tapped(model) and track that."
-)
-_CHANGED = (
-    "Expected what the layer returned to be as it was but it was changed in place after the layer "
-    "ran, by an nn.ReLU(inplace=True) for example. Track the layer that changed it instead, or "
-    "turn inplace off."
 )
 
 

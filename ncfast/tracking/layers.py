@@ -21,8 +21,8 @@ def resolve(model: nn.Module, layers: Layer | Sequence[Layer] | None) -> tuple[s
         model: any module.
         layers: names from ``model.named_modules()``, patterns with wildcards ("blocks.*"), compiled
             regular expressions that match a whole name, or types of modules. A name or pattern
-            that ends in ":input" means the first argument of the layer instead of its output. None
-            is the input of the last nn.Linear.
+            that ends in ":input" means the first argument of the layer instead of its output. The
+            name of the model itself is "". None is the input of the last nn.Linear.
 
     Raises:
         ValueError: something matches no layer, or there is no nn.Linear to default to.
@@ -30,7 +30,8 @@ def resolve(model: nn.Module, layers: Layer | Sequence[Layer] | None) -> tuple[s
     """
     modules = {name: module for name, module in model.named_modules() if name}
     if layers is None:
-        return (_last_linear(modules),)
+        # a linear probe is its own last linear layer
+        return (INPUT if isinstance(model, nn.Linear) else _last_linear(modules),)
     single = isinstance(layers, (str, re.Pattern, type))
     wanted: Iterable[Layer] = (layers,) if single else layers  # type: ignore[assignment]
     found: list[str] = []
@@ -55,6 +56,8 @@ def _matches(modules: dict[str, nn.Module], layer: Layer) -> list[str]:
             "Expected argument `layers` to hold names, patterns or types of modules but got "
             f"{type(layer).__name__}."
         )
+    if layer in ("", INPUT):
+        return [layer]
     pattern = layer.removesuffix(INPUT)
     suffix = layer[len(pattern) :]
     return [name + suffix for name in modules if name == pattern or fnmatchcase(name, pattern)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 Warn = Callable[[str, str], None]
 
@@ -33,6 +33,19 @@ class Names:
             plain = f"{split}/{layer}" if self._several and layer else split
             self._found[key] = plain if self._owns(kind, split, warn) else f"{kind}/{plain}"
         return self._found[key]
+
+    def known(self, kind: str, layers: Sequence[str]) -> set[str]:
+        """All prefixes so far, and those that a step of "train" or a snapshot of "test" will have.
+
+        Args:
+            kind: what a step measures.
+            layers: those that are tracked.
+        """
+        found = set(self._found.values())
+        lead = "" if kind == "batch" else f"{kind}/"
+        for layer in (*(layers if self._several else ()), ""):
+            found |= {f"{split}/{layer}".rstrip("/") for split in (f"{lead}train", "test")}
+        return found
 
     def _owns(self, kind: str, split: str, warn: Warn) -> bool:
         if kind not in ("batch", "snapshot"):  # an average always says so

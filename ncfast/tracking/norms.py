@@ -36,11 +36,14 @@ class NormColumn:
             return True
         return self.writer is not None and self.writer.push(step, model)
 
-    def take(self) -> list[Table]:
-        """What there is since the last call: a table, or none."""
+    def table(self) -> list[Table]:
+        """What there is since the last `clear`: a table, or none."""
         if not self.steps:
             return []
         steps = self.steps[:]
-        self.steps.clear()  # the same list stays: the writer knows it
         values = self._values[: len(steps)].unsqueeze(1).clone()  # the memory is used again
         return [Table([WEIGHT_NORM], steps, values)]
+
+    def clear(self) -> None:
+        """Begin anew."""
+        del self.steps[:]  # the same list stays: the writer knows it

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 Pool = Callable[[Any], Tensor]
 
@@ -22,24 +22,31 @@ def tensor_of(output: Any) -> Tensor:
     Raises:
         TypeError: there is none, or no telling which.
     """
+    found = find_tensor(output)
+    if found is not None:
+        return found
+    keys = f" with the keys {list(output)}" if isinstance(output, Mapping) else ""
+    kind = type(output).__name__ + keys
+    raise TypeError(
+        f"Expected a layer to return a tensor, or a tuple or dict that holds one, but got {kind}. "
+        "Choose an inner layer, pass pool=, a function from that output to features (N, D), or "
+        "pass feats= to tracker.step."
+    )
+
+
+def find_tensor(output: Any) -> Tensor | None:
+    """What `tensor_of` gives; None where that raises."""
     if isinstance(output, Tensor):
         return output
     if isinstance(output, Mapping):
         found = next((key for key in _KEYS if output.get(key) is not None), None)
         if found is None and len(output) == 1:
             found = next(iter(output))
-        if found is not None:
-            return tensor_of(output[found][-1] if found == "hidden_states" else output[found])
-        kind = f"{type(output).__name__} with the keys {list(output)}"
-    elif isinstance(output, (tuple, list)) and output:
-        return tensor_of(output[0])
-    else:
-        kind = type(output).__name__
-    raise TypeError(
-        f"Expected a layer to return a tensor, or a tuple or dict that holds one, but got {kind}. "
-        "Choose an inner layer, pass pool=, a function from that output to features (N, D), or "
-        "pass feats= to tracker.step."
-    )
+        if found is None:
+            return None
+        inner = output[found]
+        return find_tensor(inner[-1] if found == "hidden_states" and inner else inner)
+    return find_tensor(output[0]) if isinstance(output, (tuple, list)) and output else None
 
 
 def flatten(output: Any) -> Tensor:
@@ -93,6 +100,35 @@ def _token(output: Any, position: int, name: str) -> Tensor:
 
 
 PRESETS: dict[str, Pool] = {"flatten": flatten, "gap": gap, "cls": cls, "last": last}
+
+
+def is_preset(pool: Pool) -> bool:
+    """Whether a pool is one of those here, which look at one tensor alone."""
+    return pool is tensor_of or pool in PRESETS.values()
+
+
+def batch_first(pool: Pool, layer: nn.Module) -> Pool:
+    """``pool`` for a layer whose sequences come as (T, N, D), as torch's do by default.
+
+    Where T equals N nobody could tell from the shape.
+    """
+    if pool not in PRESETS.values() or not _sequence_first(layer):
+        return pool
+
+    def transposed(output: Any) -> Tensor:
+        tensor = tensor_of(output)
+        return pool(tensor.transpose(0, 1) if tensor.ndim == 3 else tensor)
+
+    return transposed
+
+
+def _sequence_first(layer: nn.Module) -> bool:
+    if isinstance(layer, (nn.TransformerEncoder, nn.TransformerDecoder)):
+        return bool(layer.layers) and _sequence_first(layer.layers[0])
+    if isinstance(layer, (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)):
+        layer = layer.self_attn
+    known = isinstance(layer, (nn.RNNBase, nn.MultiheadAttention, nn.Transformer))
+    return known and not layer.batch_first
 
 
 def as_pool(pool: str | Pool | None) -> Pool:

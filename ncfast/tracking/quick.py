@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from ncfast.backends.direct import NormWriter
 from ncfast.backends.states import Quick
-from ncfast.tracking.capture import Hook
+from ncfast.tracking.hook import Hook
 
 
 class QuickStep:
@@ -22,9 +24,10 @@ class QuickStep:
         writer: of the ring's rows.
         norms: where the norm of ``model`` goes.
         model: None where no norm is measured.
+        forget: called where the features are passed in, for those that hooks hold.
     """
 
-    __slots__ = ("_hook", "_norm", "_push", "_split")
+    __slots__ = ("_forget", "_hook", "_norm", "_push", "_split")
 
     def __init__(
         self,
@@ -33,7 +36,9 @@ class QuickStep:
         writer: Quick,
         norms: NormWriter | None = None,
         model: nn.Module | None = None,
+        forget: Callable[[], None] | None = None,
     ) -> None:
+        self._forget = forget
         self._split, self._hook, self._push = split, hook, writer.push
         self._norm = () if model is None else (norms, model)
 
@@ -43,11 +48,17 @@ class QuickStep:
         if split != self._split or (feats is None) is (hook is None):
             return False
         if hook is None:
-            return self._push(step, feats, labels, *self._norm)
+            done = self._push(step, feats, labels, *self._norm)
+            if done and self._forget is not None:
+                self._forget()
+            return done
         value, version = hook.value, hook.version
-        if value is None or (version >= 0 and value._version != version):
+        if value is None or hook.calls > hook.most or (version >= 0 and value._version != version):
             return False
         if not self._push(step, value, labels, *self._norm):
             return False
-        hook.value = None
+        if hook.seen:
+            hook.clear()
+        else:  # the same, as far as it is needed
+            hook.value, hook.rank = None, -1
         return True

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
+import threading
 import time
 import warnings
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -18,6 +21,7 @@ from ncfast.tracking.evaluation import evaluate_states
 from ncfast.tracking.norms import NormColumn
 from ncfast.tracking.reduction import LOCAL, Batches, Ranks, in_words
 from ncfast.tracking.ring import MomentsRing
+from ncfast.tracking.signals import held_back
 from ncfast.tracking.sinks import Sink
 from ncfast.tracking.stream import Stream
 from ncfast.tracking.writer import SinkWriter
@@ -29,7 +33,10 @@ COST = "tracker/seconds"
 class Recorder:
     """Log points that are not written yet, the rings behind them, and the writers.
 
-    Knows neither the model nor the tracker, so that it can be closed after both are gone.
+    Knows neither the model nor the tracker, so that it can be closed after both are gone. What is
+    measured is forgotten only when the writers have it: an exception on the way, such as a
+    KeyboardInterrupt, leaves it to the next call. A thread that adds to the records, or sends them,
+    holds `lock`.
 
     Args:
         ids: metrics to evaluate.
@@ -60,6 +67,7 @@ class Recorder:
         ranks: Ranks | None,
         start_step: int = 0,
     ) -> None:
+        self.lock = threading.RLock()
         self.point: LogPoint | None = None  # of the current step
         self.seconds = 0.0
         self.busy = False  # a record is half made
@@ -71,12 +79,19 @@ class Recorder:
         self._flush_seconds = flush_seconds
         self.deadline = self._next_deadline()  # when a block is sent even if it is short
         self._points: list[LogPoint] = []
+        self._outgoing: Block | None = None  # not all writers have it yet
         self._rings: list[MomentsRing] = []
         self._span = _POINTS  # steps of a block, where ranks reduce
         self.until = self._end_of_block(start_step)
         self._numbers: dict[tuple[str, int, torch.device], int] = {}
         self._process = os.getpid()
         self._closed = False
+        _live.add(self)
+
+    @property
+    def sinks(self) -> list[str]:
+        """Names of the sinks that records go to."""
+        return [writer.name for writer in self._writers]
 
     def push(self, step: int, prefix: str, feats: Tensor, labels: Tensor) -> MomentsRing:
         """Measure a batch for the record of ``step``; arguments are checked by the caller.
@@ -100,6 +115,8 @@ class Recorder:
 
     def at(self, step: int) -> LogPoint:
         """The open log point for single values, made if there is none."""
+        if self.point is not None and self.point.step != step:
+            self.close_point()  # an exception came before its step could
         if self.point is None:
             self.point = LogPoint(step)
         return self.point
@@ -128,33 +145,46 @@ class Recorder:
         Args:
             step: the current one, after which the next block begins.
         """
-        self.deadline, self.until = self._next_deadline(), self._end_of_block(step)
-        self.close_point()
-        points, self._points = self._points, []
-        filled, norms = self._filled(), self.norms.take()
         if os.getpid() != self._process:  # a fork has no writers
-            for ring in filled:
-                ring.take()
+            self._forget(len(self._points))
             return
+        with self.lock:
+            self.deadline, self.until = self._next_deadline(), self._end_of_block(step)
+            self.close_point()
+            self._hand_over()
+            self._send()
+        self._report()
+
+    def _send(self) -> None:
+        points, filled, norms = self._points[:], self._filled(), self.norms.table()
         lists = [*(ring.steps for ring in filled), *(table.steps for table in norms)]
         if not (points or lists):
             self._merged([], [], ())
             return
         last = max([*(steps[-1] for steps in lists), *(point.step for point in points[-1:])])
-        tables: list[Table] = []
+        steps, states = zip(*(ring.rows() for ring in filled), strict=True) if filled else ((), ())
+        rows = [(ring.layout, part) for ring, part in zip(filled, states, strict=True)]
+        rows, local = self._merged(filled, rows, steps)
         try:
-            tables = self._evaluate(filled)
-        finally:  # without the other ranks there is no table of theirs, but all else is kept
-            self._submit(points, [*tables, *norms], last)
-        self._report()
+            tables = self._evaluate(filled, rows, steps)
+        except BaseException:
+            if self._ranks is not None or self._closed:  # they cannot be merged or tried again
+                self._deliver(points, [*norms, *local], last)
+            raise
+        self._deliver(points, [*tables, *norms, *local], last)
 
     def flush(self, step: int = 0) -> None:
         """`send`, and wait until the sinks have it."""
-        self.send(step)
-        if os.getpid() == self._process:
-            for writer in self._writers:
+        if not self._closed:
+            self.send(step)
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until the sinks have everything that was sent."""
+        if os.getpid() == self._process and not self._closed:
+            for writer in list(self._writers):
                 writer.wait()
-        self._report()
+            self._report()
 
     def close(self) -> None:
         """Flush and close the sinks. Calling it again does nothing.
@@ -168,35 +198,60 @@ class Recorder:
         try:
             self.send()
         finally:
-            for writer in self._writers:
-                writer.close()
+            self._close_writers()
         self._report()
 
-    def _submit(self, points: list[LogPoint], tables: list[Table], last: int) -> None:
-        if self._log_cost:
-            if not points or points[-1].step != last:
-                points.append(LogPoint(last))
-            points[-1].values[COST] = self.seconds
-        if self._writers:
-            block = Block(points, tables)
+    def _close_writers(self) -> None:
+        for writer in self._writers:
+            writer.stop()
+        try:
             for writer in self._writers:
-                writer.submit(block)
+                writer.close()
+        except BaseException:  # an impatient user: the end of the process waits instead
+            for writer in self._writers:
+                atexit.register(writer.close)
+            raise
+
+    def _deliver(self, points: list[LogPoint], tables: list[Table], last: int) -> None:
+        """Give a block to the writers, and forget what it holds: both or neither."""
+        with held_back():
+            number = len(points)
+            if self._log_cost:
+                if not points or points[-1].step != last:
+                    points.append(LogPoint(last))
+                points[-1].values[COST] = self.seconds
+            self._outgoing = Block(points, tables) if self._writers else None
+            self._forget(number)
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        if self._outgoing is not None:
+            for writer in self._writers:
+                writer.submit(self._outgoing)
+            self._outgoing = None
+
+    def _forget(self, number: int) -> None:
+        """Forget the rows of all rings, the norms, and the first log points."""
+        del self._points[:number]
+        for ring in self._filled():
+            ring.clear()
+        self.norms.clear()
 
     def _new_ring(self, prefix: str, dim: int, device: torch.device) -> int:
         layout = Layout(self._num_classes, dim)
-        self._rings.append(MomentsRing(prefix, self._ids, layout, device, self._stream))
+        with torch.inference_mode(False):  # its tensors could not be written to later
+            self._rings.append(MomentsRing(prefix, self._ids, layout, device, self._stream))
         self._span = min(self._span, self._rings[-1].capacity)
         return len(self._rings) - 1
 
-    def _evaluate(self, filled: list[MomentsRing]) -> list[Table]:
+    def _evaluate(
+        self, filled: list[MomentsRing], rows: Batches, steps: Sequence[list[int]]
+    ) -> list[Table]:
         """Results of the rings; those whose states have the same layout in one call."""
-        steps, states = zip(*(ring.take() for ring in filled), strict=True) if filled else ((), ())
-        taken = [(ring.layout, part) for ring, part in zip(filled, states, strict=True)]
-        taken, local = self._merged(filled, taken, steps)
         if not self._writers:
             return []
         groups: dict[tuple[Layout, torch.device], list[tuple[int, Tensor]]] = {}
-        for number, (ring, (_, batches)) in enumerate(zip(filled, taken, strict=True)):
+        for number, (ring, (_, batches)) in enumerate(zip(filled, rows, strict=True)):
             averages, layout = ring.averaged(batches)
             groups.setdefault((layout, ring.device), []).append((number, averages))
         values: dict[int, Tensor] = {}
@@ -205,7 +260,7 @@ class Recorder:
             joined = parts[0] if len(parts) == 1 else torch.cat(parts)
             found = evaluate_states(joined, layout, self._ids).split([len(part) for part in parts])
             values.update(zip((number for number, _ in members), found, strict=True))
-        return [*(Table(ring.keys, steps[i], values[i]) for i, ring in enumerate(filled)), *local]
+        return [Table(ring.keys, steps[i], values[i]) for i, ring in enumerate(filled)]
 
     def _merged(
         self, rings: list[MomentsRing], batches: Batches, steps: Sequence[list[int]]
@@ -239,14 +294,32 @@ class Recorder:
 
     def _report(self) -> None:
         """Say once which sink has failed, and let go of it."""
-        for writer in [w for w in self._writers if w.failure is not None]:
-            self._writers.remove(writer)
+        with self.lock:
+            failed = [writer for writer in self._writers if writer.failure is not None]
+            self._writers = [writer for writer in self._writers if writer not in failed]
+        for writer in failed:
             writer.stop()
-            if self._raise:
-                assert writer.failure is not None
-                raise writer.failure
+            error = writer.failure
+            said = f"{type(error).__name__}: {error}"
+            if self._raise and isinstance(error, Exception):
+                raise error
+            if self._raise:  # what ends a thread of a sink is no wish to end this process
+                raise RuntimeError(f"The sink {writer.name} failed: {said}") from error
             warnings.warn(
-                f"The sink {writer.name} gets no more records, training goes on: {writer.failure}",
+                f"The sink {writer.name} gets no more records, training goes on: {said}",
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+_live: weakref.WeakSet[Recorder] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """In a fork: another thread of the parent may have held them."""
+    for recorder in _live:
+        recorder.lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)

@@ -12,6 +12,7 @@ from ncfast.backends import cpu, select
 from ncfast.backends.states import Layout, RowWriter, pack
 from ncfast.moments import class_moments
 from ncfast.tracking.average import running_average
+from ncfast.tracking.signals import held_back
 from ncfast.tracking.stream import Stream
 
 _ROWS = 128
@@ -50,6 +51,7 @@ class MomentsRing:
         shape = (self.capacity, layout.size)
         self.states = torch.zeros(shape, dtype=torch.float64, device=device)
         self._position = torch.zeros(1, dtype=torch.int64, device=device)
+        self._averaged = 0  # leading rows that hold averages already
         averages = stream.kind != "batch"
         self._average = running_average(stream, layout, device) if averages else None
         fast = cpu.extension is not None and type(self.states) is Tensor and device.type == "cpu"
@@ -78,8 +80,7 @@ class MomentsRing:
             ValueError: a label is out of range, where the labels are on the CPU.
         """
         if self._rows is None:
-            self.states.index_copy_(0, self._position, self._packed(feats, labels).unsqueeze(0))
-            self._position.add_(1)
+            self._place(self._packed(feats, labels))
         elif select("auto", feats) is cpu.class_moments and self._rows.write(
             self.number, feats, labels
         ):
@@ -92,6 +93,14 @@ class MomentsRing:
         else:
             self.steps.append(step)
 
+    def _place(self, state: Tensor) -> None:
+        if _capturing(self.device):
+            self.states.index_copy_(0, self._position, state.unsqueeze(0))
+            self._position.add_(1)
+        else:  # by the host's count: a push that an exception cut in two leaves no gap
+            self.states[self.number] = state
+            self._position.fill_(self.number + 1)
+
     def replayed(self, step: int) -> None:
         """Count a push that a CUDA graph has made."""
         self.steps.append(step)
@@ -99,18 +108,28 @@ class MomentsRing:
     def _packed(self, feats: Tensor, labels: Tensor) -> Tensor:
         return pack(class_moments(feats, labels, num_classes=self.layout.classes))
 
-    def take(self) -> tuple[list[int], Tensor]:
-        """Steps and packed moments of all log points since the last call, oldest first."""
-        steps, states = self.steps[:], self.states[: self.number]
-        self.steps.clear()  # the same list stays: it is known elsewhere
+    def rows(self) -> tuple[list[int], Tensor]:
+        """Steps and packed moments of all log points since the last `clear`, oldest first."""
+        return self.steps[:], self.states[: self.number]
+
+    def clear(self) -> None:
+        """Begin with the first row again."""
+        del self.steps[:]  # the same list stays: it is known elsewhere
+        self._averaged = 0
         self._position.zero_()
-        return steps, states
 
     def averaged(self, states: Tensor) -> tuple[Tensor, Layout]:
-        """What to evaluate for the batches that `take` gave, which it may overwrite; its layout."""
+        """What to evaluate for the batches of `rows`, which it may overwrite; its layout.
+
+        A second call before `clear` averages nothing twice.
+        """
         if self._average is None:
             return states, self.layout
-        return self._average.update(states), self._average.layout
+        if self._averaged < len(states):
+            with held_back():
+                self._average.update(states[self._averaged :])
+                self._averaged = len(states)
+        return states, self._average.layout
 
 
 def _capturing(device: torch.device) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Iterable
 
 Schedule = Callable[[int], bool]
@@ -11,12 +12,18 @@ def every(interval: int) -> Schedule:
     """Step 0 and every ``interval`` steps.
 
     Raises:
+        TypeError: the interval is no whole number.
         ValueError: the interval is not positive.
 
     Example:
         >>> [step for step in range(7) if every(3)(step)]
         [0, 3, 6]
     """
+    if not isinstance(interval, numbers.Integral):
+        raise TypeError(
+            "Expected argument `interval` to be a whole number of steps but got "
+            f"{interval!r}. Pass an int, or a function from the step to a bool."
+        )
     if interval < 1:
         raise ValueError(f"Expected argument `interval` to be at least 1 but got {interval}.")
     return lambda step: step % interval == 0

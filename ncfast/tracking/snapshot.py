@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ncfast._validate import LABEL_DTYPES
 from ncfast.moments import ClassMoments, class_moments
+from ncfast.tracking.batches import as_labels, inputs_and_labels, outputs_of
 from ncfast.tracking.capture import FeatureCapture
 from ncfast.tracking.isolation import undisturbed
 from ncfast.tracking.layers import model_device
+from ncfast.tracking.loss import LossFunction, Reduction, total_loss
 from ncfast.tracking.reduction import Ranks
 
-Batches = Iterable[tuple[Tensor, Tensor]]
-LossFunction = Callable[[Tensor, Tensor], Tensor]
+Batches = Iterable[Any]
 
 
 class Snapshot:
@@ -24,7 +27,14 @@ class Snapshot:
         model: run in eval mode.
         capture: its features.
         num_classes: K.
-        loss: sum of the losses of a batch, or None.
+        loss: of outputs and labels, or None.
+        reduction: what ``loss`` does with the samples of a batch.
+
+    Attributes:
+        moments: by layer.
+        wrong: layers that could not be measured, and why; a split is measured whole or not.
+        repeated: layers that ran several times for a batch, and how often.
+        skipped: batches without labels.
     """
 
     def __init__(
@@ -33,36 +43,51 @@ class Snapshot:
         capture: FeatureCapture,
         num_classes: int,
         loss: LossFunction | None,
+        reduction: Reduction = "mean",
     ) -> None:
         self.moments: dict[str, ClassMoments] = {}
+        self.wrong: dict[str, Exception] = {}
+        self.repeated: dict[str, int] = {}
         self.skipped = 0
         self._model, self._capture = model, capture
-        self._num_classes, self._loss = num_classes, loss
+        self._num_classes, self._loss, self._reduction = num_classes, loss, reduction
         self._sums: dict[str, Tensor] = {}
         self._count = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether there was no batch at all."""
+        return not (self._count or self.skipped)
 
     def run(self, batches: Batches) -> None:
         """Measure every batch.
 
         Raises:
-            Exception: what is wrong with the features of a layer.
+            TypeError: a batch is none, or its loss is no number.
+            ValueError: the loss has another shape.
         """
         device = model_device(self._model)
         self._capture.enabled = True
-        with undisturbed(self._model):
-            for inputs, labels in batches:
-                if labels is None:
+        with self._capture.apart(), undisturbed(self._model):
+            for batch in batches:
+                inputs, labels = inputs_and_labels(batch)
+                if labels is None or len(labels := as_labels(labels, device)) == 0:
                     self.skipped += 1
                     continue
-                inputs, labels = inputs.to(device), labels.to(device)
-                self._add(self._model(inputs), labels)
+                self._add(outputs_of(self._model, inputs, device), labels)
 
     def scores(self) -> dict[str, Tensor]:
         """Means over the split, 0-d."""
         return {name: total / self._count for name, total in self._sums.items()}
 
+    def whole(self) -> dict[str, ClassMoments]:
+        """Moments of the layers that were measured in every batch."""
+        return {name: found for name, found in self.moments.items() if name not in self.wrong}
+
     def all_reduce(self, ranks: Ranks, call: str) -> None:
         """Merge with the snapshots of the other ranks; nothing changes where that fails."""
+        for name in self.wrong.keys() & self.moments.keys():
+            self.moments[name] = undefined(self.moments[name])  # on every rank
         call = f"{call} with {', '.join([*self.moments, *self._sums])}"
         merged = ranks.moments(list(self.moments.values()), call)
         count = torch.tensor(float(self._count), dtype=torch.float64)
@@ -73,22 +98,34 @@ class Snapshot:
         self._sums = dict(zip(self._sums, rest, strict=True))
         self.moments = dict(zip(self.moments, merged, strict=True))
 
-    def _add(self, outputs: Tensor, labels: Tensor) -> None:
+    def _add(self, outputs: Any, labels: Tensor) -> None:
         self._count += len(labels)
+        self.repeated |= self._capture.repeated()
         found, wrong = self._capture.take()
-        for error in wrong.values():
-            raise error
         for name, feats in found.items():
-            part = class_moments(feats, labels, num_classes=self._num_classes)
+            try:
+                part = class_moments(feats, labels, num_classes=self._num_classes)
+            except (TypeError, ValueError) as error:
+                wrong[name] = error
+                continue
             self.moments[name] = self.moments[name].merge(part) if name in self.moments else part
+        self.wrong = wrong | self.wrong
         for name, value in self._scores(outputs, labels).items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
-    def _scores(self, outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def _scores(self, outputs: Any, labels: Tensor) -> dict[str, Tensor]:
         scores: dict[str, Tensor] = {}
-        logits = isinstance(outputs, Tensor) and outputs.shape == (len(labels), self._num_classes)
-        if logits:
+        rows = len(labels)
+        logits = isinstance(outputs, Tensor) and outputs.shape == (rows, self._num_classes)
+        if logits and labels.ndim == 1 and labels.dtype in LABEL_DTYPES:
             scores["accuracy"] = (outputs.argmax(1) == labels).sum(dtype=torch.float64)
         if self._loss is not None:
-            scores["loss"] = self._loss(outputs, labels).to(torch.float64)
+            scores["loss"] = total_loss(self._loss(outputs, labels), rows, self._reduction)
         return scores
+
+
+def undefined(like: ClassMoments) -> ClassMoments:
+    """Moments of the same shape that make every metric NaN, also after a merge."""
+    names = ("means", "within_ss", "norm_sum", "norm_max")
+    nan = {name: torch.full_like(getattr(like, name), torch.nan) for name in names}
+    return ClassMoments(**{"counts": like.counts + 1, **nan})

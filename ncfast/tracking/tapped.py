@@ -44,6 +44,7 @@ class Tapped(nn.Module):
         self.module = module
         self._chosen = (layers, pool)
         self.capture = FeatureCapture(module, layers, pool)
+        self.capture.lasting = True
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the model returns."""
@@ -55,6 +56,7 @@ class Tapped(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.capture = FeatureCapture(self.module, *self._chosen)
+        self.capture.lasting = True
 
 
 def capture_of(
@@ -74,4 +76,14 @@ def capture_of(
             "Expected arguments `layers` and `pool` to be None for a Tapped model, which has its "
             "own. Pass them to Tapped."
         )
+    model.capture.clear()  # what ran before belongs to no step
     return model.capture
+
+
+def release(capture: FeatureCapture) -> None:
+    """Undo `capture_of`: remove the hooks, or let those of a `Tapped` model rest."""
+    if capture.lasting:
+        capture.enabled = False
+        capture.clear()
+    else:
+        capture.remove()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import warnings
@@ -19,20 +20,23 @@ from ncfast.metrics._evidence import Evidence
 from ncfast.metrics.registry import OF_MOMENTS
 from ncfast.metrics.weights import weight_norm
 from ncfast.tracking import shutdown
-from ncfast.tracking.capture import FeatureCapture, Hook, PoolSpec
+from ncfast.tracking.capture import FeatureCapture, PoolSpec
 from ncfast.tracking.header import build_header
+from ncfast.tracking.hook import Hook
 from ncfast.tracking.layers import Layer, uncompiled
+from ncfast.tracking.loss import LossFunction, Reduction, reduction_of
 from ncfast.tracking.names import Names
+from ncfast.tracking.numbers import as_number, check_key, key_is_taken
 from ncfast.tracking.quick import QuickStep
-from ncfast.tracking.recorder import Recorder
+from ncfast.tracking.recorder import COST, Recorder
 from ncfast.tracking.reduction import LOCAL, Ranks, as_group
 from ncfast.tracking.ring import MomentsRing
 from ncfast.tracking.schedule import Schedule, as_schedule
 from ncfast.tracking.selection import WEIGHT_NORM, choose
 from ncfast.tracking.sinks import Record, Sink, as_sink, listed
-from ncfast.tracking.snapshot import Batches, LossFunction, Snapshot
+from ncfast.tracking.snapshot import Batches, Snapshot
 from ncfast.tracking.stream import parse as parse_stream
-from ncfast.tracking.tapped import capture_of
+from ncfast.tracking.tapped import capture_of, release
 from ncfast.tracking.whole import whole
 
 _CUDA = torch.backends.cuda.is_built()  # without, no graph is ever captured
@@ -114,45 +118,65 @@ class Tracker:
         log_cost: bool = True,
     ) -> None:
         _validate.check_num_classes(num_classes)
-        self.num_classes = num_classes
+        self.num_classes = int(num_classes)
         self.current_step = start_step
         self.metrics = choose(metrics, model is not None)
         self._stream = parse_stream(stream)
         self._schedule, self._always = as_schedule(every), every == 1
+        self._due, self._next_due = self._schedule(start_step), self._schedule(start_step + 1)
         self._quick: QuickStep | None = None
         reduces, group = as_group(group)
         self._ranks = Ranks(group) if reduces else None
         self._model = None if model is None else uncompiled(model)
         self._normed = self._model if WEIGHT_NORM in self.metrics else None
-        self._capture = None if self._model is None else capture_of(self._model, layers, pool)
-        ids = [id_ for id_ in self.metrics if id_ in OF_MOMENTS]
-        header = build_header(
-            metrics=self.metrics,
-            stream=self._stream,
-            num_classes=num_classes,
-            layers=self._capture.names if self._capture is not None else (),
-        )
-        self._recorder = Recorder(
-            ids,
-            num_classes,
-            self._stream,
-            sinks=[as_sink(sink) for sink in listed(sinks)],
-            header=header,
-            flush_seconds=flush_seconds,
-            sink_timeout=sink_timeout,
-            on_sink_error=on_sink_error,
-            log_cost=log_cost,
-            ranks=self._ranks,
-            start_step=start_step,
-        )
-        several = self._capture is not None and len(self._capture.names) > 1
-        self._names = Names(several)
         self._said: set[str] = set()
-        self._due = self._schedule(start_step)
+        self._capture: FeatureCapture | None = None
+        with contextlib.ExitStack() as undo:  # a constructor that fails leaves nothing behind
+            if self._model is not None:
+                self._capture = capture_of(self._model, layers, pool)
+                undo.callback(release, self._capture)
+            self._recorder = Recorder(
+                [id_ for id_ in self.metrics if id_ in OF_MOMENTS],
+                self.num_classes,
+                self._stream,
+                sinks=_opened(sinks, undo),
+                header=build_header(
+                    metrics=self.metrics,
+                    stream=self._stream,
+                    num_classes=self.num_classes,
+                    layers=self._layers,
+                ),
+                flush_seconds=flush_seconds,
+                sink_timeout=sink_timeout,
+                on_sink_error=on_sink_error,
+                log_cost=log_cost,
+                ranks=self._ranks,
+                start_step=start_step,
+            )
+            self._names = Names(len(self._layers) > 1)
+            undo.pop_all()
         self._plan_next()
         self._finish = weakref.finalize(self, _finish, self._recorder, self._capture)
+        self._join_others()
         if on_sigterm:
             shutdown.watch(self._recorder)
+
+    def _join_others(self) -> None:
+        """Write what earlier trackers of the model hold: a notebook may keep them for ever."""
+        for other in list(_open):
+            if other._model is self._model is not None and other._ranks is None:
+                other.flush()
+        _open.add(self)
+
+    def __repr__(self) -> str:
+        state = "" if self._finish.alive else ", closed"
+        layers = f", layers={list(self._layers)}" if self._layers else ""
+        sinks = f", sinks=[{', '.join(self._recorder.sinks)}]"
+        return f"<Tracker at step {self.current_step}{layers}{sinks}{state}>"
+
+    @property
+    def _layers(self) -> tuple[str, ...]:
+        return () if self._capture is None else self._capture.names
 
     @property
     def due(self) -> bool:
@@ -184,23 +208,29 @@ class Tracker:
             or (_CUDA and _capturing())
             or begin >= recorder.deadline
             or number > recorder.until
-            or not quick(number, labels, feats, split)
         ):
             self._step(labels, feats, split)
             return
-        self.current_step, self._due = number, True
-        if recorder.point is not None:
-            recorder.close_point()
-        if not self._always:
-            self._plan_next()
-        recorder.seconds += time.perf_counter() - begin
+        with recorder.lock:
+            # counted first: an exception after the batch is in must not give its step to another
+            self.current_step = number
+            if not quick(number, labels, feats, split):
+                self.current_step = number - 1
+                self._step(labels, feats, split)
+                return
+            self._due = True
+            if recorder.point is not None:
+                recorder.close_point()
+            if not self._always:
+                self._plan_next()
+            recorder.seconds += time.perf_counter() - begin
 
     @whole
     def _step(self, labels: Tensor | None, feats: Tensor | None, split: str) -> None:
         """Any step; an ordinary one shows the way to those that follow."""
         if not _capturing():  # what a graph holds is counted when it is replayed
             self._advance()
-            if not self._due:
+            if self._ended() or not self._due:
                 return
         self._quick = None
         quick: QuickStep | None = None
@@ -208,18 +238,29 @@ class Tracker:
             quick = self._measure_captured(labels, split)
         elif labels is None:
             self._warn_once("labels", _NO_LABELS)
+        elif _validate.is_pair_without_rows(feats, labels):
+            self._warn_once("rows", _NO_ROWS)
         else:
             _validate.check_pair(feats, labels)
             prefix = self._prefix(self._stream.kind, split, "")
             ring = self._recorder.push(self.current_step, prefix, feats, labels)
             quick = self._way(split, None, ring)
+        if feats is not None and self._capture is not None:
+            self._capture.clear()  # of the batch that was passed
         if not _capturing() and self._add_weight_norm():
             self._quick = quick
 
     @whole
-    def advance(self) -> None:
-        """Count a training step without measuring its batch."""
+    def advance(self, *, keep_features: bool = False) -> None:
+        """Count a training step without measuring its batch.
+
+        Args:
+            keep_features: leave the features of its forward pass to the next `step`: several
+                optimisers that step after one forward pass count as several steps.
+        """
         self._advance()
+        if not self._ended() and self._capture is not None and not keep_features:
+            self._capture.clear()
 
     @whole
     def replayed(self) -> None:
@@ -230,7 +271,7 @@ class Tracker:
         nothing is counted, and weight.norm is not measured.
         """
         self._advance()
-        if self._due:
+        if self._due and not self._ended():
             self._recorder.replayed(self.current_step)
 
     def snapshot(
@@ -239,29 +280,40 @@ class Tracker:
         *,
         split: str = "test",
         loss: LossFunction | None = None,
+        loss_reduction: Reduction | None = None,
     ) -> None:
         """Measure the model, as it is now, on a whole split; adds to the current step's record.
 
         The model runs in eval mode without gradients; every mode and random stream is restored.
+        A layer whose features, or labels, cannot be measured in some batch is left out, which is
+        said once.
 
         Args:
-            batches: an iterable of (inputs, labels), such as a DataLoader or a list. A batch whose
-                labels are None is left out, which is said once.
+            batches: an iterable of (inputs, labels, ...) or of dicts with labels, such as a
+                DataLoader or a list; tensors or NumPy arrays. Inputs that are a dict or a tuple are
+                passed to the model by keyword or position where it takes them so. A batch without
+                labels (None) or rows is left out, which is said once.
             split: the first part of the keys.
-            loss: maps outputs and labels to the sum of the losses of a batch; its mean over the
+            loss: maps outputs and labels to the loss of a batch. Its mean over the samples of the
                 split is recorded as ``split/loss``. ``split/accuracy`` is recorded when the outputs
                 are (N, K) logits.
+            loss_reduction: "mean", ``loss`` returns the mean of the batch (or a loss for each
+                sample); "sum", their sum. None takes the ``reduction`` of ``loss``, as torch's
+                modules have it, else "mean".
 
         Raises:
-            ValueError: there is no model or no batch, or features that cannot be used.
-            RuntimeError: a layer has not run.
+            ValueError: there is no model or no batch, or the loss has another shape.
+            TypeError: a batch is no pair, or the loss is no number.
         """
         if self._model is None or self._capture is None:
             raise ValueError(
                 "Expected a Tracker with a model for snapshot. Pass one: Tracker(model, ...)."
             )
+        reduction = reduction_of(loss, loss_reduction)
+        if self._ended():
+            return
         begin = time.perf_counter()
-        snapshot = Snapshot(self._model, self._capture, self.num_classes, loss)
+        snapshot = Snapshot(self._model, self._capture, self.num_classes, loss, reduction)
         try:
             snapshot.run(batches)
         finally:
@@ -273,9 +325,10 @@ class Tracker:
         """Merge what the ranks have found, and add it to the current step's record."""
         if snapshot.skipped:
             self._warn_once("snapshot labels", _NO_LABELS)
+        self._say_what_is_wrong(snapshot.wrong, snapshot.repeated)
         if self._ranks is not None:
             self._merge(self._ranks, snapshot, f"a snapshot of {split} at step {self.current_step}")
-        if not snapshot.moments:
+        if snapshot.empty and not snapshot.moments:
             raise ValueError("Expected argument `batches` to hold at least one batch but got none.")
         self._add_snapshot(split, snapshot)
 
@@ -289,33 +342,62 @@ class Tracker:
             ranks.warn(stacklevel=3)
 
     @whole
-    def log(self, values: Mapping[str, Tensor | float]) -> None:
-        """Add numbers of your own, 0-d tensors or floats, to the current step's record."""
-        copied = {
-            # the caller may overwrite a tensor before the block is sent
-            key: value.detach().to(torch.float64, copy=True) if isinstance(value, Tensor) else value
-            for key, value in values.items()
-        }
-        self._recorder.at(self.current_step).values.update(copied)
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Add numbers of your own to the current step's record.
 
-    @whole
+        Nothing waits for an accelerator: a tensor is copied and read when the block is written. A
+        key that was logged for this step before gets the new value.
+
+        Args:
+            values: real numbers by key: of Python (float, int, bool, Decimal, Fraction) or NumPy,
+                or tensors and arrays of one element, on any device.
+
+        Raises:
+            TypeError: a value is no real number (a vector, an empty tensor, a complex number, text,
+                None), or a key is no string. Nothing is logged then.
+            ValueError: a key is "step", or one that the tracker writes itself.
+        """
+        for key in values:
+            check_key(key)
+        numbers = {key: as_number(key, value) for key, value in values.items()}
+        if self._ended():
+            return
+        point = self._recorder.at(self.current_step)
+        for key in numbers:
+            if key in point.values or self._writes(key):
+                raise key_is_taken(key)
+        point.logged.update(numbers)
+
     def flush(self) -> None:
         """Write everything measured so far, and wait until it is written.
+
+        Any thread may call it. After `close` there is nothing left to write.
 
         Raises:
             RanksApart: once, after everything is written, where ranks that merge their batches
                 have not made the same calls or one is lost.
         """
-        self._recorder.flush(self.current_step)
+        if self._finish.alive:
+            self._send()
+            begin = time.perf_counter()
+            self._recorder.wait()
+            self._recorder.seconds += time.perf_counter() - begin
         if self._ranks is not None:
             self._ranks.raise_error()
+
+    @whole
+    def _send(self) -> None:
+        self._recorder.send(self.current_step)
 
     def close(self) -> None:
         """Flush, remove the hooks and close the sinks. Calling it again does nothing.
 
+        Later steps are counted and not recorded, which is said once.
+
         Raises:
             RanksApart: as `flush` does, once.
         """
+        self._quick = None
         try:
             if self._finish.alive:
                 self._recorder.send()
@@ -347,6 +429,26 @@ class Tracker:
         self._due = self._next_due
         self._plan_next()
 
+    def _ended(self) -> bool:
+        """Whether the tracker is closed, which is said."""
+        if self._finish.alive:
+            return False
+        self._warn_once("closed", _CLOSED)
+        return True
+
+    def _writes(self, key: str) -> bool:
+        """Whether the tracker writes ``key`` at some step."""
+        prefix, _, name = key.rpartition("/")
+        if name in self.metrics and prefix:
+            return prefix in self._names.known(self._stream.kind, self._layers)
+        return key in (COST, LOCAL) or (key == WEIGHT_NORM and self._normed is not None)
+
+    def _say_what_is_wrong(self, wrong: Mapping[str, Exception], calls: Mapping[str, int]) -> None:
+        for layer, number in calls.items():
+            self._warn_once(f"calls {layer}", _REPEATED.format(layer=layer, number=number))
+        for layer, error in wrong.items():
+            self._warn_once(f"layer {layer}", f"Layer {layer!r} is not measured: {error}")
+
     def _plan_next(self) -> None:
         self._next_due = self._schedule(self.current_step + 1)
         # between log points the hooks must not keep activations alive
@@ -357,13 +459,16 @@ class Tracker:
         """The way of batches like the one that went into ``ring``."""
         if ring.quick is None:
             return None
-        return QuickStep(split, hook, ring.quick, self._recorder.norms.writer, self._normed)
+        norms = self._recorder.norms.writer
+        forget = None if self._capture is None else self._capture.clear
+        return QuickStep(split, hook, ring.quick, norms, self._normed, forget)
 
     def _measure_captured(self, labels: Tensor | None, split: str) -> QuickStep | None:
         if self._capture is None:
             raise RuntimeError(
                 "Expected argument `feats`, because the Tracker has no model to capture from."
             )
+        calls = self._capture.repeated()
         found, wrong = self._capture.take()
         if labels is None:
             self._warn_once("labels", _NO_LABELS)
@@ -372,28 +477,31 @@ class Tracker:
         for layer, feats in found.items():
             try:
                 _validate.check_pair(feats, labels)
+                prefix = self._prefix(self._stream.kind, split, layer)
+                ring = self._recorder.push(self.current_step, prefix, feats, labels)
             except (TypeError, ValueError) as problem:
                 wrong[layer] = problem
                 continue
-            prefix = self._prefix(self._stream.kind, split, layer)
-            ring = self._recorder.push(self.current_step, prefix, feats, labels)
             if self._capture.only is not None:
                 quick = self._way(split, self._capture.only, ring)
-        for layer, error in wrong.items():
-            self._warn_once(f"layer {layer}", f"Layer {layer!r} is not measured: {error}")
+        self._say_what_is_wrong(wrong, calls)
         return quick
 
     @torch.no_grad()
     @whole
     def _add_snapshot(self, split: str, snapshot: Snapshot) -> None:
-        values = self._recorder.at(self.current_step).values
         plain = self._prefix("snapshot", split, "")
-        values.update({f"{plain}/{name}": score for name, score in snapshot.scores().items()})
+        values = {f"{plain}/{name}": score for name, score in snapshot.scores().items()}
         chosen = {id_: OF_MOMENTS[id_] for id_ in self.metrics if id_ in OF_MOMENTS}
-        for layer, moments in snapshot.moments.items():
+        for layer, moments in snapshot.whole().items():
             prefix = self._prefix("snapshot", split, layer)
             found = evaluate(chosen, Evidence(moments))
             values.update({f"{prefix}/{id_}": value for id_, value in found.items()})
+        point = self._recorder.at(self.current_step)
+        for key in point.logged.keys() & values.keys():
+            del point.logged[key]
+            self._warn_once(f"key {key}", _OVERWRITTEN.format(key=key))
+        point.values.update(values)
         self._add_weight_norm()
 
     def _add_weight_norm(self) -> bool:
@@ -402,11 +510,17 @@ class Tracker:
             return True
         recorder, point = self._recorder, self._recorder.point
         # the weights do not change within a step, so all splits share one value
-        if point is not None and WEIGHT_NORM in point.values:
+        if point is not None and point.step == self.current_step and WEIGHT_NORM in point.values:
             return False
         if recorder.norms.push(self.current_step, self._normed):
             return True
-        recorder.at(self.current_step).values[WEIGHT_NORM] = weight_norm(self._normed)
+        try:
+            found = weight_norm(self._normed)
+        except (TypeError, ValueError) as error:
+            self._normed = None
+            self._warn_once(WEIGHT_NORM, f"{WEIGHT_NORM} is not measured: {error}")
+        else:
+            recorder.at(self.current_step).values[WEIGHT_NORM] = found
         return False
 
     def _prefix(self, kind: str, split: str, layer: str) -> str:
@@ -418,10 +532,42 @@ class Tracker:
             warnings.warn(f"Step {self.current_step}: {message}", RuntimeWarning, stacklevel=4)
 
 
+_open: weakref.WeakSet[Tracker] = weakref.WeakSet()
+
 _NO_LABELS = (
     "A batch without labels is not measured, training goes on. Pass the class indices of the "
     "samples as labels=."
 )
+
+
+_NO_ROWS = "A batch without rows is not measured, training goes on."
+_REPEATED = (
+    "Layer {layer!r} ran {number} times since the last step; the last call is measured, with the "
+    "labels of this step. To measure all calls, pass feats=. Track a layer that runs once if its "
+    "calls have other labels."
+)
+_CLOSED = (
+    "The Tracker is closed: steps are counted and nothing is recorded. Call close() after the last "
+    "step, or make a new Tracker."
+)
+_OVERWRITTEN = (
+    "The snapshot writes {key!r}, which log() had given a value; the snapshot's is kept. Log under "
+    "another key."
+)
+
+
+def _opened(
+    sinks: Iterable[Sink | str | os.PathLike[str] | Callable[[Record], object]],
+    undo: contextlib.ExitStack,
+) -> list[Sink]:
+    """Sinks for what the user passed; those that are made here are closed again by ``undo``."""
+    opened = []
+    for given in listed(sinks):
+        sink = as_sink(given)
+        if sink is not given:
+            undo.callback(sink.close)
+        opened.append(sink)
+    return opened
 
 
 def _capturing() -> bool:
@@ -431,6 +577,6 @@ def _capturing() -> bool:
 def _finish(recorder: Recorder, capture: FeatureCapture | None) -> None:
     """Everything that closing a tracker takes; also called when it was forgotten."""
     if capture is not None:
-        capture.remove()
+        release(capture)
     shutdown.unwatch(recorder)
     recorder.close()

@@ -13,7 +13,7 @@ class HostCopy:
     has queued; training that is queued afterwards does not wait for it.
 
     Args:
-        values: one axis, float64.
+        values: one axis.
     """
 
     def __init__(self, values: Tensor) -> None:
@@ -32,10 +32,10 @@ class HostCopy:
         return host
 
     def wait(self) -> Tensor:
-        """The values in the host's memory; waits for the copy if it is under way."""
+        """The values in the host's memory, float64; waits for the copy if it is under way."""
         if self._event is not None:
             self._event.synchronize()
-        return self._values
+        return self._values.to(device="cpu", dtype=torch.float64)
 
 
 _side_streams: dict[torch.device, torch.cuda.Stream] = {}

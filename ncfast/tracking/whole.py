@@ -1,4 +1,4 @@
-"""Methods that no signal handler finds half done, and whose time is counted."""
+"""Methods that no signal handler and no other thread finds half done, and whose time is counted."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ Owner = TypeVar("Owner", bound=Recording)
 def whole(
     method: Callable[Concatenate[Owner, Arguments], Result],
 ) -> Callable[Concatenate[Owner, Arguments], Result]:
-    """Count the time of a method, and let no signal handler look at a record half made."""
+    """Count the time of a method, and let nobody else look at a record half made."""
 
     @functools.wraps(method)
     def call(self: Owner, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         recorder = self._recorder
-        if recorder.busy:
-            return method(self, *args, **kwargs)
-        begin = time.perf_counter()
-        recorder.busy = True
-        try:
-            return method(self, *args, **kwargs)
-        finally:
-            recorder.busy = False
-            recorder.seconds += time.perf_counter() - begin
-            shutdown.deliver_late()
+        with recorder.lock:
+            if recorder.busy:
+                return method(self, *args, **kwargs)
+            begin = time.perf_counter()
+            try:
+                recorder.busy = True
+                return method(self, *args, **kwargs)
+            finally:
+                recorder.busy = False
+                recorder.seconds += time.perf_counter() - begin
+                shutdown.deliver_late()
 
     return cast("Callable[Concatenate[Owner, Arguments], Result]", call)

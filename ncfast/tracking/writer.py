@@ -27,10 +27,11 @@ class SinkWriter:
     """
 
     def __init__(self, sink: Sink, header: Mapping[str, object], timeout: float) -> None:
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         self._sink, self._header, self._timeout = sink, header, timeout
         self._queue: queue.SimpleQueue[Block | None] = queue.SimpleQueue()
         self._submitted = self._completed = 0
+        self._last: Block | None = None
         self._called: float | None = None  # when the call under way began
         self._thread: threading.Thread | None = None
         self._caller = Caller()
@@ -44,11 +45,14 @@ class SinkWriter:
         return f"{type(sink).__name__}({path})" if path else type(sink).__name__
 
     def submit(self, block: Block) -> None:
-        """Hand over a block; returns at once. A sink that has failed gets nothing more."""
+        """Hand over a block, once; returns at once. A sink that has failed gets nothing more."""
+        if block is self._last:
+            return
         self._look_after()
         if self.failure is None and self._submitted - self._completed >= _BACKLOG:
             self.failure = TimeoutError(f"it did not keep up: {_BACKLOG} blocks were waiting")
         if self.failure is None:
+            self._last = block
             self._put(block)
 
     def wait(self) -> None:
@@ -66,8 +70,10 @@ class SinkWriter:
     def close(self) -> None:
         """Write what is left and close the sink."""
         self.stop()
-        assert self._thread is not None
-        while self._thread.is_alive() and not isinstance(self.failure, TimeoutError):
+        thread = self._thread
+        while (
+            thread is not None and thread.is_alive() and not isinstance(self.failure, TimeoutError)
+        ):
             time.sleep(_POLL)
             self._look_after()
 
@@ -76,10 +82,15 @@ class SinkWriter:
         self._queue.put(block)
         if self._thread is None:
             # a daemon: one that hangs must not keep the process from ending
-            self._thread = threading.Thread(
+            thread = threading.Thread(
                 target=self._caller.run, args=(self._run,), name="ncfast-sink", daemon=True
             )
-            self._thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:  # there are too many
+                self.failure = self.failure or error
+            else:
+                self._thread = thread
 
     def _look_after(self) -> None:
         called = self._called
@@ -117,7 +128,7 @@ class SinkWriter:
         self._called = time.monotonic()
         try:
             call()
-        except Exception as error:
+        except BaseException as error:  # a sink that ends its thread must not be waited for
             self.failure = self.failure or error
         finally:
             self._called = None

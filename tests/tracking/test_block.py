@@ -1,6 +1,5 @@
 """Lines of JSON from the extension against json.dumps, byte for byte."""
 
-import json
 import math
 
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from ncfast.backends import cpu
 from ncfast.tracking import JsonlSink, read_records
 from ncfast.tracking.block import Block, LogPoint, Table
+from ncfast.tracking.sinks.strict_json import json_line
 
 needs_lines = pytest.mark.skipif(
     not hasattr(cpu.extension, "json_lines"), reason="the extension writes no JSON here"
@@ -18,7 +18,7 @@ needs_lines = pytest.mark.skipif(
 
 
 def expected(block):
-    return "".join(json.dumps(record) + "\n" for record in block).encode()
+    return "".join(json_line(record) for record in block).encode()
 
 
 def points(extras):

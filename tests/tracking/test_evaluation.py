@@ -108,8 +108,9 @@ def test_a_row_of_the_ring_is_what_class_moments_gives(dtype, monkeypatch):
         for wide in (labels, labels.to(torch.uint16), labels.to(torch.int16)):
             rows.push(7, feats[:, ::2].contiguous(), wide)
         rows.push(8, feats[:, ::2], labels)  # columns that are not adjacent
-        steps, states = rows.take()
+        steps, states = rows.rows()
         assert steps == [7, 7, 7, 8]
+        rows.clear()
         assert rows.number == 0
         for state in states:
             found = rows.layout.unpack(state)
@@ -126,7 +127,7 @@ def test_what_a_graph_records_fills_row_after_row(monkeypatch):
     labels = torch.arange(20) % 3
     warm = torch.randn(20, 4)
     rows.push(0, warm, labels)
-    rows.take()
+    rows.clear()
 
     monkeypatch.setattr("ncfast.tracking.ring._capturing", lambda device: True)
     # labels on the host would be looked at, which those of an accelerator are not
@@ -139,11 +140,13 @@ def test_what_a_graph_records_fills_row_after_row(monkeypatch):
     for step, feats in enumerate(inputs):
         graph(feats)
         rows.replayed(step)
-    steps, states = rows.take()
+    steps, states = rows.rows()
     assert steps == [0, 1, 2]
     for feats, state in zip(inputs, states, strict=True):
         expected = ncfast.class_moments(feats, labels, num_classes=3)
         torch.testing.assert_close(rows.layout.unpack(state).means, expected.means)
+    first = states[0].clone()
+    rows.clear()
     graph(inputs[0])
     rows.replayed(3)
-    assert torch.equal(rows.take()[1][0], states[0])
+    assert torch.equal(rows.rows()[1][0], first)

@@ -1,6 +1,5 @@
 """weight.norm among the records: the column that the extension fills, and the way without it."""
 
-import json
 import os
 
 import pytest
@@ -22,7 +21,7 @@ needs_column = pytest.mark.skipif(
 @needs_column
 def test_a_column_measures_a_step_once_and_overwrites_nothing():
     model, column = nn.Linear(3, 2), NormColumn()
-    assert column.take() == []
+    assert column.table() == []
     norms = []
     for step in range(1, 129):
         assert not column.full
@@ -33,7 +32,8 @@ def test_a_column_measures_a_step_once_and_overwrites_nothing():
     assert column.push(128, model)
     assert column.full
     assert not column.push(129, model)
-    (table,) = column.take()
+    (table,) = column.table()
+    column.clear()
     assert column.push(130, model)
     assert table.steps == list(range(1, 129))
     assert table.values.squeeze(1).tolist() == norms
@@ -148,18 +148,6 @@ def test_a_step_without_labels_still_has_its_norm(tmp_path):
     assert [record["step"] for record in records] == [1, 2, 3, 4]
     assert list(records[2]) == ["step", "weight.norm"]
     assert len({record["weight.norm"] for record in records}) == 1
-
-
-def test_a_number_of_the_same_name_takes_its_place(tmp_path):
-    model, (x, y), path = nn.Sequential(nn.Linear(12, 5)), classes(), tmp_path / "log.jsonl"
-    with Tracker(model, num_classes=5, sinks=[path], log_cost=False) as tracker:
-        for _ in range(2):
-            model(x.float())
-            tracker.step(labels=y)
-            tracker.log({"weight.norm": 3.0})
-    lines = path.read_bytes().splitlines()
-    assert [json.loads(line)["weight.norm"] for line in lines] == [3.0, 3.0]
-    assert all(line.count(b"weight.norm") == 1 for line in lines)
 
 
 def test_when_other_ranks_are_missing_the_norms_are_kept(tmp_path, monkeypatch):

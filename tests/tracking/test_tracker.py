@@ -141,8 +141,8 @@ def test_snapshot_leaves_no_trace():
 def test_snapshot_restores_after_an_error():
     model = network().train()
     tracker = Tracker(model, num_classes=5)
-    with pytest.raises(ValueError, match="same length"):
-        tracker.snapshot([(torch.randn(4, 12), torch.zeros(3, dtype=torch.int64))])
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        tracker.snapshot([(torch.randn(4, 11), torch.zeros(4, dtype=torch.int64))])
     assert model.training
 
 

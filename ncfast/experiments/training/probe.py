@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from ncfast.experiments.training.program import ReplicaProgram
 from ncfast.metrics.bounds import generalization_bound, superfluous_information_bound
 from ncfast.metrics.margins import class_margins, margin_histograms
 from ncfast.tracking.sinks import JsonlSink, read_records
+from ncfast.tracking.sinks.strict_json import json_line
 
 PROBES_FILE = "probes.jsonl"
 PAIRS = ((0, 1), (4, 5), (8, 9))  # figure 5 of the paper
@@ -43,7 +43,7 @@ class ProbeLog:
         path = out / PROBES_FILE
         if path.exists():
             kept = [record for record in read_records(path) if record["step"] <= last_step]
-            write_atomically(path, "".join(json.dumps(r) + "\n" for r in kept).encode())
+            write_atomically(path, "".join(map(json_line, kept)).encode())
 
     @torch.no_grad()
     def take(

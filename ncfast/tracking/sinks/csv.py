@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ncfast.tracking.sinks.files import LineFile, replacing, write_header
+from ncfast.tracking.sinks.files import LineFile, replacing, warn_of_new_file, write_header
 from ncfast.tracking.sinks.protocol import Header, Record
 
 
@@ -19,8 +19,8 @@ class CsvSink:
     becomes a new column on the right: the file is rewritten once, whole or not at all, and earlier
     rows have an empty cell there, as has every record without a key. Numbers are written with all
     their digits, NaN and infinities as ``nan`` and ``inf``. An existing file is continued, without
-    a row that a killed process left unfinished. The header goes into a file of its own,
-    ``metrics.header.json`` beside metrics.csv.
+    a row that a killed process left unfinished; several processes may append to it. The header goes
+    into a file of its own, ``metrics.header.json`` beside metrics.csv.
 
     Args:
         path: the file; its folder is made if needed.
@@ -32,7 +32,8 @@ class CsvSink:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._file = LineFile(path)
-        self._columns = _columns(self.path) if self._file.regular else []
+        self._columns: list[str] = []
+        self._opened = 0  # of which file the columns are
 
     def start(self, header: Header) -> None:
         """Write the header file; a device or a pipe gets none."""
@@ -46,14 +47,27 @@ class CsvSink:
             OSError: the disk is full, or the file cannot be written; earlier rows are whole.
             ValueError: a new key, and the path is a device or a pipe.
         """
-        columns = list(dict.fromkeys([*self._columns, *record]))
-        rows: list[Sequence[object]] = [[record.get(column, "") for column in columns]]
-        if not self._columns:
-            rows.insert(0, columns)
-        elif len(columns) > len(self._columns):
-            self._widen(columns)
-        self._file.append(_text(rows).encode(), [record.get("step")])
-        self._columns = columns
+        with self._file.locked():
+            self._read_columns()
+            columns = list(dict.fromkeys([*self._columns, *record]))
+            rows: list[Sequence[object]] = [[record.get(column, "") for column in columns]]
+            if not self._columns:
+                rows.insert(0, columns)
+            elif len(columns) > len(self._columns):
+                self._widen(columns)
+            self._file.append_locked(_text(rows).encode(), [record.get("step")])
+            self._columns = columns
+
+    def _read_columns(self) -> None:
+        """Look at the file's first line, which another process may have written since."""
+        if self._file.is_empty() and self._opened == self._file.opened:  # emptied by a rotation
+            self._columns = []
+        if not self._file.regular or (self._columns and self._opened == self._file.opened):
+            return
+        known, self._columns = self._columns, _columns(self.path)
+        if known and self._columns[: len(known)] != known:
+            warn_of_new_file(self.path)
+        self._opened = self._file.opened
 
     def close(self) -> None:
         """Close the file."""
@@ -76,9 +90,8 @@ class CsvSink:
             writer = csv.writer(new, lineterminator="\n")
             writer.writerow(columns)
             writer.writerows([*row, *padding] for row in rows)
-        self._file.close()
-        self._file = LineFile(self.path)
-        self._columns = columns
+        self._file.reopen_locked()
+        self._opened = self._file.opened
 
 
 def read_csv(path: Path) -> Iterator[dict[str, float]]:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ncfast.tracking.sinks.files import LineFile, write_header
+from ncfast.tracking.sinks.files import LineFile, warn_of_new_file, write_header
 from ncfast.tracking.sinks.protocol import Header, Record, Records
+from ncfast.tracking.sinks.strict_json import json_line, restored
 
 
 class JsonlSink:
     """Appends one JSON object a line to a file; each line reaches the operating system whole.
 
-    NaN and infinities are written as NaN and Infinity, which Python's json reads back. A line that
-    an earlier, killed process left unfinished is removed on opening. When a write fails, what it
-    had written of the line is taken back and OSError is raised. The header goes into a file of its
+    The JSON is strict: NaN and infinities are null, and the field "nonfinite" lists them, see
+    `ncfast.tracking.sinks.strict_json`. A line that an earlier, killed process left unfinished is
+    removed on opening. When a write fails, the part of the line that was written is removed and
+    OSError is raised. Several processes may append to one file. The header goes into a file of its
     own, ``metrics.header.json`` beside metrics.jsonl: every line of the log is a record.
 
     Args:
@@ -29,6 +31,7 @@ class JsonlSink:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._file = LineFile(path)
+        self._opened = self._file.opened
 
     def start(self, header: Header) -> None:
         """Write the header file; a device or a pipe gets none."""
@@ -41,11 +44,17 @@ class JsonlSink:
         Raises:
             OSError: the disk is full, or the file cannot be written.
         """
-        self._file.append((json.dumps(record) + "\n").encode(), [record.get("step")])
+        self._append(json_line(record).encode(), [record.get("step")])
 
     def write_block(self, records: Records) -> None:
         """Append many records; raises what `write` does, and keeps those that were whole."""
-        self._file.append(records.json_lines(), records.steps)
+        self._append(records.json_lines(), records.steps)
+
+    def _append(self, lines: bytes, steps: Sequence[object]) -> None:
+        self._file.append(lines, steps)
+        if self._file.opened > self._opened:
+            self._opened = self._file.opened
+            warn_of_new_file(self.path)
 
     def close(self) -> None:
         """Close the file."""
@@ -54,6 +63,9 @@ class JsonlSink:
 
 def read_jsonl(path: Path) -> Iterator[dict[str, float]]:
     """The records of a JSONL file in order; a half-written last line is left out.
+
+    NaN and infinities are in their places again, also those of version 0.1, which wrote them as NaN
+    and Infinity.
 
     Raises:
         ValueError: a line other than the last is no JSON object; it is named.
@@ -66,4 +78,4 @@ def read_jsonl(path: Path) -> Iterator[dict[str, float]]:
                 record = json.loads(line)
             except ValueError as error:
                 raise ValueError(f"{path}: line {number} is no JSON object: {error}") from error
-            yield record
+            yield restored(record)

@@ -1,0 +1,97 @@
+"""Inputs and labels of the batches of a split, and how a model takes them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+LABEL_KEYS = ("labels", "label", "targets", "target", "y")
+
+
+def inputs_and_labels(batch: Any) -> tuple[Any, Any]:
+    """The first two entries of a tuple or list; of a dict the labels, and all else.
+
+    Where a dict has one entry beside the labels, that entry is the input.
+
+    Raises:
+        TypeError: the batch is neither, or has no labels.
+
+    Example:
+        >>> inputs_and_labels({"image": "pixels", "label": [1]})
+        ('pixels', [1])
+    """
+    if isinstance(batch, Mapping):
+        key = next((key for key in LABEL_KEYS if key in batch), None)
+        rest = {name: value for name, value in batch.items() if name != key}
+        if key is not None and rest:
+            return next(iter(rest.values())) if len(rest) == 1 else rest, batch[key]
+    elif isinstance(batch, (list, tuple)) and len(batch) >= 2:
+        return batch[0], batch[1]
+    raise TypeError(
+        "Expected argument `batches` to yield (inputs, labels, ...), or dicts with labels under "
+        f"one of {LABEL_KEYS}, but got {_kind(batch)}. Pass a list of pairs, "
+        "[(inputs, labels)], or a generator that yields them."
+    )
+
+
+def as_labels(labels: Any, device: torch.device) -> Tensor:
+    """Labels as a tensor on ``device``, of at least one axis.
+
+    Raises:
+        TypeError: they are no tensor, array or list of numbers.
+    """
+    if not isinstance(labels, (Tensor, np.ndarray, list, tuple, int, np.integer)):
+        raise TypeError(
+            "Expected the labels in argument `batches` to be a tensor or an array but got "
+            f"{_kind(labels)}. Yield (inputs, labels)."
+        )
+    return torch.atleast_1d(torch.as_tensor(labels, device=device))
+
+
+def outputs_of(model: nn.Module, inputs: Any, device: torch.device) -> Any:
+    """What the model makes of the inputs of a batch, moved to ``device``.
+
+    A dict is passed by keyword and a tuple by position if the model takes its entries so;
+    everything else is the only argument. Arrays become tensors.
+    """
+    inputs = _moved(inputs, device)
+    if isinstance(inputs, Mapping) and _takes(model, lambda s: s.bind(**inputs)):
+        return model(**inputs)
+    if isinstance(inputs, tuple) and _takes(model, lambda s: s.bind(*inputs)):
+        return model(*inputs)
+    # a DataLoader makes a list of a tuple
+    if isinstance(inputs, list) and not _takes(model, lambda s: s.bind(inputs)):
+        return model(*inputs)
+    return model(inputs)
+
+
+def _takes(model: nn.Module, bind: Callable[[inspect.Signature], object]) -> bool:
+    try:
+        bind(inspect.signature(model.forward))
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return torch.as_tensor(value, device=device)
+    if isinstance(value, Mapping):
+        return {key: _moved(entry, device) for key, entry in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_moved(entry, device) for entry in value)
+    return value.to(device) if hasattr(value, "to") else value
+
+
+def _kind(batch: Any) -> str:
+    if isinstance(batch, Mapping):
+        return f"a dict with {list(batch)}"
+    if isinstance(batch, (list, tuple)):
+        return f"a {type(batch).__name__} of {[type(item).__name__ for item in batch]}"
+    shape = f" of shape {tuple(batch.shape)}" if hasattr(batch, "shape") else ""
+    return type(batch).__name__ + shape

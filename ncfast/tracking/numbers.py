@@ -1,0 +1,136 @@
+"""Turns a value that a user logs into a number, or says why it is none."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NONFINITE = "nonfinite"  # the field of a line of JSON that lists NaN and infinities
+_RESERVED = ("step", NONFINITE)
+_NO_FLOAT64 = ("mps",)
+
+
+def as_number(key: str, value: Any) -> Tensor | float:
+    """A number that outlives the caller's: a 0-d tensor for a tensor, else a Python number.
+
+    Nothing is read from an accelerator: a tensor becomes a detached copy on its device.
+
+    Args:
+        key: for the message.
+        value: a Python, NumPy, `decimal` or `fractions` number, a bool, or a tensor or array of one
+            element, of any real dtype.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is a number that a float cannot hold.
+
+    Example:
+        >>> import numpy as np
+        >>> from decimal import Decimal
+        >>> [as_number("x", value) for value in (True, np.float32(0.5), Decimal("0.25"))]
+        [1, 0.5, 0.25]
+    """
+    if type(value) is float:
+        return value
+    if isinstance(value, Tensor):
+        return _of_tensor(key, value)
+    if isinstance(value, (np.ndarray, np.generic)) or (
+        hasattr(value, "__array__") and not isinstance(value, (str, bytes))
+    ):
+        return _of_array(key, np.ma.asanyarray(value))
+    return _of_object(key, value)
+
+
+def check_key(key: object) -> None:
+    """Check that a value may be logged under ``key``.
+
+    Raises:
+        TypeError: it is no string.
+        ValueError: it is empty, reserved, or cannot be written as UTF-8.
+    """
+    if not isinstance(key, str):
+        raise TypeError(
+            f"Expected the keys of `values` to be strings but got {key!r}, {_kind(key)}. Pass "
+            f"{{{str(key)!r}: ...}}."
+        )
+    if not key or key in _RESERVED:
+        raise ValueError(
+            f"Expected the keys of `values` to be names of your own but got {key!r}, which the "
+            "records use. Choose another key."
+        )
+    try:
+        key.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"Expected the keys of `values` to be text but got {key!a}, which has half of a "
+            "surrogate pair. Choose another key."
+        ) from error
+
+
+def key_is_taken(key: str) -> ValueError:
+    """The error for a key that the tracker writes itself."""
+    return ValueError(
+        f"Expected the keys of `values` to differ from what the tracker measures but got {key!r}. "
+        f"Choose another key, such as {'own/' + key!r}."
+    )
+
+
+def _of_tensor(key: str, value: Tensor) -> Tensor:
+    if value.numel() != 1 or value.is_complex():
+        raise _no_number(key, f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}")
+    if hasattr(value, "full_tensor"):  # a DTensor
+        value = value.full_tensor()
+    if value.is_quantized:
+        value = value.dequantize()
+    if value.layout != torch.strided:
+        value = value.to_dense()
+    # a copy: the caller may overwrite it before the block is sent
+    dtype = value.dtype if value.device.type in _NO_FLOAT64 else torch.float64
+    return value.detach().to(dtype, copy=True).reshape(())
+
+
+def _of_array(key: str, value: Any) -> float:
+    if value.size != 1 or value.dtype.kind not in "biufO" or np.ma.getmaskarray(value).any():
+        what = "masked entries" if np.ma.is_masked(value) else f"dtype {value.dtype}"
+        raise _no_number(key, f"an array of shape {value.shape} with {what}")
+    return _of_object(key, value.item())
+
+
+def _of_object(key: str, value: Any) -> float:
+    if isinstance(value, int):  # exact, also where a float has too few digits
+        return int(value) if abs(value) < 1 << 63 else _finite(key, value)
+    number = hasattr(type(value), "__float__") or hasattr(type(value), "__index__")
+    if isinstance(value, complex) or not number:
+        raise _no_number(key, f"{value!r:.40}, {_kind(value)}")
+    return _finite(key, value)
+
+
+def _finite(key: str, value: Any) -> float:
+    """A float; an infinity of what is an infinity alone."""
+    try:
+        found = float(value)
+    except OverflowError:
+        found = math.inf
+    except (TypeError, ValueError) as error:
+        raise _no_number(key, f"{value!r:.40}, {_kind(value)}") from error
+    if math.isinf(found) and value != found:
+        raise ValueError(
+            f"Expected the value of {key!r} to fit into a float but got a {_kind(value)} beyond "
+            "1.8e308. Log its logarithm."
+        )
+    return found
+
+
+def _no_number(key: str, what: str) -> TypeError:
+    return TypeError(
+        f"Expected the value of {key!r} to be one real number but got {what}. Log a mean or one "
+        f"entry, or each entry under its own key: {{f'{key}/{{i}}': x for i, x in enumerate(...)}}."
+    )
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
