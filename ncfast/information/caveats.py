@@ -12,7 +12,7 @@ BIAS = 0.1  # nats of expected bias that are worth a warning
 FLOOR = 0.02  # nats by which a signal must differ
 # and so many standard errors, and such a share of the estimate; for the trend of conditional
 # information another share. Fitted by benchmarks/studies/information_warnings.py
-LINEAR, RADII, SQUARES, TREND = 2.0, 2.0, 1.0, 2.0
+LINEAR, RADII, SQUARES, TREND = 3.0, 2.0, 1.0, 2.0
 SHARE, CONDITIONAL_SHARE = 0.1, 0.2
 CONDITIONAL_RISE = 1 / 3  # 4 k neighbours blur the condition in proportion, three times as much
 OUTLYING = 10  # times the row norm that 95 % of the rows do not exceed
