@@ -46,8 +46,9 @@ Tree::Tree(const PointSet& points, std::int64_t first, std::int64_t last, std::i
 }
 
 TreeView Tree::view() const {
-    return {boxes_.data(), lowest_.data(), panels_.get(), ids_.get(), rows_, dim_, leaves_, panels_per_leaf_,
-            ends_.data(), static_cast<std::int64_t>(ends_.size())};
+    return {boxes_.data(), repeats_.load() ? lowest_.data() : nullptr, panels_.get(), ids_.get(),
+            rows_, dim_, leaves_, panels_per_leaf_, ends_.data(),
+            static_cast<std::int64_t>(ends_.size())};
 }
 
 void Tree::box(std::int64_t node, std::int64_t from, std::int64_t to) {
@@ -65,6 +66,9 @@ void Tree::box(std::int64_t node, std::int64_t from, std::int64_t to) {
         }
     }
     lowest_[node] = lowest;
+    if (node < leaves_ || to - from < 2) return;
+    for (std::int64_t d = 0; d < dim_; ++d)
+        if (low[d] == high[d]) repeats_.store(true, std::memory_order_relaxed);
 }
 
 // Halves the node's points along the widest side of their box; a leaf gets its box only. The median

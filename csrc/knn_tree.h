@@ -1,6 +1,7 @@
 // A balanced k-d tree over the rows of one group.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -52,6 +53,7 @@ private:
     std::vector<Key> order_;
     std::vector<double> boxes_;
     std::vector<std::int32_t> lowest_;  // number of a node's points
+    std::atomic<bool> repeats_{false};  // some leaf holds one value of a column only
     std::unique_ptr<double[]> coordinates_, panels_;
     std::unique_ptr<std::int32_t[]> ids_;
 };

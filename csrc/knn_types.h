@@ -61,7 +61,7 @@ constexpr std::int64_t kLeafRows = 16;  // of a tree, at most
 // root is node 1, the children of node i are 2 i and 2 i + 1, leaf i is node leaves + i.
 struct TreeView {
     const double* boxes;        // per node: dim lowest, then dim highest coordinates
-    const std::int32_t* first;  // per node: the lowest number of its points
+    const std::int32_t* first;  // per node: the lowest number of its points; null: none repeat
     const double* panels;       // per leaf: panels_per_leaf panels, padded with infinity
     const std::int32_t* ids;    // per leaf: the numbers of its points, panels_per_leaf * width
     std::int64_t rows, dim, leaves, panels_per_leaf;

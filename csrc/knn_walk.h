@@ -97,8 +97,8 @@ inline __attribute__((always_inline)) Against against_limits(const TreeView& tre
 
 // Of the nearest place in a node's box, or of the farthest one.
 template <bool Linf, bool Farthest>
-inline Against against_box(const TreeView& tree, std::int64_t leaf, const double* limits,
-                           std::int64_t node) {
+inline __attribute__((always_inline)) Against against_box(const TreeView& tree, std::int64_t leaf,
+                                                          const double* limits, std::int64_t node) {
     const double* low = tree.boxes + node * 2 * tree.dim;
     const double* high = low + tree.dim;
     return against_limits<Linf>(
@@ -127,11 +127,11 @@ inline unsigned numbers_below(const std::int32_t* numbers, std::int32_t other) {
 #endif
 }
 
-// The queries are the points of the leaf, in its order. A box at exactly the threshold of a query
+// A box at exactly the threshold of a query
 // matters only if it holds a number below that of the query's last neighbour: without this rule a
 // search among repeated points would visit all of them.
-template <bool Linf>
-void walk_nearest(const TreeView& tree, std::int64_t leaf, Seeker<double>* queries) {
+template <bool Linf, bool Repeats>
+void walk_outwards(const TreeView& tree, std::int64_t leaf, Seeker<double>* queries) {
     const std::int64_t count = tree.start(leaf + 1) - tree.start(leaf);
     alignas(64) double limits[kLeafRows];
     alignas(64) std::int32_t last[kLeafRows];  // number of the last neighbour
@@ -141,7 +141,7 @@ void walk_nearest(const TreeView& tree, std::int64_t leaf, Seeker<double>* queri
         const Seeker<double>& q = queries[i];
         scan<Linf>(tree, other, queries[i]);
         limits[i] = q.threshold;
-        if (q.found == q.k) last[i] = q.ids[q.k - 1];
+        if (Repeats && q.found == q.k) last[i] = q.ids[q.k - 1];
     };
     for (std::int64_t i = 0; i < count; ++i) look(i, leaf);
     std::int64_t stack[kDeepest];
@@ -151,7 +151,8 @@ void walk_nearest(const TreeView& tree, std::int64_t leaf, Seeker<double>* queri
         while (depth > 0) {
             const std::int64_t node = stack[--depth];
             const Against box = against_box<Linf, false>(tree, leaf, limits, node);
-            unsigned bits = box.within & ~(box.beyond & numbers_below(last, tree.first[node]));
+            unsigned bits = box.within;
+            if constexpr (Repeats) bits &= ~(box.beyond & numbers_below(last, tree.first[node]));
             if (node >= tree.leaves) {
                 for (; bits != 0; bits &= bits - 1) look(__builtin_ctz(bits), node - tree.leaves);
             } else if (bits != 0) {
@@ -160,6 +161,13 @@ void walk_nearest(const TreeView& tree, std::int64_t leaf, Seeker<double>* queri
             }
         }
     }
+}
+
+// The queries are the points of the leaf, in its order.
+template <bool Linf>
+void walk_nearest(const TreeView& tree, std::int64_t leaf, Seeker<double>* queries) {
+    if (tree.first == nullptr) walk_outwards<Linf, false>(tree, leaf, queries);
+    else walk_outwards<Linf, true>(tree, leaf, queries);
 }
 
 template <bool Linf>

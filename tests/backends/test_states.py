@@ -23,7 +23,7 @@ def of_means(means, counts=None):
     moments.counts += 3 if counts is None else counts
     moments.means += means
     moments.within_ss += 0.5 * (moments.counts > 0)
-    moments.norm_sum += 3.0
+    moments.norm_sum += (moments.counts * torch.linalg.vector_norm(means, dim=1)).sum()
     moments.norm_max += 2.0
     return moments
 
