@@ -89,7 +89,7 @@ def permutation_test(
             f"Expected argument `permutations` to be at least 1 but got {permutations}. "
             "A p-value of 0.01 takes 99 or more."
         )
-    classes = holds_classes(y)
+    classes = holds_classes("y", y)
     first, second = as_samples("x", x), as_classes("y", y) if classes else as_samples("y", y)
     check_same(x=first, y=second)
     measure = partial(label_information if classes else mutual_information, k=as_integer("k", k))
