@@ -24,7 +24,7 @@ from ncfast.information.gaussian import (
     partial_information,
 )
 from ncfast.information.neighbors import joint_radii_and_counts
-from ncfast.information.preprocess import scores_of_ranks
+from ncfast.information.preprocess import normal_scores, scores_of_ranks
 
 ROWS = 10_000  # rows that are looked at: bounds the cost
 DIRECTIONS = 3  # for labels
@@ -122,7 +122,8 @@ def conditional_signals(
 ) -> dict[str, float]:
     """The signals of I(X;Y|Z): "gaussian", of residuals given z, and with `at` also "wider"."""
     rows = looked_at(len(blocks[0]), blocks[0].device)
-    x, y, z = random_scores([block[rows] for block in blocks])
+    x, y = random_scores([block[rows] for block in blocks[:2]])
+    z = normal_scores(blocks[2][rows])  # with noise of its own it would explain less
     gaussian = partial_information(x, y, z, backend)
     if at is None:
         return {"gaussian": gaussian}

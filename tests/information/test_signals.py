@@ -194,3 +194,22 @@ def test_truths_of_the_suite():
     assert TASKS["sin 20x"].truth == pytest.approx(3.77, abs=0.01)
     again = TASKS["sin 20x"].sample(10, 0)[0]
     assert (again == TASKS["sin 20x"].sample(10, 0)[0]).all()
+
+
+def test_what_z_determines_leaves_nothing_to_compare_with():
+    for z in (normal(1000, 1), normal(1000, 1).round(decimals=1)):
+        found = ncfast.conditional_mutual_information(z, z, z)
+        assert found.details["gaussian"] < 0.01
+        assert not found.warnings
+
+
+def test_rows_that_are_counted_stay_counted_with_more_neighbours():
+    one, two = torch.randint(0, 6, (2, 2000, 2), generator=torch.Generator().manual_seed(0))
+    found = ncfast.mutual_information(one, torch.stack((one[:, 0], two[:, 0]), 1))
+    assert found.value == pytest.approx(math.log(6), abs=0.05)
+    assert not found.warnings  # about nine of each row: more than k, fewer than 4 k
+    few = torch.randint(0, 2, (2000, 6), generator=torch.Generator().manual_seed(1))
+    other = torch.randint(0, 2, (2000, 6), generator=torch.Generator().manual_seed(2))
+    kept = torch.rand(2000, 6, generator=torch.Generator().manual_seed(3)) < 0.6
+    with pytest.warns(ncfast.EstimateWarning, match="it has not converged"):
+        ncfast.mutual_information(few, torch.where(kept, few, other))  # 1.25 of 1.16
