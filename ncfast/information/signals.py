@@ -29,6 +29,7 @@ from ncfast.information.preprocess import normal_scores, scores_of_ranks
 ROWS = 10_000  # rows that are looked at: bounds the cost
 DIRECTIONS = 3  # for labels
 WIDER = 4  # times the neighbours
+SPREAD = 0.4  # standard deviation of KSG with 10 neighbours at independence, times the root of N
 At = Callable[[Tensor, int], float]  # (rows, k) -> estimate
 
 
@@ -170,10 +171,13 @@ def wider(at: At, rows: Tensor, count: int, k: int) -> float:
 def doubts(value: float, stderr: float, count: int, k: int, found: dict[str, float]) -> list[str]:
     """Warnings from the signals that were `found`, of N = `count` samples.
 
-    Their own noise is that of the rows that were looked at.
+    Their own noise is that of the rows that were looked at; that of neighbours is at least `SPREAD`
+    over the root of their number, also where the estimate counts and hardly spreads.
     """
     noise = stderr * math.sqrt(max(1.0, count / ROWS))
     texts = caveats.missed(value, noise, found["gaussian"])
+    least = SPREAD / math.sqrt(min(count, ROWS))
+    noise = noise if math.isnan(noise) else max(noise, least)
     wider = found.get("wider", math.nan)
     if "radii" in found:
         texts += caveats.missed_spread(value, noise, found["radii"], found["squares"])

@@ -5,6 +5,7 @@ benchmarks/studies/information_warnings.py.
 """
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -213,3 +214,15 @@ def test_rows_that_are_counted_stay_counted_with_more_neighbours():
     kept = torch.rand(2000, 6, generator=torch.Generator().manual_seed(3)) < 0.6
     with pytest.warns(ncfast.EstimateWarning, match="it has not converged"):
         ncfast.mutual_information(few, torch.where(kept, few, other))  # 1.25 of 1.16
+
+
+@pytest.mark.parametrize("count", [100, 1000])
+@pytest.mark.parametrize("faces", [2, 6])
+def test_independent_counts_are_not_doubted(faces, count):
+    for seed in range(12):
+        generator = torch.Generator().manual_seed(seed)
+        x, y = torch.randint(0, faces, (2, count), generator=generator)
+        with warnings.catch_warnings(record=True) as doubts:
+            warnings.simplefilter("always")
+            ncfast.mutual_information(x, y)
+        assert not doubts, seed
