@@ -1,4 +1,4 @@
-"""Metrics of all replicas on one split, from one pass of class moments."""
+"""Measures all replicas on a split: metrics from class moments, accuracy and loss, in one pass."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ncfast.metrics.registry import CATALOGUE
 from ncfast.metrics.weights import balancedness, weight_norm
 from ncfast.moments import ClassMoments, class_moments
 
-_ROWS = 20_000  # of features at a time, over all replicas
+_ROWS = 20_000  # rows of features evaluated at a time, over all replicas
 
 
 @dataclass
@@ -26,11 +26,12 @@ class SplitTotals:
     """Sums over a split for R replicas; see `measure_split`.
 
     Attributes:
-        moments: with replica x class as the class, R K in all.
-        norm_sum: sum of the feature norms of each replica, (R,) float64; norm_max: the largest.
-        correct: samples that are classified correctly, (R,).
+        moments: class moments with R K classes, one for each pair of replica and class.
+        norm_sum: sum of the feature norms of each replica, (R,) float64.
+        norm_max: largest feature norm of each replica, (R,) float64.
+        correct: number of correctly classified samples, (R,).
         loss: summed loss, (R,) float64.
-        count: samples.
+        count: number of samples.
     """
 
     moments: ClassMoments
@@ -41,7 +42,7 @@ class SplitTotals:
     count: int
 
     def replica(self, index: int) -> ClassMoments:
-        """The class moments of one replica; views."""
+        """The class moments of one replica, as views."""
         classes = self.moments.num_classes // len(self.correct)
         part = slice(index * classes, (index + 1) * classes)
         m = self.moments
@@ -101,15 +102,15 @@ def totals_of(program: ReplicaProgram, split: ImageSet) -> SplitTotals:
 
 @torch.no_grad()
 def measure_split(program: ReplicaProgram, split: ImageSet, name: str) -> list[dict[str, Tensor]]:
-    """Accuracy, mean loss, `LOGGED` metrics of each replica on a split.
+    """Accuracy, mean loss and the `LOGGED` metrics of each replica on a split.
 
     Args:
         program: the replicas.
-        split: on their device.
+        split: the split, on the device of the replicas.
         name: the first part of the keys, such as "train".
 
     Returns:
-        For each replica 0-d tensors by ``name/metric``.
+        One dictionary per replica, with 0-d tensors by ``name/metric``.
     """
     totals = totals_of(program, split)
     records = []
@@ -131,7 +132,7 @@ def measure_split(program: ReplicaProgram, split: ImageSet, name: str) -> list[d
 
 @torch.no_grad()
 def measure_weights(program: ReplicaProgram, replica: int) -> dict[str, Tensor]:
-    """weight.norm, and the balancedness of the last two layers of an MLP."""
+    """The global weight norm, and for an MLP the balancedness of its last two layers."""
     state = program.model_state(replica)
     names = program.tiles[0].engine.names
     found = {"weight.norm": weight_norm([state[name] for name in names])}
@@ -143,7 +144,7 @@ def measure_weights(program: ReplicaProgram, replica: int) -> dict[str, Tensor]:
 
 
 def to_numbers(records: Sequence[dict[str, Tensor]]) -> list[dict[str, float]]:
-    """0-d tensors of all replicas as numbers, in one copy from the device."""
+    """The 0-d tensors of all replicas as numbers, with one copy from the device."""
     flat = [value.to(torch.float64) for record in records for value in record.values()]
     numbers = iter(torch.stack(flat).tolist() if flat else [])
     return [{name: next(numbers) for name in record} for record in records]
