@@ -1,4 +1,4 @@
-"""Fixtures for the tests of backends."""
+"""Fixtures of the backend tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INSTRUCTION_SETS = cpu.extension.instruction_sets() if cpu.extension is not None
 
 @pytest.fixture(params=INSTRUCTION_SETS)
 def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run the test once with each kind of kernel that this CPU can run."""
+    """Run the test once with each instruction set that this CPU supports."""
     before = cpu.extension.instruction_set()
     assert cpu.extension.use_instruction_set(request.param)
     yield request.param
@@ -23,7 +23,7 @@ def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 class Poisoned:
-    """Hands out tensors of NaN, so that an entry nobody writes fails."""
+    """Returns tensors of NaN, so that unwritten entries fail a test."""
 
     def __init__(self, dtype: torch.dtype, value: float) -> None:
         self.dtype, self.value = dtype, value
@@ -35,6 +35,6 @@ class Poisoned:
 
 @pytest.fixture
 def poison(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the outputs of the C++ backend start as NaN."""
+    """Start the outputs of the C++ backend as NaN."""
     monkeypatch.setattr(cpu, "_FLOAT64", Poisoned(torch.float64, float("nan")))
     monkeypatch.setattr(cpu, "_INT64", Poisoned(torch.int64, -(10**9)))
