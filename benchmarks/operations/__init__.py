@@ -2,6 +2,7 @@
 
 from ncfast.benchmarks.operations import (
     class_moments,
+    entropy,
     knn,
     metrics,
     mutual_information,
@@ -17,13 +18,22 @@ OPERATIONS: dict[str, Operation] = {
     operation.name: operation
     for operation in (
         class_moments.OPERATION,
+        class_moments.GRID_OPERATION,
         rnc1.OPERATION,
+        rnc1.CALL,
         *metrics.TIERS,
+        metrics.SUITE,
         scatter.OPERATION,
         knn.OPERATION,
+        knn.GRID_OPERATION,
+        knn.ENGINES,
+        entropy.OPERATION,
         mutual_information.OPERATION,
+        mutual_information.GRID_OPERATION,
+        mutual_information.ENGINES,
         plane.OPERATION,
         tracker_step.OPERATION,
         replica_step.OPERATION,
+        replica_step.ON_MNIST,
     )
 }

@@ -1,4 +1,8 @@
-"""Steps of several replicas of one network, each with its own seed and weight decay."""
+"""Steps of several replicas of one network, each with its own seed and weight decay.
+
+`replica_step.f2` trains the network of figure 2 on MNIST, which must be there (NCFAST_DATA); it
+runs only when named.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ QUICK: list[dict[str, Any]] = [{"data": "digits", "model": "mlp", "replicas": 4,
 FULL: list[dict[str, Any]] = [
     {"data": "digits", "model": "mlp", "replicas": replicas, "steps": 10} for replicas in (4, 8, 16)
 ] + [{"data": "digits", "model": "cnn", "replicas": 4, "steps": 4}]
+F2: dict[str, Any] = {"data": "mnist", "model": "mlp", "replicas": 8, "steps": 10}
 # Adam divides by the size of the gradient: where that is rounding, so is the first update
 ROUNDED = 1e-3
 
@@ -118,3 +123,9 @@ CONTESTANTS = [
 ]
 
 OPERATION = Operation("replica_step", cases, make, truth, error, CONTESTANTS)
+ON_MNIST = replace(
+    OPERATION,
+    name="replica_step.f2",
+    cases=lambda quick: [describe(F2, quick)],
+    when_named=True,
+)
