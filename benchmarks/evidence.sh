@@ -81,18 +81,9 @@ information() {
     study information_errors
 }
 
-tracker() {
-    if [ -n "$quick" ]; then
-        run benchmarks/tracker.py long --steps 5000 --out "$results/tracker.json"
-        run benchmarks/tracker.py mlp --seconds 3 --out "$results/tracker.json"
-        return
-    fi
-    for what in mlp resnet18 long; do
-        run benchmarks/tracker.py "$what" --out "$results/tracker.json"
-    done
-}
+tracker() { ops tracker_cost.mlp tracker_cost.resnet18 tracker_cost.alone; }
 
-collectives() { study all_reduce ${quick:+--ranks 2 --repeats 2}; }
+collectives() { ops all_reduce; }
 
 replicas() { ops replica_step.f2; }
 

@@ -1,6 +1,7 @@
 """Every operation of ``ncfast bench``, one file each."""
 
 from ncfast.benchmarks.operations import (
+    all_reduce,
     class_moments,
     entropy,
     knn,
@@ -10,6 +11,7 @@ from ncfast.benchmarks.operations import (
     replica_step,
     rnc1,
     scatter,
+    tracker_cost,
     tracker_step,
 )
 from ncfast.benchmarks.registry import Operation
@@ -33,7 +35,11 @@ OPERATIONS: dict[str, Operation] = {
         mutual_information.ENGINES,
         plane.OPERATION,
         tracker_step.OPERATION,
+        tracker_cost.MLP_OPERATION,
+        tracker_cost.RESNET_OPERATION,
+        tracker_cost.ALONE_OPERATION,
         replica_step.OPERATION,
         replica_step.ON_MNIST,
+        all_reduce.OPERATION,
     )
 }

@@ -65,8 +65,8 @@ def cases(quick: bool) -> list[Case]:
 
 
 def grid(quick: bool) -> list[Case]:
-    """All of the grid; in a quick run the five of the smallest features."""
-    sizes = [each for each in GRID if each["N"] == 100] if quick else GRID
+    """All of the grid; in a quick run two of the smallest features."""
+    sizes = [each for each in GRID if each["N"] == 100][:2] if quick else GRID
     return [describe(each, quick) for each in sizes]
 
 
