@@ -16,8 +16,8 @@
 #   information  the tables and the figure of docs/information.md
 #   tracker      what tracking costs (docs/tracking.md)
 #   collectives  one packed collective against two (docs/integrations.md)
-#   replicas     steps of replicas of F2 (docs/experiments.md; NCFAST_DATA names the data)
-#   released     the authors' step and log point beside ours (NCFAST_DATA names the data)
+#   replicas     steps of F2, the authors' way beside ours (docs/experiments.md; NCFAST_DATA names the data)
+#   released     log points of F2, the authors' way beside ours (likewise)
 # All of them write to $NCFAST_RESULTS, or runs/evidence; nothing of the repository changes.
 # --quick takes the small form of each, minutes in all: it shows that all of it runs.
 set -euo pipefail
@@ -87,10 +87,7 @@ collectives() { ops all_reduce; }
 
 replicas() { ops replica_step.f2; }
 
-released() {
-    run benchmarks/released_code.py ${quick:+--rounds 1 --steps 10} \
-        --out "$results/released_code.json"
-}
+released() { ops log_point; }
 
 if [ $# -eq 0 ]; then
     set -- bench scaling streaming projection accuracy moments metrics neighbors information \

@@ -5,6 +5,7 @@ from ncfast.benchmarks.operations import (
     class_moments,
     entropy,
     knn,
+    log_point,
     metrics,
     mutual_information,
     plane,
@@ -40,6 +41,7 @@ OPERATIONS: dict[str, Operation] = {
         tracker_cost.ALONE_OPERATION,
         replica_step.OPERATION,
         replica_step.ON_MNIST,
+        log_point.OPERATION,
         all_reduce.OPERATION,
     )
 }

@@ -6,7 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ncfast.benchmarks.operations import all_reduce, replica_step, tracker_cost, tracker_step
+from ncfast.benchmarks.operations import (
+    all_reduce,
+    log_point,
+    replica_step,
+    tracker_cost,
+    tracker_step,
+)
 
 CPU = torch.device("cpu")
 CASE = tracker_step.describe({"D": 12, "batch": 40, "steps": 3}, True)
@@ -74,6 +80,29 @@ def test_ranks_have_the_moments_of_all_samples():
         error = all_reduce.error(contestant.prepare(inputs)(), exact)
         assert error <= contestant.allowed(case), contestant.name
     assert all_reduce.error(lambda: {n: 2 * v for n, v in exact.items()}, exact) == 1
+
+
+def test_the_authors_way_trains_the_same_networks():
+    sizes = {"data": "digits", "model": "mlp", "replicas": 2, "steps": 2}
+    inputs = replica_step.make(replica_step.describe(sizes, True), 0, CPU)
+    exact = replica_step.truth(inputs)
+    for contestant in replica_step.ON_MNIST.contestants:
+        assert replica_step.error(contestant.prepare(inputs)(), exact) < 1e-5, contestant.name
+
+
+def test_everyone_logs_what_is_true():
+    case = log_point.describe({"data": "digits", "model": "mlp", "replicas": 2}, True)
+    inputs = log_point.make(case, 0, CPU)
+    exact = log_point.truth(inputs)
+    for contestant in log_point.OPERATION.contestants:
+        found = contestant.prepare(inputs)()
+        assert log_point.error(found, exact) <= contestant.allowed(case), contestant.name
+        assert len(found) == 2
+        assert {"train/accuracy", "test/loss", "train/nc2.condition"} <= set(found[1])
+    wrong = [record | {"train/loss": 2 * record["train/loss"]} for record in found]
+    assert log_point.error(wrong, exact) == pytest.approx(1, rel=1e-3)
+    with pytest.raises(LookupError, match="new"):
+        log_point.error([record | {"train/new": 1.0} for record in found], exact)
 
 
 def test_replicas_train_like_runs_of_their_own():
