@@ -32,9 +32,9 @@ def all_reduce_many(
     share of the classes and merges them, then the results are gathered. A rank then receives
     2 (W - 1) / W states instead of W - 1. Both forms make the same merges in the same order.
 
-    Every call begins with a short header, which the ranks compare. If the states are as long as
-    those of the last call, the header is sent with them in one collective. Otherwise it is sent
-    first, in a collective of its own.
+    Every call begins with a short header, which the ranks compare before they send more. The header
+    is sent together with the states if these are no longer than those of the last call. The rest
+    of longer states takes one more collective.
 
     Args:
         moments: the moments of one rank, for example one entry per layer. K and D may differ

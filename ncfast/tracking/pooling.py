@@ -104,14 +104,14 @@ PRESETS: dict[str, Pool] = {"flatten": flatten, "gap": gap, "cls": cls, "last": 
 
 
 def is_preset(pool: Pool) -> bool:
-    """Whether a pool is one of those here, which look at one tensor alone."""
+    """Whether ``pool`` is one of this module, which read only one tensor."""
     return pool is tensor_of or pool in PRESETS.values()
 
 
 def batch_first(pool: Pool, layer: nn.Module) -> Pool:
-    """``pool`` for a layer whose sequences come as (T, N, D), as torch's do by default.
+    """``pool`` for a layer whose sequences are (T, N, D), the default of torch's layers.
 
-    Where T equals N nobody could tell from the shape.
+    The layer decides, because the shape does not tell T from N if they are equal.
     """
     if pool not in PRESETS.values() or not _sequence_first(layer):
         return pool
