@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from ncfast.benchmarks.operations import OPERATIONS
 
 ROOT = Path(__file__).parents[2]
@@ -51,3 +53,11 @@ def test_every_stage_runs_when_none_is_named():
     folders = (ROOT / "benchmarks", ROOT / "benchmarks/studies")
     for name in {s for s in scripts if s not in ("evidence", "studies")}:
         assert any((folder / f"{name}.py").exists() for folder in folders), name
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.stem)
+def test_pages_name_operations_that_exist(page):
+    for names in re.findall(r"--ops ((?:[a-z][\w.]*\s*)+)", page.read_text()):
+        assert set(names.split()) <= set(OPERATIONS)
+    for script in re.findall(r"benchmarks/[\w/]+\.(?:py|sh)\b", page.read_text()):
+        assert (ROOT / script).exists(), script
