@@ -80,6 +80,8 @@ def sweep(
     centred: Tensor, norms: Tensor, variances: Tensor, present: Tensor, quantities: Sequence[str]
 ) -> Sweep:
     """See `ncfast.backends.pairs.sweep`; all quantities come from one loop over the tiles."""
+    if centred.ndim > 2:
+        return _each_state(centred, norms, variances, present, quantities)
     index = present.nonzero().squeeze(1)
     length = norms.index_select(0, index)
     unit = centred.index_select(0, index)
@@ -105,7 +107,7 @@ def sweep(
     largest["cdnv"] = torch.where(means["cdnv"].isnan(), torch.nan, largest["cdnv"])
     directionless = (length == 0).any()  # a mean at m has no direction
     found = {
-        name: Statistic(count, means[name], squares[name] / count, largest.get(name, poison))
+        name: Statistic(means[name], squares[name] / count, largest.get(name, poison))
         for name in quantities
     }
     nearest = torch.full_like(norms, torch.inf)
@@ -116,6 +118,24 @@ def sweep(
         for name, value in found.items()
     }
     return Sweep(statistics, nearest)
+
+
+def _each_state(
+    centred: Tensor, norms: Tensor, variances: Tensor, present: Tensor, quantities: Sequence[str]
+) -> Sweep:
+    batch = norms.shape[:-1]
+    parts = (part.flatten(0, len(batch) - 1) for part in (centred, norms, variances, present))
+    found = [sweep(c, n, v, p, quantities) for c, n, v, p in zip(*parts, strict=True)]
+    statistics = {
+        name: Statistic(
+            *(
+                torch.stack(values).reshape(batch)
+                for values in zip(*(one.statistics[name] for one in found), strict=True)
+            )
+        )
+        for name in quantities
+    }
+    return Sweep(statistics, torch.stack([one.nearest for one in found]).reshape(norms.shape))
 
 
 def _extension() -> ModuleType:

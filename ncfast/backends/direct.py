@@ -17,14 +17,14 @@ from torch import Tensor, nn
 _WATCHES = (torch._C._len_torch_dispatch_stack, torch._C._functorch.peek_interpreter_stack)
 
 
-def plain(tensor: Tensor) -> bool:
-    """Whether there is memory behind it that may be read without anybody noticing."""
+def plain(*tensors: Tensor) -> bool:
+    """Whether these are ordinary CPU tensors and no tracer is active."""
     return (
-        type(tensor) is Tensor
-        and tensor.device.type == "cpu"
+        all(type(tensor) is Tensor and tensor.device.type == "cpu" for tensor in tensors)
         and not torch.compiler.is_compiling()
         and not any(watches() for watches in _WATCHES)
-        and not tensor.is_neg()  # the numbers are the negatives of those in the memory
+        # of a negative view the memory holds the negatives of the numbers
+        and not any(tensor.is_neg() for tensor in tensors)
     )
 
 

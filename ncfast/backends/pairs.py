@@ -19,12 +19,11 @@ from ncfast.backends.tiles import edge, one_minus_cosine, squared_distance
 
 
 class Statistic(NamedTuple):
-    """Number of pairs, mean, population variance and maximum; NaN without a pair.
+    """Mean, population variance and maximum over pairs, (...) each; NaN without a pair.
 
     Variance and maximum are meaningless for quantities of which no metric asks them.
     """
 
-    number: Tensor
     mean: Tensor
     variance: Tensor
     maximum: Tensor
@@ -34,7 +33,7 @@ class Sweep(NamedTuple):
     """What one sweep over the pairs gives."""
 
     statistics: dict[str, Statistic]
-    nearest: Tensor  # distance of each mean from the nearest other present one, (K,)
+    nearest: Tensor  # distance of each mean from the nearest other present one, (..., K)
 
 
 class Tile(NamedTuple):
@@ -65,23 +64,25 @@ def sweep(
     """Statistics of several quantities over pairs of present classes, in one sweep.
 
     Args:
-        centred: (K, D) class means minus their mean, zero rows for absent classes.
-        norms: (K,) their norms.
-        variances: (K,) V_c.
-        present: (K,) bool.
+        centred: (..., K, D) class means minus their mean, zero rows for absent classes; the
+            leading axes are states, each with pairs of its own.
+        norms: (..., K) their norms.
+        variances: (..., K) V_c.
+        present: (..., K) bool.
         quantities: names out of `QUANTITIES`.
     """
     # absent classes get weight zero and values that keep every quantity finite
     weight = present.to(centred.dtype)
     length = torch.where(present, norms, 1.0)
-    unit = centred / torch.where(norms > 0, norms, 1.0).unsqueeze(1)
-    unit = unit + (norms * 0).unsqueeze(1)  # NaN stays NaN
-    simplex = -1 / (weight.sum() - 1)
+    unit = centred / torch.where(norms > 0, norms, 1.0).unsqueeze(-1)
+    unit = unit + (norms * 0).unsqueeze(-1)  # NaN stays NaN
+    simplex = (-1 / (weight.sum(-1) - 1)).unsqueeze(-1).unsqueeze(-1)
     running = {
         name: _Running(weight, name in _NEED_VARIANCE, name in _NEED_MAXIMUM) for name in quantities
     }
     nearest = torch.full_like(norms, torch.inf)
-    blocks = [part.split(edge(centred)) for part in (unit, length, variances, weight)]
+    blocks = [unit.split(edge(centred), -2)]
+    blocks += [part.split(edge(centred), -1) for part in (length, variances, weight)]
     for i in range(len(blocks[0])):
         for j in range(i, len(blocks[0])):
             (u, v), (a, b), (s, t), (p, q) = ((block[i], block[j]) for block in blocks)
@@ -89,13 +90,13 @@ def sweep(
             tile = Tile(
                 h,
                 squared_distance(a, b, h),
-                s.unsqueeze(1) + t,
+                s.unsqueeze(-1) + t.unsqueeze(-2),
                 simplex,
             )
             _note_nearest(nearest, tile.distance, (i, j), (p, q))
             for name in quantities:
                 running[name].add(QUANTITIES[name](tile), p, q, diagonal=i == j)
-    directionless = (present & (norms == 0)).any()  # a mean at m has no direction
+    directionless = (present & (norms == 0)).any(-1)  # a mean at m has no direction
     found = {name: state.finish() for name, state in running.items()}
     statistics = {
         name: undefined_where(directionless, value) if name in ABOUT_DIRECTIONS else value
@@ -107,43 +108,47 @@ def sweep(
 def _note_nearest(
     nearest: Tensor, distance: Tensor, place: tuple[int, int], weights: tuple[Tensor, Tensor]
 ) -> None:
-    """Lower the entries of nearest (K,) to the smallest of a tile of squared distances."""
+    """Lower the entries of nearest (..., K) to the smallest of a tile of squared distances."""
     i, j = place
     if i == j:
-        distance = distance.clone().fill_diagonal_(torch.inf)
-    for k, values, others, dim in ((i, distance, weights[1], 1), (j, distance, weights[0], 0)):
-        values = torch.where(others.unsqueeze(1 - dim) > 0, values, torch.inf)
-        nearest.narrow(0, k * edge(nearest), values.shape[1 - dim]).clamp_(max=values.amin(dim))
+        distance = distance.clone()
+        distance.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
+    for k, others, dim in ((i, weights[1].unsqueeze(-2), -1), (j, weights[0].unsqueeze(-1), -2)):
+        smallest = torch.where(others > 0, distance, torch.inf).amin(dim)
+        nearest.narrow(-1, k * edge(nearest), smallest.shape[-1]).clamp_(max=smallest)
 
 
 def undefined_where(condition: Tensor, value: Statistic) -> Statistic:
     """NaN in place of the values where the condition holds."""
-    return Statistic(value.number, *(torch.where(condition, torch.nan, v) for v in value[1:]))
+    return Statistic(*(torch.where(condition, torch.nan, v) for v in value))
 
 
 class _Running:
     """Weighted count, mean, sum of squared deviations and maximum, merged tile by tile (Chan)."""
 
     def __init__(self, like: Tensor, variance: bool, maximum: bool) -> None:
-        self.count, self.mean, self.squares, self.maximum = like.new_zeros(4).unbind()
+        self.count, self.mean, self.squares, self.maximum = like.new_zeros(
+            (4, *like.shape[:-1])
+        ).unbind()
         self.wants_variance, self.wants_maximum = variance, maximum
 
     def add(self, values: Tensor, p: Tensor, q: Tensor, *, diagonal: bool) -> None:
         if diagonal:
             values = values.triu(1)
-            count = (p.sum().square() - p.square().sum()) / 2
+            count = (p.sum(-1).square() - p.square().sum(-1)) / 2
         else:
-            count = p.sum() * q.sum()
+            count = p.sum(-1) * q.sum(-1)
         # weights zero and one: a product with a vector sums without a mask or a temporary
-        mean = p @ (values @ q) / count.clamp(min=1)
+        mean = _weighted(p, values, q) / count.clamp(min=1)
         total = (self.count + count).clamp(min=1)
         share, step = count / total, mean - self.mean
         if self.wants_variance:
-            deviation = (values - mean).square_()
+            deviation = (values - mean.unsqueeze(-1).unsqueeze(-1)).square_()
             deviation = deviation.triu_(1) if diagonal else deviation
-            self.squares = self.squares + p @ (deviation @ q) + step.square() * self.count * share
+            squares = self.squares + _weighted(p, deviation, q)
+            self.squares = squares + step.square() * self.count * share
         if self.wants_maximum:
-            largest = (values * p.unsqueeze(1)).mul_(q).amax()
+            largest = (values * p.unsqueeze(-1)).mul_(q.unsqueeze(-2)).amax((-2, -1))
             self.maximum = torch.maximum(self.maximum, largest)
         self.mean = self.mean + step * share
         self.count = self.count + count
@@ -151,4 +156,11 @@ class _Running:
     def finish(self) -> Statistic:
         nothing = torch.where(self.count > 0, 0.0, torch.nan).to(self.mean.dtype)
         variance = self.squares / self.count.clamp(min=1) + nothing
-        return Statistic(self.count, self.mean + nothing, variance, self.maximum + nothing)
+        return Statistic(self.mean + nothing, variance, self.maximum + nothing)
+
+
+def _weighted(left: Tensor, values: Tensor, right: Tensor) -> Tensor:
+    """left^T values right, (...): a product with a vector is faster than one with a column."""
+    if values.ndim == 2:
+        return left @ (values @ right)
+    return (left * (values @ right.unsqueeze(-1)).squeeze(-1)).sum(-1)

@@ -1,4 +1,4 @@
-"""Class moments packed into rows, many to a tensor, and what the C++ extension does to them.
+"""Class moments packed into rows, many to a tensor.
 
 A row of float64 holds counts (K), means (K, D), within_ss (K), norm_sum and norm_max. The counts
 are kept as the bits of int64, so that the extension can write a row in place; or, where they
@@ -7,47 +7,14 @@ became weights, as float64.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ncfast.backends import cpu
-from ncfast.backends.direct import plain, tensor_reader
+from ncfast.backends.direct import tensor_reader
 from ncfast.moments import ClassMoments
-
-# the order of csrc/gram_metrics.cpp: what needs sums of the moments, products of the means,
-# singular values of the means, of the centred means
-_MOMENT = ("rnc1.max", "rnc1.mean")
-_PAIR = (
-    "nc1.quotient",
-    "nc1.quotient_sample",
-    "nc1.within_fraction",
-    "nc1.within_fraction_sample",
-    "nc2.equinorm",
-    "nc2.etf_error",
-    "nc2.etf_error_raw",
-    "nc2.cosine_mean",
-    "nc2.cosine_std",
-    "rank.participation_means",
-    "nc1.cdnv",
-    "nc1.cdnv_max",
-    "nc2.equiangular",
-    "nc2.coherence",
-    "nc2.distance",
-    "nc2.distance_var",
-    "nc2.log_energy",
-    "nc2.log_energy_var",
-    "nc2.riesz_energy",
-    "nc2.riesz_energy_var",
-)
-_SPECTRUM = ("nc2.condition",)
-_CENTRED_SPECTRUM = ("nc2.condition_centred", "rank.effective_means", "rank.stable_means")
-GRAM_METRICS = (*_MOMENT, *_PAIR, *_SPECTRUM, *_CENTRED_SPECTRUM)
-_MOST_CLASSES = 128  # beyond, the products of means are better left to a matrix library
-_MOST_SPECTRAL = 32  # and beyond this their singular values
 
 
 class Layout(NamedTuple):
@@ -71,9 +38,9 @@ class Layout(NamedTuple):
         means = means.unflatten(-1, (k, d))
         return counts, means, within, norm_sum.squeeze(-1), norm_max.squeeze(-1)
 
-    def unpack(self, state: Tensor) -> ClassMoments:
-        """One row (size,) as moments that share its memory."""
-        return ClassMoments(*self.split(state))
+    def unpack(self, states: Tensor) -> ClassMoments:
+        """Rows (..., size) as moments with the same leading axes, which share their memory."""
+        return ClassMoments(*self.split(states))
 
 
 def pack(moments: ClassMoments) -> Tensor:
@@ -171,56 +138,3 @@ class RowWriter:
             torch.get_num_threads(),
         )
         return True
-
-
-def why_not_gram(states: Tensor, layout: Layout) -> str | None:
-    """Why `gram_metrics` cannot take these rows; None if it can."""
-    if cpu.extension is None:
-        return f"the C++ extension is missing: {cpu.import_error}"
-    if not plain(states):
-        return f"the states are on {states.device}, or traced"
-    if layout.classes > min(layout.dim + 1, _MOST_CLASSES):
-        return f"{layout.classes} classes are more than {min(layout.dim + 1, _MOST_CLASSES)}"
-    return None
-
-
-def covered(layout: Layout, ids: Iterable[str]) -> list[str]:
-    """Those of the metrics that `gram_metrics` knows for rows of this layout."""
-    few = layout.classes <= _MOST_SPECTRAL
-    known = GRAM_METRICS if few else (*_MOMENT, *_PAIR)
-    return [id_ for id_ in ids if id_ in known]
-
-
-def gram_metrics(states: Tensor, layout: Layout, ids: Sequence[str]) -> Tensor:
-    """Metrics of each row by the C++ extension.
-
-    Args:
-        states: (n, size) float64 on the CPU, contiguous; see `why_not_gram`.
-        layout: of its rows.
-        ids: see `covered`.
-
-    Returns:
-        (n, len(ids)) float64.
-    """
-    assert cpu.extension is not None
-    columns, wanted = _choice(tuple(ids))
-    out = cpu._FLOAT64.new_empty((len(states), len(GRAM_METRICS)))
-    cpu.extension.gram_metrics(
-        states.data_ptr(),
-        len(states),
-        layout.size,
-        layout.classes,
-        layout.dim,
-        layout.integer_counts,
-        *wanted,
-        out.data_ptr(),
-    )
-    return out.index_select(1, columns)
-
-
-@functools.lru_cache(maxsize=64)
-def _choice(ids: tuple[str, ...]) -> tuple[Tensor, list[bool]]:
-    """Columns of the results, and whether the metrics need products, and singular values."""
-    groups = (_PAIR, _SPECTRUM, _CENTRED_SPECTRUM)
-    columns = torch.tensor([GRAM_METRICS.index(id_) for id_ in ids], device="cpu")
-    return columns, [any(id_ in group for id_ in ids) for group in groups]

@@ -17,31 +17,36 @@ def edge(rows: Tensor) -> int:
 
 
 def one_minus_cosine(u: Tensor, v: Tensor, *, diagonal: bool = False) -> Tensor:
-    """1 - <u_i, v_j> of unit rows, (I, J); a zero row counts as orthogonal to everything.
+    """1 - <u_i, v_j> of unit rows, (..., I, J); a zero row counts as orthogonal to everything.
 
     A matrix product where that is accurate. An accelerator takes differences of coordinates at
     once, because asking whether any value is small would wait for it.
     """
     if labels_are_on_host(u):
-        h = torch.addmm(u.new_ones(()), u, v.T, alpha=-1)
+        h = torch.addmm(u.new_ones(()), u, v.T, alpha=-1) if u.ndim == 2 else 1 - u @ v.mT
         if diagonal:
-            h.fill_diagonal_(1)
+            _fill_diagonal(h)
         if bool((h.amin() > _CLOSE).logical_not()):
             h = torch.where(h < _CLOSE, _from_differences(u, v), h)
     else:
         h = _from_differences(u, v)
-    return h.fill_diagonal_(1) if diagonal else h
+    return _fill_diagonal(h) if diagonal else h
+
+
+def _fill_diagonal(h: Tensor) -> Tensor:
+    h.diagonal(dim1=-2, dim2=-1).fill_(1)
+    return h
 
 
 def _from_differences(u: Tensor, v: Tensor) -> Tensor:
     distance = torch.cdist(u, v, compute_mode="donot_use_mm_for_euclid_dist")
     half = distance.square().mul_(0.5)
     # a zero vector stands for a mean without a direction: its cosine counts as zero, h as one
-    zero = (u.square().sum(1) == 0).unsqueeze(1) | (v.square().sum(1) == 0)
+    zero = (u.square().sum(-1) == 0).unsqueeze(-1) | (v.square().sum(-1) == 0).unsqueeze(-2)
     return torch.where(zero, 1.0, half)
 
 
 def squared_distance(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
-    """norm(x_i - y_j)^2 from the norms a (I,) and b (J,) and h = 1 - cos, (I, J)."""
-    a = a.unsqueeze(1)
+    """norm(x_i - y_j)^2 from the norms a (..., I) and b (..., J) and h = 1 - cos."""
+    a, b = a.unsqueeze(-1), b.unsqueeze(-2)
     return (2 * a * b).mul_(h).add_((a - b).square_())

@@ -94,15 +94,14 @@ def test_pairs(instruction_set, number, dim, gap):
     torch.testing.assert_close(
         found.nearest, expected.nearest, rtol=1e-14 / gap + 1e-9, atol=0, equal_nan=True
     )
-    for name in names:
-        for field in ("number", "mean")[: 1 if name == "coherence" else 2]:
-            torch.testing.assert_close(
-                getattr(found.statistics[name], field),
-                getattr(expected.statistics[name], field),
-                rtol=1e-9,
-                atol=1e-12,
-                equal_nan=True,
-            )
+    for name in set(names) - {"coherence"}:
+        torch.testing.assert_close(
+            found.statistics[name].mean,
+            expected.statistics[name].mean,
+            rtol=1e-9,
+            atol=1e-12,
+            equal_nan=True,
+        )
     for name in () if number == 2 else ("cdnv", "coherence"):  # one class present: no pair
         close(found.statistics[name].maximum, expected.statistics[name].maximum, 1e-9)
     for name in () if number == 2 else ("distance", "log", "riesz"):

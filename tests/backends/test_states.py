@@ -1,14 +1,15 @@
-"""Metrics of packed moments in C++ against their definitions."""
+"""Primitives of class moments in C++ against the reference, and the metrics made of them."""
 
 import pytest
 import torch
 
 import ncfast
 from ncfast.backends import cpu
-from ncfast.backends.states import GRAM_METRICS, Layout, covered, gram_metrics, pack
-from ncfast.metrics._collect import define
-from ncfast.metrics._evidence import Evidence
-from ncfast.metrics.registry import CATALOGUE
+from ncfast.backends.states import Layout, pack
+from ncfast.backends.summary import few_classes, why_not
+from ncfast.metrics._collect import evaluate
+from ncfast.metrics.inputs import MetricInputs
+from ncfast.metrics.registry import OF_MOMENTS
 
 pytestmark = [
     pytest.mark.skipif(cpu.extension is None, reason=ncfast.backends()["cpu"].reason),
@@ -28,29 +29,22 @@ def of_means(means, counts=None):
     return moments
 
 
-def quick(moments, ids):
-    layout = Layout(moments.num_classes, moments.dim)
-    return gram_metrics(pack(moments).unsqueeze(0), layout, ids)[0]
+def values(moments, ids=tuple(OF_MOMENTS), backend="auto"):
+    found = evaluate({id_: OF_MOMENTS[id_] for id_ in ids}, MetricInputs(moments, backend=backend))
+    return torch.stack(list(found.values()))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_each_instruction_set_against_the_definitions(instruction_set, shape):
+def test_each_instruction_set_against_the_reference(instruction_set, shape):
     generator = torch.Generator().manual_seed(shape[0])
     means = torch.randn(shape, generator=generator, dtype=torch.float64)
     counts = torch.randint(1, 9, shape[:1], generator=generator)
     if shape[0] > 5:  # an absent class
         counts[3], means[3] = 0, 0
     moments = of_means(means, counts)
-    ids = covered(Layout(*shape), GRAM_METRICS)
-    assert len(ids) == (22 if shape[0] > 32 else 26)
-    expected = define({id_: CATALOGUE[id_] for id_ in ids}, Evidence(moments, backend="reference"))
-    torch.testing.assert_close(
-        quick(moments, ids),
-        torch.stack(list(expected.values())),
-        rtol=1e-9,
-        atol=1e-12,
-        equal_nan=True,
-    )
+    assert why_not(moments) is None
+    expected = values(moments, backend="reference")
+    torch.testing.assert_close(values(moments), expected, rtol=1e-9, atol=1e-12, equal_nan=True)
 
 
 @pytest.mark.parametrize("shape", [(10, 200), (5, 4), (32, 40)])
@@ -63,28 +57,35 @@ def test_condition_numbers_that_are_known(instruction_set, shape, condition, sca
         torch.linalg.qr(torch.randn(n, rank, generator=generator, dtype=torch.float64)).Q
         for n in shape
     )
-    values = torch.logspace(0, -1, rank, base=condition, dtype=torch.float64)
-    found = quick(of_means(scale * (left * values) @ right.T), ["nc2.condition"])
+    singular = torch.logspace(0, -1, rank, base=condition, dtype=torch.float64)
+    moments = of_means(scale * (left * singular) @ right.T)
+    moments.norm_sum.fill_(scale)
+    found = values(moments, ["nc2.condition"])
     # a rounding of the largest value is this share of the smallest
     assert found.item() == pytest.approx(condition, rel=4e-16 * rank * condition)
 
 
-def test_what_was_not_asked_for_is_not_computed():
-    layout, states = Layout(3, 4), pack(of_means(torch.randn(3, 4).double())).unsqueeze(0)
-    out = torch.full((1, len(GRAM_METRICS)), 7.0, dtype=torch.float64)
-    arguments = (states.data_ptr(), 1, layout.size, 3, 4, True)
-    cpu.extension.gram_metrics(*arguments, False, True, False, out.data_ptr())
-    known = {id_ for id_, value in zip(GRAM_METRICS, out[0], strict=True) if value.isfinite()}
-    assert known == {"rnc1.max", "rnc1.mean", "nc2.condition"}
+@pytest.mark.parametrize("id_", OF_MOMENTS)
+def test_one_pass_over_the_states_gives_what_a_metric_plans(id_, monkeypatch):
+    """What `Metric.uses` leaves out is computed by another pass: right, and slower."""
+    passes = []
+    summarise = cpu.extension.States.summarise
+    monkeypatch.setattr(
+        cpu.extension.States, "summarise", lambda *given: passes.append(given) or summarise(*given)
+    )
+    moments = of_means(torch.randn(3, 4).double())
+    planned = values(moments, [id_])
+    assert len(passes) == 1
+    unplanned = OF_MOMENTS[id_].function(MetricInputs(moments))
+    assert torch.equal(planned[0], unplanned)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_what_is_not_finite_stays_so(bad):
     means = torch.randn(4, 6).double()
     means[1, 2] = bad
-    found = quick(of_means(means), GRAM_METRICS)
-    spectral = [i for i, id_ in enumerate(GRAM_METRICS) if "condition" in id_ or "_means" in id_]
-    assert found[spectral].isnan().all()
+    spectral = [id_ for id_ in OF_MOMENTS if "condition" in id_ or "_means" in id_]
+    assert values(of_means(means), spectral).isnan().all()
 
 
 @pytest.mark.parametrize("which", ["lite", "full", "nc2.condition"])
@@ -109,7 +110,7 @@ def test_a_default_device_is_not_that_of_the_results():
     assert found == expected
 
 
-def test_transforms_and_traces_take_the_definitions():
+def test_transforms_and_traces_take_the_reference():
     means = torch.randn(3, 4, 6).double()
     moments = [of_means(part) for part in means]
     expected = [ncfast.nc2(one, variant="equinorm") for one in moments]
@@ -123,3 +124,39 @@ def test_transforms_and_traces_take_the_definitions():
         )
 
     torch.testing.assert_close(torch.func.vmap(of)(means), torch.stack(expected))
+
+
+@pytest.mark.parametrize("shape", [(5, 12), (7, 3), (40, 50)], ids=str)
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_many_states_are_each_state(shape, backend):
+    moments = [of_means(torch.randn(*shape).double()) for _ in range(5)]
+    moments[1].counts[2] = 0
+    moments[1].means[2] = 0
+    moments[1].within_ss[2] = 0
+    one_by_one = torch.stack([values(each, backend=backend) for each in moments])
+    stacked = Layout(*shape).unpack(torch.stack([pack(each) for each in moments]))
+    columns = values(stacked, backend=backend).T
+    torch.testing.assert_close(columns, one_by_one, rtol=1e-11, atol=1e-13, equal_nan=True)
+    two_axes = ncfast.ClassMoments(
+        *(
+            part.unsqueeze(1)
+            for part in (getattr(stacked, name) for name in moments[0].state_dict())
+        )
+    )
+    assert values(two_axes, backend=backend).shape == (len(OF_MOMENTS), 5, 1)
+
+
+def test_memory_that_does_not_lie_as_it_should_is_copied():
+    means = torch.randn(6, 4).double().T
+    moments, expected = of_means(means), values(of_means(means.contiguous()))
+    for name, value in (("means", means), ("within_ss", torch.arange(1, 9).double()[::2])):
+        setattr(moments, name, value)
+    assert few_classes(moments, frozenset(), "auto") is not None
+    moments.within_ss = torch.full((8,), 0.5, dtype=torch.float64)[::2]
+    assert torch.equal(values(moments), expected)
+
+
+def test_why_not():
+    assert "9 classes are more than 4" in why_not(of_means(torch.zeros(9, 3).double()))
+    assert "on meta" in why_not(ncfast.ClassMoments.empty(3, 3, "meta"))
+    assert "backend is reference" in why_not(of_means(torch.zeros(3, 3).double()), "reference")

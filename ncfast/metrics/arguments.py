@@ -1,4 +1,4 @@
-"""Checks of a classifier and of further features, and the way from arguments to an `Evidence`."""
+"""Checks of the arguments of metrics, and the `MetricInputs` made of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ncfast import _validate
 from ncfast.backends import LabelPlan
-from ncfast.metrics._evidence import Evidence
+from ncfast.metrics.inputs import MetricInputs
 from ncfast.moments import ClassMoments, class_moments
 
 
@@ -31,7 +31,7 @@ def as_moments(
     return class_moments(feats, labels, num_classes=num_classes, backend=backend)
 
 
-def as_evidence(
+def as_inputs(
     feats: Tensor | ClassMoments,
     labels: Tensor | LabelPlan | None,
     *,
@@ -40,7 +40,7 @@ def as_evidence(
     ood_feats: Tensor | None = None,
     num_classes: int | None = None,
     backend: str = "auto",
-) -> Evidence:
+) -> MetricInputs:
     """Validated inputs, the classifier in float64."""
     if num_classes is None and weight is not None and weight.ndim == 2:
         num_classes = weight.shape[0]  # the classifier knows K: no need to read the labels
@@ -50,7 +50,7 @@ def as_evidence(
     given = isinstance(feats, ClassMoments)
     if isinstance(labels, LabelPlan):
         labels = labels.labels
-    return Evidence(
+    return MetricInputs(
         moments,
         feats=None if isinstance(feats, ClassMoments) else feats.detach(),
         labels=None if given else labels,
