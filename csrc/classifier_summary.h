@@ -1,5 +1,6 @@
 // Primitives of a linear classifier beside the class means, for many states at once: what NC3
-// needs, NaN with fewer than two present classes or where the moments are invalid. The reference is ncfast/backends/summary.py.
+// needs, NaN with fewer than two present classes or where the moments are invalid. The reference is
+// ncfast/ops/summary.py.
 #pragma once
 
 #include "summary.h"

@@ -11,7 +11,7 @@
 namespace ncfast {
 
 // Values of a spectrum at or below this share of the largest count as zero, for a matrix of that
-// size; `rank_cutoff` in ncfast/backends/spectra.py is the same.
+// size; `rank_cutoff` in ncfast/ops/spectra.py is the same.
 inline double rank_cutoff(std::int64_t size) {
     return static_cast<double>(size) * std::numeric_limits<double>::epsilon();
 }

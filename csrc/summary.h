@@ -1,6 +1,6 @@
 // Primitives of the class moments of many states: traces, norms of Gram matrices, statistics over
 // pairs of class means, singular values. Metrics are arithmetic on them, in ncfast/metrics/; the
-// reference of the primitives is ncfast/backends/summary.py.
+// reference of the primitives is ncfast/ops/summary.py.
 #pragma once
 
 #include <string>

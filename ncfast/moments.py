@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from ncfast import _validate
-from ncfast.backends import LabelPlan, select
+from ncfast.ops import LabelPlan, select
 
 
 @dataclass(eq=False)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 import ncfast
-from ncfast.backends.states import Layout, pack
 from ncfast.benchmarks import availability
 from ncfast.benchmarks.registry import Call, Case, Contestant, Inputs, Operation
 from ncfast.benchmarks.samples import classes
@@ -22,6 +21,7 @@ from ncfast.metrics._collect import evaluate
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.metric import Metric
 from ncfast.metrics.registry import METRICS, OF_MOMENTS, resolve
+from ncfast.ops.states import Layout, pack
 
 QUICK: list[dict[str, Any]] = [
     {"points": 16, "K": 10, "D": 200, "metrics": "standard", "spread": 0.5},

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ncfast.backends import LabelPlan
 from ncfast.metrics.arguments import as_inputs
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.metric import Metric
 from ncfast.metrics.registry import CATALOGUE, STANDALONE, resolve
 from ncfast.moments import ClassMoments
+from ncfast.ops import LabelPlan
 
 
 @torch.no_grad()

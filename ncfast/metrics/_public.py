@@ -7,13 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ncfast.backends import LabelPlan
 from ncfast.metrics import decision, pairwise, variability
 from ncfast.metrics._collect import evaluate
 from ncfast.metrics.arguments import as_inputs, as_moments
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.registry import CATALOGUE
 from ncfast.moments import ClassMoments
+from ncfast.ops import LabelPlan
 
 
 @torch.no_grad()

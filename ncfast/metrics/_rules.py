@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ncfast.backends.decide import Rule
 from ncfast.metrics.inputs import MetricInputs
+from ncfast.ops.decide import Rule
 
 _ROWS = 1 << 14  # rows gathered for one search
 _SURE = 1 - 1e-9  # covers the rounding of the distances compared

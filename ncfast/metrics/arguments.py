@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ncfast import _validate
-from ncfast.backends import LabelPlan
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.moments import ClassMoments, class_moments
+from ncfast.ops import LabelPlan
 
 
 def as_moments(

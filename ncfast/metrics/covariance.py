@@ -11,10 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ncfast.backends.spectra import eigen, significant
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.metric import Metric
 from ncfast.metrics.rank import total_axes
+from ncfast.ops.spectra import eigen, significant
 
 
 def _ratio(inputs: MetricInputs, kept: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ncfast.backends.summary import Spread
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.metric import Metric
+from ncfast.ops.summary import Spread
 
 
 def self_duality(inputs: MetricInputs) -> Tensor:

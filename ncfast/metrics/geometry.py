@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ncfast.backends.summary import Spread
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.metric import Metric
+from ncfast.ops.summary import Spread
 
 
 def _relative_deviation(norms: Spread) -> Tensor:

@@ -15,14 +15,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ncfast.backends import summary
-from ncfast.backends.direct import plain
-from ncfast.backends.margins import Classes, Margins
-from ncfast.backends.pairs import Statistic, Sweep
-from ncfast.backends.second_pass import Engine, engine
-from ncfast.backends.spectra import Axes, condition, nonzero_singular, principal_axes
-from ncfast.backends.summary import FewClasses, Gram, RowProducts, Rows, Spread, Traces
 from ncfast.moments import ClassMoments, class_moments
+from ncfast.ops import summary
+from ncfast.ops.direct import plain
+from ncfast.ops.margins import Classes, Margins
+from ncfast.ops.pairs import Statistic, Sweep
+from ncfast.ops.second_pass import Engine, engine
+from ncfast.ops.spectra import Axes, condition, nonzero_singular, principal_axes
+from ncfast.ops.summary import FewClasses, Gram, RowProducts, Rows, Spread, Traces
 
 T = TypeVar("T")
 

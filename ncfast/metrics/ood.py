@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ncfast._validate import labels_are_on_host
-from ncfast.backends.blocks import rows_of
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.metric import Metric
 from ncfast.metrics.rank import total_axes
+from ncfast.ops.blocks import rows_of
 
 
 def ood_cosine(inputs: MetricInputs) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ncfast.backends.spectra import eigen, eigenvalues, significant
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.metric import Metric
+from ncfast.ops.spectra import eigen, eigenvalues, significant
 
 
 def total_covariance(inputs: MetricInputs) -> Tensor:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncfast.backends.spectra import eigenvalues
 from ncfast.metrics.arguments import as_inputs
+from ncfast.ops.spectra import eigenvalues
 
 
 class Spectra(NamedTuple):

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ncfast.backends.states import Layout
 from ncfast.metrics._collect import evaluate
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.registry import OF_MOMENTS
+from ncfast.ops.states import Layout
 
 
 @torch.no_grad()

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import ncfast
-from ncfast.backends import spectra
-from ncfast.backends.spectra import condition_by_squaring as condition
+from ncfast.ops import spectra
+from ncfast.ops.spectra import condition_by_squaring as condition
 
 NONE = torch.zeros((), dtype=torch.float64)
 BACKENDS = ("auto", "reference")

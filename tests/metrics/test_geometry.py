@@ -10,9 +10,9 @@ from oracle import TWINS, case
 from samples import classes, companions
 
 import ncfast
-from ncfast.backends import decide, tiles
 from ncfast.metrics import _rules
 from ncfast.metrics.arguments import as_inputs
+from ncfast.ops import decide, tiles
 
 
 def simplex(number, dim, scale=7.0, seed=0):

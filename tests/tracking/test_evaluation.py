@@ -4,12 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ncfast
-from ncfast.backends import cpu, tiles
-from ncfast.backends.states import Layout, pack
 from ncfast.metrics._collect import evaluate
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.metric import Metric
 from ncfast.metrics.registry import OF_MOMENTS
+from ncfast.ops import cpu, tiles
+from ncfast.ops.states import Layout, pack
 from ncfast.tracking.evaluation import evaluate_states
 from ncfast.tracking.ring import MomentsRing
 from ncfast.tracking.stream import Stream

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ncfast.backends import cpu, reference
-from ncfast.backends._types import RawMoments
+from ncfast.ops import cpu, reference
+from ncfast.ops._types import RawMoments
 
 _Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 

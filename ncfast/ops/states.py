@@ -12,9 +12,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ncfast.backends import cpu
-from ncfast.backends.direct import tensor_reader
 from ncfast.moments import ClassMoments
+from ncfast.ops import cpu
+from ncfast.ops.direct import tensor_reader
 
 
 class Layout(NamedTuple):

@@ -8,7 +8,7 @@ from cluster_data import features
 from torch._subclasses import FakeTensor, FakeTensorMode
 
 import ncfast
-from ncfast.backends import _dispatch, cpu, ops, reference, select
+from ncfast.ops import _dispatch, cpu, ops, reference, select
 
 needs_extension = pytest.mark.skipif(
     cpu.extension is None, reason=f"no extension: {cpu.import_error}"

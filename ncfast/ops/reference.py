@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ncfast.backends._types import RawMoments
-from ncfast.backends.blocks import residuals
+from ncfast.ops._types import RawMoments
+from ncfast.ops.blocks import residuals
 
 # Elements per block: small enough for a CPU's cache, large enough to hide a GPU's launches.
 _BLOCK_CPU = 1 << 18

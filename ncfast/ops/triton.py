@@ -18,11 +18,6 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
-from ncfast.backends import reference
-from ncfast.backends._types import MomentsFunction, RawMoments
-from ncfast.backends.decide import Rule
-from ncfast.backends.decide import decisions as decide_plainly
-from ncfast.backends.plan import LabelPlan, build
 from ncfast.kernels import autotune
 from ncfast.kernels.configuration import (
     ItemsConfig,
@@ -33,6 +28,11 @@ from ncfast.kernels.configuration import (
     scatter_config,
     tiny_config,
 )
+from ncfast.ops import reference
+from ncfast.ops._types import MomentsFunction, RawMoments
+from ncfast.ops.decide import Rule
+from ncfast.ops.decide import decisions as decide_plainly
+from ncfast.ops.plan import LabelPlan, build
 
 T = TypeVar("T")
 _UNKNOWN_MULTIPROCESSORS = 132  # of an H200; only without a device to ask
@@ -66,7 +66,7 @@ def select(feats: Tensor, plan: LabelPlan | None) -> MomentsFunction:
     A traced graph holds no plan: it takes the labels as they are at each call.
     """
     if _is_traced(feats):
-        from ncfast.backends import triton_operator
+        from ncfast.ops import triton_operator
 
         return triton_operator.class_moments
     return functools.partial(class_moments, plan=plan)
@@ -167,7 +167,7 @@ def projected_ss(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor) 
         (V,) float64; relative error of float32 rounding at any collapse level.
     """
     if _is_traced(feats):
-        from ncfast.backends import triton_operator
+        from ncfast.ops import triton_operator
 
         return triton_operator.projected_ss(feats, labels, means, vectors)
     return projected_ss_now(feats, labels, means, vectors)
@@ -206,7 +206,7 @@ def scatter(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
         (D, D) float64, exactly symmetric; of N times the covariance Sigma_W.
     """
     if _is_traced(feats):
-        from ncfast.backends import triton_operator
+        from ncfast.ops import triton_operator
 
         return triton_operator.scatter(feats, labels, means)
     return scatter_now(feats, labels, means)
@@ -248,7 +248,7 @@ def decisions(feats: Tensor, centres: Tensor, weights: Tensor, offsets: Tensor) 
         (R, N) int64; ties go to the smaller index, and a row that holds NaN to index 0.
     """
     if _is_traced(feats):
-        from ncfast.backends import triton_operator
+        from ncfast.ops import triton_operator
 
         return triton_operator.decisions(feats, centres, weights, offsets)
     return decisions_now(feats, centres, weights, offsets)

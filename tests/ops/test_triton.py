@@ -6,9 +6,9 @@ from samples import classes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ncfast
-from ncfast.backends import reference, second_pass, triton, triton_operator
 from ncfast.kernels import twins
 from ncfast.kernels.configuration import alignment, items_config, merge_config, scatter_config
+from ncfast.ops import reference, second_pass, triton, triton_operator
 
 SIZES = [
     (count, dim, num_classes)

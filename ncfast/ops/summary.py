@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ncfast.backends import cpu
-from ncfast.backends.direct import plain
-from ncfast.backends.pairs import QUANTITIES, Statistic
+from ncfast.ops import cpu
+from ncfast.ops.direct import plain
+from ncfast.ops.pairs import QUANTITIES, Statistic
 
 _MOST_CLASSES = 128  # beyond, the products of means are better left to a matrix library
 _MOST_SPECTRAL = 32  # and beyond this their singular values

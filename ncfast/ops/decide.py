@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ncfast._surroundings import ieee_float32
 from ncfast._validate import labels_are_on_host
-from ncfast.backends.blocks import rows_of
+from ncfast.ops.blocks import rows_of
 
 _CLASSES = 4096  # columns of a block of scores
 _FEW = 512  # so few classes that float64 costs little

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 import ncfast
-from ncfast.backends import cpu
-from ncfast.backends.states import Layout, pack
-from ncfast.backends.summary import few_classes, why_not
 from ncfast.metrics._collect import evaluate
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.registry import OF_MOMENTS
+from ncfast.ops import cpu
+from ncfast.ops.states import Layout, pack
+from ncfast.ops.summary import few_classes, why_not
 
 pytestmark = [
     pytest.mark.skipif(cpu.extension is None, reason=ncfast.backends()["cpu"].reason),

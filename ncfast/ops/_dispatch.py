@@ -11,9 +11,9 @@ from torch import Tensor
 from torch._subclasses import FakeTensor
 from torch.nn import Parameter
 
-from ncfast.backends import cpu, ops, reference, triton
-from ncfast.backends._types import MomentsFunction
-from ncfast.backends.plan import LabelPlan
+from ncfast.ops import cpu, ops, reference, triton
+from ncfast.ops._types import MomentsFunction
+from ncfast.ops.plan import LabelPlan
 
 NAMES = ("auto", "reference", "cpu", "triton")
 _PLAIN_TYPES = (Tensor, Parameter, FakeTensor)  # an operator takes the last one

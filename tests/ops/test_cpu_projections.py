@@ -6,7 +6,7 @@ import pytest
 import torch
 from cluster_data import FEATURE_DTYPES, features
 
-from ncfast.backends import cpu, reference
+from ncfast.ops import cpu, reference
 
 pytestmark = [
     pytest.mark.skipif(cpu.extension is None, reason=f"no extension: {cpu.import_error}"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ncfast.backends import cpu
-from ncfast.backends.states import Layout
+from ncfast.ops import cpu
+from ncfast.ops.states import Layout
 
 
 class CpuAverage:

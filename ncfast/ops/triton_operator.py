@@ -2,7 +2,7 @@
 
 ``torch.ops.ncfast.triton_moments(feats, labels, num_classes)`` returns the entries of `RawMoments`
 in order; ``triton_projected_ss``, ``triton_scatter`` and ``triton_decisions`` are the second reads
-of `ncfast.backends.triton`. Plain calls never go through the dispatcher. On the CPU the operators
+of `ncfast.ops.triton`. Plain calls never go through the dispatcher. On the CPU the operators
 are the reference, which lets `torch.library.opcheck` run without a GPU.
 """
 
@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ncfast.backends import reference, triton
-from ncfast.backends._types import RawMoments
-from ncfast.backends.ops import fake_moments, fake_projected
+from ncfast.ops import reference, triton
+from ncfast.ops._types import RawMoments
+from ncfast.ops.ops import fake_moments, fake_projected
 
 _Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -37,17 +37,17 @@ def class_moments(feats: Tensor, labels: Tensor, num_classes: int) -> RawMoments
 
 
 def projected_ss(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor) -> Tensor:
-    """`ncfast.backends.triton.projected_ss` through the dispatcher."""
+    """`ncfast.ops.triton.projected_ss` through the dispatcher."""
     return torch.ops.ncfast.triton_projected_ss(feats, labels, means, vectors)
 
 
 def scatter(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
-    """`ncfast.backends.triton.scatter` through the dispatcher."""
+    """`ncfast.ops.triton.scatter` through the dispatcher."""
     return torch.ops.ncfast.triton_scatter(feats, labels, means)
 
 
 def decisions(feats: Tensor, centres: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
-    """`ncfast.backends.triton.decisions` through the dispatcher."""
+    """`ncfast.ops.triton.decisions` through the dispatcher."""
     return torch.ops.ncfast.triton_decisions(feats, centres, weights, offsets)
 
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ncfast
-from ncfast.backends import cpu
-from ncfast.backends.direct import norm_reader
 from ncfast.metrics.weights import reference_weight_norm
+from ncfast.ops import cpu
+from ncfast.ops.direct import norm_reader
 
 READER = norm_reader(cpu.extension)
 pytestmark = pytest.mark.skipif(

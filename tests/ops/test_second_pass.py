@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import ncfast
-from ncfast.backends import cpu
-from ncfast.backends.margins import Classes
-from ncfast.backends.second_pass import engine
+from ncfast.ops import cpu
+from ncfast.ops.margins import Classes
+from ncfast.ops.second_pass import engine
 
 needs_extension = pytest.mark.skipif(cpu.extension is None, reason=ncfast.backends()["cpu"].reason)
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from cluster_data import FEATURE_DTYPES, assert_matches, collapsed, features, two_pass
 
-from ncfast.backends import cpu
+from ncfast.ops import cpu
 
 pytestmark = [
     pytest.mark.skipif(cpu.extension is None, reason=f"no extension: {cpu.import_error}"),

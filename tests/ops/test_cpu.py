@@ -7,7 +7,7 @@ import torch
 from cluster_data import FEATURE_DTYPES, assert_matches, features
 
 import ncfast
-from ncfast.backends import cpu, reference
+from ncfast.ops import cpu, reference
 
 pytestmark = [
     pytest.mark.skipif(cpu.extension is None, reason=f"no extension: {cpu.import_error}"),

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import ncfast
-from ncfast.backends import cpu
 from ncfast.metrics._collect import evaluate
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.registry import CATALOGUE
+from ncfast.ops import cpu
 
 pytestmark = [
     pytest.mark.skipif(cpu.extension is None, reason=ncfast.backends()["cpu"].reason),

@@ -12,7 +12,7 @@ import torch
 from cluster_data import features
 from torch import Tensor
 
-from ncfast.backends import cpu
+from ncfast.ops import cpu
 
 pytestmark = [
     pytest.mark.skipif(cpu.extension is None, reason=f"no extension: {cpu.import_error}"),
@@ -65,7 +65,7 @@ def test_a_forked_child_does_not_hang() -> None:
 MEMORY_SCRIPT = """
 import sys, torch
 from pathlib import Path
-from ncfast.backends import cpu
+from ncfast.ops import cpu
 
 def status(field):
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ncfast.backends.averages import CpuAverage
-from ncfast.backends.states import Layout
+from ncfast.ops.averages import CpuAverage
+from ncfast.ops.states import Layout
 from ncfast.tracking.average import TorchAverage
 from ncfast.tracking.stream import parse
 

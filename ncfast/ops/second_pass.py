@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ncfast.backends import _dispatch, cpu, cpu_second_pass, reference, triton
-from ncfast.backends.decide import Rule, decisions
-from ncfast.backends.margins import Margins, margins
-from ncfast.backends.pairs import Sweep, sweep
+from ncfast.ops import _dispatch, cpu, cpu_second_pass, reference, triton
+from ncfast.ops.decide import Rule, decisions
+from ncfast.ops.margins import Margins, margins
+from ncfast.ops.pairs import Sweep, sweep
 
 
 class Engine(NamedTuple):
@@ -28,9 +28,9 @@ class Engine(NamedTuple):
     projected_ss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
     # (feats, rules): what each rule chooses for each row
     decisions: Callable[[Tensor, Sequence[Rule]], list[Tensor]]
-    # (classes, rows, bias, feats, labels): see ncfast.backends.margins
+    # (classes, rows, bias, feats, labels): see ncfast.ops.margins
     margins: Callable[..., Margins]
-    # (centred, norms, variances, present, quantities): see ncfast.backends.pairs
+    # (centred, norms, variances, present, quantities): see ncfast.ops.pairs
     sweep: Callable[[Tensor, Tensor, Tensor, Tensor, Sequence[str]], Sweep]
     # (feats, labels, means): norm(x - mu) of each row, (N,); None where no decision can be saved
     own_distances: Callable[[Tensor, Tensor, Tensor], Tensor] | None

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import ncfast
-from ncfast.backends import cpu
-from ncfast.backends.states import Layout, RowWriter
 from ncfast.information import neighbors
+from ncfast.ops import cpu
+from ncfast.ops.states import Layout, RowWriter
 from ncfast.tracking import read_records
 
 needs_extension = pytest.mark.skipif(cpu.extension is None, reason=f"{cpu.import_error}")

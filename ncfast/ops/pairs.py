@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncfast.backends.tiles import edge, one_minus_cosine, squared_distance
+from ncfast.ops.tiles import edge, one_minus_cosine, squared_distance
 
 
 class Statistic(NamedTuple):

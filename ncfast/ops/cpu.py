@@ -1,7 +1,7 @@
 """Class moments on a CPU by the C++ extension: one fused pass, see ``csrc/``.
 
 The extension sees addresses only. Whoever calls it directly makes sure that they are real: plain
-CPU tensors, outside of any tracing. `ncfast.backends.select` does; `ncfast.backends.ops` is the
+CPU tensors, outside of any tracing. `ncfast.ops.select` does; `ncfast.ops.ops` is the
 way for everything else.
 """
 
@@ -13,8 +13,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ncfast.backends import reference
-from ncfast.backends._types import RawMoments
+from ncfast.ops import reference
+from ncfast.ops._types import RawMoments
 
 _FEATURE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _LABEL_CODES = {torch.int8: 0, torch.int16: 1, torch.int32: 2, torch.int64: 3, torch.uint8: 4}

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncfast.backends.blocks import residuals
-from ncfast.backends.reference import add_by_class
-from ncfast.backends.tiles import edge, one_minus_cosine, squared_distance
+from ncfast.ops.blocks import residuals
+from ncfast.ops.reference import add_by_class
+from ncfast.ops.tiles import edge, one_minus_cosine, squared_distance
 
 _TABLE = 1 << 24  # entries of a (K, k) table of projected variances: 128 MB
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ncfast.backends import cpu
+from ncfast.ops import cpu
 
 INSTRUCTION_SETS = cpu.extension.instruction_sets() if cpu.extension is not None else []
 

@@ -1,6 +1,6 @@
 """Second passes on a CPU by the C++ extension, in float64 throughout: see ``csrc/second_pass.h``.
 
-As in `ncfast.backends.cpu`, the tensors are plain ones on the CPU.
+As in `ncfast.ops.cpu`, the tensors are plain ones on the CPU.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ncfast.backends import cpu
-from ncfast.backends.margins import Classes, Margins
-from ncfast.backends.pairs import ABOUT_DIRECTIONS, Statistic, Sweep, undefined_where
+from ncfast.ops import cpu
+from ncfast.ops.margins import Classes, Margins
+from ncfast.ops.pairs import ABOUT_DIRECTIONS, Statistic, Sweep, undefined_where
 
 # as in csrc/class_pairs_types.h
 _MEANS = ("cdnv", "angle", "distance", "log", "riesz")
@@ -55,7 +55,7 @@ def margins(
     feats: Tensor | None = None,
     labels: Tensor | None = None,
 ) -> Margins:
-    """See `ncfast.backends.margins.margins`; "radius" is a safe lower bound of it."""
+    """See `ncfast.ops.margins.margins`; "radius" is a safe lower bound of it."""
     without = feats is None or labels is None
     if feats is None or labels is None:
         feats, labels = classes.means.narrow(0, 0, 0), classes.counts
@@ -79,7 +79,7 @@ def margins(
 def sweep(
     centred: Tensor, norms: Tensor, variances: Tensor, present: Tensor, quantities: Sequence[str]
 ) -> Sweep:
-    """See `ncfast.backends.pairs.sweep`; all quantities come from one loop over the tiles."""
+    """See `ncfast.ops.pairs.sweep`; all quantities come from one loop over the tiles."""
     if centred.ndim > 2:
         return _each_state(centred, norms, variances, present, quantities)
     index = present.nonzero().squeeze(1)
