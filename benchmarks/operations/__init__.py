@@ -12,6 +12,7 @@ from ncfast.benchmarks.operations import (
     replica_step,
     rnc1,
     scatter,
+    tracker_block,
     tracker_cost,
     tracker_step,
 )
@@ -35,6 +36,7 @@ OPERATIONS: dict[str, Operation] = {
         mutual_information.GRID_OPERATION,
         mutual_information.ENGINES,
         plane.OPERATION,
+        tracker_block.OPERATION,
         tracker_step.OPERATION,
         tracker_cost.MLP_OPERATION,
         tracker_cost.RESNET_OPERATION,

@@ -24,10 +24,10 @@ from gpu_timing import Bench, features, must_not_change
 from torch import Tensor
 
 import ncfast
-from ncfast.backends import triton
-from ncfast.backends.plan import build
 from ncfast.benchmarks import results_file
 from ncfast.benchmarks.report import text
+from ncfast.ops import triton
+from ncfast.ops.plan import build
 
 RESULTS = Path(__file__).parents[1] / "results"
 GRID = [(n, d, k) for n in (100_000, 1_000_000) for d in (128, 512, 4096) for k in (10, 1000)]

@@ -13,7 +13,7 @@ from ncfast.experiments.run_dir import LOGGED
 from ncfast.experiments.training.losses import LOSSES
 from ncfast.experiments.training.program import ReplicaProgram
 from ncfast.metrics._collect import evaluate
-from ncfast.metrics._evidence import Evidence
+from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.registry import CATALOGUE
 from ncfast.metrics.weights import balancedness, weight_norm
 from ncfast.moments import ClassMoments, class_moments
@@ -41,17 +41,15 @@ class SplitTotals:
     loss: Tensor
     count: int
 
-    def replica(self, index: int) -> ClassMoments:
-        """The class moments of one replica, as views."""
-        classes = self.moments.num_classes // len(self.correct)
-        part = slice(index * classes, (index + 1) * classes)
-        m = self.moments
+    def states(self) -> ClassMoments:
+        """The class moments with the replicas as leading axis; views."""
+        replicas, m = len(self.correct), self.moments
         return ClassMoments(
-            m.counts[part],
-            m.means[part],
-            m.within_ss[part],
-            self.norm_sum[index],
-            self.norm_max[index],
+            m.counts.unflatten(0, (replicas, -1)),
+            m.means.unflatten(0, (replicas, -1)),
+            m.within_ss.unflatten(0, (replicas, -1)),
+            self.norm_sum,
+            self.norm_max,
         )
 
 
@@ -113,21 +111,23 @@ def measure_split(program: ReplicaProgram, split: ImageSet, name: str) -> list[d
         One dictionary per replica, with 0-d tensors by ``name/metric``.
     """
     totals = totals_of(program, split)
-    records = []
-    for replica in range(len(program.configs)):
-        state = program.model_state(replica)
-        evidence = Evidence(
-            totals.replica(replica),
-            weight=state["classifier.weight"].to(torch.float64),
-            bias=state["classifier.bias"].to(torch.float64),
-        )
-        values = {
-            "accuracy": totals.correct[replica].to(torch.float64) / totals.count,
-            "loss": totals.loss[replica] / totals.count,
-            **evaluate({id_: CATALOGUE[id_] for id_ in LOGGED}, evidence),
-        }
-        records.append({f"{name}/{id_}": value for id_, value in values.items()})
-    return records
+    states = [program.model_state(replica) for replica in range(len(program.configs))]
+    weight, bias = (
+        torch.stack([state[f"classifier.{part}"].to(torch.float64) for state in states])
+        for part in ("weight", "bias")
+    )
+    values = {
+        "accuracy": totals.correct.to(torch.float64) / totals.count,
+        "loss": totals.loss / totals.count,
+        **evaluate(
+            {id_: CATALOGUE[id_] for id_ in LOGGED},
+            MetricInputs(totals.states(), weight=weight, bias=bias),
+        ),
+    }
+    columns = {f"{name}/{id_}": value.unbind() for id_, value in values.items()}
+    return [
+        {key: column[replica] for key, column in columns.items()} for replica in range(len(states))
+    ]
 
 
 @torch.no_grad()

@@ -23,6 +23,6 @@ def poisoned_memory(monkeypatch):
 @pytest.fixture(autouse=True)
 def no_fallback(monkeypatch):
     """Let a failing kernel fail the test instead of falling back."""
-    from ncfast.backends import triton
+    from ncfast.ops import triton
 
     monkeypatch.setattr(triton, "_failures", {})

@@ -5,10 +5,10 @@ import torch
 from oracle import two_pass
 from samples import classes
 
-from ncfast.backends import triton
-from ncfast.backends.plan import build
 from ncfast.kernels import autotune
 from ncfast.kernels.configuration import items_config
+from ncfast.ops import triton
+from ncfast.ops.plan import build
 
 
 @pytest.fixture
