@@ -69,13 +69,16 @@ class Hook:
         if _is_compiling():
             if not _is_exporting():
                 self._keep_compiled(_copied(value), rank)
-        elif rank >= self.rank and not self._passes_by(value):
-            self.calls = self.calls + 1 if rank == self.rank else 1
-            self.rank = rank
-            if type(value) is Tensor and not value.is_inference():
-                self.value, self.version = value, value._version
-            else:
-                self._keep(value)
+            return
+        last = self.rank
+        if rank < last or self._passes_by(last, value):
+            return
+        self.calls = self.calls + 1 if rank == last else 1
+        self.rank = rank
+        if type(value) is Tensor and not value.is_inference():
+            self.value, self.version = value, value._version
+        else:
+            self._keep(value)
 
     def take(self) -> Any:
         """The value, which is forgotten; None if there is none.
@@ -113,9 +116,10 @@ class Hook:
             return kwargs[self._argument]
         return next(iter(kwargs.values()), None)
 
-    def _passes_by(self, value: Any) -> bool:
+    @staticmethod
+    def _passes_by(last: int, value: Any) -> bool:
         """Whether a call leaves nothing behind: traced, faked, or repeated in a backward pass."""
-        if _tracing() is not None or (self.rank >= 0 and _in_backward() != -1):
+        if _tracing() is not None or (last >= 0 and _in_backward() != -1):
             return True
         return type(value) is not Tensor and type(value).__name__ in ("FakeTensor", "Proxy")
 
