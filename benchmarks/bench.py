@@ -83,7 +83,7 @@ def compare_files(old: Path, new: Path) -> bool:
 
 
 def choose(names: Sequence[str]) -> list[Operation]:
-    """The operations of those names, all without any.
+    """The operations of those names; without names all but those that run `when_named`.
 
     Raises:
         ValueError: a name is unknown.
@@ -94,7 +94,9 @@ def choose(names: Sequence[str]) -> list[Operation]:
             f"Expected `ops` to name operations but got {unknown[0]!r}. "
             f"Known: {', '.join(OPERATIONS)}."
         )
-    return [OPERATIONS[name] for name in names or OPERATIONS]
+    if names:
+        return [OPERATIONS[name] for name in names]
+    return [operation for operation in OPERATIONS.values() if not operation.when_named]
 
 
 def _device(name: str) -> torch.device:

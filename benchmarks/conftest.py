@@ -1,3 +1,3 @@
 """``pytest benchmarks --benchmark-only``: the package alone, not the scripts beside it."""
 
-collect_ignore_glob = ["studies/*", "tracker*.py", "plain/*", "operations/*"]
+collect_ignore_glob = ["studies/*", "plain/*", "operations/*"]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import ncfast
-from ncfast.backends import cpu
+from ncfast.ops import cpu
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "faiss-cpu", "triton")
 # what may differ between runs whose figures belong together

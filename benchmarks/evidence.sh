@@ -11,13 +11,13 @@
 #   projection   state and traffic on a cluster
 #   accuracy     the table of docs/accuracy.md
 #   moments      the tables of docs/cpu-backend.md
-#   metrics      the tables of docs/metrics.md
+#   metrics      the whole suite, up to 10,000 classes (docs/metrics.md)
 #   neighbors    the tables of docs/neighbors.md
 #   information  the tables and the figure of docs/information.md
 #   tracker      what tracking costs (docs/tracking.md)
 #   collectives  one packed collective against two (docs/integrations.md)
-#   replicas     replica-steps per second (docs/experiments.md)
-#   released     the authors' step and log point beside ours (NCFAST_DATA names the data)
+#   replicas     steps of F2, the authors' way beside ours (docs/experiments.md; NCFAST_DATA names the data)
+#   released     log points of F2, the authors' way beside ours (likewise)
 # All of them write to $NCFAST_RESULTS, or runs/evidence; nothing of the repository changes.
 # --quick takes the small form of each, minutes in all: it shows that all of it runs.
 set -euo pipefail
@@ -44,6 +44,9 @@ study() {
     run "benchmarks/studies/$name.py" "$@"
 }
 
+# ops NAME...: operations of `ncfast bench`; the file keeps the others
+ops() { run -m ncfast bench ${quick:+--quick --seconds 0.2} --ops "$@" --out "$results/bench.json"; }
+
 bench() { run -m ncfast bench ${quick:+--quick} --out "$results/bench.json"; }
 
 scaling() { run -m ncfast.benchmarks.scaling ${quick:+--quick} --out "$results/scaling.json"; }
@@ -58,36 +61,19 @@ projection() { run -m ncfast.benchmarks.projection --out "$results/projection.js
 
 accuracy() { study accuracy; }
 
-moments() { study cpu_moments ${quick:+--quick}; }
+moments() { ops class_moments.grid rnc1.call; }
 
-metrics() {
-    if [ -n "$quick" ]; then
-        study metrics --classes 100 --rounds 1 --without public64 public
-        return
-    fi
-    study metrics --classes 100 --rounds 5
-    study metrics --classes 100 --features mixed --rounds 5
-    # float64 and whole matrices of so many classes take hours, or more memory than there is
-    study metrics --classes 10000 --rounds 1 --without public64 matrices
-}
+metrics() { ops metrics.suite; }
 
-neighbors() {
-    if [ -n "$quick" ]; then
-        study neighbors knn 5000 2
-        return
-    fi
-    study neighbors knn
-    study neighbors ksg
-}
+neighbors() { ops knn.grid knn.engines mutual_information.grid mutual_information.engines; }
 
 information() {
+    ops entropy plane
     if [ -n "$quick" ]; then
-        study information ksg-1 --rounds 1
         study information_warnings --draws 1 0 --ranks 0 0
         study information_ties --draws 2
         return
     fi
-    study information ksg-{1,2,5,10} entropy-{2,5,10,20} plane
     study information_bias
     study information_warnings
     study information_rivals
@@ -95,25 +81,13 @@ information() {
     study information_errors
 }
 
-tracker() {
-    if [ -n "$quick" ]; then
-        run benchmarks/tracker.py long --steps 5000 --out "$results/tracker.json"
-        run benchmarks/tracker.py mlp --seconds 3 --out "$results/tracker.json"
-        return
-    fi
-    for what in mlp resnet18 long; do
-        run benchmarks/tracker.py "$what" --out "$results/tracker.json"
-    done
-}
+tracker() { ops tracker_cost.mlp tracker_cost.resnet18 tracker_cost.alone; }
 
-collectives() { study all_reduce ${quick:+--ranks 2 --repeats 2}; }
+collectives() { ops all_reduce; }
 
-replicas() { study replicas ${quick:+--rounds 1 --cases digits-mlp} --out "$results/replicas.json"; }
+replicas() { ops replica_step.f2; }
 
-released() {
-    run benchmarks/released_code.py ${quick:+--rounds 1 --steps 10} \
-        --out "$results/released_code.json"
-}
+released() { ops log_point; }
 
 if [ $# -eq 0 ]; then
     set -- bench scaling streaming projection accuracy moments metrics neighbors information \

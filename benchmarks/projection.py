@@ -16,6 +16,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from ncfast.benchmarks import results_file
 from ncfast.distributed import EXCHANGE_BYTES
 
 DOUBLE = 8
@@ -86,11 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "links_bytes_per_s": LINKS,
         "projection": [project(k, d, ranks) for k, d in STATES for ranks in RANKS],
     }
-    text = json.dumps(found, indent=1)
     if given.out:
-        given.out.write_text(text + "\n")
+        results_file.write(given.out, found)
     else:
-        print(text)
+        print(json.dumps(found, indent=1))
     return 0
 
 

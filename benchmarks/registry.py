@@ -92,6 +92,7 @@ class Operation:
         error: an output and the truth to a relative error; NaN is wrong.
         contestants: the first one of kind "ncfast" that runs and is right is what the others are
             compared with.
+        when_named: leave it out of a run that names no operation: it takes long, or needs data.
     """
 
     name: str
@@ -100,3 +101,4 @@ class Operation:
     truth: Callable[[Inputs], Any]
     error: Callable[[Any, Any], float]
     contestants: Sequence[Contestant]
+    when_named: bool = False

@@ -13,6 +13,8 @@
                  "contestant": ..., "kind": ..., "backend": "" unless ncfast's,
                  "error": relative, against float64, null where it is no number,
                  "budget": the largest right one, "ok": whether it is,
+                 "peak_bytes": of host memory in the first call, beyond what was there before;
+                               null where the system does not tell, absent in older files
                  "rounds": number of timings,
                  "median_s": of one call, "quartiles_s": [first, third],
                  "ratio_to_ncfast": {"median": ..., "quartiles": [...]} of the ratios within a
@@ -96,11 +98,21 @@ def merge_into(path: Path, report: Report, *, single_cases: bool = False) -> lis
             }
         else:
             dropped = sorted(set(kept["operations"]) - set(report["operations"]))
+    write(path, report)
+    return dropped
+
+
+def write(path: Path, content: Any) -> None:
+    """The file as a whole or not at all; every result is stored by this.
+
+    Raises:
+        ValueError: a number is not finite, which JSON does not have.
+    """
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    temporary.write_text(text)
     temporary.replace(path)
-    return dropped
 
 
 def _merged(kept: Report, report: Report, single_cases: bool) -> dict[str, Any]:

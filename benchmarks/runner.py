@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from ncfast.benchmarks.memory import Peak
 from ncfast.benchmarks.registry import Call, Case, Contestant, Inputs, Operation
 from ncfast.benchmarks.timing import Rounds, measure
 
@@ -45,12 +46,13 @@ class Conditions:
 
 @dataclass
 class _Entry:
-    """A contestant that ran: what it is called with, its error, and its first call's time."""
+    """A contestant that ran: what it is called with, its error, and what its first call took."""
 
     contestant: Contestant
     calls: list[Call]
     error: float
     seconds: float
+    peak: int | None
     ok: bool
 
 
@@ -109,13 +111,15 @@ def _try(
     """Its entry, or why it failed."""
     try:
         calls = [contestant.prepare(inputs) for inputs in copies]
-        start = time.perf_counter()
-        output = calls[0]()
-        seconds = time.perf_counter() - start
+        with Peak() as peak:
+            start = time.perf_counter()
+            output = calls[0]()
+            seconds = time.perf_counter() - start
         error = operation.error(output, truth)
     except _FAILURES as failure:
         return f"{type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else ''}"
-    return _Entry(contestant, calls, error, seconds, error <= contestant.allowed(case))
+    ok = error <= contestant.allowed(case)
+    return _Entry(contestant, calls, error, seconds, peak.bytes, ok)
 
 
 def _describe(contestant: Contestant, case: Case) -> dict[str, Any]:
@@ -144,6 +148,7 @@ def _results(
             # JSON has no NaN: an error that is no number is null
             "error": entry.error if math.isfinite(entry.error) else None,
             "ok": entry.ok,
+            "peak_bytes": entry.peak,
             "rounds": len(mine),
             "median_s": median,
             "quartiles_s": quartiles(list(mine.values())),

@@ -11,7 +11,6 @@ faded. Axes and thread counts can be measured in several calls: the file keeps t
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from ncfast.benchmarks import availability, ceilings, environment, results_file
 from ncfast.benchmarks.operations import class_moments
 from ncfast.benchmarks.registry import Call, Case, Contestant, Inputs, Operation
 from ncfast.benchmarks.runner import Conditions, run_case
-from ncfast.benchmarks.samples import relative_error
+from ncfast.benchmarks.samples import error_of_found
 
 SIZES: dict[str, list[dict[str, int]]] = {
     "N": [
@@ -48,33 +47,20 @@ QUICK: dict[str, list[dict[str, int]]] = {
     )
 }
 DRAWN_ROWS = 200_000
-CLASS_MOMENTS, RNC1, READ = "class_moments", "rnc1", "plain read"
+CLASS_MOMENTS, RNC1, READ = "class_moments", "rnc1", class_moments.READ
 
 
 def truth(inputs: Inputs) -> dict[str, torch.Tensor]:
     """What every contestant's output is compared with, by name."""
-    found = class_moments.truth(inputs)
+    found = class_moments.truth_of_read(inputs)
     count, norm = len(inputs["labels"]), found["norm_max"]
     found["rnc1"] = found["within_ss"].sum() / count / norm.square()
-    found["sum"] = sum(
-        (part.double().sum() for part in inputs["feats"].split(4096)),
-        torch.zeros((), dtype=torch.float64),
-    )
     return found
-
-
-def error(found: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> float:
-    """Of whatever was computed."""
-    return relative_error(found, {name: exact[name] for name in found})
 
 
 def rnc1(inputs: Inputs, backend: str) -> Call:
     feats, labels, k = inputs["feats"], inputs["labels"], inputs["k"]
     return lambda: {"rnc1": ncfast.rnc1(feats, labels, num_classes=k, backend=backend)}
-
-
-def read(inputs: Inputs) -> Call:
-    return lambda: {"sum": inputs["feats"].sum()}
 
 
 def _make(case: Case, seed: int, device: torch.device) -> Inputs:
@@ -97,7 +83,7 @@ OPERATION = Operation(
     lambda quick: [],
     _make,
     truth,
-    error,
+    error_of_found,
     [
         *(
             Contestant(
@@ -106,7 +92,7 @@ OPERATION = Operation(
             for backend in ("cpu",)
             for name, make in ((CLASS_MOMENTS, class_moments.ours), (RNC1, rnc1))
         ),
-        Contestant(READ, "torch", read),
+        Contestant(READ, "torch", class_moments.read),
     ],
 )
 
@@ -201,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     environment.finish(about)
     report["environment"] = about
     if given.out:
-        given.out.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+        results_file.write(given.out, report)
     return 0
 
 

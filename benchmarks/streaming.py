@@ -25,24 +25,11 @@ import torch
 from torch import Tensor
 
 import ncfast
-from ncfast.benchmarks import environment
+from ncfast.benchmarks import environment, memory, results_file
 
 DIM, CLASSES, SPREAD = 512, 100, 0.1
 CHUNK_ROWS = 1 << 15  # 64 MiB of float32 at 512 columns
 SUBSET_CHUNKS = 16
-
-
-def memory() -> dict[str, int]:
-    """MiB of this process now: anonymous pages, and pages of files it has mapped."""
-    status = Path("/proc/self/status").read_text()
-    return {
-        key: int(status.split(f"{key}:")[1].split()[0]) // 1024 for key in ("RssAnon", "RssFile")
-    }
-
-
-def physical_memory() -> int:
-    """Bytes of memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 class Sampler:
@@ -54,7 +41,7 @@ class Sampler:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _sample(self) -> None:
-        now = memory()
+        now = memory.now()
         seconds = round(time.perf_counter() - self._start, 2)
         self.rows.append((seconds, now["RssAnon"], now["RssFile"]))
 
@@ -191,7 +178,7 @@ def measure(folder: Path) -> dict[str, object]:
     return {
         **about,
         "file_bytes": size,
-        "memory_bytes": physical_memory(),
+        "memory_bytes": memory.physical(),
         "chunk_bytes": 4 * about["dim"] * CHUNK_ROWS,
         "budget": 1e-6,
         "ok": max(*error.values(), apart) < 1e-6,
@@ -209,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the files, measure, write the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the files are; they stay there")
-    parser.add_argument("--gib", type=float, default=1.2 * physical_memory() / 2**30)
+    parser.add_argument("--gib", type=float, default=1.2 * memory.physical() / 2**30)
     parser.add_argument("--only", choices=["make", "measure"])
     parser.add_argument("--out", type=Path)
     given = parser.parse_args(argv)
@@ -222,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     environment.finish(about)
     print({name: value for name, value in found["streaming"].items() if name != "memory_over_time"})
     if given.out:
-        given.out.write_text(json.dumps(found) + "\n")
+        results_file.write(given.out, found)
     return 0
 
 

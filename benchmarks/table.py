@@ -18,7 +18,8 @@ def header(operation: str, entry: dict[str, Any]) -> str:
 
 def lines(entry: dict[str, Any]) -> list[str]:
     """One line a contestant, under a line of titles."""
-    title = f"  {'contestant':<{WIDTH}} {'error':>8} {'time':>10} {'+-':>5} {'x ncfast':>9} ceiling"
+    title = f"  {'contestant':<{WIDTH}} {'error':>8} {'time':>10} {'+-':>5} {'x ncfast':>9} "
+    title += f"{'ceiling':>7} {'MiB':>6}"
     return [title, *(_line(result) for result in entry["results"])]
 
 
@@ -32,9 +33,11 @@ def _line(result: dict[str, Any]) -> str:
     ratio, share = result["ratio_to_ncfast"], result["share_of_ceiling"]
     times = f"{ratio['median']:.2f}" if ratio else ""
     of_ceiling = f"{100 * share:.0f} %" if share else ""
+    peak = result.get("peak_bytes")
+    memory = "" if peak is None else f"{peak / 2**20:,.0f}"
     return (
         f"{name} {error:>8} {duration(result['median_s']):>10} {spread:>5} "
-        f"{times:>9} {of_ceiling:>7}{'' if result['ok'] else ' WRONG'}"
+        f"{times:>9} {of_ceiling:>7} {memory:>6}{'' if result['ok'] else ' WRONG'}"
     )
 
 

@@ -3,14 +3,14 @@
 #include <pybind11/stl.h>
 
 #include "average.h"
-#include "classifier_metrics.h"
-#include "gram_metrics.h"
+#include "classifier_summary.h"
 #include "isa.h"
 #include "json_lines.h"
 #include "knn_bind.h"
 #include "moments.h"
 #include "row_writer.h"
 #include "second_pass.h"
+#include "summary.h"
 
 namespace py = pybind11;
 using namespace ncfast;
@@ -51,22 +51,42 @@ void projections(std::uintptr_t feats, int dtype, std::int64_t rows, std::int64_
                  num_vectors, pointer<double>(sums), threads);
 }
 
-void gram(std::uintptr_t states, std::int64_t number, std::int64_t stride,
-          std::int64_t num_classes, std::int64_t cols, bool integer_weights, bool pairs,
-          bool spectrum, bool centred_spectrum, std::uintptr_t out) {
-    gram_metrics(
-        {pointer<const double>(states), number, stride, num_classes, cols, integer_weights},
-        {pairs, spectrum, centred_spectrum}, pointer<double>(out));
-}
+struct StatesBinding {
+    States states;
 
-void beside(std::uintptr_t state, std::int64_t num_classes, std::int64_t cols, bool integer_weights,
-            std::uintptr_t weight, std::uintptr_t bias, std::uintptr_t outside, bool products,
-            std::uintptr_t out) {
-    classifier_metrics(pointer<const double>(state), num_classes, cols, integer_weights,
-                       {pointer<const double>(weight), pointer<const double>(bias),
-                        pointer<const double>(outside), products},
-                       pointer<double>(out));
-}
+    StatesBinding(std::int64_t number, std::int64_t classes, std::int64_t cols, bool integer_counts,
+                  std::uintptr_t counts, std::uintptr_t means, std::uintptr_t within_ss,
+                  std::uintptr_t norm_sum, std::uintptr_t norm_max, std::int64_t counts_stride,
+                  std::int64_t means_stride, std::int64_t within_stride, std::int64_t sum_stride,
+                  std::int64_t max_stride)
+        : states{number, classes, cols, integer_counts,
+                 {pointer<const double>(counts), counts_stride},
+                 {pointer<const double>(means), means_stride},
+                 {pointer<const double>(within_ss), within_stride},
+                 {pointer<const double>(norm_sum), sum_stride},
+                 {pointer<const double>(norm_max), max_stride}} {}
+
+    static void bind(py::module_& module) {
+        const auto no_gil = py::call_guard<py::gil_scoped_release>();
+        py::class_<StatesBinding>(module, "States")
+            .def(py::init<std::int64_t, std::int64_t, std::int64_t, bool, std::uintptr_t,
+                          std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t,
+                          std::int64_t, std::int64_t, std::int64_t, std::int64_t,
+                          std::int64_t>())
+            .def("summarise", [](const StatesBinding& self, bool products, bool pairs,
+                                 bool spectrum, bool centred_spectrum, std::uintptr_t out) {
+                summarise(self.states, {products, pairs, spectrum, centred_spectrum},
+                          pointer<double>(out));
+            }, no_gil)
+            .def("classifier", [](const StatesBinding& self, std::uintptr_t weights,
+                                  std::int64_t stride, bool products, std::uintptr_t out) {
+                classifier_summary(self.states, {pointer<const double>(weights), stride}, products,
+                                   pointer<double>(out));
+            }, no_gil);
+        module.attr("SUMMARY_FIELDS") = py::tuple(py::cast(summary_names()));
+        module.attr("CLASSIFIER_FIELDS") = py::tuple(py::cast(classifier_names()));
+    }
+};
 
 void outer_products(std::uintptr_t feats, int dtype, std::int64_t rows, std::int64_t cols,
                     std::int64_t stride, std::uintptr_t labels, std::uintptr_t means,
@@ -134,12 +154,11 @@ std::vector<std::string> instruction_sets() {
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
-    module.doc() = "Fused CPU kernels; called through ncfast.backends.cpu.";
+    module.doc() = "Fused CPU kernels; called through ncfast.ops.cpu.";
     const auto no_gil = py::call_guard<py::gil_scoped_release>();
     module.def("class_moments", &moments, no_gil);
     module.def("projected_ss", &projections, no_gil);
-    module.def("gram_metrics", &gram, no_gil);
-    module.def("classifier_metrics", &beside, no_gil);
+    StatesBinding::bind(module);
 #if defined(NCFAST_HAS_JSON_LINES)
     module.def("json_lines", &lines);
 #endif

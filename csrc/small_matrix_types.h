@@ -1,4 +1,4 @@
-// The kernels behind gram_metrics.cpp and spectrum.cpp that every instruction set has to provide.
+// The kernels behind summary.cpp and spectrum.cpp that every instruction set has to provide.
 #pragma once
 
 #include <cstdint>

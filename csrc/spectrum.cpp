@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <numeric>
 
 #include "isa.h"
 
@@ -23,11 +24,17 @@ Spectrum::Spectrum(std::int64_t rows, std::int64_t cols)
       vectors_(number_ * length_), triangle_(number_ * stride_), values_(number_) {}
 
 const std::vector<double>& Spectrum::operator()(const double* matrix) {
-    double largest = 0, poison = 0;
-    for (std::int64_t i = 0; i < rows_ * cols_; ++i) {
-        largest = std::max(largest, std::abs(matrix[i]));
-        poison += 0 * matrix[i];
-    }
+    double most[8] = {}, poisons[8] = {};  // one after another they would wait for each other
+    std::int64_t i = 0;
+    const auto add = [&](std::int64_t at, int lane) {
+        most[lane] = std::max(most[lane], std::abs(matrix[at]));
+        poisons[lane] += 0 * matrix[at];
+    };
+    for (; i + 8 <= rows_ * cols_; i += 8)
+        for (int lane = 0; lane < 8; ++lane) add(i + lane, lane);
+    for (; i < rows_ * cols_; ++i) add(i, 0);
+    const double poison = std::accumulate(poisons, poisons + 8, 0.0);
+    const double largest = *std::max_element(most, most + 8);
     if (std::isnan(poison)) {
         std::fill(values_.begin(), values_.end(), poison);
         return values_;

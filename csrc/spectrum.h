@@ -5,12 +5,13 @@
 #include <limits>
 #include <vector>
 
+#include "lines.h"
 #include "small_matrix_types.h"
 
 namespace ncfast {
 
 // Values of a spectrum at or below this share of the largest count as zero, for a matrix of that
-// size; `rank_cutoff` in ncfast/metrics/_axes.py is the same.
+// size; `rank_cutoff` in ncfast/ops/spectra.py is the same.
 inline double rank_cutoff(std::int64_t size) {
     return static_cast<double>(size) * std::numeric_limits<double>::epsilon();
 }
@@ -35,8 +36,8 @@ private:
 
     const SmallMatrix use_;
     const std::int64_t rows_, cols_, number_, length_, stride_;
-    std::vector<double> vectors_;   // (number, length)
-    std::vector<double> triangle_;  // (number, stride)
+    LineVector<double> vectors_;   // (number, length)
+    LineVector<double> triangle_;  // (number, stride)
     std::vector<double> values_;
 };
 

@@ -1,9 +1,8 @@
 """Data-parallel training in several processes, with the metrics of the whole batch.
 
-Each process measures its share of the batch; the moments of all are merged in one collective a
-block of records, so that the log is that of a single process. Run it with
-``torchrun --standalone --nproc-per-node 2 examples/ddp_torchrun.py``; any number of processes
-writes the same log, up to rounding.
+Each process measures its share of the batch. One collective per block of records merges the class
+moments of all processes. The log is therefore the same for any number of processes, up to rounding.
+Run it with ``torchrun --standalone --nproc-per-node 2 examples/ddp_torchrun.py``.
 """
 
 import torch
@@ -32,14 +31,15 @@ def main() -> None:
     model = DistributedDataParallel(network)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
 
-    # one process writes; group="auto" merges what all of them measured
+    # one process writes; group="auto" merges the moments of all processes
     sinks = [f"{OUT}/metrics.jsonl"] if rank == 0 else []
     with ncfast.Tracker(network, num_classes=10, sinks=sinks, group="auto") as tracker:
         for _ in range(STEPS):
             mine = torch.randint(len(images), (BATCH,))[rank::world]
             loss = nn.functional.cross_entropy(model(images[mine]), labels[mine], reduction="sum")
             optimizer.zero_grad()
-            (loss * world / BATCH).backward()  # the mean over processes is the mean over the batch
+            # DDP averages over processes, which gives the mean over the batch
+            (loss * world / BATCH).backward()
             optimizer.step()
             tracker.step(labels=labels[mine])
 

@@ -1,6 +1,6 @@
-"""A small BERT classifier, randomly initialised, tracked in the Trainer of transformers.
+"""Tracks a small, randomly initialised BERT classifier in the Trainer of transformers.
 
-The "sentences" are random tokens in which one token tells the class: nothing is downloaded. Run it
+The "sentences" are random tokens, one of which determines the class. Nothing is downloaded. Run it
 with ``python examples/huggingface_text.py``.
 """
 
@@ -26,7 +26,7 @@ class Sentences(Dataset):
         generator = torch.Generator().manual_seed(seed)
         self.tokens = torch.randint(10, 60, (size, 12), generator=generator)
         self.labels = torch.randint(CLASSES, (size,), generator=generator)
-        self.tokens[:, 1] = 2 + self.labels  # the token that tells the class
+        self.tokens[:, 1] = 2 + self.labels  # the token that determines the class
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,7 +46,7 @@ def main() -> None:
         max_position_embeddings=16,
         num_labels=CLASSES,
     )
-    # the default layer is the input of the classifier: the pooled state of the first token
+    # the default features are the input of the classifier, the pooled state of the first token
     callback = CollapseCallback(num_classes=CLASSES, sinks=[f"{OUT}/metrics.jsonl"])
     trainer = Trainer(
         model=BertForSequenceClassification(config),

@@ -1,4 +1,4 @@
-"""A Lightning module on the digits of scikit-learn, tracked by a callback.
+"""Tracks a Lightning module on the digits of scikit-learn with a callback.
 
 Run it with ``python examples/lightning_digits.py``.
 """

@@ -1,7 +1,7 @@
-"""An ordinary PyTorch loop, tracked: three lines more.
+"""Tracks an ordinary PyTorch training loop with three extra lines.
 
-A network learns the digits that come with scikit-learn. Every step's batch is measured, and the
-whole test split every 20 steps. Run it with ``python examples/plain_loop.py``.
+A network learns the digits that come with scikit-learn. The batch is measured at every step, and
+the whole test split every 20 steps. Run it with ``python examples/plain_loop.py``.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Collapse of a validation split with torchmetrics, beside its accuracy.
+"""Measures the collapse and the accuracy of a validation split with torchmetrics.
 
 The metrics of one `MetricCollection` share one state. Run it with
 ``python examples/torchmetrics_eval.py``.
@@ -14,7 +14,7 @@ CLASSES, DIM = 4, 16
 
 
 def batches(spread: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Features around class means, as a network's last hidden layer would give them."""
+    """Features around class means, like those of a network's last hidden layer."""
     generator = torch.Generator().manual_seed(0)
     means = torch.randn(CLASSES, DIM, generator=generator)
     labels = torch.randint(CLASSES, (512,), generator=generator)

@@ -1,8 +1,9 @@
-"""Launches chosen by trial: with the environment variable NCFAST_AUTOTUNE=1 only.
+"""Optional autotuning of launch configurations, enabled by NCFAST_AUTOTUNE=1.
 
-The first call of a shape class times the neighbours of the configuration that the rule gives, which
-synchronises with the device; the best is kept in memory for the rest of the process. Results may
-then differ in their last bits between processes, since the length of an item orders the sums.
+The first call of a shape class times the rule's configuration and its neighbors. Timing
+synchronises with the device. The fastest configuration is kept in memory until the process ends.
+The length of an item sets the order of the sums, so the last bits of a result may differ between
+processes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _best: dict[tuple[object, ...], ItemsConfig] = {}
 
 
 def wanted(device: torch.device) -> bool:
-    """Whether to try: asked for, and nothing is being captured in a graph."""
+    """Whether to autotune: the environment variable is set and no graph is being captured."""
     if os.environ.get("NCFAST_AUTOTUNE") != "1":
         return False
     return not (device.type == "cuda" and torch.cuda.is_current_stream_capturing())
@@ -31,17 +32,17 @@ def wanted(device: torch.device) -> bool:
 def items(
     feats: Tensor, num_classes: int, rule: ItemsConfig, run: Callable[[ItemsConfig], object]
 ) -> ItemsConfig:
-    """The fastest neighbour of ``rule`` for ``run`` on features like these."""
+    """The fastest of ``rule`` and its neighbors for ``run`` on features of this shape class."""
     rows, dim = feats.shape
     classes = power_of_two(rows), dim, power_of_two(num_classes)
     key = (feats.device, feats.dtype, *classes, feats.stride(0) % 16, feats.stride(1))
     if key not in _best:
-        _best[key] = min(neighbours(rule), key=lambda config: _milliseconds(run, config))
+        _best[key] = min(neighbors(rule), key=lambda config: _milliseconds(run, config))
     return _best[key]
 
 
-def neighbours(rule: ItemsConfig) -> list[ItemsConfig]:
-    """The configuration and those one step away; items stay as short as accuracy asks."""
+def neighbors(rule: ItemsConfig) -> list[ItemsConfig]:
+    """``rule`` and the configurations one step away; an item has at most 256 rows, for accuracy."""
     tile = rule.tile_rows
     wanted_lengths = (rule.item_rows // 2, min(2 * rule.item_rows, 256))
     lengths = (-(-n // tile) * tile for n in wanted_lengths)
@@ -57,18 +58,18 @@ def neighbours(rule: ItemsConfig) -> list[ItemsConfig]:
 
 
 def _milliseconds(run: Callable[[ItemsConfig], object], config: ItemsConfig) -> float:
-    """Median device time; infinite for what does not fit the device."""
+    """Median device time of a configuration; infinite if it cannot be compiled or launched."""
     try:
         run(config)
         return milliseconds(lambda: run(config))
     except torch.OutOfMemoryError:
         raise
-    except Exception:  # whatever a compiler or a launcher raises: the rule itself still stands
+    except Exception:  # a compiler or launcher may raise anything; skip this configuration
         return float("inf")
 
 
 def milliseconds(call: Callable[[], object]) -> float:
-    """Median device time of a call."""
+    """Median device time of a call, in milliseconds."""
     spans = []
     for _ in range(_REPEATS):
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))

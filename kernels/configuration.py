@@ -1,6 +1,7 @@
-"""How the kernels are launched: frozen choices, and the rule that makes them.
+"""Launch configurations of the kernels, and the rules that choose them.
 
-Nothing here imports Triton. The rule counts bytes and rows; no figure in it was tuned on a device.
+This module does not import Triton. The rules count bytes and rows; none of their constants was
+tuned on a device.
 """
 
 from __future__ import annotations
@@ -8,77 +9,79 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-# By the bytes of an entry. The widest row of a tile, in entries: 4 or 8 warps, so that several
-# programs share a multiprocessor. Beyond it a program takes the columns in turns.
+# The following tables are keyed by the bytes of an entry.
+# The widest row of a tile, in entries. It takes 4 or 8 warps, so several programs share a
+# multiprocessor. For wider rows a program loops over blocks of columns.
 _WIDEST = {8: 1024, 4: 2048, 2: 1024}
-# Entries of one row that a thread holds: the shift and both sums take as many registers each.
+# Entries of one row that a thread holds. The shift and both sums each take this many registers.
 _PER_THREAD = {8: 4, 4: 8, 2: 8}
-# Bytes of a tile that a thread loads. By the registers of aot.json 20 warps fit on a
-# multiprocessor: 40 KB are in flight or more, where 23 KB hide 700 ns at 4.3 TB/s over 132 of them.
+# Bytes of a tile that a thread loads. The register counts in aot.json let 20 warps reside on a
+# multiprocessor, which keeps at least 40 KB in flight. Hiding a latency of 700 ns at 4.3 TB/s over
+# 132 multiprocessors needs 23 KB.
 _THREAD_BYTES = {8: 128, 4: 128, 2: 64}
 _WARPS_RESIDENT = {8: 16, 4: 20, 2: 20}
 _TINY_WARPS = 8
-_SHORTEST, _LONGEST = 32, 256  # rows of an item
+_SHORTEST, _LONGEST = 32, 256  # bounds on the rows of an item
 
 
 @dataclass(frozen=True)
 class ItemsConfig:
-    """Launch of the items kernel: one program for an item."""
+    """Launch of the items kernel: one program per item, a segment of rows that share a class."""
 
     tile_rows: int  # rows loaded at once
     tile_cols: int  # columns loaded at once, a power of two
-    item_rows: int  # rows of an item at most, a multiple of tile_rows
+    item_rows: int  # largest number of rows in an item, a multiple of tile_rows
     warps: int
 
 
 @dataclass(frozen=True)
 class TinyConfig:
-    """Launch of the one kernel that small inputs take: one program for a class."""
+    """Launch of the single kernel for small inputs: one program per class."""
 
     tile_rows: int
     tile_cols: int
-    labels: int  # power of two, at least N: every program holds all labels at once
-    classes: int  # power of two, at least K: the last program holds all norms at once
+    labels: int  # power of two, at least N; every program holds all labels at once
+    classes: int  # power of two, at least K; the last program holds all norms at once
     warps: int
 
 
 @dataclass(frozen=True)
 class ProjectConfig:
-    """Launch of the projection: programs that stride over tiles of rows, by blocks of vectors."""
+    """Launch of the projection: a program strides over tiles of rows for one block of vectors."""
 
     tile_rows: int
-    tile_cols: int  # columns of a step of the product
-    vectors: int  # of a program, a power of two from 16
-    blocks: int  # programs along the vectors; each reads the features again
-    programs: int  # along the rows
+    tile_cols: int  # columns multiplied in one step of the product
+    vectors: int  # vectors of a program, a power of two of at least 16
+    blocks: int  # number of programs along the vectors; each block reads all features
+    programs: int  # number of programs along the rows
     warps: int
     stages: int
 
 
 @dataclass(frozen=True)
 class ScatterConfig:
-    """Launch of the scatter matrix: programs by tiles of its lower triangle and parts of rows."""
+    """Launch of the scatter matrix: one program per tile of its lower triangle and part of rows."""
 
-    side: int  # of a tile, a power of two
-    tiles: int
-    rows: int  # of a product
+    side: int  # edge of a tile, a power of two
+    tiles: int  # number of tiles in the lower triangle
+    rows: int  # rows multiplied in one step of the product
     flush: int  # rows summed in float32 before they are added in float64
-    parts: int
-    span: int  # rows of a part
+    parts: int  # number of parts of the rows
+    span: int  # rows in a part
     warps: int
     stages: int
 
 
 @dataclass(frozen=True)
 class DecideConfig:
-    """Launch of the decisions: tiles of rows against tiles of classes, once in each precision."""
+    """Launch of the decisions: tiles of rows by tiles of classes, in float32, then in float64."""
 
     tile_rows: int
     tile_cols: int
     tile_classes: int
     warps: int
     stages: int
-    block: int  # rows that a program of the second launch searches for undecided ones
+    block: int  # rows in which a program of the float64 launch looks for undecided rows
     exact_rows: int
     exact_cols: int
     exact_classes: int
@@ -86,7 +89,7 @@ class DecideConfig:
 
 @dataclass(frozen=True)
 class NeighborsConfig:
-    """Launch of a search for neighbours: tiles of rows against all that they may be near."""
+    """Launch of a neighbor search: one program compares a tile of rows with all candidate rows."""
 
     tile_rows: int
     tile_cols: int
@@ -95,7 +98,7 @@ class NeighborsConfig:
 
 @dataclass(frozen=True)
 class MergeConfig:
-    """Launch of the merge: one program for a class of several items."""
+    """Launch of the merge: one program per class that has several items."""
 
     tile_items: int  # items read at once
     tile_cols: int
@@ -103,15 +106,16 @@ class MergeConfig:
 
 
 def power_of_two(number: int) -> int:
-    """The smallest power of two that is not smaller."""
+    """The smallest power of two that is at least ``number``."""
     return 1 << (number - 1).bit_length()
 
 
 def alignment(*numbers: int) -> int:
     """The largest of 16, 8, 4, 2, 1 that divides all of them.
 
-    A kernel that computes D as ``D / alignment * alignment`` lets the compiler see that whole
-    vectors lie on one side of the last column: otherwise 128-bit loads are lost at D = 200.
+    A kernel receives ``D / alignment`` and multiplies it by the constant ``alignment``. The
+    compiler then knows that no vector load crosses the last column. Without this it does not use
+    128-bit loads at D = 200.
     """
     return math.gcd(16, *numbers)
 
@@ -130,11 +134,12 @@ def items_config(
 
 
 def _item_rows(rows: int, num_classes: int, resident: int) -> int:
-    """As long as leaves whole waves of ``resident`` programs, and no longer than 256 rows.
+    """The item length that fills whole waves of ``resident`` programs, at most 256 rows.
 
-    Longer items mean fewer partial results, 8 bytes a column written and read, which one program
-    merges for each class; a last, partly filled wave would leave multiprocessors idle. The bound
-    keeps sums in float32 short, and an outlier among an item's first rows harmless.
+    Longer items produce fewer partial results. A partial result is 8 bytes a column, written once
+    and read once, and one program per class merges them. A partly filled last wave would leave
+    multiprocessors idle. The bound of 256 rows keeps the sums in float32 short and limits the
+    effect of an outlier among an item's first rows.
     """
     waves = -(-rows // (_LONGEST * resident))
     programs = max(1, waves * resident - num_classes)  # each class ends in a shorter item
@@ -143,22 +148,22 @@ def _item_rows(rows: int, num_classes: int, resident: int) -> int:
 
 
 def merge_config(rows: int, dim: int, num_classes: int, item_rows: int) -> MergeConfig:
-    """The launch that merges the items of each class: large tiles where items are many."""
+    """The launch that merges the items of each class; the tiles grow with the number of items."""
     items = power_of_two(max(1, -(-rows // (num_classes * item_rows))))
     tile_items = min(max(items, 8), 32)
     return MergeConfig(tile_items, min(4096 // tile_items, max(16, power_of_two(dim))), 8)
 
 
 def tiny_config(rows: int, dim: int, num_classes: int, itemsize: int) -> TinyConfig | None:
-    """The launch for an input so small that launches cost more than reading it; or None.
+    """The launch for an input so small that launches cost more than reading it, otherwise None.
 
-    Bounded so that a single class with all rows, which one multiprocessor then reads alone, takes
-    tens of microseconds, no more than sorting the labels would.
+    In the worst case one class holds all rows and one multiprocessor reads them alone. The bounds
+    keep that case to tens of microseconds, about the cost of sorting the labels.
     """
     if rows > 4096 or num_classes > 1024 or dim > 2048 or rows * dim * itemsize > 4 << 20:
         return None
     cols = max(16, power_of_two(dim))
-    held = 16 if itemsize == 8 else 64  # entries of a tile in a thread: few waits, no spills
+    held = 16 if itemsize == 8 else 64  # entries of a tile per thread: few waits, no spills
     tile_rows = max(1, min(64, 32 * _TINY_WARPS * held // cols))
     return TinyConfig(
         tile_rows,
@@ -172,7 +177,7 @@ def tiny_config(rows: int, dim: int, num_classes: int, itemsize: int) -> TinyCon
 def project_config(rows: int, num_vectors: int, multiprocessors: int) -> ProjectConfig:
     """The launch for ``rows`` rows and ``num_vectors`` directions."""
     vectors = min(64, max(16, power_of_two(num_vectors)))
-    tile_rows = 32 if vectors == 64 else 64  # tf32x3 keeps three pieces of every operand
+    tile_rows = 32 if vectors == 64 else 64  # tf32x3 holds three pieces of every operand
     programs = min(-(-rows // tile_rows), 4 * multiprocessors)
     blocks = -(-num_vectors // vectors)
     return ProjectConfig(tile_rows, 32, vectors, blocks, programs, 4, 3)
@@ -189,17 +194,17 @@ def scatter_config(rows: int, dim: int, multiprocessors: int) -> ScatterConfig:
 
 
 def decide_config(num_classes: int) -> DecideConfig:
-    """The launch for ``num_classes`` scores: tiles no wider than the classes."""
+    """The launch for ``num_classes`` scores; a tile is no wider than the classes need."""
     classes = min(64, max(16, power_of_two(num_classes)))
     return DecideConfig(64, 32, classes, 8 if classes == 64 else 4, 3, 256, 32, 16, 32)
 
 
 def neighbors_config(
-    rows: int, itemsize: int, multiprocessors: int, neighbours: int = 1
+    rows: int, itemsize: int, multiprocessors: int, neighbors: int = 1
 ) -> NeighborsConfig:
-    """The launch for ``rows`` rows: narrow tiles where rows are few, so that all work."""
-    # a long list of neighbours takes as many registers as the scores
-    tile = (8 if neighbours > 16 else 16) if itemsize == 8 else 32
+    """The launch for ``rows`` rows; few rows get narrow tiles, to occupy all multiprocessors."""
+    # a long list of neighbors takes as many registers as the scores
+    tile = (8 if neighbors > 16 else 16) if itemsize == 8 else 32
     while tile > 8 and rows // tile < 2 * multiprocessors:
         tile //= 2
     return NeighborsConfig(tile, 64, 4)

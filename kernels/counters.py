@@ -1,9 +1,9 @@
-"""Counters for kernels whose last program finishes the work: zero between launches.
+"""Counters for kernels whose last program finishes the work. A counter is 0 between launches.
 
-Two launches may share a counter if they cannot overlap. Launches on one stream cannot, so a stream
-has one. Neither can the replays of one graph, but they may overlap everything else, so a launch
-that is captured takes a counter of its own and keeps it for ever. Its zero was written before the
-capture, which torch begins with a synchronisation.
+Two launches may share a counter only if they cannot overlap. Launches on one stream do not overlap,
+so each stream has one counter. Replays of one graph do not overlap each other but may overlap other
+launches, so a captured launch owns its counter for the rest of the process. The counter is set to 0
+before the capture; torch synchronises when a capture begins.
 """
 
 from __future__ import annotations
@@ -36,6 +36,6 @@ def _captured(device: torch.device) -> Tensor:
     numbers, used = _reserves.get(device, (None, count(_RESERVE)))
     number = next(used)
     if numbers is None or number >= _RESERVE:
-        # without a call before the capture, or after very many: a memset becomes part of the graph
+        # no call preceded the capture, or the reserve is used up: the graph gets its own memset
         return torch.zeros((), dtype=torch.int32, device=device)
     return numbers[number]

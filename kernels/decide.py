@@ -1,11 +1,11 @@
-"""Second read: which affine score is the largest, as in float64, without an N x K matrix.
+"""Kernels that decide which affine score of a row is the largest, with the result of float64.
 
-``argmax_c <x - centre, w_c> + offset_c`` is the nearest class mean and the classifier's choice
-alike. The first kernel keeps the two largest scores in float32 and a bound on their rounding. Where
-their difference exceeds it the row is decided; the few others are scored again in float64 by the
-second kernel, which finds them on the device.
+``argmax_c <x - centre, w_c> + offset_c`` expresses both the nearest class mean and the classifier's
+prediction. No N x K matrix is stored. The first kernel keeps a row's two largest scores in float32
+and a bound on their rounding error. The row is decided if the scores differ by more than twice that
+bound. The second kernel finds the undecided rows on the device and scores them in float64.
 
-Twin in plain torch: `ncfast.kernels.twins.decide`.
+Oracle: `ncfast.kernels.twins.decide`.
 """
 
 import triton
@@ -15,7 +15,7 @@ import triton.language as tl
 @triton.jit(do_not_specialize=["count", "classes", "width", "row_units"])
 def decide_in_float32(
     feats,
-    centres,  # (2, R, D) float32, the rounded centre of each rule and what rounding left
+    centres,  # (2, R, D) float32: the rounded centre of each rule, and the remainder of rounding
     weights,  # (R, K, D) float32
     offsets,  # (R, K) float32
     sizes,  # (2, R) float32: the largest norm of a row of weights, the largest finite offset
@@ -26,17 +26,17 @@ def decide_in_float32(
     width,
     row_units,
     col_stride,
-    rounding,  # of a sum of products, by the product of the norms; and of an offset
-    offset_rounding,
-    norm_floor,
-    floor,
+    rounding,  # error of a sum of products, relative to the product of the norms
+    offset_rounding,  # error of an offset, relative to the largest
+    norm_floor,  # norm that underflow may hide
+    floor,  # error that underflow of products may cause
     ALIGN: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
     CLASSES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """A program for a tile of rows and a rule; the grid is (tiles, R)."""
+    """One program per tile of rows and rule; the grid is (tiles, R)."""
     rule = tl.program_id(1).to(tl.int64)
     rules = tl.num_programs(1)
     dim = width * ALIGN
@@ -67,7 +67,7 @@ def decide_in_float32(
             )
             away = (x.to(tl.float32) - centre[None, :]) - left[None, :]
             squares += tl.sum(away * away, 1)
-            # a sum of short sums: the bound on the rounding grows by D / COLS, not by D
+            # sum of short sums: the rounding bound grows with D / COLS instead of D
             total += tl.dot(away, w, input_precision=PRECISION)
         offset = tl.load(offsets + rule * classes + number, mask=wanted, other=float("-inf"))
         score = total + offset[None, :]
@@ -80,10 +80,10 @@ def decide_in_float32(
         best = tl.maximum(best, value)
     largest = tl.load(sizes + rule)
     shift = tl.load(sizes + rules + rule)
-    # entries under 1e-19 vanish from the squares, products under 1e-38 from the sums: the floors
+    # the floors cover underflow: of squares of entries below 1e-19, of products below 1e-38
     size = (tl.sqrt(squares) + norm_floor) * largest
     error = rounding * size + offset_rounding * shift + floor
-    decided = (best - second) > 2 * error  # no comparison with NaN or infinity holds
+    decided = (best - second) > 2 * error  # False for NaN or infinity
     place = rule * count + row
     tl.store(chosen + place, index.to(tl.int64), mask=live)
     tl.store(undecided + place, (~decided).to(tl.int8), mask=live)
@@ -109,7 +109,7 @@ def decide_in_float64(
     COLS: tl.constexpr,
     CLASSES: tl.constexpr,
 ):
-    """A program for a block of rows and a rule; the grid is (blocks, R)."""
+    """One program per block of rows and rule; the grid is (blocks, R)."""
     rule = tl.program_id(1).to(tl.int64)
     dim = width * ALIGN
     lane = tl.arange(0, BLOCK)
@@ -119,7 +119,7 @@ def decide_in_float64(
     number = tl.sum(flagged, 0)
     if number > 0:
         tl.store(listed + place + tl.cumsum(flagged, 0) - 1, begin + lane, mask=flagged > 0)
-        tl.debug_barrier()  # the list is read by other threads than wrote it
+        tl.debug_barrier()  # threads read entries of the list that other threads wrote
         for start in tl.range(0, number, ROWS):
             item = start + tl.arange(0, ROWS)
             live = item < number
@@ -146,7 +146,7 @@ def decide_in_float64(
                         mask=wanted[None, :] & inside[:, None],
                         other=0.0,
                     )  # fmt: skip
-                    # float32 on the way: exact, and all that the interpreter does right in bfloat16
+                    # float32 is exact here; the interpreter cannot convert bfloat16 directly
                     wide = x if x.dtype == tl.float64 else x.to(tl.float32).to(tl.float64)
                     score = tl.dot(wide - centre[None, :], w, score, out_dtype=tl.float64)
                 offset = tl.load(offsets + rule * classes + name, mask=wanted, other=float("-inf"))

@@ -1,13 +1,14 @@
-"""First launch: the moments of every item, a run of sorted rows that share a class.
+"""First launch: computes the moments of every item, a segment of sorted rows that share a class.
 
-Rows are read once, through the permutation. Inside an item they are taken relative to a shift:
-the item's first row plus the mean, relative to it, of the rows of its first tile. The first row
-makes the shift exact for identical rows, the mean keeps an outlier in that place from costing
-accuracy: with L rows in the item and R in the tile, ``S2 - S1^2 / n`` loses a factor of about
-1 + L / R^2 at most. Everything is multiplied by a power of two that brings the item's first row
-near one, so that squares neither overflow nor vanish.
+Rows are read once, in the order of the permutation. An item's sums are taken relative to a shift,
+which approximates the mean of the item's first tile. The shift is computed as the item's first row
+plus the mean difference of the tile's rows from it. Starting from the first row makes the shift
+exact for identical rows. Adding the mean difference limits the loss of accuracy if the first row is
+an outlier: with L rows in the item and R in the tile, ``S2 - S1^2 / n`` loses a factor of at most
+about 1 + L / R^2. All rows are scaled by a power of two that brings the item's first row near 1, so
+that squares neither overflow nor underflow.
 
-Twin in plain torch: `ncfast.kernels.twins.items`.
+Oracle: `ncfast.kernels.twins.items`.
 """
 
 import triton
@@ -24,7 +25,7 @@ def power_of_two_below(value):
 
 @triton.jit
 def add_tile(x, live, shift, sum1, sum2, norm_sum, norm_max, MASKED: tl.constexpr):
-    """One tile of scaled rows into the sums by column and into the sum and maximum of norms."""
+    """Adds a tile of scaled rows to the sums of each column and to the sum and maximum of norms."""
     squared = tl.sum(x * x, 1)
     norm = tl.sqrt(squared)
     away = x - shift[None, :]
@@ -37,16 +38,16 @@ def add_tile(x, live, shift, sum1, sum2, norm_sum, norm_max, MASKED: tl.constexp
 
 @triton.jit
 def add_squares(place, squared, unscale, known, live):
-    """Squares of rows, without their scale, on top of those of earlier columns."""
+    """Undoes the scale of the rows' squares and adds them to the squares of earlier columns."""
     before = tl.load(place, mask=live & known, other=0.0)
     tl.store(place, before + squared.to(tl.float64) * unscale * unscale, mask=live)
 
 
 @triton.jit
 def load_tile(feats, rows, cols, row_stride, col_stride, mask, ACC: tl.constexpr):
-    """Rows by their numbers, in the type that is computed in."""
+    """Loads the rows with the given numbers and converts them to the accumulation type."""
     offsets = rows.to(tl.int64)[:, None] * row_stride + cols.to(tl.int64)[None, :] * col_stride
-    # the interpreter miscomputes on bfloat16: convert before anything else
+    # convert first: the interpreter computes wrongly in bfloat16
     return tl.load(feats + offsets, mask=mask, other=0.0).to(ACC)
 
 
@@ -65,17 +66,18 @@ def moments_of_run(
     ACC: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """The rows that ``permutation`` starts with: their mean is ``(shift + rest) * unscale``.
+    """Moments of the first ``length`` rows of ``permutation``, over one block of columns.
 
-    Also the sum of squares around it, and the sum and maximum of norms; or, with WIDE, every row's
-    square added to ``row_squares``, which hold something if ``known``.
+    The mean is ``(shift + rest) * unscale``. Further results are the sum of squares around the mean
+    and the sum and maximum of the norms. With WIDE, the square of every row is stored in
+    ``row_squares``; if ``known``, it is added to the value already there.
     """
     row = tl.arange(0, ROWS)
     live = row < length
     rows = tl.load(permutation + row, mask=live, other=0)
     ahead = tl.load(permutation + ROWS + row, mask=ROWS + row < length, other=0)
 
-    # the first tile gives the scale and the shift; a run of no row finds itself all zero
+    # the first tile gives the scale and the shift; a segment without rows gives zeros
     mask = live[:, None] & inside[None, :]
     x = load_tile(feats, rows, cols, row_stride, col_stride, mask, ACC)
     first = tl.sum(tl.where((row == 0)[:, None], x, 0.0), 0)
@@ -120,13 +122,13 @@ def moments_of_run(
     ss = tl.sum(tl.where(inside, spread, 0.0), 0).to(tl.float64) * unscale * unscale
     total = tl.sum(norm_sum, 0).to(tl.float64) * unscale
     largest = tl.max(norm_max, 0).to(tl.float64) * unscale
-    largest = tl.where(total != total, total, largest)  # a maximum drops NaN
+    largest = tl.where(total != total, total, largest)  # max drops NaN
     return shift, rest, scale, unscale, ss, total, largest
 
 
 @triton.jit
 def norms_of_squares(squares, length, SIZE: tl.constexpr):
-    """Sum and maximum of the norms of rows whose squares lie in memory."""
+    """Sum and maximum of the norms of rows, from their squares in memory."""
     total = tl.zeros([SIZE], tl.float64)
     largest = tl.zeros([SIZE], tl.float64)
     for begin in tl.range(0, length, SIZE):
@@ -158,10 +160,10 @@ def moments_of_items(
     ALIGN: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
-    WIDE: tl.constexpr,  # a row is wider than COLS: its columns are taken in turns
+    WIDE: tl.constexpr,  # a row is wider than COLS; the program loops over blocks of columns
     ACC: tl.constexpr,
 ):
-    """A program for each item; the grid is (number,)."""
+    """One program per item; the grid is (number,)."""
     item = tl.program_id(0)
     start = tl.load(items + item)
     length = tl.load(items + number + item)
@@ -175,7 +177,7 @@ def moments_of_items(
     total = tl.zeros((), tl.float64)
     largest = tl.zeros((), tl.float64)
     turns = tl.cdiv(dim, COLS) if WIDE else 1
-    # what does not change from turn to turn is computed again: kept, it costs 70 registers
+    # hoisting loop invariants would cost 70 registers, so they are recomputed
     for turn in tl.range(0, turns, disable_licm=True):
         cols = turn * COLS + tl.arange(0, COLS)
         inside = cols < dim
@@ -194,7 +196,7 @@ def moments_of_items(
                 relative = ((shift - base) + rest) * unscale.to(ACC)
                 tl.store(partial_mean + slot * dim + cols, relative, mask=inside)
         if WIDE:
-            tl.debug_barrier()  # squares are read by other threads than wrote them
+            tl.debug_barrier()  # threads read squares that other threads wrote
     if WIDE:
         total, largest = norms_of_squares(row_squares + start, length, 256)
     tl.store(norm_sums + item, total)

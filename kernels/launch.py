@@ -1,4 +1,4 @@
-"""The launches of a call, and the memory they write to."""
+"""Launches the kernels that compute class moments and allocates the memory they write to."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from ncfast.kernels.merge import merge_items
 from ncfast.kernels.tiny import moments_of_classes
 
 _NORMS_SIZE = 2048
-# said outright: the default changes with Triton 3.10
+# explicit, because the default changes in Triton 3.10
 OPTIONS = {"enable_fp_fusion": True}
 
 
 class Grouped(NamedTuple):
-    """Rows grouped by class: the parts of a `LabelPlan` that kernels read."""
+    """The tensors of a `LabelPlan` that the kernels read: rows grouped by class."""
 
     permutation: Tensor  # (N,) int32
     items: Tensor  # (5, W) int32, see `ItemTable`
@@ -38,7 +38,7 @@ class Grouped(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What the kernels leave behind."""
+    """The results of the kernels."""
 
     means: Tensor  # (K, D) float64
     within_ss: Tensor  # (K,) float64
@@ -57,7 +57,7 @@ class _Scratch(NamedTuple):
 def grouped_moments(
     feats: Tensor, rows: Grouped, config: ItemsConfig, merge: MergeConfig
 ) -> Outputs:
-    """Means, spreads and norms of ``feats`` (N, D) by the classes of ``rows``: two launches."""
+    """Class moments of ``feats`` (N, D), grouped as in ``rows``, in two launches."""
     dim, classes, number = feats.shape[1], rows.counts.shape[0], rows.items.shape[1]
     scratch, align, shared = _allocate(feats, rows, config), alignment(dim), rows.shared.shape[1]
     double = {"dtype": torch.float64, "device": feats.device}
@@ -119,7 +119,7 @@ def tiny_moments(
 
 
 def accumulator(dtype: torch.dtype) -> Any:
-    """The type that rows are converted to and summed in."""
+    """The type in which rows are summed."""
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 
@@ -137,7 +137,7 @@ def _allocate(feats: Tensor, rows: Grouped, config: ItemsConfig) -> _Scratch:
 
 
 def on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Kernels go to the current device; in the interpreter there is none."""
+    """A context in which ``device`` is current: Triton launches on the current device."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 

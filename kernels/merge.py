@@ -1,13 +1,13 @@
-"""Second launch: the items of each class, and the norms of all.
+"""Second launch: merges the moments of each class's items and the norms of all items.
 
-All in float64 and in the order of the items, so that every run gives the same bits. The items'
-means are relative to the class's first row, which belongs to the class: ``Q - |S|^2 / n`` loses a
-factor of n + 1 of float64's accuracy at most.
+Sums are in float64 and in the order of the items, so every run gives the same bits. The items'
+means are relative to the first row of their class, so ``Q - |S|^2 / n`` loses at most a factor of
+n + 1 of float64's accuracy.
 
-A class is one program's work, all its columns in turns, so that its sum of squares needs no third
-launch. The items are long enough to keep that short, see `items_config`.
+One program merges a class and loops over all its columns, so the sum of squares over columns needs
+no third launch. `items_config` chooses items long enough to keep this loop short.
 
-Twin in plain torch: `ncfast.kernels.twins.merge`.
+Oracle: `ncfast.kernels.twins.merge`.
 """
 
 import triton
@@ -16,7 +16,7 @@ import triton.language as tl
 
 @triton.jit
 def add_norms(norm_sums, norm_maxs, norms, number, mend, SIZE: tl.constexpr):
-    """The sum and the maximum of the norms of all rows."""
+    """Stores the sum and the maximum of the norms of all rows."""
     lane = tl.arange(0, SIZE)
     total = tl.zeros([SIZE], tl.float64)
     largest = tl.zeros([SIZE], tl.float64)
@@ -27,7 +27,7 @@ def add_norms(norm_sums, norm_maxs, norms, number, mend, SIZE: tl.constexpr):
         largest = tl.where(value > largest, value, largest)
     norm_sum = tl.sum(total, 0)
     tl.store(norms, norm_sum + mend)
-    # a NaN loses every comparison, but not the sum; infinities of both signs cannot meet there
+    # comparisons drop NaN, the sum keeps it; norms are not negative, so inf - inf cannot occur
     norm_max = tl.where(norm_sum != norm_sum, norm_sum, tl.max(largest, 0))
     tl.store(norms + 1, norm_max + mend)
 
@@ -56,7 +56,7 @@ def merge_items(
     COLS: tl.constexpr,
     SIZE: tl.constexpr,
 ):
-    """Programs 0 to classes - 1: a class of several items each. The last program: the norms."""
+    """Programs 0 to classes - 1 each merge a class of several items; the last adds the norms."""
     rank = tl.program_id(0)
     mend = tl.load(poison)
     if rank == classes:

@@ -1,22 +1,23 @@
-"""Nearest neighbours and range counts by direct differences, nothing N x N in memory.
+"""Kernels for nearest neighbors and range counts by direct differences, without an N x N matrix.
 
-A score is a squared Euclidean distance, or a maximum of absolute differences, within a block of
-columns; that of a row is the largest of its blocks. Columns are added in their order and no product
-is fused into a sum, so float64 scores are those of a plain float64 loop, bit for bit. Rows are
-sorted by class: those that may be neighbours of a row lie in one range, the row itself left out.
+The score of two rows in a block of columns is their squared Euclidean distance or their largest
+absolute difference. The score of two rows is the largest of their scores in the blocks. Columns are
+added in order and no product is fused into a sum, so float64 scores equal those of a simple float64
+loop bit for bit. Rows are sorted by class. The candidate neighbors of a row lie in one range of
+rows; a row is not its own neighbor.
 
-Twins in plain torch: `ncfast.kernels.twins.nearest`, `ncfast.kernels.twins.count_nearer`.
+Oracles: `ncfast.kernels.twins.nearest`, `ncfast.kernels.twins.count_nearer`.
 """
 
 import triton
 import triton.language as tl
 
-_NOBODY = tl.constexpr(1 << 30)  # above any row number: the place of a neighbour not found yet
+_NOBODY = tl.constexpr(1 << 30)  # above any row number; marks an empty slot
 
 
 @triton.jit
 def block_score(points, row, col, live, inside, low, high, count, EUCLIDEAN: tl.constexpr):
-    """Scores (rows, columns) between two sets of points, over columns low to high - 1 of them."""
+    """Scores of the rows ``row`` against the rows ``col``, over columns low to high - 1."""
     total = tl.zeros([row.shape[0], col.shape[0]], points.dtype.element_ty)
     for c in tl.range(low, high):
         line = points + c * count.to(tl.int64)
@@ -31,11 +32,11 @@ def block_score(points, row, col, live, inside, low, high, count, EUCLIDEAN: tl.
 def nearest(
     points,  # (L, D, N)
     starts,  # (BLOCKS + 1,) int32, the first column of each block and D
-    begins,  # (N,) int32: the rows that may be neighbours of a row are begins to ends - 1
+    begins,  # (N,) int32: the candidate neighbors of a row are rows begins to ends - 1
     ends,
-    scores,  # (L, N, K): ascending, infinite where nobody is left
-    indices,  # (L, N, K) int32: the smaller wins a tie; -1 where nobody is left
-    extents,  # (L, BLOCKS, N): largest score within a block among the neighbours
+    scores,  # (L, N, K): ascending; infinite in empty slots
+    indices,  # (L, N, K) int32: the smaller wins a tie; -1 in empty slots
+    extents,  # (L, BLOCKS, N): largest score within a block among the neighbors
     count,
     dim,
     K: tl.constexpr,
@@ -45,7 +46,7 @@ def nearest(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    """A program for a tile of rows; the grid is (tiles, L)."""
+    """One program per tile of rows and layer; the grid is (tiles, L)."""
     layer = tl.program_id(1).to(tl.int64)
     points += layer * dim * count
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -54,7 +55,7 @@ def nearest(
     end = tl.load(ends + row, mask=live, other=0)
     lane = tl.arange(0, COLS)
     slot = tl.arange(0, SLOTS)[None, :]
-    # slots past K hold what is never the largest, the others somebody who is never the smallest
+    # slots past K hold -inf, which is never the largest; the others inf, never the smallest
     free = tl.where(slot < K, float("inf"), float("-inf")).to(scores.dtype.element_ty)
     best = tl.zeros([ROWS, SLOTS], scores.dtype.element_ty) + free
     index = tl.zeros([ROWS, SLOTS], tl.int32) + tl.where(slot < K, _NOBODY + slot, -1)
@@ -73,7 +74,7 @@ def nearest(
         least = tl.min(score, 1)
         while tl.max((least < last).to(tl.int32), 0) > 0:
             where = tl.argmin(score, 1)
-            # the last of the k leaves: of equal scores the one with the largest number
+            # the worst of the k is replaced: of equal scores the one with the largest index
             leaving = tl.max(tl.where(best == last[:, None], index, -1), 1)
             gone = (index == leaving[:, None]) & (least < last)[:, None]
             best = tl.where(gone, least[:, None], best)
@@ -91,7 +92,7 @@ def nearest(
             x = tl.load(line + row, mask=live, other=0.0)
             gap = x[:, None] - tl.load(line + index, mask=found & live[:, None], other=0.0)
             reach = reach + gap * gap if EUCLIDEAN else tl.maximum(reach, tl.abs(gap))
-        # an empty slot makes the extent infinite, as it does the radius
+        # an empty slot makes the extent infinite, like the radius
         reach = tl.where(found, reach, free)
         place = extents + (layer * BLOCKS + block) * count + row
         tl.store(place, tl.max(reach, 1), mask=live)
@@ -115,8 +116,8 @@ def count_nearer(
     starts,  # (BLOCKS + 1,) int32
     begins,  # (N,) int32
     ends,
-    limits,  # (L, BLOCKS + 1, N): scores below count; for each block, and for their maximum
-    counts,  # (L, BLOCKS + 1, N) int32
+    limits,  # (L, BLOCKS + 1, N): bounds on the score in each block, then on their maximum
+    counts,  # (L, BLOCKS + 1, N) int32: rows whose score is below the limit
     count,
     dim,
     BLOCKS: tl.constexpr,
@@ -125,7 +126,7 @@ def count_nearer(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    """A program for a tile of rows; the grid is (tiles, L)."""
+    """One program per tile of rows and layer; the grid is (tiles, L)."""
     layer = tl.program_id(1).to(tl.int64)
     points += layer * dim * count
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)

@@ -1,11 +1,11 @@
-"""Second read: how far the rows lie from their class mean along a few directions.
+"""Kernel for the sum of squared projections of rows, centred by their class means, on vectors.
 
-``sum_i <x_i - mean of its class, v>^2`` for each v, which is all that Tr(Sigma_W Sigma_B^+) needs
-for K <= D, without a D x D matrix. Rows are centred by the class mean rounded to float32 before
-the product; what the rounding left out is projected in float64 beforehand and subtracted from the
-product, so that nothing cancels however collapsed the class is.
+It computes ``sum_i <x_i - mean of its class, v>^2`` for each vector v. Tr(Sigma_W Sigma_B^+) needs
+only these sums if K <= D, and no D x D matrix. Before the product, a row is centred by its class
+mean rounded to float32. The remainder of that rounding is projected in float64 beforehand and
+subtracted from the product, so strongly collapsed classes lose no accuracy.
 
-Twin in plain torch: `ncfast.kernels.twins.project`.
+Oracle: `ncfast.kernels.twins.project`.
 """
 
 import triton
@@ -29,10 +29,10 @@ def projected_squares(
     ALIGN: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
-    VECTORS: tl.constexpr,  # of this program; a power of two
+    VECTORS: tl.constexpr,  # vectors of a program, a power of two
     PRECISION: tl.constexpr,
 ):
-    """A program for every ``programs``-th tile of rows and a block of vectors."""
+    """One program strides over tiles of rows for one block of vectors: (programs, blocks)."""
     program = tl.program_id(0)
     dim = width * ALIGN
     row_stride = row_units.to(tl.int64) * ALIGN
@@ -63,7 +63,7 @@ def projected_squares(
         shift = tl.load(
             offsets + owner[:, None] * vectors_number + number[None, :], mask=mask, other=0.0
         )
-        # squared in float64: the square of a small float32 vanishes
+        # squared in float64: the square of a small float32 underflows
         along = (product - shift).to(tl.float64)
         total += tl.sum(along * along, 0)
     tl.store(partial + program * vectors_number + number, total, mask=wanted)

@@ -1,11 +1,12 @@
-"""Second read: the within-class scatter matrix, on tensor cores.
+"""Kernel for the within-class scatter matrix, on tensor cores.
 
-``sum_i (x_i - mean)(x_i - mean)^T`` in square tiles of its lower triangle. Residuals are taken in
-float32 around the class mean, itself kept as a float32 and what rounding left of it, so that they
-are good to float32 rounding however collapsed the class is. Products are made of three bfloat16
-pieces of each factor; what a few hundred rows add up to in float32 is added to a float64 in memory.
+It computes ``sum_i (x_i - mean)(x_i - mean)^T`` in square tiles of the lower triangle. Residuals
+are float32. The class mean is stored as a float32 and the remainder of rounding, so residuals are
+accurate to float32 rounding even if the class is strongly collapsed. Each factor of a product is
+split into three bfloat16 pieces. The sum of a few hundred rows is kept in float32 and then added to
+a float64 in memory.
 
-Twin in plain torch: `ncfast.kernels.twins.scatter`.
+Oracle: `ncfast.kernels.twins.scatter`.
 """
 
 import triton
@@ -14,7 +15,7 @@ import triton.language as tl
 
 @triton.jit
 def residual(feats, centres, rest, row, owner, live, cols, dim, row_stride, col_stride, scale):
-    """Scaled distance from the class mean, for a tile of rows and columns; zero outside."""
+    """Scaled difference from the class mean for a tile of rows and columns; 0 outside the data."""
     mask = live[:, None] & (cols < dim)[None, :]
     offset = row.to(tl.int64)[:, None] * row_stride + cols.to(tl.int64)[None, :] * col_stride
     x = tl.load(feats + offset, mask=mask, other=0.0).to(tl.float32)
@@ -28,8 +29,8 @@ def residual(feats, centres, rest, row, owner, live, cols, dim, row_stride, col_
 def scatter_tiles(
     feats,
     labels,
-    centres,  # (2, K, D) float32: rounded means, and what rounding left
-    scale,  # () float32, a power of two that brings the features near one
+    centres,  # (2, K, D) float32: rounded means, and the remainder of rounding
+    scale,  # () float32, a power of two that brings the features near 1
     partial,  # (parts, tiles, SIDE, SIDE) float64
     count,
     classes,
@@ -39,13 +40,13 @@ def scatter_tiles(
     span,  # rows of a part
     ALIGN: tl.constexpr,
     SIDE: tl.constexpr,
-    ROWS: tl.constexpr,  # of a product
-    FLUSH: tl.constexpr,  # rows summed in float32
+    ROWS: tl.constexpr,  # rows multiplied in one step of the product
+    FLUSH: tl.constexpr,  # rows summed in float32 before they are added in float64
     PRECISION: tl.constexpr,
 ):
-    """A program for a tile of the lower triangle and a part of the rows: (tiles, parts)."""
+    """One program per tile of the lower triangle and part of the rows: (tiles, parts)."""
     tile = tl.program_id(0)
-    # the row of the triangle by a square root, which may be one off
+    # the row of the triangle comes from a square root that may be off by one
     high = ((tl.sqrt(8.0 * tile.to(tl.float32) + 1.0) - 1.0) / 2.0).to(tl.int32)
     high = tl.where((high + 1) * (high + 2) // 2 <= tile, high + 1, high)
     high = tl.where(high * (high + 1) // 2 > tile, high - 1, high)
@@ -76,5 +77,5 @@ def scatter_tiles(
                 col_stride, factor,
             )  # fmt: skip
             product = tl.dot(tl.trans(a), b, product, input_precision=PRECISION)
-        tl.debug_barrier()  # the sums may be read by other threads than wrote them
+        tl.debug_barrier()  # threads may read sums that other threads wrote
         tl.store(sums, tl.load(sums) + product.to(tl.float64))

@@ -1,4 +1,4 @@
-"""The launches of searches for neighbours."""
+"""Launches the neighbor search kernels."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ncfast.kernels.configuration import NeighborsConfig, power_of_two
 from ncfast.kernels.launch import on
 from ncfast.kernels.neighbors import count_nearer, nearest
 
-# a product fused into a sum would no longer be what a plain loop gives
+# fusing a product into a sum would change the bits of a simple loop
 _OPTIONS = {"enable_fp_fusion": False}
-MOST = 32  # neighbours that a thread block can hold
+MOST = 32  # largest number of neighbors that a thread block can hold
 
 
 def nearest_rows(
@@ -27,16 +27,18 @@ def nearest_rows(
     """The k nearest rows of every row, in each of L layers.
 
     Args:
-        points: (L, D, N) contiguous, float32 or float64, finite: scores are of this type.
+        points: (L, D, N) contiguous, float32 or float64, finite; scores have this type.
         starts: the first column of each block, and D.
-        ranges: two of (N,) int32; rows begins to ends - 1 may be neighbours of a row.
+        ranges: begins and ends, both (N,) int32; the candidate neighbors of a row are rows
+            begins to ends - 1.
         k: at most `MOST`.
-        euclidean: squared Euclidean scores, or maxima of absolute differences.
-        config: the launch.
+        euclidean: True for squared Euclidean scores, False for the largest absolute difference.
+        config: the launch configuration.
 
     Returns:
         Scores (L, N, k), ascending; indices (L, N, k) int32; extents (L, BLOCKS, N), the largest
-        score within a block among the neighbours. Infinite, and -1, where nobody is left.
+        score within a block among the neighbors. A row with fewer than k candidates has infinite
+        scores and extents, and indices of -1.
     """
     layers, dim, count = points.shape
     made = {"dtype": points.dtype, "device": points.device}
@@ -60,9 +62,10 @@ def count_rows(
     euclidean: bool,
     config: NeighborsConfig,
 ) -> Tensor:
-    """How many other rows score less than ``limits`` (L, BLOCKS + 1, N): int32 of that shape.
+    """Number of other rows whose score is below ``limits`` (L, BLOCKS + 1, N): int32, same shape.
 
-    In each block, and by the largest score of all blocks. Other arguments as in `nearest_rows`.
+    The first BLOCKS entries count by the score in each block, the last by the largest score of all
+    blocks. Other arguments as in `nearest_rows`.
     """
     layers, dim, count = points.shape
     blocks = len(starts) - 1
@@ -77,6 +80,6 @@ def count_rows(
 
 
 def _column_starts(starts: Sequence[int], points: Tensor) -> Tensor:
-    # filled on the device, value by value: a copy from the host would wait for it
+    # filled on the device value by value: a copy from the host would synchronise
     made = [torch.full((), start, dtype=torch.int32, device=points.device) for start in starts]
     return torch.stack(made)

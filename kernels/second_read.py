@@ -1,4 +1,4 @@
-"""The launches of a second read of the features, and what they need besides."""
+"""Launches the kernels that read the features a second time, and prepares their arguments."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def projected_ss(
 ) -> Tensor:
     """Sum over rows of <x - mean of its class, v>^2 for each row v of ``vectors``: (V,) float64.
 
-    ``feats`` (N, D) in any type but float64, ``means`` (K, D) float64; a label outside 0..K-1 makes
-    every sum NaN.
+    ``feats`` (N, D) may have any float type except float64; ``means`` (K, D) are float64. A label
+    outside 0..K-1 makes every sum NaN.
     """
     count, (classes, number) = feats.shape[0], (means.shape[0], vectors.shape[0])
     labels, inside = _known(labels, classes)
     vectors = vectors.to(torch.float64)
     centres = means.to(torch.float32)
-    # means of absent classes are never read; what rounding took from the others comes back here
+    # the projected remainder of rounding; means of absent classes are never read
     offsets = ((means - centres) @ vectors.T).to(torch.float32).contiguous()
     partial = torch.empty((config.programs, number), dtype=torch.float64, device=feats.device)
     with on(feats.device):
@@ -64,18 +64,18 @@ def scatter(feats: Tensor, labels: Tensor, means: Tensor, config: ScatterConfig)
 
 
 def _power_of_two(feats: Tensor, means: Tensor) -> Tensor:
-    """What brings features near one, by the first row and the means: () float32."""
+    """Power of two that brings the first row and the means near 1: () float32."""
     largest = torch.maximum(feats[0].to(torch.float64).abs().amax(), means.abs().amax())
     exponent = torch.frexp(largest).exponent.clamp(-126, 126)
     return ((127 - exponent) << 23).to(torch.int32).view(torch.float32)  # exact, unlike exp2
 
 
 def _unfold(tiles: Tensor, dim: int) -> Tensor:
-    """The symmetric matrix whose lower triangle was computed in tiles, row by row."""
+    """The symmetric matrix from the tiles of its lower triangle, in order of rows."""
     side = tiles.shape[1]
     index = torch.arange(-(-dim // side), device=tiles.device)
     high, low = torch.maximum(index[:, None], index), torch.minimum(index[:, None], index)
-    # above the diagonal stands the wrong tile: it is cut off
+    # the tiles above the diagonal are wrong; tril drops them
     square = tiles[(high * (high + 1) // 2 + low)].permute(0, 2, 1, 3)
     whole = square.reshape(len(index) * side, -1)[:dim, :dim]
     return whole.tril() + whole.tril(-1).T
@@ -86,8 +86,8 @@ def decisions(
 ) -> Tensor:
     """argmax_c <x - centre, weight_c> + offset_c for each of R rules: (R, N) int64.
 
-    ``centres`` (R, D), ``weights`` (R, K, D) and ``offsets`` (R, K) in float64; the smaller index
-    wins a tie, and a row of NaN is given index 0.
+    ``centres`` (R, D), ``weights`` (R, K, D) and ``offsets`` (R, K) are float64. The smaller index
+    wins a tie. A row of NaN gets index 0.
     """
     count, (rules, classes, _) = feats.shape[0], weights.shape
     made = {"device": feats.device}
@@ -121,8 +121,8 @@ def _decide_in_float32(
     (count, dim), (rules, classes, _) = feats.shape, weights.shape
     largest = torch.linalg.vector_norm(weights, dim=2).amax(1)
     shift = torch.where(offsets.isinf(), 0.0, offsets).abs().amax(1)
-    # within a short sum every addition of three pieces may be off, then one for each short sum;
-    # the pieces leave out 24 units of a product at most, and 8 stand for the inputs
+    # in units of rounding: three pieces per addition of a short sum, one per short sum, at most 24
+    # for the part of a product that the pieces omit, 8 for the inputs
     rounding = _EPSILON * (3 * config.tile_cols + dim / config.tile_cols + 32)
     decide_in_float32[(-(-count // config.tile_rows), rules)](
         feats, _in_two(centres), weights.to(torch.float32).contiguous(),
@@ -135,7 +135,7 @@ def _decide_in_float32(
 
 
 def precision(name: str) -> str:
-    """How float32 products are made: in pieces on CUDA's tensor cores, plainly elsewhere."""
+    """Precision of float32 products: ``name`` on CUDA's tensor cores, "ieee" elsewhere."""
     return "ieee" if interpreted() or torch.version.hip is not None else name
 
 
@@ -145,7 +145,7 @@ def _known(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
 
 
 def _in_two(exact: Tensor) -> Tensor:
-    """The nearest float32 and the rest, one after the other."""
+    """A float64 tensor as two stacked float32 ones: the nearest float32 and the remainder."""
     rounded = exact.to(torch.float32)
     return torch.stack((rounded, (exact - rounded).to(torch.float32)))
 

@@ -1,10 +1,11 @@
-"""One launch for a few thousand rows: a program per class, no sort, no plan.
+"""Kernel for the moments of a few thousand rows in one launch, without sorting or a `LabelPlan`.
 
-Every program reads all labels, lists the rows of its class, and takes their moments as the items
-kernel does. The program that arrives last adds up the norms, in the order of the classes, and puts
-the counter back to zero: launches with one counter must not overlap. See `Counters`.
+Each program handles one class. It reads all labels, lists the rows of its class, and computes their
+moments with the code of the items kernel. The last program to finish adds the norms in the order of
+the classes and sets the counter to 0. Launches that share a counter must therefore not overlap; see
+`ncfast.kernels.counters`.
 
-Twin in plain torch: `ncfast.backends.reference.class_moments`.
+Oracle: `ncfast.ops.reference.class_moments`.
 """
 
 import triton
@@ -19,7 +20,7 @@ def moments_of_classes(
     labels,
     listed,  # (K, count) int32 scratch: the rows of each class
     norm_parts,  # (2, K) float64 scratch
-    counter,  # () int32, zero before and after
+    counter,  # () int32, 0 before and after the launch
     counts,
     means,
     within,
@@ -35,7 +36,7 @@ def moments_of_classes(
     CLASSES: tl.constexpr,  # a power of two, at least K
     ACC: tl.constexpr,
 ):
-    """A program for each class; the grid is (K,)."""
+    """One program per class; the grid is (K,)."""
     owner = tl.program_id(0)
     classes = tl.num_programs(0)
     lane = tl.arange(0, LABELS)
@@ -48,7 +49,7 @@ def moments_of_classes(
     length = tl.sum(mine.to(tl.int32), 0)
     own = listed + owner.to(tl.int64) * count
     tl.store(own + place - 1, lane, mask=mine)
-    tl.debug_barrier()  # the list is read by other threads than wrote it
+    tl.debug_barrier()  # threads read entries of the list that other threads wrote
 
     cols = tl.arange(0, COLS)
     inside = cols < width * ALIGN
@@ -63,7 +64,7 @@ def moments_of_classes(
     tl.store(norm_parts + owner, total)
     tl.store(norm_parts + classes + owner, largest)
 
-    tl.debug_barrier()  # all of this program's stores come before its arrival
+    tl.debug_barrier()  # this program's stores are complete before it is counted
     arrived = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
     if arrived == classes - 1:
         rank = tl.arange(0, CLASSES)

@@ -1,4 +1,4 @@
-"""What each kernel computes, in plain torch and float64, for the tests to compare with."""
+"""Oracles of the kernels, in torch and float64; the tests compare the kernels with them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class ItemMoments(NamedTuple):
-    """The results of the items kernel, one entry for each item that has an owner."""
+    """Results of the items kernel, one entry per item; an item without an owner has zeros."""
 
     mean: Tensor  # (W, D), relative to the class's first row
     ss: Tensor  # (W,) sum of squares around the item's own mean
@@ -20,7 +20,7 @@ class ItemMoments(NamedTuple):
 
 
 def items(feats: Tensor, permutation: Tensor, table: Tensor) -> ItemMoments:
-    """Twin of `ncfast.kernels.items.moments_of_items`; ``table`` as in `ItemTable.items`."""
+    """Oracle of `ncfast.kernels.items.moments_of_items`; ``table`` as in `ItemTable.items`."""
     results = []
     for start, length, owner, pivot, _ in table.T.tolist():
         rows = permutation[start : start + length].long()
@@ -38,7 +38,7 @@ def items(feats: Tensor, permutation: Tensor, table: Tensor) -> ItemMoments:
 def merge(
     feats: Tensor, table: Tensor, shared: Tensor, item_means: Tensor, item_ss: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Twin of `ncfast.kernels.merge.merge_items`: means (M, D) and sums of squares (M,)."""
+    """Oracle of `ncfast.kernels.merge.merge_items`: means (M, D) and sums of squares (M,)."""
     means, spreads = [], []
     for _, first, number, _ in shared.T.tolist():
         part = slice(first, first + number)
@@ -51,24 +51,24 @@ def merge(
 
 
 def project(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor) -> Tensor:
-    """Twin of `ncfast.kernels.project.projected_squares`: (V,) sums over all rows."""
+    """Oracle of `ncfast.kernels.project.projected_squares`: (V,) sums over all rows."""
     return ((feats.double() - means[labels.long()]) @ vectors.double().T).square().sum(0)
 
 
 def scatter(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
-    """Twin of `ncfast.kernels.scatter.scatter_tiles`: (D, D), all tiles put together."""
+    """Oracle of `ncfast.kernels.scatter.scatter_tiles`: (D, D), assembled from all tiles."""
     away = feats.double() - means[labels.long()]
     return away.T @ away
 
 
 def decide(feats: Tensor, centre: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
-    """Twin of the kernels in `ncfast.kernels.decide`, for one rule: (N,) int64."""
+    """Oracle of the kernels in `ncfast.kernels.decide`, for one rule: (N,) int64."""
     scores = (feats.double() - centre) @ weight.T + offset
     return scores.nan_to_num(-torch.inf, torch.inf, -torch.inf).argmax(1)
 
 
 def block_scores(points: Tensor, starts: Sequence[int], euclidean: bool) -> Tensor:
-    """(BLOCKS, N, N) scores of ``points`` (D, N) in each block of columns; a row is at infinity."""
+    """(BLOCKS, N, N) scores of ``points`` (D, N) in each block of columns; diagonal infinite."""
     scores = []
     for low, high in itertools.pairwise(starts):
         total = points.new_zeros(points.shape[1], points.shape[1])
@@ -82,7 +82,7 @@ def block_scores(points: Tensor, starts: Sequence[int], euclidean: bool) -> Tens
 def nearest(
     points: Tensor, starts: Sequence[int], begins: Tensor, ends: Tensor, k: int, euclidean: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Twin of `ncfast.kernels.neighbors.nearest`, for one layer: scores, indices, extents."""
+    """Oracle of `ncfast.kernels.neighbors.nearest`, one layer: scores, indices, extents."""
     each = block_scores(points, starts, euclidean)
     row = torch.arange(points.shape[1])
     outside = (row < begins[:, None]) | (row >= ends[:, None])
@@ -98,7 +98,7 @@ def count_nearer(
     points: Tensor, starts: Sequence[int], begins: Tensor, ends: Tensor, limits: Tensor,
     euclidean: bool,
 ) -> Tensor:  # fmt: skip
-    """Twin of `ncfast.kernels.neighbors.count_nearer`, for one layer: (BLOCKS + 1, N)."""
+    """Oracle of `ncfast.kernels.neighbors.count_nearer`, for one layer: (BLOCKS + 1, N)."""
     each = block_scores(points, starts, euclidean)
     row = torch.arange(points.shape[1])
     inside = (row >= begins[:, None]) & (row < ends[:, None])

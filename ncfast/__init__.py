@@ -6,7 +6,6 @@ from ncfast import _interrupt  # noqa: F401  before torch, which takes a second
 # isort: on
 from importlib.metadata import version
 
-from ncfast.backends import LabelPlan, backends, plan
 from ncfast.information import (
     Estimate,
     EstimateWarning,
@@ -47,6 +46,7 @@ from ncfast.metrics import (
     weight_norm,
 )
 from ncfast.moments import ClassMoments, class_moments
+from ncfast.ops import LabelPlan, backends, plan
 from ncfast.tracking.tracker import Tracker
 
 __version__ = version("ncfast")

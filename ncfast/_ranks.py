@@ -1,9 +1,9 @@
-"""Vectors of all ranks, gathered only where every rank makes the same call.
+"""Gathers vectors of all ranks after checking that every rank makes the same call.
 
-Ranks that send unequal numbers of bytes end their processes in gloo. So every collective begins
-with a frame of a length that all know: a header that says what the rank is about to do, and as much
-of its vector as the last agreed call had. A vector of the same length travels in it entirely; the
-rest of a longer one follows when all headers are the same.
+With gloo, ranks that send different numbers of bytes crash. Every collective therefore begins with
+a frame whose length all ranks know. The frame holds a header, which describes the call, and as much
+of the vector as the last agreed call had. The rest of a longer vector follows after all headers
+have been found equal.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-HEADER = 512  # bytes: a checksum of all that is said, the call and its shapes in words
+HEADER = 512  # bytes: a checksum of call, shapes and size, then the call and its shapes as text
 _CALL = 256
-ROOM = 1 << 20  # bytes of a vector that a frame holds, at most
-_rooms: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()  # in float64 numbers
+ROOM = 1 << 20  # largest part of a vector in a frame, in bytes
+_rooms: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()  # in float64 values
 
 
 class RanksDiffer(ValueError):
     """The ranks do not make the same call.
 
     Attributes:
-        calls: what each rank is doing.
-        shapes: what each rank sends.
+        calls: the call of each rank.
+        shapes: the shapes that each rank sends.
     """
 
     def __init__(self, calls: list[str], shapes: list[str]) -> None:
@@ -40,18 +40,18 @@ def gather(
 ) -> Tensor:
     """The vectors of all ranks, (W, n).
 
-    On an accelerator the host does not wait for a vector that fits into the frame; where its
-    header is not that of every rank the result is NaN. ``check`` waits and raises there too.
+    On an accelerator the host does not wait for a vector that fits into the frame. If the headers
+    differ, the result is then NaN instead of an error, unless ``check`` is set.
 
     Args:
-        own: (n,) float64.
-        call: what is gathered, in words.
-        shapes: what ``own`` consists of, in words.
-        group: the process group; None is the default one.
-        check: read the headers in any case.
+        own: (n,) float64, the vector of this rank.
+        call: a name for this call.
+        shapes: the shapes that ``own`` consists of, as text.
+        group: the process group; None is the default group.
+        check: always wait for the headers and compare them.
 
     Raises:
-        RanksDiffer: on every rank, they do not say the same.
+        RanksDiffer: the headers of the ranks differ; every rank raises it.
     """
     key = group or dist.group.WORLD
     room, size = _rooms.get(key, 0), own.numel()
@@ -70,7 +70,7 @@ def gather(
 
 
 def by_rank(texts: list[str]) -> str:
-    """What the ranks say, each text once with its ranks."""
+    """The different texts, each with the ranks that have it."""
     ranks: dict[str, list[str]] = {}
     for rank, text in enumerate(texts):
         ranks.setdefault(text, []).append(str(rank))
@@ -100,10 +100,10 @@ def _text(packed: bytes) -> str:
 
 
 def all_gather(own: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """The vectors (n,) of all ranks as rows, with no look at whether they have the same length."""
+    """The vectors (n,) of all ranks as rows; their lengths are not checked and must be equal."""
     world = dist.get_world_size(group)
     gathered = own.new_empty(world * own.numel())
-    # the name changed with PyTorch 2.13, which warns of the old one
+    # PyTorch 2.13 renamed the function and warns about the old name
     collective = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
     collective(gathered, own, group=group)
     return gathered.view(world, -1)

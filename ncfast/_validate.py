@@ -1,4 +1,8 @@
-"""Checks of what the user passes in. None of them reads a value that lives on an accelerator."""
+"""Checks arguments of public functions.
+
+Only functions whose docstring says so read the values of a tensor; on an accelerator this
+synchronises.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ def check_pair(feats: Tensor, labels: Tensor) -> None:
     """Check types, shapes and devices of a feature matrix and its labels.
 
     Raises:
-        TypeError: an argument is no tensor, or has a dtype that cannot be used.
+        TypeError: an argument is not a tensor or has an unsupported dtype.
         ValueError: the shapes or devices do not fit.
     """
     _check_features(feats)
@@ -123,7 +127,7 @@ def check_num_classes(num_classes: int) -> None:
 
 
 def infer_num_classes(labels: Tensor) -> int:
-    """Largest label plus one. Reads the labels: on an accelerator this synchronises.
+    """Largest label plus one. It reads the labels; on an accelerator this synchronises.
 
     Raises:
         ValueError: a label is negative.
@@ -136,16 +140,16 @@ def infer_num_classes(labels: Tensor) -> int:
 
 
 def labels_are_on_host(labels: Tensor) -> bool:
-    """Whether looking at the labels costs no device synchronisation and no graph break."""
-    plain = type(labels) is Tensor  # neither a fake nor a traced tensor
+    """Whether the labels can be read without a device synchronisation or a graph break."""
+    plain = type(labels) is Tensor  # not a fake or traced tensor
     return plain and labels.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def check_label_values(labels: Tensor, num_classes: int) -> None:
-    """Check that 0 <= label < num_classes, by reading the labels.
+    """Check that 0 <= label < num_classes. It reads the labels.
 
     Raises:
-        ValueError: a label lies outside; the first such row is named.
+        ValueError: a label is out of range; the message names the first such row.
     """
     low, high = torch.stack(torch.aminmax(labels.to(torch.int64))).tolist()
     if low < 0 or high >= num_classes:
@@ -162,10 +166,10 @@ def _raise_label(labels: Tensor, num_classes: int) -> None:
 
 
 def check_finite(feats: Tensor) -> None:
-    """Check that every feature is finite, by reading all of them, block by block.
+    """Check that every feature is finite. It reads all features, in blocks of rows.
 
     Raises:
-        ValueError: a NaN or an infinity is found; its row and column are named.
+        ValueError: a feature is NaN or infinite; the message names its row and column.
     """
     rows = max(1, (1 << 22) // feats.shape[1])
     for start in range(0, feats.shape[0], rows):

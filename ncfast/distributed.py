@@ -1,4 +1,4 @@
-"""Class moments over all ranks: one packed collective, or two when the states are large."""
+"""Combines class moments over all ranks, with one collective, or two if the states are large."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from ncfast import _ranks
 from ncfast.moments import ClassMoments
 
-# From this many packed bytes a rank on, the second collective costs less than what it saves.
+# From this size of a rank's packed state, the second collective costs less than it saves.
 EXCHANGE_BYTES = 1 << 20
 
 
@@ -23,34 +23,35 @@ def all_reduce_many(
     *,
     call: str = "class moments",
 ) -> list[ClassMoments]:
-    """Every one of ``moments`` over all ranks, packed together; the same bits on every rank.
+    """Each of ``moments`` over the samples of all ranks, with the same bits on every rank.
 
-    Chan's merge is no plain sum, and sums that could be added would cancel on collapsed features.
-    So states travel and are merged in rank order. Small ones are gathered in one collective: a rank
-    receives the whole state of every other. With W > 2 ranks and at least 1 MiB of state, rank r
-    gets all states of the r-th share of the classes, merges those, and the results are gathered:
-    two collectives, but a rank receives 2 (W - 1) / W states instead of W - 1. Both are the same
-    merges in the same order.
+    Chan's merge is not a sum, and raw sums, which could be added, would cancel on collapsed
+    features. The ranks therefore exchange states and merge them in rank order. Small states are
+    gathered in one collective, in which a rank receives the states of all others. With W > 2 ranks
+    and at least 1 MiB of state there are two collectives: rank r receives all states of the r-th
+    share of the classes and merges them, then the results are gathered. A rank then receives
+    2 (W - 1) / W states instead of W - 1. Both forms make the same merges in the same order.
 
-    Every call begins with a short header, compared before more is sent. It travels with the states,
-    in one collective, where they are as long as those of the last call; else one collective more.
+    Every call begins with a short header, which the ranks compare before they send more. The header
+    is sent together with the states if these are no longer than those of the last call. The rest
+    of longer states takes one more collective.
 
     Args:
-        moments: one entry a layer, say; K and D may differ between entries. Every rank passes the
-            same number of entries with the same K and D; a rank without samples takes part with
-            `ClassMoments.empty`.
-        group: the process group; None is the default one.
-        call: what this call is, in words; the same on every rank.
+        moments: the moments of one rank, for example one entry per layer. K and D may differ
+            between entries. Every rank must pass the same number of entries with the same K and D;
+            a rank without samples passes `ClassMoments.empty`.
+        group: the process group; None is the default group.
+        call: a name for this call, used in errors; the same on every rank.
 
     Returns:
-        The merged moments, in the order of the argument, on the devices they came from.
+        The merged moments, in the order of ``moments`` and on the same devices.
 
     Raises:
-        RuntimeError: torch.distributed is not initialised; or a rank died or did not come within
+        RuntimeError: torch.distributed is not initialised, or a rank died or did not call within
             the time-out of the process group.
-        ValueError: on every rank, they do not make the same call or differ in K and D. On an
-            accelerator a call as long as the last one is NaN instead: the host does not wait for
-            its header.
+        ValueError: the ranks make different calls or differ in K and D; every rank raises it. On
+            an accelerator the host does not wait for the header of a call as long as the last one.
+            The result is NaN instead of an error then.
 
     Example:
         >>> import ncfast
@@ -80,7 +81,9 @@ def all_reduce_many(
 
 
 def pack(moments: ClassMoments) -> Tensor:
-    """The moments as one float64 vector: two norms, then a row a class; counts exact up to 2^53.
+    """The moments as one float64 vector: two norms, then one row per class.
+
+    Counts are exact up to 2^53.
 
     Returns:
         (2 + K (D + 2),): norm_sum, norm_max, and for each class its count, within_ss and mean.
@@ -89,12 +92,12 @@ def pack(moments: ClassMoments) -> Tensor:
 
 
 def unpack(state: Tensor, num_classes: int, dim: int) -> ClassMoments:
-    """The moments that `pack` made a vector of; shares memory with it where it can."""
+    """The moments in a vector made by `pack`. Everything except the counts is a view of it."""
     return _from_rows(state[2:].view(num_classes, dim + 2), state[0], state[1])
 
 
 def merge_packed(states: Tensor, num_classes: int, dim: int) -> Tensor:
-    """One packed state for the samples of several, (W, 2 + K (D + 2)), merged in their order."""
+    """Merge packed states (W, 2 + K (D + 2)) in their order into one, (2 + K (D + 2),)."""
     merged, *rest = (unpack(state, num_classes, dim) for state in states)
     for part in rest:
         merged = merged.merge(part)
@@ -116,7 +119,7 @@ def _difference(error: _ranks.RanksDiffer) -> str:
 
 
 def _shapes(moments: Sequence[ClassMoments]) -> str:
-    """The shapes in words, each run of equal ones once: "(5, 6) x 128, (5, 8)"."""
+    """The shapes as text; repeated shapes are counted: "(5, 6) x 128, (5, 8)"."""
     runs = itertools.groupby((part.num_classes, part.dim) for part in moments)
     lengths = [(shape, len(list(run))) for shape, run in runs]
     return ", ".join(f"{shape} x {n}" if n > 1 else f"{shape}" for shape, n in lengths)
@@ -125,7 +128,7 @@ def _shapes(moments: Sequence[ClassMoments]) -> str:
 def _gather(
     moments: Sequence[ClassMoments], world: int, group: dist.ProcessGroup | None, call: str = ""
 ) -> list[ClassMoments]:
-    """All states to all ranks; everyone merges everything."""
+    """Gather all states on all ranks; every rank merges all of them."""
     if moments:
         packed = torch.cat([pack(part) for part in moments])
     else:  # on a device that the group can reach
@@ -138,7 +141,7 @@ def _gather(
 def _exchange(
     moments: Sequence[ClassMoments], world: int, group: dist.ProcessGroup | None, call: str = ""
 ) -> list[ClassMoments]:
-    """All states of a share of the classes to one rank, which merges them; then a gather."""
+    """Send each share of the classes to one rank, which merges it; then gather the results."""
     nothing = moments[0].means.new_empty(0)
     _ranks.gather(nothing, call, _shapes(moments), group, check=True)
     shares = [(-(-part.num_classes // world), part.dim) for part in moments]
@@ -165,7 +168,7 @@ def _exchange(
 
 
 def _merged(states: Tensor, shapes: Sequence[tuple[int, int]]) -> list[ClassMoments]:
-    """Merge rows that hold the packed states of several moments, (W, length), in their order."""
+    """Merge the ranks' rows (W, length), each of which holds the packed states of all moments."""
     columns = states.split([2 + k * (d + 2) for k, d in shapes], dim=1)
     merged = [merge_packed(column, k, d) for column, (k, d) in zip(columns, shapes, strict=True)]
     return [unpack(state, k, d) for state, (k, d) in zip(merged, shapes, strict=True)]

@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from ncfast import _validate
-from ncfast.backends import LabelPlan, select
+from ncfast.ops import LabelPlan, select
 
 
 @dataclass(eq=False)
@@ -24,6 +24,9 @@ class ClassMoments:
     has count, mean and sum of squares zero. Shards, minibatches and machines combine with `merge`
     or `all_reduce` to what one pass over everything would have given, up to float64 rounding
     (Chan, Golub & LeVeque 1983).
+
+    The tensors may have leading axes in common, for many states at once: the properties below, and
+    every metric of the moments, then have these axes too.
 
     Attributes:
         counts: samples of each class, (K,) int64.
@@ -69,17 +72,17 @@ class ClassMoments:
     @property
     def num_classes(self) -> int:
         """K, absent classes included."""
-        return self.counts.shape[0]
+        return self.counts.shape[-1]
 
     @property
     def dim(self) -> int:
         """D, the number of feature columns."""
-        return self.means.shape[1]
+        return self.means.shape[-1]
 
     @property
     def total(self) -> Tensor:
         """N, the number of samples, () int64."""
-        return self.counts.sum()
+        return self.counts.sum(-1)
 
     @property
     def present(self) -> Tensor:
@@ -94,17 +97,18 @@ class ClassMoments:
     @property
     def global_mean(self) -> Tensor:
         """Mean of all samples mu_G, every sample counting the same, (D,)."""
-        return (self.means * self.counts.unsqueeze(1)).sum(0) / self.total
+        return (self.means * self.counts.unsqueeze(-1)).sum(-2) / self.total.unsqueeze(-1)
 
     @property
     def mean_of_means(self) -> Tensor:
         """Mean of the class means, every class that has a sample counting the same, (D,)."""
-        return self.means.sum(0) / self.present.sum()
+        return self.means.sum(-2) / self.present.sum(-1, keepdim=True)
 
     @property
     def centred_means(self) -> Tensor:
         """Class means minus `mean_of_means`, zero for absent classes, (K, D)."""
-        return torch.where(self.present.unsqueeze(1), self.means - self.mean_of_means, 0.0)
+        centred = self.means - self.mean_of_means.unsqueeze(-2)
+        return torch.where(self.present.unsqueeze(-1), centred, 0.0)
 
     @property
     def class_variances(self) -> Tensor:
@@ -114,7 +118,14 @@ class ClassMoments:
     @property
     def within_trace(self) -> Tensor:
         """Tr(Sigma_W) with the population normalisation 1/N, (); NaN when there is no sample."""
-        return self.within_ss.sum() / self.total
+        return self.within_ss.sum(-1) / self.total
+
+    def each(self) -> list[ClassMoments]:
+        """The states along the leading axes, one after another; views where that can be."""
+        batch = self.counts.ndim - 1
+        parts = (getattr(self, field.name) for field in fields(self))
+        flat = [part.flatten(0, batch - 1) if batch > 1 else part for part in parts]
+        return [ClassMoments(*state) for state in zip(*flat, strict=True)] if batch else [self]
 
     def merge(self, other: ClassMoments) -> ClassMoments:
         """The moments of both sample sets together; neither argument changes.
@@ -130,8 +141,8 @@ class ClassMoments:
         share = other.counts.to(torch.float64) / counts.clamp(min=1)  # int / int is float32
         delta = other.means - self.means
         # share is exactly 1 or 0 where only one side has samples, so absent classes need no guard
-        means = self.means + delta * share.unsqueeze(1)
-        between = torch.linalg.vector_norm(delta, dim=1).square() * self.counts * share
+        means = self.means + delta * share.unsqueeze(-1)
+        between = torch.linalg.vector_norm(delta, dim=-1).square() * self.counts * share
         return ClassMoments(
             counts,
             means,

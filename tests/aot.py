@@ -1,7 +1,7 @@
-"""Kernels compiled for GPUs that are not here, and what the machine code holds.
+"""Compiles the kernels for GPUs that are not present and inspects their machine code.
 
-``python tests/aot.py`` prints the table; with ``--write`` it becomes the one that
-test_aot.py compares with.
+``python tests/aot.py`` prints the table. ``--write`` stores it in tests/kernels/aot.json, the file
+that test_aot.py compares with.
 """
 
 import argparse
@@ -16,13 +16,13 @@ from specimens import cases
 TABLE = Path(__file__).parent / "kernels" / "aot.json"
 TARGETS = (80, 90, 100)
 OPS = {
-    "vector_loads": r"LDG(?:STS)?\.E\.(?:\w+\.)*128",  # to registers, or straight to shared memory
+    "vector_loads": r"LDG(?:STS)?\.E\.(?:\w+\.)*128",  # to registers or directly to shared memory
     "scalar_loads": r"LDG\.E(?!\S*(?:128|64))\S*",
 }
 
 
 def compile_case(case, capability):
-    """The compiled kernel of a case of `cases`, for a CUDA capability or a named AMD device."""
+    """Compile the kernel of a case of `cases` for a CUDA capability or a named AMD device."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -30,7 +30,7 @@ def compile_case(case, capability):
     names, constants = case["kernel"].arg_names, case["constants"]
     if isinstance(capability, str):
         target = GPUTarget("hip", capability, 64)
-        if "PRECISION" in constants:  # as `ncfast.kernels.second_read.precision` has it
+        if "PRECISION" in constants:  # like `ncfast.kernels.second_read.precision`
             constants = constants | {"PRECISION": "ieee"}
     else:
         target = GPUTarget("cuda", capability, 32)
@@ -67,7 +67,7 @@ def _run(*command):
 
 
 def measure(names=None, targets=TARGETS):
-    """The table: case name, then target, then what `inspect` finds."""
+    """The table: the result of `inspect` by case name and target."""
     return {
         name: {f"sm_{target}": inspect(compile_case(case, target)) for target in targets}
         for name, case in cases().items()

@@ -1,4 +1,4 @@
-"""Neighbours and counts in float64 NumPy, one row at a time: the truth of these tests."""
+"""Oracle of the neighbor tests: neighbors and counts in float64 NumPy, one row at a time."""
 
 from __future__ import annotations
 

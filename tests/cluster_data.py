@@ -1,11 +1,11 @@
-"""Inputs and truths for the tests of backends; small and seeded."""
+"""Small, seeded inputs and their oracle for the tests of backends."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ncfast.backends._types import RawMoments
+from ncfast.ops._types import RawMoments
 
 FEATURE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -20,7 +20,7 @@ def features(rows: int, dim: int, classes: int, seed: int = 0) -> tuple[Tensor, 
 
 
 def collapsed(std: float, outliers: bool, dim: int = 96) -> tuple[Tensor, Tensor]:
-    """Clusters with std / |mean| per coordinate of ``std``; first rows from another class."""
+    """Clusters with std / |mean| = ``std`` per coordinate; the first rows are of another class."""
     generator = torch.Generator().manual_seed(1)
     rows, classes = 3000, 7
     labels = torch.randint(0, classes, (rows,), generator=generator)
@@ -34,13 +34,13 @@ def collapsed(std: float, outliers: bool, dim: int = 96) -> tuple[Tensor, Tensor
 
 
 def two_pass(feats: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Means (K, D) and sums of squared deviations (K,), in float64, the plain way."""
+    """Oracle of means (K, D) and sums of squared deviations (K,): two passes in float64."""
     feats = feats.to(torch.float64)
     labels = labels.to(torch.int64)
     counts = torch.bincount(labels, minlength=classes).clamp(min=1)
     sums = torch.zeros(classes, feats.shape[1], dtype=torch.float64).index_add_(0, labels, feats)
     means = sums / counts[:, None]
-    # a second round takes the rounding of the sums out of the means
+    # a second pass corrects the means for the rounding of the sums
     rest = torch.zeros_like(means).index_add_(0, labels, feats - means[labels])
     means = means + rest / counts[:, None]
     within = torch.zeros(classes, dtype=torch.float64)
@@ -49,7 +49,7 @@ def two_pass(feats: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tenso
 
 
 def assert_matches(got: RawMoments, feats: Tensor, labels: Tensor, classes: int) -> None:
-    """Check moments against the two passes: to 1e-12 for float64 features, else to 1e-6."""
+    """Check moments against `two_pass`: to 1e-12 for float64 features, otherwise to 1e-6."""
     tight = feats.dtype == torch.float64
     rtol = 1e-12 if tight else 1e-6
     means, within = two_pass(feats, labels, classes)

@@ -1,10 +1,10 @@
-"""Synthetic logs of runs whose events are known."""
+"""Synthetic logs of runs with known events."""
 
 import numpy as np
 
 
 def log(fit=100, rise=1000, fall=3000, last=10_000, every=10, noise=0.0, seed=0):
-    """Train accuracy up at ``fit``, test accuracy at ``rise``, RNC1 down at ``fall``."""
+    """Training accuracy rises at ``fit``, test accuracy at ``rise``; RNC1 falls at ``fall``."""
     rng = np.random.default_rng(seed)
     jitter = lambda: noise * rng.standard_normal()  # noqa: E731
     return [

@@ -1,4 +1,4 @@
-"""How the tests of metrics ask: one call, by name, with a classifier and foreign features."""
+"""Evaluates metrics by id for the tests, with a classifier and out-of-distribution features."""
 
 from oracle import TWINS, case
 from samples import companions

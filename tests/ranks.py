@@ -1,4 +1,4 @@
-"""For tests over several processes."""
+"""Runs a function in several processes, for tests of distributed code."""
 
 import multiprocessing
 import socket
@@ -7,10 +7,10 @@ import torch.multiprocessing as mp
 
 
 def run_ranks(worker, world, *args):
-    """``worker(rank, world, port, *args)`` in processes of their own, until all have ended.
+    """Run ``worker(rank, world, port, *args)`` in ``world`` processes and wait for all to end.
 
-    They are forked from one process that has imported torch and nothing else: an import each would
-    be most of the time.
+    The processes are forked from one that has imported only torch, because an import in each of
+    them would take most of the time.
     """
     multiprocessing.set_forkserver_preload(["torch", "torch.distributed", "ncfast"])
     mp.start_processes(worker, (world, free_port(), *args), nprocs=world, start_method="forkserver")

@@ -1,4 +1,4 @@
-"""Inputs the tests share."""
+"""Inputs that several tests share."""
 
 import json
 from pathlib import Path
@@ -15,15 +15,15 @@ BACKENDS = [
         marks=pytest.mark.skipif(not status.available, reason=f"{name}: {status.reason}"),
     )
     for name, status in ncfast.backends().items()
-    if name in ("reference", "cpu")  # those that take tensors on the CPU
+    if name in ("reference", "cpu")  # the backends for CPU tensors
 ]
 
 
 def budget(backend, dtype):
-    """Relative error allowed against the float64 oracle.
+    """The relative error allowed against the float64 oracle.
 
-    The reference computes in float64 throughout; the others sum lower precisions in float32 around
-    a pilot and promise 1e-6.
+    The reference computes entirely in float64. The other backends sum lower precisions in float32
+    around a shift and guarantee 1e-6.
     """
     return 1e-12 if backend == "reference" or dtype == torch.float64 else 1e-6
 
@@ -32,7 +32,7 @@ GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
 
 
 def golden_companions(case):
-    """Features, labels, classifier and foreign features of a golden case, as its file says."""
+    """Features, labels, classifier and out-of-distribution features of a golden case."""
     rng = np.random.default_rng(case["seed"])
     classes, dim, count = case["C"], case["D"], case["N"]
     means = rng.standard_normal((classes, dim)) + case["offset"]
@@ -55,7 +55,7 @@ def golden_case(case):
 
 
 def companions(num_classes, dim, seed=7):
-    """A classifier, its bias, and features from outside the distribution."""
+    """A classifier weight, its bias, and out-of-distribution features."""
     generator = torch.Generator().manual_seed(seed)
     weight, bias, ood = (
         torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -65,7 +65,7 @@ def companions(num_classes, dim, seed=7):
 
 
 def classes(count=200, dim=12, num_classes=5, spread=0.5, seed=0, dtype=torch.float64):
-    """Gaussian classes around random means, in random order; every class has a sample."""
+    """Gaussian classes around random means, in random order; no class is empty."""
     generator = torch.Generator().manual_seed(seed)
     means = torch.randn(num_classes, dim, generator=generator, dtype=torch.float64)
     labels = torch.randint(num_classes, (count,), generator=generator)
@@ -75,7 +75,7 @@ def classes(count=200, dim=12, num_classes=5, spread=0.5, seed=0, dtype=torch.fl
 
 
 def collapsed(level, *, count=600, dim=96, num_classes=7, dtype=torch.float32, seed=3):
-    """Classes whose standard deviation is ``level`` times the norm of their mean."""
+    """Classes whose standard deviation is ``level`` times the norm of the class mean."""
     generator = torch.Generator().manual_seed(seed)
     means = torch.randn(num_classes, dim, generator=generator, dtype=torch.float64)
     labels = torch.randint(num_classes, (count,), generator=generator)

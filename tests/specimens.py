@@ -1,4 +1,4 @@
-"""The kernels at the sizes that matter, described as ahead-of-time compilation wants them."""
+"""Describes the kernels at representative sizes, for ahead-of-time compilation."""
 
 from ncfast.kernels.configuration import (
     alignment,
@@ -13,14 +13,14 @@ from ncfast.kernels.configuration import (
 )
 
 TYPES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp64": 8}
-# (N, D, K): the grid's sizes, and a width that no power of two above 8 divides
+# (N, D, K): the benchmark's sizes, and a width that no power of two above 8 divides
 SIZES = [(1_000_000, 512, 10), (1_000_000, 4096, 1000), (100_000, 200, 10), (10_000, 64, 10)]
 TINY = [("fp32", 1000, 200, 10), ("fp32", 4096, 256, 10), ("bf16", 1000, 2048, 100)]
 TINY += [("fp64", 1000, 200, 10)]
 
 
 def cases():
-    """Name to kernel, signature, constants, arguments divisible by 16, and warps."""
+    """The description of each kernel by name: kernel, signature, constants, alignment, warps."""
     found = {}
     for count, dim, classes in SIZES:
         for kind in TYPES if dim == 512 else ("fp32", "bf16"):
@@ -166,7 +166,7 @@ def count_nearer(kind):
 
 
 def described(kernel, signature, constants, warps, stages=None):
-    """Pointers are taken to be aligned, as those of torch's allocator are."""
+    """A case of `cases`. Pointers are assumed to be aligned, like those of torch's allocator."""
     aligned = [name for name, kind in signature.items() if kind.startswith("*")]
     return {
         "kernel": kernel, "signature": signature, "constants": constants,

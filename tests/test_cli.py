@@ -46,7 +46,7 @@ def test_a_terminal_gets_a_live_bar(tmp_path):
     try:
         while part := os.read(master, 4096):
             seen += part
-    except OSError:  # how Linux reports that the other side has gone
+    except OSError:  # how Linux reports a closed pipe
         pass
     os.close(master)
     assert running.wait() == 0
@@ -110,14 +110,14 @@ def test_resume_needs_no_settings_and_refuses_others(tmp_path, capsys):
 
 
 def command(*arguments, module=True):
-    """How a shell would start it: as a module, or by the script beside the interpreter."""
+    """The command line: the module, or the script next to the interpreter."""
     start = [sys.executable, "-m", "ncfast"] if module else [Path(sys.executable).parent / "ncfast"]
     return [*start, *arguments]
 
 
 @pytest.mark.parametrize("arguments", [["info"], ["train", "--help"]])
 def test_a_pipe_that_closes_early(arguments):
-    """`ncfast ... | true` says nothing and ends as a process does that SIGPIPE has ended."""
+    """`ncfast ... | true` prints nothing and exits like a process killed by SIGPIPE."""
     reader, writer = os.pipe()
     os.close(reader)
     ended = subprocess.run(command(*arguments), stdout=writer, stderr=subprocess.PIPE)
@@ -127,8 +127,8 @@ def test_a_pipe_that_closes_early(arguments):
 
 @pytest.mark.parametrize("module", [True, False])
 def test_ctrl_c_while_torch_is_imported(module, tmp_path):
-    """Ctrl-C is one line and 130, also before the command has begun."""
-    # a torch that takes for ever to import, and says when it has been begun
+    """Ctrl-C prints one line and exits with 130, even before the command has started."""
+    # a stand-in for torch whose import reports its start and never ends
     (tmp_path / "torch.py").write_text(
         "import sys, time\nprint('begun', flush=True)\ntime.sleep(600)"
     )
@@ -140,7 +140,7 @@ def test_ctrl_c_while_torch_is_imported(module, tmp_path):
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # a shell's background job, as the tests may be, ignores it
+        # background jobs of a shell ignore it, and the tests may be one
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert running.stdout.readline() == b"begun\n"
@@ -150,8 +150,7 @@ def test_ctrl_c_while_torch_is_imported(module, tmp_path):
 
 
 def test_ctrl_c_in_an_import_that_makes_another_error_of_it(capsys, monkeypatch):
-    """Some extensions report an interrupted import as an ImportError: it is an interrupt all the
-    same."""
+    """An ImportError that an interrupt caused in an extension is reported as an interrupt."""
 
     def importing(arguments):
         try:
@@ -188,9 +187,9 @@ NUMBERS = {
 @pytest.mark.parametrize("bad", ["inf", "nan", "-inf", "-1", str(-(10**30))])
 @pytest.mark.parametrize(("name", "option"), [(n, o) for n in NUMBERS for o in NUMBERS[n].split()])
 def test_numbers_that_cannot_be(capsys, tmp_path, name, option, bad):
-    """One line that names the option, and nothing is made."""
+    """An invalid number gives one line that names the option, and no files."""
     if option == "seed" and bad == "-1":
-        bad = "1e3"  # torch takes -1 as a seed
+        bad = "1e3"  # torch accepts -1 as a seed
     out = ["--quick"] if name == "bench" else ["--out", str(tmp_path / "run")]
     with pytest.raises(SystemExit) as ended:
         cli.main([name, *out, f"--{option}", bad])
@@ -213,7 +212,7 @@ def test_numbers_that_cannot_be(capsys, tmp_path, name, option, bad):
     ],
 )
 def test_mistakes_in_options_are_one_line(capsys, arguments, said):
-    """What is wrong, where the help is, and status 2."""
+    """A wrong option gives one line with the mistake and the help command, and status 2."""
     with pytest.raises(SystemExit, match="2"):
         cli.main(arguments)
     error = capsys.readouterr().err
@@ -228,7 +227,7 @@ def test_version(capsys):
 
 
 def test_help_without_the_extras(capsys, monkeypatch):
-    """Help is no failure: it says what there is, and what brings the rest."""
+    """Without the extras, help succeeds and names what must be installed."""
     monkeypatch.setitem(sys.modules, "tyro", None)
     monkeypatch.delitem(sys.modules, "ncfast.experiments.config", raising=False)
     assert cli.main(["train", "--help"]) == 0
@@ -247,7 +246,7 @@ def test_the_help_of_bench_names_every_operation(capsys):
 
 @pytest.mark.parametrize("command", ["train", "sweep"])
 def test_resuming_to_a_step_that_is_past(tmp_path, capsys, command):
-    """Fewer steps than were made is no continuation: it is refused, and every file stays."""
+    """Resuming with fewer steps than were made is refused, and no file changes."""
     out = tmp_path / "run"
     small = ["--widths", "8", "--information", "0", "--schedule", "log:3"]
     assert cli.main([command, "--out", str(out), "--steps", "12", *small]) == 0

@@ -1,4 +1,4 @@
-"""Samples of distributions whose entropy or mutual information is known, in nats."""
+"""Samples of distributions with known entropy or mutual information, in nats."""
 
 import math
 
@@ -18,7 +18,7 @@ def uniform(*shape, seed=0):
 
 
 def gamma(shape_parameter, number, seed=0):
-    """Sum of exponentials, so an integer shape."""
+    """Gamma samples as sums of exponentials; the shape is an integer."""
     return -uniform(number, shape_parameter, seed=seed).log().sum(1)
 
 
@@ -57,5 +57,5 @@ def collapsed(number, classes, dim, spread, norm=10.0, seed=0):
 
 
 def mixture_entropy(classes, dim, spread):
-    """Of Gaussians so far apart that they do not overlap."""
+    """Entropy of a mixture of Gaussians that are too far apart to overlap."""
     return math.log(classes) + dim / 2 * math.log(2 * math.pi * math.e * spread**2)

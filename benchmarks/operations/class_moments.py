@@ -1,8 +1,13 @@
-"""Counts, means, within-class sums of squares and row norms by class."""
+"""Counts, means, within-class sums of squares and row norms by class.
+
+`class_moments.grid` has many more shapes, beside a plain read of the same features, and runs only
+when named.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +17,7 @@ import ncfast
 from ncfast.benchmarks import availability
 from ncfast.benchmarks.plain import moments as plain
 from ncfast.benchmarks.registry import Call, Case, Contestant, Inputs, Operation
-from ncfast.benchmarks.samples import classes, relative_error
+from ncfast.benchmarks.samples import classes, error_of_found, relative_error
 
 WHOLE, BATCH = 1 << 62, 512
 ONE_HOT_ENTRIES = 1 << 26
@@ -36,10 +41,33 @@ FULL: list[dict[str, Any]] = [
     {"N": 100_000, "D": 512, "K": 10, "dtype": "float32", "spread": 1e-5},
     {"N": 100_000, "D": 512, "K": 10, "dtype": "float32", "spread": 1e-3, "offset": 100.0},
 ]
+# an offset, without which the sum of all features, a plain read, is noise around zero
+GRID: list[dict[str, Any]] = [
+    {"N": n, "D": d, "K": k, "dtype": dtype, "offset": 1.0}
+    for dtype, shapes, classes_ in (
+        ("float32", [(200_000, 512)], (10, 100, 1000)),
+        *((other, [(200_000, 512)], (100,)) for other in ("bfloat16", "float16", "float64")),
+        (
+            "float32",
+            [(100, 16), (1000, 200), (10_000, 64), (20_000, 512), (1_000_000, 16),
+             (1_000_000, 128)],
+            (2, 10, 100, 1000, 10_000),
+        ),
+    )
+    for n, d in shapes
+    for k in classes_
+]  # fmt: skip
+READ = "plain read"
 
 
 def cases(quick: bool) -> list[Case]:
     return [describe(sizes, quick) for sizes in (QUICK if quick else FULL)]
+
+
+def grid(quick: bool) -> list[Case]:
+    """All of the grid; in a quick run two of the smallest features."""
+    sizes = [each for each in GRID if each["N"] == 100][:2] if quick else GRID
+    return [describe(each, quick) for each in sizes]
 
 
 def describe(sizes: dict[str, Any], quick: bool) -> Case:
@@ -55,6 +83,17 @@ def truth(inputs: Inputs) -> dict[str, torch.Tensor]:
     feats, labels, k = inputs["feats"], inputs["labels"], inputs["k"]
     found = plain.two_pass(feats, labels, k, 4096, torch.float64)
     return {name: value.double().cpu() for name, value in zip(FIELDS, found, strict=True)}
+
+
+def truth_of_read(inputs: Inputs) -> dict[str, torch.Tensor]:
+    """That, and the sum of all features."""
+    parts = [part.double().sum() for part in inputs["feats"].split(4096)]
+    return truth(inputs) | {"sum": torch.stack(parts).sum().cpu()}
+
+
+def read(inputs: Inputs) -> Call:
+    """What reading the features costs."""
+    return lambda: {"sum": inputs["feats"].sum()}
 
 
 def ours(inputs: Inputs, backend: str) -> Call:
@@ -142,3 +181,12 @@ CONTESTANTS = [
 ]
 
 OPERATION = Operation("class_moments", cases, classes, truth, relative_error, CONTESTANTS)
+GRID_OPERATION = replace(
+    OPERATION,
+    name="class_moments.grid",
+    cases=grid,
+    truth=truth_of_read,
+    error=error_of_found,
+    contestants=[*CONTESTANTS, Contestant(READ, "torch", read)],
+    when_named=True,
+)

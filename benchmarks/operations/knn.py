@@ -1,8 +1,12 @@
-"""The k nearest other rows of every row: distances."""
+"""The k nearest other rows of every row: distances.
+
+`knn.grid` has more shapes, `knn.engines` our searches against each other; both run only when named.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,6 +35,20 @@ FULL: list[dict[str, Any]] = [
     *({"N": 40_000, "D": 1, "k": K, "values": values} for values in (1, 2, 6)),
     {"N": 40_000, "D": 3, "k": K, "values": 4},
 ]
+ROWS = (1000, 5000, 20_000, 60_000)
+GRID: list[dict[str, Any]] = [{"N": n, "D": d, "k": K} for n in ROWS for d in (2, 5, 10, 20)]
+ENGINE_GRID: list[dict[str, Any]] = [
+    *({"N": n, "D": d, "k": K} for n in ROWS for d in (1, 2, 3, 4, 5, 6, 8)),
+    *({"N": n, "D": d, "k": K} for n in (5000, 20_000) for d in (64, 256, 512, 1024)),
+]
+# columns that a search is meant for
+COLUMNS = {
+    "direct": range(1, 1 << 20),
+    "tree": range(1, 9),
+    "scipy": range(1, 9),
+    "faiss": range(64, 1 << 20),
+    "gemm": range(64, 1 << 20),
+}
 # N D and pairs of rows from which somebody takes seconds a call, and all wait for him
 TREES = {"BallTree": 150_000, "KDTree": 150_000, "cKDTree": 400_000}
 PRODUCTS, DIFFERENCES = 1 << 30, 1 << 27
@@ -38,6 +56,14 @@ PRODUCTS, DIFFERENCES = 1 << 30, 1 << 27
 
 def cases(quick: bool) -> list[Case]:
     return [describe(sizes, quick) for sizes in (QUICK if quick else FULL)]
+
+
+def grid(quick: bool) -> list[Case]:
+    return [describe(sizes, quick) for sizes in (QUICK[:2] if quick else GRID)]
+
+
+def engine_grid(quick: bool) -> list[Case]:
+    return [describe(sizes, quick) for sizes in (QUICK[:1] if quick else ENGINE_GRID)]
 
 
 def describe(sizes: dict[str, Any], quick: bool) -> Case:
@@ -135,6 +161,18 @@ def engine(name: str) -> availability.Available:
     return reason
 
 
+def suited(name: str) -> availability.Available:
+    """Able to run, and meant for so many columns."""
+    able, columns = engine(name), COLUMNS[name]
+
+    def reason(case: Case) -> str | None:
+        if int(case.sizes["D"]) not in columns:
+            return f"not meant for {case.sizes['D']} columns"
+        return able(case)
+
+    return reason
+
+
 def _few(limit: int, package: str | None = None) -> availability.Available:
     """In time, and installed."""
     size = availability.within(limit, pairs, "pairs of rows")
@@ -182,3 +220,14 @@ CONTESTANTS = [
 ]
 
 OPERATION = Operation("knn", cases, make, truth, error, CONTESTANTS)
+GRID_OPERATION = replace(OPERATION, name="knn.grid", cases=grid, when_named=True)
+ENGINES = replace(
+    OPERATION,
+    name="knn.engines",
+    cases=engine_grid,
+    contestants=[
+        Contestant(f"ncfast {name}", "ncfast", partial(ours, backend=name), suited(name), name)
+        for name in COLUMNS
+    ],
+    when_named=True,
+)

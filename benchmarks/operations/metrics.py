@@ -1,27 +1,29 @@
-"""Collapse metrics tier by tier; each tier includes the cheaper ones."""
+"""Collapse metrics tier by tier; each tier includes the cheaper ones.
+
+`metrics.suite` is the full tier at N = 50,000, up to 10,000 classes, and runs only when named.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 import ncfast
 from ncfast.benchmarks import availability
-from ncfast.benchmarks.plain import metrics_tiers
+from ncfast.benchmarks.plain import metrics_public
 from ncfast.benchmarks.plain import moments as plain
-from ncfast.benchmarks.plain.metrics_matrices import matrices
-from ncfast.benchmarks.plain.metrics_public import public
-from ncfast.benchmarks.registry import Call, Case, Contestant, Inputs, Operation
+from ncfast.benchmarks.registry import Call, Case, Contestant, Inputs, Operation, anywhere
 from ncfast.benchmarks.samples import classes
 
 BUDGET = 1e-2  # float32 Gram matrices of many classes are that far off
 FOREIGN_ROWS = 2000
-PUBLIC_CLASSES = 1000  # beyond, the loops of the whole suite take minutes
+FLOATS = ("feats", "weight", "bias", "ood")
+MANY_CLASSES = 1000  # beyond, the loops of the public suite take minutes, in float64 hours
 QUICK: dict[str, list[dict[str, Any]]] = {
     "lite": [{"N": 20_000, "D": 512, "K": 100, "spread": 0.5}],
     "standard": [{"N": 20_000, "D": 512, "K": 100, "spread": 0.5}],
@@ -47,18 +49,32 @@ FULL: dict[str, list[dict[str, Any]]] = {
         {"N": 20_000, "D": 512, "K": 100, "spread": 2.0},
         {"N": 10_000, "D": 512, "K": 500, "spread": 0.5},
     ],
+    "suite": [
+        {"N": 50_000, "D": 512, "K": 100, "spread": 0.5},
+        {"N": 50_000, "D": 512, "K": 100, "spread": 2.0},
+        {"N": 50_000, "D": 512, "K": 10_000, "spread": 0.5},
+    ],
 }
+QUICK["suite"] = QUICK["full"]
+
+
+class Truth(NamedTuple):
+    """Values in float64: what everybody must give, and what ncfast alone knows."""
+
+    plain: dict[str, float]
+    ours_alone: dict[str, float]
 
 
 def cases(quick: bool, tier: str) -> list[Case]:
     """One read of features, labels, classifier and foreign features; decompositions not counted."""
     found = []
     for sizes in (QUICK if quick else FULL)[tier]:
+        full = tier in ("full", "suite")
         n, d, k = sizes["N"], sizes["D"], sizes["K"]
         flops = 8 * n * d + 20 * k * d
         flops += 0 if tier == "lite" else 8 * k * k * d
         # the scatter's half, decisions by means and by classifier, pairs and margins
-        flops += n * d * d + 4 * n * k * d + 4 * k * k * d if tier == "full" else 0
+        flops += n * d * d + 4 * n * k * d + 4 * k * k * d if full else 0
         read = 4 * (n * d + k * (d + 1) + FOREIGN_ROWS * d) + 8 * n
         about = sizes | {"dtype": "float32"}
         found.append(Case(about, bytes=read, flops=flops, budget=BUDGET, quick=quick))
@@ -79,8 +95,9 @@ def make(case: Case, seed: int, device: torch.device) -> Inputs:
 
 def ours(inputs: Inputs, tier: str, backend: str) -> Call:
     feats, labels, weight, bias, ood = _given(inputs)
+    which = "full" if tier == "suite" else tier
     return lambda: ncfast.collapse_metrics(
-        feats, labels, weight=weight, bias=bias, ood_feats=ood, which=tier, backend=backend
+        feats, labels, weight=weight, bias=bias, ood_feats=ood, which=which, backend=backend
     )
 
 
@@ -93,7 +110,7 @@ def whole(inputs: Inputs, function: Callable[..., Any], dtype: torch.dtype) -> C
 def cheap(inputs: Inputs, tier: str, name: str, batch: int, dtype: torch.dtype) -> Call:
     """Some form of `plain.moments`, then formulas."""
     feats, labels, weight, bias, ood = _given(inputs)
-    formulas = getattr(metrics_tiers, tier)
+    formulas = getattr(metrics_public, tier)
 
     def call() -> dict[str, Tensor]:
         found = plain.REFERENCES[name](feats, labels, inputs["k"], batch, dtype)
@@ -102,28 +119,49 @@ def cheap(inputs: Inputs, tier: str, name: str, batch: int, dtype: torch.dtype) 
     return call
 
 
-def truth(inputs: Inputs, tier: str) -> dict[str, float]:
-    """The plain formulas in float64; those of the public suite where there is more than moments."""
-    if tier == "full":
-        found = whole(inputs, public, torch.float64)()
+def truth(inputs: Inputs, tier: str) -> Truth:
+    """The plain formulas in float64, and ncfast's reference form in float64 of what they lack.
+
+    Plain formulas of many classes take hours: there the reference form stands for all.
+    """
+    wide = {n: v.double() if n in FLOATS else v for n, v in inputs.items()}
+    exact = _numbers(ours(wide, tier, "reference")())
+    if tier not in ("full", "suite"):
+        known = _numbers(cheap(inputs, tier, "two_pass", 4096, torch.float64)())
+    elif inputs["k"] <= MANY_CLASSES:
+        known = _numbers(whole(inputs, metrics_public.public, torch.float64)())
     else:
-        found = cheap(inputs, tier, "two_pass", 4096, torch.float64)()
-    return {name: float(value) for name, value in found.items()}
+        known = {}
+    return Truth(known, {name: value for name, value in exact.items() if name not in known})
 
 
-def error(found: Mapping[str, Tensor], expected: Mapping[str, float]) -> float:
-    """Largest relative difference of a metric."""
-    worst = 0.0
-    for name, value in expected.items():
-        gap = abs(float(found[name]) - value) / (abs(value) or 1.0)
-        worst = max(worst, gap) if math.isfinite(gap) else math.nan
-        if math.isnan(worst):
-            break
-    return worst
+def error(found: Mapping[str, Tensor], exact: Truth) -> float:
+    """Largest relative difference of a metric.
+
+    Raises:
+        LookupError: a metric has no truth, or one that has it was not computed.
+    """
+    expected = exact.plain | exact.ours_alone
+    if unknown := found.keys() - expected.keys():
+        raise LookupError(
+            f"Expected a truth of every metric but there is none of {sorted(unknown)}."
+        )
+    if missing := exact.plain.keys() - found.keys():
+        raise LookupError(
+            f"Expected every metric of the plain formulas but {sorted(missing)} are missing."
+        )
+    gaps = [
+        abs(value - expected[n]) / (abs(expected[n]) or 1.0) for n, value in _numbers(found).items()
+    ]
+    return max(gaps) if all(map(math.isfinite, gaps)) else math.nan
+
+
+def _numbers(values: Mapping[str, Tensor]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}
 
 
 def _given(inputs: Inputs) -> tuple[Tensor, ...]:
-    return tuple(inputs[name] for name in ("feats", "labels", "weight", "bias", "ood"))
+    return tuple(inputs[name] for name in ("feats", "labels", *FLOATS[1:]))
 
 
 def _of_moments(tier: str) -> list[Contestant]:
@@ -142,24 +180,30 @@ def _of_moments(tier: str) -> list[Contestant]:
     ]
 
 
-def _suites() -> list[Contestant]:
-    few = availability.within(PUBLIC_CLASSES, lambda case: int(case.sizes["K"]), "K")
-    forms = {"torch": ("whole matrices", matrices), "public": ("published, by minibatches", public)}
+def _suites(tier: str) -> list[Contestant]:
+    few = availability.within(MANY_CLASSES, lambda case: int(case.sizes["K"]), "K")
+    wide, narrow = torch.float64, torch.float32
+    chosen: list[tuple[str, Any, Callable[..., Any], torch.dtype, availability.Available]] = [
+        ("whole matrices, float32", "torch", metrics_public.matrices, narrow, few),
+        ("whole matrices, float64", "torch", metrics_public.matrices, wide, few),
+        (
+            "published, by minibatches, float32",
+            "public",
+            metrics_public.public,
+            narrow,
+            anywhere if tier == "suite" else few,
+        ),
+        ("published, by minibatches, float64", "public", metrics_public.public, wide, few),
+    ]
     return [
-        Contestant(
-            f"{label}, {str(dtype).removeprefix('torch.')}",
-            kind,  # type: ignore[arg-type]
-            partial(whole, function=function, dtype=dtype),
-            few,
-        )
-        for kind, (label, function) in forms.items()
-        for dtype in (torch.float32, torch.float64)
+        Contestant(label, kind, partial(whole, function=function, dtype=dtype), reason)
+        for label, kind, function, dtype, reason in chosen
     ]
 
 
 def _operation(tier: str) -> Operation:
     contestants = availability.backends(lambda name: partial(ours, tier=tier, backend=name))
-    contestants += _suites() if tier == "full" else _of_moments(tier)
+    contestants += _suites(tier) if tier in ("full", "suite") else _of_moments(tier)
     return Operation(
         f"metrics.{tier}",
         partial(cases, tier=tier),
@@ -167,7 +211,9 @@ def _operation(tier: str) -> Operation:
         partial(truth, tier=tier),
         error,
         contestants,
+        when_named=tier == "suite",
     )
 
 
 TIERS = [_operation(tier) for tier in ("lite", "standard", "full")]
+SUITE = _operation("suite")

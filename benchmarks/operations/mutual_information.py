@@ -1,10 +1,15 @@
-"""Mutual information of two continuous variables by KSG's first estimator, in nats."""
+"""Mutual information of two continuous variables by KSG's first estimator, in nats.
+
+`mutual_information.grid` has more sizes, `mutual_information.engines` our searches against each
+other; both run only when named.
+"""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +17,7 @@ import torch
 
 import ncfast
 from ncfast.benchmarks import availability
+from ncfast.benchmarks.operations import knn
 from ncfast.benchmarks.plain import brute
 from ncfast.benchmarks.plain import neighbors as plain
 from ncfast.benchmarks.registry import Call, Case, Contestant, Inputs, Operation
@@ -23,6 +29,15 @@ FULL: list[dict[str, Any]] = [
     *({"N": 5000, "columns": d, "k": K} for d in (1, 2, 5, 10)),
     *({"N": 20_000, "columns": d, "k": K} for d in (1, 2, 5)),
     {"N": 10_000, "columns": 10, "k": K},
+]
+GRID: list[dict[str, Any]] = [
+    {"N": n, "columns": d, "k": K}
+    for n in knn.ROWS
+    for d in (1, 2, 5, 10)
+    if (n, d) != (60_000, 10)  # minutes a call for every tree
+]
+ENGINE_GRID: list[dict[str, Any]] = [
+    {"N": n, "columns": d, "k": K} for n in knn.ROWS for d in (1, 2, 3, 4)
 ]
 # N times columns from which trees take a minute
 TREES = {"cKDTree": 120_000, "KDTree": 250_000, "cKDTree + KDTree threads": 250_000}
@@ -36,6 +51,14 @@ NAMES = {
 
 def cases(quick: bool) -> list[Case]:
     return [describe(sizes, quick) for sizes in (QUICK if quick else FULL)]
+
+
+def grid(quick: bool) -> list[Case]:
+    return [describe(sizes, quick) for sizes in (QUICK if quick else GRID)]
+
+
+def engine_grid(quick: bool) -> list[Case]:
+    return [describe(sizes, quick) for sizes in (QUICK[:1] if quick else ENGINE_GRID)]
 
 
 def describe(sizes: dict[str, Any], quick: bool) -> Case:
@@ -63,7 +86,7 @@ def error(found: Values, exact: Values) -> float:
     return max(abs(value / exact[name] - 1) for name, value in found.items())
 
 
-def ours(inputs: Inputs, metric: Any, stderr: bool) -> Call:
+def ours(inputs: Inputs, metric: Any, stderr: bool, backend: str = "auto") -> Call:
     def call() -> Values:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ncfast.EstimateWarning)
@@ -74,6 +97,7 @@ def ours(inputs: Inputs, metric: Any, stderr: bool) -> Call:
                 metric=metric,
                 preprocess=None,
                 stderr=stderr,
+                backend=backend,
             )
         return {metric: found.value}
 
@@ -141,3 +165,20 @@ CONTESTANTS = [
 ]
 
 OPERATION = Operation("mutual_information", cases, make, truth, error, CONTESTANTS)
+GRID_OPERATION = replace(OPERATION, name="mutual_information.grid", cases=grid, when_named=True)
+ENGINES = replace(
+    OPERATION,
+    name="mutual_information.engines",
+    cases=engine_grid,
+    contestants=[
+        Contestant(
+            f"ncfast {name}",
+            "ncfast",
+            partial(ours, metric="l2max", stderr=False, backend=name),
+            knn.engine(name),
+            name,
+        )
+        for name in ("direct", "tree")
+    ],
+    when_named=True,
+)

@@ -1,8 +1,13 @@
-"""Steps of several replicas of one network, each with its own seed and weight decay."""
+"""Steps of several replicas of one network, each with its own seed and weight decay.
+
+`replica_step.f2` trains the network of figure 2 on MNIST, which must be there (NCFAST_DATA); it
+runs only when named.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +22,7 @@ QUICK: list[dict[str, Any]] = [{"data": "digits", "model": "mlp", "replicas": 4,
 FULL: list[dict[str, Any]] = [
     {"data": "digits", "model": "mlp", "replicas": replicas, "steps": 10} for replicas in (4, 8, 16)
 ] + [{"data": "digits", "model": "cnn", "replicas": 4, "steps": 4}]
+F2: dict[str, Any] = {"data": "mnist", "model": "mlp", "replicas": 8, "steps": 10}
 # Adam divides by the size of the gradient: where that is rounding, so is the first update
 ROUNDED = 1e-3
 
@@ -47,8 +53,10 @@ def make(case: Case, seed: int, device: torch.device) -> Inputs:
         )
         for replica in range(int(case.sizes["replicas"]))
     ]
-    train = load(configs[0].dataset, train_size=configs[0].effective_train_size)[0].to(device)
-    return {"configs": configs, "train": train, "steps": int(case.sizes["steps"]), "device": device}
+    splits = load(configs[0].dataset, train_size=configs[0].effective_train_size)
+    train, test = (split.to(device) for split in splits)
+    found = {"configs": configs, "train": train, "test": test, "device": device}
+    return found | {"steps": int(case.sizes["steps"])}
 
 
 def truth(inputs: Inputs) -> list[Tensor]:
@@ -104,7 +112,37 @@ def one_after_the_other(inputs: Inputs) -> Call:
     return call
 
 
-def _experiments(case: Case) -> str | None:
+def by_itself(inputs: Inputs) -> Call:
+    """As `ncfast train` does it: a program of one replica, one run after another."""
+    calls = [batched(inputs | {"configs": [config]}) for config in inputs["configs"]]
+    return lambda: [weights for call in calls for weights in call()]
+
+
+def released(inputs: Inputs, loaded: bool) -> Call:
+    """As the paper's authors do it, with their data loader or without, one run after another."""
+    from ncfast.benchmarks.plain.released import TheirWay
+
+    splits = inputs["train"], inputs["test"]
+    ways = [TheirWay(config, *splits, loaded=loaded) for config in inputs["configs"]]
+
+    def call() -> list[Tensor]:
+        for way in ways:
+            for _ in range(inputs["steps"]):
+                way.step()
+        return [_in_our_order(way.model, inputs) for way in ways]
+
+    return call
+
+
+def _in_our_order(model: torch.nn.Module, inputs: Inputs) -> Tensor:
+    """Its weights under our names, which decide the order."""
+    from ncfast.experiments.models import build_model
+
+    names = build_model(inputs["configs"][0], inputs["train"]).state_dict()
+    return _flat(dict(zip(names, model.state_dict().values(), strict=True)))
+
+
+def experiments(case: Case) -> str | None:
     """The trainers need what the experiments need."""
     for name in ("tyro", "sklearn"):
         if reason := availability.package(name)(case):
@@ -113,8 +151,27 @@ def _experiments(case: Case) -> str | None:
 
 
 CONTESTANTS = [
-    Contestant("ncfast batched program", "ncfast", batched, _experiments),
-    Contestant("one run after another", "torch", one_after_the_other, _experiments),
+    Contestant("ncfast batched program", "ncfast", batched, experiments),
+    Contestant("one run after another", "torch", one_after_the_other, experiments),
 ]
 
 OPERATION = Operation("replica_step", cases, make, truth, error, CONTESTANTS)
+ON_MNIST = replace(
+    OPERATION,
+    name="replica_step.f2",
+    cases=lambda quick: [describe(F2, quick)],
+    contestants=[
+        *CONTESTANTS,
+        Contestant("ncfast, one run after another", "ncfast", by_itself, experiments),
+        *(
+            Contestant(
+                f"the authors' way, {label} their data loader",
+                "public",
+                partial(released, loaded=loaded),
+                availability.package("PIL"),
+            )
+            for label, loaded in (("with", True), ("without", False))
+        ),
+    ],
+    when_named=True,
+)

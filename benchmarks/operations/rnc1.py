@@ -1,18 +1,22 @@
-"""rnc1.max, the relative within-class variability, as `ncfast.rnc1` gives it in one call."""
+"""rnc1.max, the relative within-class variability, as `ncfast.rnc1` gives it in one call.
+
+`rnc1.call` sets a small call beside an operator that does nothing; it runs only when named.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 import ncfast
 from ncfast.benchmarks import availability
 from ncfast.benchmarks.operations import class_moments
 from ncfast.benchmarks.registry import Call, Case, Contestant, Inputs, Operation
-from ncfast.benchmarks.samples import classes, relative_error
+from ncfast.benchmarks.samples import classes, error_of_found, relative_error
 
 QUICK: list[dict[str, Any]] = [
     {"N": 100, "D": 200, "K": 10, "dtype": "float32"},
@@ -69,3 +73,42 @@ CONTESTANTS = [
 ]
 
 OPERATION = Operation("rnc1", cases, classes, truth, relative_error, CONTESTANTS)
+
+
+@cache
+def empty_operator() -> torch.library.CustomOpDef:
+    """An operator of torch that computes nothing: what a call costs by itself."""
+    return torch.library.custom_op(
+        "ncfast_bench::empty",
+        lambda x: x.new_empty(()),
+        mutates_args=(),
+        schema="(Tensor x) -> Tensor",
+    )
+
+
+def nothing(inputs: Inputs) -> Call:
+    feats, empty = inputs["feats"], empty_operator()
+
+    def call() -> dict[str, Tensor]:
+        empty(feats)
+        return {}
+
+    return call
+
+
+def small(quick: bool) -> list[Case]:
+    sizes = {"N": 1000, "D": 200, "K": 10, "dtype": "float32"}
+    return [class_moments.describe(sizes, quick)]
+
+
+CALL = replace(
+    OPERATION,
+    name="rnc1.call",
+    cases=small,
+    error=error_of_found,
+    contestants=[
+        *(each for each in CONTESTANTS if each.kind == "ncfast"),
+        Contestant("an operator that does nothing", "torch", nothing),
+    ],
+    when_named=True,
+)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 import ncfast
-from ncfast.backends import second_pass
 from ncfast.benchmarks import availability
 from ncfast.benchmarks.registry import Call, Case, Contestant, Inputs, Operation
 from ncfast.benchmarks.samples import classes, relative_error
+from ncfast.ops import second_pass
 
 WHOLE, BATCH, PUBLIC_BATCH = 1 << 62, 512, 128
 QUICK: list[dict[str, Any]] = [

@@ -1,4 +1,4 @@
-"""Training steps with a log line each: what watching a network costs.
+"""Training steps with a log line each: what watching a network costs. `tracker_cost` has more.
 
 Every contestant trains its own copy of the network from the same seed on the same batches, and a
 call makes a block of steps whose records are in the file at its end. What they log differs: each
@@ -7,26 +7,27 @@ value is compared with float64 from the same features. "the steps alone" is what
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 import ncfast
 from ncfast.benchmarks import availability
+from ncfast.benchmarks.plain import metrics_public
+from ncfast.benchmarks.plain.loop import CLASSES, Loop
 from ncfast.benchmarks.registry import Call, Case, Contestant, Inputs, Operation
 
-CLASSES, BATCHES = 10, 10
+BATCHES = 10
+OWN = ("step", "tracker/seconds")  # what a record says of itself
 IDS = ("rnc1.max", "rnc1.mean", "nc1.quotient", "nc1.cdnv", "nc2.equinorm", "nc2.equiangular",
        "nc2.etf_error")  # fmt: skip
 QUICK: list[dict[str, Any]] = [{"D": 200, "batch": 100, "steps": 16}]
@@ -55,52 +56,45 @@ def make(case: Case, seed: int, device: torch.device) -> Inputs:
     inputs = torch.randn(BATCHES, batch, 784, generator=draw, device=device)
     labels = torch.randint(CLASSES, (BATCHES, batch), generator=draw, device=device)
     labels[:, :CLASSES] = torch.arange(CLASSES, device=device)
-    return {"inputs": inputs, "labels": labels, "width": d, "steps": steps}
-
-
-class Loop:
-    """A perceptron 784-D-D-D-10 with eightfold parameters, in training: the grokking recipe."""
-
-    def __init__(self, inputs: Inputs) -> None:
-        sizes = (784, *(inputs["width"],) * 3)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            layers: list[nn.Module] = []
-            for before, after in itertools.pairwise(sizes):
-                layers += [nn.Linear(before, after), nn.ReLU()]
-            self.features, self.head = nn.Sequential(*layers), nn.Linear(sizes[-1], CLASSES)
-        self.model = nn.Sequential(self.features, self.head).to(inputs["inputs"].device)
-        for parameter in self.model.parameters():
-            parameter.data.mul_(8)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), weight_decay=0.01, fused=True)
-        self.inputs, self.done = inputs, 0
-
-    def step(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One update; loss, logits, features and labels of its batch."""
-        x, y = (self.inputs[name][self.done % BATCHES] for name in ("inputs", "labels"))
-        self.done += 1
-        feats = self.features(x)
-        logits = self.head(feats)
-        loss = functional.cross_entropy(logits, y)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        return loss.detach(), logits.detach(), feats.detach(), y
+    found = {"inputs": inputs, "labels": labels, "width": d, "steps": steps}
+    return found | {"model": "mlp", "layers": ()}
 
 
 def truth(inputs: Inputs) -> dict[str, float]:
     """What the first record should hold, in float64 from the float32 features."""
-    loop = Loop(inputs)
-    x, y = inputs["inputs"][0], inputs["labels"][0]
-    with torch.no_grad():
-        feats = loop.features(x)
-        logits = loop.head(feats).double()
-    loss = functional.cross_entropy(logits, y)
-    values = collapse(feats.double(), y)
-    return {name: float(value) for name, value in values.items()} | {
-        "loss": float(loss),
-        "accuracy": float((logits.argmax(1) == y).double().mean()),
+    loop, outputs = Loop(inputs), dict[str, Tensor]()
+    for name in inputs["layers"]:
+        loop.model.get_submodule(name).register_forward_hook(
+            lambda module, given, out, name=name: outputs.update({name: out.mean((2, 3))})
+        )
+    loss, logits, feats, y = loop.step()
+    norms = [parameter.detach().double().norm() for parameter in loop.model.parameters()]
+    found = {
+        "loss": loss,
+        "accuracy": (logits.argmax(1) == y).double().mean(),
+        "weight.norm": torch.stack(norms).norm(),
     }
+    for name, rows in {"": feats, **outputs}.items():
+        layer = f"{name}/" if name else ""
+        once, averaged = (of_features(rows.detach().double(), y, each) for each in (False, True))
+        found |= {f"{layer}{metric}": value for metric, value in once.items()}
+        for kind in ("ema", "window"):
+            found |= {f"{kind}/train/{layer}{m}": value for m, value in averaged.items()}
+    return {name: float(value) for name, value in found.items()}
+
+
+def of_features(x: Tensor, y: Tensor, unbiased: bool) -> dict[str, Tensor]:
+    """Metrics that need no classifier; averages take the unbiased variance of each class."""
+    w = x.new_ones(CLASSES, x.shape[1])
+    state, out = {"x": x, "y": y, "w": w, "b": w[:, 0], "ood": x}, dict[str, Tensor]()
+    metrics_public.moments(state, out)
+    if unbiased:
+        counts = state["counts"]
+        state["squares"] = state["squares"] * counts / (counts - 1).clamp(min=1)
+        state["variances"] = state["squares"] / counts
+    for part in (metrics_public.geometry, metrics_public.cdnv, metrics_public.spectra):
+        part(state, out)
+    return {n: v for n, v in out.items() if n[:3] not in ("nc3", "nc5") and "weight" not in n}
 
 
 def collapse(feats: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -132,14 +126,19 @@ def collapse(feats: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 def error(found: Path | None, exact: dict[str, float]) -> float:
-    """Largest relative error in the first line of the file; zero where nothing was logged."""
+    """Largest relative error in the first line of the file; zero where nothing was logged.
+
+    Raises:
+        LookupError: a value has no truth.
+    """
     if found is None:
         return 0.0
     with found.open() as file:
         record = json.loads(file.readline())
-    values = {name.removeprefix("train/"): value for name, value in record.items()}
-    known = values.keys() & exact.keys()
-    gaps = [abs(values[name] - exact[name]) / (abs(exact[name]) or 1.0) for name in known]
+    values = {n.removeprefix("train/"): value for n, value in record.items() if n not in OWN}
+    if unknown := sorted(values.keys() - exact.keys()):
+        raise LookupError(f"Expected a truth of every value but there is none of {unknown}.")
+    gaps = [abs(value - exact[name]) / (abs(exact[name]) or 1.0) for name, value in values.items()]
     return max(gaps, default=math.nan)
 
 
@@ -165,18 +164,26 @@ def _logged(
     return call
 
 
-def _file(owner: object) -> Path:
+def file_of(owner: object) -> Path:
     """A log file that goes when its owner does."""
     folder = tempfile.mkdtemp(prefix="ncfast-bench-")
     weakref.finalize(owner, shutil.rmtree, folder, True)
     return Path(folder) / "metrics.jsonl"
 
 
-def tracked(inputs: Inputs, metrics: str | Sequence[str]) -> Call:
+def tracked(inputs: Inputs, **options: Any) -> Call:
     loop = Loop(inputs)
-    path = _file(loop)
+    path = file_of(loop)
+    if inputs["layers"]:
+        options |= {"layers": list(inputs["layers"]), "pool": "gap"}
+    # what the others take must not make its records old
     tracker = ncfast.Tracker(
-        loop.model, num_classes=CLASSES, sinks=[path], metrics=metrics, on_sigterm=False
+        loop.model,
+        num_classes=CLASSES,
+        sinks=[path],
+        flush_seconds=60,
+        on_sigterm=False,
+        **options,
     )
 
     def after(loss: Tensor, logits: Tensor, feats: Tensor, labels: Tensor) -> None:
@@ -188,7 +195,7 @@ def tracked(inputs: Inputs, metrics: str | Sequence[str]) -> Call:
 def by_items(inputs: Inputs, values: Callable[..., dict[str, Tensor]]) -> Call:
     """What many loops do: numbers to the host at every step, a line of JSON each."""
     loop = Loop(inputs)
-    path = _file(loop)
+    path = file_of(loop)
     file = path.open("a", buffering=1)
     weakref.finalize(loop, file.close)
 

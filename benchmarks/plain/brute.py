@@ -5,6 +5,7 @@ What the benchmarks hold everybody to. Nothing here shares code or an algorithm 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -44,6 +45,17 @@ def ksg(x: Tensor, y: Tensor, k: int, norm: Norm) -> float:
         terms.append(psi(counts[0]) + psi(counts[1]))
     whole = psi(torch.tensor(len(x))) + psi(torch.tensor(k))
     return float(whole - torch.cat(terms).mean())
+
+
+def entropy(x: Tensor, k: int, norm: Norm = "l2") -> float:
+    """h(X), Kozachenko & Leonenko 1987, in nats."""
+    dim = x.shape[1]
+    ball = dim * math.log(2)  # of radius one: a cube in the maximum norm
+    if norm == "l2":
+        ball = dim / 2 * math.log(math.pi) - math.lgamma(dim / 2 + 1)
+    radii = log_radii(x, torch.zeros(len(x)), k, norm)
+    whole = psi(torch.tensor(len(x))) - psi(torch.tensor(k))
+    return float(whole + ball + dim * radii.mean())
 
 
 def ross(z: Tensor, labels: Tensor, k: int) -> float:

@@ -1,24 +1,92 @@
-"""The whole suite the public way: two passes over minibatches, one-hot masks, K x K grids by tiles.
+"""All metrics without ncfast: formulas of class moments, the public way, and whole matrices.
 
-The style is that of the neural-collapse package (github.com/rhubarbwu/neural-collapse): minibatches
-of 128 rows as its examples take them; class sums and variances as products with a (K, B) mask; the
-covariance as D x D products of deviations; nearest means from inner products; grids of pairs in
-tiles of 64 x 64 differences (tile_size=64 in its examples), one grid a quantity. What that package
-lacks follows its definition with torch's own routines: RankMe as singular values of the features,
-NECO as principal components, the bounds as a loop over classes. Its checksums of the means and its
-reads of single numbers are left out.
+`lite` and `standard` are the cheap tiers, written plainly from class moments: O(K D), and K x K
+products. Every class must be present.
 
-Written in parts, so that a long run can be cut: each part adds its metrics to ``out`` and what
-later parts need to ``state``.
+`public` follows the neural-collapse package (github.com/rhubarbwu/neural-collapse): two passes over
+minibatches of 128 rows as its examples take them; class sums and variances as products with a
+(K, B) mask; the covariance as D x D products of deviations; nearest means from inner products;
+grids of pairs in tiles of 64 x 64 differences (tile_size=64 in its examples), one grid a quantity.
+What that package lacks follows its definition with torch's own routines: RankMe as singular values
+of the features, NECO as principal components, the bounds as a loop over classes. Its checksums of
+the means and its reads of single numbers are left out.
+
+`matrices` computes the same by one-hot products, cdist, K x K and D x D: more vectorised than
+public code, and less accurate in float32 than differences.
+
+A suite is a sequence of parts. A part adds its metrics to ``out`` and what later parts need to
+``state``.
 """
 
 import math
+from functools import partial
 
 import torch
 
-import ncfast
-
 BATCH, TILE = 128, 64
+
+
+def etf_error(a, b):
+    """Gram matrix against the simplex ETF, K x K."""
+    k = len(a)
+    gram = b @ a.mT
+    gram /= torch.linalg.matrix_norm(gram)
+    gram += 1 / k / math.sqrt(k - 1)
+    gram.diagonal().sub_(1 / math.sqrt(k - 1))
+    return torch.linalg.matrix_norm(gram)
+
+
+def lite(moments, w, b, ood):
+    """RNC1, quotients, norms, and the duality of means and classifier.
+
+    ``moments`` are counts, means, within-class sums of squares, sum and maximum of the row norms.
+    """
+    counts, means, within, norm_sum, norm_max = moments
+    n, k = counts.sum(), len(means)
+    share = counts.to(means.dtype) / n
+    mu, centred = share @ means, means - means.mean(0)
+    tw, tb = within.sum() / n, centred.square().sum() / k
+    ts = ((means - mu).square().sum(1) * share).sum()
+    length, weight_length = centred.norm(dim=1), w.norm(dim=1)
+    similar = torch.nn.functional.cosine_similarity(w, centred)
+    gap = (w / w.norm() - centred / centred.norm()).norm()
+    unit = centred / length[:, None]
+    return {
+        "rnc1.max": tw / norm_max**2,
+        "rnc1.mean": tw / (norm_sum / n) ** 2,
+        "nc1.quotient": tw / tb,
+        "nc1.quotient_sample": tw / ts,
+        "nc1.within_fraction": tw / (tw + tb),
+        "nc1.within_fraction_sample": tw / (tw + ts),
+        "nc2.equinorm": length.std(correction=0) / length.mean(),
+        "nc2.cosine_mean": (unit.sum(0).square().sum() - k) / (k * (k - 1)),
+        "nc2.equinorm_weight": weight_length.std(correction=0) / weight_length.mean(),
+        "nc3.self_duality": gap,
+        "nc3.self_duality_squared": gap**2,
+        "nc3.cosine": similar.mean(),
+        "nc3.uniform_duality": (w * centred).sum(1).var(),
+        "nc3.uniform_duality_cosine": similar.var(),
+        "nc3.bias_collapse": (w @ mu + b).norm(),
+        "nc3.weight_sum": w.sum(0).norm() / w.norm(),
+        "nc5.ood_cosine": torch.cosine_similarity(means, ood.mean(0)[None]).abs().mean(),
+    }
+
+
+def standard(moments, w, b, ood):
+    """Those of `lite`, and what takes the K x K products."""
+    means = moments[1]
+    centred, wc = means - means.mean(0), w - w.mean(0)
+    unit = torch.nn.functional.normalize(centred, dim=1)
+    gram = centred @ centred.mT
+    return lite(moments, w, b, ood) | {
+        "nc2.etf_error": etf_error(centred, centred),
+        "nc2.etf_error_raw": etf_error(means, means),
+        "nc2.cosine_std": over_pairs(unit @ unit.mT).std(correction=0),
+        "rank.participation_means": gram.trace() ** 2 / gram.square().sum(),
+        "nc2.etf_error_weight": etf_error(wc, wc),
+        "nc2.etf_error_weight_raw": etf_error(w, w),
+        "nc3.cross_coherence": etf_error(centred, w),
+    }
 
 
 def batches(x, y):
@@ -28,7 +96,7 @@ def batches(x, y):
 
 def masked(y, k, like):
     """(K, B) mask of the classes."""
-    return (y[:, None] == torch.arange(k)).mT.to(like.dtype)
+    return (y[:, None] == torch.arange(k, device=y.device)).mT.to(like.dtype)
 
 
 def moments(state, out):
@@ -46,30 +114,41 @@ def moments(state, out):
         gap = rows - means[label]
         within += gap.mT @ gap
         variances += (masked(label, k, x) @ gap**2).sum(-1)
-    n, m = len(x), means.mean(0)
-    state.update(means=means, counts=counts, variances=variances / counts, within=within / n)
-    state.update(centred=means - m, share=counts / n, mu=totals.sum(0) / n)
-    within, centred = state["within"], state["centred"]
-    state["between"] = between = centred.mT @ centred / k
-    apart = means - state["mu"]
-    state["between_sample"] = sample = apart.mT @ (apart * state["share"][:, None])
-    tw, tb, ts = within.trace(), between.trace(), sample.trace()
-    out["rnc1.max"], out["rnc1.mean"] = tw / norms.max() ** 2, tw / norms.mean() ** 2
-    out["nc1.quotient"], out["nc1.quotient_sample"] = tw / tb, tw / ts
-    out["nc1.within_fraction"] = tw / (tw + tb)
-    out["nc1.within_fraction_sample"] = tw / (tw + ts)
+    add_moments(state, counts, means, variances, norms, within / len(x))
 
 
-def covariances(state, out):
-    """NC1 from pseudo-inverses and singular vectors of D x D matrices."""
+def whole_moments(state, out):
+    """The same by products with the one-hot matrix."""
+    x, y, k = state["x"], state["y"], len(state["w"])
+    onehot = torch.nn.functional.one_hot(y, k).to(x.dtype)
+    counts = onehot.sum(0)
+    means = onehot.T @ x / counts[:, None]
+    residual = x - onehot @ means
+    squares = (onehot.T @ residual.square()).sum(1)
+    add_moments(state, counts, means, squares, x.norm(dim=1), residual.T @ residual / len(x))
+
+
+def add_moments(state, counts, means, squares, norms, within):
+    """Keep them, and the covariances between classes."""
+    share, centred = counts / counts.sum(), means - means.mean(0)
+    mu = share @ means
+    apart = means - mu
+    state.update(counts=counts, means=means, squares=squares, norms=norms, within=within)
+    state.update(share=share, centred=centred, mu=mu, variances=squares / counts)
+    state["between"] = centred.mT @ centred / len(means)
+    state["between_sample"] = apart.mT @ (apart * share[:, None])
+
+
+def covariances(state, out, **options):
+    """NC1 from pseudo-inverses, with those options, and singular vectors of D x D matrices."""
     within, between, sample = state["within"], state["between"], state["between_sample"]
-    k, d = len(state["w"]), len(within)
-    rank = min(k - 1, d)
-    out["nc1.pinv"] = (torch.linalg.pinv(between) @ within).trace() / k
+    k, rank = len(state["w"]), min(len(state["w"]) - 1, len(within))
+    pinv = partial(torch.linalg.pinv, **options)
+    out["nc1.pinv"] = (pinv(between) @ within).trace() / k
     u, s, _ = torch.linalg.svd(between)
     out["nc1.svd"] = (within @ u[:, :rank] @ torch.diag(1 / s[:rank]) @ u[:, :rank].T).trace() / k
-    out["nc1.bounded"] = 1 - (torch.linalg.pinv(within + between) @ between).trace() / rank
-    explained = (torch.linalg.pinv(within + sample) @ sample).trace()
+    out["nc1.bounded"] = 1 - (pinv(within + between) @ between).trace() / rank
+    explained = (pinv(within + sample) @ sample).trace()
     out["nc1.vci"] = 1 - explained / torch.linalg.matrix_rank(between)
     total = within + sample
     out["rank.participation"] = total.trace() ** 2 / total.square().sum()
@@ -114,47 +193,28 @@ def energies(name, function):
     return part
 
 
-def etf_error(a, b):
-    """Gram matrix against the simplex ETF, K x K."""
-    k = len(a)
-    gram = b @ a.mT
-    gram /= torch.linalg.matrix_norm(gram)
-    gram += 1 / k / math.sqrt(k - 1)
-    gram.diagonal().sub_(1 / math.sqrt(k - 1))
-    return torch.linalg.matrix_norm(gram)
+def whole_pairs(state, out):
+    """What `cdnv` and `energies` give, by cdist."""
+    variances, means = state["variances"], state["means"]
+    spread = (variances[:, None] + variances) / 2
+    values = over_pairs(spread / torch.cdist(means, means).square())
+    out["nc1.cdnv"], out["nc1.cdnv_max"] = values.mean(), values.max()
+    unit = torch.nn.functional.normalize(state["centred"], dim=1)
+    distance = over_pairs(torch.cdist(unit, unit))
+    for name, function in ENERGIES.items():
+        values = function(distance)
+        out[name], out[f"{name}_var"] = values.mean(), values.var(correction=0)
 
 
 def geometry(state, out):
-    """NC2 and NC3 from K x K matrices."""
-    w, b, means, centred = state["w"], state["b"], state["means"], state["centred"]
-    k = len(w)
-    unit = torch.nn.functional.normalize(centred, dim=1)
+    """RNC1, quotients, NC2 and NC3 from K x K matrices."""
+    counts, means, squares, norms = (state[n] for n in ("counts", "means", "squares", "norms"))
+    given = counts, means, squares, norms.sum(), norms.max()
+    out.update(standard(given, state["w"], state["b"], state["ood"]))
+    unit = torch.nn.functional.normalize(state["centred"], dim=1)
     cosine = over_pairs(unit @ unit.mT)
-    out["nc2.equiangular"] = (cosine + 1 / (k - 1)).abs().mean()
-    out["nc2.coherence"] = cosine.abs().max()
-    out["nc2.cosine_mean"], out["nc2.cosine_std"] = cosine.mean(), cosine.std(correction=0)
-    length, weight_length = centred.norm(dim=1), w.norm(dim=1)
-    out["nc2.equinorm"] = length.std(correction=0) / length.mean()
-    out["nc2.equinorm_weight"] = weight_length.std(correction=0) / weight_length.mean()
-    wc = w - w.mean(0)
-    out["nc2.etf_error"], out["nc2.etf_error_raw"] = (
-        etf_error(centred, centred),
-        etf_error(means, means),
-    )
-    out["nc2.etf_error_weight"], out["nc2.etf_error_weight_raw"] = (
-        etf_error(wc, wc),
-        etf_error(w, w),
-    )
-    out["nc3.cross_coherence"] = etf_error(centred, w)
-    gap = (w / w.norm() - centred / centred.norm()).norm()
-    out["nc3.self_duality"], out["nc3.self_duality_squared"] = gap, gap**2
-    similar = torch.nn.functional.cosine_similarity(w, centred)
-    out["nc3.cosine"], out["nc3.uniform_duality_cosine"] = similar.mean(), similar.var()
-    out["nc3.uniform_duality"] = (w * centred).sum(1).var()
-    out["nc3.bias_collapse"] = (w @ state["mu"] + b).norm()
-    out["nc3.weight_sum"] = w.sum(0).norm() / w.norm()
-    outside = state["ood"].mean(0)
-    out["nc5.ood_cosine"] = torch.cosine_similarity(means, outside[None]).abs().mean()
+    out["nc2.equiangular"] = (cosine + 1 / (len(means) - 1)).abs().mean()
+    out["nc2.coherence"], out["nc2.cosine_mean"] = cosine.abs().max(), cosine.mean()
 
 
 def decisions(state, out):
@@ -167,6 +227,20 @@ def decisions(state, out):
         nearest = (square - 2 * torch.inner(rows, means)).argmin(-1)
         agree.scatter_add_(0, label, (nearest == (rows @ w.mT + b).argmax(-1)).to(x.dtype))
         hit.scatter_add_(0, label, (nearest == label).to(x.dtype))
+    add_decisions(out, agree, hit, counts)
+
+
+def whole_decisions(state, out):
+    """The same by cdist and products with the one-hot matrix."""
+    x, y, w, means = (state[name] for name in ("x", "y", "w", "means"))
+    onehot = torch.nn.functional.one_hot(y, len(w)).to(x.dtype)
+    nearest = torch.cdist(x, means).argmin(1)
+    agree, hit = nearest == (x @ w.T + state["b"]).argmax(1), nearest == y
+    add_decisions(out, *(onehot.T @ each.to(x.dtype) for each in (agree, hit)), state["counts"])
+
+
+def add_decisions(out, agree, hit, counts):
+    """From how often each class is chosen alike, and rightly."""
     for name, total in (("agreement", agree), ("ncc_accuracy", hit)):
         out[f"nc4.{name}"] = total.sum() / counts.sum()
         out[f"nc4.{name}_class"] = (total / counts).mean()
@@ -206,21 +280,11 @@ def spectra(state, out):
     out["nc5.neco_fpr95"] = (order >= threshold).to(x.dtype).mean()
 
 
-def bounds(half):
-    """A part: half of the classes' terms of both forms of the generalisation bound, by a loop."""
-
-    def part(state, out):
-        k = len(state["w"])
-        add_bounds(state, out, range(half * k // 2, (half + 1) * k // 2))
-
-    return part
-
-
-def add_bounds(state, out, classes):
-    """The definition, class after class; no public code of these bounds was found."""
+def bounds(state, out):
+    """The generalisation bound by its definition, class by class: no public code was found."""
     x, y, w, b, means = (state[name] for name in ("x", "y", "w", "b", "means"))
     bound = trace_bound = x.new_zeros(())
-    for c in classes:
+    for c in range(len(w)):
         rows = x[y == c] - means[c]
         normal = w[c] - w
         margin = (normal @ means[c] + b[c] - b).clamp(min=0).square()
@@ -229,44 +293,41 @@ def add_bounds(state, out, classes):
         term, loose = (v / (v + margin) for v in (spread, state["variances"][c] * length))
         bound = bound + state["share"][c] * (term.nansum() - term[c].nan_to_num())
         trace_bound = trace_bound + state["share"][c] * (loose.nansum() - loose[c].nan_to_num())
-    for name, value in (("generalization", bound), ("generalization_trace", trace_bound)):
-        out[f"bound.{name}"] = out.get(f"bound.{name}", 0) + value
+    out["bound.generalization"], out["bound.generalization_trace"] = bound, trace_bound
 
 
-PARTS = {
-    "moments": moments,
-    "covariances": covariances,
-    "geometry": geometry,
-    "decisions": decisions,
-    "spectra": spectra,
-    "cdnv": cdnv,
-    "distance": energies("nc2.distance", lambda distance: distance),
-    "log": energies("nc2.log_energy", lambda distance: (distance**-1).log()),
-    "riesz": energies("nc2.riesz_energy", lambda distance: distance**-1),
-    "bounds, first half": bounds(0),
-    "bounds, second half": bounds(1),
+ENERGIES = {
+    "nc2.distance": lambda distance: distance,
+    "nc2.log_energy": lambda distance: (distance**-1).log(),
+    "nc2.riesz_energy": lambda distance: distance**-1,
 }
+PUBLIC = (
+    moments,
+    geometry,
+    covariances,
+    decisions,
+    spectra,
+    cdnv,
+    *(energies(name, function) for name, function in ENERGIES.items()),
+    bounds,
+)
+MATRICES = (
+    whole_moments,
+    geometry,
+    partial(covariances, hermitian=True),
+    whole_decisions,
+    spectra,
+    whole_pairs,
+    bounds,
+)
 
 
-def prepared(x, y, w, b, ood):
-    """A state from which any part can start, made another way: for parts run alone."""
-    found = ncfast.class_moments(x, y, num_classes=len(w))
-    counts = found.counts.to(x.dtype)
-    state = {"x": x, "y": y, "w": w, "b": b, "ood": ood, "counts": counts}
-    for name, value in (("means", found.means), ("variances", found.class_variances)):
-        state[name] = value.to(x.dtype)
-    state["mu"], means = found.global_mean.to(x.dtype), state["means"]
-    state["centred"], state["share"] = means - means.mean(0), counts / len(x)
-    gap, apart = x - means[y], means - state["mu"]
-    state["within"] = gap.mT @ gap / len(x)
-    state["between"] = state["centred"].mT @ state["centred"] / len(w)
-    state["between_sample"] = apart.mT @ (apart * state["share"][:, None])
-    return state
-
-
-def public(x, y, w, b, ood):
-    """Everything at once."""
+def suite(parts, x, y, w, b, ood):
+    """Everything that those parts compute."""
     state, out = {"x": x, "y": y, "w": w, "b": b, "ood": ood}, {}
-    for part in PARTS.values():
+    for part in parts:
         part(state, out)
     return out
+
+
+public, matrices = partial(suite, PUBLIC), partial(suite, MATRICES)

@@ -3,7 +3,7 @@
 Each takes features (N, D), int64 labels, K and the rows per batch, and returns counts, means,
 within-class sums of squares, sum and maximum of the row norms. `published` is the one-pass
 E[x^2] - E[x]^2 of published collapse code, `sums` the same with its temporaries taken out; neither
-is stable on collapsed features. The `STABLE` ones are honest competitors. They compute in the dtype
+is stable on collapsed features. The others are honest competitors. They compute in the dtype
 of the features, or in ``dtype``, to which rows are converted batch by batch.
 """
 
@@ -122,9 +122,3 @@ REFERENCES: dict[str, Reference] = {
     "two_pass": two_pass,
     "one_hot": one_hot,
 }
-STABLE = ("pivoted", "two_pass", "one_hot")
-
-
-def truth(x: Tensor, y: Tensor, k: int) -> Tensor:
-    """Tr(Sigma_W) N by two passes in float64, without a float64 copy of the features."""
-    return two_pass(x, y, k, 512, torch.float64)[2].sum()

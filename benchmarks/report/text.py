@@ -8,9 +8,18 @@ from typing import Any
 from ncfast.benchmarks.table import duration
 
 
-def table(titles: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: int = 1) -> str:
-    """A Markdown table whose columns from ``numbers_from`` on are aligned to the right."""
-    rule = ["---" if i < numbers_from else "--:" for i in range(len(titles))]
+def table(
+    titles: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    numbers_from: int = 1,
+    numbers_to: int | None = None,
+) -> str:
+    """A Markdown table whose columns ``numbers_from`` to ``numbers_to`` are aligned to the right.
+
+    Without ``numbers_to`` all columns from ``numbers_from`` on are.
+    """
+    numbers = range(len(titles))[numbers_from:numbers_to]
+    rule = ["--:" if i in numbers else "---" for i in range(len(titles))]
     lines = ["| " + " | ".join(titles) + " |", "|" + "|".join(rule) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines)

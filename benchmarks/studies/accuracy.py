@@ -5,7 +5,6 @@
 Every figure in docs/accuracy.md between the markers comes from one run of this script.
 """
 
-import json
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 
 import ncfast
 from ncfast.benchmarks import results_file
+from ncfast.benchmarks.report import text
 
 ROOT = Path(__file__).resolve().parents[2]
 LEVELS = [1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7]
@@ -108,12 +108,11 @@ def measure():
 
 def markdown(rows):
     """The table."""
-    head = ["features", "std / norm(mean)", *CONTESTANTS]
-    lines = ["| " + " | ".join(head) + " |", "|---|--:" + "|--:" * len(CONTESTANTS) + "|"]
-    for row in rows:
-        errors = [f"{row['errors'][name]:.0e}" for name in CONTESTANTS]
-        lines.append("| " + " | ".join([row["data"], f"{row['level']:.0e}", *errors]) + " |")
-    return "\n".join(lines)
+    body = [
+        [row["data"], f"{row['level']:.0e}", *(text.error(e) for e in row["errors"].values())]
+        for row in rows
+    ]
+    return text.table(["features", "std / norm(mean)", *CONTESTANTS], body)
 
 
 def main():
@@ -123,7 +122,7 @@ def main():
     worst = max(row["errors"][name] for row in rows for name in OURS)
     print(f"\nlargest error of ncfast: {worst:.1e}")
     about = {"torch": torch.__version__, "N": COUNT, "D": DIM, "K": CLASSES, "rows": rows}
-    (results_file.folder() / "accuracy.json").write_text(json.dumps(about, indent=1) + "\n")
+    results_file.write(results_file.folder() / "accuracy.json", about)
     if results_file.folder() == results_file.OURS:
         page = ROOT / "docs/accuracy.md"
         before, rest = page.read_text().split(BEGIN)

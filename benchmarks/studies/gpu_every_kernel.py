@@ -12,9 +12,9 @@ import torch
 from gpu_timing import Bench, features
 from torch import Tensor
 
-from ncfast.backends import reference, triton
-from ncfast.backends.plan import build
 from ncfast.information.neighbors import triton_sweep
+from ncfast.ops import reference, triton
+from ncfast.ops.plan import build
 
 # (N, D, K): the launch for tiny inputs, the planned path, more columns than a tile, many classes
 SIZES = [(1000, 200, 10), (9000, 64, 40), (600, 4100, 7), (3000, 24, 1500)]

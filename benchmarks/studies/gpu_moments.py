@@ -13,7 +13,6 @@ benchmarks/results/<device>-kernels.json and .md.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,10 @@ from gpu_timing import Bench, features, must_not_change
 from torch import Tensor
 
 import ncfast
-from ncfast.backends import triton
-from ncfast.backends.plan import build
+from ncfast.benchmarks import results_file
+from ncfast.benchmarks.report import text
+from ncfast.ops import triton
+from ncfast.ops.plan import build
 
 RESULTS = Path(__file__).parents[1] / "results"
 GRID = [(n, d, k) for n in (100_000, 1_000_000) for d in (128, 512, 4096) for k in (10, 1000)]
@@ -122,14 +123,13 @@ def versions(bench: Bench) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    lines = ["| " + " | ".join(keys) + " |", "|" + "--|" * len(keys)]
-    for row in rows:
-        values = (row.get(key) for key in keys)
-        shown = (
-            f"{v:.4g}" if isinstance(v, float) else "" if v is None else str(v) for v in values
-        )
-        lines.append("| " + " | ".join(shown) + " |")
-    return "\n".join(lines) + "\n"
+    return text.table(keys, [[_shown(row.get(key)) for key in keys] for row in rows]) + "\n"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
 
 
 def main() -> None:
@@ -150,7 +150,7 @@ def main() -> None:
     print(*tables, sep="\n")
     if not arguments.rehearse:
         name = torch.cuda.get_device_name().lower().replace(" ", "-")
-        (RESULTS / f"{name}-kernels.json").write_text(json.dumps(result, indent=1) + "\n")
+        results_file.write(RESULTS / f"{name}-kernels.json", result)
         (RESULTS / f"{name}-kernels.md").write_text("\n".join(tables))
 
 

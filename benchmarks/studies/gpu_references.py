@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ncfast.backends import reference
+from ncfast.ops import reference
 
 _BLOCK = 1 << 24  # entries converted to float64 at once
 

@@ -10,10 +10,10 @@ import torch
 from gpu_timing import Bench, features, must_not_change
 from torch import Tensor
 
-from ncfast.backends import reference, triton
 from ncfast.information.neighbors import reference as brute
 from ncfast.information.neighbors import triton_sweep
 from ncfast.kernels.configuration import neighbors_config
+from ncfast.ops import reference, triton
 
 SIZES = [(100_000, 512, 10), (1_000_000, 512, 10), (1_000_000, 512, 1000), (200_000, 4096, 100)]
 QUICK = [(100_000, 512, 10)]

@@ -5,7 +5,6 @@
 Writes docs/images/information-bias.png and benchmarks/results/information_bias.json.
 """
 
-import json
 import math
 import warnings
 from pathlib import Path
@@ -116,7 +115,5 @@ def figure(found, methods):
 if __name__ == "__main__":
     warnings.simplefilter("ignore", ncfast.EstimateWarning)
     numbers, names = measure()
-    (results_file.folder() / "information_bias.json").write_text(
-        json.dumps(numbers, indent=1) + "\n"
-    )
+    results_file.write(results_file.folder() / "information_bias.json", numbers)
     figure(numbers, names)

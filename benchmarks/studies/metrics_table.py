@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 
 import ncfast
+from ncfast.benchmarks.report import text
 from ncfast.metrics.registry import CATALOGUE
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/metrics.md"
 COUNT, DIM, CLASSES = 10_000, 64, 10
-HEAD = "| id | definition | source | says | random | separated | collapsed | tier |"
+HEAD = ["id", "definition", "source", "says", "random", "separated", "collapsed", "tier"]
 
 
 def samples():
@@ -42,24 +43,29 @@ def main():
     for stage, (feats, labels, weight, bias, ood) in samples():
         found = ncfast.collapse_metrics(feats, labels, weight=weight, bias=bias, ood_feats=ood)
         values[stage] = {name: float(value) for name, value in found.items()}
-    text = PAGE.read_text()
+    page = PAGE.read_text()
     for family in dict.fromkeys(name.split(".")[0] for name in CATALOGUE):
-        lines = [HEAD, "|---|---|---|---|--:|--:|--:|---|"]
-        for name, metric in CATALOGUE.items():
-            if name.split(".")[0] == family:
-                numbers = " | ".join(f"{values[stage][name]:.3g}" for stage in values)
-                lines.append(
-                    f"| `{name}` | `{metric.formula}` | {metric.source} | {metric.direction} | "
-                    f"{numbers} | {metric.tier}{' *' if metric.stalls else ''} |"
-                )
+        rows = [
+            [
+                f"`{name}`",
+                f"`{metric.formula}`",
+                metric.source,
+                metric.direction,
+                *(f"{values[stage][name]:.3g}" for stage in values),
+                f"{metric.tier}{' *' if metric.stalls else ''}",
+            ]
+            for name, metric in CATALOGUE.items()
+            if name.split(".")[0] == family
+        ]
+        table = text.table(HEAD, rows, 4, 7)
         pattern = f"(<!-- table: {family} -->\n).*?(<!-- end -->)"
-        text = re.sub(
+        page = re.sub(
             pattern,
-            lambda found, lines=lines: found[1] + "\n".join(lines) + "\n" + found[2],
-            text,
+            lambda found, table=table: f"{found[1]}{table}\n{found[2]}",
+            page,
             flags=re.DOTALL,
         )
-    PAGE.write_text(text)
+    PAGE.write_text(page)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-// Running averages against the sums that define them, for tests/backends/test_sanitizers.py.
+// Running averages against the sums that define them, for tests/ops/test_sanitizers.py.
 #pragma once
 
 #include <algorithm>

@@ -1,5 +1,5 @@
 // What must cost numbers but never memory: labels that another thread changes during a call, tasks
-// of the pool that throw. For tests/backends/test_sanitizers.py.
+// of the pool that throw. For tests/ops/test_sanitizers.py.
 #pragma once
 
 #include <atomic>

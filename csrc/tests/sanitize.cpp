@@ -1,5 +1,5 @@
 // The kernels against plain loops in double, built with -fsanitize=address,undefined by
-// tests/backends/test_sanitizers.py. Exits with 0 and prints what ran.
+// tests/ops/test_sanitizers.py. Exits with 0 and prints what ran.
 #include <cmath>
 #include <cstdio>
 #include <cstring>

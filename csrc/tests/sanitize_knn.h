@@ -1,4 +1,4 @@
-// The searches for neighbours against plain loops, for tests/backends/test_sanitizers.py.
+// The searches for neighbours against plain loops, for tests/ops/test_sanitizers.py.
 #pragma once
 
 #include <algorithm>

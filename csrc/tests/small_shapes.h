@@ -1,13 +1,13 @@
-// Metrics of moments and singular values on memory that ends where they end.
+// Primitives of moments and singular values on memory that ends where they end.
 #pragma once
 
 #include <cmath>
 #include <random>
 #include <vector>
 
-#include "../classifier_metrics.h"
-#include "../gram_metrics.h"
+#include "../classifier_summary.h"
 #include "../spectrum.h"
+#include "../summary.h"
 
 namespace ncfast {
 
@@ -26,29 +26,31 @@ inline bool spectrum_agrees(std::int64_t rows, std::int64_t cols) {
     return std::abs(values / entries - 1) < 1e-12;
 }
 
+inline double field(const std::vector<std::string>& names, const std::vector<double>& out,
+                    const std::string& name) {
+    for (std::size_t f = 0; f < names.size(); ++f)
+        if (names[f] == name) return out[f];
+    return NAN;
+}
+
 // Unit vectors: an orthogonal frame of equal norms, whose centred means are a simplex.
 inline bool simplex_agrees(std::int64_t number, std::int64_t cols) {
-    std::vector<double> state(static_cast<std::size_t>(number * (cols + 2) + 2), 0.0);
-    std::vector<double> out(kGramMetrics);
-    for (std::int64_t c = 0; c < number; ++c) {
-        state[c] = 2;
-        state[number + c * cols + c] = 3;
-    }
-    state[state.size() - 2] = 6.0 * static_cast<double>(number);
-    state.back() = 3;
-    gram_metrics({state.data(), 1, static_cast<std::int64_t>(state.size()), number, cols, false},
-                 {true, true, true}, out.data());
-    const std::vector<double> weight(state.begin() + number, state.end() - number - 2);
-    const std::vector<double> bias(static_cast<std::size_t>(number), 1.0);
-    std::vector<double> beside(kClassifierMetrics, NAN);
-    classifier_metrics(state.data(), number, cols, false,
-                       {weight.data(), bias.data(), weight.data(), true}, beside.data());
-    // rows that are the means themselves: dual but for the centre, which is in no mean's direction
-    if (!(beside[0] < 1e-12 && beside[1] < 1 && std::abs(beside[8] - 1.0 / number) < 1e-12))
-        return false;
-    const double stable = out[kGramMetrics - 1], condition = out[kGramMetrics - 4];
-    return std::abs(stable - static_cast<double>(number - 1)) < 1e-12 &&
-           std::abs(condition - 1) < 1e-12;
+    std::vector<double> counts(static_cast<std::size_t>(number), 2.0), within(counts.size(), 0.0);
+    std::vector<double> means(static_cast<std::size_t>(number * cols), 0.0);
+    for (std::int64_t c = 0; c < number; ++c) means[c * cols + c] = 3;
+    const double sum = 6.0 * static_cast<double>(number), max = 3;
+    const States states{1, number, cols, false, {counts.data(), number}, {means.data(), 0},
+                        {within.data(), 0}, {&sum, 0}, {&max, 0}};
+    std::vector<double> means_out(summary_names().size() + static_cast<std::size_t>(number));
+    std::vector<double> rows_out(classifier_names().size());
+    summarise(states, {true, true, true, true}, means_out.data());
+    classifier_summary(states, {means.data(), 0}, true, rows_out.data());
+    const auto of_means = [&](const char* name) { return field(summary_names(), means_out, name); };
+    const auto of_rows = [&](const char* name) { return field(classifier_names(), rows_out, name); };
+    // rows that are the means themselves: dual but for the centre
+    return of_means("traces.norm_mean") == 3 && of_means("gram.simplex_distance") < 1e-7 &&
+           of_means("cdnv.mean") == 0 && std::abs(of_means("condition.raw") - 1) < 1e-12 &&
+           of_rows("norm.variance") < 1e-12 && of_rows("size.gap") < 1;
 }
 
 inline int check_small() {

@@ -1,1 +1,1 @@
-"""Datasets, models, trainer and report behind the `ncfast` command."""
+"""Datasets, models, training and report of the `ncfast` command."""

@@ -1,4 +1,4 @@
-"""Every setting of a run, as `ncfast train` takes it."""
+"""The settings of a run: the options of `ncfast train`, and those it shares with `ncfast sweep`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ Model = Literal["mlp", "cnn", "resnet18", "transformer"]
 
 
 def setting(default: Any, *, per_replica: bool = False, may_change: bool = False) -> Any:
-    """A setting with its default.
+    """A dataclass field for a setting.
 
-    Replicas that are trained in one batched program have the same value of every setting, except
-    where the setting is declared ``per_replica``. A resumed run keeps every setting, except where
-    it is declared ``may_change``: such a setting decides how a run is watched or where it is kept,
-    not what it computes.
+    Args:
+        default: the default value.
+        per_replica: whether replicas of one batched program may differ in this setting.
+        may_change: whether a resumed run may change this setting. Such a setting affects how a run
+            is observed or stored, where it runs and how long, but not what a step computes.
     """
     return field(default=default, metadata={"per_replica": per_replica, "may_change": may_change})
 
@@ -34,56 +35,56 @@ def changeable(kind: type[Recipe]) -> set[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What `ncfast train` and `ncfast sweep` have in common. The defaults are the recipe F2."""
+    """The settings that `ncfast train` and `ncfast sweep` share. The defaults are the recipe F2."""
 
     out: Path = field(metadata={"per_replica": True, "may_change": True})
     """Directory of the run: config.json, metrics.jsonl, probes.jsonl, checkpoint.safetensors."""
     dataset: Dataset = "digits"
-    """digits comes with scikit-learn; synthetic is Gaussian classes; the others are files."""
+    """digits comes with scikit-learn, synthetic has Gaussian classes, the others are files."""
     model: Model = "mlp"
-    """The network; texts (trec, sst2) need the transformer."""
+    """The network. The text datasets trec and sst2 need the transformer."""
     widths: tuple[int, ...] = (200, 200, 200)
     """Sizes of the hidden layers of the mlp."""
     activation: Literal["relu", "smooth-leaky-relu", "gelu", "tanh"] = "relu"
-    """After each hidden layer of the mlp."""
+    """Activation function after each hidden layer of the mlp."""
     last_activation: bool = True
-    """Whether the mlp's last hidden layer has an activation; without, the last two are linear."""
+    """Whether the mlp's last hidden layer has an activation; otherwise two layers are linear."""
     patch_size: int = 4
-    """Edge of the transformer's patches, in pixels."""
+    """Side length of the transformer's patches, in pixels."""
     scale_layers: Literal["all", "linear", "last"] = setting("all", per_replica=True)
-    """What --init-scale multiplies: all parameters, the linear layers, or the classifier."""
+    """The parameters that --init-scale multiplies: all, linear layers, or the last one."""
     zero_last: bool = setting(False, per_replica=True)
-    """Start with a classifier of zeros."""
+    """Initialise the classifier with zeros."""
     optimizer: Literal["adamw", "sgd", "gd"] = "adamw"
     """AdamW, or gradient descent on batches (sgd) or on the whole training split (gd)."""
     momentum: float = 0.0
-    """Of sgd and gd."""
+    """Momentum of sgd and gd."""
     batch_size: int = 100
-    """Samples in a step; the data are reshuffled each epoch. Not used by gd."""
+    """Samples per step; the data are reshuffled each epoch. Not used by gd."""
     steps: int = setting(100_000, may_change=True)
-    """Steps in all; with --resume it may be raised."""
+    """Total number of steps; with --resume it may be raised."""
     seed: int = setting(42, per_replica=True)
-    """Of initialisation and data order."""
+    """Seed of the initialisation and the data order."""
     schedule: str = "paper"
-    """When to measure the training split: paper, log:POINTS, every or every:N."""
+    """Steps at which the training split is measured: paper, log:POINTS, every or every:N."""
     test_schedule: str | None = None
-    """When to measure the test split as well; None: whenever the training split is."""
+    """Steps at which the test split is measured too; None: the same as --schedule."""
     probes: str = "log:12"
-    """When to look closer at the features: margins, principal components, information."""
+    """Steps of the probes, which measure margins, principal components and information."""
     sigma: tuple[float, ...] = (0.1,)
     """Noise of the information estimates and bounds, relative to the largest feature norm."""
     information: int = 1500
-    """Unseen samples for the information estimates at the probes; 0 leaves them out."""
+    """Test samples used for the information estimates at the probes; 0 disables the estimates."""
     checkpoint_every: int = setting(10_000, may_change=True)
-    """Steps between checkpoints; one is also written at the end and when interrupted."""
+    """Steps between checkpoints. A checkpoint is also written at the end and on an interrupt."""
     data_dir: Path | None = setting(None, may_change=True)
-    """Folder of the dataset files; None: the environment variable NCFAST_DATA."""
+    """Folder of the dataset files; None: the value of the environment variable NCFAST_DATA."""
     download: bool = setting(False, may_change=True)
-    """Fetch missing dataset files from the official mirrors, and verify them."""
+    """Download missing dataset files from the official mirrors and verify them."""
     device: str = setting("auto", may_change=True)
-    """cpu, cuda, cuda:1, ...; auto takes a GPU when there is one."""
+    """cpu, cuda, cuda:1, ...; auto uses a GPU if there is one."""
     resume: bool = setting(False, may_change=True)
-    """Continue what is in --out from its last checkpoint, with its settings."""
+    """Continue the run in --out from its last checkpoint, with the same settings."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "checkpoint_every", "patch_size"):
@@ -103,14 +104,14 @@ class Recipe:
             )
 
     def effective_batch_size(self, train_size: int) -> int:
-        """Samples in a step; all of them for full-batch gradient descent."""
+        """Samples per step: the whole training split with gd, otherwise at most ``batch_size``."""
         return train_size if self.optimizer == "gd" else min(self.batch_size, train_size)
 
     def schedules(self) -> Schedules:
         """The steps at which this run measures.
 
         Raises:
-            ValueError: a text that is no schedule.
+            ValueError: a schedule cannot be parsed.
         """
         test = self.test_schedule or self.schedule
         return Schedules(
@@ -119,7 +120,7 @@ class Recipe:
 
 
 class Schedules(NamedTuple):
-    """When a run measures: its training split, its test split too, and with probes."""
+    """The steps at which a run measures its training split, its test split, and its probes."""
 
     train: schedule.Schedule
     test: schedule.Schedule
@@ -131,15 +132,15 @@ class TrainConfig(Recipe):
     """Train a classifier and track its collapse. The defaults are the grokking recipe F2."""
 
     train_size: int | None = None
-    """Training samples, the first so many. None: 200 for digits, 1000 for the others."""
+    """Number of training samples, from the start. None: 200 for digits, 1000 for the others."""
     init_scale: float = setting(8.0, per_replica=True)
-    """Factor on the initial parameters that --scale-layers names."""
+    """Factor on the initial parameters selected by --scale-layers."""
     loss: Literal["mse", "ce"] = "mse"
-    """Squared error on one-hot labels summed over classes and batch, or summed cross-entropy."""
+    """mse: squared error on one-hot labels, or ce: cross-entropy; both summed over the batch."""
     lr: float = setting(1e-3, per_replica=True)
     """Learning rate."""
     weight_decay: float = setting(0.01, per_replica=True)
-    """Decoupled weight decay of AdamW; L2 (decay times parameter) of sgd and gd. May be zero."""
+    """Weight decay, 0 or more: decoupled with adamw, L2 (decay times parameter) with sgd and gd."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -151,22 +152,22 @@ class TrainConfig(Recipe):
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], out: Path) -> TrainConfig:
-        """The configuration that a run's config.json tells of; keys it does not know are left out.
+        """The configuration stored in a run's config.json; unknown keys are ignored.
 
         Args:
             settings: the entry "settings" of config.json.
-            out: the run's directory, wherever it lies now.
+            out: the current directory of the run.
         """
         return cls(**{**stored_settings(cls, settings), "out": out})
 
     @property
     def effective_train_size(self) -> int:
-        """Training samples after the default of the dataset."""
+        """Number of training samples, with the default of the dataset applied."""
         return effective_train_size(self.train_size, self.dataset)
 
     @property
     def program(self) -> tuple[object, ...]:
-        """The settings that replicas of one batched program share; see `setting`."""
+        """The values of the settings that replicas of one batched program share; see `setting`."""
         return tuple(
             getattr(self, entry.name)
             for entry in fields(self)
@@ -175,7 +176,7 @@ class TrainConfig(Recipe):
 
 
 def effective_train_size(train_size: int | None, dataset: str) -> int:
-    """Training samples after the default of the dataset."""
+    """Number of training samples, with the default of the dataset applied."""
     if train_size is not None:
         return train_size
     return 200 if dataset == "digits" else 1000
@@ -188,7 +189,7 @@ def check_positive(name: str, value: float) -> None:
 
 
 def check_seed(value: int) -> None:
-    """Raise ValueError unless torch takes ``value`` as a seed."""
+    """Raise ValueError unless ``value`` is a valid seed of torch."""
     if not -(2**63) <= value < 2**63:
         raise ValueError(f"Expected `seed` to be an integer of 64 bits but got {value}.")
 
@@ -200,7 +201,7 @@ def check_decay(value: float) -> None:
 
 
 def stored_settings(kind: type[Recipe], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings read from JSON, in the types of ``kind``; keys it does not know are left out."""
+    """Settings read from JSON, converted to the types of ``kind``; unknown keys are ignored."""
     known = {field.name for field in fields(kind)}
     values = {name: value for name, value in settings.items() if name in known}
     values |= {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
@@ -217,4 +218,4 @@ class ReportConfig:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Directories made by `ncfast train` or `ncfast sweep`."""
     out: Path | None = None
-    """Where to write; None: the first run's directory."""
+    """Directory of the report; None: the first run's directory."""

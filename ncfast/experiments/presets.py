@@ -1,4 +1,4 @@
-"""The experiments of arXiv 2509.20829 and its open questions, as settings of a sweep."""
+"""Presets of `ncfast sweep`: the experiments of arXiv 2509.20829 and of its open questions."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ncfast.experiments.sweep_config import SweepConfig
 _SIX = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 _MNIST: dict[str, Any] = {"dataset": "mnist", "train_size": (1000,)}
 _DIGITS: dict[str, Any] = {"dataset": "digits", "train_size": (200,)}
-# lambda 0.3 and 0.1 grok the digits within 15,000 steps
+# with a decay of 0.3 or 0.1 the digits grok within 15,000 steps
 _QUICK: dict[str, Any] = {**_DIGITS, "weight_decay": (0.3, 0.1), "seeds": 2, "steps": 15_000}
 # the setting of Theorem 4.3: full-batch gradient descent, smooth activation, last layers linear.
-# The loss is a sum: decay over samples counts. More of it meets a floor under RNC1 early, less
-# needs steps in proportion to 1 / (lr * decay).
+# The loss is a sum over samples, so the ratio of decay to samples matters. A larger ratio reaches a
+# floor of RNC1 early; a smaller one needs a number of steps proportional to 1 / (lr * decay).
 _THEORY: dict[str, Any] = {
     "optimizer": "gd",
     "activation": "smooth-leaky-relu",
@@ -30,9 +30,9 @@ class Preset:
     """An experiment.
 
     Attributes:
-        about: the question it asks.
-        full: settings of its full form; everything else is the default.
-        quick: settings of its small form on the digits, minutes on two cores.
+        about: the claim or question it examines.
+        full: settings of its full form; other settings keep their defaults.
+        quick: settings of its small form on the digits, which takes minutes on two cores.
     """
 
     about: str
@@ -160,10 +160,10 @@ PRESETS: dict[str, Preset] = {
 
 
 def expand(config: SweepConfig) -> SweepConfig:
-    """The settings that the preset of ``config`` stands for, with its directories.
+    """The settings of the preset that ``config`` names, with the directory of ``config``.
 
     Raises:
-        ValueError: it names no preset.
+        ValueError: ``config`` names no preset.
     """
     if config.preset is None:
         raise ValueError(f"Expected `preset` to be one of {', '.join(PRESETS)} but got None.")

@@ -1,4 +1,4 @@
-"""A run's directory: who owns it, its config.json, and its log."""
+"""Creates and checks a run's directory: its config.json, and its log when the run is resumed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ncfast.tracking.sinks.strict_json import json_line
 from ncfast.tracking.stream import parse as parse_stream
 
 CONFIG, METRICS_FILE, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
-# what every log point holds of each split, beside accuracy and loss; all of it follows from the
+# the metrics of each split at every log point, besides accuracy and loss; all follow from the
 # class moments and the classifier
 LOGGED = (*METRICS, "bound.generalization_trace")
 CONVENTIONS = {
@@ -39,15 +39,16 @@ CONVENTIONS = {
 
 
 class RunDirectoryError(RuntimeError):
-    """The output directory cannot be used for this run; the message holds the remedy."""
+    """The output directory cannot be used for this run; the message names the remedy."""
 
 
 def prepare(config: TrainConfig) -> None:
-    """Make the directory and its config.json, or check that --resume continues the same run.
+    """Create the directory and its config.json, or check that --resume continues the same run.
 
     Raises:
-        RunDirectoryError: it holds another run, or there is nothing to resume, or settings differ.
-        OSError: it cannot be written.
+        RunDirectoryError: the directory holds another run, there is no run to resume, or the
+            settings differ.
+        OSError: the directory cannot be written.
     """
     path = config.out / CONFIG
     if config.resume:
@@ -78,7 +79,7 @@ def _describe(config: TrainConfig) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of everything that decides a run's numbers."""
+    """Versions of the packages that affect a run's numbers."""
     return {
         "ncfast": ncfast.__version__,
         "torch": torch.__version__,
@@ -122,7 +123,7 @@ def load_config(out: Path) -> dict[str, Any]:
     """The content of a run's config.json.
 
     Raises:
-        RunDirectoryError: there is none, or it is damaged.
+        RunDirectoryError: the file is missing or damaged.
     """
     try:
         return json.loads((out / CONFIG).read_text())
@@ -135,7 +136,7 @@ def load_config(out: Path) -> dict[str, Any]:
 
 
 def truncate_log(out: Path, last_step: int) -> None:
-    """Drop the records after ``last_step``: the resumed run makes them again."""
+    """Remove the records after ``last_step``; the resumed run writes them again."""
     path = out / METRICS_FILE
     if path.exists():
         kept = [record for record in read_records(path) if record["step"] <= last_step]
@@ -143,10 +144,10 @@ def truncate_log(out: Path, last_step: int) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace ``path`` whole or not at all.
+    """Replace ``path`` with ``content``; if writing fails, the old file stays.
 
     Raises:
-        OSError: the disk is full or the directory cannot be written; the old file is kept.
+        OSError: the disk is full or the directory cannot be written.
     """
     with replacing(path) as temporary:
         temporary.write_bytes(content)

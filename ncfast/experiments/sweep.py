@@ -1,4 +1,4 @@
-"""`ncfast sweep`: all replicas of an experiment, in groups that fit into memory."""
+"""Implements `ncfast sweep`: trains all replicas of an experiment in groups that fit in memory."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class SweepOutcome:
     """How a call of `sweep` ended.
 
     Attributes:
-        directories: of the replicas, in order.
-        finished: False when it was interrupted; it can be resumed.
-        alone: whether this process had all replicas, and not a rank's share of them.
+        directories: the directories of the replicas, in order.
+        finished: False if the sweep was interrupted; it can be resumed.
+        alone: whether this process trained all replicas; False if it trained one rank's share.
     """
 
     directories: tuple[Path, ...]
@@ -38,12 +38,12 @@ class SweepOutcome:
 
 @dataclass(frozen=True)
 class Rank:
-    """This process among those that torchrun started.
+    """This process's place among the processes that torchrun started.
 
     Attributes:
-        index: RANK, 0 alone.
-        count: WORLD_SIZE, 1 alone.
-        local: LOCAL_RANK, its number on this machine.
+        index: RANK; 0 without torchrun.
+        count: WORLD_SIZE; 1 without torchrun.
+        local: LOCAL_RANK, the number of this process on its machine.
     """
 
     index: int = 0
@@ -52,7 +52,7 @@ class Rank:
 
     @classmethod
     def of_environment(cls) -> Rank:
-        """From the variables that torchrun sets."""
+        """The rank given by the environment variables that torchrun sets."""
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
         index, count, local = (
             int(os.environ.get(name, default))
@@ -61,7 +61,7 @@ class Rank:
         return cls(index, count, local)
 
     def device(self, name: str) -> torch.device:
-        """The device of that name; "auto" gives each local rank a GPU of its own."""
+        """The device called ``name``; "auto" assigns the GPUs to the local ranks in turn."""
         device = pick_device(name)
         if name == "auto" and device.type == "cuda":
             return torch.device("cuda", self.local % torch.cuda.device_count())
@@ -69,20 +69,20 @@ class Rank:
 
 
 def sweep(config: SweepConfig) -> SweepOutcome:
-    """Run or resume a sweep in ``config.out``, a run directory a replica.
+    """Run or resume a sweep in ``config.out``, with one run directory per replica.
 
-    Under torchrun every rank trains groups of its own; all wait for the first to make the
-    directory, and then for nothing.
+    Under torchrun every rank trains its own groups. The ranks wait until rank 0 has created the
+    directory; after that no rank waits for another.
 
     Raises:
         RunDirectoryError: the directory holds another sweep, or cannot be resumed.
         DataFileError, ValueError: the data or a setting cannot be used.
-        OSError: the disk is full; what was written before is whole and can be resumed from.
+        OSError: the disk is full. Everything written before is intact and can be resumed.
     """
     rank = Rank.of_environment()
     device = rank.device(config.device)
     replicas = config.replicas()
-    config.schedules()  # a bad one must not leave a directory behind
+    config.schedules()  # an invalid schedule must not leave a directory behind
     if config.resume:
         for replica in replicas.values():
             check_not_past(replica.out, replica.steps)
@@ -118,7 +118,7 @@ def _run(configs: Sequence[TrainConfig], device: torch.device, interrupt: Interr
 def _groups(
     configs: Sequence[TrainConfig], sweep_config: SweepConfig, rank: Rank, device: torch.device
 ) -> list[list[TrainConfig]]:
-    """This rank's groups: replicas that share a program and a step, as many as fit."""
+    """This rank's groups; the replicas of a group share a program and a step and fit in memory."""
     kinds: dict[tuple[object, ...], list[int]] = {}
     for index, config in enumerate(configs):
         kinds.setdefault((*config.program, saved_step(config.out)), []).append(index)
@@ -132,7 +132,7 @@ def _groups(
 
 
 def _forget_unsaved(config: TrainConfig) -> None:
-    """A replica that was stopped before its first checkpoint begins anew."""
+    """Delete the files of a replica that has no checkpoint, so that it starts again."""
     if saved_step(config.out) < 0:
         for name in (run_dir.CONFIG, run_dir.METRICS_FILE, PROBES_FILE):
             (config.out / name).unlink(missing_ok=True)

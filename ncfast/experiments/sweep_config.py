@@ -1,4 +1,4 @@
-"""Every setting of a sweep, as `ncfast sweep` takes it, and the replicas it stands for."""
+"""The settings of a sweep, the options of `ncfast sweep`, and the replicas that they define."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PresetName = Literal[
     "noise",
     "early-bird",
 ]
-# the axes in the order in which a replica's name tells them, and how
+# the axes of a sweep, in the order in which they appear in a replica's name, and their format
 _AXES = (
     ("loss", "{}"),
     ("train_size", "n{}"),
@@ -48,23 +48,23 @@ class SweepConfig(Recipe):
     """Train all combinations of the given values and seeds in one batched program."""
 
     preset: PresetName | None = setting(None, may_change=True)
-    """An experiment of arXiv 2509.20829 or beyond it; other options change its settings."""
+    """An experiment of arXiv 2509.20829 or a related one; other options override its settings."""
     quick: bool = setting(False, may_change=True)
-    """The preset's small form on the bundled digits, minutes on two cores."""
+    """Use the preset's small form on the bundled digits, which takes minutes on two cores."""
     weight_decay: tuple[float, ...] = (0.01,)
-    """Weight decays: decoupled with adamw, L2 with sgd and gd. May be zero."""
+    """Weight decays, 0 or more: decoupled with adamw, L2 with sgd and gd."""
     seeds: int = 1
-    """Number of seeds: --seed, --seed + 1, ..."""
+    """Number of seeds; they are --seed, --seed + 1, ..."""
     lr: tuple[float, ...] = (1e-3,)
     """Learning rates."""
     init_scale: tuple[float, ...] = (8.0,)
-    """Factors on the initial parameters that --scale-layers names."""
+    """Factors on the initial parameters selected by --scale-layers."""
     train_size: tuple[int, ...] = ()
-    """Training samples, the first so many. None given: 200 for digits, 1000 for the others."""
+    """Numbers of training samples, from the start. Empty: 200 for digits, 1000 for the others."""
     loss: tuple[Literal["mse", "ce"], ...] = ("mse",)
-    """Squared error on one-hot labels summed over classes and batch, or summed cross-entropy."""
+    """mse: squared error on one-hot labels, or ce: cross-entropy; both summed over the batch."""
     group_size: int | None = setting(None, may_change=True)
-    """Replicas trained at once; None: as many as memory allows."""
+    """Number of replicas trained at once; None: as many as fit into memory."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,11 +83,11 @@ class SweepConfig(Recipe):
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], out: Path) -> SweepConfig:
-        """The configuration that a sweep.json tells of; keys it does not know are left out."""
+        """The configuration stored in a sweep.json; unknown keys are ignored."""
         return cls(**{**stored_settings(cls, settings), "out": out})
 
     def replicas(self) -> dict[str, TrainConfig]:
-        """The settings of every replica by its name, which is also its folder.
+        """The settings of every replica by its name; the name is also its folder.
 
         Example:
             >>> from pathlib import Path

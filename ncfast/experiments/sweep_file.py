@@ -1,4 +1,4 @@
-"""A sweep's directory: its sweep.json, and who may write into it."""
+"""Creates and checks a sweep's directory and its sweep.json."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ WAIT_SECONDS = 120.0
 
 
 def prepare(config: SweepConfig, names: Sequence[str]) -> None:
-    """Make the directory and its sweep.json, or check that --resume continues the same sweep.
+    """Create the directory and its sweep.json, or check that --resume continues the same sweep.
 
     Args:
         config: the settings.
-        names: of the replicas, which are also their folders.
+        names: the names of the replicas, which are also their folders.
 
     Raises:
-        RunDirectoryError: it holds something else, or there is nothing to resume.
-        OSError: it cannot be written.
+        RunDirectoryError: the directory holds something else, or there is no sweep to resume.
+        OSError: the directory cannot be written.
     """
     path = config.out / SWEEP
     if config.resume:
@@ -46,10 +46,10 @@ def prepare(config: SweepConfig, names: Sequence[str]) -> None:
 
 
 def wait_for(out: Path) -> None:
-    """Wait until the first rank has made the directory; it alone may find it in use.
+    """Wait until rank 0 has created the directory. Only rank 0 checks whether it is in use.
 
     Raises:
-        RunDirectoryError: it has not within `WAIT_SECONDS`.
+        RunDirectoryError: the directory does not exist after `WAIT_SECONDS`.
     """
     deadline = time.monotonic() + WAIT_SECONDS
     while not (out / SWEEP).exists():
@@ -71,7 +71,7 @@ def load_sweep(out: Path) -> dict[str, Any]:
     """The content of a sweep's sweep.json.
 
     Raises:
-        RunDirectoryError: there is none, or it is damaged.
+        RunDirectoryError: the file is missing or damaged.
     """
     try:
         return json.loads((out / SWEEP).read_text())

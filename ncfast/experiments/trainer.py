@@ -1,4 +1,4 @@
-"""`ncfast train`: a sweep of one replica."""
+"""Implements `ncfast train`, which is a sweep of one replica."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Outcome:
     """How a call of `train` ended.
 
     Attributes:
-        step: updates made so far.
-        finished: False when it was interrupted; the run can be resumed.
+        step: number of updates made so far.
+        finished: False if the run was interrupted; it can be resumed.
     """
 
     step: int
@@ -28,7 +28,7 @@ class Outcome:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" is a GPU when there is one.
+    """The device called ``name``; "auto" is a GPU if there is one.
 
     Raises:
         ValueError: the device does not exist here.
@@ -63,16 +63,16 @@ def load_splits(config: TrainConfig, device: torch.device) -> tuple[ImageSet, Im
 def train(config: TrainConfig) -> Outcome:
     """Run or resume an experiment in ``config.out``.
 
-    Metrics are measured on whole splits in eval mode, outside every random stream of the training:
-    the weights do not depend on what is measured, or when.
+    Metrics are measured on whole splits in eval mode and use no random stream of the training. The
+    weights therefore do not depend on the metrics or on the steps at which they are measured.
 
     Raises:
         RunDirectoryError: the directory holds another run, or cannot be resumed.
         DataFileError, ValueError: the data or a setting cannot be used.
-        OSError: the disk is full; what was written before is whole and can be resumed from.
+        OSError: the disk is full. Everything written before is intact and can be resumed.
     """
     device = pick_device(config.device)
-    config.schedules()  # a bad one must not leave a directory behind
+    config.schedules()  # an invalid schedule must not leave a directory behind
     if config.resume:
         check_not_past(config.out, config.steps)
     splits = load_splits(config, device)

@@ -63,7 +63,7 @@ def centred(kernel: Tensor) -> Tensor:
 
 def _features(name: str, value: Array) -> tuple[Tensor, bool]:
     """(B, d) rows within the range of squares, and whether they are indicators of classes."""
-    if holds_classes(value):
+    if holds_classes(name, value):
         return one_hot(as_classes(name, value)).to(torch.float64), True
     return in_range(as_samples(name, value)), False
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numbers as numeric
 import operator
+from decimal import Decimal
 from typing import SupportsIndex
 
 import numpy as np
@@ -20,10 +22,11 @@ def as_samples(name: str, value: Array) -> Tensor:
     whatever NumPy can read, such as the columns of a data frame.
 
     Raises:
-        TypeError: not an array of numbers, or neither real numbers nor integers.
+        TypeError: not an array of numbers, or neither real numbers nor integers; a sparse or
+            quantized tensor, or one without values (meta).
         ValueError: wrong shape, no row, NaN, infinite or masked entries, a device without float64.
     """
-    rows = value.detach() if isinstance(value, Tensor) else _numbers(name, value)
+    rows = _plain(name, value) if isinstance(value, Tensor) else _numbers(name, value)
     if rows.dtype.is_complex or rows.dtype == torch.bool:
         raise _not_real(name, value, str(rows.dtype))
     if rows.ndim not in (1, 2) or rows.numel() == 0:
@@ -50,7 +53,7 @@ def as_classes(name: str, value: Array) -> Tensor:
         TypeError: real numbers, or labels that cannot be compared.
         ValueError: not one dimension, empty, masked, or a label is missing.
     """
-    labels = value.detach() if isinstance(value, Tensor) else _array(name, value)
+    labels = _plain(name, value) if isinstance(value, Tensor) else _array(name, value)
     if labels.ndim != 1 or len(labels) == 0:
         raise ValueError(
             f"Expected argument `{name}` to have shape (N,) with N > 0 but got "
@@ -63,15 +66,40 @@ def as_classes(name: str, value: Array) -> Tensor:
     return torch.unique(labels.to(torch.int64), return_inverse=True)[1]
 
 
-def holds_classes(value: Array) -> bool:
-    """Whether an argument that may be features or labels holds one label a row."""
+def holds_classes(name: str, value: Array) -> bool:
+    """Whether an argument that may be features or labels holds one label a row.
+
+    Objects are labels unless all of them are numbers and one is no integer.
+    """
     if isinstance(value, Tensor):
-        return value.ndim == 1 and not (value.is_floating_point() or value.is_complex())
-    array = _array("labels", value)
-    return array.ndim == 1 and array.dtype.kind in "biuUSO"
+        whole = not (value.is_quantized or value.is_floating_point() or value.is_complex())
+        return value.ndim == 1 and whole
+    array = _array(name, value)
+    if array.ndim == 1 and array.dtype.kind == "O":
+        numbers = all(isinstance(one, numeric.Number | Decimal) for one in array)
+        return not numbers or all(isinstance(one, numeric.Integral) for one in array)
+    return array.ndim == 1 and array.dtype.kind in "biuUST"
+
+
+def _plain(name: str, value: Tensor) -> Tensor:
+    """A tensor that holds its values one by one."""
+    if value.is_meta:
+        raise TypeError(
+            f"Expected argument `{name}` to hold values but got a tensor on the device meta, which "
+            "holds none. Pass the tensor that was computed."
+        )
+    if value.layout != torch.strided or value.is_quantized:
+        kind, remedy = ("quantized", "dequantize") if value.is_quantized else ("sparse", "to_dense")
+        raise TypeError(
+            f"Expected argument `{name}` to be a plain tensor but got a {kind} one. "
+            f"Pass {name}.{remedy}()."
+        )
+    return value.detach()
 
 
 def _array(name: str, value: Array) -> NDArray[np.generic]:
+    if value is None:
+        raise TypeError(f"Expected argument `{name}` to be an array but got None.")
     if np.ma.is_masked(value):
         raise ValueError(
             f"Expected argument `{name}` without masked entries but got a masked array. Drop the "
@@ -104,7 +132,7 @@ def _numbers(name: str, value: Array) -> Tensor:
 
 
 def _class_numbers(name: str, value: Array, labels: NDArray[np.generic]) -> NDArray[np.int64]:
-    if labels.dtype.kind in "biuUS":
+    if labels.dtype.kind in "biuUST":
         return np.unique(labels, return_inverse=True)[1].astype(np.int64)
     if labels.dtype.kind != "O":
         raise _not_classes(name, value, str(labels.dtype))

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ncfast.backends import LabelPlan
-from ncfast.metrics._evidence import Evidence
-from ncfast.metrics._inputs import as_evidence
-from ncfast.metrics._metric import Metric
-from ncfast.metrics._quick import quick_values
+from ncfast.metrics.arguments import as_inputs
+from ncfast.metrics.inputs import MetricInputs
+from ncfast.metrics.metric import Metric
 from ncfast.metrics.registry import CATALOGUE, STANDALONE, resolve
 from ncfast.moments import ClassMoments
+from ncfast.ops import LabelPlan
 
 
 @torch.no_grad()
@@ -61,7 +60,7 @@ def collapse_metrics(
         ['rnc1.max', 'rnc1.mean', 'nc2.condition']
     """
     chosen = resolve(which, CATALOGUE)
-    evidence = as_evidence(
+    inputs = as_inputs(
         feats_or_moments,
         labels,
         weight=weight,
@@ -71,30 +70,20 @@ def collapse_metrics(
         backend=backend,
     )
     for name in [which] if isinstance(which, str) else which:
-        if name in CATALOGUE and not CATALOGUE[name].usable(evidence):
+        metric = CATALOGUE.get(name)
+        if metric is not None and not metric.usable(inputs):
             raise ValueError(
-                f"Expected {' and '.join(map(_argument, CATALOGUE[name].needs))} for the metric "
+                f"Expected {' and '.join(map(_argument, metric.arguments))} for the metric "
                 f"{name!r} but they are not all there."
             )
-    metrics = {name: CATALOGUE[name] for name in chosen if CATALOGUE[name].usable(evidence)}
-    return evaluate(metrics, evidence)
+    metrics = {name: CATALOGUE[name] for name in chosen if CATALOGUE[name].usable(inputs)}
+    return evaluate(metrics, inputs)
 
 
-def evaluate(metrics: Mapping[str, Metric], evidence: Evidence) -> dict[str, Tensor]:
-    """The value of every metric: by the C++ extension where it can, else by its definition."""
-    found = quick_values(list(metrics), evidence)
-    found |= define({name: m for name, m in metrics.items() if name not in found}, evidence)
-    return {name: found[name] for name in metrics}
-
-
-def define(metrics: Mapping[str, Metric], evidence: Evidence) -> dict[str, Tensor]:
-    """The value of every metric by its definition, with the work they have in common done once."""
-    evidence.wanted_pairs = frozenset(m.pair for m in metrics.values() if m.pair is not None)
-    uses = frozenset[str]().union(*(metric.uses for metric in metrics.values()))
-    evidence.wants_scatter = "scatter" in uses
-    evidence.wants_margins = "margins" in uses
-    evidence.wants_spread = "spread" in uses
-    return {name: metric(evidence) for name, metric in metrics.items()}
+def evaluate(metrics: Mapping[str, Metric], inputs: MetricInputs) -> dict[str, Tensor]:
+    """The value of every metric, with the work they have in common done once."""
+    inputs.planned = frozenset[str]().union(*(metric.uses for metric in metrics.values()))
+    return {name: metric.function(inputs) for name, metric in metrics.items()}
 
 
 def _argument(need: str) -> str:
@@ -155,7 +144,7 @@ def describe(id_: str) -> Description:
             m.direction,
             m.variants,
             m.tier,
-            m.needs,
+            m.arguments,
             m.stalls,
             "ncfast.collapse_metrics",
         )

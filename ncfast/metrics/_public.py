@@ -7,13 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ncfast.backends import LabelPlan
 from ncfast.metrics import decision, pairwise, variability
 from ncfast.metrics._collect import evaluate
-from ncfast.metrics._evidence import Evidence
-from ncfast.metrics._inputs import as_evidence, as_moments
+from ncfast.metrics.arguments import as_inputs, as_moments
+from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.registry import CATALOGUE
 from ncfast.moments import ClassMoments
+from ncfast.ops import LabelPlan
 
 
 @torch.no_grad()
@@ -59,7 +59,11 @@ def rnc1(
     if around is not None and num_classes is None and not isinstance(feats, ClassMoments):
         num_classes = around.num_classes
     moments = as_moments(feats, labels, num_classes, backend)
-    return variability.rescaled_variability(moments, scale, around)
+    norm = moments.norm_max if scale == "max" else moments.norm_mean
+    trace = moments.within_trace
+    if around is not None:
+        trace = variability.within_trace_around(moments, around)
+    return variability.rescaled_variability(trace, norm)
 
 
 def _one(
@@ -80,7 +84,7 @@ def _one(
         known = [id_.split(".")[1] for id_ in CATALOGUE if id_.startswith(f"{family}.")]
         raise ValueError(f"Expected argument `variant` to be one of {known} but got {variant!r}.")
     with torch.no_grad():
-        evidence = as_evidence(
+        inputs = as_inputs(
             feats,
             labels,
             weight=weight,
@@ -89,12 +93,12 @@ def _one(
             num_classes=num_classes,
             backend=backend,
         )
-        if not metric.usable(evidence):
+        if not metric.usable(inputs):
             raise ValueError(
-                f"Expected {' and '.join(metric.needs)} for variant {variant!r} of {family}, "
+                f"Expected {' and '.join(metric.arguments)} for variant {variant!r} of {family}, "
                 f"beside class moments. See ncfast.describe('{family}.{variant}')."
             )
-        return evaluate({metric_id: metric}, evidence)[metric_id]
+        return evaluate({metric_id: metric}, inputs)[metric_id]
 
 
 def nc1(
@@ -178,7 +182,7 @@ def cdnv(
     moments = as_moments(feats, labels, num_classes, backend)
     if variant != "matrix" and exponent == 1.0:
         name = "nc1.cdnv" if variant == "mean" else "nc1.cdnv_max"
-        return evaluate({name: CATALOGUE[name]}, Evidence(moments, backend=backend))[name]
+        return evaluate({name: CATALOGUE[name]}, MetricInputs(moments, backend=backend))[name]
     matrix = pairwise.cdnv_matrix(moments, exponent)
     return matrix if variant == "matrix" else pairwise.over_pairs(matrix, moments.present, variant)
 
@@ -312,12 +316,12 @@ def nc4(
     """
     if variant == "per_class":
         with torch.no_grad():
-            evidence = as_evidence(
+            inputs = as_inputs(
                 feats, labels, weight=weight, bias=bias, num_classes=num_classes, backend=backend
             )
             if weight is None:
                 raise ValueError("Expected argument `weight` for variant 'per_class' but got None.")
-            return decision.by_class(evidence, decision.agreements(evidence))
+            return decision.by_class(inputs, decision.agreements(inputs))
     return _one(
         "nc4",
         variant,

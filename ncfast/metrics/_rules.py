@@ -11,67 +11,71 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ncfast.backends.decide import Rule
-from ncfast.metrics._evidence import Evidence
+from ncfast.metrics.inputs import MetricInputs
+from ncfast.ops.decide import Rule
 
 _ROWS = 1 << 14  # rows gathered for one search
 _SURE = 1 - 1e-9  # covers the rounding of the distances compared
 
 
-def decisions(evidence: Evidence) -> tuple[Tensor, Tensor]:
+def decisions(inputs: MetricInputs) -> tuple[Tensor, Tensor]:
     """Index of the nearest present class mean and of the largest logit, (N,) int64 each.
 
     Without a classifier the second is -1.
     """
-    rules = [_nearest_mean(evidence)]
-    if evidence.weight is not None:
-        rules.append(_classifier(evidence, evidence.weight))
-    found = _decide(evidence, rules)
+    rules = [_nearest_mean(inputs)]
+    if inputs.weight is not None:
+        rules.append(_classifier(inputs, inputs.weight))
+    found = _decide(inputs, rules)
     nothing = torch.full_like(found[0], -1)
     return found[0], found[1] if len(found) > 1 else nothing
 
 
-def _nearest_mean(evidence: Evidence) -> Rule:
+def _nearest_mean(inputs: MetricInputs) -> Rule:
     # norm(x - mu)^2 orders as norm(mu)^2 / 2 - <x, mu>; centring keeps it from cancelling
-    means = evidence.centred
-    offset = torch.where(evidence.moments.present, -means.square().sum(1) / 2, -torch.inf)
-    return Rule(evidence.moments.mean_of_means, means, offset)
+    means = inputs.centred
+    offset = torch.where(inputs.moments.present, -means.square().sum(1) / 2, -torch.inf)
+    return Rule(inputs.moments.mean_of_means, means, offset)
 
 
-def _classifier(evidence: Evidence, weight: Tensor) -> Rule:
-    bias = weight.new_zeros(len(weight)) if evidence.bias is None else evidence.bias
+def _classifier(inputs: MetricInputs, weight: Tensor) -> Rule:
+    bias = weight.new_zeros(len(weight)) if inputs.bias is None else inputs.bias
     return Rule(torch.zeros_like(weight.narrow(0, 0, 1)).squeeze(0), weight, bias)
 
 
-def _pays(evidence: Evidence, products: int) -> bool:
+def _pays(inputs: MetricInputs, products: int) -> bool:
     """Whether that many K x K x D products in float64 cost less than a search in float32."""
-    feats, _ = evidence.rows
-    return 2 * products * evidence.moments.num_classes < len(feats)
+    feats, _ = inputs.samples
+    return 2 * products * inputs.moments.num_classes < len(feats)
 
 
-def _half_gaps(evidence: Evidence) -> Tensor | None:
-    if not (evidence.wanted_pairs or _pays(evidence, 1)):
+def _plans_pairs(inputs: MetricInputs) -> bool:
+    return any(use.startswith("pairs.") for use in inputs.planned)
+
+
+def _half_gaps(inputs: MetricInputs) -> Tensor | None:
+    if not (_plans_pairs(inputs) or _pays(inputs, 1)):
         return None
-    return evidence.nearest_gaps / 2
+    return inputs.nearest_gaps / 2
 
 
-def _margin_radii(evidence: Evidence) -> Tensor | None:
-    if not (evidence.wants_margins or _pays(evidence, 2)):
+def _margin_radii(inputs: MetricInputs) -> Tensor | None:
+    if not ("margins" in inputs.planned or _pays(inputs, 2)):
         return None
-    return evidence.margins().radius
+    return inputs.margins().radius
 
 
-def _decide(evidence: Evidence, rules: list[Rule]) -> list[Tensor]:
-    feats, labels = evidence.rows
-    engine = evidence.engine
+def _decide(inputs: MetricInputs, rules: list[Rule]) -> list[Tensor]:
+    feats, labels = inputs.samples
+    engine = inputs.engine
     if engine.own_distances is None:
         return engine.decisions(feats, rules)
-    radii = [_half_gaps(evidence), _margin_radii(evidence) if len(rules) > 1 else None]
+    radii = [_half_gaps(inputs), _margin_radii(inputs) if len(rules) > 1 else None]
     radii = radii[: len(rules)]
     if all(radius is None for radius in radii):
         return engine.decisions(feats, rules)
     own = labels.to(torch.int64)
-    distances = engine.own_distances(feats, own, evidence.moments.means)
+    distances = engine.own_distances(feats, own, inputs.moments.means)
     found = []
     for rule, radius in zip(rules, radii, strict=True):
         if radius is None:

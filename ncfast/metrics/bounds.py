@@ -7,24 +7,24 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ncfast.metrics._evidence import Evidence
-from ncfast.metrics._inputs import as_evidence
-from ncfast.metrics._metric import Metric
+from ncfast.metrics.arguments import as_inputs
+from ncfast.metrics.inputs import MetricInputs
+from ncfast.metrics.metric import Metric
 from ncfast.moments import ClassMoments, check_mergeable, class_moments
 
 
-def trace_bound(evidence: Evidence) -> Tensor:
+def trace_bound(inputs: MetricInputs) -> Tensor:
     """The generalisation bound with the total variance V_c of each class."""
-    return evidence.shares @ evidence.margins().trace + _poison(evidence)
+    return (inputs.shares * inputs.margins().trace).sum(-1) + _nan_if_invalid(inputs)
 
 
-def projected_bound(evidence: Evidence) -> Tensor:
+def projected_bound(inputs: MetricInputs) -> Tensor:
     """The generalisation bound with the variance along w_c - w_k alone."""
-    return evidence.shares @ evidence.margins(spread=True).projected + _poison(evidence)
+    return inputs.shares @ inputs.margins(spread=True).projected + _nan_if_invalid(inputs)
 
 
-def _poison(evidence: Evidence) -> Tensor:
-    return evidence.poison + 0 * evidence.classifier.sum()
+def _nan_if_invalid(inputs: MetricInputs) -> Tensor:
+    return inputs.nan_if_invalid + 0 * inputs.classifier.sum((-2, -1))
 
 
 @torch.no_grad()
@@ -69,8 +69,8 @@ def generalization_bound(
         >>> ncfast.generalization_bound(feats, labels, weight, projected=False).item()
         0.5
     """
-    evidence = as_evidence(feats, labels, weight=weight, bias=bias, backend=backend)
-    return projected_bound(evidence) if projected else trace_bound(evidence)
+    inputs = as_inputs(feats, labels, weight=weight, bias=bias, backend=backend)
+    return projected_bound(inputs) if projected else trace_bound(inputs)
 
 
 @torch.no_grad()
@@ -181,7 +181,7 @@ METRICS = {
         "[0, K - 1]",
         "0: no error",
         tier="full",
-        needs=("weight", "feats"),
+        needs=frozenset({"moments", "classifier", "revisit"}),
         uses=frozenset({"margins", "spread"}),
     ),
     "bound.generalization_trace": Metric(
@@ -191,7 +191,7 @@ METRICS = {
         "[0, K - 1]",
         "0: no error",
         tier="full",
-        needs=("weight",),
+        needs=frozenset({"moments", "classifier"}),
         uses=frozenset({"margins"}),
     ),
 }

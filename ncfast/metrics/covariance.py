@@ -11,31 +11,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ncfast.metrics._axes import eigen, significant
-from ncfast.metrics._evidence import Evidence
-from ncfast.metrics._metric import Metric
+from ncfast.metrics.inputs import MetricInputs
+from ncfast.metrics.metric import Metric
 from ncfast.metrics.rank import total_axes
+from ncfast.ops.spectra import eigen, significant
 
 
-def _ratio(evidence: Evidence, kept: Tensor) -> Tensor:
+def _ratio(inputs: MetricInputs, kept: Tensor) -> Tensor:
     """Sum over kept axes of v^T Sigma_W v / lambda_r, over P; NaN with fewer than two classes."""
-    eigenvalues = evidence.axes.values.square() / evidence.number
+    eigenvalues = inputs.axes.values.square() / inputs.number
     safe = torch.where(kept, eigenvalues, 1.0)
-    total = torch.where(kept, evidence.axis_variances / safe, 0.0).sum()
-    total = total + evidence.poison + 0 * eigenvalues.sum()
-    return torch.where(kept.any(), total / evidence.number, torch.nan)
+    total = torch.where(kept, inputs.axis_variances / safe, 0.0).sum()
+    total = total + inputs.nan_if_invalid + 0 * eigenvalues.sum()
+    return torch.where(kept.any(), total / inputs.number, torch.nan)
 
 
-def pseudo_inverse_ratio(evidence: Evidence) -> Tensor:
+def pseudo_inverse_ratio(inputs: MetricInputs) -> Tensor:
     """Tr(Sigma_W pinv(Sigma_B)) / P."""
-    eigenvalues = evidence.axes.values.square()
-    return _ratio(evidence, significant(eigenvalues, evidence.moments.dim))
+    eigenvalues = inputs.axes.values.square()
+    return _ratio(inputs, significant(eigenvalues, inputs.moments.dim))
 
 
-def truncated_ratio(evidence: Evidence) -> Tensor:
+def truncated_ratio(inputs: MetricInputs) -> Tensor:
     """Tr(Sigma_W Q Lambda^-1 Q^T) / P with the top min(P - 1, D) eigenpairs of Sigma_B."""
-    index = torch.arange(len(evidence.axes.values), device=evidence.centred.device)
-    return _ratio(evidence, index < evidence.number - 1)
+    index = torch.arange(len(inputs.axes.values), device=inputs.centred.device)
+    return _ratio(inputs, index < inputs.number - 1)
 
 
 def _explained(axes: tuple[Tensor, Tensor], roots: Tensor) -> Tensor:
@@ -46,25 +46,25 @@ def _explained(axes: tuple[Tensor, Tensor], roots: Tensor) -> Tensor:
     return torch.where(kept, strength / torch.where(kept, values, 1.0), 0.0).sum()
 
 
-def bounded_ratio(evidence: Evidence) -> Tensor:
+def bounded_ratio(inputs: MetricInputs) -> Tensor:
     """1 - Tr(pinv(Sigma_W + Sigma_B) Sigma_B) / min(D, P - 1), classes counting the same."""
     roots, between = (
-        evidence.centred / evidence.number.sqrt(),
-        evidence.product_of_means / evidence.number,
+        inputs.centred / inputs.number.sqrt(),
+        inputs.product_of_means / inputs.number,
     )
-    rank = (evidence.number - 1).clamp(max=evidence.moments.dim)
-    explained = _explained(eigen(evidence.scatter + between), roots)
-    return 1 - explained / rank + evidence.poison
+    rank = (inputs.number - 1).clamp(max=inputs.moments.dim)
+    explained = _explained(eigen(inputs.scatter + between), roots)
+    return 1 - explained / rank + inputs.nan_if_invalid
 
 
-def variability_collapse_index(evidence: Evidence) -> Tensor:
+def variability_collapse_index(inputs: MetricInputs) -> Tensor:
     """1 - Tr(pinv(Sigma_T) Sigma_B) / rank(Sigma_B), samples counting the same."""
-    centre = evidence.shares @ evidence.centred
-    roots = (evidence.centred - centre) * evidence.shares.sqrt().unsqueeze(1)
-    rank = significant(evidence.axes.values.square(), evidence.moments.dim).sum()
-    explained = _explained(evidence.once(total_axes), roots)
+    centre = inputs.shares @ inputs.centred
+    roots = (inputs.centred - centre) * inputs.shares.sqrt().unsqueeze(1)
+    rank = significant(inputs.axes.values.square(), inputs.moments.dim).sum()
+    explained = _explained(inputs.once(total_axes), roots)
     index = torch.where(rank > 0, 1 - explained / rank, torch.nan)
-    return index + evidence.poison
+    return index + inputs.nan_if_invalid
 
 
 _COLLAPSED = "0: collapsed"
@@ -77,7 +77,7 @@ METRICS = {
         "[0, inf)",
         _COLLAPSED,
         tier="full",
-        needs=("feats",),
+        needs=frozenset({"moments", "scatter"}),
         stalls=True,
     ),
     "nc1.svd": Metric(
@@ -87,7 +87,7 @@ METRICS = {
         "[0, inf]",
         _COLLAPSED,
         tier="full",
-        needs=("feats",),
+        needs=frozenset({"moments", "scatter"}),
         stalls=True,
     ),
     "nc1.bounded": Metric(
@@ -97,7 +97,7 @@ METRICS = {
         "[0, 1]",
         _COLLAPSED,
         tier="full",
-        needs=("feats",),
+        needs=frozenset({"moments", "scatter"}),
         uses=frozenset({"scatter"}),
         stalls=True,
     ),
@@ -108,7 +108,7 @@ METRICS = {
         "[0, 1]",
         _COLLAPSED,
         tier="full",
-        needs=("feats",),
+        needs=frozenset({"moments", "scatter"}),
         uses=frozenset({"scatter"}),
         stalls=True,
     ),

@@ -7,47 +7,49 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ncfast.metrics._evidence import Evidence
-from ncfast.metrics._metric import Metric
 from ncfast.metrics._rules import decisions
+from ncfast.metrics.inputs import MetricInputs
+from ncfast.metrics.metric import Metric
 
 
-def agreements(evidence: Evidence) -> Tensor:
+def agreements(inputs: MetricInputs) -> Tensor:
     """Which samples the classifier gives to the class of the nearest mean, (N,) bool."""
-    nearest, chosen = evidence.once(decisions)
+    nearest, chosen = inputs.once(decisions)
     return nearest == chosen
 
 
-def hits(evidence: Evidence) -> Tensor:
+def hits(inputs: MetricInputs) -> Tensor:
     """Which samples are nearest to the mean of their own class, (N,) bool."""
-    return evidence.once(decisions)[0] == evidence.rows[1].to(torch.int64)
+    return inputs.once(decisions)[0] == inputs.samples[1].to(torch.int64)
 
 
-def by_class(evidence: Evidence, correct: Tensor) -> Tensor:
+def by_class(inputs: MetricInputs, correct: Tensor) -> Tensor:
     """Share of correct samples of each class, (K,); NaN for absent classes."""
-    counts = evidence.moments.counts.to(torch.float64)
-    labels = evidence.rows[1].to(torch.int64).clamp(0, len(counts) - 1)
+    counts = inputs.moments.counts.to(torch.float64)
+    labels = inputs.samples[1].to(torch.int64).clamp(0, len(counts) - 1)
     # whole numbers in float64: the sum is exact in any order, so atomics stay deterministic
     total = torch.zeros_like(counts).scatter_add_(0, labels, correct.to(torch.float64))
-    return total / counts + evidence.poison
+    return total / counts + inputs.nan_if_invalid
 
 
-def _samples(correct: Callable[[Evidence], Tensor]) -> Callable[[Evidence], Tensor]:
-    def function(evidence: Evidence) -> Tensor:
-        return correct(evidence).sum(dtype=torch.float64) / evidence.total + evidence.poison
-
-    return function
-
-
-def _classes(correct: Callable[[Evidence], Tensor]) -> Callable[[Evidence], Tensor]:
-    def function(evidence: Evidence) -> Tensor:
-        shares = by_class(evidence, correct(evidence))
-        present = evidence.moments.present
-        return torch.where(present, shares, 0.0).sum() / evidence.number + evidence.poison
+def _samples(correct: Callable[[MetricInputs], Tensor]) -> Callable[[MetricInputs], Tensor]:
+    def function(inputs: MetricInputs) -> Tensor:
+        return correct(inputs).sum(dtype=torch.float64) / inputs.total + inputs.nan_if_invalid
 
     return function
 
 
+def _classes(correct: Callable[[MetricInputs], Tensor]) -> Callable[[MetricInputs], Tensor]:
+    def function(inputs: MetricInputs) -> Tensor:
+        shares = by_class(inputs, correct(inputs))
+        present = inputs.moments.present
+        return torch.where(present, shares, 0.0).sum() / inputs.number + inputs.nan_if_invalid
+
+    return function
+
+
+_FEATURES = frozenset({"moments", "revisit"})
+_BOTH = _FEATURES | {"classifier"}
 _SOURCE = "Papyan, Han & Donoho 2020"
 _AGREE = "argmax_c <w_c, g> + b_c equals argmin_c norm(g - mu_c)"
 _OWN = "argmin_c norm(g - mu_c) is the label"
@@ -60,7 +62,7 @@ METRICS = {
         "[0, 1]",
         "1: nearest-class-mean rule",
         tier="full",
-        needs=("weight", "feats"),
+        needs=_BOTH,
     ),
     "nc4.agreement_class": Metric(
         _classes(agreements),
@@ -69,7 +71,7 @@ METRICS = {
         "[0, 1]",
         "1: nearest-class-mean rule",
         tier="full",
-        needs=("weight", "feats"),
+        needs=_BOTH,
     ),
     "nc4.ncc_accuracy": Metric(
         _samples(hits),
@@ -78,7 +80,7 @@ METRICS = {
         "[0, 1]",
         "1: separated",
         tier="full",
-        needs=("feats",),
+        needs=_FEATURES,
     ),
     "nc4.ncc_accuracy_class": Metric(
         _classes(hits),
@@ -87,6 +89,6 @@ METRICS = {
         "[0, 1]",
         "1: separated",
         tier="full",
-        needs=("feats",),
+        needs=_FEATURES,
     ),
 }

@@ -5,82 +5,56 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ncfast.metrics._evidence import Evidence
-from ncfast.metrics._metric import Metric
-from ncfast.metrics._simplex import etf_distance
+from ncfast.metrics.inputs import MetricInputs
+from ncfast.metrics.metric import Metric
+from ncfast.ops.summary import Spread
 
 
-def _defined(evidence: Evidence, value: Tensor) -> Tensor:
-    """NaN with fewer than two classes, whose centred means are zero."""
-    return torch.where(evidence.number > 1, value, torch.nan)
-
-
-def self_duality(evidence: Evidence) -> Tensor:
+def self_duality(inputs: MetricInputs) -> Tensor:
     """norm_F(W / norm_F(W) - M / norm_F(M))."""
-    rows, means = evidence.rows_present, evidence.centred
-    gap = rows / torch.linalg.matrix_norm(rows) - means / torch.linalg.matrix_norm(means)
-    return _defined(evidence, torch.linalg.matrix_norm(gap))
+    return inputs.rows.size.gap
 
 
-def cross_coherence(evidence: Evidence) -> Tensor:
+def cross_coherence(inputs: MetricInputs) -> Tensor:
     """norm_F(A / norm_F(A) - E) with A = W M^T."""
-    return etf_distance(
-        evidence.rows_present,
-        evidence.centred,
-        evidence.moments.present,
-        lambda: (evidence.product_of_rows, evidence.product_of_means),
-    )
+    return inputs.row_products.cross.simplex_distance
 
 
-def _over_classes(evidence: Evidence, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and sum of squared deviations of (K,) values over present classes."""
-    present = evidence.moments.present
-    mean = torch.where(present, values, 0.0).sum() / evidence.number
-    squares = torch.where(present, values - mean, 0.0).square().sum()
-    return mean, squares
-
-
-def similarities(evidence: Evidence) -> Tensor:
-    """cos(w_c, mu_c - m), (K,)."""
-    rows = evidence.rows_present
-    norms = torch.linalg.vector_norm(rows, dim=1) * evidence.norms
-    return (rows * evidence.centred).sum(1) / norms
-
-
-def mean_cosine(evidence: Evidence) -> Tensor:
+def mean_cosine(inputs: MetricInputs) -> Tensor:
     """Mean over classes of cos(w_c, mu_c - m)."""
-    return _defined(evidence, _over_classes(evidence, similarities(evidence))[0])
+    return inputs.rows.cosine.mean
 
 
-def uniform_duality(evidence: Evidence) -> Tensor:
+def _sample_variance(inputs: MetricInputs, spread: Spread) -> Tensor:
+    return spread.variance * inputs.traces.bessel
+
+
+def uniform_duality(inputs: MetricInputs) -> Tensor:
     """Sample variance over classes of <w_c, mu_c - m>."""
-    dots = (evidence.rows_present * evidence.centred).sum(1)
-    return _defined(evidence, _over_classes(evidence, dots)[1] / (evidence.number - 1))
+    return _sample_variance(inputs, inputs.rows.dot)
 
 
-def uniform_duality_cosine(evidence: Evidence) -> Tensor:
+def uniform_duality_cosine(inputs: MetricInputs) -> Tensor:
     """Sample variance over classes of cos(w_c, mu_c - m)."""
-    squares = _over_classes(evidence, similarities(evidence))[1]
-    return _defined(evidence, squares / (evidence.number - 1))
+    return _sample_variance(inputs, inputs.rows.cosine)
 
 
-def bias_collapse(evidence: Evidence) -> Tensor:
+def bias_collapse(inputs: MetricInputs) -> Tensor:
     """norm(W mu_G + b): zero when the classifier sees the global mean as no class."""
-    assert evidence.bias is not None
-    logits = evidence.classifier @ evidence.moments.global_mean + evidence.bias
-    kept = torch.where(evidence.moments.present, logits, 0.0)
-    return torch.linalg.vector_norm(kept) + evidence.poison
+    assert inputs.bias is not None
+    centre = inputs.moments.global_mean.unsqueeze(-1)
+    logits = (inputs.classifier @ centre).squeeze(-1) + inputs.bias
+    kept = torch.where(inputs.present, logits, 0.0)
+    return torch.linalg.vector_norm(kept, dim=-1) + inputs.nan_if_invalid
 
 
-def weight_sum(evidence: Evidence) -> Tensor:
+def weight_sum(inputs: MetricInputs) -> Tensor:
     """norm(sum_c w_c) / norm_F(W): zero when the rows sum to zero."""
-    rows = evidence.rows_present
-    share = torch.linalg.vector_norm(rows.sum(0)) / torch.linalg.matrix_norm(rows)
-    return _defined(evidence, share) + evidence.poison
+    return inputs.rows.size.sum / inputs.rows.size.frobenius
 
 
 _PAPYAN = "Papyan, Han & Donoho 2020"
-_W = ("weight",)
+_W = frozenset({"moments", "classifier"})
 
 METRICS = {
     "nc3.self_duality": Metric(
@@ -92,7 +66,7 @@ METRICS = {
         needs=_W,
     ),
     "nc3.self_duality_squared": Metric(
-        lambda evidence: self_duality(evidence).square(),
+        lambda inputs: self_duality(inputs).square(),
         "norm_F(W / norm_F(W) - M / norm_F(M))^2",
         f"{_PAPYAN}, squared",
         "[0, 4]",
@@ -107,6 +81,7 @@ METRICS = {
         "0: self-dual simplex ETF",
         tier="standard",
         needs=_W,
+        uses=frozenset({"row_products"}),
     ),
     "nc3.cosine": Metric(
         mean_cosine,
@@ -138,7 +113,7 @@ METRICS = {
         _PAPYAN,
         "[0, inf)",
         "0: bias cancels the global mean",
-        needs=("weight", "bias"),
+        needs=_W | {"bias"},
     ),
     "nc3.weight_sum": Metric(
         weight_sum,

@@ -8,45 +8,44 @@ import torch
 from torch import Tensor
 
 from ncfast._validate import labels_are_on_host
-from ncfast.backends.blocks import rows_of
-from ncfast.metrics._evidence import Evidence
-from ncfast.metrics._metric import Metric
+from ncfast.metrics.inputs import MetricInputs
+from ncfast.metrics.metric import Metric
 from ncfast.metrics.rank import total_axes
+from ncfast.ops.blocks import rows_of
 
 
-def ood_cosine(evidence: Evidence) -> Tensor:
+def ood_cosine(inputs: MetricInputs) -> Tensor:
     """Mean over classes of abs(cos(mu_c, mean of the out-of-distribution features))."""
-    outside = evidence.outside
-    norms = torch.linalg.vector_norm(evidence.moments.means, dim=1)
-    cosine = (evidence.moments.means @ outside / norms).abs() / torch.linalg.vector_norm(outside)
-    present = evidence.moments.present
-    return torch.where(present, cosine, 0.0).sum() / evidence.number
+    outside = inputs.outside
+    norms = torch.linalg.vector_norm(inputs.moments.means, dim=-1)
+    cosine = (inputs.moments.means @ outside / norms).abs() / torch.linalg.vector_norm(outside)
+    return torch.where(inputs.present, cosine, 0.0).sum(-1) / inputs.number
 
 
-def neco_scores(evidence: Evidence, rows: Tensor) -> Tensor:
+def neco_scores(inputs: MetricInputs, rows: Tensor) -> Tensor:
     """norm(P (g - mu_G)) / norm(g - mu_G), P onto the top P - 1 principal components, (M,)."""
     # only the first K - 1 can be among the top P - 1
-    if labels_are_on_host(rows) and bool(evidence.number > evidence.moments.dim):
+    if labels_are_on_host(rows) and bool(inputs.number > inputs.moments.dim):
         return rows.new_ones(len(rows), dtype=torch.float64)
-    _, vectors = evidence.once(total_axes)
-    vectors = vectors.narrow(0, 0, min(evidence.moments.num_classes - 1, len(vectors)))
+    _, vectors = inputs.once(total_axes)
+    vectors = vectors.narrow(0, 0, min(inputs.moments.num_classes - 1, len(vectors)))
     index = torch.arange(len(vectors), device=rows.device)
-    among = (index < evidence.number - 1).to(vectors.dtype)
+    among = (index < inputs.number - 1).to(vectors.dtype)
     kept = (vectors * among.unsqueeze(1)).T.clone(memory_format=torch.contiguous_format)
-    centre = evidence.moments.global_mean
+    centre = inputs.moments.global_mean
     scores = []
     for block in rows_of(rows):
         centred = block - centre
         inside = torch.linalg.vector_norm(centred @ kept, dim=1)
         scores.append(inside / torch.linalg.vector_norm(centred, dim=1))
     # P - 1 >= D components are everything: all scores are one, whatever the rounding says
-    return torch.where(evidence.number > evidence.moments.dim, 1.0, torch.cat(scores))
+    return torch.where(inputs.number > inputs.moments.dim, 1.0, torch.cat(scores))
 
 
-def _scores(evidence: Evidence) -> tuple[Tensor, Tensor]:
-    assert evidence.ood is not None
-    feats, _ = evidence.rows
-    return neco_scores(evidence, feats), neco_scores(evidence, evidence.ood)
+def _scores(inputs: MetricInputs) -> tuple[Tensor, Tensor]:
+    assert inputs.ood is not None
+    feats, _ = inputs.samples
+    return neco_scores(inputs, feats), neco_scores(inputs, inputs.ood)
 
 
 def area_under_roc(positive: Tensor, negative: Tensor) -> Tensor:
@@ -64,22 +63,22 @@ def false_positive_rate(positive: Tensor, negative: Tensor, recall: float = 0.95
     return (negative >= threshold).sum(dtype=torch.float64) / len(negative)
 
 
-def neco_auroc(evidence: Evidence) -> Tensor:
+def neco_auroc(inputs: MetricInputs) -> Tensor:
     """Area under the ROC curve of the NECO score, features against `ood_feats`."""
-    return _undefined(evidence, area_under_roc(*evidence.once(_scores)))
+    return _undefined(inputs, area_under_roc(*inputs.once(_scores)))
 
 
-def neco_fpr95(evidence: Evidence) -> Tensor:
+def neco_fpr95(inputs: MetricInputs) -> Tensor:
     """False positive rate of the NECO score at 95 % recall of the features."""
-    return _undefined(evidence, false_positive_rate(*evidence.once(_scores)))
+    return _undefined(inputs, false_positive_rate(*inputs.once(_scores)))
 
 
-def _undefined(evidence: Evidence, value: Tensor) -> Tensor:
-    assert evidence.ood is not None
+def _undefined(inputs: MetricInputs, value: Tensor) -> Tensor:
+    assert inputs.ood is not None
     return (
-        torch.where(evidence.number > 1, value, torch.nan)
-        + evidence.poison
-        + (0 * evidence.ood.sum(dtype=torch.float64))
+        torch.where(inputs.number > 1, value, torch.nan)
+        + inputs.nan_if_invalid
+        + (0 * inputs.ood.sum(dtype=torch.float64))
     )
 
 
@@ -93,7 +92,7 @@ METRICS = {
         _NECO,
         "[0, 1]",
         "0: orthogonal",
-        needs=("ood",),
+        needs=frozenset({"moments", "ood"}),
     ),
     "nc5.neco_auroc": Metric(
         neco_auroc,
@@ -102,7 +101,7 @@ METRICS = {
         "[0, 1]",
         "1: told apart",
         tier="full",
-        needs=("ood", "feats"),
+        needs=frozenset({"moments", "scatter", "revisit", "ood"}),
         uses=frozenset({"scatter"}),
         stalls=True,
     ),
@@ -113,7 +112,7 @@ METRICS = {
         "[0, 1]",
         "0: told apart",
         tier="full",
-        needs=("ood", "feats"),
+        needs=frozenset({"moments", "scatter", "revisit", "ood"}),
         uses=frozenset({"scatter"}),
         stalls=True,
     ),

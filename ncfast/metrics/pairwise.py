@@ -9,20 +9,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ncfast.metrics._evidence import Evidence
-from ncfast.metrics._metric import Metric
+from ncfast.metrics.inputs import MetricInputs
+from ncfast.metrics.metric import Metric
 from ncfast.moments import ClassMoments
 
 
-def statistic(evidence: Evidence, quantity: str, name: str) -> Tensor:
-    """The mean, variance or maximum of a pair quantity, ()."""
-    value: Tensor = getattr(evidence.pair(quantity), name)
+def statistic(inputs: MetricInputs, quantity: str, name: str) -> Tensor:
+    """The mean, variance or maximum of a pair quantity, (...)."""
+    value: Tensor = getattr(inputs.pair(quantity), name)
     return value
-
-
-def class_distance_normalized_variance(moments: ClassMoments) -> Tensor:
-    """CDNV: mean over pairs of (V_c + V_k) / (2 norm(mu_c - mu_k)^2)."""
-    return statistic(Evidence(moments), "cdnv", "mean")
 
 
 def cdnv_matrix(moments: ClassMoments, exponent: float = 1.0) -> Tensor:
@@ -55,8 +50,9 @@ def _entry(
     range_: str,
     direction: str,
 ) -> Metric:
-    function: Callable[[Evidence], Tensor] = partial(statistic, quantity=quantity, name=name)
-    return Metric(function, formula, source, range_, direction, tier="full", pair=quantity)
+    function: Callable[[MetricInputs], Tensor] = partial(statistic, quantity=quantity, name=name)
+    uses = frozenset({f"pairs.{quantity}"})
+    return Metric(function, formula, source, range_, direction, tier="full", uses=uses)
 
 
 _GALANTI = "Galanti, György & Hutter 2021"

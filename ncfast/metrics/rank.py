@@ -5,67 +5,65 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ncfast.metrics._axes import eigen, eigenvalues, significant
-from ncfast.metrics._evidence import Evidence
-from ncfast.metrics._metric import Metric
+from ncfast.metrics.inputs import MetricInputs
+from ncfast.metrics.metric import Metric
+from ncfast.ops.spectra import eigen, eigenvalues, significant
 
 
-def total_covariance(evidence: Evidence) -> Tensor:
+def total_covariance(inputs: MetricInputs) -> Tensor:
     """Sigma_T = Sigma_W + sum_c (n_c/N)(mu_c - mu_G)(mu_c - mu_G)^T, (D, D)."""
-    centre = evidence.shares @ evidence.centred
-    roots = (evidence.centred - centre) * evidence.shares.sqrt().unsqueeze(1)
-    return torch.addmm(evidence.scatter, roots.T, roots)
+    centre = inputs.shares @ inputs.centred
+    roots = (inputs.centred - centre) * inputs.shares.sqrt().unsqueeze(1)
+    return torch.addmm(inputs.scatter, roots.T, roots)
 
 
-def second_moment(evidence: Evidence) -> Tensor:
+def second_moment(inputs: MetricInputs) -> Tensor:
     """(1/N) sum_i g_i g_i^T, (D, D): Sigma_W plus the means, a sum of positive terms."""
-    roots = evidence.moments.means * evidence.shares.sqrt().unsqueeze(1)
-    return torch.addmm(evidence.scatter, roots.T, roots)
+    roots = inputs.moments.means * inputs.shares.sqrt().unsqueeze(1)
+    return torch.addmm(inputs.scatter, roots.T, roots)
 
 
-def _moment_spectrum(evidence: Evidence) -> Tensor:
-    return eigenvalues(second_moment(evidence))
+def _moment_spectrum(inputs: MetricInputs) -> Tensor:
+    return eigenvalues(second_moment(inputs))
 
 
-def total_axes(evidence: Evidence) -> tuple[Tensor, Tensor]:
+def total_axes(inputs: MetricInputs) -> tuple[Tensor, Tensor]:
     """Variances (D,), largest first, and principal components in rows (D, D) of the features."""
-    return eigen(total_covariance(evidence))
+    return eigen(total_covariance(inputs))
 
 
 def entropy_rank(values: Tensor, dim: int) -> Tensor:
-    """Exponential entropy of the normalised singular values, the roots of ``values``, ()."""
+    """Exponential entropy of the normalised singular values, the roots of ``values`` (..., R)."""
     singular = torch.where(significant(values, dim), values.sqrt(), 0.0)
-    share = singular / singular.sum()
-    return torch.special.entr(share).sum().exp() + 0 * values.sum()
+    share = singular / singular.sum(-1, keepdim=True)
+    return torch.special.entr(share).sum(-1).exp() + 0 * values.sum(-1)
 
 
-def _effective(evidence: Evidence) -> Tensor:
-    return entropy_rank(evidence.once(_moment_spectrum), evidence.moments.dim)
+def _effective(inputs: MetricInputs) -> Tensor:
+    return entropy_rank(inputs.once(_moment_spectrum), inputs.moments.dim)
 
 
-def _effective_means(evidence: Evidence) -> Tensor:
-    return entropy_rank(evidence.axes.values.square(), evidence.moments.dim)
+def _effective_means(inputs: MetricInputs) -> Tensor:
+    return entropy_rank(inputs.singular_values.square(), inputs.moments.dim)
 
 
-def _participation(evidence: Evidence) -> Tensor:
-    covariance = total_covariance(evidence)
+def _participation(inputs: MetricInputs) -> Tensor:
+    covariance = total_covariance(inputs)
     return covariance.trace().square() / covariance.square().sum()
 
 
-def _participation_means(evidence: Evidence) -> Tensor:
-    means = evidence.centred
-    gram = means @ means.T if len(means) <= means.shape[1] else evidence.product_of_means
-    return gram.trace().square() / gram.square().sum()
+def _participation_means(inputs: MetricInputs) -> Tensor:
+    return (inputs.gram.trace / inputs.gram.norm).square()
 
 
-def _stable(evidence: Evidence) -> Tensor:
-    squares = evidence.once(_moment_spectrum)
+def _stable(inputs: MetricInputs) -> Tensor:
+    squares = inputs.once(_moment_spectrum)
     return squares.sum() / squares.amax()
 
 
-def _stable_means(evidence: Evidence) -> Tensor:
-    squares = evidence.axes.values.square()
-    return squares.sum() / squares.amax()
+def _stable_means(inputs: MetricInputs) -> Tensor:
+    values = inputs.singular_values
+    return (values / values.narrow(-1, 0, 1)).square().sum(-1)
 
 
 _RANKME = "Roy & Vetterli 2007; Garrido et al. 2023 (RankMe)"
@@ -73,7 +71,7 @@ _STABLE = "Rudelson & Vershynin 2007"
 _DIRECTION = "P - 1 or P at collapse, min(N, D) when spread evenly"
 _MEANS = "P - 1: simplex ETF"
 _ENTROPY = "exp(-sum_r p_r log p_r), p_r = sigma_r / sum sigma, of"
-_SCATTER = ("feats",)
+_SCATTER = frozenset({"moments", "scatter"})
 
 METRICS = {
     "rank.effective": Metric(
@@ -95,6 +93,7 @@ METRICS = {
         _MEANS,
         tier="full",
         stalls=True,
+        uses=frozenset({"centred_spectrum"}),
     ),
     "rank.participation": Metric(
         _participation,
@@ -113,6 +112,7 @@ METRICS = {
         "[1, min(P - 1, D)]",
         _MEANS,
         tier="standard",
+        uses=frozenset({"products"}),
     ),
     "rank.stable": Metric(
         _stable,
@@ -133,5 +133,6 @@ METRICS = {
         _MEANS,
         tier="full",
         stalls=True,
+        uses=frozenset({"centred_spectrum"}),
     ),
 }

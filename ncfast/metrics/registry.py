@@ -18,7 +18,7 @@ from ncfast.metrics import (
     standalone,
     variability,
 )
-from ncfast.metrics._metric import TIERS, Metric
+from ncfast.metrics.metric import TIERS, Metric
 
 _FAMILIES = (variability, covariance, geometry, pairwise, duality, decision, ood, rank, bounds)
 _CORE = (
@@ -53,7 +53,7 @@ CATALOGUE: dict[str, Metric] = _related(
 # what a tracker logs unless told otherwise: a small set that needs the moments alone
 METRICS: dict[str, Metric] = {id_: CATALOGUE[id_] for id_ in _CORE}
 # what a tracker can log: everything that needs the moments alone
-OF_MOMENTS: dict[str, Metric] = {id_: m for id_, m in CATALOGUE.items() if not m.needs}
+OF_MOMENTS: dict[str, Metric] = {id_: m for id_, m in CATALOGUE.items() if m.needs == {"moments"}}
 # named quantities with a call of their own, known to `describe`
 STANDALONE = standalone.DESCRIPTIONS
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncfast.metrics._axes import eigenvalues
-from ncfast.metrics._inputs import as_evidence
+from ncfast.metrics.arguments import as_inputs
+from ncfast.ops.spectra import eigenvalues
 
 
 class Spectra(NamedTuple):
@@ -44,6 +44,6 @@ def spectra(
         >>> [round(v, 9) for v in found.within.tolist() + found.between.tolist()]
         [1.0, 0.0, 1.0, 0.0]
     """
-    evidence = as_evidence(feats, labels, num_classes=num_classes, backend=backend)
-    within = eigenvalues(evidence.scatter)
-    return Spectra(within, evidence.axes.values.square() / evidence.number)
+    inputs = as_inputs(feats, labels, num_classes=num_classes, backend=backend)
+    within = eigenvalues(inputs.scatter)
+    return Spectra(within, inputs.axes.values.square() / inputs.number)

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ncfast.backends import cpu
-from ncfast.backends.direct import norm_reader
+from ncfast.ops import cpu
+from ncfast.ops.direct import norm_reader
 
 _FLOAT64 = torch.empty((), dtype=torch.float64, device="cpu")
 

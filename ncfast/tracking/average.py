@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ncfast.backends import cpu
-from ncfast.backends.averages import CpuAverage
-from ncfast.backends.direct import plain
-from ncfast.backends.states import Layout
+from ncfast.ops import cpu
+from ncfast.ops.averages import CpuAverage
+from ncfast.ops.direct import plain
+from ncfast.ops.states import Layout
 from ncfast.tracking.stream import Stream
 
 # metrics depend on ratios of the weights alone; a power of two scales them without rounding, and

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncfast.backends import cpu
+from ncfast.ops import cpu
 from ncfast.tracking.sinks import Record
 from ncfast.tracking.sinks.strict_json import json_line, listed, strict
 from ncfast.tracking.transfer import HostCopy

@@ -1,4 +1,4 @@
-"""Which layers of a model are meant: by name, pattern or type."""
+"""Finds the layers of a model by name, pattern or type."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ INPUT = ":input"
 
 
 def resolve(model: nn.Module, layers: Layer | Sequence[Layer] | None) -> tuple[str, ...]:
-    """Names of the chosen layers, in the order asked for, each once.
+    """Names of the chosen layers, in the order of ``layers`` and without repetition.
 
     Args:
         model: any module.
         layers: names from ``model.named_modules()``, patterns with wildcards ("blocks.*"), compiled
             regular expressions that match a whole name, or types of modules. A name or pattern
-            that ends in ":input" means the first argument of the layer instead of its output. The
-            name of the model itself is "". None is the input of the last nn.Linear.
+            that ends in ":input" selects the first argument of the layer instead of its output.
+            The name of the model itself is "". None selects the input of the last nn.Linear.
 
     Raises:
-        ValueError: something matches no layer, or there is no nn.Linear to default to.
-        TypeError: something is none of these.
+        ValueError: an entry matches no layer, or ``layers`` is None and there is no nn.Linear.
+        TypeError: an entry is not a name, a pattern or a type.
     """
     modules = {name: module for name, module in model.named_modules() if name}
     if layers is None:
@@ -74,11 +74,11 @@ def _last_linear(modules: dict[str, nn.Module]) -> str:
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
-    """The module inside a compiled one; any other as it is."""
+    """The original module of a compiled one; any other module is returned unchanged."""
     inner = getattr(model, "_orig_mod", model)
     return inner if isinstance(inner, nn.Module) else model
 
 
 def model_device(model: nn.Module) -> torch.device:
-    """Device of the model's first parameter; the CPU when it has none."""
+    """Device of the model's first parameter; the CPU if it has no parameter."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

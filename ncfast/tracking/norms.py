@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ncfast.backends import cpu
-from ncfast.backends.direct import norm_writer
+from ncfast.ops import cpu
+from ncfast.ops.direct import norm_writer
 from ncfast.tracking.block import Table
 from ncfast.tracking.selection import WEIGHT_NORM
 

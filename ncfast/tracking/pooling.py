@@ -1,4 +1,4 @@
-"""From what a layer returns to features (N, D)."""
+"""Converts the output of a layer to features (N, D)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ _KEYS = ("last_hidden_state", "hidden_states", "logits")
 def tensor_of(output: Any) -> Tensor:
     """The tensor in the output of a layer.
 
-    A tensor is taken as it is; of a tuple or list the first entry (attention and recurrent layers
-    return their output first); of a dict or ModelOutput ``last_hidden_state`` (of
-    ``hidden_states`` the last), ``logits``, or the only value.
+    A tensor is returned unchanged. A tuple or list gives its first entry, which is the output of
+    attention and recurrent layers. A dict or ModelOutput gives the first of
+    ``last_hidden_state``, the last entry of ``hidden_states``, and ``logits`` that it has, or else
+    its only value.
 
     Raises:
-        TypeError: there is none, or no telling which.
+        TypeError: the output holds no tensor, or it is unclear which tensor is meant.
     """
     found = find_tensor(output)
     if found is not None:
@@ -50,15 +51,15 @@ def find_tensor(output: Any) -> Tensor | None:
 
 
 def flatten(output: Any) -> Tensor:
-    """All values of a sample side by side, (N, ...) to (N, D)."""
+    """All values of a sample in one row: (N, ...) to (N, D)."""
     return tensor_of(output).flatten(1)
 
 
 def gap(output: Any) -> Tensor:
-    """Global average: over positions of (N, C, H, W[, Z]), over tokens of (N, T, D).
+    """The average over the positions of (N, C, H, W[, Z]) or over the tokens of (N, T, D).
 
     Raises:
-        ValueError: another number of axes.
+        ValueError: the output does not have 3, 4 or 5 axes.
     """
     tensor = tensor_of(output)
     if tensor.ndim == 3:
@@ -75,7 +76,7 @@ def cls(output: Any) -> Tensor:
     """The first token of (N, T, D).
 
     Raises:
-        ValueError: another number of axes.
+        ValueError: the output does not have 3 axes.
     """
     return _token(output, 0, "cls")
 
@@ -84,7 +85,7 @@ def last(output: Any) -> Tensor:
     """The last token of (N, T, D).
 
     Raises:
-        ValueError: another number of axes.
+        ValueError: the output does not have 3 axes.
     """
     return _token(output, -1, "last")
 
@@ -103,14 +104,14 @@ PRESETS: dict[str, Pool] = {"flatten": flatten, "gap": gap, "cls": cls, "last": 
 
 
 def is_preset(pool: Pool) -> bool:
-    """Whether a pool is one of those here, which look at one tensor alone."""
+    """Whether ``pool`` is one of this module, which read only one tensor."""
     return pool is tensor_of or pool in PRESETS.values()
 
 
 def batch_first(pool: Pool, layer: nn.Module) -> Pool:
-    """``pool`` for a layer whose sequences come as (T, N, D), as torch's do by default.
+    """``pool`` for a layer whose sequences are (T, N, D), the default of torch's layers.
 
-    Where T equals N nobody could tell from the shape.
+    The layer decides, because the shape does not tell T from N if they are equal.
     """
     if pool not in PRESETS.values() or not _sequence_first(layer):
         return pool
@@ -132,7 +133,7 @@ def _sequence_first(layer: nn.Module) -> bool:
 
 
 def as_pool(pool: str | Pool | None) -> Pool:
-    """A preset by its name, a function as it is, `tensor_of` for None.
+    """The pooling function: a preset by its name, a function unchanged, `tensor_of` for None.
 
     Raises:
         ValueError: the name is unknown.

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from ncfast.backends.direct import NormWriter
-from ncfast.backends.states import Quick
+from ncfast.ops.direct import NormWriter
+from ncfast.ops.states import Quick
 from ncfast.tracking.hook import Hook
 
 

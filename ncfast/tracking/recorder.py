@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ncfast.backends.states import Layout
+from ncfast.ops.states import Layout
 from ncfast.tracking.block import Block, LogPoint, Table
 from ncfast.tracking.evaluation import evaluate_states
 from ncfast.tracking.norms import NormColumn

@@ -11,9 +11,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ncfast import _ranks
-from ncfast.backends.states import Layout, pack
 from ncfast.distributed import all_reduce_many
 from ncfast.moments import ClassMoments
+from ncfast.ops.states import Layout, pack
 
 LOCAL = "tracker/local"  # in a record of what this rank alone has measured
 Batches = list[tuple[Layout, Tensor]]

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ncfast import _validate
-from ncfast.backends import cpu, select
-from ncfast.backends.states import Layout, RowWriter, pack
 from ncfast.moments import class_moments
+from ncfast.ops import cpu, select
+from ncfast.ops.states import Layout, RowWriter, pack
 from ncfast.tracking.average import running_average
 from ncfast.tracking.signals import held_back
 from ncfast.tracking.stream import Stream

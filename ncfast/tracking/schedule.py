@@ -1,4 +1,4 @@
-"""At which steps to compute: a schedule is any callable from a step to a bool."""
+"""Schedules: functions that tell for a step whether to measure at it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Schedule = Callable[[int], bool]
 
 
 def every(interval: int) -> Schedule:
-    """Step 0 and every ``interval`` steps.
+    """A schedule of step 0 and every multiple of ``interval``.
 
     Raises:
         TypeError: the interval is no whole number.
@@ -30,17 +30,17 @@ def every(interval: int) -> Schedule:
 
 
 def at(steps: Iterable[int]) -> Schedule:
-    """Exactly the given steps."""
+    """A schedule of exactly the given steps."""
     return frozenset(steps).__contains__
 
 
 def log_spaced(points: int, last: int) -> Schedule:
-    """Step 0 and about ``points`` steps spaced evenly on a log axis up to ``last``.
+    """A schedule of step 0 and about ``points`` steps, evenly spaced on a log axis up to ``last``.
 
-    Neighbours that round to the same step become one.
+    Points that round to the same step count once.
 
     Raises:
-        ValueError: fewer than two points, or ``last`` is not positive.
+        ValueError: ``points`` is less than 2, or ``last`` is not positive.
 
     Example:
         >>> [step for step in range(1001) if log_spaced(4, 1000)(step)]
@@ -54,9 +54,9 @@ def log_spaced(points: int, last: int) -> Schedule:
 
 
 def paper(last: int) -> Schedule:
-    """Steps 0 to 29, every 10 to 140, then about 150 evenly up to ``last``.
+    """A schedule of steps 0 to 29, every tenth step to 140, and about 150 steps up to ``last``.
 
-    The schedule of the public code of Sakamoto & Sato 2025 (arXiv 2509.20829).
+    This is the schedule of the public code of Sakamoto & Sato 2025 (arXiv 2509.20829).
 
     Example:
         >>> len([step for step in range(100_001) if paper(100_000)(step)])
@@ -89,5 +89,5 @@ def parse(text: str, last: int) -> Schedule:
 
 
 def as_schedule(every_or_schedule: int | Schedule) -> Schedule:
-    """An interval as a schedule; a callable as it is."""
+    """The schedule of an interval; a callable is returned unchanged."""
     return every_or_schedule if callable(every_or_schedule) else every(every_or_schedule)

@@ -1,4 +1,4 @@
-"""When a run fits, when it generalises, when it collapses, and the lags between."""
+"""Finds the events of a run in its log (fit, generalisation, collapse) and their lags."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# An event counts when it lasts: its condition holds at this share of the log points up to twice
-# its step. A single spike of the optimiser then neither makes nor undoes one.
+# An event must last: its condition holds at this share of the log points up to twice its step. A
+# single spike of the loss therefore neither makes nor removes an event.
 LASTING_SHARE = 0.9
 MIN_RISE = 0.2
 
 
 @dataclass(frozen=True)
 class Events:
-    """Steps of the three events of a run; None where it did not happen.
+    """The steps of the three events of a run; None if an event did not happen.
 
     Attributes:
         fit: training accuracy reaches the fit threshold.
@@ -30,7 +30,7 @@ class Events:
 
     @property
     def lags(self) -> dict[str, int | None]:
-        """Steps from one event to a later one, by name."""
+        """Number of steps between two events, by name; None if one did not happen."""
         pairs = {
             "fit to generalisation": (self.fit, self.generalisation),
             "fit to collapse": (self.fit, self.collapse),
@@ -45,14 +45,14 @@ class Events:
 def series(
     records: Sequence[Mapping[str, float]], key: str
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Steps and values of ``key`` over the records that have it."""
+    """Steps and values of ``key`` in the records that have it."""
     found = [(record["step"], record[key]) for record in records if key in record]
     steps, values = zip(*found, strict=True) if found else ((), ())
     return np.array(steps, np.int64), np.array(values, np.float64)
 
 
 def first_lasting(steps: NDArray[np.int64], holds: NDArray[np.bool_]) -> int | None:
-    """First step from which ``holds`` is true at 9 of 10 log points up to twice that step."""
+    """First step from which ``holds`` is true at 9 of 10 log points up to twice the step."""
     total = np.concatenate([[0], np.cumsum(holds)])
     ends = np.searchsorted(steps, 2 * steps, side="right")
     starts = np.arange(len(steps))
@@ -72,13 +72,13 @@ def find_events(
 
     Args:
         records: from `ncfast.tracking.read_records`, in order of steps.
-        fit: training accuracy that counts as fitted.
-        generalisation: share of the run's best test accuracy that counts as generalised. A run
-            whose test accuracy never rises by 0.2 over its first value has no such event.
-        collapse: share of the RNC1 at the fit that counts as collapsed.
+        fit: the training accuracy of a fitted run.
+        generalisation: the share of its best test accuracy that a run must reach. A run whose test
+            accuracy never rises by 0.2 above its first value has no such event.
+        collapse: the share of its value at the fit to which RNC1 must fall.
 
     Returns:
-        The events, each at a log point.
+        The events; their steps are log points.
 
     Example:
         >>> log = [{"step": s, "train/accuracy": float(s >= 10), "test/accuracy": s / 100,

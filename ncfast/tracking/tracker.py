@@ -17,7 +17,7 @@ from typing_extensions import Self
 
 from ncfast import _validate
 from ncfast.metrics._collect import evaluate
-from ncfast.metrics._evidence import Evidence
+from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.registry import OF_MOMENTS
 from ncfast.metrics.weights import weight_norm
 from ncfast.tracking import shutdown
@@ -501,7 +501,7 @@ class Tracker:
         chosen = {id_: OF_MOMENTS[id_] for id_ in self.metrics if id_ in OF_MOMENTS}
         for layer, moments in snapshot.whole().items():
             prefix = self._prefix("snapshot", split, layer)
-            found = evaluate(chosen, Evidence(moments))
+            found = evaluate(chosen, MetricInputs(moments))
             values.update({f"{prefix}/{id_}": value for id_, value in found.items()})
         point = self._recorder.at(self.current_step)
         for key in point.logged.keys() & values.keys():

@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from ncfast.benchmarks.operations import OPERATIONS
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "evidence.sh"
 
@@ -22,9 +26,9 @@ def evidence(*stages, results):
 
 def test_results_go_where_they_are_asked_for(tmp_path):
     before = {path: path.stat().st_mtime for path in (ROOT / "benchmarks/results").iterdir()}
-    done = evidence("projection", "neighbors", results=tmp_path)
+    done = evidence("projection", "moments", results=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {"projection.json", "neighbors.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"projection.json", "bench.json"}
     assert before == {p: p.stat().st_mtime for p in (ROOT / "benchmarks/results").iterdir()}
 
 
@@ -38,10 +42,22 @@ def test_every_stage_runs_when_none_is_named():
     text = SCRIPT.read_text()
     named = text.split("if [ $# -eq 0 ]")[1].split("set -- ")[1].split("\nfi")[0]
     stages = re.findall(r"^(\w+)\(\) ", text, re.MULTILINE)
-    assert named.replace("\\\n", " ").split() == [s for s in stages if s not in ("run", "study")]
+    assert named.replace("\\\n", " ").split() == [
+        s for s in stages if s not in ("run", "study", "ops")
+    ]
     explained = re.findall(r"^#   (\w+)  +", text, re.MULTILINE)
     assert explained == named.replace("\\\n", " ").split()
+    for names in re.findall(r"\bops ([a-z][\w. ]+)", text):
+        assert set(names.split()) <= set(OPERATIONS)
     scripts = re.findall(r"(?:study |benchmarks/)(\w+)(?:\.py)?\b", text)
     folders = (ROOT / "benchmarks", ROOT / "benchmarks/studies")
     for name in {s for s in scripts if s not in ("evidence", "studies")}:
         assert any((folder / f"{name}.py").exists() for folder in folders), name
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.stem)
+def test_pages_name_operations_that_exist(page):
+    for names in re.findall(r"--ops ((?:[a-z][\w.]*\s*)+)", page.read_text()):
+        assert set(names.split()) <= set(OPERATIONS)
+    for script in re.findall(r"benchmarks/[\w/]+\.(?:py|sh)\b", page.read_text()):
+        assert (ROOT / script).exists(), script

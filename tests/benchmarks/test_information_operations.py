@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ncfast.benchmarks.operations import knn, mutual_information, plane
+from ncfast.benchmarks.operations import entropy, knn, mutual_information, plane
 from ncfast.benchmarks.registry import Case, Operation
 
 CPU = torch.device("cpu")
@@ -71,7 +71,20 @@ def test_the_plane_is_the_same_by_public_trees():
     assert all(found.values()), found
 
 
-@pytest.mark.parametrize("module", [knn, mutual_information, plane])
+def test_every_entropy_is_that_of_the_definition():
+    found = right(entropy.OPERATION, entropy.describe({"N": 300, "D": 3, "k": 4}, True))
+    assert len(found) >= 3
+    assert all(found.values()), found
+
+
+@pytest.mark.parametrize("columns", [3, 70])
+def test_every_engine_is_right(columns):
+    found = right(knn.ENGINES, knn.describe({"N": 300, "D": columns, "k": 3}, True))
+    assert len(found) >= 2
+    assert all(found.values()), found
+
+
+@pytest.mark.parametrize("module", [entropy, knn, mutual_information, plane])
 def test_cases_are_counted(module):
     for quick in (True, False):
         for case in module.OPERATION.cases(quick):

@@ -25,7 +25,7 @@ def test_every_contestant_is_right():
     truth = scaling.truth(inputs)
     for contestant in scaling.OPERATION.contestants:
         if contestant.available(case) is None:
-            error = scaling.error(contestant.prepare(inputs)(), truth)
+            error = scaling.OPERATION.error(contestant.prepare(inputs)(), truth)
             assert error <= contestant.allowed(case), contestant.name
 
 

@@ -320,7 +320,7 @@ def test_kill_9_leaves_a_log_that_replays(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": 0}, "`steps` to be positive but got 0"),
+        ({"steps": 0}, "`steps` to be positive and finite but got 0"),
         ({"batch_size": -1}, "`batch_size` to be positive"),
         ({"weight_decay": -0.1}, "`weight_decay` to be zero or more"),
         ({"widths": ()}, "`widths` to be positive sizes"),

@@ -38,6 +38,9 @@ NAN = torch.where(torch.arange(60).view(30, 2) == 9, torch.nan, X)
         (X > 0, {}, TypeError, "hold real numbers but got torch.bool"),
         (X.view(30, 1, 2), {}, ValueError, r"shape \(N,\) or \(N, d\).*flatten\(1\)"),
         (X[:, :0], {}, ValueError, "N, d > 0"),
+        (None, {}, TypeError, "to be an array but got None"),
+        (X.to("meta"), {}, TypeError, "a tensor on the device meta, which holds none"),
+        (X.to_sparse(), {}, TypeError, r"a sparse one. Pass \w+.to_dense\(\)"),
         (NAN, {}, ValueError, "to be finite but row 4 holds nan in column 1"),
         (X / 0, {}, ValueError, "to be finite but row 0 holds -?inf"),
         (X, {"k": 30}, ValueError, r"`k` to lie in 1..29 for 30 samples but got 30"),
@@ -200,3 +203,26 @@ def test_bits():
     assert ncfast.information_correlation(bits) == pytest.approx(share)
     assert str(bits).endswith(" bits")
     assert str(found).endswith(" nats")
+
+
+def test_errors_of_kernels_name_the_argument():
+    with pytest.raises(ValueError, match="`x` without masked entries"):
+        ncfast.cka(np.ma.masked_greater(X[:, 0].numpy(), 1), Y)
+    with pytest.raises(TypeError, match="`y` to hold values"):
+        ncfast.nhsic(X, LABELS.to("meta"))
+    with pytest.raises(TypeError, match="`labels` to hold values"):
+        ncfast.label_information(X, LABELS.to("meta"))
+
+
+def test_objects_that_are_numbers_are_no_labels():
+    column = X[:, 0].numpy()
+    assert ncfast.cka(column.astype(object), Y) == ncfast.cka(column, Y)
+    whole = LABELS.numpy().astype(object)
+    assert ncfast.cka(whole, Y) == ncfast.cka(LABELS, Y)
+
+
+@pytest.mark.skipif(not hasattr(np.dtypes, "StringDType"), reason="NumPy 2 has it")
+def test_variable_width_strings_are_labels():
+    names = np.array(["a", "bb", "c"], dtype=np.dtypes.StringDType())[LABELS.numpy()]
+    assert ncfast.label_information(X, names).value == ncfast.label_information(X, LABELS).value
+    assert ncfast.cka(names, Y) == ncfast.cka(LABELS, Y)

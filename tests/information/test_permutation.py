@@ -8,6 +8,7 @@ import torch
 from truths import normal
 
 import ncfast
+from ncfast.information import signals
 
 
 def test_dependent_and_independent():
@@ -21,6 +22,33 @@ def test_dependent_and_independent():
 def test_p_counts_what_reaches_the_value():
     found = ncfast.permutation_test(normal(40, 1), normal(40, 1, seed=1), permutations=30)
     assert found.p == (1 + sum(value >= found.value for value in found.null)) / 31
+
+
+CASES = {
+    "continuous": (normal(60, 2), normal(60, 1, seed=1)),
+    "ties": (normal(60, 1).round(decimals=1), normal(60, 2, seed=1).clamp(min=0)),
+    "counts": (torch.arange(60) % 4, (torch.arange(60) // 4 % 3).double()),
+    "labels": (1e3 * normal(60, 2).clamp(min=0), torch.arange(60) % 3),
+}
+
+
+@pytest.mark.parametrize(("x", "y"), CASES.values(), ids=CASES)
+@pytest.mark.filterwarnings("ignore::ncfast.EstimateWarning")
+def test_null_is_the_estimate_of_permuted_rows(x, y, monkeypatch):
+    estimate = ncfast.mutual_information if y.is_floating_point() else ncfast.label_information
+    source = torch.Generator().manual_seed(3)
+    orders = [torch.randperm(60, generator=source) for _ in range(4)]
+    expected = [estimate(x, y[order], k=3, stderr=False).value for order in orders]
+    compared = []
+    for name in ("pair_signals", "looked_at"):
+        original = getattr(signals, name)
+        monkeypatch.setattr(
+            signals, name, lambda *args, of=original: (compared.append(1), of(*args))[1]
+        )
+    source.manual_seed(3)
+    found = ncfast.permutation_test(x, y, k=3, permutations=4, generator=source)
+    assert list(found.null) == expected
+    assert len(compared) <= 2  # of the estimate itself, none of the permutations
 
 
 def test_p_is_uniform_at_independence():

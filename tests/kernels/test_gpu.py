@@ -9,7 +9,7 @@ from oracle import two_pass
 from samples import classes, collapsed
 
 import ncfast
-from ncfast.backends import triton
+from ncfast.ops import triton
 
 pytestmark = [
     pytest.mark.gpu,
@@ -134,7 +134,7 @@ def test_torch_compile_without_a_graph_break():
 
 
 def test_opcheck():
-    from ncfast.backends import triton_operator  # noqa: F401  registers the operator
+    from ncfast.ops import triton_operator  # noqa: F401  registers the operator
 
     feats, labels = (t.cuda() for t in classes(300, 8, 3, dtype=torch.float32))
     torch.library.opcheck(torch.ops.ncfast.triton_moments.default, (feats, labels, 3))

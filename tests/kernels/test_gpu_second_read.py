@@ -7,9 +7,9 @@ from oracle import two_pass
 from samples import classes, collapsed
 
 import ncfast
-from ncfast.backends import reference, triton
 from ncfast.information.neighbors import triton_sweep
 from ncfast.kernels import twins
+from ncfast.ops import reference, triton
 
 pytestmark = [
     pytest.mark.gpu,
@@ -134,7 +134,7 @@ def test_means_nearly_equal(dim, gap):
 
 @pytest.mark.parametrize("name", NAMES[:3])
 def test_operators(name):
-    from ncfast.backends import triton_operator  # noqa: F401  registers the operators
+    from ncfast.ops import triton_operator  # noqa: F401  registers the operators
 
     feats, labels = on_gpu(*classes(300, 8, 3, dtype=torch.float32))
     means = reference.class_moments(feats, labels, 3).means

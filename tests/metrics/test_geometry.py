@@ -10,9 +10,9 @@ from oracle import TWINS, case
 from samples import classes, companions
 
 import ncfast
-from ncfast.backends import decide, tiles
 from ncfast.metrics import _rules
-from ncfast.metrics._inputs import as_evidence
+from ncfast.metrics.arguments import as_inputs
+from ncfast.ops import decide, tiles
 
 
 def simplex(number, dim, scale=7.0, seed=0):
@@ -171,12 +171,9 @@ def test_pruned_and_float32_decisions_are_those_of_float64(monkeypatch, spread):
     weight, bias = torch.cat([weight, weight[:1] + 1]), torch.cat([bias, bias[:1]])
 
     def found(backend, wanted):
-        evidence = as_evidence(
-            feats, labels, weight=weight, bias=bias, num_classes=41, backend=backend
-        )
-        evidence.wanted_pairs = frozenset({"cdnv"} if wanted else ())
-        evidence.wants_margins = wanted
-        return _rules.decisions(evidence)
+        inputs = as_inputs(feats, labels, weight=weight, bias=bias, num_classes=41, backend=backend)
+        inputs.planned = frozenset({"pairs.cdnv", "margins"} if wanted else ())
+        return _rules.decisions(inputs)
 
     exact = found("reference", False)
     pruned = found("auto", True)

@@ -1,4 +1,4 @@
-"""The definitions, written out in float64 loops: what every fast path must equal."""
+"""The oracles of the metrics: float64 loops that every fast path must equal."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Twins of NC4, NC5 and the bounds."""
+"""Oracles of NC4, NC5 and the bounds."""
 
 import math
 

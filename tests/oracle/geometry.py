@@ -1,4 +1,4 @@
-"""Twins of NC2 and NC3."""
+"""Oracles of NC2 and NC3."""
 
 import math
 from itertools import combinations
@@ -48,7 +48,7 @@ def etf_error(stats):
 
 
 def _pair_values(stats, function):
-    """A function of the unit centred means of every pair."""
+    """Values of a function of two unit centred means, for every pair of classes."""
     units = [m / math.sqrt(float(m @ m)) for m in centred_means(stats)]
     return [function(u, v) for u, v in combinations(units, 2)]
 
@@ -74,7 +74,7 @@ def over_pairs(function, reduce):
 
 
 def variance(values):
-    """Population variance, NaN when a value is infinite."""
+    """Population variance; NaN if a value is infinite."""
     return np.var(values) if np.isfinite(values).all() else math.nan
 
 

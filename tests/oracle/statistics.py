@@ -1,4 +1,4 @@
-"""What the twins start from: two passes in float64, means and covariances."""
+"""Statistics that the oracles share: class moments by two float64 passes, covariances."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 
 
 def two_pass(feats, labels, num_classes):
-    """Class moments by a float64 two-pass over the stored input."""
+    """Class moments by two float64 passes over the stored input."""
     x = feats.detach().to(torch.float64).numpy()
     y = labels.to(torch.int64).numpy()
     counts = np.zeros(num_classes, np.int64)
@@ -17,8 +17,8 @@ def two_pass(feats, labels, num_classes):
         rows = x[y == c]
         counts[c] = len(rows)
         if len(rows):
-            # the mean of the shifted rows: a plain float64 mean is off by more than 1e-9 of the
-            # spread once the class has collapsed to 1e-7
+            # the mean of shifted rows: the error of an unshifted float64 mean exceeds 1e-9 of the
+            # spread if the class has collapsed to 1e-7
             pivot = rows[0]
             means[c] = pivot + (rows - pivot).mean(0)
             shifted = (rows - pivot) - (rows - pivot).mean(0)
@@ -34,7 +34,7 @@ def two_pass(feats, labels, num_classes):
 
 
 def case(feats, labels, num_classes, weight=None, bias=None, ood=None):
-    """Statistics, the rows themselves, and the classifier, all float64."""
+    """The statistics, the rows and the classifier of a case, in float64."""
     found = two_pass(feats, labels, num_classes)
     found["x"] = feats.detach().to(torch.float64).numpy()
     found["y"] = labels.to(torch.int64).numpy()
@@ -64,7 +64,7 @@ def trace_within(stats):
 
 
 def sigma_w(stats):
-    """Sigma_W."""
+    """The within-class covariance Sigma_W."""
     total = np.zeros((stats["x"].shape[1],) * 2)
     for x, c in zip(stats["x"], stats["y"], strict=True):
         total += np.outer(x - stats["means"][c], x - stats["means"][c])
@@ -72,13 +72,13 @@ def sigma_w(stats):
 
 
 def sigma_b(stats):
-    """Sigma_B, every class counting the same."""
+    """The between-class covariance Sigma_B with equal weight for every class."""
     centred = centred_means(stats)
     return sum(np.outer(m, m) for m in centred) / len(centred)
 
 
 def sigma_b_sample(stats):
-    """Sigma_B, every sample counting the same."""
+    """The between-class covariance Sigma_B with equal weight for every sample."""
     centre = global_mean(stats)
     total = 0.0
     for n, m in zip(stats["counts"], stats["means"], strict=True):

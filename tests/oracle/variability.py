@@ -1,4 +1,4 @@
-"""Twins of RNC1, NC1 and the ranks."""
+"""Oracles of RNC1, NC1 and the ranks."""
 
 import math
 from itertools import combinations
@@ -84,14 +84,14 @@ def cdnv_max(stats):
 
 
 def _only(stats, classes):
-    """The statistics with the other classes absent."""
+    """The statistics restricted to some classes; the others are absent."""
     counts = np.array([n if c in classes else 0 for c, n in enumerate(stats["counts"])])
     return {**stats, "counts": counts}
 
 
 def effective_rank(matrix):
     singular = np.linalg.svd(matrix, compute_uv=False)
-    # those whose square is lost beside the largest count as zero
+    # values whose square is below the rounding of the largest square count as zero
     cutoff = math.sqrt(matrix.shape[1] * np.finfo(np.float64).eps) * singular[0]
     share = [s for s in singular if s > cutoff]
     return math.exp(-sum(s / sum(share) * math.log(s / sum(share)) for s in share))

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ncfast
-from ncfast.backends import cpu
-from ncfast.backends.averages import CpuAverage
-from ncfast.backends.states import Layout, pack
+from ncfast.ops import cpu
+from ncfast.ops.averages import CpuAverage
+from ncfast.ops.states import Layout, pack
 from ncfast.tracking.average import TorchAverage, running_average
 from ncfast.tracking.stream import parse
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ncfast.backends import cpu
+from ncfast.ops import cpu
 from ncfast.tracking import JsonlSink, read_records
 from ncfast.tracking.block import Block, LogPoint, Table
 from ncfast.tracking.sinks.strict_json import json_line

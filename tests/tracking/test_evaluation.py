@@ -4,10 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ncfast
-from ncfast.backends import cpu, tiles
-from ncfast.backends.states import GRAM_METRICS, Layout, gram_metrics, pack, why_not_gram
+from ncfast.metrics._collect import evaluate
+from ncfast.metrics.inputs import MetricInputs
+from ncfast.metrics.metric import Metric
 from ncfast.metrics.registry import OF_MOMENTS
-from ncfast.tracking.evaluation import _vectorised, evaluate_states, one_state
+from ncfast.ops import cpu, tiles
+from ncfast.ops.states import Layout, pack
+from ncfast.tracking.evaluation import evaluate_states
 from ncfast.tracking.ring import MomentsRing
 from ncfast.tracking.stream import Stream
 
@@ -23,12 +26,17 @@ def moments(k, d, n, spread=1.0, seed=0, present=None):
     return ncfast.class_moments(means[labels] + spread * noise, labels, num_classes=k)
 
 
-def agree(found, reference):
+def agree(found, expected):
     """Distances from an ideal that are reached come out as rounding, in either."""
-    torch.testing.assert_close(found, reference, rtol=1e-9, atol=1e-13, equal_nan=True)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-13, equal_nan=True)
 
 
-@needs_extension
+def reference(states, layout, ids=IDS):
+    chosen = {id_: OF_MOMENTS[id_] for id_ in ids}
+    rows = (MetricInputs(layout.unpack(state), backend="reference") for state in states)
+    return torch.stack([torch.stack(list(evaluate(chosen, row).values())) for row in rows])
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(1, 12),
@@ -37,16 +45,13 @@ def agree(found, reference):
     st.sampled_from([1.0, 1e-3, 1e-7, 0.0]),
     st.integers(0, 999),
 )
-def test_the_extension_against_the_definitions(k, d, n, spread, seed):
-    k = min(k, d + 1)
-    layout, state = Layout(k, d), pack(moments(k, d, n, spread, seed))
-    found = gram_metrics(state.unsqueeze(0), layout, GRAM_METRICS)[0]
-    agree(found, one_state(layout.unpack(state), GRAM_METRICS))
+def test_against_the_reference(k, d, n, spread, seed):
+    layout, states = Layout(k, d), pack(moments(k, d, n, spread, seed)).unsqueeze(0)
+    agree(evaluate_states(states, layout, IDS), reference(states, layout))
 
 
-@needs_extension
 @pytest.mark.parametrize("case", ["one class", "same means", "nan", "simplex", "empty"])
-def test_the_extension_where_metrics_are_undefined(case):
+def test_where_metrics_are_undefined(case):
     k, d = 4, 6
     layout, state = Layout(k, d), pack(moments(k, d, 20, present=1 if case == "one class" else k))
     if case == "same means":
@@ -59,38 +64,50 @@ def test_the_extension_where_metrics_are_undefined(case):
         state = pack(ncfast.class_moments(x, torch.arange(k), num_classes=k))
     elif case == "empty":
         state = pack(ncfast.ClassMoments.empty(k, d))
-    found = gram_metrics(state.unsqueeze(0), layout, GRAM_METRICS)[0]
-    reference = one_state(layout.unpack(state), GRAM_METRICS)
-    torch.testing.assert_close(found, reference, rtol=1e-9, atol=1e-7, equal_nan=True)
+    states = state.unsqueeze(0)
+    found, expected = evaluate_states(states, layout, IDS), reference(states, layout)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-7, equal_nan=True)
 
 
-@pytest.mark.parametrize(("k", "d"), [(5, 12), (7, 3)])
+@pytest.mark.parametrize(("k", "d"), [(5, 12), (7, 3), (130, 140)])
 def test_blocks_against_single_states(k, d):
     layout = Layout(k, d)
     states = torch.stack([pack(moments(k, d, 30, seed=seed)) for seed in range(6)])
-    reference = torch.stack([one_state(layout.unpack(state), IDS) for state in states])
-    agree(evaluate_states(states, layout, IDS), reference)
+    expected = reference(states, layout)
+    agree(evaluate_states(states, layout, IDS), expected)
     # the order of the ids is that of the columns
     two = ("nc2.condition", "rnc1.max")
-    found = evaluate_states(states, layout, two)
-    agree(found, reference[:, [IDS.index(id_) for id_ in two]])
-    # the value of a row does not depend on the size of its block
-    assert torch.equal(evaluate_states(states[2:3], layout, two)[0], found[2])
+    agree(evaluate_states(states, layout, two), expected[:, [IDS.index(id_) for id_ in two]])
 
 
-def test_the_sweep_of_an_accelerator(monkeypatch):
+@needs_extension
+def test_a_value_does_not_depend_on_the_size_of_its_block():
+    layout = Layout(5, 12)
+    states = torch.stack([pack(moments(5, 12, 30, seed=seed)) for seed in range(128)])
+    found = evaluate_states(states, layout, IDS)
+    for row in (0, 2, 127):
+        assert torch.equal(evaluate_states(states[row : row + 1], layout, IDS)[0], found[row])
+
+
+def test_a_metric_from_outside_is_evaluated_with_the_others():
+    """To add a metric takes a function of the moments that allows leading axes."""
+    layout = Layout(5, 12)
+    states = torch.stack([pack(moments(5, 12, 40, seed=seed)) for seed in range(6)])
+    added = Metric(lambda i: i.moments.class_variances.amax(-1), "max_c V_c", "", "[0, inf)", "")
+    chosen = {"nc1.largest": added, "nc1.quotient": OF_MOMENTS["nc1.quotient"]}
+    found = evaluate(chosen, MetricInputs(layout.unpack(states)))
+    for i, state in enumerate(states):
+        alone = evaluate(chosen, MetricInputs(layout.unpack(state)))
+        assert {id_: value[i] for id_, value in found.items()} == alone
+
+
+def test_the_pairs_of_an_accelerator(monkeypatch):
     monkeypatch.setattr(tiles, "labels_are_on_host", lambda tensor: False)
+    monkeypatch.setattr(cpu, "extension", None)
     layout = Layout(5, 12)
     states = torch.stack([pack(moments(5, 12, 30, seed=seed)) for seed in range(4)])
-    reference = torch.stack([one_state(layout.unpack(state), IDS) for state in states])
-    agree(_vectorised(states, layout, IDS), reference)
-
-
-def test_who_refuses_what():
-    states = torch.zeros(1, Layout(9, 3).size, dtype=torch.float64)
-    if cpu.extension is not None:
-        assert "9 classes are more than 4" in why_not_gram(states, Layout(9, 3))
-        assert "on meta" in why_not_gram(states.to("meta"), Layout(3, 3))
+    expected = reference(states, layout)
+    agree(evaluate_states(states, layout, IDS), expected)
 
 
 def ring(monkeypatch=None):

@@ -8,7 +8,7 @@ from samples import classes
 from torch import nn
 
 import ncfast
-from ncfast.backends import cpu
+from ncfast.ops import cpu
 from ncfast.tracking import Tracker, read_records
 from ncfast.tracking.norms import NormColumn
 from ncfast.tracking.recorder import Recorder

@@ -10,8 +10,8 @@ from samples import classes
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ncfast.backends import cpu
-from ncfast.backends.states import Layout
+from ncfast.ops import cpu
+from ncfast.ops.states import Layout
 from ncfast.tracking import Tracker
 from ncfast.tracking.ring import MomentsRing
 from ncfast.tracking.stream import Stream

@@ -1,4 +1,4 @@
-"""Images and texts with labels, resident on a device as they are stored."""
+"""Datasets of labelled images and texts, kept on a device in their stored dtype."""
 
 from ncfast.experiments.data.datasets import DATASETS, load
 from ncfast.experiments.data.errors import DataFileError

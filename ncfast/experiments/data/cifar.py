@@ -1,4 +1,4 @@
-"""CIFAR-10 in its binary and in its python layout."""
+"""Reads CIFAR-10, in its binary and its Python layout."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ BINARY, PYTHON = "cifar-10-batches-bin", "cifar-10-batches-py"
 def load_cifar10(
     data_dir: Path, source: Source, train_size: int | None = None
 ) -> tuple[ImageSet, ImageSet]:
-    """Read the train and test split; only as many training batches as ``train_size`` needs.
+    """Read the training and the test split.
+
+    Only as many training batches are read as ``train_size`` needs.
 
     Raises:
-        DataFileError: a file is missing, truncated, corrupt or holds more than arrays.
+        DataFileError: a file is missing, truncated or corrupt, or holds other objects than arrays.
     """
     needed = 5 if train_size is None else min(5, max(1, -(-train_size // ROWS)))
     binary = (data_dir / BINARY / "data_batch_1.bin").exists()
@@ -67,7 +69,7 @@ def _read_python(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise DataFileError(
             path, str(error), "a pickle of arrays and plain containers only", REMEDY_BROKEN
         ) from error
-    except Exception as error:  # a damaged pickle can raise nearly anything
+    except Exception as error:  # a damaged pickle can raise almost any exception
         raise DataFileError(
             path,
             f"truncated or corrupt ({type(error).__name__}: {error})",

@@ -1,4 +1,4 @@
-"""Loads any dataset by name."""
+"""Loads a dataset by its name."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ SOURCES = {
         (0.2470, 0.2435, 0.2616),
     ),
 }
-# text datasets: the folder under the data directory, and what reads it
+# text datasets: the folder below text/ in the data directory, and the function that reads it
 TEXTS = {"trec": text.load_trec, "sst2": text.load_sst2}
 DATASETS = ("digits", *SOURCES, "synthetic", *TEXTS)
 
@@ -70,21 +70,22 @@ def load(
     train_size: int | None = None,
     download: bool = False,
 ) -> tuple[ImageSet, ImageSet]:
-    """The training split, cut to its first ``train_size`` images, and the whole test split.
+    """The first ``train_size`` samples of the training split, and the whole test split.
 
     Args:
         name: one of `DATASETS`.
         data_dir: folder with ``mnist/``, ``fashion-mnist/``, ``cifar-10-batches-bin/`` or
-            ``cifar-10-batches-py/``, ``text/trec/``, ``text/sst2/``; None takes the environment
+            ``cifar-10-batches-py/``, ``text/trec/``, ``text/sst2/``; None uses the environment
             variable NCFAST_DATA.
-        train_size: number of training images; None takes all (digits: 200).
-        download: fetch missing files from the official mirrors, and verify them.
+        train_size: number of training samples; None uses all (digits: 200, synthetic: 1000).
+        download: download missing files from the official mirrors and verify them.
 
     Returns:
-        Train and test split, on the CPU.
+        Training and test split, on the CPU.
 
     Raises:
-        ValueError: an unknown name, no data directory, or a train size out of range.
+        ValueError: the name is unknown, no data directory is given, or ``train_size`` is out of
+            range.
         DataFileError: a file is missing, truncated or corrupt.
     """
     if name not in DATASETS:

@@ -1,4 +1,4 @@
-"""The one error a data file can cause."""
+"""The error raised for a data file that cannot be used, and its remedies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class DataFileError(RuntimeError):
-    """A data file is missing, truncated, corrupt or unsafe; one line with the remedy."""
+    """A data file is missing, truncated, corrupt or unsafe; the message names the remedy."""
 
     def __init__(self, path: Path, problem: str, expected: str, remedy: str) -> None:
         super().__init__(f"{path}: {problem}; expected {expected}. {remedy}")

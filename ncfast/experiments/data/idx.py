@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST in their IDX files (LeCun's format), gzip or not."""
+"""Reads MNIST and Fashion-MNIST from IDX files (LeCun's format), compressed by gzip or not."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FASHION_CLASSES = (
 
 
 def load_idx(folder: Path, source: Source) -> tuple[ImageSet, ImageSet]:
-    """Read the train and test split of an IDX dataset.
+    """Read the training and the test split of an IDX dataset.
 
     Raises:
         DataFileError: a file is missing, truncated or corrupt.
@@ -55,7 +55,7 @@ def _split(folder: Path, source: Source, *, train: bool) -> ImageSet:
 
 
 def _present(path: Path) -> Path:
-    """The file itself; or uncompressed, as torchvision and other programs leave it."""
+    """``path``, or else the uncompressed file as torchvision and other programs name it."""
     plain = path.with_suffix("")
     others = (plain, plain.with_name(plain.name.replace("-idx", ".idx")))
     return next((file for file in (path, *others) if file.is_file()), path)

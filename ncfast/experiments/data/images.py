@@ -1,4 +1,4 @@
-"""A split of a dataset, resident on one device in its stored dtype."""
+"""`ImageSet`: a split of a dataset, kept on one device in its stored dtype."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Inputs and labels of one split, normalised only when a batch is taken.
+    """Inputs and labels of one split. They are normalised when a batch is taken.
 
     Attributes:
         inputs: (N, C, H, W) uint8 images, or (N, D) float32 vectors.
         labels: (N,) int64 in 0..K-1.
         classes: names of the K classes.
         mean: per-channel mean in stored units, broadcastable to ``inputs``.
-        std: per-channel standard deviation, likewise.
+        std: per-channel standard deviation in stored units, broadcastable to ``inputs``.
     """
 
     inputs: Tensor
@@ -38,7 +38,7 @@ class ImageSet:
         mean: Sequence[float],
         std: Sequence[float],
     ) -> ImageSet:
-        """A split of (N, C, H, W) images whose ``mean`` and ``std`` are relative to ``white``."""
+        """A split of (N, C, H, W) images; ``mean`` and ``std`` are fractions of ``white``."""
         stored_mean, stored_std = (
             torch.tensor(values).mul(white).view(1, -1, 1, 1) for values in (mean, std)
         )
@@ -49,7 +49,7 @@ class ImageSet:
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """The number of classes, K."""
         return len(self.classes)
 
     @property
@@ -63,10 +63,10 @@ class ImageSet:
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def first(self, count: int | None) -> ImageSet:
-        """The first ``count`` samples; all of them for None.
+        """The first ``count`` samples, or all samples for None.
 
         Raises:
-            ValueError: there are fewer.
+            ValueError: the split has fewer samples.
         """
         if count is None:
             return self
@@ -77,10 +77,10 @@ class ImageSet:
         return replace(self, inputs=self.inputs[:count], labels=self.labels[:count])
 
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Normalised float32 inputs and labels at ``index``, made on the device."""
+        """Normalised float32 inputs, and labels, at ``index``; both on the device."""
         return (self.inputs[index] - self.mean) / self.std, self.labels[index]
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The split in order, in batches of ``size`` rows, each normalised when its turn comes."""
+        """The split in order, as normalised batches of at most ``size`` rows."""
         for start in range(0, len(self), size):
             yield self.batch(slice(start, start + size))

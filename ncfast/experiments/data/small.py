@@ -7,12 +7,12 @@ from torch import Tensor
 
 from ncfast.experiments.data.images import ImageSet
 
-# The file is in order of writers: every ninth image trains, so that both splits have all of them.
+# The images are sorted by writer. Training on every ninth image puts each writer in both splits.
 DIGITS_STRIDE = 9
 
 
 def load_digits() -> tuple[ImageSet, ImageSet]:
-    """The 1,797 8 x 8 digits: every ninth, 200 in all, to train on, the other 1,597 to test.
+    """The 1,797 digits of 8 x 8 pixels: every ninth (200) for training, 1,597 for testing.
 
     Raises:
         ModuleNotFoundError: scikit-learn is not installed.
@@ -51,7 +51,7 @@ def make_gaussians(
         train: number of training samples.
         test: number of test samples.
         spread: standard deviation within a class.
-        seed: of the generator; the global random stream is untouched.
+        seed: seed of the generator; the global random stream is not used.
     """
     generator = torch.Generator().manual_seed(seed)
     means = torch.randn(num_classes, dim, generator=generator)

@@ -1,4 +1,4 @@
-"""Where the public datasets come from: folders, file checksums, mirrors, normalisation."""
+"""Describes the public datasets (folder, mirror, checksums, normalisation) and downloads them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Source:
 
     Attributes:
         folder: its folder inside the data directory.
-        url: the official mirror; file names are appended.
+        url: address of the official mirror, to which file names are appended.
         md5: checksum of each file to download.
         classes: class names.
         mean: per-channel mean of the training images, scaled to 0..1.
-        std: per-channel standard deviation, likewise.
+        std: per-channel standard deviation of the training images, scaled to 0..1.
     """
 
     folder: str
@@ -43,7 +43,7 @@ def fetch(source: Source, data_dir: Path) -> None:
 
     Raises:
         ModuleNotFoundError: pooch is not installed.
-        OSError, ValueError: from pooch, when the mirror fails or a checksum differs.
+        OSError, ValueError: raised by pooch if the mirror fails or a checksum differs.
     """
     import pooch
 

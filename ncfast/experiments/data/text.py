@@ -1,4 +1,4 @@
-"""Texts as token ids: TREC questions and SST-2 sentences, with a vocabulary of their own."""
+"""Reads TREC questions and SST-2 sentences as token ids of the training split's vocabulary."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ncfast.experiments.data.images import ImageSet
 
 PADDING, UNKNOWN = "<pad>", "<unknown>"
 MAX_LENGTH = 64
-MIN_COUNT = 2  # rarer words become <unknown>, so that it is trained too
+MIN_COUNT = 2  # rarer words become <unknown>, which trains its embedding
 TREC_CLASSES = ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
 SST2_CLASSES = ("negative", "positive")
 _WORD = re.compile(r"[a-z0-9]+|[^\sa-z0-9]")
@@ -25,7 +25,7 @@ Rows = list[tuple[str, int]]
 
 @dataclass(frozen=True)
 class TextSet(ImageSet):
-    """Texts of one split: ``inputs`` are (N, L) int64 token ids, 0 where a text has ended.
+    """Texts of one split. ``inputs`` are (N, L) int64 token ids, padded with 0.
 
     Attributes:
         vocabulary: the word of each token id.
@@ -39,7 +39,7 @@ class TextSet(ImageSet):
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words, and each other sign for itself.
+    """Lower-case words; every other character except white space is a word of its own.
 
     Example:
         >>> words("What's 'NATO'?")

@@ -1,4 +1,4 @@
-"""Reads pickles that hold only NumPy arrays and plain containers; refuses all others."""
+"""Reads pickles of NumPy arrays and built-in containers, and refuses all others."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _ALLOWED = {
     ("numpy._core.multiarray", "_reconstruct"),
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
-    ("_codecs", "encode"),  # how protocol 2 writes bytes
+    ("_codecs", "encode"),  # protocol 2 uses it for bytes
 }
 
 
 class UnsafePickleError(pickle.UnpicklingError):
-    """The pickle names something other than an array or a plain container."""
+    """The pickle refers to something other than arrays and built-in containers."""
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -24,7 +24,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         if (module, name) not in _ALLOWED:
             raise UnsafePickleError(f"names {module}.{name}, which is no array")
         if module == "numpy.core.multiarray":
-            module = "numpy._core.multiarray"  # its name since NumPy 2
+            module = "numpy._core.multiarray"  # the name since NumPy 2
             try:
                 return super().find_class(module, name)
             except ModuleNotFoundError:  # NumPy 1
@@ -33,9 +33,10 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def load_arrays(raw: bytes) -> Any:
-    """Unpickle ``raw``; strings of Python 2 come out as bytes.
+    """Unpickle ``raw``; strings of Python 2 become bytes.
 
     Raises:
-        UnsafePickleError: it names anything but arrays and plain containers. Nothing is called.
+        UnsafePickleError: the pickle refers to something other than arrays and built-in
+            containers. Nothing of it is called.
     """
     return _ArrayUnpickler(io.BytesIO(raw), encoding="bytes").load()

@@ -1,4 +1,4 @@
-"""The networks of the experiments: `features`, then a linear `classifier`."""
+"""The networks of the experiments; each has ``features`` and a linear ``classifier``."""
 
 from ncfast.experiments.models.build import MODELS, build_model, build_network
 from ncfast.experiments.models.cnn import CNN

@@ -1,4 +1,4 @@
-"""A run's network from its settings."""
+"""Builds a run's network from its settings."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ MODELS: dict[str, Callable[[TrainConfig, ImageSet], Network]] = {
 
 
 def build_network(config: TrainConfig, data: ImageSet) -> Network:
-    """The network as PyTorch initialises it; depends on the seed alone."""
+    """The network with PyTorch's initialisation, which depends only on the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return MODELS[config.model](config, data)
 
 
 def build_model(config: TrainConfig, data: ImageSet) -> Network:
-    """The network with the run's init scale, on the CPU; depends on the seed alone.
+    """The network with the run's initialisation, on the CPU; its only random input is the seed.
 
     Args:
         config: the settings.
-        data: a split of the dataset, for its shapes.
+        data: a split of the dataset; its shapes and classes are used.
 
     Raises:
-        ValueError: the model does not take such inputs.
+        ValueError: the model does not support inputs of this kind.
     """
     model = build_network(config, data)
     scale_parameters(model, config.init_scale, config.scale_layers)

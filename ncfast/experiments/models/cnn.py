@@ -1,4 +1,4 @@
-"""The convolutional network of arXiv 2509.20829: two convolutions, one hidden linear layer."""
+"""The CNN of arXiv 2509.20829, with two convolutions and one hidden linear layer."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ncfast.experiments.models.protocol import Network
 class CNN(Network):
     """conv 3 x 3 (16) - conv 3 x 3 (32) - max pool 2 - linear 128 - linear K, ReLU between.
 
-    Convolutions are without padding. Penultimate features are the input of ``classifier``.
+    The convolutions have no padding. The features are the input of ``classifier``.
 
     Args:
         input_shape: (C, H, W) of an image, H and W at least 6.
         num_classes: K.
 
     Raises:
-        ValueError: an input that is no image, or too small.
+        ValueError: the input is not an image or is too small.
 
     Example:
         >>> import torch

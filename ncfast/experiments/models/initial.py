@@ -1,4 +1,4 @@
-"""Changes to a fresh initialisation: larger layers, or a last layer of zeros."""
+"""Changes an initialisation: scales parameters, or sets the last layer to zero."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ WHICH = ("all", "linear", "last")
 
 @torch.no_grad()
 def scale_parameters(model: Network, factor: float, which: str = "all") -> None:
-    """Multiply parameters by ``factor``, in place: the init scale of the grokking recipe.
+    """Multiply parameters by ``factor``, in place. This is the init scale of the grokking recipe.
 
     Args:
         model: a network of `ncfast.experiments.models`.
         factor: the scale.
-        which: "all" parameters; those of the "linear" layers, which leaves out convolutions,
-            attention, embeddings and normalisations; or of the "last" layer, the classifier.
+        which: "all" for all parameters; "linear" for the linear layers, without convolutions,
+            attention, embeddings and normalisations; "last" for the classifier.
 
     Raises:
-        ValueError: an unknown ``which``.
+        ValueError: ``which`` is unknown.
 
     Example:
         >>> from ncfast.experiments.models import MLP
@@ -50,6 +50,6 @@ def _chosen(model: Network, which: str) -> Iterator[nn.Parameter]:
 
 @torch.no_grad()
 def zero_last_layer(model: Network) -> None:
-    """Set weight and bias of the classifier to zero, in place: all outputs start at zero."""
+    """Set weight and bias of the classifier to zero, in place; all outputs are then zero."""
     for parameter in model.classifier.parameters():
         parameter.zero_()

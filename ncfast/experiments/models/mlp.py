@@ -1,4 +1,4 @@
-"""The multilayer perceptron, and the activations that it can have."""
+"""The multilayer perceptron and its activation functions."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ncfast.experiments.models.protocol import Network
 
 
 class SmoothLeakyReLU(nn.Module):
-    """a x + (1 - a) softplus(x): a leaky ReLU with a derivative everywhere, as the theory asks.
+    """a x + (1 - a) softplus(x): a leaky ReLU that is smooth, as the theory requires.
 
     Args:
-        negative_slope: a, the slope far on the negative side.
+        negative_slope: a, the slope for x towards minus infinity.
     """
 
     def __init__(self, negative_slope: float = 0.1) -> None:
@@ -24,7 +24,7 @@ class SmoothLeakyReLU(nn.Module):
         self.negative_slope = negative_slope
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply it to each element."""
+        """Apply the function to each element."""
         return self.negative_slope * x + (1 - self.negative_slope) * functional.softplus(x)
 
 
@@ -37,15 +37,15 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class MLP(Network):
-    """A multilayer perceptron; its penultimate features are the input of ``classifier``.
+    """A multilayer perceptron. Its features are the input of ``classifier``.
 
     Args:
         input_size: number of values in one flattened input.
         widths: sizes of the hidden layers.
         num_classes: K.
-        activation: one of `ACTIVATIONS`, after each hidden layer.
-        last_activation: whether the last hidden layer has one too; False makes the last two layers
-            linear, which is the setting of the theory.
+        activation: one of `ACTIVATIONS`; it follows each hidden layer.
+        last_activation: whether it follows the last hidden layer too. False makes the last two
+            layers linear, as in the theory.
 
     Example:
         >>> import torch

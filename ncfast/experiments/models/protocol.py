@@ -1,4 +1,4 @@
-"""`Network`: what a model must offer to be trained and measured."""
+"""`Network`: the interface that a model needs for training and measuring."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch import Tensor, nn
 class Network(nn.Module):
     """A classifier whose penultimate features are the input of a linear layer.
 
-    A subclass sets the three attributes in its constructor; nothing else is needed. Its trainer
-    stacks the parameters of several such networks, so the forward pass must work under
-    `torch.func.functional_call` and must not depend on values that differ between seeds.
+    A subclass only has to set the three attributes in its constructor. Training stacks the
+    parameters of several networks. The forward pass must therefore work under
+    `torch.func.functional_call`, and must not depend on other values that differ between seeds.
 
     Attributes:
-        features: from inputs (N, ...) to features (N, D).
-        classifier: from features (N, D) to logits (N, K).
-        linear_layers: names of the submodules that ``--scale-layers linear`` scales; the last is
-            the classifier.
+        features: maps inputs (N, ...) to features (N, D).
+        classifier: maps features (N, D) to logits (N, K).
+        linear_layers: names of the submodules that ``--scale-layers linear`` scales; the
+            classifier is the last.
     """
 
     features: nn.Module

@@ -1,4 +1,4 @@
-"""ResNet18 with the stem for small images (He et al. 2016): 3 x 3, stride 1, no pooling."""
+"""ResNet18 (He et al. 2016) with a stem for small images: 3 x 3, stride 1, no pooling."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ WIDTHS = (64, 128, 256, 512)
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions with BatchNorm around a shortcut.
+    """Two 3 x 3 convolutions with BatchNorm, and a shortcut.
+
+    The shortcut is a 1 x 1 convolution with BatchNorm if the stride is not 1 or the number of
+    channels changes. Otherwise it is the identity.
 
     Args:
-        inside: channels in.
-        outside: channels out.
-        stride: of the first convolution; other than 1, or with other channels, the shortcut is a
-            1 x 1 convolution with BatchNorm.
+        inside: number of input channels.
+        outside: number of output channels.
+        stride: stride of the first convolution.
     """
 
     def __init__(self, inside: int, outside: int, stride: int) -> None:
@@ -35,21 +37,21 @@ class BasicBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, inside, H, W) to (N, outside, H / stride, W / stride)."""
+        """Map (N, inside, H, W) to (N, outside, H / stride, W / stride)."""
         hidden = self.norm1(self.conv1(x)).relu()
         shortcut: Tensor = self.shortcut(x)
         return (self.norm2(self.conv2(hidden)) + shortcut).relu()
 
 
 class ResNet18(Network):
-    """ResNet18 for images of 8 x 8 pixels and more; features are the 512 averaged channels.
+    """ResNet18 for images of at least 8 x 8 pixels. The features are the 512 averaged channels.
 
     Args:
         input_shape: (C, H, W) of an image.
         num_classes: K.
 
     Raises:
-        ValueError: an input that is no image.
+        ValueError: the input is not an image.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""A transformer of one layer, on images cut into patches or on tokens of text."""
+"""A one-layer transformer for images, cut into patches, and for tokens of text."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from ncfast.experiments.models.protocol import Network
 
-PADDING = 0  # the token that fills short texts
+PADDING = 0  # the token that pads short texts
 
 
 class Patches(nn.Module):
-    """Images to embedded patches: (N, C, H, W) to (N, T, D), T = (H / p) (W / p).
+    """Embeds the patches of images: (N, C, H, W) to (N, T, D), with T = (H / p) (W / p).
 
     Args:
         input_shape: (C, H, W).
@@ -30,7 +30,7 @@ class Patches(nn.Module):
         self.projection = nn.Linear(channels * patch * patch, width)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The embedded patches, and no mask."""
+        """The embedded patches; the mask is None."""
         n, c, h, w = x.shape
         p = self.patch
         tiles = x.reshape(n, c, h // p, p, w // p, p).permute(0, 2, 4, 1, 3, 5)
@@ -38,7 +38,7 @@ class Patches(nn.Module):
 
 
 class Tokens(nn.Module):
-    """Token ids to embeddings: (N, L) to (N, L, D), and where they are not padding.
+    """Embeds token ids, (N, L) to (N, L, D), and masks the padding.
 
     Args:
         length: L.
@@ -52,7 +52,7 @@ class Tokens(nn.Module):
         self.table = nn.Embedding(vocabulary, width)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The embedded tokens, and a mask (N, L), True where there is text."""
+        """The embedded tokens, and a mask (N, L) that is True for text and False for padding."""
         return self.table(x), x != PADDING
 
 
@@ -71,11 +71,11 @@ class Attention(nn.Module):
         self.projection_out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(N, T, D) to (N, T, D); ``mask`` (N, T) is True where keys may be looked at."""
+        """Map (N, T, D) to (N, T, D); ``mask`` (N, T) is True for keys that are attended to."""
         n, t, d = x.shape
         split = self.projection_in(x).reshape(n, t, 3, self.heads, d // self.heads)
         query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)
-        # written out: vmap has no rule for the fused attention on a CPU
+        # vmap has no rule for the fused attention on a CPU
         scores = query @ key.transpose(-1, -2) / math.sqrt(d // self.heads)
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None, None, :], -math.inf)
@@ -84,13 +84,13 @@ class Attention(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Embedding, a class token, one pre-norm layer; returns the class token.
+    """Embeds the input with a class token, applies one pre-norm layer, returns the class token.
 
     Args:
         embedding: `Patches` or `Tokens`.
         width: D.
-        heads: of the attention.
-        hidden: width of the feed-forward part.
+        heads: number of attention heads.
+        hidden: width of the feed-forward block.
     """
 
     def __init__(self, embedding: Patches | Tokens, width: int, heads: int, hidden: int) -> None:
@@ -119,17 +119,17 @@ class Encoder(nn.Module):
 class Transformer(Network):
     """The one-layer transformer of arXiv 2509.20829: width 128, 4 heads, feed-forward 256.
 
-    Normalisation comes before attention and feed-forward part, and not after them: the features
-    that the classifier sees carry the scale of the feed-forward part.
+    Attention and the feed-forward block are preceded by normalisation. No normalisation follows
+    them, so the features keep the scale of the feed-forward block.
 
     Args:
         input_shape: (C, H, W) of an image, or (L,) of a text.
         num_classes: K.
         vocabulary: number of token ids; None for images.
-        patch: edge of a patch in pixels.
+        patch: side length of a patch in pixels.
 
     Raises:
-        ValueError: an input that is neither, or a patch that does not divide it.
+        ValueError: the input is neither an image nor a text, or the patch does not divide it.
 
     Example:
         >>> import torch

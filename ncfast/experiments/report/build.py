@@ -1,4 +1,4 @@
-"""The report of runs: its figures, its sections, and its summary for programs."""
+"""Builds the report of one or several runs: the page, the figures and the JSON summary."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from ncfast.experiments.run_dir import write_atomically
 
 @dataclass(frozen=True)
 class Report:
-    """What was written.
+    """The files that a report consists of.
 
     Attributes:
         html: the page.
         pictures: the PNG files.
-        tables: the CSV files, one beside each picture.
-        summary: events, time scales, last values and verdicts as JSON.
+        tables: the CSV files, one for each picture.
+        summary: the JSON file with events, time scales, last values and verdicts.
     """
 
     html: Path
@@ -46,11 +46,11 @@ def build_report(directories: Sequence[Path], out: Path | None = None) -> Report
     """Write report.html, and PNG figures with their data as CSV, for one run or several.
 
     Args:
-        directories: made by `ncfast train` or `ncfast sweep`.
-        out: where to write; None takes the first directory.
+        directories: directories written by `ncfast train` or `ncfast sweep`.
+        out: directory of the report; None uses the first of ``directories``.
 
     Raises:
-        RunDirectoryError: a directory holds no run, or one without records.
+        RunDirectoryError: a directory holds no run, or its run has no records.
         ValueError: no directory was given.
         OSError: the output cannot be written.
     """
@@ -102,7 +102,7 @@ def _bounded(runs: Sequence[Run]) -> bool:
 
 
 def _representative(runs: Sequence[Run]) -> Run:
-    """The run with the largest weight decay among those that generalised, else among all."""
+    """The run of largest weight decay among those that generalised; if none did, among all."""
     grown = [run for run in runs if run.events.generalisation is not None] or list(runs)
     return max(grown, key=lambda run: float(run.settings["weight_decay"]))
 
@@ -126,7 +126,10 @@ _TOLD_RUN = ("weight_decay", "seed")
 
 
 def summarise(runs: Sequence[Run]) -> dict[str, Any]:
-    """Plain dicts, lists and numbers; None for what did not happen or is not finite."""
+    """The summary as dicts, lists and numbers.
+
+    Events that did not happen and values that are not finite are None.
+    """
     scales = time_scales(runs)
     laws = {
         name: decay_law(runs, times)

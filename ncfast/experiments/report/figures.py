@@ -1,4 +1,4 @@
-"""Figures of one run or several: a panel a question, with the numbers that it shows."""
+"""Figures of a single run, and what all figures of the report share."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from ncfast.tracking.timescales import series
 
 @dataclass(frozen=True)
 class Drawing:
-    """What goes into the report as a picture, a PNG and a CSV file.
+    """A figure of the report. It is written into the page, a PNG file and a CSV file.
 
     Attributes:
-        name: of the files.
-        title: heading in the page.
-        caption: what it shows and how to read it.
+        name: name of the files, without suffix.
+        title: heading on the page.
+        caption: explains what the figure shows and how to read it.
         figure: the picture.
-        head: column names of the data.
+        head: column names of the CSV file.
         rows: the data that the picture shows.
     """
 
@@ -69,7 +69,7 @@ EVENT_COLOURS = {"fit": "#2b5fa3", "generalisation": "#d9732b", "collapse": "#3c
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a panel: a key of the log, its label, and how it is drawn."""
+    """A curve of a panel: the key in the log, its label, and its line style."""
 
     key: str
     label: str
@@ -79,7 +79,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """One axes: a name for the file, a label, its curves, and whether y is logarithmic."""
+    """A panel: name of its file, label, curves, and whether its y axis is logarithmic."""
 
     name: str
     label: str
@@ -113,7 +113,7 @@ PANELS = (
 
 
 def overview(run: Run) -> Drawing:
-    """All panels of one run under each other, with its events marked."""
+    """All panels of one run in a column, with the events marked."""
     with rc_context(STYLE):
         figure = Figure(figsize=(7.2, 8.4), layout="constrained")
         axes = figure.subplots(len(PANELS), 1, sharex=True)
@@ -121,13 +121,13 @@ def overview(run: Run) -> Drawing:
             _draw(axis, panel, run)
         _label_events(axes[0], run)
         axes[-1].set_xlabel("step")
-    caption = "Accuracy, RNC1, NC2 and NC1 against the step; dashed lines: the events."
+    caption = "Accuracy, RNC1, NC2 and NC1 against the step. Dashed lines mark the events."
     rows = [row for panel in PANELS for row in _rows(panel, run)]
     return Drawing("overview", run.title, caption, figure, _HEAD, rows)
 
 
 def single(panel: Panel, run: Run) -> Drawing:
-    """One panel of one run, with its events marked."""
+    """One panel of one run, with the events marked."""
     with rc_context(STYLE):
         figure = Figure(figsize=(7.2, 3.2), layout="constrained")
         axis = figure.subplots()
@@ -161,16 +161,16 @@ def _draw(axis: Axes, panel: Panel, run: Run) -> None:
 
 
 def finish_axis(axis: Axes, panel: Panel) -> None:
-    """Scales, ticks and labels of a panel whose curves are drawn."""
-    # linear below 1, so that step 0 has a place
+    """Set scales, ticks and labels of a panel after its curves are drawn."""
+    # linear below 1, so that step 0 can be shown
     axis.set_xscale("symlog", linthresh=1, linscale=0.35)
     axis.set_xlim(left=0)
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axis.set_ylabel(panel.label)
-    if panel.log and np.isfinite(axis.dataLim.minposy):  # nothing positive has no logarithm
+    if panel.log and np.isfinite(axis.dataLim.minposy):  # a logarithmic axis needs a positive value
         axis.set_yscale("log")
         low, high = axis.get_ylim()
-        if high / low < 300:  # less than about two decades: powers of ten alone are too few
+        if high / low < 300:  # below about two decades, powers of ten give too few ticks
             axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.yaxis.set_minor_formatter(NullFormatter())
@@ -194,7 +194,7 @@ def _label_events(axis: Axes, run: Run) -> None:
 
 
 def _thinned(run: Run, key: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """At most `_MAX_POINTS` of a series, evenly on the log axis, first and last included."""
+    """About `_MAX_POINTS` points of a series, evenly spaced on a log axis, with first and last."""
     steps, values = series(run.records, key)
     if len(steps) > _MAX_POINTS:
         marks = np.geomspace(1, steps[-1] + 1, _MAX_POINTS) - 1
@@ -204,7 +204,7 @@ def _thinned(run: Run, key: str) -> tuple[NDArray[np.int64], NDArray[np.float64]
 
 
 def to_bytes(figure: Figure, kind: str) -> bytes:
-    """The figure as a "png" or "svg" file, the former in a palette: a third of the size."""
+    """The figure as a "png" or "svg" file; a palette reduces a PNG to a third of its size."""
     buffer = io.BytesIO()
     with rc_context(STYLE):
         figure.savefig(buffer, format=kind, dpi=150)

@@ -1,4 +1,4 @@
-"""Grids of panels: a column a group of runs, a row a quantity, bands over the seeds."""
+"""Draws grids of panels: one column per group of runs, one row per quantity, seeds as bands."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_COLUMNS = 6
 
 @dataclass(frozen=True)
 class Grid:
-    """What to draw: a name, its heading and caption, and the rows."""
+    """The description of a grid: the name of its file, heading, caption, and the rows."""
 
     name: str
     title: str
@@ -40,7 +40,7 @@ class Grid:
 
 
 def draw(grid: Grid, run_groups: Sequence[RunGroup]) -> Drawing | None:
-    """The grid for at most `MAX_COLUMNS` run_groups; None when no family has any of its curves."""
+    """The grid for at most `MAX_COLUMNS` groups; None if no group has any of its curves."""
     shown = pick(run_groups)
     panels = [p for p in grid.panels if any(_has(f, c) for f in shown for c in p.curves)]
     if not panels:
@@ -62,7 +62,7 @@ def draw(grid: Grid, run_groups: Sequence[RunGroup]) -> Drawing | None:
         for axis in axes[-1]:
             axis.set_xlabel("step")
         for row in axes:
-            # beside the row, where it covers no curve
+            # to the right of the row, where it covers no curve
             row[-1].legend(
                 *row[0].get_legend_handles_labels(),
                 loc="upper left",
@@ -78,7 +78,7 @@ def _short(step: float, _: int) -> str:
 
 
 def pick(run_groups: Sequence[RunGroup]) -> Sequence[RunGroup]:
-    """All of them, or `MAX_COLUMNS` spread evenly, first and last included."""
+    """All groups, or `MAX_COLUMNS` evenly spaced ones that include the first and the last."""
     if len(run_groups) <= MAX_COLUMNS:
         return run_groups
     index = np.linspace(0, len(run_groups) - 1, MAX_COLUMNS).round().astype(int)
@@ -127,7 +127,7 @@ def _panel(axis: Axes, panel: Panel, family: RunGroup) -> list[Sequence[Any]]:
 
 
 def _error_bars(axis: Axes, family: RunGroup, curve: Curve, found: Band) -> None:
-    """The standard errors of an estimate, where the log has them: their mean over the seeds."""
+    """Draw the standard errors of an estimate, averaged over the seeds, if the log has them."""
     name, _, noise = curve.key.partition("@")
     errors = band(family, f"{name}_stderr@{noise}")
     if errors is not None and len(errors.steps) == len(found.steps):
@@ -137,7 +137,7 @@ def _error_bars(axis: Axes, family: RunGroup, curve: Curve, found: Band) -> None
 
 
 def _mark_events(axis: Axes, family: RunGroup) -> None:
-    """The events of every seed, as thin lines."""
+    """Mark the events of every seed by thin lines."""
     from ncfast.experiments.report.figures import EVENT_COLOURS
 
     for name, colour in EVENT_COLOURS.items():
@@ -152,17 +152,17 @@ ERROR, TRACE, PROJECTED, ESTIMATE = "#444444", "#b3588f", "#5b4ea1", "#3c8d54"
 CURVES = Grid(
     "curves",
     "Accuracy and collapse",
-    "Mean over the seeds, and their range. RNC1 in both conventions: over the largest squared norm "
-    "(solid) and over the squared mean norm (dotted). Vertical lines: fit (blue), generalisation "
-    "(orange), collapse (green) of each seed.",
+    "Mean and range over the seeds. RNC1 is divided by the largest squared norm (solid) or by the "
+    "squared mean norm (dotted). Vertical lines mark the fit (blue), generalisation (orange) and "
+    "collapse (green) of each seed.",
     PANELS,
 )
 BOUNDS = Grid(
     "bounds",
     "The generalisation bound over the measured error",
-    "Error on unseen data, and the bound of Theorem 3.2 from the moments of unseen features: with "
-    "the total variance of a class, and with its variance along the decision direction. A bound "
-    "above one says nothing.",
+    "Error on unseen data, and the bound of Theorem 3.2 from the class moments of unseen features. "
+    "The trace form uses the total variance of a class, the projected form its variance along the "
+    "decision direction. A bound above 1 carries no information.",
     (
         Panel(
             "bounds",
@@ -189,30 +189,30 @@ _BALANCE = Panel(
 
 
 def weights(runs: Iterable[Run]) -> Grid:
-    """The norm of the weights, and how balanced the last two layers are where that is logged."""
+    """The grid of the weight norm and, if it is logged, of the balancedness of the last layers."""
     balance = any("balancedness" in record for run in runs for record in run.records)
     caption = "Global L2 norm of all parameters"
     if not balance:
         return Grid("weights", "Weights", f"{caption}.", (_NORM,))
     about = (
-        ", and how far the last two layers are from balanced: "
-        "norm(W_L^T W_L - W_{L-1} W_{L-1}^T), absolute, and relative to the sum of their norms."
+        ", and the balancedness gap of the last two layers, "
+        "norm(W_L^T W_L - W_{L-1} W_{L-1}^T): absolute, and relative to the sum of their norms."
     )
     return Grid("weights", "Weights", caption + about, (_NORM, _BALANCE))
 
 
 def information(runs: Iterable[Run]) -> Grid:
-    """Superfluous information: bounds for each noise, and estimates where there are some."""
+    """The grid of superfluous information: bounds for each noise level, and estimates if logged."""
     prefix = "test/bound.superfluous@"
     keys = {key for run in runs for record in run.records for key in record}
     sigmas = sorted({key.removeprefix(prefix) for key in keys if key.startswith(prefix)}, key=float)
     return Grid(
         "information",
         "Superfluous information I(Z;X) − I(Z;Y)",
-        "Nats, for features with Gaussian noise of σ times the largest norm (Theorem 3.4): the "
-        "log-det bound and the looser trace bound on both splits, and the nearest-neighbour "
-        "estimate on four principal components of unseen features with its standard error, which "
-        "is a lower value by what four components leave out.",
+        "In nats, for features with Gaussian noise of σ times the largest norm (Theorem 3.4). "
+        "Both splits have the log-det bound and the looser trace bound. The nearest-neighbor "
+        "estimate, with its standard error, uses four principal components of unseen features. It "
+        "is lower by the information in the other components.",
         tuple(_noise_panel(sigma) for sigma in sigmas),
     )
 

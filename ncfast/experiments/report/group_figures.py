@@ -1,4 +1,4 @@
-"""Figures of groups of runs: events against weight decay, and the information plane."""
+"""Draws two figures of groups of runs: events against weight decay, and the information plane."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TAU2 = "#5b4ea1"
 
 
 def draw_events(runs: Sequence[Run]) -> Drawing | None:
-    """One point a run and event; None with fewer than two positive weight decays."""
+    """Draw a point for each run and event. None with fewer than two positive weight decays."""
     decays = sorted({float(run.settings["weight_decay"]) for run in runs} - {0.0})
     scales = time_scales(runs)
     kinds = {name: [getattr(run.events, name) for run in runs] for name in EVENT_COLOURS}
@@ -41,7 +41,7 @@ def draw_events(runs: Sequence[Run]) -> Drawing | None:
             ]
             rows += [(name, decay, run, step) for decay, step, run in points]
             colour = EVENT_COLOURS.get(name, _TAU2)
-            spread = 1.04 ** (shift - 1.5)  # side by side where they would cover each other
+            spread = 1.04 ** (shift - 1.5)  # shifted, so that the markers do not cover each other
             axis.plot(
                 [p[0] * spread for p in points],
                 [p[1] for p in points],
@@ -75,13 +75,13 @@ def draw_events(runs: Sequence[Run]) -> Drawing | None:
     level = (
         ""
         if scales.eps2 is None
-        else f" tau_2: RNC1 of the training features under {scales.eps2:.3g}."
+        else f" At tau_2 the RNC1 of the training features falls below {scales.eps2:.3g}."
     )
     return Drawing(
         "events",
-        "When things happen, by weight decay",
-        "A point a run and event." + level + " Line: the power law fitted to tau_2; theory says "
-        "slope -1.",
+        "Events by weight decay",
+        "A point is an event of a run." + level + " The line is the power law fitted to tau_2; the "
+        "theory predicts a slope of -1.",
         figure,
         ("event", "weight_decay", "run", "step"),
         rows,
@@ -93,7 +93,7 @@ _PREFIX = "test/information.inputs@"
 
 
 def draw_plane(run_groups: Sequence[RunGroup]) -> Drawing | None:
-    """A column a family, a row a level of noise, a point a probe with its standard errors."""
+    """Draw a column per group, a row per noise level, a point with standard errors per probe."""
     keys = {key for family in run_groups for record in family.runs[0].records for key in record}
     sigmas = sorted({k.removeprefix(_PREFIX) for k in keys if k.startswith(_PREFIX)}, key=float)
     shown = pick(run_groups)
@@ -118,10 +118,11 @@ def draw_plane(run_groups: Sequence[RunGroup]) -> Drawing | None:
     return Drawing(
         "plane",
         "The information plane",
-        "Mean over the seeds on unseen samples, noise σ times the largest feature norm; bars: "
-        "standard errors. I(Z;X) is estimated on four principal components of features and inputs "
-        "(KSG) and misses what those leave out; I(Z;Y) on as many as class means span. Dashed: the "
-        "entropy of ten equally frequent classes, which I(Z;Y) cannot exceed.",
+        "Mean over the seeds on unseen samples, with noise of σ times the largest feature norm. "
+        "Bars are standard errors. I(Z;X) is estimated (KSG) on four principal components of "
+        "features and inputs and misses the information in the others. I(Z;Y) is estimated on as "
+        "many components as the class means span. The dashed line is the entropy of ten equally "
+        "frequent classes, which I(Z;Y) cannot exceed.",
         figure,
         _HEAD,
         rows,

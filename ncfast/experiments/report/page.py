@@ -1,4 +1,4 @@
-"""The HTML page: no script, no network, figures inside."""
+"""Writes the HTML page: self-contained, with embedded figures, without scripts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ METRICS = {
 
 
 def number(value: float | None) -> str:
-    """Four significant digits, steps in full, a dash for nothing."""
+    """A number with four significant digits, an integer in full, a dash for None."""
     if value is None:
         return "–"
     if isinstance(value, int):
@@ -75,7 +75,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: i
 
 
 def picture_of(drawing: Drawing) -> str:
-    """A figure inside the page, with its caption and the names of its files."""
+    """The HTML of an embedded figure, with its caption and the names of its files."""
     data = base64.b64encode(to_bytes(drawing.figure, "svg")).decode()
     return (
         f'<figure><img alt="{escape(drawing.title)}. {escape(drawing.caption)}" '
@@ -85,7 +85,7 @@ def picture_of(drawing: Drawing) -> str:
 
 
 def story(run: Run) -> str:
-    """What happened, in two or three sentences."""
+    """Summarises the events of a run in two or three sentences."""
     events = run.events
     if events.fit is None:
         return f"The training images were not fitted within {run.last_step:,} steps."
@@ -107,7 +107,7 @@ def story(run: Run) -> str:
 
 
 def events_table(runs: Sequence[Run], labels: Sequence[str]) -> str:
-    """Events and lags, a row a run."""
+    """The table of events and lags, with one row per run."""
     names = list(runs[0].events.lags)
     head = ["run", "fit", "generalisation", "collapse", *(f"lag: {name}" for name in names)]
     rows = [
@@ -115,15 +115,16 @@ def events_table(runs: Sequence[Run], labels: Sequence[str]) -> str:
         for label, e in zip(labels, (run.events for run in runs), strict=True)
     ]
     return table(head, rows) + (
-        '<p class="quiet">Steps. Fit: training accuracy of at least 0.99. Generalisation: test '
-        "accuracy of at least 90 % of its best, if it ever rises by 0.2. Collapse: RNC1 (max norm, "
-        "train) at a fifth of its value at the fit. An event counts when its condition holds at "
-        "nine of ten log points up to twice its step; it is known to one log point.</p>"
+        '<p class="quiet">All numbers are steps. Fit: the training accuracy is at least 0.99. '
+        "Generalisation: the test accuracy is at least 90 % of its best, if it ever rises by 0.2. "
+        "Collapse: RNC1 (max norm, train) is at most a fifth of its value at the fit. An event "
+        "counts if its condition holds at nine of ten log points up to twice its step. Its step "
+        "is accurate to one log point.</p>"
     )
 
 
 def final_table(run: Run) -> str:
-    """Last values of both splits."""
+    """The table of the last values on both splits."""
     rows = [
         [label, number(run.last(f"train/{key}")), number(run.last(f"test/{key}"))]
         for key, label in METRICS.items()
@@ -133,7 +134,7 @@ def final_table(run: Run) -> str:
 
 
 def settings_table(run: Run) -> str:
-    """Everything needed to run it again."""
+    """The settings, versions and conventions of a run, as folded tables."""
     skip = {"out", "resume", "download", "data_dir"}
     rows = [[name, str(value)] for name, value in run.settings.items() if name not in skip]
     versions = ", ".join(f"{name} {value}" for name, value in run.config["versions"].items())
@@ -146,7 +147,7 @@ def settings_table(run: Run) -> str:
 
 
 def page(title: str, body: str) -> str:
-    """The whole document."""
+    """The HTML document."""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -1,4 +1,4 @@
-"""Pictures of the features at chosen steps: margins between classes, principal components."""
+"""Draws the features at chosen steps: margins between classes, and principal components."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ SHOWN = 5
 
 
 def chosen(run: Run) -> list[Mapping[str, Any]]:
-    """At most `SHOWN` probes: the start, those next to the events of the run, and the end.
+    """At most `SHOWN` probes: the first, those nearest to the events of the run, and the last.
 
-    What is left is filled with probes between the fit and the end, evenly on the log axis.
+    The remaining places are filled with probes between the fit and the end, evenly spaced on the
+    log axis.
     """
     probes = read_probes(run)
     if len(probes) <= SHOWN:
@@ -40,7 +41,7 @@ def _indices(wanted: Sequence[float], steps: Any) -> set[int]:
 
 
 def margins(run: Run) -> Drawing | None:
-    """Figure 5 of the paper: a row a step, a column a pair of classes, both splits."""
+    """Figure 5 of the paper: a row per step, a column per pair of classes, with both splits."""
     probes = [probe for probe in chosen(run) if probe.get("margins")]
     if not probes:
         return None
@@ -63,10 +64,10 @@ def margins(run: Run) -> Drawing | None:
     return Drawing(
         "margins",
         f"Margins between classes, {run.path.name}",
-        "Signed distance of the samples of two classes from the boundary between them; the upper "
-        "half shows the training samples, the lower half unseen ones, each scaled to its own "
-        "highest bar. Points on the wrong side of zero are errors of the pair. Collapse makes each "
-        "class a spike; that of unseen samples comes later and is wider.",
+        "Signed distance of the samples of two classes from the boundary between them. The upper "
+        "half shows training samples, the lower half unseen samples; each half is scaled to its "
+        "highest bar. Samples on the wrong side of zero are errors of the pair. A collapsed class "
+        "is a spike. Unseen samples collapse later and to a wider spike.",
         figure,
         ("step", "pair", "split", "class", "margin", "count"),
         rows,
@@ -129,8 +130,8 @@ def components(run: Run) -> Drawing | None:
     return Drawing(
         "components",
         f"Features on two principal axes, {run.path.name}",
-        "The axes are those of the training features at that step; a colour a class. Ten collapsed "
-        "classes span nine dimensions: two axes show only part of them.",
+        "The axes are the principal axes of the training features at that step. Each class has a "
+        "colour. Ten collapsed classes span nine dimensions, of which two are shown.",
         figure,
         ("step", "split", "class", "first", "second"),
         rows,

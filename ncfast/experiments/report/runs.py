@@ -1,4 +1,4 @@
-"""Runs read back from their directories, and groups of runs that differ in the seed alone."""
+"""Reads runs from their directories and groups runs that differ only in the seed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Run:
     """Settings, records and events of one run.
 
     Attributes:
-        path: its directory.
+        path: the directory of the run.
         config: the content of config.json.
         records: the log, in order of steps.
         events: fit, generalisation, collapse.
@@ -42,7 +42,7 @@ class Run:
 
     @property
     def title(self) -> str:
-        """What was trained on what, for headings."""
+        """The model, the dataset and the weight decay, for headings."""
         s = self.settings
         return f"{s['model'].upper()} on {s['dataset']}, weight decay {s['weight_decay']:g}"
 
@@ -57,10 +57,10 @@ class Run:
 
 
 def expand_directories(directories: Sequence[Path]) -> list[Path]:
-    """The directories of runs; a sweep's stands for those of its replicas that have begun.
+    """The directories of runs. A sweep's directory is replaced by those of its started replicas.
 
     Raises:
-        RunDirectoryError: a sweep of which no replica has begun.
+        RunDirectoryError: no replica of a sweep has started.
     """
     found: list[Path] = []
     for directory in directories:
@@ -82,8 +82,8 @@ def read_run(path: Path) -> Run:
     """Read the run in ``path``.
 
     Raises:
-        RunDirectoryError: there is no run, or it has logged nothing yet.
-        ValueError: its log is damaged before the last line.
+        RunDirectoryError: there is no run, or it has no record yet.
+        ValueError: a line of its log other than the last is damaged.
     """
     config = run_dir.load_config(path)
     log = path / run_dir.METRICS_FILE
@@ -101,7 +101,7 @@ def read_run(path: Path) -> Run:
 
 
 def read_probes(run: Run) -> list[Mapping[str, Any]]:
-    """The probes of a run, in order of steps; empty when it has none."""
+    """The probes of a run, in order of steps; empty if there are none."""
     path = run.path / PROBES_FILE
     if not path.exists():
         return []
@@ -116,18 +116,18 @@ _SHORT = {
     "loss": "loss",
     "model": "model",
     "dataset": "data",
-    "optimizer": "optimiser",
+    "optimizer": "optimizer",
 }
 _SKIP = {"out", "resume", "data_dir", "download", "device", "seed", "checkpoint_every"}
 
 
 @dataclass(frozen=True)
 class RunGroup:
-    """Runs of the same settings but for the seed.
+    """Runs that have equal settings except for the seed.
 
     Attributes:
-        label: the settings in which this family differs from the others.
-        runs: in the order of their seeds.
+        label: the settings in which this group differs from the others.
+        runs: the runs, in the order of their seeds.
     """
 
     label: str
@@ -135,7 +135,7 @@ class RunGroup:
 
     @property
     def weight_decay(self) -> float:
-        """Its lambda."""
+        """The weight decay of the runs."""
         return float(self.runs[0].settings["weight_decay"])
 
 
@@ -150,7 +150,7 @@ class Band:
 
 
 def run_groups(runs: Sequence[Run]) -> list[RunGroup]:
-    """The runs by their settings, larger weight decay first."""
+    """The runs grouped by their settings, in descending order of weight decay."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         kept = {k: v for k, v in run.settings.items() if k not in _SKIP}
@@ -179,7 +179,7 @@ def _label(run: Run, names: Iterable[str]) -> str:
 
 
 def band(family: RunGroup, key: str) -> Band | None:
-    """The band of ``key``; None when a run has no such value."""
+    """The band of ``key``; None if there is no step at which all runs logged it."""
     found = [
         dict(zip(*(v.tolist() for v in series(r.records, key)), strict=True)) for r in family.runs
     ]

@@ -1,4 +1,4 @@
-"""The two time scales of every run, and how they go with weight decay."""
+"""Measures the two time scales of runs, and how they depend on weight decay."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ LEVEL, LEVELS = 0.75, 4
 
 @dataclass(frozen=True)
 class TimeScales:
-    """tau_1 and tau_2 of runs, in their order; None where a run did not get there.
+    """tau_1 and tau_2 of each run; None if the run did not reach them.
 
     Attributes:
         tau1: first step from which the training accuracy is at least 0.99.
-        tau2: first step after it from which the training RNC1 is under ``eps2``.
-        eps2: three quarters of the smallest RNC1 of a run at its fit; the same for all.
+        tau2: first step after tau_1 from which the training RNC1 is at most ``eps2``.
+        eps2: three quarters of the smallest RNC1 at the fit among all runs.
     """
 
     tau1: tuple[int | None, ...]
@@ -34,7 +34,7 @@ class TimeScales:
 
 
 def time_scales(runs: Sequence[Run]) -> TimeScales:
-    """Both time scales, RNC1 with the max norm."""
+    """Both time scales of each run; RNC1 is the one of the max norm."""
     levels = [level for run in runs if (level := _at(run, "train/rnc1.max", run.events.fit))]
     eps2 = LEVEL * min(levels) if levels else None
     return TimeScales(
@@ -43,7 +43,7 @@ def time_scales(runs: Sequence[Run]) -> TimeScales:
 
 
 def _at(run: Run, key: str, step: int | None) -> float | None:
-    """Value at the first log point from ``step`` on."""
+    """Value at the first log point at or after ``step``; None if it is missing or not finite."""
     steps, values = series(run.records, key)
     if step is None or not (steps >= step).any():
         return None
@@ -60,10 +60,10 @@ def _tau2(run: Run, eps2: float | None) -> int | None:
 
 
 def decay_law(runs: Sequence[Run], times: Sequence[int | None]) -> PowerLaw | None:
-    """How ``times`` go with lambda, over runs with a positive lambda.
+    """The power law of ``times`` in the weight decay, over runs with a positive weight decay.
 
     Returns:
-        None with fewer than three runs that got there, or fewer than two lambdas among them.
+        None if fewer than three runs have a time, or all of these have the same weight decay.
     """
     pairs = [
         (float(run.settings["weight_decay"]), float(time) if time else None)
@@ -77,7 +77,7 @@ def decay_law(runs: Sequence[Run], times: Sequence[int | None]) -> PowerLaw | No
 
 
 def laws_by_level(runs: Sequence[Run]) -> list[tuple[float, PowerLaw]]:
-    """The law of tau_2 at its level and at a half, a quarter, an eighth of it, where it exists."""
+    """The power laws of tau_2 that exist at eps_2, and at a half, a quarter, an eighth of it."""
     top = time_scales(runs).eps2
     if top is None:
         return []
@@ -87,21 +87,22 @@ def laws_by_level(runs: Sequence[Run]) -> list[tuple[float, PowerLaw]]:
 
 
 def slope_text(law: PowerLaw) -> str:
-    """The exponent with its interval, and on how many runs it rests."""
+    """The exponent with its interval and the number of runs, as text."""
     text = f"{law.exponent:.2f} (95 % interval {law.low:.2f} to {law.high:.2f}, {law.count} runs"
     missing = len(law.censored)
     return text + (f", {missing} more did not get there)" if missing else ")")
 
 
 def balance_rate(run: Run) -> Interval | None:
-    """Decay rate of the absolute balancedness gap over 2 eta lambda: theory says 1.
+    """Decay rate of the absolute balancedness gap, divided by 2 eta lambda. The theory predicts 1.
 
-    For gradient descent with L2 on a network whose last two layers are linear the gap goes as
-    (1 - eta lambda)^(2 t) (Theorem 4.3). The rate is fitted to the logarithm until a fifth is left:
-    steps of finite size keep a floor under it, where a large lambda soon arrives.
+    For gradient descent with L2 on a network whose last two layers are linear, the gap is
+    proportional to (1 - eta lambda)^(2 t) (Theorem 4.3). The rate is fitted to the logarithm of the
+    gap until a fifth of it is left, because steps of finite size keep the gap above a floor, which
+    a large lambda reaches early.
 
     Returns:
-        None for another setting, or with fewer than three log points.
+        None if the run has other settings, or fewer than three log points.
     """
     s = run.settings
     plain = s.get("optimizer") in ("gd", "sgd") and not s.get("momentum")
@@ -120,9 +121,9 @@ def balance_rate(run: Run) -> Interval | None:
 
 
 def midpoint(run: Run, key: str) -> int | None:
-    """First step after the fit from which ``key`` is past half its way down, on a log axis.
+    """First step after the fit from which ``key`` has made half of its fall, on a log axis.
 
-    The way from its value at the fit to its last value; None when it falls by less than a third.
+    The fall is from the value at the fit to the last value. None if it is less than a third.
     """
     start = _at(run, key, run.events.fit)
     steps, values = series(run.records, key)

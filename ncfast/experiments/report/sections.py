@@ -1,4 +1,4 @@
-"""The parts of the page that are text: stories, verdicts, tables."""
+"""Writes the text of the page: summaries, verdicts and tables."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _FINAL = {
 
 
 def one_run(run: Run, overview: Drawing) -> list[str]:
-    """Story, overview, events and last values of a run."""
+    """The summary, overview, verdicts, events and last values of a run."""
     return [
         f'<p class="lead">{escape(page.story(run))}</p>',
         page.picture_of(overview),
@@ -49,7 +49,7 @@ def one_run(run: Run, overview: Drawing) -> list[str]:
 
 
 def several_runs(runs: Sequence[Run], directories: Sequence[Path]) -> tuple[str, list[str]]:
-    """Title, and verdicts with their tables."""
+    """The title of several runs, and their verdicts and tables."""
     title, about = _title(runs, directories)
     labels = _names(runs)
     parts = [f'<p class="lead">{escape(about)}</p>'] if about else []
@@ -75,7 +75,7 @@ def several_runs(runs: Sequence[Run], directories: Sequence[Path]) -> tuple[str,
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """The folders of the runs, with their parents' where those alone would be the same."""
+    """The folder names of the runs, or their full paths if two names are equal."""
     short = [run.path.name or str(run.path) for run in runs]
     return short if len(set(short)) == len(short) else [str(run.path) for run in runs]
 
@@ -106,14 +106,15 @@ def _verdict_table(runs: Sequence[Run]) -> str:
     return (
         '<div class="scroll"><table class="verdicts"><thead><tr><th>claim</th><th>verdict</th>'
         f"<th>numbers</th></tr></thead><tbody>{rows}</tbody></table></div>"
-        '<p class="quiet">Of arXiv 2509.20829, asked of these runs alone. Confirmed: in nine of '
-        "ten runs, or within the interval; not confirmed: in one of ten, or outside the interval; "
-        "cannot tell: between, or too few runs.</p>"
+        '<p class="quiet">The claims are those of arXiv 2509.20829, judged by these runs only. '
+        "Confirmed: it holds in at least nine of ten runs, or the interval contains the "
+        "prediction. Not confirmed: it holds in at most one of ten, or the interval does not "
+        "contain the prediction. Cannot tell: all other cases, or too few runs.</p>"
     )
 
 
 def _lags_table(runs: Sequence[Run]) -> str:
-    """Mean lag of each family from the fit to the generalisation, with Student's interval."""
+    """Mean lag of each group from the fit to the generalisation, with Student's interval."""
     rows = []
     for family in run_groups(runs):
         found = lags_over_seeds(
@@ -149,8 +150,8 @@ def _scales_note(runs: Sequence[Run], scales: TimeScales) -> str:
     note = "tau_1: training accuracy of at least 0.99. "
     if scales.eps2 is not None:
         note += (
-            f"tau_2: RNC1 (max norm, train) under {scales.eps2:.3g}, three quarters of the "
-            "smallest at a fit. "
+            f"tau_2: RNC1 (max norm, train) of at most {scales.eps2:.3g}, three quarters of the "
+            "smallest RNC1 at a fit. "
         )
     for name, times in (("tau_1", scales.tau1), ("tau_2", scales.tau2)):
         law = decay_law(runs, times)
@@ -160,7 +161,7 @@ def _scales_note(runs: Sequence[Run], scales: TimeScales) -> str:
 
 
 def details(runs: Sequence[Run]) -> list[str]:
-    """Settings and conventions, folded; of the first run, with a word on the others."""
+    """The settings and conventions of the first run, folded, and a note on the other runs."""
     if len(runs) == 1:
         return [page.settings_table(runs[0])]
     return [

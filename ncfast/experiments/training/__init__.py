@@ -1,1 +1,1 @@
-"""Many training runs that differ in settings and seed, trained by one batched program."""
+"""Trains replicas, runs that differ in seed and settings, in one batched program."""

@@ -1,4 +1,4 @@
-"""Batches for several replicas at once, each in its own random order."""
+"""Draws the batches of several replicas at once, each replica in its own random order."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from torch import Tensor
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.data import ImageSet
 
-# a training split up to this size is normalised once and kept in float32
+# a training split of at most this size in float32 is normalised once and kept
 KEPT_BYTES = 1 << 29
 
 
 class BatchOrder:
-    """Endless batches of indices: a fresh permutation each epoch, the last batch may be short.
+    """An endless sequence of batches of indices.
+
+    Each epoch has a new permutation. The last batch of an epoch may be short.
 
     Args:
         size: number of samples.
-        batch_size: indices a batch; at most ``size`` are given.
-        seed: of its generator; the global random stream is untouched.
+        batch_size: indices per batch; a batch has at most ``size``.
+        seed: seed of the generator; the global random stream is not used.
 
     Example:
         >>> order = BatchOrder(5, 2, seed=0)
@@ -43,7 +45,7 @@ class BatchOrder:
         return self._permutation[start : self._position]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything that decides what comes next, as tensors."""
+        """The complete state, as tensors: it determines all further batches."""
         return {
             "generator": self._generator.get_state(),
             "permutation": self._permutation.clone(),
@@ -51,10 +53,10 @@ class BatchOrder:
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue where `state_dict` was taken.
+        """Continue from a state that `state_dict` returned.
 
         Raises:
-            ValueError: a state of other data.
+            ValueError: the state does not fit the number of samples.
         """
         permutation, position = state["permutation"], int(state["position"])
         ordered = permutation.sort().values
@@ -67,11 +69,11 @@ class BatchOrder:
 
 
 class ReplicaBatches:
-    """The next batch of every replica.
+    """The batches of all replicas.
 
     Args:
-        configs: of the replicas; all with the same batch size.
-        train: their training split, on the device.
+        configs: settings of the replicas, all with the same batch size.
+        train: the training split, on the device.
     """
 
     def __init__(self, configs: Sequence[TrainConfig], train: ImageSet) -> None:
@@ -83,7 +85,7 @@ class ReplicaBatches:
             self._ready = train.batch(slice(None))
 
     def indices(self) -> Tensor:
-        """(R, B) int64 on the CPU: the next rows of each replica."""
+        """Indices of the next batch of each replica, (R, B) int64 on the CPU."""
         return torch.stack([order.next() for order in self.orders])
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Runs a training step as it is, or on CUDA as a captured graph."""
+"""Runs a training step: as a captured graph on CUDA, eagerly elsewhere."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _WARM_UP = 3
 
 
 class CapturedStep:
-    """A step that takes (R, B) indices. On CUDA it is launched as one graph after a warm-up.
+    """A training step that takes (R, B) indices. On CUDA it becomes one graph launch.
 
-    The first calls run eagerly, as a graph needs libraries and allocator warm; then one graph is
-    captured for each shape of the indices, since the last batch of an epoch may be short.
+    On CUDA the first calls run eagerly, to warm up libraries and the allocator. Then one graph is
+    captured for each shape of the indices, because the last batch of an epoch may be short.
 
     Args:
-        function: the step; on CUDA it must not synchronise, and must work on the same tensors at
-            every call.
-        device: where it runs.
+        function: the step; on CUDA it must not synchronise, and every call must use the same
+            tensors.
+        device: where the step runs.
     """
 
     def __init__(self, function: Callable[[Tensor], None], device: torch.device) -> None:
@@ -28,7 +28,7 @@ class CapturedStep:
         self._calls = 0
 
     def __call__(self, indices: Tensor) -> None:
-        """One step on ``indices``, (R, B) int64 on the CPU."""
+        """Run one step on ``indices``, (R, B) int64 on the CPU."""
         if self._device.type != "cuda":
             self._function(indices.to(self._device))
             return
@@ -52,7 +52,7 @@ class CapturedStep:
     def _capture(self, indices: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         static = torch.empty_like(indices, device=self._device)
         graph = torch.cuda.CUDAGraph()
-        # capture records and does not run: the step itself is the first replay
+        # capturing does not execute: the first replay is the step
         static.copy_(indices)
         with torch.cuda.graph(graph):
             self._function(static)

@@ -1,4 +1,4 @@
-"""The whole state of a run in one safetensors file."""
+"""Writes and reads checkpoints: the complete state of a run in one safetensors file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 from ncfast.experiments.run_dir import CHECKPOINT, RunDirectoryError
 from ncfast.tracking.sinks.files import replacing
 
-FORMAT = "2"  # of the file; version 0.1 wrote none
-# the permutation of an epoch is empty before the first step
+FORMAT = "2"  # format of the file; version 0.1 did not write one
+# its length varies: the permutation of an epoch is empty before the first step
 _ANY_LENGTH = "order/permutation"
 
 
@@ -23,8 +23,8 @@ def save(out: Path, step: int, tensors: dict[str, Tensor]) -> None:
 
     Args:
         out: the run's directory.
-        step: updates made so far.
-        tensors: the state, see `ReplicaProgram.state`.
+        step: number of updates made so far.
+        tensors: the state; see `ReplicaProgram.state`.
 
     Raises:
         OSError: the disk is full or the directory cannot be written; the old checkpoint is kept.
@@ -38,15 +38,15 @@ def save(out: Path, step: int, tensors: dict[str, Tensor]) -> None:
     with replacing(path) as temporary:
         try:
             save_file(content, temporary, metadata={"format": FORMAT})
-        except Exception as error:  # safetensors reports a full disk with an error of its own
+        except Exception as error:  # safetensors has its own error for a full disk
             raise OSError(f"{path}: could not write the checkpoint: {error}") from error
 
 
 def saved_step(out: Path) -> int:
-    """The step of a run's checkpoint; -1 when the run has not begun.
+    """The step of a run's checkpoint, or -1 if there is no checkpoint.
 
     Raises:
-        RunDirectoryError: the checkpoint is damaged, or of version 0.1.
+        RunDirectoryError: the checkpoint is damaged, or version 0.1 wrote it.
     """
     if not (out / CHECKPOINT).exists():
         return -1
@@ -54,10 +54,10 @@ def saved_step(out: Path) -> int:
 
 
 def check_not_past(out: Path, steps: int) -> None:
-    """Check that a run to be resumed has not gone beyond ``steps``.
+    """Check that the checkpoint of a run is not past ``steps``.
 
     Raises:
-        RunDirectoryError: it has; or its checkpoint cannot be used.
+        RunDirectoryError: the checkpoint is past ``steps`` or cannot be used.
     """
     saved = saved_step(out)
     if saved > steps:
@@ -72,10 +72,10 @@ def restore(out: Path, load: Callable[[dict[str, Tensor]], object] | None) -> in
 
     Args:
         out: the run's directory.
-        load: takes the tensors; None reads the step alone.
+        load: is called with the tensors; None reads only the step.
 
     Raises:
-        RunDirectoryError: the file is damaged, of version 0.1, or does not fit.
+        RunDirectoryError: the file is damaged, version 0.1 wrote it, or it does not fit this run.
     """
     path = out / CHECKPOINT
     try:
@@ -97,10 +97,11 @@ def restore(out: Path, load: Callable[[dict[str, Tensor]], object] | None) -> in
 
 
 def check_fits(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Check that every tensor is there, with the shape and dtype that the run expects.
+    """Check that a checkpoint has exactly the tensors that the run expects, in shape and dtype.
 
     Raises:
-        ValueError: the first tensor that does not fit, what was expected, what came.
+        ValueError: a tensor does not fit; the message names the first one, what was expected, and
+            what was found.
     """
     for name, wanted in expected.items():
         if name not in found:

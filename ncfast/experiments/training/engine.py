@@ -1,4 +1,4 @@
-"""What trains several replicas of one network at once, whatever the network."""
+"""The interface of the engines that compute gradients for several replicas, and their choice."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ncfast.experiments.models import MLP, Network
 
 
 class Engine(Protocol):
-    """Parameters of R replicas stacked along a first axis, and how to differentiate their losses.
+    """Holds the parameters of R replicas, stacked along the first axis, and computes gradients.
 
     Attributes:
-        names: of the parameters, in the order of the network's ``named_parameters``.
-        parameters: one (R, ...) tensor a name; the optimiser changes them in place.
-        gradients: likewise; `backward` fills them, or puts others into the list.
+        names: names of the parameters, in the order of the network's ``named_parameters``.
+        parameters: one (R, ...) tensor per name; the optimizer changes them in place.
+        gradients: one (R, ...) tensor per name; `backward` fills or replaces them.
     """
 
     names: list[str]
@@ -25,27 +25,28 @@ class Engine(Protocol):
     gradients: list[Tensor]
 
     def backward(self, inputs: Tensor, labels: Tensor) -> None:
-        """Fill ``gradients`` with those of each replica's loss on its own batch.
+        """Compute ``gradients`` of each replica's loss on its own batch.
 
         Args:
-            inputs: (R, B, ...), a batch for each replica.
+            inputs: (R, B, ...), one batch per replica.
             labels: (R, B) int64.
         """
 
     def evaluate(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (R, N, D) and logits (R, N, K) of the same inputs (N, ...), in eval mode."""
+        """Features (R, N, D) and logits (R, N, K) of inputs (N, ...), in eval mode."""
 
     def buffers(self) -> dict[str, Tensor]:
-        """(R, ...) by name: what the network keeps beside its parameters; may be copied to."""
+        """The network's buffers by name, (R, ...) each; they may be written to."""
 
 
 def make_engine(models: Sequence[Network], loss: str, device: torch.device) -> Engine:
     """The fastest engine for these networks on this device.
 
-    On a CPU convolutions and attention gain nothing from an axis for replicas: they are looped.
+    On a CPU, batching over replicas does not speed up convolutions and attention. Networks with
+    them run in a loop there.
 
     Args:
-        models: the R freshly initialised networks of one architecture.
+        models: R initialised networks of one architecture.
         loss: "mse" or "ce", as in `ncfast.experiments.training.losses`.
         device: where to train.
     """
@@ -61,7 +62,7 @@ def make_engine(models: Sequence[Network], loss: str, device: torch.device) -> E
 
 
 def stack_parameters(models: Sequence[Network]) -> tuple[list[str], list[Tensor]]:
-    """Names, and the parameters of all models stacked along a first axis."""
+    """Names of the parameters, and the parameters of all models stacked along the first axis."""
     names = [name for name, _ in models[0].named_parameters()]
     columns = zip(*(model.parameters() for model in models), strict=True)
     return names, [torch.stack([p.detach() for p in column]) for column in columns]

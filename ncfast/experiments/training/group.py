@@ -1,4 +1,4 @@
-"""A group of replicas that trains, measures, logs and saves as it goes."""
+"""Runs a group of replicas: trains them, measures and logs them, and saves checkpoints."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from ncfast.tracking.sinks import JsonlSink
 
 
 class Group:
-    """Replicas of one program at one step.
+    """Replicas that share a program and are at the same step.
 
     Args:
-        configs: settings of the replicas; their directories are prepared. All have saved the same
-            step, or none has begun.
+        configs: settings of the replicas. Their directories must be prepared. Either all have a
+            checkpoint of the same step, or none has a checkpoint.
         train: training split, on the device.
         test: test split, on the device.
         device: where to train.
 
     Attributes:
-        step: updates made so far; -1 before the initialisation was measured.
+        step: number of updates made so far; -1 until the initial weights are measured.
     """
 
     def __init__(
@@ -59,9 +59,10 @@ class Group:
             ProbeLog.truncate(config.out, self.step)
 
     def execute(self, interrupt: InterruptFlag) -> bool:
-        """Train to the last step or until interrupted; True when it was the last step.
+        """Train to the last step or until interrupted. Save the state in both cases.
 
-        The state is saved either way.
+        Returns:
+            True if the last step was reached.
         """
         with contextlib.ExitStack() as stack:
             progress = stack.enter_context(Progress(max(self.step, 0), self._steps))

@@ -1,4 +1,4 @@
-"""Estimates of the information plane of unseen features at the probes of a sweep."""
+"""Estimates the information plane on test features at the probes of a run."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ncfast.information import EstimateWarning, InformationPlane
 class Planes:
     """The information plane of the first samples of a split, for several levels of noise.
 
-    Texts are left out: distances between token ids mean nothing.
+    Texts have no estimates, because distances between token ids have no meaning.
 
     Args:
-        split: unseen samples, on the device.
+        split: the test split, on the device.
         sigmas: noise relative to the largest feature norm.
-        samples: how many; 0 estimates nothing.
+        samples: number of samples; 0 disables the estimates.
     """
 
     def __init__(self, split: ImageSet, sigmas: Sequence[float], samples: int) -> None:
@@ -34,8 +34,8 @@ class Planes:
         """Estimates and standard errors in nats, by "information.{what}@{sigma}".
 
         Args:
-            feats: (N, D) features of the whole split; of a dead or diverged network nothing is
-                estimated.
+            feats: (N, D) features of the whole split. If they are all zero or not finite, the
+                result is empty.
         """
         feats = feats[: self._rows]
         if not self._planes or not feats.isfinite().all() or not feats.any():
@@ -43,7 +43,7 @@ class Planes:
         found = {}
         for sigma, plane in self._planes.items():
             with warnings.catch_warnings():
-                # at step 0 the estimators have doubts about every network: the report says so
+                # at step 0 every network causes warnings; the report mentions them
                 warnings.simplefilter("ignore", EstimateWarning)
                 point = plane(feats)
             for name in ("inputs", "labels", "superfluous"):

@@ -1,4 +1,4 @@
-"""Turns Ctrl-C and SIGTERM into a flag, so that a step is never cut in two."""
+"""Turns Ctrl-C and SIGTERM into a flag, so that they take effect between two steps."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing_extensions import Self
 
 
 class InterruptFlag:
-    """Inside the block the first SIGINT or SIGTERM sets ``raised``; a second one interrupts.
+    """A context in which the first SIGINT or SIGTERM sets ``raised``.
 
-    Outside the main thread, where Python allows no handlers, it stays unset.
+    A second signal raises KeyboardInterrupt. Python allows signal handlers only in the main thread;
+    in other threads the flag is never set.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Replicas of any network, one after the other: the fallback, and the plain reference."""
+"""Trains replicas of any network one after the other: the fallback and the reference engine."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ncfast.experiments.training.losses import LOSSES
 
 
 class LoopedEngine:
-    """R networks whose parameters are views of the stacked ones; see `Engine`.
+    """R networks whose parameters are views of the stacked parameters; see `Engine`.
 
     Args:
-        models: the initialised networks, taken over: their parameters become views.
+        models: the initialised networks. The engine replaces their parameters by views.
         loss: "mse" or "ce".
     """
 
@@ -48,7 +48,7 @@ class LoopedEngine:
             self._loss(model(x), y).backward()
 
     def _backward_alone(self, inputs: Tensor, labels: Tensor) -> None:
-        """Take over the gradients that autograd made: adding them would read them again."""
+        """Use autograd's gradient tensors directly; adding them to zeros would cost a pass."""
         (model,) = self._models
         for parameter in model.parameters():
             parameter.grad = None

@@ -1,4 +1,4 @@
-"""Losses, summed over the batch."""
+"""The training losses, summed over the batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics of all replicas on one split, from one pass of class moments."""
+"""Measures all replicas on a split: metrics from class moments, accuracy and loss, in one pass."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ncfast.experiments.run_dir import LOGGED
 from ncfast.experiments.training.losses import LOSSES
 from ncfast.experiments.training.program import ReplicaProgram
 from ncfast.metrics._collect import evaluate
-from ncfast.metrics._evidence import Evidence
+from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.registry import CATALOGUE
 from ncfast.metrics.weights import balancedness, weight_norm
 from ncfast.moments import ClassMoments, class_moments
 
-_ROWS = 20_000  # of features at a time, over all replicas
+_ROWS = 20_000  # rows of features evaluated at a time, over all replicas
 
 
 @dataclass
@@ -26,11 +26,12 @@ class SplitTotals:
     """Sums over a split for R replicas; see `measure_split`.
 
     Attributes:
-        moments: with replica x class as the class, R K in all.
-        norm_sum: sum of the feature norms of each replica, (R,) float64; norm_max: the largest.
-        correct: samples that are classified correctly, (R,).
+        moments: class moments with R K classes, one for each pair of replica and class.
+        norm_sum: sum of the feature norms of each replica, (R,) float64.
+        norm_max: largest feature norm of each replica, (R,) float64.
+        correct: number of correctly classified samples, (R,).
         loss: summed loss, (R,) float64.
-        count: samples.
+        count: number of samples.
     """
 
     moments: ClassMoments
@@ -40,17 +41,15 @@ class SplitTotals:
     loss: Tensor
     count: int
 
-    def replica(self, index: int) -> ClassMoments:
-        """The class moments of one replica; views."""
-        classes = self.moments.num_classes // len(self.correct)
-        part = slice(index * classes, (index + 1) * classes)
-        m = self.moments
+    def states(self) -> ClassMoments:
+        """The class moments with the replicas as leading axis; views."""
+        replicas, m = len(self.correct), self.moments
         return ClassMoments(
-            m.counts[part],
-            m.means[part],
-            m.within_ss[part],
-            self.norm_sum[index],
-            self.norm_max[index],
+            m.counts.unflatten(0, (replicas, -1)),
+            m.means.unflatten(0, (replicas, -1)),
+            m.within_ss.unflatten(0, (replicas, -1)),
+            self.norm_sum,
+            self.norm_max,
         )
 
 
@@ -101,37 +100,39 @@ def totals_of(program: ReplicaProgram, split: ImageSet) -> SplitTotals:
 
 @torch.no_grad()
 def measure_split(program: ReplicaProgram, split: ImageSet, name: str) -> list[dict[str, Tensor]]:
-    """Accuracy, mean loss, `LOGGED` metrics of each replica on a split.
+    """Accuracy, mean loss and the `LOGGED` metrics of each replica on a split.
 
     Args:
         program: the replicas.
-        split: on their device.
+        split: the split, on the device of the replicas.
         name: the first part of the keys, such as "train".
 
     Returns:
-        For each replica 0-d tensors by ``name/metric``.
+        One dictionary per replica, with 0-d tensors by ``name/metric``.
     """
     totals = totals_of(program, split)
-    records = []
-    for replica in range(len(program.configs)):
-        state = program.model_state(replica)
-        evidence = Evidence(
-            totals.replica(replica),
-            weight=state["classifier.weight"].to(torch.float64),
-            bias=state["classifier.bias"].to(torch.float64),
-        )
-        values = {
-            "accuracy": totals.correct[replica].to(torch.float64) / totals.count,
-            "loss": totals.loss[replica] / totals.count,
-            **evaluate({id_: CATALOGUE[id_] for id_ in LOGGED}, evidence),
-        }
-        records.append({f"{name}/{id_}": value for id_, value in values.items()})
-    return records
+    states = [program.model_state(replica) for replica in range(len(program.configs))]
+    weight, bias = (
+        torch.stack([state[f"classifier.{part}"].to(torch.float64) for state in states])
+        for part in ("weight", "bias")
+    )
+    values = {
+        "accuracy": totals.correct.to(torch.float64) / totals.count,
+        "loss": totals.loss / totals.count,
+        **evaluate(
+            {id_: CATALOGUE[id_] for id_ in LOGGED},
+            MetricInputs(totals.states(), weight=weight, bias=bias),
+        ),
+    }
+    columns = {f"{name}/{id_}": value.unbind() for id_, value in values.items()}
+    return [
+        {key: column[replica] for key, column in columns.items()} for replica in range(len(states))
+    ]
 
 
 @torch.no_grad()
 def measure_weights(program: ReplicaProgram, replica: int) -> dict[str, Tensor]:
-    """weight.norm, and the balancedness of the last two layers of an MLP."""
+    """The global weight norm, and for an MLP the balancedness of its last two layers."""
     state = program.model_state(replica)
     names = program.tiles[0].engine.names
     found = {"weight.norm": weight_norm([state[name] for name in names])}
@@ -143,7 +144,7 @@ def measure_weights(program: ReplicaProgram, replica: int) -> dict[str, Tensor]:
 
 
 def to_numbers(records: Sequence[dict[str, Tensor]]) -> list[dict[str, float]]:
-    """0-d tensors of all replicas as numbers, in one copy from the device."""
+    """The 0-d tensors of all replicas as numbers, with one copy from the device."""
     flat = [value.to(torch.float64) for record in records for value in record.values()]
     numbers = iter(torch.stack(flat).tolist() if flat else [])
     return [{name: next(numbers) for name in record} for record in records]

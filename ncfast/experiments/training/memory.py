@@ -1,4 +1,4 @@
-"""How many replicas fit into memory at once."""
+"""Chooses how many replicas are trained at once, from the memory they need."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.data import ImageSet
 from ncfast.experiments.models import build_model
 
-SHARE = 0.5  # of the free memory; the rest is for the data, temporaries and others
-_COPIES = 4  # parameters, gradients, two averages of Adam
+SHARE = 0.5  # share of the free memory for replicas; the rest is for data and temporaries
+_COPIES = 4  # parameters, gradients, and the two averages of Adam
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on ``device``."""
+    """Free memory on ``device``, in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return 1024 * int(line.split()[1])
-    raise OSError("/proc/meminfo does not tell MemAvailable. Pass --group-size.")
+    raise OSError("/proc/meminfo has no line MemAvailable. Pass --group-size.")
 
 
 def replica_bytes(config: TrainConfig, train: ImageSet) -> int:
-    """Bytes a replica needs while it trains: its state, and the activations of a batch.
+    """Bytes that a replica needs during training, for its state and the activations of a batch.
 
-    The activations are counted by one forward pass of two samples.
+    A forward pass of two samples counts the activations.
     """
     model = build_model(config, train)
     parameters = sum(p.numel() for p in model.parameters()) + sum(
@@ -56,20 +56,23 @@ def _numel(output: object) -> int:
 def group_size(
     config: TrainConfig, train: ImageSet, device: torch.device, *, free: int | None = None
 ) -> int:
-    """How many replicas like this one fit into `SHARE` of the free memory, at least one.
+    """Number of replicas like this one that fit into `SHARE` of the free memory, at least 1.
 
     Args:
         config: settings of a replica.
         train: its training split.
         device: where to train.
-        free: bytes; None asks the device.
+        free: free bytes; None asks the device.
     """
     budget = int(SHARE * (free_memory(device) if free is None else free))
     return max(1, budget // replica_bytes(config, train))
 
 
 def split_evenly(items: Sequence[int], most: int, at_least: int = 1) -> list[list[int]]:
-    """``items`` in consecutive groups of nearly one size, at most ``most`` and ``at_least`` groups.
+    """Split ``items`` into consecutive groups of nearly equal size.
+
+    A group has at most ``most`` items. There are at least ``at_least`` groups if there are enough
+    items.
 
     Example:
         >>> split_evenly(range(7), 3)

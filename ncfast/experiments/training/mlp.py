@@ -1,7 +1,8 @@
-"""Replicas of a multilayer perceptron: batched matrix products, backward written by hand.
+"""Trains replicas of a multilayer perceptron with batched matrix products.
 
-By hand because it is a quarter to a half faster on a CPU than autograd over the same products: no
-graph, no gradient of the inputs, and the gradients land where the optimiser reads them.
+The backward pass is written by hand. On a CPU it is 25 to 50 % faster than autograd over the same
+products: it builds no graph, computes no gradient of the inputs, and writes the gradients where the
+optimizer reads them.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from ncfast.experiments.training.engine import stack_parameters
 
 
 class Activation(NamedTuple):
-    """A function of z, and the product of a gradient with its derivative.
+    """An elementwise function and its backward pass.
 
-    ``backward`` takes the gradient, z and the function's value.
+    ``backward`` takes the gradient of the output, the input z and the output.
     """
 
     forward: Callable[[Tensor], Tensor]
@@ -34,10 +35,10 @@ def _smooth_leaky(module: SmoothLeakyReLU) -> Activation:
 
 
 def activation_of(module: nn.Module) -> Activation:
-    """The pair for a module of `ncfast.experiments.models.ACTIVATIONS`.
+    """The activation of a module of `ncfast.experiments.models.ACTIVATIONS`.
 
     Raises:
-        TypeError: another module.
+        TypeError: the module is not one of them.
     """
     aten = torch.ops.aten
     if isinstance(module, SmoothLeakyReLU):
@@ -52,10 +53,10 @@ def activation_of(module: nn.Module) -> Activation:
 
 
 def output_gradient(logits: Tensor, labels: Tensor, loss: str) -> Tensor:
-    """Gradient of the summed loss by the logits; may overwrite them.
+    """Gradient of the summed loss with respect to the logits.
 
     Args:
-        logits: (R, B, K).
+        logits: (R, B, K); may be overwritten.
         labels: (R, B) int64.
         loss: "mse" for sum (output - one-hot)^2, "ce" for summed cross-entropy.
     """
@@ -67,7 +68,7 @@ def output_gradient(logits: Tensor, labels: Tensor, loss: str) -> Tensor:
 
 
 class MLPEngine:
-    """R perceptrons of the same sizes; see `ncfast.experiments.training.engine.Engine`.
+    """R perceptrons of equal layer sizes; see `ncfast.experiments.training.engine.Engine`.
 
     Args:
         models: the initialised networks; their values are copied.
@@ -104,7 +105,7 @@ class MLPEngine:
                     gradient = activation.backward(gradient, *trace[layer])
 
     def _forward(self, hidden: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """For the input and each hidden layer: z, and what the activation made of it."""
+        """Pairs (z, activation of z): one for the input, then one for each hidden layer."""
         trace = [(hidden, hidden)]
         for weight, bias, activation in zip(
             self._weights, self._biases, self._activations, strict=False
@@ -125,5 +126,5 @@ class MLPEngine:
         return features, logits
 
     def buffers(self) -> dict[str, Tensor]:
-        """None."""
+        """A perceptron has no buffers."""
         return {}

@@ -1,4 +1,4 @@
-"""Optimisers of stacked parameters, each replica with its own learning rate and weight decay."""
+"""Optimizers of stacked parameters; each replica has its own learning rate and weight decay."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # torch's defaults
 
 
 class StackedOptimizer(Protocol):
-    """Changes (R, ...) parameters in place."""
+    """Updates (R, ...) parameters in place."""
 
     def step(self) -> None:
-        """One update from the gradients as they are now."""
+        """Make one update from the current gradients."""
 
     def state(self, replica: int) -> dict[str, Tensor]:
-        """The tensors torch.optim would hold for it, as "{parameter index}/{name}"; views."""
+        """Views of the tensors that torch.optim would hold, by "{parameter index}/{name}"."""
 
     def load(self, replica: int, state: dict[str, Tensor]) -> None:
-        """Restore what `state` gave."""
+        """Restore a state that `state` returned."""
 
 
 def make_stacked_optimizer(
     configs: Sequence[TrainConfig], parameters: list[Tensor], gradients: list[Tensor]
 ) -> StackedOptimizer:
-    """The optimiser that all ``configs`` name, a row of ``parameters`` for each of them."""
+    """The optimizer that ``configs`` name; each config belongs to one row of ``parameters``."""
     rates = [config.lr for config in configs]
     decays = [config.weight_decay for config in configs]
     if configs[0].optimizer == "adamw":
@@ -39,7 +39,7 @@ def make_stacked_optimizer(
 
 
 def _columns(values: Sequence[float], like: Tensor) -> Tensor:
-    """(R,) float64 values; float32 products of Python numbers would be rounded twice."""
+    """(R,) float64 values; products of float32 values would be rounded twice."""
     return torch.tensor(values, dtype=torch.float64, device=like.device)
 
 
@@ -49,16 +49,17 @@ def _fit(values: Tensor, like: Tensor) -> Tensor:
 
 
 class StackedAdamW:
-    """AdamW (Loshchilov & Hutter 2019) as `torch.optim.AdamW` does it, to float32 rounding.
+    """AdamW (Loshchilov & Hutter 2019); equals `torch.optim.AdamW` up to float32 rounding.
 
-    On a CPU a call of torch's fused kernel a replica: the kernel sees no neighbour, so neither does
-    the result. Elsewhere `adamw_update`, whose step count lives on the device for graph capture.
+    On a CPU each replica has its own call of torch's fused kernel, so its result does not depend on
+    the other replicas. Other devices use `adamw_update`, whose step count is on the device to allow
+    graph capture.
 
     Args:
         parameters: (R, ...) each.
-        gradients: likewise.
+        gradients: (R, ...) each.
         lr: learning rate of each replica.
-        weight_decay: of each replica, decoupled.
+        weight_decay: decoupled weight decay of each replica.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class StackedAdamW:
         return [[tensor[r] for tensor in stacked] for r in range(len(self._lr))]
 
     def _gradient_rows(self) -> list[list[Tensor]]:
-        """Views of the gradients by replica, made anew where the engine has replaced one."""
+        """Views of the gradients by replica, renewed if the engine has replaced a gradient."""
         if len(self._seen) == 0 or any(map(operator.is_not, self._seen, self._gradients)):
             self._seen = list(self._gradients)
             self._gradient_views = self._by_replica(self._seen)
@@ -132,7 +133,7 @@ class StackedAdamW:
         return found
 
     def load(self, replica: int, state: dict[str, Tensor]) -> None:
-        """See `StackedOptimizer.load`; all replicas are at one step."""
+        """See `StackedOptimizer.load`; all replicas must be at the same step."""
         for index, (first, second) in enumerate(zip(self._first, self._second, strict=True)):
             first[replica].copy_(state[f"{index}/exp_avg"])
             second[replica].copy_(state[f"{index}/exp_avg_sq"])
@@ -150,13 +151,13 @@ def adamw_update(
     lr: Tensor,
     weight_decay: Tensor,
 ) -> None:
-    """One AdamW update of (R, ...) tensors in place, in plain operations.
+    """One AdamW update of (R, ...) tensors in place, from elementary torch operations.
 
     Args:
-        parameter: changed; so are ``first`` and ``second``, the moving averages.
-        gradient: of the same shape.
-        first: of the gradient.
-        second: of its square.
+        parameter: (R, ...), updated in place.
+        gradient: (R, ...).
+        first: moving average of the gradient, updated in place.
+        second: moving average of the squared gradient, updated in place.
         count: () number of this update, 1 for the first.
         lr: (R,) float64.
         weight_decay: (R,) float64.
@@ -170,14 +171,14 @@ def adamw_update(
 
 
 class StackedSGD:
-    """Gradient descent with momentum and L2 as `torch.optim.SGD` does it, to float32 rounding.
+    """Gradient descent with momentum and L2; equals `torch.optim.SGD` up to float32 rounding.
 
     Args:
         parameters: (R, ...) each.
-        gradients: likewise.
+        gradients: (R, ...) each.
         lr: learning rate of each replica.
-        weight_decay: of each replica: times the parameter, added to the gradient.
-        momentum: of all.
+        weight_decay: L2 factor of each replica; the parameter times it is added to the gradient.
+        momentum: momentum of all replicas.
     """
 
     def __init__(
@@ -192,7 +193,7 @@ class StackedSGD:
         rates, decays = _columns(lr, parameters[0]), _columns(weight_decay, parameters[0])
         self._lr = [_fit(rates, p) for p in parameters]
         self._decay = [_fit(decays, p) for p in parameters]
-        # zero is what torch starts with: its first buffer is the gradient itself
+        # starting from zero matches torch, whose first buffer is the gradient
         self._buffers = [torch.zeros_like(p) for p in parameters] if momentum else []
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""A closer look at a replica's features at chosen steps: bounds, margins, principal components."""
+"""Probes of a replica's features at chosen steps: bounds, margins and principal components."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from ncfast.tracking.sinks import JsonlSink, read_records
 from ncfast.tracking.sinks.strict_json import json_line
 
 PROBES_FILE = "probes.jsonl"
-PAIRS = ((0, 1), (4, 5), (8, 9))  # figure 5 of the paper
+PAIRS = ((0, 1), (4, 5), (8, 9))  # the class pairs of figure 5 of the paper
 BINS = 60
-POINTS = 300  # of each split in the view of principal components
+POINTS = 300  # points of each split in the plot of principal components
 _ROWS = 2500
 
 
 class ProbeLog:
-    """The probes of one replica, a JSON object a line in probes.jsonl.
+    """The probes of one replica; probes.jsonl holds one JSON object per line.
 
     Args:
         out: the replica's directory.
-        sigmas: noise of the information bound, relative to the largest feature norm.
-        planes: estimates on the test split.
+        sigmas: noise levels of the information bound, relative to the largest feature norm.
+        planes: the information estimates on the test split.
     """
 
     def __init__(self, out: Path, sigmas: Sequence[float], planes: Planes) -> None:
@@ -39,7 +39,7 @@ class ProbeLog:
 
     @staticmethod
     def truncate(out: Path, last_step: int) -> None:
-        """Drop the probes after ``last_step``."""
+        """Remove the probes after ``last_step``."""
         path = out / PROBES_FILE
         if path.exists():
             kept = [record for record in read_records(path) if record["step"] <= last_step]
@@ -49,10 +49,10 @@ class ProbeLog:
     def take(
         self, program: ReplicaProgram, replica: int, splits: Mapping[str, ImageSet], step: int
     ) -> dict[str, float]:
-        """Look at the replica as it is now.
+        """Probe the current state of the replica.
 
         Returns:
-            Scalars for the record of the step; the rest is appended to the file.
+            Scalars for the record of the step. Histograms and points are appended to the file.
         """
         state = program.model_state(replica)
         weight, bias = state["classifier.weight"], state["classifier.bias"]
@@ -99,7 +99,7 @@ def features_of(program: ReplicaProgram, replica: int, split: ImageSet) -> Tenso
 def _margins(
     features: Mapping[str, Tensor], splits: Mapping[str, ImageSet], weight: Tensor, bias: Tensor
 ) -> dict[str, Any]:
-    """Counts (pair, side, bin) of each split, on edges that both share."""
+    """Margin histograms (pair, side, bin) of each split, with bin edges shared by both splits."""
     pairs = [pair for pair in PAIRS if max(pair) < len(weight)] or [(0, 1)]
     margins = {name: class_margins(f, weight, bias, pairs=pairs) for name, f in features.items()}
     own = {
@@ -120,7 +120,7 @@ def _margins(
 
 
 def _components(features: Mapping[str, Tensor], splits: Mapping[str, ImageSet]) -> dict[str, Any]:
-    """First samples of each split on the two principal axes of the training features."""
+    """The first samples of each split, projected on two principal axes of the training features."""
     train = features["train"].to(torch.float64)
     mean = train.mean(0)
     if not train.isfinite().all():

@@ -1,4 +1,4 @@
-"""The batched trainer: R replicas advance by one step in one call."""
+"""The batched training program: one call advances R replicas by one step."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ncfast.experiments.training.checkpoint import check_fits
 from ncfast.experiments.training.engine import Engine, make_engine
 from ncfast.experiments.training.optimizers import StackedOptimizer, make_stacked_optimizer
 
-# On a CPU a few replicas at a time keep weights, gradients and averages in the cache between the
-# matrix products and the optimiser; an even number feeds two threads evenly.
+# On a CPU, computing few replicas at a time keeps weights, gradients and averages in the cache
+# between the matrix products and the optimizer. An even number balances two threads.
 CPU_TILE = 4
 
 
@@ -25,7 +25,7 @@ class Tile:
     """A few replicas that are computed together.
 
     Args:
-        configs: their settings.
+        configs: settings of the replicas.
         train: the training split, on the device.
         device: where to train.
     """
@@ -46,25 +46,26 @@ class Tile:
         self.optimizer.step()
 
     def step(self) -> None:
-        """One update of each replica on its next batch."""
+        """Update each replica once, on its next batch."""
         self._update(self.batches.indices())
 
 
 class ReplicaProgram:
-    """Replicas of one architecture, dataset, loss and batch size, each with its own seed and rates.
+    """Replicas that share architecture, data, loss and batch size and differ in seed and rates.
 
-    After any number of steps a replica equals the network that a plain PyTorch loop trains with its
-    settings, to float32 rounding. It does not see its neighbours: on a CPU its weights are bitwise
-    the same in any company, and to float32 rounding the same alone.
+    After any number of steps, a replica's weights equal those of a simple PyTorch training loop
+    with the same settings, up to float32 rounding. They do not depend on the other replicas: on a
+    CPU they are bitwise equal with any other replicas. A replica trained alone may differ by
+    float32 rounding.
 
     Args:
-        configs: settings of the replicas; `TrainConfig.program` is what they must share.
+        configs: settings of the replicas; all must have the same `TrainConfig.program`.
         train: the training split, on the device.
         device: where to train.
-        tile: replicas computed together; None chooses for the device.
+        tile: number of replicas computed together; None chooses it for the device.
 
     Raises:
-        ValueError: no replica, or replicas that cannot share a program.
+        ValueError: there is no replica, or the replicas cannot share a program.
 
     Example:
         >>> from pathlib import Path
@@ -90,7 +91,7 @@ class ReplicaProgram:
         if kinds != 1:
             raise ValueError(
                 "Expected argument `configs` to hold at least one replica, and replicas of one "
-                f"architecture, dataset, loss and optimiser, but got {kinds} kinds."
+                f"architecture, dataset, loss and optimizer, but got {kinds} kinds."
             )
         self.configs = list(configs)
         parts = _tiles(len(configs), tile or (CPU_TILE if device.type == "cpu" else len(configs)))
@@ -102,23 +103,23 @@ class ReplicaProgram:
         ]
 
     def step(self) -> None:
-        """One update of every replica."""
+        """Update every replica once."""
         for tile in self.tiles:
             tile.step()
 
     def place(self, replica: int) -> tuple[Tile, int]:
-        """The tile of a replica, and its row there."""
+        """The tile of a replica, and its row in the tile."""
         return self._places[replica]
 
     def model_state(self, replica: int) -> dict[str, Tensor]:
-        """The state_dict that the network of this replica would have alone; views."""
+        """The state_dict of this replica's network, as views of the stacked tensors."""
         tile, row = self.place(replica)
         engine = tile.engine
         parameters = zip(engine.names, engine.parameters, strict=True)
         return {name: value[row] for name, value in (*parameters, *engine.buffers().items())}
 
     def state(self, replica: int) -> dict[str, Tensor]:
-        """Everything that decides how a replica goes on, by the names of its checkpoint."""
+        """The complete training state of a replica, by the names used in its checkpoint."""
         tile, row = self.place(replica)
         found = {f"model/{name}": value for name, value in self.model_state(replica).items()}
         order = tile.batches.orders[row].state_dict()
@@ -127,10 +128,10 @@ class ReplicaProgram:
         return found | {f"optimizer/{name}": value for name, value in optimizer.items()}
 
     def load(self, replica: int, state: dict[str, Tensor]) -> None:
-        """Restore what `state` gave; replicas of one tile must be at the same step.
+        """Restore a state that `state` returned; all replicas of a tile must be at the same step.
 
         Raises:
-            ValueError: a tensor is missing, or its shape or dtype is another one.
+            ValueError: a tensor is missing, unknown, or has the wrong shape or dtype.
         """
         check_fits(state, self.state(replica))
         tile, row = self.place(replica)
@@ -146,9 +147,9 @@ class ReplicaProgram:
 
 
 def _tiles(number: int, width: int) -> list[range]:
-    """Ranges of at most ``width`` replicas; none of one alone where it can be helped.
+    """Split ``number`` replicas into ranges of about ``width``, avoiding a last range of one.
 
-    A batch of one goes through another routine of the BLAS, which rounds otherwise on two threads.
+    The BLAS uses a different routine for a batch of one; on two threads its rounding differs.
     """
     parts = [range(start, min(start + width, number)) for start in range(0, number, width)]
     if width > 1 and len(parts) > 1 and len(parts[-1]) == 1:

@@ -1,4 +1,4 @@
-"""Live progress: a bar on a terminal, a line a log point elsewhere."""
+"""Shows progress: a bar on a terminal, otherwise one line per log point."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Progress:
     """Shows step, accuracies and RNC1 on standard error.
 
     Args:
-        start: step to start at.
-        total: last step.
+        start: the first step.
+        total: the last step.
     """
 
     def __init__(self, start: int, total: int) -> None:
@@ -30,11 +30,11 @@ class Progress:
         self._shown: dict[str, str] = {}
 
     def advance(self) -> None:
-        """Count a step."""
+        """Advance by one step."""
         self._bar.update()
 
     def record(self, record: Mapping[str, float]) -> None:
-        """Show a record: in the bar, or as a line when it holds both splits."""
+        """Show a record in the bar. Without a bar, print a line if the record has both splits."""
         for key, name, pattern in _SHOWN:
             if key in record:
                 self._shown[name] = pattern.format(record[key])

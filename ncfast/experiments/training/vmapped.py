@@ -1,4 +1,4 @@
-"""Replicas of any network, through `torch.func.functional_call` and `torch.vmap`."""
+"""Trains replicas of any network with `torch.func.functional_call` and `torch.vmap`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ncfast.experiments.training.losses import LOSSES
 
 
 class VmapEngine:
-    """R networks as one vectorised function of stacked parameters; see `Engine`.
+    """R networks as one vectorised function of the stacked parameters; see `Engine`.
 
-    BatchNorm works: its running statistics are stacked too.
+    BatchNorm is supported: its running statistics are stacked too.
 
     Args:
         models: the initialised networks; their values are copied.
@@ -48,7 +48,7 @@ class VmapEngine:
         def loss(values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
             return self._loss(self._call("", values, x), y)
 
-        # the losses do not share parameters: the gradient of their sum is theirs
+        # the losses share no parameters, so the gradient of their sum holds each gradient
         total = torch.vmap(loss)(named, inputs, labels).sum()
         found = torch.autograd.grad(total, values)
         torch._foreach_copy_(self.gradients, found)

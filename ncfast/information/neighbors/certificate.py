@@ -14,10 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncfast.backends import cpu
 from ncfast.information.neighbors import reference
 from ncfast.information.neighbors._groups import groups
 from ncfast.information.neighbors._types import Metric
+from ncfast.ops import cpu
 
 EXTRA = 8  # candidates beyond k: costs little, and settles near ties
 _BLOCK = 1 << 22  # differences in memory at a time

@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import torch
 
-from ncfast.backends import BackendStatus, backends, cpu, triton
 from ncfast.information.neighbors import faiss_flat, gemm, reference, scipy_tree, triton_sweep
 from ncfast.information.neighbors._check import one_of
 from ncfast.information.neighbors._types import Engine
 from ncfast.information.neighbors.native import Native
+from ncfast.ops import BackendStatus, backends, cpu, triton
 
 _ENGINES: dict[str, Any] = {
     "reference": reference,

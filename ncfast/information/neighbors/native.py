@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncfast.backends import cpu
 from ncfast.information.neighbors._types import Metric
+from ncfast.ops import cpu
 
 
 class _Sorted(NamedTuple):

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncfast.backends import triton
 from ncfast.information.neighbors import reference
 from ncfast.information.neighbors._types import Metric
 from ncfast.kernels.configuration import NeighborsConfig, neighbors_config
+from ncfast.ops import triton
 
 _NAME = "neighbours"
 _MOST = 32  # neighbours that the kernels hold in registers

@@ -1,4 +1,4 @@
-"""What the logs of grokking runs say: events, time scales, lags over seeds, scaling laws."""
+"""Analyses logs of grokking runs: events, time scales, lags over seeds, power laws."""
 
 from ncfast.tracking.analytics.early_bird import EarlyBird, find_early_bird
 from ncfast.tracking.analytics.hysteresis import find_transitions, on_periods, settled_step

@@ -1,4 +1,4 @@
-"""Runs that generalise before they collapse."""
+"""Detects runs that generalise before they collapse."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ class EarlyBird:
     """Whether a run's test accuracy rose before its RNC1 fell.
 
     Attributes:
-        early: whether it did; False as well when it never generalised, or never fitted.
-        generalisation: step of the rise; None if there is none.
-        collapse: step of RNC1's fall; None if there is none yet.
-        rnc1_share: RNC1 at the rise as a share of what it was at the fit; NaN if unknown.
+        early: True if it rose before. False if it did not, or the run never generalised or never
+            fitted.
+        generalisation: step of the rise; None if there is no rise.
+        collapse: step at which RNC1 fell; None if it did not fall within the log.
+        rnc1_share: RNC1 at the rise divided by RNC1 at the fit; NaN if one of them is unknown.
     """
 
     early: bool
@@ -26,16 +27,16 @@ class EarlyBird:
 
 
 def find_early_bird(records: Records, *, still: float = 0.5) -> EarlyBird:
-    """Detect a run that generalises while RNC1 (max scale, train) has hardly moved.
+    """Detect a run that generalises before RNC1 (max scale, train) has fallen.
 
-    Neural collapse then does not explain the rise of that run. Seen on digits at weight decay 0.1:
-    test accuracy went from 0.15 to 0.92 while RNC1 stayed near 0.17.
+    Neural collapse does not explain the rise of the test accuracy in such a run. An example are the
+    digits at weight decay 0.1: test accuracy rose from 0.15 to 0.92 while RNC1 stayed near 0.17.
 
     Args:
         records: a log, in order of steps, with ``train/accuracy``, ``test/accuracy`` and
             ``train/rnc1.max``.
-        still: the run is early when RNC1 at the rise is at least this share of its value at the
-            fit. The rise is that of `find_transitions`.
+        still: the run is early if RNC1 at the rise is at least this share of its value at the fit.
+            `find_transitions` finds the rise.
 
     Raises:
         ValueError: ``still`` is not in (0, 1].

@@ -1,4 +1,4 @@
-"""Events by two thresholds: one to begin, a laxer one to end."""
+"""Finds events with hysteresis: one threshold begins an event, a less strict one ends it."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ Thresholds = tuple[float, float]
 def on_periods(
     steps: ArrayLike, values: ArrayLike, enter: float, leave: float, *, falling: bool = False
 ) -> list[tuple[int, int | None]]:
-    """Periods that begin when ``values`` reach ``enter`` and end when they are back past ``leave``.
+    """Periods that begin when ``values`` reach ``enter`` and end when they pass ``leave`` again.
 
-    Between the thresholds nothing changes (a Schmitt trigger), so that noise around one of them
-    does not count as many events. NaN ends a period.
+    Between the thresholds nothing changes (a Schmitt trigger), so noise around one threshold does
+    not give many events. NaN ends a period.
 
     Args:
         steps: (n,) steps of the log points, ascending.
-        values: (n,) values there.
-        enter: a period begins at ``values >= enter``; ``<=`` when falling.
-        leave: it ends at ``values < leave``; ``>`` when falling.
-        falling: whether being low is the event.
+        values: (n,) values at these steps.
+        enter: a period begins at ``values >= enter``, or ``<=`` if ``falling``.
+        leave: a period ends at ``values < leave``, or ``>`` if ``falling``.
+        falling: True if low values are the event.
 
     Returns:
-        First step of each period and the first step after it, None if it lasts to the end.
+        The first step of each period, and the first step after it or None if it lasts to the end.
 
     Raises:
-        ValueError: ``leave`` is stricter than ``enter``; lengths differ.
+        ValueError: ``leave`` is stricter than ``enter``, or the lengths differ.
 
     Example:
         >>> on_periods(range(7), [0, 0.9, 0.7, 0.9, 0.4, 0.9, 0.6], enter=0.8, leave=0.5)
@@ -59,7 +59,7 @@ def on_periods(
 
 
 def _triggered(begins: NDArray[np.bool_], ends: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """True from a point of ``begins`` on up to the next of ``ends``."""
+    """True from each point where ``begins`` holds until the next where ``ends`` holds."""
     decided = np.where(begins | ends, np.arange(len(begins)), -1)
     last = np.maximum.accumulate(decided) if len(decided) else decided
     return (last >= 0) & begins[last]
@@ -68,19 +68,20 @@ def _triggered(begins: NDArray[np.bool_], ends: NDArray[np.bool_]) -> NDArray[np
 def settled_step(
     steps: ArrayLike, values: ArrayLike, enter: float, leave: float, *, falling: bool = False
 ) -> int | None:
-    """First step of the first period of `on_periods` that lasts up to twice its step, or the end.
+    """First step of the first period of `on_periods` that lasts to twice its step or to the end.
 
-    A spike of the optimiser makes no event, and a dip long afterwards does not undo one.
+    A spike of the values therefore makes no event, and a dip long after an event does not remove
+    it.
 
     Args:
-        steps: see `on_periods`, as the others.
-        values: likewise.
-        enter: likewise.
-        leave: likewise.
-        falling: likewise.
+        steps: see `on_periods`.
+        values: see `on_periods`.
+        enter: see `on_periods`.
+        leave: see `on_periods`.
+        falling: see `on_periods`.
 
     Returns:
-        The step; None where no period lasts.
+        The step; None if no period lasts long enough.
 
     Example:
         >>> settled_step([0, 10, 20, 30, 40, 50], [9, 1, 9, 1, 1, 1], 2, 4, falling=True)
@@ -97,17 +98,17 @@ def find_transitions(
     generalisation: Thresholds = (0.9, 0.8),
     collapse: Thresholds = (0.2, 0.4),
 ) -> Events:
-    """The events of `ncfast.tracking.find_events`, each by a threshold to begin and one to end.
+    """The events of `ncfast.tracking.find_events`, with one threshold to begin and one to end.
 
     Args:
         records: a log, in order of steps.
-        fit: training accuracies (enter, leave).
-        generalisation: shares of the run's best test accuracy. A run whose test accuracy never
-            rises by 0.2 over its first value has no such event.
-        collapse: shares of the RNC1 (max scale, train) at the fit.
+        fit: (enter, leave) for the training accuracy.
+        generalisation: (enter, leave) as shares of the run's best test accuracy. A run whose test
+            accuracy never rises by 0.2 above its first value has no such event.
+        collapse: (enter, leave) as shares of RNC1 (max scale, train) at the fit.
 
     Returns:
-        The events, each at a log point; None where there is none.
+        The events; their steps are log points.
 
     Example:
         >>> log = [{"step": s, "train/accuracy": float(s >= 10), "test/accuracy": s / 100,

@@ -1,4 +1,4 @@
-"""By how many steps one event follows another, over seeds."""
+"""Measures the lag between two events over the seeds of a setting."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Event = Literal["fit", "generalisation", "collapse"]
 
 @dataclass(frozen=True)
 class SeedLags:
-    """Lags between two events, one a run.
+    """The lags between two events, one per run.
 
     Attributes:
-        lags: steps from the first event to the second, negative where the second came first; None
-            where one of them did not happen.
-        interval: mean over the runs that have both, and its confidence interval.
-        censored: positions of the runs without a lag. They are left out of the mean, which is then
-            that of the runs that made it within their time.
+        lags: steps from the first event to the second; negative if the second came first, None if
+            one of them did not happen.
+        interval: mean over the runs that have both events, and its confidence interval.
+        censored: positions of the runs without a lag. The mean does not include them, so it
+            describes only runs that had both events within their steps.
     """
 
     lags: tuple[int | None, ...]
@@ -39,18 +39,20 @@ def lags_over_seeds(
     method: Literal["t", "bootstrap"] = "t",
     events: Callable[[Records], Events] = find_transitions,
 ) -> SeedLags:
-    """Steps from RNC1's fall to the test accuracy's rise, over runs that differ in their seed.
+    """Steps from one event to another, over runs that differ in their seed.
+
+    The default is the lag from the fall of RNC1 to the rise of the test accuracy.
 
     Args:
         runs: the records of each run.
-        start: the event from which to count.
-        end: the event up to which to count.
-        confidence: of the interval.
-        method: of the interval, see `mean_interval`.
-        events: finds the events of a run; `ncfast.tracking.find_events` is another choice.
+        start: the first event.
+        end: the second event.
+        confidence: nominal coverage of the interval.
+        method: method of the interval; see `mean_interval`.
+        events: finds the events of a run; `ncfast.tracking.find_events` is an alternative.
 
     Raises:
-        ValueError: an argument is none of the above.
+        ValueError: an event or an option of the interval is unknown.
 
     Example:
         >>> def log(rise):

@@ -1,4 +1,4 @@
-"""How a time scale depends on the weight decay."""
+"""Fits a power law of a time scale in the weight decay."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ class PowerLaw:
     """steps = prefactor * lambda ** exponent, fitted by least squares in log-log coordinates.
 
     Attributes:
-        exponent: the slope; the theory says -1 for tau_2.
-        low: lower end of the exponent's confidence interval; NaN with fewer than three points, as
-            is ``high``.
-        high: upper end.
+        exponent: the slope; the theory predicts -1 for tau_2.
+        low: lower end of the exponent's confidence interval; NaN with fewer than three points.
+        high: upper end of the interval; NaN with fewer than three points.
         prefactor: steps at lambda = 1.
         r_squared: share of the variance of log(steps) that the law explains; NaN without variance.
-        count: points used.
-        censored: (lambda, position) of each run without a step.
+        count: number of points used.
+        censored: (lambda, position) of each run that has no step.
     """
 
     exponent: float
@@ -36,23 +35,23 @@ class PowerLaw:
     censored: tuple[tuple[float, int], ...]
 
     def __call__(self, weight_decay: float) -> float:
-        """Steps that the law gives."""
+        """The number of steps that the law predicts."""
         return self.prefactor * weight_decay**self.exponent
 
 
 def fit_power_law(
     weight_decays: Sequence[float], steps: Sequence[float | None], *, confidence: float = 0.95
 ) -> PowerLaw:
-    """Fit a time scale such as tau_2 against the weight decay, one point a run.
+    """Fit a time scale such as tau_2 against the weight decay, with one point per run.
 
-    The interval is Student's for a slope, under errors of log(steps) that are independent, normal
-    and of one size. A run that never got there is no point of the fit but is named: leaving out
-    the slow runs of small weight decays flattens the law, so read an exponent above -1 with
-    ``censored`` beside it.
+    The interval is Student's for a slope. It assumes errors of log(steps) that are independent,
+    normal and of equal variance. Runs without a step are not part of the fit; they are listed in
+    ``censored``. Missing slow runs of small weight decays make the law flatter, so an exponent
+    above -1 may be caused by them.
 
     Args:
         weight_decays: lambda of each run, positive.
-        steps: the step of each run, positive; None where it did not happen.
+        steps: the step of each run, positive; None if the event did not happen.
         confidence: nominal coverage of the interval of the exponent.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A mean over seeds, and how well it is known."""
+"""The mean over seeds and its confidence interval."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Interval:
     """A mean with its confidence interval.
 
     Attributes:
-        mean: of the values; NaN when there is none.
-        low: lower end; NaN with fewer than two values, as is ``high``.
-        high: upper end.
+        mean: mean of the values; NaN without values.
+        low: lower end; NaN with fewer than two values.
+        high: upper end; NaN with fewer than two values.
         count: number of values.
         confidence: nominal coverage.
     """
@@ -37,17 +37,17 @@ def mean_interval(
     confidence: float = 0.95,
     method: Literal["t", "bootstrap"] = "t",
 ) -> Interval:
-    """Mean of one value a seed, with a confidence interval.
+    """The mean of one value per seed, with a confidence interval.
 
     Args:
-        values: finite numbers, one a seed.
+        values: finite numbers, one per seed.
         confidence: nominal coverage, in (0, 1).
-        method: "t" is Student's interval, exact for normal values; "bootstrap" the percentile
-            interval of 10,000 resamples (of a fixed random stream), which needs no such assumption
-            but is too narrow for a handful of seeds.
+        method: "t" is Student's interval, which is exact for normal values. "bootstrap" is the
+            percentile interval of 10,000 resamples with a fixed seed. It does not assume normal
+            values but is too narrow for few seeds.
 
     Raises:
-        ValueError: a value is not finite, or an argument is none of the above.
+        ValueError: a value is not finite, or ``confidence`` or ``method`` is invalid.
 
     Example:
         >>> interval = mean_interval([100, 120, 140])
@@ -76,7 +76,7 @@ def mean_interval(
 
 
 def student_quantile(confidence: float, freedom: int) -> float:
-    """Half width of Student's two-sided interval in standard errors."""
+    """Half the width of Student's two-sided interval, in standard errors."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, (1 + confidence) / 2))

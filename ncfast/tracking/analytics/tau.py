@@ -1,4 +1,4 @@
-"""The two time scales of the theory: of the fit and of the collapse."""
+"""Measures the two time scales of the theory: of the fit and of the collapse."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from ncfast.tracking.timescales import series
 
 @dataclass(frozen=True)
 class TimeScales:
-    """Steps at which the training loss and RNC1 fall under their thresholds.
+    """The steps at which the training loss and RNC1 fall to their thresholds.
 
     Attributes:
-        tau_1: step of the training loss; None if it did not happen within the log.
-        tau_2: step of RNC1; None likewise: then it is censored at ``last_step``.
-        last_step: last log point.
+        tau_1: step at which the training loss falls; None if it does not fall within the log.
+        tau_2: step at which RNC1 falls; None if it does not fall within the log. tau_2 is then
+            censored at ``last_step``.
+        last_step: the last log point.
     """
 
     tau_1: int | None
@@ -24,7 +25,7 @@ class TimeScales:
 
     @property
     def ratio(self) -> float | None:
-        """tau_2 / tau_1, large where a network groks; None where one of them is."""
+        """tau_2 / tau_1, which is large if a network groks; None if one of them is None."""
         if self.tau_1 is None or self.tau_2 is None:
             return None
         return self.tau_2 / max(self.tau_1, 1)
@@ -41,22 +42,23 @@ def time_scales(
 ) -> TimeScales:
     """tau_1 and tau_2 of a run (Sakamoto & Sato 2025, Theorem 4.3).
 
-    The theory says tau_1 = Omega(log(1/eps_1) / eta), whatever the weight decay lambda, and
-    tau_2 = Omega(log(1/eps_2) / (lambda eta)), for full-batch gradient descent with step eta.
+    For full-batch gradient descent with step size eta and weight decay lambda the theory gives
+    tau_1 = Omega(log(1/eps_1) / eta), independent of lambda, and
+    tau_2 = Omega(log(1/eps_2) / (lambda eta)).
 
     Args:
         records: a log, in order of steps.
-        eps_1: the training loss, in its own unit, that counts as fitted.
-        eps_2: the RNC1 that counts as collapsed.
+        eps_1: the training loss, in its own unit, of a fitted run.
+        eps_2: the RNC1 of a collapsed run.
         loss: the key of the training loss.
         rnc1: the key of RNC1.
-        slack: a value may rise to ``slack`` times its threshold without undoing the event.
+        slack: a value may rise again to ``slack`` times its threshold without ending the event.
 
     Returns:
-        The steps, each at a log point: the first of a period that lasts up to twice its step.
+        The steps. Each is the first log point of a period that lasts to twice its step.
 
     Raises:
-        ValueError: no record has one of the keys; a threshold is not positive; slack is under 1.
+        ValueError: a key is in no record, a threshold is not positive, or ``slack`` is below 1.
 
     Example:
         >>> log = [{"step": s, "train/loss": 10 / (1 + s), "train/rnc1.max": 100 / (100 + s)}

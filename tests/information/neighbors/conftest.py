@@ -1,4 +1,4 @@
-"""The fixtures of the tests of backends: each instruction set, and outputs that start as NaN."""
+"""Fixtures of the neighbor tests: each instruction set, and outputs that start as NaN."""
 
 from backends.conftest import instruction_set, poison
 

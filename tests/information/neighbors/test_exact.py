@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from ncfast.backends import cpu
 from ncfast.information.neighbors import (
     joint_radii_and_counts,
     knn,
@@ -14,6 +13,7 @@ from ncfast.information.neighbors import (
     neighbor_backends,
     range_count,
 )
+from ncfast.ops import cpu
 
 pytestmark = pytest.mark.usefixtures("poison")
 ENGINES = [

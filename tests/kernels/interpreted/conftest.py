@@ -1,4 +1,4 @@
-"""These tests run kernels on the CPU: TRITON_INTERPRET=1 pytest tests/kernels/interpreted."""
+"""Fixtures of the kernel tests on the CPU: TRITON_INTERPRET=1 pytest tests/kernels/interpreted."""
 
 import os
 
@@ -10,7 +10,7 @@ collect_ignore_glob = [] if INTERPRETED else ["test_*.py"]
 
 @pytest.fixture(autouse=True)
 def poisoned_memory(monkeypatch):
-    """Fresh memory holds NaN, or an absurd integer: an element nobody writes is noticed."""
+    """Fill new memory with NaN or an absurd integer, so that unwritten elements are noticed."""
     import torch
 
     def empty(*size, **options):
@@ -22,7 +22,7 @@ def poisoned_memory(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def no_fallback(monkeypatch):
-    """A kernel that fails must fail every test it runs in."""
-    from ncfast.backends import triton
+    """Let a failing kernel fail the test instead of falling back."""
+    from ncfast.ops import triton
 
     monkeypatch.setattr(triton, "_failures", {})

@@ -5,10 +5,10 @@ import torch
 from oracle import two_pass
 from samples import classes
 
-from ncfast.backends import triton
-from ncfast.backends.plan import build
 from ncfast.kernels import autotune
 from ncfast.kernels.configuration import items_config
+from ncfast.ops import triton
+from ncfast.ops.plan import build
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def test_the_best_neighbour_is_kept(clock):
     found = triton.planned(feats, plan)
     number = len(clock)
     rule = items_config(200, 6, 3, 4, 132)
-    assert number == len(autotune.neighbours(rule)) > 3
-    assert list(autotune._best.values()) == [autotune.neighbours(rule)[2]]
+    assert number == len(autotune.neighbors(rule)) > 3
+    assert list(autotune._best.values()) == [autotune.neighbors(rule)[2]]
     again = triton.planned(feats[:150], build(labels[:150], 3))  # the same class of shapes
     assert len(clock) == number
     assert again.counts.sum() == 150

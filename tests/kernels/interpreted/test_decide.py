@@ -4,9 +4,9 @@ import pytest
 import torch
 from samples import classes, collapsed
 
-from ncfast.backends import reference, triton
 from ncfast.kernels import second_read, twins
 from ncfast.kernels.configuration import decide_config
+from ncfast.ops import reference, triton
 
 
 def nearest_mean(feats, labels, num_classes):

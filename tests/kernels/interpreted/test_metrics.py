@@ -5,8 +5,8 @@ import torch
 from samples import classes, companions
 
 import ncfast
-from ncfast.backends import triton
-from ncfast.backends.decide import Rule, decisions
+from ncfast.ops import triton
+from ncfast.ops.decide import Rule, decisions
 
 
 @pytest.mark.parametrize(("dim", "num_classes"), [(12, 4), (5, 9)])

@@ -6,8 +6,8 @@ import torch
 from oracle import two_pass
 from samples import classes, collapsed
 
-from ncfast.backends import reference, triton
-from ncfast.backends.plan import build
+from ncfast.ops import reference, triton
+from ncfast.ops.plan import build
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 

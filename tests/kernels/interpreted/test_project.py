@@ -4,8 +4,8 @@ import pytest
 import torch
 from samples import classes, collapsed
 
-from ncfast.backends import reference, triton
 from ncfast.kernels import twins
+from ncfast.ops import reference, triton
 
 
 def directions(number, dim):

@@ -4,9 +4,9 @@ import pytest
 import torch
 from samples import classes, collapsed
 
-from ncfast.backends import reference, triton
 from ncfast.kernels import second_read, twins
 from ncfast.kernels.configuration import ScatterConfig
+from ncfast.ops import reference, triton
 
 
 def check(feats, labels, num_classes, run=triton.scatter):

@@ -17,7 +17,7 @@ from samples import classes
 from torch import nn
 
 import ncfast
-from ncfast.backends import cpu
+from ncfast.ops import cpu
 from ncfast.tracking import Tracker, read_records
 from ncfast.tracking import recorder as recorder_module
 from ncfast.tracking.average import TorchAverage

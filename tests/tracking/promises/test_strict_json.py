@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import torch
 
-from ncfast.backends import cpu
+from ncfast.ops import cpu
 from ncfast.tracking import JsonlSink, Tracker, read_records
 from ncfast.tracking.sinks.strict_json import json_line, restored
 

@@ -1,4 +1,4 @@
-"""A verdict in plain language for each claim of the paper, with its numbers."""
+"""Judges the claims of the paper by runs: a verdict for each claim, with its numbers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["CONFIRMED", "DENIED", "OPEN", "Verdict", "verdicts"]
 
 
 def verdicts(runs: Sequence[Run]) -> list[Verdict]:
-    """All claims that these runs can be asked about."""
+    """The verdicts on all claims that these runs can be judged by."""
     perceptrons = [run for run in runs if run.settings["model"] == "mlp"]
     others = [run for run in runs if run.settings["model"] != "mlp"]
     transformers = [run for run in runs if run.settings["model"] == "transformer"]

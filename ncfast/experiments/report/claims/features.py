@@ -1,4 +1,4 @@
-"""Claims about features: other networks, more data, information, margins, the bound."""
+"""Claims about features: collapse in other networks, more data, information, margins, bound."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ncfast.experiments.report.runs import Run, read_probes
 from ncfast.tracking.timescales import first_lasting, series
 
 RNC1, RNC1_TEST, NC1_TEST = "train/rnc1.max", "test/rnc1.max", "test/nc1.quotient"
-FOLLOWS = -0.8  # rank correlation over log points that counts as one following the other
-SPIKE = 0.2  # of the width at the fit
+FOLLOWS = -0.8  # rank correlation with the test accuracy, at most, of a metric that follows it
+SPIKE = 0.2  # a class is a spike at this share of its width at the fit
 
 
 def collapsed_at_the_fit(runs: Sequence[Run]) -> Verdict:
-    """Whether half of RNC1's fall, on a log axis, is made when the network first fits."""
+    """Whether RNC1 has made half of its fall, on a log axis, when the network first fits."""
     parts = []
     for run in runs:
         steps, values = series(run.records, RNC1)
@@ -41,13 +41,15 @@ def collapsed_at_the_fit(runs: Sequence[Run]) -> Verdict:
         "It has collapsed when it first fits: by then RNC1 (train) has made half of its fall, on a "
         "log scale.",
         [part >= 0.5 for part in parts],
-        f"Share of the fall: {span(parts)}." if parts else "It takes a fit and a fall by a third.",
+        f"Share of the fall: {span(parts)}."
+        if parts
+        else "This needs a fit and a fall by a third.",
         len(runs) - len(parts),
     )
 
 
 def nc1_follows(runs: Sequence[Run]) -> Verdict:
-    """Whether NC1 falls as the test accuracy rises, where RNC1 does not, over the log points."""
+    """Whether NC1 falls as the test accuracy rises and RNC1 does not."""
     ranks = [(_rank(run, NC1_TEST), _rank(run, RNC1_TEST)) for run in runs]
     pairs = [pair for pair in ranks if all(map(math.isfinite, pair))]
     return share(
@@ -60,7 +62,7 @@ def nc1_follows(runs: Sequence[Run]) -> Verdict:
 
 
 def _rank(run: Run, key: str) -> float:
-    """Rank correlation of ``key`` with the test accuracy over the log points; NaN without one."""
+    """Rank correlation of ``key`` with the test accuracy over the log points; NaN if undefined."""
     other = "test/accuracy"
     pairs = [(r[key], r[other]) for r in run.records if key in r and other in r]
     if len(pairs) < 3 or any(len(set(column)) < 2 for column in zip(*pairs, strict=True)):
@@ -99,7 +101,7 @@ def _halved(run: Run, key: str) -> int | None:
 
 
 def margins_collapse(runs: Sequence[Run]) -> Verdict | None:
-    """Figure 5: training margins become spikes after the fit, those of unseen samples later."""
+    """Whether training margins become spikes after the fit, and those of unseen samples later."""
     found = [widths for run in runs if (widths := _widths_after_fit(run)) is not None]
     if not found:
         return None
@@ -115,7 +117,7 @@ def margins_collapse(runs: Sequence[Run]) -> Verdict | None:
 
 
 def _widths_after_fit(run: Run) -> NDArray[np.float64] | None:
-    """(probes, 2) relative width of the margins on both splits, from the probe next to the fit."""
+    """Relative width of the margins on both splits, (probes, 2), from the probe at the fit on."""
     probes = [probe for probe in read_probes(run) if probe.get("margins")]
     if run.events.fit is None or not probes:
         return None
@@ -128,7 +130,7 @@ def _widths_after_fit(run: Run) -> NDArray[np.float64] | None:
 
 
 def _width(margins: Mapping[str, Any], split: str) -> float:
-    """Standard deviation over distance from the boundary, mean over the classes of all pairs."""
+    """Standard deviation of the margins over their mean, averaged over pairs and their classes."""
     counts = np.array(margins["counts"][split], float)  # (pairs, 2, bins)
     bins = counts.shape[2]
     centres = (np.arange(bins) + 0.5) * 2 * margins["edge"] / bins - margins["edge"]
@@ -139,7 +141,7 @@ def _width(margins: Mapping[str, Any], split: str) -> float:
 
 
 def information_falls(runs: Sequence[Run]) -> Verdict | None:
-    """Superfluous information falls after the fit and not before it."""
+    """Whether superfluous information falls after the fit and not before it."""
     found: list[tuple[float, float, float]] = []
     for run in runs:
         keys = sorted(
@@ -163,9 +165,9 @@ def information_falls(runs: Sequence[Run]) -> Verdict | None:
 
 
 def bound_holds(runs: Sequence[Run]) -> Verdict | None:
-    """The generalisation bound is above the measured error, where it is below one.
+    """Whether the generalisation bound is above the measured error.
 
-    No error is above one, so that a larger bound cannot fail.
+    An error is at most 1, so only a bound below 1 can fail.
     """
     checked, telling, broken, last = 0, 0, 0, []
     for run in runs:
@@ -189,6 +191,6 @@ def bound_holds(runs: Sequence[Run]) -> Verdict | None:
         "The generalisation bound is above the measured error.",
         DENIED if broken else CONFIRMED if telling else OPEN,
         f"At {checked - broken:,} of {checked:,} log points; at {telling:,} of them it is below "
-        f"one and says something. The projected bound ends at "
+        f"one and can fail. The projected bound ends at "
         f"{span(last)}, the error at {span([x for r in runs if (x := r.last('test/error'))])}.",
     )

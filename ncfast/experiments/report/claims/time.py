@@ -26,12 +26,12 @@ from ncfast.experiments.report.scaling import (
 )
 from ncfast.tracking.timescales import series
 
-GROKKING_RATIO = 2.0  # generalisation at twice the step of the fit or later
+GROKKING_RATIO = 2.0  # generalisation counts as late from this multiple of the step of the fit
 
 
 @dataclass(frozen=True)
 class _Rise:
-    """Steps of fit and generalisation, and how much of its rise the test accuracy made by then."""
+    """Steps of fit and generalisation; the test accuracy, and the share of its rise, at the fit."""
 
     fit: int
     late: int
@@ -40,7 +40,7 @@ class _Rise:
 
     @property
     def grokked(self) -> bool:
-        """Fitted first, with less than half of the rise made, and generalised much later."""
+        """Whether less than half of the rise was made at the fit, and generalisation came late."""
         return self.late >= GROKKING_RATIO * max(self.fit, 1) and self.made < 0.5
 
 
@@ -68,7 +68,7 @@ def _grokking(runs: Sequence[Run], claim: str, wanted: bool) -> Verdict:
 
 
 def groks(runs: Sequence[Run]) -> Verdict:
-    """It fits first and generalises much later."""
+    """Whether the network fits first and generalises much later."""
     return _grokking(
         runs,
         "It groks: at the fit the test accuracy has made less than half of its rise, and it gets "
@@ -78,7 +78,7 @@ def groks(runs: Sequence[Run]) -> Verdict:
 
 
 def does_not_grok(runs: Sequence[Run]) -> Verdict:
-    """The network does not grok."""
+    """Whether the network does not grok."""
     return _grokking(
         runs,
         "This network does not grok: half of the rise of the test accuracy is made at the fit, or "
@@ -100,14 +100,14 @@ def falls_late(runs: Sequence[Run], key: str, what: str) -> Verdict:
         late,
         f"Half of the fall (on a log scale) at step {span([m for _, m, _ in found])}."
         if found
-        else "It takes a generalisation at twice the step of the fit or later, and a fall by a "
+        else "This needs a generalisation at twice the step of the fit or later, and a fall by a "
         "third.",
         len(runs) - len(found),
     )
 
 
 def larger_decay_is_earlier(runs: Sequence[Run]) -> Verdict | None:
-    """Larger weight decay generalises earlier."""
+    """Whether runs with larger weight decay generalise earlier."""
     return trend(
         "Larger weight decay generalises earlier.",
         "λ",
@@ -117,7 +117,7 @@ def larger_decay_is_earlier(runs: Sequence[Run]) -> Verdict | None:
 
 
 def tau1(runs: Sequence[Run]) -> Verdict | None:
-    """tau_1 does not depend on weight decay."""
+    """Whether tau_1 is independent of weight decay."""
     if len({run.settings["weight_decay"] for run in runs}) < 2:
         return None
     claim = "The time of the fit, tau_1, does not depend on weight decay."
@@ -130,7 +130,7 @@ def tau1(runs: Sequence[Run]) -> Verdict | None:
 
 
 def tau2(runs: Sequence[Run]) -> Verdict | None:
-    """tau_2 goes as 1 / λ."""
+    """Whether tau_2 is proportional to 1 / λ."""
     if len({run.settings["weight_decay"] for run in runs}) < 2:
         return None
     claim = "The time of the collapse, tau_2, goes as 1 / λ."
@@ -141,7 +141,7 @@ def tau2(runs: Sequence[Run]) -> Verdict | None:
     contains = slope.low <= -1 <= slope.high
     narrow = slope.high - slope.low <= 0.5
     outcome = DENIED if not contains else CONFIRMED if narrow else OPEN
-    if slope.censored and slope.low > -1:  # the runs that are missing would steepen the law
+    if slope.censored and slope.low > -1:  # the runs without a tau_2 would make the law steeper
         outcome = OPEN
     text = f"Slope of log tau_2 against log λ: {slope_text(slope)}, RNC1 under {scales.eps2:.3g}."
     if not contains:
@@ -150,7 +150,7 @@ def tau2(runs: Sequence[Run]) -> Verdict | None:
 
 
 def early_birds(runs: Sequence[Run]) -> Verdict | None:
-    """RNC1 falls before the test accuracy has risen."""
+    """Whether RNC1 has fallen by the time the test accuracy has risen."""
     left = [part for run in runs if (part := _rnc1_left(run)) is not None]
     if not left:
         return None
@@ -167,7 +167,7 @@ def early_birds(runs: Sequence[Run]) -> Verdict | None:
 
 
 def _rnc1_left(run: Run) -> float | None:
-    """RNC1 at the generalisation over RNC1 when a quarter of the rise was made."""
+    """RNC1 at the generalisation, divided by RNC1 when a quarter of the rise was made."""
     steps, accuracy = series(run.records, "test/accuracy")
     values = dict(zip(*(v.tolist() for v in series(run.records, "train/rnc1.max")), strict=True))
     end = run.events.generalisation
@@ -179,7 +179,7 @@ def _rnc1_left(run: Run) -> float | None:
 
 
 def balance(runs: Sequence[Run]) -> Verdict | None:
-    """The balancedness gap decays as the theory says."""
+    """Whether the balancedness gap decays at the rate of the theory."""
     rates = [rate.mean for run in runs if (rate := balance_rate(run)) is not None]
     if not rates:
         return None

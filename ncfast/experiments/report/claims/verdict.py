@@ -1,4 +1,4 @@
-"""What a verdict is, and the two ways to come to one: a share of runs, a trend over them."""
+"""`Verdict`, and the two rules that give one: a share of the runs, and a trend over them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from scipy import stats
 
 CONFIRMED, DENIED, OPEN = "confirmed", "not confirmed", "cannot tell"
-MIN_RUNS = 2  # one run is an example
+MIN_RUNS = 2  # one run is only an example
 MIN_TREND = 4
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the runs say about a claim.
+    """The result of judging a claim by runs.
 
     Attributes:
-        claim: in plain language.
-        outcome: confirmed, not confirmed or cannot tell.
-        numbers: what it rests on.
+        claim: the claim, in plain language.
+        outcome: `CONFIRMED`, `DENIED` or `OPEN`.
+        numbers: the measured numbers behind the outcome.
     """
 
     claim: str
@@ -28,13 +28,16 @@ class Verdict:
 
 
 def share(claim: str, held: Sequence[bool], numbers: str, without: int = 0) -> Verdict:
-    """Confirmed when it holds in 9 of 10 runs, not confirmed when in 1 of 10, else open.
+    """The verdict by the share of runs in which a claim holds.
+
+    It is confirmed from 9 of 10 runs and not confirmed up to 1 of 10.
 
     Args:
-        claim: in plain language.
-        held: whether it holds, for each run that can tell; fewer than two leave it open.
-        numbers: what it rests on.
-        without: runs that cannot tell.
+        claim: the claim, in plain language.
+        held: whether the claim holds, for each run that can tell. With fewer than `MIN_RUNS` the
+            verdict stays open.
+        numbers: the measured numbers.
+        without: number of runs that cannot tell.
     """
     if not held:
         return Verdict(claim, OPEN, f"No run can tell. {numbers}".strip())
@@ -49,16 +52,19 @@ def share(claim: str, held: Sequence[bool], numbers: str, without: int = 0) -> V
 def trend(
     claim: str, name: str, event: str, pairs: Sequence[tuple[float, float | None]]
 ) -> Verdict | None:
-    """Whether an event comes earlier the larger something is, by the rank correlation.
+    """The verdict on whether an event comes earlier for larger values of a setting.
+
+    The rank correlation of value and step decides.
 
     Args:
-        claim: in plain language.
-        name: of that something.
-        event: what happened, as a verb.
-        pairs: its value and the step of the event for each run; None where it did not happen.
+        claim: the claim, in plain language.
+        name: name of the setting.
+        event: the event, as a verb in the past tense.
+        pairs: the value and the step of the event for each run; the step is None if the event did
+            not happen.
 
     Returns:
-        None when all runs have one value.
+        None if all runs have the same value.
     """
     if len({value for value, _ in pairs}) < 2:
         return None
@@ -81,7 +87,7 @@ def trend(
 
 
 def span(values: Sequence[float]) -> str:
-    """The smallest and the largest value, steps in full."""
+    """The range of values as text; values from 1000 on are rounded to integers."""
     if not values:
         return "–"
     low, high = (f"{v:,.0f}" if abs(v) >= 1000 else f"{v:.3g}" for v in (min(values), max(values)))

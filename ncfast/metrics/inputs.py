@@ -1,0 +1,357 @@
+"""`MetricInputs`: the inputs of a call, and the results that several metrics share.
+
+A metric of the class moments alone is arithmetic on the properties of the first part, which have
+the leading axes of the moments: one state or many, on any device. What reads features or the
+principal axes of the means is computed for one state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ncfast.moments import ClassMoments, class_moments
+from ncfast.ops import summary
+from ncfast.ops.direct import plain
+from ncfast.ops.margins import Classes, Margins
+from ncfast.ops.pairs import Statistic, Sweep
+from ncfast.ops.second_pass import Engine, engine
+from ncfast.ops.spectra import Axes, condition, nonzero_singular, principal_axes
+from ncfast.ops.summary import FewClasses, Gram, RowProducts, Rows, Spread, Traces
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class MetricInputs:
+    """What a metric reads; every property is computed once, when first asked for.
+
+    Attributes:
+        moments: class moments of the features; leading axes are many states.
+        feats: (N, D) features, for metrics that read them again; labels: their (N,) classes.
+        weight: (..., K, D) classifier rows w_c, float64; bias: (..., K).
+        ood: (M, D) features of inputs from outside the distribution.
+        planned: the union of `Metric.uses` over the metrics of the call.
+        backend: see `class_moments`.
+    """
+
+    moments: ClassMoments
+    feats: Tensor | None = None
+    labels: Tensor | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    ood: Tensor | None = None
+    planned: frozenset[str] = frozenset()
+    backend: str = "auto"
+    _results: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def given(self) -> frozenset[str]:
+        """Which of the needs of metrics are there, see `Metric`."""
+        needs = {
+            "moments": True,
+            "classifier": self.weight is not None,
+            "bias": self.bias is not None,
+            "scatter": self.feats is not None,
+            "revisit": self.feats is not None,
+            "ood": self.ood is not None,
+        }
+        return frozenset(need for need, there in needs.items() if there)
+
+    def once(self, function: Callable[[MetricInputs], T]) -> T:
+        """``function(self)``, computed at the first call only."""
+        if function not in self._results:
+            self._results[function] = function(self)
+        result: T = self._results[function]
+        return result
+
+    # Of the moments and the classifier: one state or many.
+
+    @cached_property
+    def _few(self) -> FewClasses | None:
+        return summary.few_classes(self.moments, self.planned, self.backend)
+
+    @cached_property
+    def traces(self) -> Traces:
+        """Sums over the classes: N, P, Tr(Sigma_W), mean norm, and what is NaN when undefined."""
+        return summary.traces(self.moments) if self._few is None else self._few.part("")["traces"]
+
+    @property
+    def number(self) -> Tensor:
+        """P, the number of present classes, (...) float64."""
+        return self.traces.number
+
+    @property
+    def total(self) -> Tensor:
+        """N, (...) float64: int / int would be float32."""
+        return self.traces.total
+
+    @property
+    def nan_if_invalid(self) -> Tensor:
+        """Zero, or NaN when the features or labels are unusable, or there are none."""
+        return self.traces.nan_if_invalid
+
+    @cached_property
+    def shares(self) -> Tensor:
+        """n_c / N, (..., K) float64."""
+        return self.moments.counts.to(torch.float64) / self.total.unsqueeze(-1)
+
+    @cached_property
+    def present(self) -> Tensor:
+        """Which classes have a sample, (..., K) bool."""
+        return self.moments.present
+
+    @cached_property
+    def centred(self) -> Tensor:
+        """mu_c - m, zero for absent classes, (..., K, D)."""
+        return self.moments.centred_means
+
+    @cached_property
+    def norms(self) -> Tensor:
+        """norm(mu_c - m), (..., K)."""
+        return torch.linalg.vector_norm(self.centred, dim=-1)
+
+    @cached_property
+    def between_trace(self) -> Tensor:
+        """Tr(Sigma_B), every class counting the same, (...)."""
+        if self._few is not None:
+            return self._few.part("products")["between"].trace
+        return self.norms.square().sum(-1) / self.number
+
+    @cached_property
+    def between_trace_sample(self) -> Tensor:
+        """Tr(Sigma_B), every sample counting the same, (...)."""
+        if self._few is not None:
+            return self._few.part("products")["between"].trace_sample
+        return summary.between_trace_sample(self.centred, self.moments.counts)
+
+    @cached_property
+    def mean_norm(self) -> Spread:
+        """Mean and variance over classes of norm(mu_c - m)."""
+        if self._few is not None:
+            return self._few.part("products")["norm"]
+        return summary.spread(self.norms, self.present)
+
+    @cached_property
+    def gram(self) -> Gram:
+        """Of the Gram matrix of the centred means."""
+        if self._few is not None:
+            return self._few.part("products")["gram"]
+        shared = lambda: (self.product_of_means, self.product_of_means)  # noqa: E731
+        return summary.gram(self.centred, self.centred, self.present, shared)
+
+    @cached_property
+    def gram_raw(self) -> Gram:
+        """Of the Gram matrix of the means."""
+        if self._few is not None:
+            return self._few.part("products")["gram_raw"]
+        return summary.gram(self.moments.means, self.moments.means, self.present)
+
+    @cached_property
+    def _unit(self) -> Tensor:
+        unit = self.centred / self.norms.unsqueeze(-1)
+        return torch.where(self.present.unsqueeze(-1), unit, 0.0)
+
+    @cached_property
+    def cosine_mean(self) -> Tensor:
+        """Mean over pairs of cos(mu_c - m, mu_k - m), (...)."""
+        if self._few is not None:
+            return self._few.part("products")["cosine"].mean
+        return summary.mean_cosine(self._unit, self.number)
+
+    @cached_property
+    def cosine_variance(self) -> Tensor:
+        """Population variance over pairs of cos(mu_c - m, mu_k - m), (...)."""
+        if self._few is not None:
+            return self._few.part("products")["cosine"].variance
+        return summary.cosine_variance(self._unit, self.present)
+
+    def pair(self, quantity: str) -> Statistic:
+        """Mean, variance and maximum of a quantity of `pairs.QUANTITIES` over pairs of classes."""
+        if self._few is not None:
+            return self._few.part("pairs")[quantity]
+        if f"pairs.{quantity}" not in self.planned:
+            planned = frozenset({f"pairs.{quantity}"})
+            return MetricInputs(self.moments, planned=planned, backend=self.backend).pair(quantity)
+        return self._sweep.statistics[quantity]
+
+    @cached_property
+    def _sweep(self) -> Sweep:
+        """Statistics of the planned pair quantities and the smallest distances, from one sweep."""
+        return engine(self.backend, self.centred.flatten(0, -2)).sweep(
+            self.centred,
+            self.norms,
+            self.moments.class_variances,
+            self.present,
+            sorted(use.removeprefix("pairs.") for use in self.planned if use.startswith("pairs.")),
+        )
+
+    @property
+    def nearest_gaps(self) -> Tensor:
+        """Distance of each mean from the nearest other one, (..., K); infinite without another."""
+        return self._sweep.nearest
+
+    @cached_property
+    def condition(self) -> Tensor:
+        """Condition number of the present means, (...)."""
+        if self._few is not None and self._few.spectral:
+            return self._few.part("spectrum")["condition"].raw
+        return condition(self.moments.means, self.present, self.moments.norm_mean)
+
+    @cached_property
+    def condition_centred(self) -> Tensor:
+        """Largest over (P - 1)-th singular value of the centred means, (...)."""
+        if self._few is not None and self._few.spectral:
+            return self._few.part("centred_spectrum")["condition"].centred
+        return condition(self.centred, self.present, self.moments.norm_mean, centred=True)
+
+    @cached_property
+    def singular_values(self) -> Tensor:
+        """Singular values of the centred means, largest first, (..., min(K, D))."""
+        if self._few is not None and self._few.spectral:
+            return self._few.singular_values()
+        return self.axes.values
+
+    @property
+    def classifier(self) -> Tensor:
+        """The classifier's rows, float64 (..., K, D)."""
+        assert self.weight is not None
+        return self.weight
+
+    @cached_property
+    def rows_present(self) -> Tensor:
+        """The classifier's rows of present classes, zero elsewhere, (..., K, D)."""
+        return torch.where(self.present.unsqueeze(-1), self.classifier, 0.0)
+
+    @cached_property
+    def _few_rows(self) -> dict[str, Any] | None:
+        if self._few is None or not plain(self.classifier):
+            return None
+        return self._few.classifier(self.classifier, products="row_products" in self.planned)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The classifier's rows of present classes beside the centred means."""
+        few = self._few_rows
+        if few is not None:
+            return Rows(*(few[name] for name in Rows._fields))
+        return summary.rows(self.rows_present, self.centred, self.present, self._undefined)
+
+    @cached_property
+    def _undefined(self) -> Tensor:
+        return self.nan_if_invalid + 0 * self.traces.bessel
+
+    @cached_property
+    def row_products(self) -> RowProducts:
+        """Gram matrices of the classifier's rows of present classes."""
+        few = self._few_rows
+        if few is not None and self._few is not None:
+            if "cross" not in few:
+                few = self._few.classifier(self.classifier, products=True)
+            return RowProducts(*(few[name] for name in RowProducts._fields))
+        return summary.row_products(
+            self.rows_present,
+            self.centred,
+            self.present,
+            self._undefined,
+            lambda: self.product_of_means,
+        )
+
+    def margins(self, *, spread: bool = False) -> Margins:
+        """What follows from the margins; "projected" only with ``spread``, which needs features."""
+        if spread or "spread" in self.planned:
+            return self._margins_with_spread
+        return self._margins_alone
+
+    @cached_property
+    def _margins_with_spread(self) -> Margins:
+        return self._margins(*self.samples)
+
+    @cached_property
+    def _margins_alone(self) -> Margins:
+        return self._margins(None, None)
+
+    def _margins(self, feats: Tensor | None, labels: Tensor | None) -> Margins:
+        if self.moments.means.ndim > 2:
+            return self._margins_of_each()
+        rows = self.classifier - self.classifier.mean(0)  # differences do not see the mean
+        classes = Classes(self.moments.means, self.moments.class_variances, self.moments.counts)
+        run = engine(self.backend, self.moments.means if feats is None else feats).margins
+        if labels is not None:
+            labels = labels.to(torch.int64).clamp(0, len(rows) - 1)  # out of range: means are NaN
+        return run(classes, rows, self.bias, feats, labels)
+
+    def _margins_of_each(self) -> Margins:
+        """Of many states: their classes have K^2 margins each, which one state at a time bounds."""
+        batch = self.moments.counts.shape[:-1]
+        weight = self.classifier.expand(*batch, *self.classifier.shape[-2:]).flatten(0, -3)
+        bias = None if self.bias is None else self.bias.expand(*batch, -1).flatten(0, -2)
+        found = [
+            MetricInputs(
+                moments, weight=rows, bias=None if bias is None else bias[i], backend=self.backend
+            ).margins()
+            for i, (moments, rows) in enumerate(zip(self.moments.each(), weight, strict=True))
+        ]
+        columns = (torch.stack(column) for column in zip(*found, strict=True))
+        return Margins(*(column.reshape(*batch, -1) for column in columns))
+
+    @cached_property
+    def outside(self) -> Tensor:
+        """Mean of the features from outside the distribution, (D,) float64."""
+        assert self.ood is not None
+        if not plain(self.ood):
+            return self.ood.mean(0, dtype=torch.float64)
+        # torch casts element by element: four times the time of one class
+        one = self.ood.new_zeros(len(self.ood), dtype=torch.uint8)
+        return class_moments(self.ood, one, num_classes=1, backend=self.backend).means[0]
+
+    @cached_property
+    def product_of_means(self) -> Tensor:
+        """Sum of (mu_c - m)(mu_c - m)^T, (..., D, D)."""
+        return self.centred.mT @ self.centred
+
+    @cached_property
+    def axes(self) -> Axes:
+        """Singular values and right singular vectors of the centred means."""
+        axes = principal_axes(self.centred)
+        size = max(self.centred.shape[-2:])
+        return axes._replace(values=nonzero_singular(axes.values, size, self.moments.norm_mean))
+
+    # Of the features: one state.
+
+    @property
+    def samples(self) -> tuple[Tensor, Tensor]:
+        """Features and labels."""
+        assert self.feats is not None
+        assert self.labels is not None
+        return self.feats, self.labels
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What runs the second passes."""
+        feats, _ = self.samples
+        return engine(self.backend, feats)
+
+    @cached_property
+    def scatter(self) -> Tensor:
+        """Sigma_W, (D, D), population normalisation."""
+        feats, labels = self.samples
+        labels = labels.to(torch.int64).clamp(0, self.moments.num_classes - 1)
+        sums = self.engine.scatter(feats, labels, self.moments.means)
+        return sums * (1 / self.total + self.nan_if_invalid)  # one pass over D x D
+
+    @cached_property
+    def axis_variances(self) -> Tensor:
+        """v^T Sigma_W v for every direction v of `axes`, (R,)."""
+        directions = self.axes.directions
+        # K - 1 directions cost K / D of the full scatter: form that only if it is needed anyway
+        if "scatter" in self.planned or 2 * directions.shape[0] > directions.shape[1]:
+            return ((directions @ self.scatter) * directions).sum(1)
+        feats, labels = self.samples
+        squares = self.engine.projected_ss(feats, labels, self.moments.means, directions)
+        return squares / self.total + self.nan_if_invalid

@@ -1,0 +1,44 @@
+"""Running averages of packed moments by the C++ extension, see ``csrc/average.h``."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ncfast.ops import cpu
+from ncfast.ops.states import Layout
+
+
+class CpuAverage:
+    """The average over a window, or an exponential one, of batches on the CPU.
+
+    Args:
+        layout: of the batches' packed moments.
+        length: batches in the window; 0 for an exponential average.
+        decay: of an exponential average.
+
+    Attributes:
+        layout: of the averages, whose counts are weights.
+    """
+
+    def __init__(self, layout: Layout, length: int, decay: float) -> None:
+        assert cpu.extension is not None, cpu.import_error
+        self.layout = layout._replace(integer_counts=False)
+        self._sums = cpu.extension.Average(
+            layout.classes, layout.dim, length, decay, layout.integer_counts
+        )
+
+    def update(self, states: Tensor) -> Tensor:
+        """Overwrite each of the next batches by the average that ends with it.
+
+        A batch that is not finite gives NaN, and leaves no trace in the average.
+
+        Args:
+            states: (n, size) packed moments, oldest first, contiguous.
+
+        Returns:
+            The same tensor, whose layout is `layout` now.
+        """
+        assert type(states) is Tensor
+        assert states.is_contiguous()
+        self._sums.update(states.data_ptr(), len(states))
+        return states

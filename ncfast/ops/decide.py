@@ -1,0 +1,91 @@
+"""Decisions by the largest affine score: the nearest class mean and the classifier.
+
+On a CPU with many classes the scores are computed in float32 first. A row whose two largest scores
+differ by more than the rounding of float32 can move them is decided; the others are computed again
+in float64. An accelerator takes float64 at once: asking which rows are open would wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ncfast._surroundings import ieee_float32
+from ncfast._validate import labels_are_on_host
+from ncfast.ops.blocks import rows_of
+
+_CLASSES = 4096  # columns of a block of scores
+_FEW = 512  # so few classes that float64 costs little
+
+
+class Rule(NamedTuple):
+    """argmax_c <x - centre, rows_c> + offset_c; ties go to the smaller index.
+
+    centre (D,), rows (K, D) and offset (K,) are float64; the offset is minus infinity for classes
+    out of the question.
+    """
+
+    centre: Tensor
+    rows: Tensor
+    offset: Tensor
+
+
+def decisions(feats: Tensor, rules: Sequence[Rule]) -> list[Tensor]:
+    """What each rule chooses for each row of ``feats`` (N, D), (N,) int64 a rule."""
+    deciders = [_Decider(rule) for rule in rules]
+    chosen: list[list[Tensor]] = [[] for _ in rules]
+    width = min(_CLASSES, max((len(rule.rows) for rule in rules), default=1))
+    for x in rows_of(feats, width):
+        for decide, found in zip(deciders, chosen, strict=True):
+            found.append(decide(x))
+    return [torch.cat(found) for found in chosen]
+
+
+class _Decider:
+    def __init__(self, rule: Rule) -> None:
+        self.centre, self.rows, self.offset = rule
+        self.fast = labels_are_on_host(self.rows) and len(self.rows) > _FEW
+        if self.fast:
+            self.rows32, self.offset32 = self.rows.float(), self.offset.float()
+            self.largest = torch.linalg.vector_norm(self.rows, dim=1).amax()
+            finite = torch.where(self.offset.isinf(), 0.0, self.offset)
+            self.shift = finite.abs().amax()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = x - self.centre
+        if not self.fast:
+            return _largest(x, self.rows, self.offset)[0]
+        with ieee_float32(x.device):
+            found = _largest(x.float(), self.rows32, self.offset32, runner_up=True)
+        chosen, best, second = found
+        # a sum of D products is off by at most D + 1 roundings of the product of the norms,
+        # and the inputs were rounded before
+        size = torch.linalg.vector_norm(x, dim=1) * self.largest
+        error = torch.finfo(torch.float32).eps * ((x.shape[1] + 8) * size + 2 * self.shift)
+        open_rows = ((best - second) > 2 * error).logical_not().nonzero().squeeze(1)
+        if len(open_rows):
+            again = _largest(x.index_select(0, open_rows), self.rows, self.offset)[0]
+            chosen.index_copy_(0, open_rows, again)
+        return chosen
+
+
+def _largest(
+    x: Tensor, rows: Tensor, offset: Tensor, *, runner_up: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Index of the largest score, that score and, if asked, the second, over blocks of classes."""
+    best = x.new_full((x.shape[0],), -torch.inf)
+    second = best
+    index = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
+    for start in range(0, rows.shape[0], _CLASSES):
+        width = min(_CLASSES, rows.shape[0] - start)
+        scores = torch.addmm(offset.narrow(0, start, width), x, rows.narrow(0, start, width).T)
+        value, where = scores.max(1)
+        if runner_up:
+            rest = scores.scatter_(1, where.unsqueeze(1), -torch.inf).amax(1)
+            second = torch.maximum(torch.maximum(second, rest), torch.minimum(best, value))
+        index = torch.where(value > best, where + start, index)
+        best = torch.maximum(best, value)
+    return index, best, second

@@ -1,0 +1,123 @@
+"""Margins between class means and an affine rule, for all pairs of classes: the plain form.
+
+With m_ck = <w_c - w_k, mu_c> + b_c - b_k, every class c gets three numbers over the others:
+the sums of v / (v + m_ck^2) with v the variance of the class along w_c - w_k ("projected") and
+with v = V_c norm(w_c - w_k)^2 ("trace"), one where m_ck <= 0; and the distance from mu_c to the
+nearest boundary m = 0, zero where the rule does not choose c there ("radius").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ncfast.ops.blocks import residuals
+from ncfast.ops.reference import add_by_class
+from ncfast.ops.tiles import edge, one_minus_cosine, squared_distance
+
+_TABLE = 1 << 24  # entries of a (K, k) table of projected variances: 128 MB
+
+
+class Margins(NamedTuple):
+    """What follows from the margins of each class, (K,) float64 each."""
+
+    projected: Tensor
+    trace: Tensor
+    radius: Tensor
+
+
+class Classes(NamedTuple):
+    """The classes' own: means (K, D), total variances V_c (K,), counts (K,)."""
+
+    means: Tensor
+    variances: Tensor
+    counts: Tensor
+
+
+def margins(
+    classes: Classes,
+    rows: Tensor,
+    bias: Tensor | None,
+    feats: Tensor | None = None,
+    labels: Tensor | None = None,
+) -> Margins:
+    """Margins in plain torch, tile by tile.
+
+    Args:
+        classes: see `Classes`.
+        rows: (K, D) float64, with their mean taken out: differences do not see it.
+        bias: (K,) float64; zero when None.
+        feats: (N, D) features; without them "projected" is NaN.
+        labels: (N,) classes in 0..K-1.
+    """
+    bias = rows.new_zeros(len(rows)) if bias is None else bias
+    trace, radius = _over_tiles(classes, rows, bias)
+    projected = torch.full_like(trace, torch.nan)
+    if feats is not None and labels is not None:
+        projected = torch.zeros_like(trace)
+        for others in _split(len(rows), max(1, _TABLE // len(rows))):
+            spread = _projected_variances(classes, rows, feats, labels, others)
+            margin = _margin(classes, rows, bias, range(len(rows)), others)
+            projected += _others(_cantelli(spread, margin), range(len(rows)), others).sum(1)
+    return Margins(projected, trace, radius)
+
+
+def _over_tiles(classes: Classes, rows: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    norms = torch.linalg.vector_norm(rows, dim=1)
+    unit = rows / torch.where(norms > 0, norms, 1.0).unsqueeze(1)
+    tiles = list(_split(len(rows), edge(rows)))
+    traces, radii = [], []
+    for some in tiles:
+        trace = torch.zeros_like(_part(norms, some))
+        radius = torch.full_like(trace, torch.inf)
+        for others in tiles:
+            h = one_minus_cosine(_part(unit, some), _part(unit, others), diagonal=some == others)
+            gap = squared_distance(_part(norms, some), _part(norms, others), h)
+            margin = _margin(classes, rows, bias, some, others)
+            spread = _part(classes.variances, some).unsqueeze(1) * gap
+            trace = trace + _others(_cantelli(spread, margin), some, others).sum(1)
+            reach = torch.where(margin > 0, margin / gap.sqrt(), 0.0)
+            radius = torch.minimum(radius, _others(reach, some, others, torch.inf).amin(1))
+        traces.append(trace)
+        radii.append(radius)
+    return torch.cat(traces), torch.cat(radii)
+
+
+def _margin(classes: Classes, rows: Tensor, bias: Tensor, some: range, others: range) -> Tensor:
+    means = _part(classes.means, some)
+    own = (_part(rows, some) * means).sum(1) + _part(bias, some)
+    return own.unsqueeze(1) - torch.addmm(_part(bias, others), means, _part(rows, others).T)
+
+
+def _cantelli(spread: Tensor, margin: Tensor) -> Tensor:
+    # no margin, no guarantee: the term is one, also where the two rows are the same
+    return torch.where(margin > 0, spread / (spread + margin.square()), 1.0)
+
+
+def _others(values: Tensor, some: range, others: range, itself: float = 0.0) -> Tensor:
+    index = torch.arange(max(some.stop, others.stop), device=values.device)
+    same = _part(index, some).unsqueeze(1) == _part(index, others)
+    return torch.where(same, itself, values)
+
+
+def _projected_variances(
+    classes: Classes, rows: Tensor, feats: Tensor, labels: Tensor, others: range
+) -> Tensor:
+    """(K, k): mean over class c of <w_c - w_k, g - mu_c>^2."""
+    columns = _part(rows, others)
+    total = rows.new_zeros((len(rows), len(others)))
+    for residual, label in residuals(feats, labels, classes.means, width=len(others)):
+        own = (residual * rows.index_select(0, label)).sum(1, keepdim=True)
+        add_by_class(total, label, torch.addmm(own, residual, columns.T, alpha=-1).square_())
+    return total / classes.counts.clamp(min=1).to(torch.float64).unsqueeze(1)
+
+
+def _part(tensor: Tensor, rows: range) -> Tensor:
+    return tensor.narrow(0, rows.start, len(rows))
+
+
+def _split(number: int, width: int) -> Iterator[range]:
+    return (range(start, min(start + width, number)) for start in range(0, number, width))

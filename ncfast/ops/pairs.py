@@ -1,0 +1,166 @@
+"""Statistics over all pairs of classes, tile by tile, in memory that does not grow with K^2.
+
+A tile is a product of two blocks of unit vectors, which gives h = 1 - cos for every pair at the
+speed of a matrix product. Where h is small the product has cancelled, and the tile is computed
+again from differences of coordinates; an accelerator takes the differences at once, because
+asking whether any h is small would wait for it. Everything else follows from h without
+cancellation: norm(u - v)^2 = 2 h and norm(a - b)^2 = (|a| - |b|)^2 + 2 |a| |b| h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ncfast.ops.tiles import edge, one_minus_cosine, squared_distance
+
+
+class Statistic(NamedTuple):
+    """Mean, population variance and maximum over pairs, (...) each; NaN without a pair.
+
+    Variance and maximum are meaningless for quantities of which no metric asks them.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    maximum: Tensor
+
+
+class Sweep(NamedTuple):
+    """What one sweep over the pairs gives."""
+
+    statistics: dict[str, Statistic]
+    nearest: Tensor  # distance of each mean from the nearest other present one, (..., K)
+
+
+class Tile(NamedTuple):
+    """A block of pairs (i, j)."""
+
+    h: Tensor  # 1 - cos(mu_i - m, mu_j - m); 1 on the diagonal of the whole matrix
+    distance: Tensor  # norm(mu_i - mu_j)^2
+    variances: Tensor  # V_i + V_j
+    simplex: Tensor  # cosine of a simplex ETF, -1 / (P - 1)
+
+
+QUANTITIES: dict[str, Callable[[Tile], Tensor]] = {
+    "cdnv": lambda tile: tile.variances / (2 * tile.distance),
+    "angle": lambda tile: (1 - tile.simplex - tile.h).abs_(),
+    "coherence": lambda tile: (1 - tile.h).abs_(),
+    "distance": lambda tile: (2 * tile.h).sqrt_(),
+    "log": lambda tile: (2 * tile.h).log_().mul_(-0.5),
+    "riesz": lambda tile: (2 * tile.h).rsqrt_(),
+}
+ABOUT_DIRECTIONS = frozenset(QUANTITIES) - {"cdnv"}
+_NEED_VARIANCE = frozenset({"distance", "log", "riesz"})
+_NEED_MAXIMUM = frozenset({"cdnv", "coherence"})
+
+
+def sweep(
+    centred: Tensor, norms: Tensor, variances: Tensor, present: Tensor, quantities: Sequence[str]
+) -> Sweep:
+    """Statistics of several quantities over pairs of present classes, in one sweep.
+
+    Args:
+        centred: (..., K, D) class means minus their mean, zero rows for absent classes; the
+            leading axes are states, each with pairs of its own.
+        norms: (..., K) their norms.
+        variances: (..., K) V_c.
+        present: (..., K) bool.
+        quantities: names out of `QUANTITIES`.
+    """
+    # absent classes get weight zero and values that keep every quantity finite
+    weight = present.to(centred.dtype)
+    length = torch.where(present, norms, 1.0)
+    unit = centred / torch.where(norms > 0, norms, 1.0).unsqueeze(-1)
+    unit = unit + (norms * 0).unsqueeze(-1)  # NaN stays NaN
+    simplex = (-1 / (weight.sum(-1) - 1)).unsqueeze(-1).unsqueeze(-1)
+    running = {
+        name: _Running(weight, name in _NEED_VARIANCE, name in _NEED_MAXIMUM) for name in quantities
+    }
+    nearest = torch.full_like(norms, torch.inf)
+    blocks = [unit.split(edge(centred), -2)]
+    blocks += [part.split(edge(centred), -1) for part in (length, variances, weight)]
+    for i in range(len(blocks[0])):
+        for j in range(i, len(blocks[0])):
+            (u, v), (a, b), (s, t), (p, q) = ((block[i], block[j]) for block in blocks)
+            h = one_minus_cosine(u, v, diagonal=i == j)
+            tile = Tile(
+                h,
+                squared_distance(a, b, h),
+                s.unsqueeze(-1) + t.unsqueeze(-2),
+                simplex,
+            )
+            _note_nearest(nearest, tile.distance, (i, j), (p, q))
+            for name in quantities:
+                running[name].add(QUANTITIES[name](tile), p, q, diagonal=i == j)
+    directionless = (present & (norms == 0)).any(-1)  # a mean at m has no direction
+    found = {name: state.finish() for name, state in running.items()}
+    statistics = {
+        name: undefined_where(directionless, value) if name in ABOUT_DIRECTIONS else value
+        for name, value in found.items()
+    }
+    return Sweep(statistics, torch.where(present, nearest.sqrt(), torch.inf))
+
+
+def _note_nearest(
+    nearest: Tensor, distance: Tensor, place: tuple[int, int], weights: tuple[Tensor, Tensor]
+) -> None:
+    """Lower the entries of nearest (..., K) to the smallest of a tile of squared distances."""
+    i, j = place
+    if i == j:
+        distance = distance.clone()
+        distance.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
+    for k, others, dim in ((i, weights[1].unsqueeze(-2), -1), (j, weights[0].unsqueeze(-1), -2)):
+        smallest = torch.where(others > 0, distance, torch.inf).amin(dim)
+        nearest.narrow(-1, k * edge(nearest), smallest.shape[-1]).clamp_(max=smallest)
+
+
+def undefined_where(condition: Tensor, value: Statistic) -> Statistic:
+    """NaN in place of the values where the condition holds."""
+    return Statistic(*(torch.where(condition, torch.nan, v) for v in value))
+
+
+class _Running:
+    """Weighted count, mean, sum of squared deviations and maximum, merged tile by tile (Chan)."""
+
+    def __init__(self, like: Tensor, variance: bool, maximum: bool) -> None:
+        self.count, self.mean, self.squares, self.maximum = like.new_zeros(
+            (4, *like.shape[:-1])
+        ).unbind()
+        self.wants_variance, self.wants_maximum = variance, maximum
+
+    def add(self, values: Tensor, p: Tensor, q: Tensor, *, diagonal: bool) -> None:
+        if diagonal:
+            values = values.triu(1)
+            count = (p.sum(-1).square() - p.square().sum(-1)) / 2
+        else:
+            count = p.sum(-1) * q.sum(-1)
+        # weights zero and one: a product with a vector sums without a mask or a temporary
+        mean = _weighted(p, values, q) / count.clamp(min=1)
+        total = (self.count + count).clamp(min=1)
+        share, step = count / total, mean - self.mean
+        if self.wants_variance:
+            deviation = (values - mean.unsqueeze(-1).unsqueeze(-1)).square_()
+            deviation = deviation.triu_(1) if diagonal else deviation
+            squares = self.squares + _weighted(p, deviation, q)
+            self.squares = squares + step.square() * self.count * share
+        if self.wants_maximum:
+            largest = (values * p.unsqueeze(-1)).mul_(q.unsqueeze(-2)).amax((-2, -1))
+            self.maximum = torch.maximum(self.maximum, largest)
+        self.mean = self.mean + step * share
+        self.count = self.count + count
+
+    def finish(self) -> Statistic:
+        nothing = torch.where(self.count > 0, 0.0, torch.nan).to(self.mean.dtype)
+        variance = self.squares / self.count.clamp(min=1) + nothing
+        return Statistic(self.mean + nothing, variance, self.maximum + nothing)
+
+
+def _weighted(left: Tensor, values: Tensor, right: Tensor) -> Tensor:
+    """left^T values right, (...): a product with a vector is faster than one with a column."""
+    if values.ndim == 2:
+        return left @ (values @ right)
+    return (left * (values @ right.unsqueeze(-1)).squeeze(-1)).sum(-1)

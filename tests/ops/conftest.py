@@ -1,0 +1,40 @@
+"""Fixtures of the backend tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from ncfast.ops import cpu
+
+INSTRUCTION_SETS = cpu.extension.instruction_sets() if cpu.extension is not None else []
+
+
+@pytest.fixture(params=INSTRUCTION_SETS)
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test once with each instruction set that this CPU supports."""
+    before = cpu.extension.instruction_set()
+    assert cpu.extension.use_instruction_set(request.param)
+    yield request.param
+    cpu.extension.use_instruction_set(before)
+
+
+class Poisoned:
+    """Returns tensors of NaN, so that unwritten entries fail a test."""
+
+    def __init__(self, dtype: torch.dtype, value: float) -> None:
+        self.dtype, self.value = dtype, value
+
+    def new_empty(self, shape: tuple[int, ...] | int) -> Tensor:
+        size = (shape,) if isinstance(shape, int) else shape
+        return torch.full(size, self.value, dtype=self.dtype, device="cpu")
+
+
+@pytest.fixture
+def poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start the outputs of the C++ backend as NaN."""
+    monkeypatch.setattr(cpu, "_FLOAT64", Poisoned(torch.float64, float("nan")))
+    monkeypatch.setattr(cpu, "_INT64", Poisoned(torch.int64, -(10**9)))

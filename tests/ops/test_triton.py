@@ -1,0 +1,160 @@
+"""The Triton backend as far as a machine without a GPU can see it."""
+
+import pytest
+import torch
+from samples import classes
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import ncfast
+from ncfast.kernels import twins
+from ncfast.kernels.configuration import alignment, items_config, merge_config, scatter_config
+from ncfast.ops import reference, second_pass, triton, triton_operator
+
+SIZES = [
+    (count, dim, num_classes)
+    for count in (1, 1000, 100_000, 1_000_000, 4_000_000)
+    for dim in (1, 2, 100, 128, 512, 4096, 30_000)
+    for num_classes in (1, 10, 1000, 200_000)
+]
+
+
+def test_the_status_names_the_reason(monkeypatch):
+    status = ncfast.backends()["triton"]
+    assert status.available == (torch.cuda.is_available() and triton.why_not() is None)
+    assert status.reason
+    monkeypatch.setattr(triton, "_failures", {"class moments": "RuntimeError: no kernel image"})
+    monkeypatch.setattr(triton, "_INSTALLED", True)
+    assert "no kernel image" in ncfast.backends()["triton"].reason
+    monkeypatch.setattr(triton, "_INSTALLED", False)
+    assert ncfast.backends()["triton"].reason == "triton is not installed"
+
+
+def test_tensors_on_the_cpu_are_refused():
+    with pytest.raises(ValueError, match=r"'triton' cannot run here: .*Use backend='auto'"):
+        ncfast.rnc1(*classes(), backend="triton")
+
+
+def test_operator_on_the_cpu():
+    feats, labels = classes(30, 4, 3)
+    arguments = (feats, labels, 3)
+    assert triton_operator.class_moments(*arguments).counts.sum() == 30
+    torch.library.opcheck(torch.ops.ncfast.triton_moments.default, arguments)
+
+
+def second_read():
+    """Arguments of each operator that reads features again, and the shape it returns."""
+    feats, labels = classes(30, 4, 3)
+    labels, means = labels.int(), torch.randn(3, 4).double()
+    rules = means[:2], torch.stack((means, -means)), torch.randn(2, 3).double()
+    return {
+        "projected_ss": ((feats, labels, means, means[:2]), (2,)),
+        "scatter": ((feats, labels, means), (4, 4)),
+        "decisions": ((feats, *rules), (2, 30)),
+    }
+
+
+@pytest.mark.parametrize("name", second_read())
+def test_operators_of_the_second_read(name):
+    arguments, shape = second_read()[name]
+    operator = getattr(torch.ops.ncfast, f"triton_{name}").default
+    assert operator(*arguments).shape == shape
+    torch.library.opcheck(operator, arguments)
+    with FakeTensorMode():
+        made = (torch.empty(t.shape, dtype=t.dtype, device="cuda") for t in arguments)
+        found = getattr(triton, name)(*made)
+    assert (found.device.type, tuple(found.shape)) == ("cuda", shape)
+
+
+def test_reference_of_the_second_read():
+    """Against the definition, in one expression."""
+    cases = second_read()
+    for name, twin in (("projected_ss", twins.project), ("scatter", twins.scatter)):
+        arguments, _ = cases[name]
+        torch.testing.assert_close(getattr(reference, name)(*arguments), twin(*arguments))
+    feats, *rules = cases["decisions"][0]
+    expected = [twins.decide(feats, *rule) for rule in zip(*rules, strict=True)]
+    assert torch.equal(triton.plain_decisions(feats, *rules), torch.stack(expected))
+
+
+def test_second_passes_use_the_kernels_when_asked_for():
+    with FakeTensorMode():
+        feats = torch.empty(50, 6, device="cuda")
+        chosen = second_pass.engine("triton", feats)
+        assert (chosen.scatter is triton.scatter) == (triton.why_not(feats) is None)
+        assert second_pass.engine("auto", feats).scatter is reference.scatter
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_operator_on_fake_cuda_tensors(dtype):
+    """What torch.compile sees on a GPU: shapes, dtypes and devices without a kernel."""
+    with FakeTensorMode():
+        feats = torch.empty(50, 6, dtype=dtype, device="cuda")
+        labels = torch.empty(50, dtype=torch.int32, device="cuda")
+        found = triton_operator.class_moments(feats, labels, 7)
+    assert [tuple(entry.shape) for entry in found] == [(7,), (7, 6), (7,), (), ()]
+    assert [entry.dtype for entry in found] == [torch.int64] + [torch.float64] * 4
+    assert {entry.device.type for entry in found} == {"cuda"}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("itemsize", [2, 4, 8])
+def test_configurations_are_legal(size, itemsize):
+    count, dim, num_classes = size
+    config = items_config(count, dim, num_classes, itemsize, 132)
+    for number in (config.tile_rows, config.tile_cols, config.warps):
+        assert number & (number - 1) == 0, "a power of two"
+    assert 32 <= config.item_rows <= 256
+    assert config.item_rows % config.tile_rows == 0
+    assert config.warps <= 8
+    assert 32 * config.warps <= 2 * config.tile_cols * config.tile_rows, "work for every thread"
+    merge = merge_config(count, dim, num_classes, config.item_rows)
+    for number in (merge.tile_items, merge.tile_cols, merge.warps):
+        assert number & (number - 1) == 0
+    assert merge.tile_items * merge.tile_cols <= 4096
+
+
+@pytest.mark.parametrize("dim", [1, 16, 17, 100, 512, 4096])
+@pytest.mark.parametrize("count", [1, 1000, 1_000_000])
+def test_the_scatter_covers_the_triangle(count, dim):
+    config = scatter_config(count, dim, 132)
+    high = -(-dim // config.side)
+    assert config.side & (config.side - 1) == 0
+    assert config.tiles == high * (high + 1) // 2
+    assert config.span % config.rows == 0
+    assert config.span * (config.parts - 1) < count <= config.span * config.parts
+
+
+def test_configurations_grow_as_they_should():
+    assert items_config(1_000_000, 512, 10, 4, 132) == items_config(1_000_000, 512, 11, 4, 132)
+    even = items_config(200_000, 512, 10, 4, 132).item_rows
+    assert 200_000 // even + 10 <= 132 * 10, "one whole wave: two warps a program, of 20 resident"
+    small, large = (items_config(count, 512, 10, 4, 132).item_rows for count in (10**3, 10**7))
+    assert small <= large
+    assert items_config(1_000_000, 512, 200_000, 4, 132).item_rows == 32
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [((512,), 16), ((200, 200), 8), ((200, 204), 4), ((7,), 1), ((6, 0), 2)],
+)
+def test_alignment(numbers, expected):
+    assert alignment(*numbers) == expected
+
+
+def test_compiled_code_holds_one_operator():
+    """Traced whole, as for a GPU: fake CUDA tensors need none."""
+    graphs = []
+
+    def backend(module, inputs):
+        graphs.append(str(module.graph))
+        return module.forward
+
+    def metric(feats, labels):
+        return ncfast.rnc1(feats * 2, labels, num_classes=7, backend="triton")
+
+    with FakeTensorMode():
+        feats = torch.empty(50, 6, device="cuda")
+        labels = torch.empty(50, dtype=torch.int64, device="cuda")
+        found = torch.compile(metric, fullgraph=True, backend=backend)(feats, labels)
+    assert found.device.type == "cuda"
+    assert graphs[0].count("ncfast.triton_moments") == (1 if triton.why_not(feats) is None else 0)
