@@ -30,7 +30,12 @@ public:
     }
 
     // Whether the numbers are the negatives of those in the memory. May let another thread run.
-    bool negated(pybind11::handle tensor) const { return is_neg_(tensor).cast<bool>(); }
+    bool negated(pybind11::handle tensor) const {
+        const auto found = pybind11::reinterpret_steal<pybind11::object>(
+            PyObject_CallOneArg(is_neg_.ptr(), tensor.ptr()));  // makes no tuple of arguments
+        if (!found) throw pybind11::error_already_set();
+        return found.ptr() == Py_True;
+    }
 
     int threads() const { return threads_().cast<int>(); }
 
