@@ -16,7 +16,7 @@ LINEAR, RADII, SQUARES, TREND = 3.0, 2.0, 1.0, 2.0
 SHARE, CONDITIONAL_SHARE = 0.1, 0.2
 CONDITIONAL_RISE = 1 / 3  # 4 k neighbours blur the condition in proportion, three times as much
 OUTLYING = 10  # times the row norm that 95 % of the rows do not exceed
-WIDE = 100  # times the median spread of a column
+WIDE = 100  # times the smallest spread of a column
 _ROWS = 2048  # rows looked at for repeated values
 
 
@@ -97,7 +97,7 @@ def hidden_columns(value: float, stderr: float, standardized: float, times: floa
     if not standardized - value > (BIAS if math.isnan(stderr) else max(FLOOR, 3 * stderr)):
         return []
     return [
-        f"One column spreads {times:.0f} times as far as the median one and hides the others: "
+        f"One column spreads {times:.0f} times as far as another and hides it: "
         f"standardized columns give {standardized:.2f} nats instead of {value:.2f}. Pass "
         "preprocess='standardize'."
     ]

@@ -18,7 +18,7 @@ from ncfast.information.mutual_information import counts_of_ties, tie_doubts
 from ncfast.information.neighbors import knn, range_count
 from ncfast.information.preprocess import Preprocess, common_unit, transform
 from ncfast.information.samples import Array, as_samples, check_choice, check_k, check_same
-from ncfast.information.ties import Found, Sample, by_point, counted_sample
+from ncfast.information.ties import Found, Sample, by_point, counted_sample, mostly_counted
 
 Method = Literal["auto", "ksg", "mixed"]
 
@@ -118,8 +118,10 @@ def conditional_mutual_information(
     else:
         sample = Sample(tuple(blocks), preprocess)
 
+    copies = k if mostly_counted(sample.cells, k) else None  # as in `mutual_information`
+
     def at(rows: Tensor, neighbours: int = k) -> float:
-        return float(terms_at(sample, rows, neighbours, method, backend).terms.mean())
+        return float(terms_at(sample, rows, neighbours, method, backend, copies).terms.mean())
 
     found = terms_at(sample, None, k, method, backend)
     value = float(found.terms.mean())
@@ -134,12 +136,22 @@ def conditional_mutual_information(
     )
 
 
-def terms_at(sample: Sample, rows: Tensor | None, k: int, method: Method, backend: str) -> Found:
-    """Terms of the estimate on some rows, whose columns are transformed again; None means all."""
+def terms_at(
+    sample: Sample,
+    rows: Tensor | None,
+    k: int,
+    method: Method,
+    backend: str,
+    copies: int | None = None,
+) -> Found:
+    """Terms of the estimate on some rows, whose columns are transformed again; None means all.
+
+    `copies`: above how many "auto" counts equal rows; k by default.
+    """
 
     def search() -> tuple[Tensor, str]:
         return conditional_terms(sample.at(rows), k, backend, mixed=method == "mixed")
 
     if method == "auto":
-        return by_point(sample.cells, rows, k, search)
+        return by_point(sample.cells, rows, copies or k, search)
     return Found(*search(), method)

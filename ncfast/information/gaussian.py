@@ -12,6 +12,7 @@ from ncfast.information.neighbors import knn
 from ncfast.information.preprocess import normal_scores
 
 _RANK = 1e-10  # eigenvalues below this share of the largest are rounding
+_ROUNDING = 1e-8  # of a column with unit variance: what is left where nothing is left
 SMOOTHED = 10  # neighbours in z whose mean is taken away
 PLENTY = 20  # samples a column from which the correlations of the sample itself are good enough
 
@@ -133,4 +134,5 @@ def _rest(rows: Tensor, basis: Tensor, near: Tensor) -> Tensor:
     rest = rows - rows.mean(0)
     rest = rest - basis @ (basis.T @ rest)
     rest = rest - rest[near].mean(1)
-    return rest / rest.square().mean(0).sqrt().clamp(min=_RANK)
+    size = rest.square().mean(0).sqrt()
+    return torch.where(size > _ROUNDING, rest / size, 0.0)  # z tells all of such a column

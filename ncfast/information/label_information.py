@@ -119,7 +119,7 @@ def label_information(
         warns of classes with a single member, which are left out; of classes too small for k; of
         a single class, where the value is zero; of rows that coincide with k of their class, which
         are counted as atoms ("entropies": the value is NaN or infinite); of a column that spreads
-        more than 100 times as far as the median one, where standardized columns give more; and,
+        more than 100 times as far as another, where standardized columns give more; and,
         unless `stderr=False`, where three linear directions, fitted on the other half of the rows,
         tell more than all columns.
 
@@ -157,7 +157,7 @@ def label_information(
 
 def _hidden(found: Estimate, rows: Tensor, classes: Tensor, again: Again) -> list[str]:
     spread = standard_deviations(rows)
-    times = float(spread.max() / spread[spread > 0].median()) if bool(spread.any()) else 1.0
+    times = float(spread.max() / spread[spread > 0].min()) if bool(spread.any()) else 1.0
     if not times > caveats.WIDE:
         return []
     standardized = again(standardize(rows), classes)

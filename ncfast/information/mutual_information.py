@@ -18,7 +18,7 @@ from ncfast.information.estimate import Estimate, announce
 from ncfast.information.neighbors import joint_radii_and_counts, knn, range_count
 from ncfast.information.preprocess import Preprocess, common_unit, transform
 from ncfast.information.samples import Array, as_samples, check_choice, check_k, check_same
-from ncfast.information.ties import Found, Sample, by_point, copied, counted_sample
+from ncfast.information.ties import Found, Sample, by_point, copied, counted_sample, mostly_counted
 
 Method = Literal["ksg", "ksg2", "kl", "mixed"]
 AnyMethod = Literal["auto"] | Method
@@ -216,16 +216,25 @@ def mutual_information(
 
 
 def terms_at(
-    sample: Sample, rows: Tensor | None, k: int, method: AnyMethod, metric: JointNorm, backend: str
+    sample: Sample,
+    rows: Tensor | None,
+    k: int,
+    method: AnyMethod,
+    metric: JointNorm,
+    backend: str,
+    copies: int | None = None,
 ) -> Found:
-    """Terms of the estimate on some rows, whose columns are transformed again; None means all."""
+    """Terms of the estimate on some rows, whose columns are transformed again; None means all.
+
+    `copies`: above how many "auto" counts equal rows; k by default.
+    """
 
     def search() -> tuple[Tensor, str]:
         estimator = ESTIMATORS["ksg" if method == "auto" else method]
         return estimator(sample.at(rows), k, None, metric, backend)
 
     if method == "auto":
-        return by_point(sample.cells, rows, k, search)
+        return by_point(sample.cells, rows, copies or k, search)
     return Found(*search(), method)
 
 
@@ -249,8 +258,12 @@ def measure(
     blocks = sample.blocks
     count = len(blocks[0])
 
+    # rows that are counted do not depend on k: few copies would look like a trend at 4 k
+    copies = k if mostly_counted(sample.cells, k) else None
+
     def at(rows: Tensor, neighbours: int = k) -> float:
-        return float(terms_at(sample, rows, neighbours, method, metric, backend).terms.mean())
+        found = terms_at(sample, rows, neighbours, method, metric, backend, copies)
+        return float(found.terms.mean())
 
     if known is None:
         found = terms_at(sample, None, k, method, metric, backend)

@@ -24,11 +24,12 @@ from ncfast.information.gaussian import (
     partial_information,
 )
 from ncfast.information.neighbors import joint_radii_and_counts
-from ncfast.information.preprocess import scores_of_ranks
+from ncfast.information.preprocess import normal_scores, scores_of_ranks
 
 ROWS = 10_000  # rows that are looked at: bounds the cost
 DIRECTIONS = 3  # for labels
 WIDER = 4  # times the neighbours
+SPREAD = 0.4  # standard deviation of KSG with 10 neighbours at independence, times the root of N
 At = Callable[[Tensor, int], float]  # (rows, k) -> estimate
 
 
@@ -122,7 +123,8 @@ def conditional_signals(
 ) -> dict[str, float]:
     """The signals of I(X;Y|Z): "gaussian", of residuals given z, and with `at` also "wider"."""
     rows = looked_at(len(blocks[0]), blocks[0].device)
-    x, y, z = random_scores([block[rows] for block in blocks])
+    x, y = random_scores([block[rows] for block in blocks[:2]])
+    z = normal_scores(blocks[2][rows])  # with noise of its own it would explain less
     gaussian = partial_information(x, y, z, backend)
     if at is None:
         return {"gaussian": gaussian}
@@ -169,10 +171,13 @@ def wider(at: At, rows: Tensor, count: int, k: int) -> float:
 def doubts(value: float, stderr: float, count: int, k: int, found: dict[str, float]) -> list[str]:
     """Warnings from the signals that were `found`, of N = `count` samples.
 
-    Their own noise is that of the rows that were looked at.
+    Their own noise is that of the rows that were looked at; that of neighbours is at least `SPREAD`
+    over the root of their number, also where the estimate counts and hardly spreads.
     """
     noise = stderr * math.sqrt(max(1.0, count / ROWS))
     texts = caveats.missed(value, noise, found["gaussian"])
+    least = SPREAD / math.sqrt(min(count, ROWS))
+    noise = noise if math.isnan(noise) else max(noise, least)
     wider = found.get("wider", math.nan)
     if "radii" in found:
         texts += caveats.missed_spread(value, noise, found["radii"], found["squares"])

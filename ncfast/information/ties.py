@@ -132,6 +132,14 @@ def copied(cells: Cells, k: int) -> int:
     return int(((whole > 1) & (whole <= k) & (whole == left) & (whole == right)).sum())
 
 
+def mostly_counted(cells: Cells | None, k: int) -> bool:
+    """Whether three quarters of the rows occur more than k times."""
+    if cells is None:
+        return False
+    many = _multiplicity(cells.whole, None) > k
+    return 4 * int(many.sum()) >= 3 * len(many)
+
+
 def _determined(given: Tensor, both: Tensor, k: int) -> bool:
     """Whether a block is a function of what is given, such as a constant: it shares nothing."""
     return bool((both == given).all()) and int(given.min()) > k

@@ -146,3 +146,12 @@ class TestDiscrete:
         with pytest.warns(ncfast.EstimateWarning, match="constant"):
             found = ncfast.discrete_mutual_information(torch.arange(20) % 2, torch.zeros(20).long())
         assert found.value == 0
+
+
+def test_a_narrow_column_among_wide_ones_is_missed_with_a_warning():
+    labels = torch.arange(900) % 3
+    told = 2 * labels + normal(900, 1)[:, 0]
+    z = torch.stack((told, *(1e4 * normal(900, 2, seed=1)).T), 1)
+    with pytest.warns(ncfast.EstimateWarning, match="times as far as another and hides it"):
+        found = ncfast.label_information(z, labels)
+    assert found.value < 0.1 < ncfast.label_information(told, labels).value

@@ -5,6 +5,7 @@ benchmarks/studies/information_warnings.py.
 """
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -194,3 +195,34 @@ def test_truths_of_the_suite():
     assert TASKS["sin 20x"].truth == pytest.approx(3.77, abs=0.01)
     again = TASKS["sin 20x"].sample(10, 0)[0]
     assert (again == TASKS["sin 20x"].sample(10, 0)[0]).all()
+
+
+def test_what_z_determines_leaves_nothing_to_compare_with():
+    for z in (normal(1000, 1), normal(1000, 1).round(decimals=1)):
+        found = ncfast.conditional_mutual_information(z, z, z)
+        assert found.details["gaussian"] < 0.01
+        assert not found.warnings
+
+
+def test_rows_that_are_counted_stay_counted_with_more_neighbours():
+    one, two = torch.randint(0, 6, (2, 2000, 2), generator=torch.Generator().manual_seed(0))
+    found = ncfast.mutual_information(one, torch.stack((one[:, 0], two[:, 0]), 1))
+    assert found.value == pytest.approx(math.log(6), abs=0.05)
+    assert not found.warnings  # about nine of each row: more than k, fewer than 4 k
+    few = torch.randint(0, 2, (2000, 6), generator=torch.Generator().manual_seed(1))
+    other = torch.randint(0, 2, (2000, 6), generator=torch.Generator().manual_seed(2))
+    kept = torch.rand(2000, 6, generator=torch.Generator().manual_seed(3)) < 0.6
+    with pytest.warns(ncfast.EstimateWarning, match="it has not converged"):
+        ncfast.mutual_information(few, torch.where(kept, few, other))  # 1.25 of 1.16
+
+
+@pytest.mark.parametrize("count", [100, 1000])
+@pytest.mark.parametrize("faces", [2, 6])
+def test_independent_counts_are_not_doubted(faces, count):
+    for seed in range(12):
+        generator = torch.Generator().manual_seed(seed)
+        x, y = torch.randint(0, faces, (2, count), generator=generator)
+        with warnings.catch_warnings(record=True) as doubts:
+            warnings.simplefilter("always")
+            ncfast.mutual_information(x, y)
+        assert not doubts, seed
