@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 # The pinned environment with everything the tests need, and the package itself, editable.
 setup: $(STAMP)
 
-$(STAMP): constraints.txt pyproject.toml setup.py $(wildcard csrc/*)
+$(STAMP): constraints.txt pyproject.toml setup.py $(wildcard csrc/* csrc/*/*)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel pybind11
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch

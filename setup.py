@@ -27,7 +27,8 @@ FLAGS = [
 
 
 def files(pattern):
-    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob(pattern))
+    found = (ROOT / "csrc").rglob(pattern)
+    return sorted(str(path.relative_to(ROOT)) for path in found if path.parent.name != "tests")
 
 
 class OptionalBuildExt(build_ext):
@@ -39,7 +40,7 @@ class OptionalBuildExt(build_ext):
             from pybind11.setup_helpers import ParallelCompile
 
             ParallelCompile(default=0).install()  # a process for each core
-            self.include_dirs = [*(self.include_dirs or []), pybind11.get_include()]
+            self.include_dirs = [*(self.include_dirs or []), "csrc", pybind11.get_include()]
             super().run()
         except Exception as error:  # any failure here must leave a working pure-Python install
             self._record(built=False, reason=f"{type(error).__name__}: {error}")

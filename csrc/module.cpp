@@ -2,15 +2,15 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "average.h"
-#include "classifier_summary.h"
-#include "isa.h"
-#include "json_lines.h"
-#include "knn_bind.h"
-#include "moments.h"
-#include "row_writer.h"
-#include "second_pass.h"
-#include "summary.h"
+#include "tracker/average.h"
+#include "summary/classifier_summary.h"
+#include "core/isa.h"
+#include "tracker/json_lines.h"
+#include "neighbors/bind.h"
+#include "moments/moments.h"
+#include "tracker/row_writer.h"
+#include "products/second_pass.h"
+#include "summary/summary.h"
 
 namespace py = pybind11;
 using namespace ncfast;

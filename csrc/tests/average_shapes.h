@@ -6,7 +6,7 @@
 #include <random>
 #include <vector>
 
-#include "../average.h"
+#include "tracker/average.h"
 
 namespace ncfast {
 

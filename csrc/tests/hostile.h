@@ -8,9 +8,9 @@
 #include <thread>
 #include <vector>
 
-#include "../moments.h"
-#include "../pool.h"
-#include "../second_pass.h"
+#include "moments/moments.h"
+#include "core/pool.h"
+#include "products/second_pass.h"
 
 namespace ncfast {
 

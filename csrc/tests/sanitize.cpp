@@ -6,11 +6,11 @@
 #include <random>
 #include <vector>
 
-#include "../isa.h"
-#include "../moments.h"
+#include "core/isa.h"
+#include "moments/moments.h"
 #include "average_shapes.h"
 #include "hostile.h"
-#include "../norm.h"
+#include "tracker/norm.h"
 #include "sanitize_knn.h"
 #include "second_pass_shapes.h"
 #include "small_shapes.h"

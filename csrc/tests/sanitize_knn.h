@@ -7,8 +7,8 @@
 #include <random>
 #include <vector>
 
-#include "../knn.h"
-#include "../knn_exact.h"
+#include "neighbors/search.h"
+#include "neighbors/exact.h"
 
 namespace ncfast {
 

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <vector>
 
-#include "../second_pass.h"
+#include "products/second_pass.h"
 
 namespace ncfast {
 

@@ -5,9 +5,9 @@
 #include <random>
 #include <vector>
 
-#include "../classifier_summary.h"
-#include "../spectrum.h"
-#include "../summary.h"
+#include "summary/classifier_summary.h"
+#include "summary/spectrum.h"
+#include "summary/summary.h"
 
 namespace ncfast {
 

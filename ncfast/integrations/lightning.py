@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ncfast._optional import need
-from ncfast.integrations.batches import inputs_and_labels
 from ncfast.integrations.callback import Measuring, harmless
 from ncfast.integrations.split import Logits, Split
+from ncfast.tracking.batches import as_labels, inputs_and_labels
 
 need("lightning", "ncfast.integrations.lightning")
 from lightning.pytorch import Callback, LightningModule, Trainer  # noqa: E402
 
-Unpack = Callable[[Any], tuple[Any, Tensor]]
+Unpack = Callable[[Any], tuple[Any, Any]]
 
 
 class CollapseCallback(Measuring, Callback):
@@ -37,7 +38,7 @@ class CollapseCallback(Measuring, Callback):
     Args:
         num_classes: K.
         unpack: inputs and labels from a batch; the default takes the first two items of a sequence,
-            or from a dict its "labels" (or "label", "targets", "target", "y") and its first entry.
+            or from a dict its "labels" (or "label", "targets", "target", "y") and the rest.
         snapshots: whether to measure the validation data, and which: True, False, or the number of
             validations from one snapshot to the next, the first one of a fit included.
         sinks: as for `ncfast.Tracker`. Each fit opens paths and names anew, and appends; a sink
@@ -93,7 +94,7 @@ class CollapseCallback(Measuring, Callback):
         # several optimisers count as several steps
         while tracker.current_step < trainer.global_step - 1:
             tracker.advance(keep_features=True)
-        labels = self._labels(batch)
+        labels = self._labels(batch, pl_module.device)
         if labels is None:
             tracker.advance()
         else:
@@ -145,7 +146,7 @@ class CollapseCallback(Measuring, Callback):
         """Measure the batch."""
         split = self._splits.get(dataloader_idx)
         if split is not None and self._logits is not None:
-            split.add(self._labels(batch), self._logits.take())
+            split.add(self._labels(batch, pl_module.device), self._logits.take())
 
     @harmless
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -183,11 +184,16 @@ class CollapseCallback(Measuring, Callback):
             self._logits = None
         return splits
 
-    def _labels(self, batch: Any) -> Tensor | None:
+    def _labels(self, batch: Any, device: torch.device) -> Tensor | None:
         try:
-            return self._unpack(batch)[1]
+            return as_labels(self._unpack(batch)[1], device)
         except Exception as error:
-            self._say("labels", f"A batch is not measured, training goes on: {error}")
+            self._say(
+                "labels",
+                f"A batch is not measured, training goes on: {type(error).__name__}: {error} For "
+                "batches of another kind pass unpack=, a function from a batch to inputs and "
+                "labels.",
+            )
             return None
 
 

@@ -1,4 +1,4 @@
-"""Running averages of packed moments by the C++ extension, see ``csrc/average.h``."""
+"""Running averages of packed moments by the C++ extension, see ``csrc/tracker/average.h``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Second passes on a CPU by the C++ extension, in float64 throughout: see ``csrc/second_pass.h``.
+"""Second passes on a CPU by the C++ extension, in float64: see ``csrc/products/second_pass.h``.
 
 As in `ncfast.ops.cpu`, the tensors are plain ones on the CPU.
 """
@@ -15,7 +15,7 @@ from ncfast.ops import cpu
 from ncfast.ops.margins import Classes, Margins
 from ncfast.ops.pairs import ABOUT_DIRECTIONS, Statistic, Sweep, undefined_where
 
-# as in csrc/class_pairs_types.h
+# as in csrc/products/class_pairs_types.h
 _MEANS = ("cdnv", "angle", "distance", "log", "riesz")
 _MAXIMA = ("cdnv", "coherence")
 

@@ -1,6 +1,6 @@
 """The averages of `ncfast.tracking.stream`: one batch after another, each state in its place.
 
-In C++ on the CPU where the extension is, see ``csrc/average.h``; elsewhere in torch, which is also
+The extension has them in C++ for the CPU (``csrc/tracker/average.h``); elsewhere torch, which is also
 the reference.
 """
 

@@ -33,9 +33,8 @@ def inputs_and_labels(batch: Any) -> tuple[Any, Any]:
     elif isinstance(batch, (list, tuple)) and len(batch) >= 2:
         return batch[0], batch[1]
     raise TypeError(
-        "Expected argument `batches` to yield (inputs, labels, ...), or dicts with labels under "
-        f"one of {LABEL_KEYS}, but got {_kind(batch)}. Pass a list of pairs, "
-        "[(inputs, labels)], or a generator that yields them."
+        "Expected each batch to be (inputs, labels, ...), or a dict with labels under one of "
+        f"{LABEL_KEYS}, but got {_kind(batch)}. Yield such batches, from a list or a generator."
     )
 
 
@@ -47,7 +46,7 @@ def as_labels(labels: Any, device: torch.device) -> Tensor:
     """
     if not isinstance(labels, (Tensor, np.ndarray, list, tuple, int, np.integer)):
         raise TypeError(
-            "Expected the labels in argument `batches` to be a tensor or an array but got "
+            "Expected the labels of a batch to be a tensor or an array but got "
             f"{_kind(labels)}. Yield (inputs, labels)."
         )
     return torch.atleast_1d(torch.as_tensor(labels, device=device))

@@ -47,6 +47,7 @@ class FeatureCapture:
             name: Hook(layer[name], name.endswith(INPUT), whole=not is_preset(pools[name]))
             for name in self.names
         }
+        self._modules, self._usual = layer, dict[tuple[str, str], int]()
         self._handles = [
             layer[name].register_forward_hook(hook, with_kwargs=True)
             for name, hook in self._hooks.items()
@@ -97,6 +98,27 @@ class FeatureCapture:
     def repeated(self) -> dict[str, int]:
         """Layers that ran several times since the last `take`, and how often; each is told once."""
         return {n: calls for n, hook in self._hooks.items() if (calls := hook.calls_to_report())}
+
+    def out_of_mode(self, split: str) -> list[str]:
+        """Layers of which only calls in another mode than that of the split's steps are kept.
+
+        That is a lower rank (see `Hook`) than in an earlier step, or eval mode where the layer is
+        in training mode by now.
+        """
+        found = []
+        for name, hook in self._hooks.items():
+            if hook.value is None and hook.side is None:
+                continue
+            rank, training = hook.rank, self._modules[name].training
+            usual = self._usual.get((split, name), rank)
+            self._usual[split, name] = max(usual, rank)
+            if rank < usual or (0 <= rank < 2 and training):
+                found.append(name)
+        return found
+
+    def usual(self, split: str) -> int:
+        """The highest rank that a step of the split has measured; -1 for none."""
+        return max((rank for (s, _), rank in self._usual.items() if s == split), default=-1)
 
     def clear(self) -> None:
         """Forget the features."""

@@ -17,7 +17,7 @@ from ncfast.tracking.pooling import find_tensor
 _is_compiling = torch.compiler.is_compiling
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # not in torch 2.6
 _in_backward = torch._C._current_graph_task_id  # -1 outside
-_tracing = torch._C._get_tracing_state  # of torch.jit
+_tracing = torch._C._is_tracing  # of torch.jit
 _grad_enabled = torch.is_grad_enabled
 _TRAINING = 3  # the rank of a call in training mode with gradients
 
@@ -69,13 +69,18 @@ class Hook:
         if _is_compiling():
             if not _is_exporting():
                 self._keep_compiled(_copied(value), rank)
-        elif rank >= self.rank and not self._passes_by(value):
-            self.calls = self.calls + 1 if rank == self.rank else 1
-            self.rank = rank
-            if type(value) is Tensor and not value.is_inference():
-                self.value, self.version = value, value._version
-            else:
-                self._keep(value)
+            return
+        last, plain = self.rank, type(value) is Tensor
+        if rank < last or _tracing() or (last >= 0 and _in_backward() != -1):
+            return  # traced by torch.jit, or repeated in a backward pass
+        if not plain and type(value).__name__ in ("FakeTensor", "Proxy"):
+            return
+        self.calls = self.calls + 1 if rank == last else 1
+        self.rank = rank
+        if plain and not value.is_inference():
+            self.value, self.version = value, value._version
+        else:
+            self._keep(value)
 
     def take(self) -> Any:
         """The value, which is forgotten; None if there is none.
@@ -113,12 +118,6 @@ class Hook:
             return kwargs[self._argument]
         return next(iter(kwargs.values()), None)
 
-    def _passes_by(self, value: Any) -> bool:
-        """Whether a call leaves nothing behind: traced, faked, or repeated in a backward pass."""
-        if _tracing() is not None or (self.rank >= 0 and _in_backward() != -1):
-            return True
-        return type(value) is not Tensor and type(value).__name__ in ("FakeTensor", "Proxy")
-
     def _keep(self, value: Any) -> None:
         if not self._whole:
             found = value if isinstance(value, Tensor) else find_tensor(value)
@@ -144,10 +143,10 @@ class Hook:
         self.calls = 2 if self.seen else 1
         self.seen, self.value, self.version, self.rank = True, value, -1, rank
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "__name__":  # torch.jit.script asks for it
-            raise AttributeError(_NO_SCRIPT)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    @property
+    def __name__(self) -> str:  # torch.jit.script asks for it
+        # no __getattr__: with one Python reads every attribute of the hook the slow way
+        raise AttributeError(_NO_SCRIPT)
 
     def __reduce__(self) -> Any:
         # a function of the standard library that takes anything and returns None

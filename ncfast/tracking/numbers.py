@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,22 @@ def as_number(key: str, value: Any) -> Tensor | float:
     return _of_object(key, value)
 
 
+def check_keys(values: object) -> None:
+    """Check that values may be logged under their keys.
+
+    Raises:
+        TypeError: they are no dict, or a key is no string.
+        ValueError: see `check_key`.
+    """
+    if not isinstance(values, Mapping):
+        raise TypeError(
+            "Expected argument `values` to be a dict of numbers but got "
+            f"{_kind(values)}. Pass {{'name': number}}."
+        )
+    for key in values:
+        check_key(key)
+
+
 def check_key(key: object) -> None:
     """Check that a value may be logged under ``key``.
 
@@ -80,6 +97,8 @@ def key_is_taken(key: str) -> ValueError:
 
 
 def _of_tensor(key: str, value: Tensor) -> Tensor:
+    if value.is_nested:
+        raise _no_number(key, "a nested tensor")
     if value.numel() != 1 or value.is_complex():
         raise _no_number(key, f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}")
     if hasattr(value, "full_tensor"):  # a DTensor

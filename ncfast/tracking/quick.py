@@ -25,9 +25,10 @@ class QuickStep:
         norms: where the norm of ``model`` goes.
         model: None where no norm is measured.
         forget: called where the features are passed in, for those that hooks hold.
+        least: the rank of the calls that are measured (see `Hook`); lower ones are looked into.
     """
 
-    __slots__ = ("_forget", "_hook", "_norm", "_push", "_split")
+    __slots__ = ("_forget", "_hook", "_least", "_norm", "_push", "_split")
 
     def __init__(
         self,
@@ -37,8 +38,9 @@ class QuickStep:
         norms: NormWriter | None = None,
         model: nn.Module | None = None,
         forget: Callable[[], None] | None = None,
+        least: int = -1,
     ) -> None:
-        self._forget = forget
+        self._forget, self._least = forget, least
         self._split, self._hook, self._push = split, hook, writer.push
         self._norm = () if model is None else (norms, model)
 
@@ -53,7 +55,9 @@ class QuickStep:
                 self._forget()
             return done
         value, version = hook.value, hook.version
-        if value is None or hook.calls > hook.most or (version >= 0 and value._version != version):
+        if value is None or hook.calls > hook.most or hook.rank < self._least:
+            return False
+        if version >= 0 and value._version != version:
             return False
         if not self._push(step, value, labels, *self._norm):
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import numbers
 import os
 import time
 import warnings
@@ -26,7 +27,7 @@ from ncfast.tracking.hook import Hook
 from ncfast.tracking.layers import Layer, uncompiled
 from ncfast.tracking.loss import LossFunction, Reduction, reduction_of
 from ncfast.tracking.names import Names
-from ncfast.tracking.numbers import as_number, check_key, key_is_taken
+from ncfast.tracking.numbers import as_number, check_keys, key_is_taken
 from ncfast.tracking.quick import QuickStep
 from ncfast.tracking.recorder import COST, Recorder
 from ncfast.tracking.reduction import LOCAL, Ranks, as_group
@@ -85,7 +86,9 @@ class Tracker:
         log_cost: put "tracker/seconds", the time spent in here, into the last record of a block.
 
     Raises:
-        ValueError: unknown layers, pooling, metrics or stream, or a bad number of classes.
+        ValueError: unknown layers, pooling, metrics or stream, or a bad number of classes or
+            seconds.
+        TypeError: a number is none.
         OSError: a sink's file cannot be opened.
 
     Example:
@@ -118,8 +121,9 @@ class Tracker:
         log_cost: bool = True,
     ) -> None:
         _validate.check_num_classes(num_classes)
+        _check_options(start_step, flush_seconds, sink_timeout, on_sink_error)
         self.num_classes = int(num_classes)
-        self.current_step = start_step
+        self.current_step = int(start_step)
         self.metrics = choose(metrics, model is not None)
         self._stream = parse_stream(stream)
         self._schedule, self._always = as_schedule(every), every == 1
@@ -298,8 +302,8 @@ class Tracker:
                 split is recorded as ``split/loss``. ``split/accuracy`` is recorded when the outputs
                 are (N, K) logits.
             loss_reduction: "mean", ``loss`` returns the mean of the batch (or a loss for each
-                sample); "sum", their sum. None takes the ``reduction`` of ``loss``, as torch's
-                modules have it, else "mean".
+                sample); "sum", their sum; "none", a loss for each sample. None takes the
+                ``reduction`` of ``loss``, as torch's modules have it, else "mean".
 
         Raises:
             ValueError: there is no model or no batch, or the loss has another shape.
@@ -357,16 +361,15 @@ class Tracker:
                 None), or a key is no string. Nothing is logged then.
             ValueError: a key is "step", or one that the tracker writes itself.
         """
-        for key in values:
-            check_key(key)
-        numbers = {key: as_number(key, value) for key, value in values.items()}
+        check_keys(values)
+        found = {key: as_number(key, value) for key, value in values.items()}
         if self._ended():
             return
         point = self._recorder.at(self.current_step)
-        for key in numbers:
+        for key in found:
             if key in point.values or self._writes(key):
                 raise key_is_taken(key)
-        point.logged.update(numbers)
+        point.logged.update(found)
 
     def flush(self) -> None:
         """Write everything measured so far, and wait until it is written.
@@ -461,14 +464,15 @@ class Tracker:
             return None
         norms = self._recorder.norms.writer
         forget = None if self._capture is None else self._capture.clear
-        return QuickStep(split, hook, ring.quick, norms, self._normed, forget)
+        least = -1 if self._capture is None else self._capture.usual(split)
+        return QuickStep(split, hook, ring.quick, norms, self._normed, forget, least)
 
     def _measure_captured(self, labels: Tensor | None, split: str) -> QuickStep | None:
         if self._capture is None:
             raise RuntimeError(
                 "Expected argument `feats`, because the Tracker has no model to capture from."
             )
-        calls = self._capture.repeated()
+        calls, other = self._capture.repeated(), self._capture.out_of_mode(split)
         found, wrong = self._capture.take()
         if labels is None:
             self._warn_once("labels", _NO_LABELS)
@@ -484,6 +488,8 @@ class Tracker:
                 continue
             if self._capture.only is not None:
                 quick = self._way(split, self._capture.only, ring)
+        for layer in [layer for layer in other if layer not in wrong]:
+            self._warn_once(f"mode {layer}", _OTHER_MODE.format(layer=layer))
         self._say_what_is_wrong(wrong, calls)
         return quick
 
@@ -546,6 +552,11 @@ _REPEATED = (
     "labels of this step. To measure all calls, pass feats=. Track a layer that runs once if its "
     "calls have other labels."
 )
+_OTHER_MODE = (
+    "Layer {layer!r} ran since the last step, but in eval mode or without gradients only, as in a "
+    "validation; that call is measured, with the labels of this step. Call step() after the "
+    "training pass of its batch, or pass feats=. Use another split= for batches of a validation."
+)
 _CLOSED = (
     "The Tracker is closed: steps are counted and nothing is recorded. Call close() after the last "
     "step, or make a new Tracker."
@@ -554,6 +565,20 @@ _OVERWRITTEN = (
     "The snapshot writes {key!r}, which log() had given a value; the snapshot's is kept. Log under "
     "another key."
 )
+
+
+def _check_options(step: object, flush: object, timeout: object, on_error: object) -> None:
+    if isinstance(step, bool) or not isinstance(step, numbers.Integral):
+        raise TypeError(f"Expected argument `start_step` to be an int but got {step!r}.")
+    for name, seconds in (("flush_seconds", flush), ("sink_timeout", timeout)):
+        if not isinstance(seconds, (int, float)):
+            raise TypeError(f"Expected argument `{name}` to be a number but got {seconds!r}.")
+        if not seconds >= 0:
+            raise ValueError(f"Expected argument `{name}` to be zero or more but got {seconds!r}.")
+    if on_error not in ("warn", "raise"):
+        raise ValueError(
+            f"Expected argument `on_sink_error` to be 'warn' or 'raise' but got {on_error!r}."
+        )
 
 
 def _opened(

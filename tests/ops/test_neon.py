@@ -23,8 +23,8 @@ def test_kernels_in_an_emulator(tmp_path: Path) -> None:
     assert COMPILER is not None
     assert EMULATOR is not None
     program = tmp_path / "check"
-    sources = [path for path in sorted(CSRC.glob("*.cpp")) if path.name != "module.cpp"]
-    command = [COMPILER, *FLAGS, "-static", CSRC / "tests" / "sanitize.cpp", *sources]
+    sources = [path for path in sorted(CSRC.glob("*/*.cpp")) if path.parent.name != "tests"]
+    command = [COMPILER, *FLAGS, "-static", "-I", CSRC, CSRC / "tests" / "sanitize.cpp", *sources]
     built = subprocess.run([*command, "-o", program], capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     assert not built.stderr

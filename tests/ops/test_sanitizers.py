@@ -34,9 +34,11 @@ def test_kernels_under(sanitizer: str, tmp_path: Path) -> None:
     if _run([compiler, *flags, probe, "-o", tmp_path / "probe"]).returncode:
         pytest.skip(f"the compiler has no runtime for -fsanitize={sanitizer}")
 
-    sources = [path for path in sorted(CSRC.glob("*.cpp")) if path.name != "module.cpp"]
+    sources = [path for path in sorted(CSRC.glob("*/*.cpp")) if path.parent.name != "tests"]
     program = tmp_path / "sanitize"
-    built = _run([compiler, *flags, CSRC / "tests" / "sanitize.cpp", *sources, "-o", program])
+    built = _run(
+        [compiler, *flags, "-I", CSRC, CSRC / "tests" / "sanitize.cpp", *sources, "-o", program]
+    )
     assert built.returncode == 0, built.stderr
     ran = _run([program])
     assert ran.returncode == 0, ran.stdout + ran.stderr

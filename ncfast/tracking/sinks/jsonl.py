@@ -78,4 +78,6 @@ def read_jsonl(path: Path) -> Iterator[dict[str, float]]:
                 record = json.loads(line)
             except ValueError as error:
                 raise ValueError(f"{path}: line {number} is no JSON object: {error}") from error
+            if not isinstance(record, dict):
+                raise ValueError(f"{path}: line {number} is no JSON object: {str(record)[:40]}")
             yield restored(record)

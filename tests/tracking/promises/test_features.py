@@ -154,6 +154,43 @@ def test_a_step_without_a_forward_pass_measures_nothing_old():
     assert records == []
 
 
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_step_after_a_validation_pass_alone_is_said_once(first, grad):
+    """The sizes agree, so that nothing else would tell."""
+    model = network()
+    with warnings.catch_warnings(record=True) as caught, tracked(model) as (tracker, records):
+        warnings.simplefilter("always")
+        if not first:
+            for _ in range(3):
+                model(X)
+                tracker.step(labels=Y)
+        for _ in range(3):
+            model.eval()
+            with torch.set_grad_enabled(grad):
+                model(OTHER)
+            model.train()
+            tracker.step(labels=Y)
+    (said,) = caught
+    assert "eval mode or without gradients only" in str(said.message)
+    assert "train/rnc1.max" in records[-1], "what was said is measured"
+
+
+def test_validation_batches_of_a_split_of_their_own_are_no_mismatch():
+    """Steps of two splits in turn, each in its own mode; warnings are errors."""
+    model = network()
+    with tracked(model) as (tracker, records):
+        for _ in range(3):
+            model(X)
+            tracker.step(labels=Y)
+            model.eval()
+            with torch.no_grad():
+                model(OTHER)
+            tracker.step(labels=Y, split="val")
+            model.train()
+    assert len(records) == 6
+
+
 def test_several_optimisers_after_one_forward_pass_count_as_several_steps():
     model = network()
     with tracked(model) as (tracker, records):
@@ -467,7 +504,7 @@ def test_a_loader_of_several_inputs():
 @pytest.mark.parametrize("batches", [(X, Y), [X], [{"image": X}], ["ab"], [(X, "labels")], [(X,)]])
 def test_what_is_no_batch_is_named(batches):
     tracker = Tracker(network(), num_classes=5)
-    with pytest.raises(TypeError, match=r"`batches`.*but got (a |Tensor|str|dict)"):
+    with pytest.raises(TypeError, match=r"batch.*but got (a |Tensor|str|dict)"):
         tracker.snapshot(batches)
     tracker.close()
 

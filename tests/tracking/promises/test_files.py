@@ -169,3 +169,22 @@ def test_a_sink_of_the_user_is_not_closed_by_a_constructor_that_fails(tmp_path):
         Tracker(num_classes=2, sinks=[sink, 3])
     sink.write({"step": 1})
     sink.close()
+
+
+@pytest.mark.parametrize(
+    ("option", "error"),
+    [
+        ({"sink_timeout": None}, TypeError),
+        ({"sink_timeout": -1.0}, ValueError),
+        ({"flush_seconds": "1"}, TypeError),
+        ({"flush_seconds": float("nan")}, ValueError),
+        ({"start_step": 2.5}, TypeError),
+        ({"on_sink_error": "Raise"}, ValueError),
+    ],
+)
+def test_options_are_checked_before_a_file_is_made(tmp_path, option, error):
+    """A mistyped "raise" must not mean "warn", nor a bad number end a later step."""
+    (name,) = option
+    with pytest.raises(error, match=f"`{name}`"):
+        Tracker(num_classes=2, sinks=[tmp_path / "m.jsonl"], **option)
+    assert not list(tmp_path.iterdir())

@@ -187,6 +187,12 @@ LOSSES = {
     "mean, said": (nn.CrossEntropyLoss(), "mean"),
     "partial": (functools.partial(nn.functional.cross_entropy, reduction="sum"), None),
     "a Python float": (lambda o, y: nn.functional.cross_entropy(o, y).item(), None),
+    "a number of NumPy": (lambda o, y: np.float64(nn.functional.cross_entropy(o, y).item()), None),
+    "a Decimal": (lambda o, y: Decimal(nn.functional.cross_entropy(o, y).item()), None),
+    "an array": (lambda o, y: per_sample(o, y).numpy(), None),
+    "sum method": (nn.CrossEntropyLoss(reduction="sum").forward, None),
+    "partial of a module": (functools.partial(nn.CrossEntropyLoss(reduction="sum")), None),
+    "none, said": (per_sample, "none"),
     "one of one axis": (lambda o, y: nn.functional.cross_entropy(o, y).reshape(1), None),
 }
 
@@ -215,6 +221,8 @@ def test_the_mean_loss_of_a_split_whatever_the_reduction(kind):
         (lambda o, y: torch.ones(7), None, ValueError, r"200 samples, but got shape \(7,\)"),
         (lambda o, y: None, None, TypeError, "`loss` to return a real number but got NoneType"),
         (lambda o, y: torch.tensor(1j), None, TypeError, "real number but got torch.complex64"),
+        (nn.CrossEntropyLoss(), "none", ValueError, r"200 samples, but got shape \(\)"),
+        (lambda o, y: np.array("a"), None, TypeError, "real number but got ndarray"),
         (nn.CrossEntropyLoss(), "average", ValueError, "`loss_reduction`.*'average'"),
     ],
 )
@@ -231,3 +239,12 @@ def test_a_bool_is_a_number_in_json(tmp_path):
         tracker.log({"done": True})
     assert json.loads((tmp_path / "a.jsonl").read_text()) == {"step": 0, "done": 1}
     assert "true" not in (tmp_path / "a.jsonl").read_text()
+
+
+@pytest.mark.parametrize("values", [None, 3, "ab", [("a", 1.0)]])
+def test_what_is_no_dict_is_named(values):
+    """The message says what was expected, as for any other argument."""
+    tracker = Tracker(num_classes=2)
+    with pytest.raises(TypeError, match="`values` to be a dict of numbers but got"):
+        tracker.log(values)
+    tracker.close()

@@ -97,3 +97,12 @@ def test_a_log_that_is_continued_keeps_both_kinds(tmp_path):
     sink.write({"step": 2, "a": math.nan})
     sink.close()
     assert [math.isnan(record["a"]) for record in read_records(path)] == [True, True]
+
+
+@pytest.mark.parametrize("line", ["[1]", "3", "null", '"text"'])
+def test_a_line_that_is_json_but_no_object_is_named(tmp_path, line):
+    """A damaged log says where, not what Python tripped over."""
+    path = tmp_path / "m.jsonl"
+    path.write_text(f'{{"step": 1}}\n{line}\n')
+    with pytest.raises(ValueError, match="line 2 is no JSON object"):
+        list(read_records(path))

@@ -1,0 +1,58 @@
+#include "core/isa.h"
+
+#include <atomic>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace ncfast {
+
+extern const Kernels kernels_base;
+#if defined(__x86_64__)
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512;
+#endif
+
+#if defined(__x86_64__)
+// clang before 19 does not know __builtin_cpu_supports("f16c"). The registers of AVX, which F16C
+// uses, are enabled where the builtin reports AVX2.
+static bool has_f16c() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+#endif
+
+std::vector<const Kernels*> usable_kernels() {
+    std::vector<const Kernels*> usable;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    if (avx2 && avx512) usable.push_back(&kernels_avx512);
+    if (avx2) usable.push_back(&kernels_avx2);
+#endif
+    usable.push_back(&kernels_base);
+    return usable;
+}
+
+static std::atomic<const Kernels*>& chosen() {
+    static std::atomic<const Kernels*> current{usable_kernels().front()};
+    return current;
+}
+
+const Kernels& kernels() { return *chosen().load(); }
+
+bool use_kernels(const char* name) {
+    for (const Kernels* each : usable_kernels()) {
+        if (std::strcmp(each->name, name) == 0) {
+            chosen().store(each);
+            return true;
+        }
+    }
+    return false;
+}
+
+}  // namespace ncfast

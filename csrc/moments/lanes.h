@@ -1,0 +1,51 @@
+// Few classes: rows are taken nearly as they lie, in blocks sorted by class, by lanes that each keep
+// a state of every class. Blocks stay within the reach of the page tables that a core remembers, and
+// within what its hardware prefetchers follow.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "moments/plan.h"
+
+namespace ncfast {
+
+constexpr std::int64_t kBlockBytes = 8 << 20;
+constexpr std::int64_t kBlockRows = 1 << 18;
+constexpr std::int64_t kLaneBytes = 1 << 20;      // of features: outweighs a hand-over
+constexpr std::int64_t kLaneStates = 24 << 20;    // bytes, of all lanes
+constexpr std::int64_t kMostLanes = 16;           // each costs page faults for its states
+constexpr std::int64_t kFewestLanes = 8;          // fewer would leave threads without work
+constexpr std::int64_t kRowsOfClass = 10;         // in a block: fewer do not pay for a fold
+
+// Functions of the shapes alone, so that results do not depend on the number of threads.
+struct Lanes {
+    std::int64_t number;
+    std::int64_t block_rows;
+
+    Lanes(const Matrix& feats, std::int64_t num_classes) {
+        const auto row_bytes = static_cast<std::int64_t>(size_of(feats.dtype)) * feats.cols;
+        const std::int64_t bytes = row_bytes * feats.rows;
+        const std::int64_t state_bytes = num_classes * feats.cols * std::int64_t{sizeof(double)};
+        block_rows = std::clamp<std::int64_t>(kBlockBytes / row_bytes, 1, kBlockRows);
+        // the states are written and merged once: that should not count beside the features
+        number = std::min({kMostLanes, bytes / kLaneBytes, bytes / 64 / state_bytes,
+                           kLaneStates / state_bytes});
+        if (num_classes * kRowsOfClass > block_rows) number = 0;
+    }
+    bool worthwhile() const { return number >= kFewestLanes; }
+};
+
+// What one lane knows of all classes.
+struct Lane {
+    std::vector<ClassState> classes;
+    Norms norms;
+    bool valid = true;
+};
+
+// Adds the rows [first, last) to `lane`, whose states have their means set.
+void add_to_lane(const Matrix& feats, const Labels& labels, std::int64_t first, std::int64_t last,
+                 std::int64_t block_rows, Lane& lane);
+
+}  // namespace ncfast

@@ -1,0 +1,94 @@
+// The innermost loop: a few rows of one class, a strip of columns, everything in registers.
+#pragma once
+
+#include "moments/line_order.h"
+#include "core/simd.h"
+
+namespace ncfast {
+namespace NCFAST_ISA {
+
+constexpr int kTileRows = 4;
+// At most 32 terms go into a lane before it is added in double: bounds the rounding of any data.
+template <class T>
+constexpr int kStrip = 32 * kLanes<Compute<T>>;
+
+template <class T, int R>
+struct TileRegisters {
+    Vec<Compute<T>> deviation_ss[R] = {};
+    Vec<Compute<T>> norm_ss[R] = {};
+
+    inline __attribute__((always_inline)) Vec<Compute<T>> add(int r, Vec<Compute<T>> x,
+                                                              Vec<Compute<T>> pilot) {
+        const Vec<Compute<T>> deviation = x - pilot;
+        norm_ss[r] += x * x;
+        deviation_ss[r] += deviation * deviation;
+        return deviation;
+    }
+};
+
+// prefetcht1: the lines go to L2. Into L1 they would hold its few miss buffers for as long as
+// memory takes, which halves the bandwidth of a gather.
+inline __attribute__((always_inline)) void prefetch(const void* line) {
+    __builtin_prefetch(line, 0, 2);
+}
+
+// norm_ss[r] += the sum of the lanes of each of R vectors
+template <class V, int R>
+inline __attribute__((always_inline)) void add_lanes(const V (&lanes)[R], double* norm_ss) {
+    for (int r = 0; r < R; ++r) norm_ss[r] += sum_lanes(to_double_lanes(lanes[r]));
+}
+inline __attribute__((always_inline)) void add_lanes(const VecF (&lanes)[4], double* norm_ss) {
+    float sums[4];
+    sum_lanes_of_four(lanes, sums);
+    for (int r = 0; r < 4; ++r) norm_ss[r] += sums[r];
+}
+
+// Over the R rows: shift_sum += sum of (x - pilot), deviation_ss += |x - pilot|^2 (its lanes),
+// norm_ss[r] += |x|^2. Pilot and shift_sum are padded to whole vectors.
+template <class T, int R>
+inline __attribute__((always_inline)) void tile(const T* const* rows, const T* const* ahead,
+                                                const Compute<T>* pilot, Compute<T>* shift_sum,
+                                                int width, bool scattered, VecD& deviation_ss,
+                                                double* norm_ss) {
+    constexpr int kStep = kLanes<Compute<T>>;
+    constexpr int kLine = 64 / static_cast<int>(sizeof(T));
+    TileRegisters<T, R> registers;
+    const auto step = [&](int d, auto load_row) __attribute__((always_inline)) {
+        const Vec<Compute<T>> around = load(pilot + d);
+        Vec<Compute<T>> total = load(shift_sum + d);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) total += registers.add(r, load_row(rows[r] + d), around);
+        store(shift_sum + d, total);
+    };
+    const auto whole = [](const T* x) __attribute__((always_inline)) { return pinned(load(x)); };
+
+    static_assert(kStrip<T> / kLine <= kMostLines, "orders are too short");
+    const int lines = width / kLine;
+    const auto add_line = [&](int next, int at) __attribute__((always_inline)) {
+        for (int r = 0; r < R; ++r) prefetch(ahead[r] + next);
+#pragma GCC unroll 8
+        for (int u = 0; u < kLine; u += kStep) step(at + u, whole);
+    };
+    if (scattered) {
+        const std::uint8_t* order = kScatteredLines.order[lines];
+        for (int line = 0; line < lines; ++line) add_line(line * kLine, order[line] * kLine);
+    } else {
+        for (int at = 0; at < lines * kLine; at += kLine) add_line(at, at);
+    }
+    int d = lines * kLine;
+    if (d < width) {
+        for (int r = 0; r < R; ++r) prefetch(ahead[r] + d);
+        for (; d + kStep <= width; d += kStep) step(d, whole);
+    }
+    if (d < width) {
+        const int left = width - d;
+        step(d, [left](const T* x) __attribute__((always_inline)) { return pinned(load_part(x, left)); });
+    }
+    Vec<Compute<T>> total_ss = registers.deviation_ss[0];
+    for (int r = 1; r < R; ++r) total_ss += registers.deviation_ss[r];
+    deviation_ss += to_double_lanes(total_ss);
+    add_lanes(registers.norm_ss, norm_ss);
+}
+
+}  // namespace NCFAST_ISA
+}  // namespace ncfast

@@ -1,0 +1,63 @@
+// The rows of one group, laid out for the kernels in float, and in double once that is needed.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "core/isa.h"
+#include "neighbors/search.h"
+
+namespace ncfast {
+
+class Space {
+public:
+    // Rows `first` .. `last` of the points.
+    Space(const PointSet& points, std::int64_t first, std::int64_t last, int threads);
+
+    std::int64_t rows() const { return rows_; }
+    std::int64_t first() const { return first_; }
+    const PointSet& points() const { return points_; }
+    const double* row(std::int64_t id) const { return points_.data + (first_ + id) * points_.dim; }
+    const Kernels& kernels() const { return kernels_; }
+
+    double scale() const { return scale_; }       // of the coordinates in float
+    Margin margin(std::int64_t id) const;          // of scores between row id and any other
+    void copy_row(std::int64_t id, float* to) const;
+
+    // Calls use(panels) for one piece after another of a size that stays in the cache.
+    template <class C, class Use>
+    void for_each_piece(Use use) const {
+        const std::int64_t width = this->width(C{}), panel = points_.dim * width;
+        const std::int64_t all = (rows_ + width - 1) / width;
+        const std::int64_t step =
+            std::max<std::int64_t>(1, kPieceBytes / (panel * static_cast<std::int64_t>(sizeof(C))));
+        const C* data = this->data(C{});
+        for (std::int64_t p = 0; p < all; p += step)
+            use(Panels<C>{data + p * panel, p * width, std::min(step, all - p), points_.dim,
+                          points_.ends, points_.num_blocks});
+    }
+
+private:
+    static constexpr std::int64_t kPieceBytes = 192 << 10;
+
+    std::int64_t width(float) const { return kernels_.sweep.width; }
+    std::int64_t width(double) const { return kernels_.exact_sweep.width; }
+    const float* data(float) const { return narrow_.get(); }
+    const double* data(double) const;  // builds the panels at the first call
+
+    void measure(int threads);
+    void fill(int threads);
+
+    const PointSet& points_;
+    const std::int64_t first_, rows_;
+    const Kernels& kernels_;
+    double scale_ = 1, largest_norm_ = 0;
+    std::vector<double> centre_;  // empty: the rows are floats already
+    std::vector<double> norms_;   // of the rows in float; empty: they are exact
+    std::unique_ptr<float[]> narrow_;
+    mutable std::once_flag wide_once_;
+    mutable std::unique_ptr<double[]> wide_;
+};
+
+}  // namespace ncfast

@@ -1,0 +1,48 @@
+// Products of packed matrices: the innermost loops of what costs N D^2, N K D or K^2 D.
+//
+// The right operand lies in panels: kPanel of its rows side by side, one depth after the other,
+// padded with zeros. The left operand is read one value at a time, kLeft rows at once, so that
+// the sums stay in registers.
+#pragma once
+
+#include "products/panel.h"
+
+namespace ncfast {
+namespace NCFAST_ISA {
+
+constexpr int kLeft = NCFAST_VECTOR_BYTES == 64 ? 8 : 4;
+
+// total[r] = sum over depth of left[r][depth * Step] * right[depth], for kPanel columns
+template <int Step, class C>
+inline __attribute__((always_inline)) void tile_product(const C* const (&left)[kLeft],
+                                                        const C* right, std::int64_t depth,
+                                                        Vec<C> (&total)[kLeft][2]) {
+    for (auto& row : total) row[0] = row[1] = Vec<C>{};
+    for (std::int64_t d = 0; d < depth; ++d) {
+        const Vec<C> low = load(right + d * kPanel<C>);
+        const Vec<C> high = load(right + d * kPanel<C> + kLanes<C>);
+#pragma GCC unroll 8
+        for (int r = 0; r < kLeft; ++r) {
+            const C value = left[r][d * Step];
+            total[r][0] += low * value;
+            total[r][1] += high * value;
+        }
+    }
+}
+
+// Rows first .. first + kLeft of a row-major matrix; past the end the last one again.
+template <class C>
+inline void left_rows(const C* data, std::int64_t stride, std::int64_t first, std::int64_t count,
+                      const C* (&left)[kLeft]) {
+    for (int r = 0; r < kLeft; ++r) left[r] = data + least(first + r, count - 1) * stride;
+}
+
+inline double dot(const double* a, const double* b, std::int64_t cols) {
+    VecD total = {};
+    for (std::int64_t d = 0; d < cols; d += kLanes<double>)
+        total += load_most(a + d, cols - d) * load_most(b + d, cols - d);
+    return sum_lanes(total);
+}
+
+}  // namespace NCFAST_ISA
+}  // namespace ncfast

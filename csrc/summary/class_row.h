@@ -1,0 +1,92 @@
+// The class moments of one state, read.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "core/lines.h"
+#include "summary/summary.h"
+
+namespace ncfast {
+
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+
+inline double square(double x) { return x * x; }
+
+// Mean and population variance over the present classes.
+struct Spread {
+    double mean, variance;
+};
+
+// Of a matrix of products A = L R^T of the rows of present classes: its trace, its Frobenius norm,
+// and the distance norm_F(A / norm_F(A) - E) from the Gram matrix E of a simplex ETF.
+struct Gram {
+    double trace, norm, simplex_distance;
+};
+
+// Weights, sums over classes and where the rest lies; `centre` fills the centred means.
+class ClassRow {
+public:
+    explicit ClassRow(const States& states)
+        : k(states.classes), d(states.cols), weight(states.classes),
+          centred(states.classes * states.cols), states_(states), mean_(states.cols) {}
+
+    void read(std::int64_t i) {
+        const double* counts = states_.counts[i];
+        means = states_.means[i];
+        within_ss = states_.within_ss[i];
+        total = number = within = 0;
+        for (std::int64_t c = 0; c < k; ++c) {
+            std::int64_t count;
+            std::memcpy(&count, counts + c, sizeof count);
+            weight[c] = states_.integer_counts ? static_cast<double>(count) : counts[c];
+            total += weight[c];
+            number += present(c);
+            within += within_ss[c];
+        }
+        norm_sum = *states_.norm_sum[i];
+        norm_max = *states_.norm_max[i];
+    }
+
+    bool present(std::int64_t c) const { return weight[c] > 0; }
+
+    // P / (P - 1), NaN with fewer than two classes.
+    double bessel() const { return number > 1 ? number / (number - 1) : kNan; }
+
+    // NaN when the features or labels are unusable, or absent; else zero.
+    double nan_if_invalid() const { return 0 * (norm_sum + within) / total; }
+
+    // Means minus their mean, zero for absent classes.
+    void centre() {
+        std::fill(mean_.begin(), mean_.end(), 0.0);
+        for (std::int64_t c = 0; c < k; ++c)
+            for (std::int64_t i = 0; i < d; ++i) mean_[i] += means[c * d + i];
+        for (double& value : mean_) value /= number;
+        for (std::int64_t c = 0; c < k; ++c) {
+            double* row = centred.data() + c * d;
+            if (!present(c)) std::fill(row, row + d, 0.0);
+            else
+                for (std::int64_t i = 0; i < d; ++i) row[i] = means[c * d + i] - mean_[i];
+        }
+    }
+
+    const std::int64_t k, d;
+    std::vector<double> weight;
+    LineVector<double> centred;
+    const double *means = nullptr, *within_ss = nullptr;
+    double total = 0, number = 0, within = 0, norm_sum = 0, norm_max = 0;
+
+private:
+    const States states_;
+    std::vector<double> mean_;
+};
+
+Spread spread(const ClassRow& row, const std::vector<double>& values);
+
+// Of the products (K, K).
+Gram gram(const ClassRow& row, const std::vector<double>& product);
+
+}  // namespace ncfast

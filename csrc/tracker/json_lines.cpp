@@ -1,0 +1,74 @@
+#include "tracker/json_lines.h"
+
+#if defined(NCFAST_HAS_JSON_LINES)
+
+#include <cmath>
+
+namespace ncfast {
+namespace {
+
+constexpr std::size_t kNumber = 32;  // characters: more than any number here takes
+
+template <class... Format>
+void append(std::string& out, Format... format) {
+    char text[kNumber];
+    const auto written = std::to_chars(text, text + kNumber, format...);
+    out.append(text, written.ptr);
+}
+
+// As Python's repr of a finite x: the shortest digits that read back, a point or an exponent always.
+void append_float(std::string& out, double x) {
+    const double size = std::abs(x);
+    if (size != 0 && (size < 1e-4 || size >= 1e16)) return append(out, x, std::chars_format::scientific);
+    const std::size_t begin = out.size();
+    append(out, x, std::chars_format::fixed);
+    if (out.find('.', begin) == std::string::npos) out += ".0";
+}
+
+// key=nan and the like at the end of the list; `key` has its quotation marks.
+void list(std::string& listed, const std::string& key, double x) {
+    if (!listed.empty()) listed += ' ';
+    listed.append(key, 1, key.size() - 2);
+    listed += std::isnan(x) ? "=nan" : x > 0 ? "=inf" : "=-inf";
+}
+
+}  // namespace
+
+std::string json_lines(const Cells& cells, const std::vector<std::string>& keys,
+                       const std::vector<std::string>& tails,
+                       const std::vector<std::string>& notes) {
+    std::string out, listed;
+    std::size_t width = kNumber;
+    for (const std::string& key : keys) width += key.size() + kNumber;
+    out.reserve(width * static_cast<std::size_t>(cells.rows));
+    for (std::int64_t i = 0; i < cells.rows; ++i) {
+        listed.clear();
+        out += "{\"step\": ";
+        append(out, cells.steps[i]);
+        for (std::int64_t j = 0; j < cells.cols; ++j) {
+            const std::string& key = keys[static_cast<std::size_t>(j)];
+            const double x = cells.values[i * cells.cols + j];
+            out += ", ";
+            out += key;
+            out += ": ";
+            if (std::isfinite(x)) {
+                append_float(out, x);
+            } else {
+                out += "null";
+                list(listed, key, x);
+            }
+        }
+        const std::string& tail = tails[static_cast<std::size_t>(i)];
+        if (!tail.empty()) out += ", ";
+        out += tail;
+        const std::string& note = notes[static_cast<std::size_t>(i)];
+        if (!listed.empty() && !note.empty()) listed += ' ';
+        listed += note;
+        if (!listed.empty()) out += ", \"nonfinite\": \"" + listed + '"';
+        out += "}\n";
+    }
+    return out;
+}
+
+}  // namespace ncfast
+#endif

@@ -1,0 +1,68 @@
+// Sum of squares, in double: the square of a float, or of a narrower number, is exact there.
+#pragma once
+
+#include "core/simd.h"
+
+namespace ncfast {
+namespace NCFAST_ISA {
+
+// gcc would convert quarters and join them again, so AVX-512 gets the instruction by name
+inline __attribute__((always_inline)) VecD widened(HalfF value) {
+#if NCFAST_VECTOR_BYTES == 64
+    return (VecD)_mm512_cvtps_pd((__m256)value);
+#else
+    return __builtin_convertvector(value, VecD);
+#endif
+}
+
+// Vectors of double from one place: as many as kParts.
+template <class T>
+struct Doubles {
+    static constexpr int kParts = 2;
+    static inline __attribute__((always_inline)) void load_from(const T* x, VecD* out) {
+        const VecF value = load(x);
+        HalfF halves[2];
+        std::memcpy(halves, &value, sizeof(value));
+        for (int p = 0; p < kParts; ++p) out[p] = widened(halves[p]);
+    }
+};
+template <>
+struct Doubles<float> {  // widened as they are read: no vector has to be cut in halves
+    static constexpr int kParts = 1;
+    static inline __attribute__((always_inline)) void load_from(const float* x, VecD* out) {
+        out[0] = widened(load_bits<HalfF>(x));
+    }
+};
+template <>
+struct Doubles<double> {
+    static constexpr int kParts = 1;
+    static inline __attribute__((always_inline)) void load_from(const double* x, VecD* out) {
+        out[0] = load(x);
+    }
+};
+
+template <class T>
+double sum_squares(const void* data, std::int64_t count) {
+    constexpr int kParts = Doubles<T>::kParts, kSums = 8;
+    constexpr std::int64_t kStride = kSums * kLanes<double>;
+    const T* x = static_cast<const T*>(data);
+    VecD sums[kSums] = {};
+    std::int64_t i = 0;
+    for (; i + kStride <= count; i += kStride)
+        for (int s = 0; s < kSums; s += kParts) {
+            VecD values[kParts];
+            Doubles<T>::load_from(x + i + s * kLanes<double>, values);
+            for (int p = 0; p < kParts; ++p) sums[s + p] += values[p] * values[p];
+        }
+    for (; i < count; i += kLanes<Compute<T>>) {
+        VecD values[2];
+        const int parts = as_doubles(load_most(x + i, count - i), values);
+        for (int p = 0; p < parts; ++p) sums[p] += values[p] * values[p];
+    }
+    for (int half = kSums / 2; half > 0; half /= 2)
+        for (int s = 0; s < half; ++s) sums[s] += sums[s + half];
+    return sum_lanes(sums[0]);
+}
+
+}  // namespace NCFAST_ISA
+}  // namespace ncfast

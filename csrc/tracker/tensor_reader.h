@@ -1,0 +1,91 @@
+// Where the tensors of Python lie, without a call of Python for each and without torch.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <optional>
+
+#include "tracker/dlpack.h"
+#include "core/types.h"
+
+namespace ncfast {
+
+class TensorReader {
+public:
+    // `tensor` and `parameter` are the only types that are read, through the `table` they hold, and
+    // only while every one of `guards` returns something false. `threads` says how many may work.
+    TensorReader(pybind11::type tensor, pybind11::type parameter, const pybind11::capsule& table,
+                 pybind11::tuple guards, pybind11::function threads)
+        : tensor_(std::move(tensor)), parameter_(std::move(parameter)), guards_(std::move(guards)),
+          threads_(std::move(threads)), is_neg_(tensor_.attr("is_neg")) {
+        const auto* found = table.get_pointer<const dlpack::Table>();
+        if (found->version.major == dlpack::kMajor) view_ = found->view;
+    }
+
+    // Something traces, so that nothing may be read.
+    bool guarded() const {
+        for (const pybind11::handle& guard : guards_)
+            if (PyObject_IsTrue(guard().ptr()) != 0) return true;
+        return false;
+    }
+
+    // Whether the numbers are the negatives of those in the memory. May let another thread run.
+    bool negated(pybind11::handle tensor) const {
+        const auto found = pybind11::reinterpret_steal<pybind11::object>(
+            PyObject_CallOneArg(is_neg_.ptr(), tensor.ptr()));  // makes no tuple of arguments
+        if (!found) throw pybind11::error_already_set();
+        return found.ptr() == Py_True;
+    }
+
+    int threads() const { return threads_().cast<int>(); }
+
+    bool is_tensor(pybind11::handle object) const { return is(object, tensor_); }
+    bool is_parameter(pybind11::handle object) const { return is(object, parameter_); }
+
+    // Of a tensor or parameter on the CPU; false for anything else.
+    bool view(pybind11::handle object, dlpack::Tensor& out) const {
+        if (view_ == nullptr) return false;
+        if (view_(object.ptr(), &out) != 0) {
+            PyErr_Clear();
+            return false;
+        }
+        return out.device.type == dlpack::kCpu && out.dtype.lanes == 1;
+    }
+
+    static const void* data_of(const dlpack::Tensor& tensor) {
+        return static_cast<const char*>(tensor.data) + tensor.byte_offset;
+    }
+
+    static std::optional<Dtype> dtype_of(const dlpack::DataType& type) {
+        if (type.code == dlpack::kFloat && type.bits == 32) return Dtype::f32;
+        if (type.code == dlpack::kFloat && type.bits == 64) return Dtype::f64;
+        if (type.code == dlpack::kFloat && type.bits == 16) return Dtype::f16;
+        if (type.code == dlpack::kBfloat && type.bits == 16) return Dtype::bf16;
+        return std::nullopt;
+    }
+
+    static std::optional<LabelType> label_type_of(const dlpack::DataType& type) {
+        if (type.code == dlpack::kUInt && type.bits == 8) return LabelType::u8;
+        if (type.code != dlpack::kInt) return std::nullopt;
+        switch (type.bits) {
+            case 8: return LabelType::i8;
+            case 16: return LabelType::i16;
+            case 32: return LabelType::i32;
+            case 64: return LabelType::i64;
+            default: return std::nullopt;
+        }
+    }
+
+private:
+    static bool is(pybind11::handle object, const pybind11::type& type) {
+        return reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) == type.ptr();
+    }
+
+    const pybind11::type tensor_, parameter_;
+    const pybind11::tuple guards_;
+    const pybind11::function threads_;
+    const pybind11::object is_neg_;
+    decltype(dlpack::Table::view) view_ = nullptr;
+};
+
+}  // namespace ncfast
