@@ -1,7 +1,7 @@
 """The averages of `ncfast.tracking.stream`: one batch after another, each state in its place.
 
-The extension has them in C++ for the CPU (``csrc/tracker/average.h``); elsewhere torch, which is also
-the reference.
+On the CPU the extension has them in C++ (``csrc/tracker/average.h``). The torch form here is used
+elsewhere, and is the reference.
 """
 
 from __future__ import annotations

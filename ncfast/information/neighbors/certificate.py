@@ -8,6 +8,7 @@ them lies below the floor; the other rows are searched directly.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -50,13 +51,7 @@ def rounded(x: Tensor) -> Rounded:
     """
     centred = x - x.mean(0)
     largest = float(centred.abs().amax())
-    exponent = (
-        torch.tensor(largest, dtype=torch.float64, device="cpu")
-        .log2()
-        .ceil()
-        .clamp(-900, 900)
-        .item()
-    )
+    exponent = math.ceil(math.log2(largest)) if largest > 0 else 0
     scale = 2.0 ** -min(max(exponent, -900), 900)
     rows = (centred * scale).float()
     norms = rows.double().square().sum(1)
@@ -67,7 +62,7 @@ def floor(worst: Tensor, near: Rounded, number: int) -> Tensor:
     """What the exact scores outside a list cannot undercut, from the list's worst rounded score."""
     if number == len(near.rows):
         return torch.full_like(near.error, torch.inf)
-    return (worst.double() - near.error) / near.scale**2
+    return (worst.double() - near.error) / near.scale / near.scale  # its square may overflow
 
 
 def knn(
