@@ -7,8 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ncfast.information.duplicates import row_codes
 from ncfast.information.neighbors import _check, dispatch
 from ncfast.information.neighbors._types import JointMetric, JointNeighbors, Metric, Neighbors
+
+_LOOKED_AT = 8192  # rows looked at for copies
 
 
 @torch.no_grad()
@@ -55,6 +58,7 @@ def knn(
     _check.one_of(metric, "metric", ("l2", "linf"))
     labels = _check.same_class(labels, x)
     k = _check.neighbours_wanted(k, x, labels)
+    backend = _for_repeats(backend, (x,), labels, "knn", metric)
     name, engine = dispatch.engine(backend, _group(x, labels), x.shape[1], x.device, "knn", metric)
     distances, indices, certified = engine.knn(x.resolve_neg(), k, metric, labels)
     return Neighbors(distances, indices, name, certified)
@@ -107,6 +111,7 @@ def joint_radii_and_counts(
     labels = _check.same_class(labels, first, "blocks[0]")
     k = _check.neighbours_wanted(k, first, labels)
     columns = sum(block.shape[1] for block in blocks)
+    backend = _for_repeats(backend, blocks, labels, "joint", metric)
     name, engine = dispatch.engine(
         backend, _group(first, labels), columns, first.device, "joint", metric
     )
@@ -153,8 +158,30 @@ def range_count(
     reach = _check.radii(radii, x)
     _check.one_of(metric, "metric", ("l2", "linf"))
     labels = _check.same_class(labels, x)
+    backend = _for_repeats(backend, (x,), labels, "count", metric)
     _, engine = dispatch.engine(backend, _group(x, labels), x.shape[1], x.device, "count", metric)
     return engine.count(x.resolve_neg(), reach, metric, strict, labels)
+
+
+def _for_repeats(
+    backend: str, blocks: Sequence[Tensor], labels: Tensor | None, task: str, metric: str
+) -> str:
+    """A tree where direct differences would be taken but most rows repeat: it skips copies.
+
+    Direct differences stop early at rows that are far, and rows that are equal never are.
+    """
+    first, columns = blocks[0], sum(block.shape[1] for block in blocks)
+    if backend != "auto":
+        return backend
+    name, _ = dispatch.neighbor_backend(
+        _group(first, labels), columns, first.device, task=task, metric=metric
+    )
+    if name != "direct":
+        return backend
+    step = max(1, len(first) // _LOOKED_AT)
+    seen = torch.cat([block[::step].to(torch.float64) for block in blocks], 1)
+    distinct = len(torch.unique(row_codes(seen)))
+    return "tree" if 3 * distinct <= 2 * len(seen) else backend
 
 
 def _group(x: Tensor, labels: Tensor | None) -> int:

@@ -267,3 +267,14 @@ def test_many_repeated_rows(kind):
     assert found.distances[members].eq(0).all()
     joint = joint_radii_and_counts([x, x], 5, backend="tree")
     assert torch.equal(joint.ties[members], (count.max() - 1).expand(len(members)))
+
+
+@pytest.mark.skipif(not neighbor_backends()["tree"].available, reason="needs the C++ extension")
+def test_rows_that_repeat_are_searched_by_tree_in_many_columns():
+    coins = (torch.arange(4000).unsqueeze(1) >> torch.arange(12)) % 2  # every row is another
+    twice = coins[torch.arange(4000) % 1000].double()
+    assert knn(coins.double(), 5).backend == "direct"
+    found, plain = knn(twice, 5), knn(twice, 5, backend="direct")
+    assert found.backend == "tree"
+    assert torch.equal(found.indices, plain.indices)
+    assert joint_radii_and_counts((twice[:, :6], twice[:, 6:]), 5).backend == "tree"
