@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import ncfast
-from ncfast.ops import cpu
+from ncfast.ops import _raw
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "faiss-cpu", "triton")
 # what may differ between runs whose figures belong together
@@ -30,7 +30,7 @@ def describe(device: torch.device, threads: int) -> dict[str, Any]:
         **{name: _version(name) for name in PACKAGES},
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor(),
-        "instruction_set": cpu.extension.instruction_set() if cpu.extension else None,
+        "instruction_set": _raw.extension.instruction_set() if _raw.extension else None,
         "cores": os.cpu_count(),
         "memory_gib": _memory_gib(),
         "last_cache_bytes": last_cache_bytes(),

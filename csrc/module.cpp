@@ -154,7 +154,7 @@ std::vector<std::string> instruction_sets() {
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
-    module.doc() = "Fused CPU kernels; called through ncfast.ops.cpu.";
+    module.doc() = "Fused CPU kernels; called through ncfast.ops.";
     const auto no_gil = py::call_guard<py::gil_scoped_release>();
     module.def("class_moments", &moments, no_gil);
     module.def("projected_ss", &projections, no_gil);

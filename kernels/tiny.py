@@ -5,7 +5,7 @@ moments with the code of the items kernel. The last program to finish adds the n
 the classes and sets the counter to 0. Launches that share a counter must therefore not overlap; see
 `ncfast.kernels.counters`.
 
-Oracle: `ncfast.ops.reference.class_moments`.
+Oracle: `ncfast.ops.moments.reference`.
 """
 
 import triton

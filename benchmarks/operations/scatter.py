@@ -12,7 +12,7 @@ import ncfast
 from ncfast.benchmarks import availability
 from ncfast.benchmarks.registry import Call, Case, Contestant, Inputs, Operation
 from ncfast.benchmarks.samples import classes, relative_error
-from ncfast.ops import second_pass
+from ncfast.ops.scatter import SCATTER
 
 WHOLE, BATCH, PUBLIC_BATCH = 1 << 62, 512, 128
 QUICK: list[dict[str, Any]] = [
@@ -48,11 +48,11 @@ def truth(inputs: Inputs) -> dict[str, Tensor]:
 
 def ours(inputs: Inputs, backend: str) -> Call:
     feats, labels, k = inputs["feats"], inputs["labels"], inputs["k"]
-    engine = second_pass.engine(backend, feats)
+    scatter = SCATTER.select(backend, feats)
 
     def call() -> dict[str, Tensor]:
         moments = ncfast.class_moments(feats, labels, num_classes=k, backend=backend)
-        return {"sigma_w": engine.scatter(feats, labels, moments.means) / len(feats)}
+        return {"sigma_w": scatter(feats, labels, moments.means) / len(feats)}
 
     return call
 

@@ -13,8 +13,11 @@ from gpu_timing import Bench, features
 from torch import Tensor
 
 from ncfast.information.neighbors import triton_sweep
-from ncfast.ops import reference, triton
-from ncfast.ops.plan import build
+from ncfast.ops import moments as passes
+from ncfast.ops.decisions import STACKED_DECISIONS
+from ncfast.ops.grouping import build
+from ncfast.ops.projection import PROJECTION
+from ncfast.ops.scatter import SCATTER
 
 # (N, D, K): the launch for tiny inputs, the planned path, more columns than a tile, many classes
 SIZES = [(1000, 200, 10), (9000, 64, 40), (600, 4100, 7), (3000, 24, 1500)]
@@ -25,18 +28,18 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 def every_kernel(bench: Bench, count: int, dim: int, k: int, dtype: torch.dtype) -> list[Tensor]:
     """Results of moments by both paths, projections, scatter, decisions and neighbours."""
     feats, labels = features(bench, count, dim, k, dtype)
-    means = reference.class_moments(feats, labels, k).means
+    means = passes.reference(feats, labels, k).means
     weight = means - means.mean(0)
     rule = means.mean(0)[None], weight[None], -weight.square().sum(1)[None] / 2
     vectors = torch.linalg.qr(weight[: min(k - 1, dim, 31)].T).Q.T.contiguous()
     points = feats[:400, :3].float()
     halves = [points[:, :1].contiguous(), points[:, 1:].contiguous()]
     return [
-        triton.compute(feats, labels, k).within_ss,
-        triton.planned(feats, build(labels, k)).within_ss,
-        triton.projected_ss(feats, labels, means, vectors),
-        triton.scatter(feats, labels, means),
-        triton.decisions(feats, *rule),
+        passes.compute(feats, labels, k).within_ss,
+        passes.planned(feats, build(labels, k)).within_ss,
+        PROJECTION.on_device(feats, labels, means, vectors),
+        SCATTER.on_device(feats, labels, means),
+        STACKED_DECISIONS.on_device(feats, *rule),
         triton_sweep.knn(points, 5, "l2", labels[:400])[0],
         triton_sweep.joint(halves, 5, "l2", False, None)[0],
     ]

@@ -26,8 +26,8 @@ from torch import Tensor
 import ncfast
 from ncfast.benchmarks import results_file
 from ncfast.benchmarks.report import text
-from ncfast.ops import triton
-from ncfast.ops.plan import build
+from ncfast.ops import moments as passes
+from ncfast.ops.grouping import build
 
 RESULTS = Path(__file__).parents[1] / "results"
 GRID = [(n, d, k) for n in (100_000, 1_000_000) for d in (128, 512, 4096) for k in (10, 1000)]
@@ -43,12 +43,12 @@ ONE_HOT_BYTES = 4 << 30
 
 def verify(bench: Bench, feats: Tensor, labels: Tensor, k: int) -> float:
     """Error of the within-class sum of squares; fails on different bits or a synchronisation."""
-    first = triton.compute(feats, labels, k)
+    first = passes.compute(feats, labels, k)
     error = abs(float(first.within_ss.sum() / truth(feats, labels, k) - 1))
     if error > BOUND:
         raise SystemExit(f"wrong: error {error:.1e} at {tuple(feats.shape)}, {k}, {feats.dtype}")
     must_not_change(
-        bench, f"{tuple(feats.shape)} {k} {feats.dtype}", lambda: triton.compute(feats, labels, k)
+        bench, f"{tuple(feats.shape)} {k} {feats.dtype}", lambda: passes.compute(feats, labels, k)
     )
     return error
 
@@ -76,9 +76,9 @@ def case(bench: Bench, count: int, dim: int, k: int, name: str, read_gb_s: float
     plan = build(labels, k)
     nbytes = feats.numel() * feats.element_size() + 4 * count + 8 * k * dim
     row["predicted_ms"] = nbytes / read_gb_s / 1e6
-    row["planned_ms"] = bench.milliseconds(lambda: triton.planned(feats, plan))
+    row["planned_ms"] = bench.milliseconds(lambda: passes.planned(feats, plan))
     row["plan_ms"] = bench.milliseconds(lambda: build(labels, k))
-    row["call_ms"] = bench.milliseconds(lambda: triton.compute(feats, labels, k))
+    row["call_ms"] = bench.milliseconds(lambda: passes.compute(feats, labels, k))
     row["share_of_read_planned"] = row["predicted_ms"] / row["planned_ms"]
     row["share_of_read_call"] = row["predicted_ms"] / row["call_ms"]
     for label, reference in REFERENCES.items():
@@ -95,7 +95,7 @@ def tiny_case(bench: Bench, count: int, dim: int, k: int) -> dict[str, Any]:
     feats, labels = features(bench, count, dim, k, torch.float32)
     row: dict[str, Any] = {"rows": count, "dim": dim, "classes": k, "dtype": "float32"}
     row["error"] = verify(bench, feats, labels, k)
-    row["graph_ms"] = bench.graph_milliseconds(lambda: triton.compute(feats, labels, k))
+    row["graph_ms"] = bench.graph_milliseconds(lambda: passes.compute(feats, labels, k))
     row["python_ms"] = bench.python_milliseconds(
         lambda: ncfast.class_moments(feats, labels, num_classes=k, backend="triton")
     )
@@ -115,7 +115,7 @@ def versions(bench: Bench) -> dict[str, Any]:
     return {
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "triton": triton.describe(),
+        "triton": ncfast.backends()["triton"].reason,
         "ncfast": ncfast.__version__,
         query: shown.splitlines(),
     }

@@ -13,7 +13,11 @@ from torch import Tensor
 from ncfast.information.neighbors import reference as brute
 from ncfast.information.neighbors import triton_sweep
 from ncfast.kernels.configuration import neighbors_config
-from ncfast.ops import reference, triton
+from ncfast.ops import moments as passes
+from ncfast.ops.blocks import multiprocessors
+from ncfast.ops.decisions import STACKED_DECISIONS
+from ncfast.ops.projection import PROJECTION
+from ncfast.ops.scatter import SCATTER
 
 SIZES = [(100_000, 512, 10), (1_000_000, 512, 10), (1_000_000, 512, 1000), (200_000, 4096, 100)]
 QUICK = [(100_000, 512, 10)]
@@ -39,23 +43,23 @@ def _second_reads(
     bench: Bench, count: int, dim: int, k: int, name: str, dtype: torch.dtype, read_gb_s: float
 ) -> list[dict[str, Any]]:
     feats, labels = features(bench, count, dim, k, dtype)
-    means = reference.class_moments(feats, labels, k).means
+    means = passes.reference(feats, labels, k).means
     centre = means.mean(0)
     weight = means - centre
     rule = centre[None], weight[None], -weight.square().sum(1)[None] / 2
     vectors = torch.linalg.qr(weight[: min(k - 1, dim)].T).Q.T.contiguous()
     calls: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {
         "projected_ss": (
-            lambda: triton.projected_ss(feats, labels, means, vectors),
-            lambda: reference.projected_ss(feats, labels, means, vectors),
+            lambda: PROJECTION.on_device(feats, labels, means, vectors),
+            lambda: PROJECTION.reference(feats, labels, means, vectors),
         ),
         "scatter": (
-            lambda: triton.scatter(feats, labels, means),
-            lambda: reference.scatter(feats, labels, means),
+            lambda: SCATTER.on_device(feats, labels, means),
+            lambda: SCATTER.reference(feats, labels, means),
         ),
         "decisions": (
-            lambda: triton.decisions(feats, *rule),
-            lambda: triton.plain_decisions(feats, *rule),
+            lambda: STACKED_DECISIONS.on_device(feats, *rule),
+            lambda: STACKED_DECISIONS.reference(feats, *rule),
         ),
     }
     rows = []
@@ -125,7 +129,7 @@ def _in_float32(x: Tensor) -> Callable[[], object]:
 
     points = x.T.contiguous()[None]
     begins = torch.zeros(len(x), dtype=torch.int32, device=x.device)
-    config = neighbors_config(len(x), 4, triton.multiprocessors(x.device), NEIGHBOURS)
+    config = neighbors_config(len(x), 4, multiprocessors(x.device), NEIGHBOURS)
     ranges = begins, begins + len(x)
     return lambda: nearest_rows(points, [0, x.shape[1]], ranges, NEIGHBOURS, True, config)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import SupportsIndex
 
 import torch
@@ -43,7 +43,7 @@ class PermutationTest:
 
     value: float
     p: float
-    null: tuple[float, ...]
+    null: tuple[float, ...] = field(repr=False)
     estimate: Estimate
 
 

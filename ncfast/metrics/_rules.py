@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from ncfast.metrics.inputs import MetricInputs
-from ncfast.ops.decide import Rule
+from ncfast.ops import _raw
+from ncfast.ops.decisions import Rule, own_distances
+from ncfast.ops.decisions import decisions as decide
 
 _ROWS = 1 << 14  # rows gathered for one search
 _SURE = 1 - 1e-9  # covers the rounding of the distances compared
@@ -67,27 +69,27 @@ def _margin_radii(inputs: MetricInputs) -> Tensor | None:
 
 def _decide(inputs: MetricInputs, rules: list[Rule]) -> list[Tensor]:
     feats, labels = inputs.samples
-    engine = inputs.engine
-    if engine.own_distances is None:
-        return engine.decisions(feats, rules)
+    backend = inputs.backend
+    if backend == "reference" or not _raw.readable(feats):
+        return decide(backend, feats, rules)
     radii = [_half_gaps(inputs), _margin_radii(inputs) if len(rules) > 1 else None]
     radii = radii[: len(rules)]
     if all(radius is None for radius in radii):
-        return engine.decisions(feats, rules)
+        return decide(backend, feats, rules)
     own = labels.to(torch.int64)
-    distances = engine.own_distances(feats, own, inputs.moments.means)
+    distances = own_distances(feats, own, inputs.moments.means)
     found = []
     for rule, radius in zip(rules, radii, strict=True):
         if radius is None:
-            found += engine.decisions(feats, [rule])
+            found += decide(backend, feats, [rule])
             continue
         sure = distances < _SURE * radius.index_select(0, own)
         open_rows = sure.logical_not().nonzero().squeeze(1)
         if 2 * len(open_rows) > len(own):  # not worth gathering
-            found += engine.decisions(feats, [rule])
+            found += decide(backend, feats, [rule])
             continue
         chosen = own.clone()
         for rows in open_rows.split(_ROWS):
-            chosen[rows] = engine.decisions(feats.index_select(0, rows), [rule])[0]
+            chosen[rows] = decide(backend, feats.index_select(0, rows), [rule])[0]
         found.append(chosen)
     return found

@@ -17,12 +17,14 @@ from torch import Tensor
 
 from ncfast.moments import ClassMoments, class_moments
 from ncfast.ops import summary
-from ncfast.ops.direct import plain
-from ncfast.ops.margins import Classes, Margins
-from ncfast.ops.pairs import Statistic, Sweep
-from ncfast.ops.second_pass import Engine, engine
+from ncfast.ops._raw import plain
+from ncfast.ops.few_classes import FewClasses, few_classes
+from ncfast.ops.margins import Classes, Margins, margins
+from ncfast.ops.pairs import Statistic, Sweep, sweep
+from ncfast.ops.projection import PROJECTION
+from ncfast.ops.scatter import SCATTER
 from ncfast.ops.spectra import Axes, condition, nonzero_singular, principal_axes
-from ncfast.ops.summary import FewClasses, Gram, RowProducts, Rows, Spread, Traces
+from ncfast.ops.summary import Gram, RowProducts, Rows, Spread, Traces
 
 T = TypeVar("T")
 
@@ -74,7 +76,7 @@ class MetricInputs:
 
     @cached_property
     def _few(self) -> FewClasses | None:
-        return summary.few_classes(self.moments, self.planned, self.backend)
+        return few_classes(self.moments, self.planned, self.backend)
 
     @cached_property
     def traces(self) -> Traces:
@@ -183,7 +185,8 @@ class MetricInputs:
     @cached_property
     def _sweep(self) -> Sweep:
         """Statistics of the planned pair quantities and the smallest distances, from one sweep."""
-        return engine(self.backend, self.centred.flatten(0, -2)).sweep(
+        return sweep(
+            self.backend,
             self.centred,
             self.norms,
             self.moments.class_variances,
@@ -281,10 +284,9 @@ class MetricInputs:
             return self._margins_of_each()
         rows = self.classifier - self.classifier.mean(0)  # differences do not see the mean
         classes = Classes(self.moments.means, self.moments.class_variances, self.moments.counts)
-        run = engine(self.backend, self.moments.means if feats is None else feats).margins
         if labels is not None:
             labels = labels.to(torch.int64).clamp(0, len(rows) - 1)  # out of range: means are NaN
-        return run(classes, rows, self.bias, feats, labels)
+        return margins(self.backend, classes, rows, self.bias, feats, labels)
 
     def _margins_of_each(self) -> Margins:
         """Of many states: their classes have K^2 margins each, which one state at a time bounds."""
@@ -332,17 +334,11 @@ class MetricInputs:
         return self.feats, self.labels
 
     @cached_property
-    def engine(self) -> Engine:
-        """What runs the second passes."""
-        feats, _ = self.samples
-        return engine(self.backend, feats)
-
-    @cached_property
     def scatter(self) -> Tensor:
         """Sigma_W, (D, D), population normalisation."""
         feats, labels = self.samples
         labels = labels.to(torch.int64).clamp(0, self.moments.num_classes - 1)
-        sums = self.engine.scatter(feats, labels, self.moments.means)
+        sums = SCATTER.select(self.backend, feats)(feats, labels, self.moments.means)
         return sums * (1 / self.total + self.nan_if_invalid)  # one pass over D x D
 
     @cached_property
@@ -353,5 +349,6 @@ class MetricInputs:
         if "scatter" in self.planned or 2 * directions.shape[0] > directions.shape[1]:
             return ((directions @ self.scatter) * directions).sum(1)
         feats, labels = self.samples
-        squares = self.engine.projected_ss(feats, labels, self.moments.means, directions)
+        project = PROJECTION.select(self.backend, feats)
+        squares = project(feats, labels, self.moments.means, directions)
         return squares / self.total + self.nan_if_invalid

@@ -7,10 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ncfast.ops import cpu
-from ncfast.ops.direct import norm_reader
-
-_FLOAT64 = torch.empty((), dtype=torch.float64, device="cpu")
+from ncfast.ops import _raw
+from ncfast.ops.weight_norm import norm_reader, reference
 
 
 def weight_norm(model_or_parameters: nn.Module | Iterable[Tensor]) -> Tensor:
@@ -20,7 +18,7 @@ def weight_norm(model_or_parameters: nn.Module | Iterable[Tensor]) -> Tensor:
     For the last layer alone pass its parameters: `ncfast.weight_norm([head.weight, head.bias])`.
     Sharded parameters (DTensor, as FSDP2 makes them) count whole: then all ranks must call it.
     Accumulated in float64. Plain parameters on the CPU are read by the C++ extension, with the same
-    bits for any number of threads; `reference_weight_norm` is for everything else.
+    bits for any number of threads; `ncfast.ops.weight_norm.reference` is for everything else.
 
     Args:
         model_or_parameters: a module, or tensors of any floating or complex dtype and shape on one
@@ -44,48 +42,12 @@ def weight_norm(model_or_parameters: nn.Module | Iterable[Tensor]) -> Tensor:
         module = model_or_parameters
     else:
         tensors = list(model_or_parameters)
-    reader = None if torch.compiler.is_compiling() else norm_reader(cpu.extension)
+    reader = None if torch.compiler.is_compiling() else norm_reader(_raw.extension)
     if reader is not None:
         found = reader.of_module(module) if module is not None else reader.of_tensors(tensors)
         if found is not None:
-            return _FLOAT64.new_full((), found)
-    return reference_weight_norm(tensors if module is None else module)
-
-
-@torch.no_grad()
-def reference_weight_norm(model_or_parameters: nn.Module | Iterable[Tensor]) -> Tensor:
-    """`weight_norm` in plain torch, for any device and any kind of tensor."""
-    if isinstance(model_or_parameters, nn.Module):
-        model_or_parameters = model_or_parameters.parameters()
-    tensors = list(model_or_parameters)
-    if not tensors:
-        raise ValueError(
-            "Expected argument `model_or_parameters` to hold at least one parameter but got none."
-        )
-    sharded = [tensor for tensor in tensors if hasattr(tensor, "full_tensor")]
-    if not sharded:
-        return _norm(tensors)
-    plain = [tensor for tensor in tensors if not hasattr(tensor, "full_tensor")]
-    whole = _norm(sharded).full_tensor()  # type: ignore[attr-defined]
-    return torch.hypot(whole, _norm(plain)) if plain else whole
-
-
-def _norm(tensors: list[Tensor]) -> Tensor:
-    norms = [torch.linalg.vector_norm(_real(tensor), dtype=torch.float64) for tensor in tensors]
-    return torch.linalg.vector_norm(torch.stack(norms))
-
-
-def _real(tensor: Tensor) -> Tensor:
-    if tensor.is_complex():
-        return torch.view_as_real(tensor.resolve_conj())
-    if not tensor.is_floating_point():
-        raise TypeError(
-            "Expected parameters of a floating or complex dtype but got "
-            f"{tensor.dtype} of shape {tuple(tensor.shape)}, whose values may be codes and no "
-            "weights. Pass the others: ncfast.weight_norm(p for p in model.parameters() if "
-            "p.is_floating_point())."
-        )
-    return tensor
+            return _raw.FLOAT64.new_full((), found)
+    return reference(tensors if module is None else module)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
-"""The engines behind `ncfast.class_moments`, and which of them can run here."""
+"""Operations, one file each, and who can run them; see README.md."""
 
-from ncfast.ops._dispatch import BackendStatus, backends, select
-from ncfast.ops.plan import LabelPlan, plan
+from ncfast.ops._registry import BackendStatus, backends
+from ncfast.ops.grouping import LabelPlan, plan
+from ncfast.ops.moments import select
 
 __all__ = ["BackendStatus", "LabelPlan", "backends", "plan", "select"]

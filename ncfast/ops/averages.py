@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ncfast.ops import cpu
+from ncfast.ops import _raw
 from ncfast.ops.states import Layout
 
 
@@ -21,9 +21,9 @@ class CpuAverage:
     """
 
     def __init__(self, layout: Layout, length: int, decay: float) -> None:
-        assert cpu.extension is not None, cpu.import_error
+        assert _raw.extension is not None, _raw.import_error
         self.layout = layout._replace(integer_counts=False)
-        self._sums = cpu.extension.Average(
+        self._sums = _raw.extension.Average(
             layout.classes, layout.dim, length, decay, layout.integer_counts
         )
 

@@ -1,13 +1,24 @@
-"""Features block by block in float64, for passes after the first."""
+"""What operations share: features block by block in float64, labels out of range, sums by class."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 _BLOCK_CPU, _BLOCK_GPU = 1 << 20, 1 << 24  # elements of a float64 block of rows
+
+# of the passes that gather by class: small enough for a CPU's cache, large enough to hide launches
+_FIRST_CPU, _FIRST_GPU = 1 << 18, 1 << 22
+_UNKNOWN_MULTIPROCESSORS = 132  # of an H200; only without a device to ask
+
+
+def first_pass_rows(feats: Tensor) -> int:
+    """Rows of a block of ``feats`` (N, D) in a pass that gathers by class."""
+    budget = _FIRST_CPU if feats.device.type == "cpu" else _FIRST_GPU
+    return max(1, budget // feats.shape[1])
 
 
 def _block_rows(feats: Tensor, width: int) -> int:
@@ -32,3 +43,27 @@ def residuals(
     for x, y in zip(feats.split(rows), labels.split(rows), strict=True):
         label = y.to(torch.int64).clamp(0, means.shape[0] - 1)
         yield x.to(torch.float64) - means.index_select(0, label), label
+
+
+def fold_invalid(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Map labels out of range to class 0, and give NaN to add to every result if there were any."""
+    inside = (labels >= 0) & (labels < num_classes)
+    nan = torch.full((), torch.nan, dtype=torch.float64, device=labels.device)
+    return torch.where(inside, labels, 0), torch.where(inside.all(), torch.zeros_like(nan), nan)
+
+
+def add_by_class(total: Tensor, labels: Tensor, values: Tensor) -> None:
+    """Add rows of values to total by label, in the same order on every run."""
+    if total.device.type == "cpu":
+        total.index_add_(0, labels, values)
+    else:
+        # index_add_ is atomic on CUDA; index_put_ sorts, so that every run adds in the same order
+        total.index_put_((labels,), values, accumulate=True)
+
+
+@functools.lru_cache
+def multiprocessors(device: torch.device) -> int:
+    """Of a CUDA device; those of an H200 for the CPU, where only the interpreter asks."""
+    if device.type != "cuda":
+        return _UNKNOWN_MULTIPROCESSORS
+    return torch.cuda.get_device_properties(device).multi_processor_count

@@ -1,4 +1,4 @@
-"""Margins between class means and an affine rule, for all pairs of classes: the plain form.
+"""Margins between class means and an affine rule, for all pairs of classes.
 
 With m_ck = <w_c - w_k, mu_c> + b_c - b_k, every class c gets three numbers over the others:
 the sums of v / (v + m_ck^2) with v the variance of the class along w_c - w_k ("projected") and
@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncfast.ops.blocks import residuals
-from ncfast.ops.reference import add_by_class
-from ncfast.ops.tiles import edge, one_minus_cosine, squared_distance
+from ncfast.ops import _raw
+from ncfast.ops.blocks import add_by_class, residuals
+from ncfast.ops.pairs import edge, one_minus_cosine, squared_distance
 
 _TABLE = 1 << 24  # entries of a (K, k) table of projected variances: 128 MB
 
@@ -37,7 +37,7 @@ class Classes(NamedTuple):
     counts: Tensor
 
 
-def margins(
+def reference(
     classes: Classes,
     rows: Tensor,
     bias: Tensor | None,
@@ -121,3 +121,45 @@ def _part(tensor: Tensor, rows: range) -> Tensor:
 
 def _split(number: int, width: int) -> Iterator[range]:
     return (range(start, min(start + width, number)) for start in range(0, number, width))
+
+
+def _cpu(
+    classes: Classes,
+    rows: Tensor,
+    bias: Tensor | None,
+    feats: Tensor | None = None,
+    labels: Tensor | None = None,
+) -> Margins:
+    """By the extension; "radius" is a safe lower bound of the reference's."""
+    without = feats is None or labels is None
+    if feats is None or labels is None:
+        feats, labels = classes.means.narrow(0, 0, 0), classes.counts
+    centre = classes.means.mean(0)
+    offset = rows @ centre if bias is None else torch.addmv(bias, rows, centre)
+    given = [classes.means, classes.means - centre, classes.variances, classes.counts, rows, offset]
+    given = [tensor.contiguous() for tensor in (_raw.classes_copy(labels, len(rows)), *given)]
+    projected, trace, radius = (rows.new_empty(len(rows)) for _ in range(3))
+    _raw.loaded().margins(
+        *_raw.matrix(feats),
+        *(tensor.data_ptr() for tensor in given),
+        len(rows),
+        projected.data_ptr(),
+        trace.data_ptr(),
+        radius.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return Margins(projected.fill_(torch.nan) if without else projected, trace, radius)
+
+
+def margins(
+    backend: str,
+    classes: Classes,
+    rows: Tensor,
+    bias: Tensor | None,
+    feats: Tensor | None = None,
+    labels: Tensor | None = None,
+) -> Margins:
+    """`reference`, or the extension where ``backend`` and the tensors allow it."""
+    decides = classes.means if feats is None else feats
+    run = _cpu if backend != "reference" and _raw.readable(decides) else reference
+    return run(classes, rows, bias, feats, labels)

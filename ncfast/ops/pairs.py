@@ -15,7 +15,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncfast.ops.tiles import edge, one_minus_cosine, squared_distance
+from ncfast._validate import labels_are_on_host
+from ncfast.ops import _raw
+
+_EDGE_CPU, _EDGE_GPU = 512, 4096  # tiles of 2 MB stay in a CPU's cache; 128 MB fill a GPU
+_CLOSE = 1e-5  # below this 1 - cos has lost more than 1e-10 of its value
+# the extension's statistics, in the order of csrc/products/class_pairs_types.h
+_MEANS = ("cdnv", "angle", "distance", "log", "riesz")
+_MAXIMA = ("cdnv", "coherence")
 
 
 class Statistic(NamedTuple):
@@ -58,7 +65,7 @@ _NEED_VARIANCE = frozenset({"distance", "log", "riesz"})
 _NEED_MAXIMUM = frozenset({"cdnv", "coherence"})
 
 
-def sweep(
+def reference(
     centred: Tensor, norms: Tensor, variances: Tensor, present: Tensor, quantities: Sequence[str]
 ) -> Sweep:
     """Statistics of several quantities over pairs of present classes, in one sweep.
@@ -164,3 +171,119 @@ def _weighted(left: Tensor, values: Tensor, right: Tensor) -> Tensor:
     if values.ndim == 2:
         return left @ (values @ right)
     return (left * (values @ right.unsqueeze(-1)).squeeze(-1)).sum(-1)
+
+
+def edge(rows: Tensor) -> int:
+    """Rows and columns of a tile."""
+    return _EDGE_CPU if rows.device.type == "cpu" else _EDGE_GPU
+
+
+def one_minus_cosine(u: Tensor, v: Tensor, *, diagonal: bool = False) -> Tensor:
+    """1 - <u_i, v_j> of unit rows, (..., I, J); a zero row counts as orthogonal to everything.
+
+    A matrix product where that is accurate. An accelerator takes differences of coordinates at
+    once, because asking whether any value is small would wait for it.
+    """
+    if labels_are_on_host(u):
+        h = torch.addmm(u.new_ones(()), u, v.T, alpha=-1) if u.ndim == 2 else 1 - u @ v.mT
+        if diagonal:
+            _fill_diagonal(h)
+        if bool((h.amin() > _CLOSE).logical_not()):
+            h = torch.where(h < _CLOSE, _from_differences(u, v), h)
+    else:
+        h = _from_differences(u, v)
+    return _fill_diagonal(h) if diagonal else h
+
+
+def _fill_diagonal(h: Tensor) -> Tensor:
+    h.diagonal(dim1=-2, dim2=-1).fill_(1)
+    return h
+
+
+def _from_differences(u: Tensor, v: Tensor) -> Tensor:
+    distance = torch.cdist(u, v, compute_mode="donot_use_mm_for_euclid_dist")
+    half = distance.square().mul_(0.5)
+    # a zero vector stands for a mean without a direction: its cosine counts as zero, h as one
+    zero = (u.square().sum(-1) == 0).unsqueeze(-1) | (v.square().sum(-1) == 0).unsqueeze(-2)
+    return torch.where(zero, 1.0, half)
+
+
+def squared_distance(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
+    """norm(x_i - y_j)^2 from the norms a (..., I) and b (..., J) and h = 1 - cos."""
+    a, b = a.unsqueeze(-1), b.unsqueeze(-2)
+    return (2 * a * b).mul_(h).add_((a - b).square_())
+
+
+def _cpu(
+    centred: Tensor, norms: Tensor, variances: Tensor, present: Tensor, quantities: Sequence[str]
+) -> Sweep:
+    """By the extension: all quantities come from one loop over the tiles."""
+    if centred.ndim > 2:
+        return _each_state(centred, norms, variances, present, quantities)
+    index = present.nonzero().squeeze(1)
+    length = norms.index_select(0, index)
+    unit = centred.index_select(0, index)
+    unit.div_(torch.where(length > 0, length, 1.0).unsqueeze(1))
+    variances, gaps = variances.index_select(0, index), torch.empty_like(length)
+    number, means, squares, maxima = _raw.loaded().class_pairs(
+        unit.data_ptr(),
+        length.data_ptr(),
+        variances.data_ptr(),
+        *unit.shape,
+        -1 / (len(unit) - 1) if len(unit) > 1 else 0.0,
+        gaps.data_ptr(),
+        torch.get_num_threads(),
+    )
+    unusable = 0 * (norms.sum() + variances.sum())
+    poison = unusable if number else torch.full_like(unusable, torch.nan)
+    means, squares, maxima = (centred.new_tensor(v) + poison for v in (means, squares, maxima))
+    count = centred.new_tensor(number)
+    largest = dict(zip(_MAXIMA, maxima, strict=True))
+    means = dict(zip(_MEANS, means, strict=True), coherence=poison)
+    squares = dict(zip(_MEANS, squares, strict=True), coherence=poison)
+    # coinciding means without spread are 0 / 0, which a largest value must not pass over
+    largest["cdnv"] = torch.where(means["cdnv"].isnan(), torch.nan, largest["cdnv"])
+    directionless = (length == 0).any()  # a mean at m has no direction
+    found = {
+        name: Statistic(means[name], squares[name] / count, largest.get(name, poison))
+        for name in quantities
+    }
+    nearest = torch.full_like(norms, torch.inf)
+    alone = gaps == torch.finfo(gaps.dtype).max
+    nearest[index] = torch.where(alone, torch.inf, gaps).sqrt() + unusable
+    statistics = {
+        name: undefined_where(directionless, value) if name in ABOUT_DIRECTIONS else value
+        for name, value in found.items()
+    }
+    return Sweep(statistics, nearest)
+
+
+def _each_state(
+    centred: Tensor, norms: Tensor, variances: Tensor, present: Tensor, quantities: Sequence[str]
+) -> Sweep:
+    batch = norms.shape[:-1]
+    parts = (part.flatten(0, len(batch) - 1) for part in (centred, norms, variances, present))
+    found = [_cpu(c, n, v, p, quantities) for c, n, v, p in zip(*parts, strict=True)]
+    statistics = {
+        name: Statistic(
+            *(
+                torch.stack(values).reshape(batch)
+                for values in zip(*(one.statistics[name] for one in found), strict=True)
+            )
+        )
+        for name in quantities
+    }
+    return Sweep(statistics, torch.stack([one.nearest for one in found]).reshape(norms.shape))
+
+
+def sweep(
+    backend: str,
+    centred: Tensor,
+    norms: Tensor,
+    variances: Tensor,
+    present: Tensor,
+    quantities: Sequence[str],
+) -> Sweep:
+    """`reference`, or the extension where ``backend`` and the tensors allow it."""
+    usable = backend != "reference" and _raw.readable(centred.flatten(0, -2))
+    return (_cpu if usable else reference)(centred, norms, variances, present, quantities)

@@ -72,8 +72,8 @@ def rank_cutoff(size: int, dtype: torch.dtype = torch.float64) -> float:
     """Values of a spectrum at or below this share of the largest count as zero: size * eps.
 
     The cut-off of `numpy.linalg.matrix_rank` and `torch.linalg.pinv` for a matrix whose larger
-    side is ``size``. Every decision about a rank uses it; `rank_cutoff` in csrc/summary/spectrum.h is
-    the same.
+    side is ``size``. Every decision about a rank uses it; `rank_cutoff` in
+    csrc/summary/spectrum.h is the same.
     """
     return size * torch.finfo(dtype).eps
 

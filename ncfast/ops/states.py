@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ncfast.moments import ClassMoments
-from ncfast.ops import cpu
-from ncfast.ops.direct import tensor_reader
+from ncfast.ops import _raw
+from ncfast.ops._raw import tensor_reader
 
 
 class Layout(NamedTuple):
@@ -79,8 +79,8 @@ class RowWriter:
         k, d = layout.classes, layout.dim
         # held, not only its address: the memory must outlive the writer
         self._states, self._classes, self._dim = states, k, d
-        assert cpu.extension is not None, cpu.import_error
-        self._class_moments = cpu.extension.class_moments
+        assert _raw.extension is not None, _raw.import_error
+        self._class_moments = _raw.extension.class_moments
         self._base, self._row = states.data_ptr(), 8 * layout.size
         self._means, self._within, self._sum = 8 * k, 8 * k * (d + 1), 8 * k * (d + 2)
         self._norm_max = states.numpy()[:, -1]
@@ -96,10 +96,10 @@ class RowWriter:
         Args:
             steps: those of the rows that are full; shared with the caller.
         """
-        reader = tensor_reader(cpu.extension)
-        if cpu.extension is None or reader is None:
+        reader = tensor_reader(_raw.extension)
+        if _raw.extension is None or reader is None:
             return None
-        writer: Quick = cpu.extension.RowWriter(
+        writer: Quick = _raw.extension.RowWriter(
             self._base, len(self._states), self._classes, self._dim, steps, reader
         )
         return writer
@@ -110,8 +110,8 @@ class RowWriter:
 
     def write(self, row: int, feats: Tensor, labels: Tensor) -> bool:
         """Fill a row; False, and nothing written, if the extension cannot read the features."""
-        code = cpu._FEATURE_CODES.get(feats.dtype)
-        label_code = cpu._LABEL_CODES.get(labels.dtype)
+        code = _raw.FEATURE_CODES.get(feats.dtype)
+        label_code = _raw._LABEL_CODES.get(labels.dtype)
         rows, dim = feats.shape
         stride, step = feats.stride()
         values, classes = feats.data_ptr(), labels.data_ptr()

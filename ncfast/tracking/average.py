@@ -1,7 +1,7 @@
 """The averages of `ncfast.tracking.stream`: one batch after another, each state in its place.
 
-The extension has them in C++ for the CPU (``csrc/tracker/average.h``); elsewhere torch, which is also
-the reference.
+On the CPU the extension has them in C++ (``csrc/tracker/average.h``). The torch form here is used
+elsewhere, and is the reference.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ncfast.ops import cpu
+from ncfast.ops import _raw
+from ncfast.ops._raw import plain
 from ncfast.ops.averages import CpuAverage
-from ncfast.ops.direct import plain
 from ncfast.ops.states import Layout
 from ncfast.tracking.stream import Stream
 
@@ -33,7 +33,7 @@ def running_average(
         layout: of the batches' packed moments.
         device: where they are.
     """
-    if cpu.extension is None or not plain(torch.empty(0, device=device)):
+    if _raw.extension is None or not plain(torch.empty(0, device=device)):
         return TorchAverage(stream, layout, device)
     length = stream.length if stream.kind == "window" else 0
     return CpuAverage(layout, length, stream.decay)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncfast.ops import cpu
+from ncfast.ops import _raw
 from ncfast.tracking.sinks import Record
 from ncfast.tracking.sinks.strict_json import json_line, listed, strict
 from ncfast.tracking.transfer import HostCopy
@@ -82,7 +82,7 @@ class Block:
         Where all tables have the same steps, as in a steady loop, the extension writes the lines,
         and training keeps the interpreter.
         """
-        fast = getattr(cpu.extension, "json_lines", None)
+        fast = getattr(_raw.extension, "json_lines", None)
         steps = self.steps
         extras = dict(self._extras())
         names = [key for table in self._tables for key in table.keys]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ncfast.ops import cpu
-from ncfast.ops.direct import norm_writer
+from ncfast.ops import _raw
+from ncfast.ops.weight_norm import norm_writer
 from ncfast.tracking.block import Table
 from ncfast.tracking.selection import WEIGHT_NORM
 
@@ -23,7 +23,7 @@ class NormColumn:
     def __init__(self) -> None:
         self.steps: list[int] = []  # one for each norm
         self._values = torch.zeros(_ROWS, dtype=torch.float64, device="cpu")
-        self.writer = norm_writer(cpu.extension, self._values, self.steps)
+        self.writer = norm_writer(_raw.extension, self._values, self.steps)
 
     @property
     def full(self) -> bool:

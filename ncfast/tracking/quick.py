@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from ncfast.ops.direct import NormWriter
 from ncfast.ops.states import Quick
+from ncfast.ops.weight_norm import NormWriter
 from ncfast.tracking.hook import Hook
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ncfast import _validate
 from ncfast.moments import class_moments
-from ncfast.ops import cpu, select
+from ncfast.ops import _raw, select
+from ncfast.ops.moments import cpu as cpu_moments
 from ncfast.ops.states import Layout, RowWriter, pack
 from ncfast.tracking.average import running_average
 from ncfast.tracking.signals import held_back
@@ -54,7 +55,7 @@ class MomentsRing:
         self._averaged = 0  # leading rows that hold averages already
         averages = stream.kind != "batch"
         self._average = running_average(stream, layout, device) if averages else None
-        fast = cpu.extension is not None and type(self.states) is Tensor and device.type == "cpu"
+        fast = _raw.extension is not None and type(self.states) is Tensor and device.type == "cpu"
         self._rows = RowWriter(self.states, layout) if fast else None
         self.quick = self._rows.quick(self.steps) if self._rows is not None else None
 
@@ -81,9 +82,7 @@ class MomentsRing:
         """
         if self._rows is None:
             self._place(self._packed(feats, labels))
-        elif select("auto", feats) is cpu.class_moments and self._rows.write(
-            self.number, feats, labels
-        ):
+        elif select("auto", feats) is cpu_moments and self._rows.write(self.number, feats, labels):
             if self._rows.is_nan(self.number):  # a label out of range, unless it was a feature
                 _validate.check_label_values(labels, self.layout.classes)
         else:

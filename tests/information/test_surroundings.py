@@ -9,7 +9,8 @@ from truths import normal
 import ncfast
 from ncfast._surroundings import ieee_float32
 from ncfast.information.neighbors import knn
-from ncfast.ops.decide import Rule, decisions
+from ncfast.ops.decisions import Rule
+from ncfast.ops.decisions import reference as decisions
 
 X, Y, Z = normal(60, 3), normal(60, 2, seed=1), normal(60, 1, seed=2)
 LABELS = torch.arange(60) % 3

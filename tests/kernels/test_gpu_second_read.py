@@ -9,7 +9,11 @@ from samples import classes, collapsed
 import ncfast
 from ncfast.information.neighbors import triton_sweep
 from ncfast.kernels import twins
-from ncfast.ops import reference, triton
+from ncfast.ops import _registry
+from ncfast.ops import moments as passes
+from ncfast.ops.decisions import STACKED_DECISIONS
+from ncfast.ops.projection import PROJECTION
+from ncfast.ops.scatter import SCATTER
 
 pytestmark = [
     pytest.mark.gpu,
@@ -23,9 +27,9 @@ HALVES = [torch.float32, torch.bfloat16, torch.float16]
 @pytest.fixture(autouse=True)
 def no_fallback(monkeypatch):
     """A kernel that fails must fail the test."""
-    monkeypatch.setattr(triton, "_failures", {})
+    monkeypatch.setattr(_registry, "failures", {})
     yield
-    assert not triton._failures
+    assert not _registry.failures
 
 
 def on_gpu(*tensors):
@@ -42,12 +46,12 @@ def nearest_mean(feats, means):
 def calls():
     """Every function with arguments on the GPU."""
     feats, labels = on_gpu(*classes(20_000, 200, 10, dtype=torch.float32))
-    means = reference.class_moments(feats, labels, 10).means
+    means = passes.reference(feats, labels, 10).means
     vectors = torch.linalg.qr(torch.randn(200, 9, device="cuda").double()).Q.T.contiguous()
     return {
-        "projected_ss": lambda: triton.projected_ss(feats, labels, means, vectors),
-        "scatter": lambda: triton.scatter(feats, labels, means),
-        "decisions": lambda: triton.decisions(*nearest_mean(feats, means)),
+        "projected_ss": lambda: PROJECTION.on_device(feats, labels, means, vectors),
+        "scatter": lambda: SCATTER.on_device(feats, labels, means),
+        "decisions": lambda: STACKED_DECISIONS.on_device(*nearest_mean(feats, means)),
         "knn": lambda: triton_sweep.knn(feats[:3000], 5, "l2", labels[:3000])[0],
         "joint": lambda: triton_sweep.joint(
             [feats[:3000, :2], feats[:3000, 2:4]], 5, "l2", False, None
@@ -91,7 +95,7 @@ def test_projection(number, level, dtype):
     means = torch.from_numpy(two_pass(feats, labels, 10)["means"])
     vectors = torch.linalg.qr(torch.randn(200, number).double()).Q.T
     expected = twins.project(feats, labels, means, vectors)
-    found = triton.projected_ss(*on_gpu(feats, labels, means, vectors))
+    found = PROJECTION.on_device(*on_gpu(feats, labels, means, vectors))
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=0)
     assert abs(found.sum().item() - expected.sum()) <= 1e-5 * expected.sum()
 
@@ -103,7 +107,7 @@ def test_scatter(dim, level, dtype):
     feats, labels = collapsed(level, count=20_000, dim=dim, num_classes=10, dtype=dtype)
     means = torch.from_numpy(two_pass(feats, labels, 10)["means"])
     expected = twins.scatter(feats, labels, means)
-    found = triton.scatter(*on_gpu(feats, labels, means)).cpu()
+    found = SCATTER.on_device(*on_gpu(feats, labels, means)).cpu()
     assert (found - expected).norm() <= 1e-5 * expected.norm()
     assert torch.equal(found, found.T)
 
@@ -117,7 +121,7 @@ def test_decisions(size, level, dtype):
     means = torch.from_numpy(two_pass(feats, labels, k)["means"])
     rule = nearest_mean(feats, means)
     expected = twins.decide(rule[0], *(each[0] for each in rule[1:]))
-    assert torch.equal(triton.decisions(*on_gpu(*rule))[0].cpu(), expected)
+    assert torch.equal(STACKED_DECISIONS.on_device(*on_gpu(*rule))[0].cpu(), expected)
 
 
 @pytest.mark.parametrize("gap", [1e-4, 1e-6, 1e-9])
@@ -129,15 +133,14 @@ def test_means_nearly_equal(dim, gap):
     feats = (base[torch.arange(8000) % 20] + torch.randn(8000, dim) / 9).float()
     rule = (feats, torch.zeros(1, dim).double(), means[None], -means.square().sum(1)[None] / 2)
     expected = twins.decide(rule[0], *(each[0] for each in rule[1:]))
-    assert torch.equal(triton.decisions(*on_gpu(*rule))[0].cpu(), expected)
+    assert torch.equal(STACKED_DECISIONS.on_device(*on_gpu(*rule))[0].cpu(), expected)
 
 
 @pytest.mark.parametrize("name", NAMES[:3])
 def test_operators(name):
-    from ncfast.ops import triton_operator  # noqa: F401  registers the operators
 
     feats, labels = on_gpu(*classes(300, 8, 3, dtype=torch.float32))
-    means = reference.class_moments(feats, labels, 3).means
+    means = passes.reference(feats, labels, 3).means
     arguments = {
         "projected_ss": (feats, labels, means, means[:2]),
         "scatter": (feats, labels, means),
@@ -174,7 +177,7 @@ def test_joint_radii(rectangle):
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 def test_another_device_than_the_current_one():
     feats, labels = (t.cuda(1) for t in classes(5000, 64, 7, dtype=torch.float32))
-    means = reference.class_moments(feats, labels, 7).means
-    expected = reference.scatter(feats, labels, means)
-    found = triton.scatter(feats, labels, means)
+    means = passes.reference(feats, labels, 7).means
+    expected = SCATTER.reference(feats, labels, means)
+    found = SCATTER.on_device(feats, labels, means)
     assert (found - expected).norm() <= 1e-5 * expected.norm()

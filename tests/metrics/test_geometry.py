@@ -12,7 +12,7 @@ from samples import classes, companions
 import ncfast
 from ncfast.metrics import _rules
 from ncfast.metrics.arguments import as_inputs
-from ncfast.ops import decide, tiles
+from ncfast.ops import decisions, pairs
 
 
 def simplex(number, dim, scale=7.0, seed=0):
@@ -144,7 +144,7 @@ def test_tiles_add_up_to_the_whole_and_the_kernels_agree(monkeypatch):
     kernels, whole, tiled = (
         ncfast.collapse_metrics(moments, weight=weight, bias=bias, ood_feats=ood, backend=backend)
         for backend, edge in (("auto", 512), ("reference", 512), ("reference", 32))
-        if not monkeypatch.setattr(tiles, "_EDGE_CPU", edge)
+        if not monkeypatch.setattr(pairs, "_EDGE_CPU", edge)
     )
     for name, value in whole.items():
         assert float(tiled[name]) == pytest.approx(float(value), rel=1e-12), name
@@ -154,7 +154,7 @@ def test_tiles_add_up_to_the_whole_and_the_kernels_agree(monkeypatch):
 def test_what_an_accelerator_does_about_pairs_equals_the_cpu(monkeypatch):
     moments = many(70, 9)
     here = ncfast.collapse_metrics(moments)
-    monkeypatch.setattr(tiles, "labels_are_on_host", lambda tensor: False)
+    monkeypatch.setattr(pairs, "labels_are_on_host", lambda tensor: False)
     there = ncfast.collapse_metrics(moments, backend="reference")
     for name, value in here.items():
         assert float(there[name]) == pytest.approx(float(value), rel=1e-11), name
@@ -177,8 +177,8 @@ def test_pruned_and_float32_decisions_are_those_of_float64(monkeypatch, spread):
 
     exact = found("reference", False)
     pruned = found("auto", True)
-    monkeypatch.setattr(decide, "_FEW", 1)
-    monkeypatch.setattr(decide, "_CLASSES", 16)
+    monkeypatch.setattr(decisions, "_FEW", 1)
+    monkeypatch.setattr(decisions, "_CLASSES", 16)
     for results in (pruned, found("reference", False), found("auto", True)):
         assert all(map(torch.equal, results, exact))
 

@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from ncfast.ops import cpu
+from ncfast.ops import _raw
 
-INSTRUCTION_SETS = cpu.extension.instruction_sets() if cpu.extension is not None else []
+INSTRUCTION_SETS = _raw.extension.instruction_sets() if _raw.extension is not None else []
 
 
 @pytest.fixture(params=INSTRUCTION_SETS)
 def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run the test once with each instruction set that this CPU supports."""
-    before = cpu.extension.instruction_set()
-    assert cpu.extension.use_instruction_set(request.param)
+    before = _raw.extension.instruction_set()
+    assert _raw.extension.use_instruction_set(request.param)
     yield request.param
-    cpu.extension.use_instruction_set(before)
+    _raw.extension.use_instruction_set(before)
 
 
 class Poisoned:
@@ -36,5 +36,5 @@ class Poisoned:
 @pytest.fixture
 def poison(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start the outputs of the C++ backend as NaN."""
-    monkeypatch.setattr(cpu, "_FLOAT64", Poisoned(torch.float64, float("nan")))
-    monkeypatch.setattr(cpu, "_INT64", Poisoned(torch.int64, -(10**9)))
+    monkeypatch.setattr(_raw, "FLOAT64", Poisoned(torch.float64, float("nan")))
+    monkeypatch.setattr(_raw, "INT64", Poisoned(torch.int64, -(10**9)))

@@ -9,10 +9,10 @@ import ncfast
 from ncfast.metrics._collect import evaluate
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.registry import CATALOGUE
-from ncfast.ops import cpu
+from ncfast.ops import _raw
 
 pytestmark = [
-    pytest.mark.skipif(cpu.extension is None, reason=ncfast.backends()["cpu"].reason),
+    pytest.mark.skipif(_raw.extension is None, reason=ncfast.backends()["cpu"].reason),
     pytest.mark.usefixtures("poison"),
 ]
 METRICS = {

@@ -7,10 +7,11 @@ import torch
 from cluster_data import FEATURE_DTYPES, assert_matches, features
 
 import ncfast
-from ncfast.ops import cpu, reference
+from ncfast.ops import _raw
+from ncfast.ops import moments as passes
 
 pytestmark = [
-    pytest.mark.skipif(cpu.extension is None, reason=f"no extension: {cpu.import_error}"),
+    pytest.mark.skipif(_raw.extension is None, reason=f"no extension: {_raw.import_error}"),
     pytest.mark.usefixtures("poison"),
 ]
 
@@ -20,14 +21,14 @@ pytestmark = [
 def test_odd_widths(instruction_set: str, dtype: torch.dtype, dim: int) -> None:
     feats, labels = features(500, dim, 7)
     feats = feats.to(dtype)
-    assert_matches(cpu.class_moments(feats, labels, 7), feats, labels, 7)
+    assert_matches(passes.cpu(feats, labels, 7), feats, labels, 7)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 7, 8, 9, 71, 72, 73, 75])
 def test_one_class_of_every_remainder(instruction_set: str, rows: int) -> None:
     feats, labels = features(rows, 33, 1)
     feats = feats.float()
-    assert_matches(cpu.class_moments(feats, labels, 1), feats, labels, 1)
+    assert_matches(passes.cpu(feats, labels, 1), feats, labels, 1)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_one_class_of_every_remainder(instruction_set: str, rows: int) -> None:
 def test_shapes(rows: int, dim: int, classes: int) -> None:
     feats, labels = features(rows, dim, classes)
     feats = feats.float()
-    assert_matches(cpu.class_moments(feats, labels, classes), feats, labels, classes)
+    assert_matches(passes.cpu(feats, labels, classes), feats, labels, classes)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_lanes(rows: int, dim: int, classes: int, dtype: torch.dtype) -> None:
     feats = feats.to(dtype)
     labels[labels == 1] = 0  # an absent class
     labels[rows // 2] = classes - 1
-    assert_matches(cpu.class_moments(feats, labels, classes), feats, labels, classes)
+    assert_matches(passes.cpu(feats, labels, classes), feats, labels, classes)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_lanes(rows: int, dim: int, classes: int, dtype: torch.dtype) -> None:
 )
 def test_label_dtypes(dtype: torch.dtype) -> None:
     feats, labels = features(300, 20, 100)
-    assert_matches(cpu.class_moments(feats, labels.to(dtype), 100), feats, labels, 100)
+    assert_matches(passes.cpu(feats, labels.to(dtype), 100), feats, labels, 100)
 
 
 def test_strides() -> None:
@@ -85,15 +86,15 @@ def test_strides() -> None:
         "transposed": (wide.T.contiguous().T, labels),
     }
     for name, (feats, label) in cases.items():
-        got = cpu.class_moments(feats, label, 5)
-        expected = cpu.class_moments(feats.contiguous(), label.contiguous(), 5)
+        got = passes.cpu(feats, label, 5)
+        expected = passes.cpu(feats.contiguous(), label.contiguous(), 5)
         for a, b in zip(got, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6, msg=f"{name}: {a} and {b}")
 
 
 def test_absent_classes_are_zero() -> None:
     feats, labels = features(100, 9, 3)
-    got = cpu.class_moments(feats, labels * 4 + 1, 12)
+    got = passes.cpu(feats, labels * 4 + 1, 12)
     absent = got.counts == 0
     assert absent.sum() == 9
     assert (got.means[absent] == 0).all()
@@ -106,17 +107,17 @@ def test_imbalance() -> None:
     labels[[5, 40000]] = 1
     labels[-1] = 3
     feats = feats.float()
-    assert_matches(cpu.class_moments(feats, labels, 4), feats, labels, 4)
+    assert_matches(passes.cpu(feats, labels, 4), feats, labels, 4)
 
 
 @pytest.mark.parametrize("bad", [-1, 4, 2**40])
 def test_label_out_of_range_makes_every_float_nan(bad: int) -> None:
     feats, labels = features(50, 6, 4)
     labels[17] = bad
-    got = cpu.class_moments(feats, labels, 4)
+    got = passes.cpu(feats, labels, 4)
     for name in ("means", "within_ss", "norm_sum", "norm_max"):
         assert getattr(got, name).isnan().all(), name
-    assert torch.equal(got.counts, reference.class_moments(feats, labels, 4).counts)
+    assert torch.equal(got.counts, passes.reference(feats, labels, 4).counts)
 
 
 def test_public_call_agrees_with_the_reference() -> None:

@@ -6,10 +6,11 @@ import pytest
 import torch
 from cluster_data import FEATURE_DTYPES, assert_matches, collapsed, features, two_pass
 
-from ncfast.ops import cpu
+from ncfast.ops import _raw
+from ncfast.ops import moments as passes
 
 pytestmark = [
-    pytest.mark.skipif(cpu.extension is None, reason=f"no extension: {cpu.import_error}"),
+    pytest.mark.skipif(_raw.extension is None, reason=f"no extension: {_raw.import_error}"),
     pytest.mark.usefixtures("poison"),
 ]
 
@@ -20,7 +21,7 @@ pytestmark = [
 def test_collapsed(instruction_set: str, dtype: torch.dtype, std: float, outliers: bool) -> None:
     feats, labels = collapsed(std, outliers)
     feats = feats.to(dtype)
-    got = cpu.class_moments(feats, labels, 7).within_ss.sum()
+    got = passes.cpu(feats, labels, 7).within_ss.sum()
     truth = two_pass(feats, labels, 7)[1].sum()
     # float64 at 1e-7: the truth itself carries the rounding of the stored means
     tolerance = 1e-12 if dtype == torch.float64 and std > 1e-4 else 1e-6
@@ -32,7 +33,7 @@ def test_collapsed_by_lanes(std: float) -> None:
     feats, labels = collapsed(std, outliers=True)
     feats, labels = feats.float().repeat(10, 1), labels.repeat(10)
     feats[15_000:] *= 1 + std  # so that the lanes' means differ
-    got = cpu.class_moments(feats, labels, 7).within_ss.sum()
+    got = passes.cpu(feats, labels, 7).within_ss.sum()
     torch.testing.assert_close(got, two_pass(feats, labels, 7)[1].sum(), rtol=1e-6, atol=0)
 
 
@@ -42,14 +43,14 @@ def test_far_outlier_and_drift() -> None:
     feats[:3] += 1e4  # outliers of the first class rows seen
     feats += torch.linspace(0, 5, 4000, dtype=torch.float64)[:, None]  # sorted in time
     feats = feats.float()
-    assert_matches(cpu.class_moments(feats, labels, 3), feats, labels, 3)
+    assert_matches(passes.cpu(feats, labels, 3), feats, labels, 3)
 
 
 @pytest.mark.parametrize("scale", [1e-44, 1e-30, 1e-22, 1e-18, 1e18, 1e30, 3e37])
 def test_squares_out_of_the_range_of_float(instruction_set: str, scale: float) -> None:
     feats, labels = features(200, 40, 3)
     feats = (scale * feats).float()
-    assert_matches(cpu.class_moments(feats, labels, 3), feats, labels, 3)
+    assert_matches(passes.cpu(feats, labels, 3), feats, labels, 3)
 
 
 @pytest.mark.parametrize("dtype", FEATURE_DTYPES)
@@ -58,7 +59,7 @@ def test_identical_rows_give_exact_zero(instruction_set: str, dtype: torch.dtype
     for repeats in (400, 2400):  # one unit; lanes
         labels = torch.arange(5).repeat(repeats)
         rows = (feats / 3).to(dtype)[labels]
-        got = cpu.class_moments(rows, labels, 5)
+        got = passes.cpu(rows, labels, 5)
         assert torch.equal(got.within_ss, torch.zeros(5, dtype=torch.float64))
         assert torch.equal(got.means, rows[:5].double())
 
@@ -69,10 +70,10 @@ def test_not_finite_stays_in_its_class(
     instruction_set: str, dtype: torch.dtype, value: float
 ) -> None:
     feats, labels = features(300, 70, 4)
-    clean = cpu.class_moments(feats.to(dtype), labels, 4)
+    clean = passes.cpu(feats.to(dtype), labels, 4)
     row = 123
     feats[row, 41] = value
-    got = cpu.class_moments(feats.to(dtype), labels, 4)
+    got = passes.cpu(feats.to(dtype), labels, 4)
     others = torch.arange(4) != labels[row]
     assert not got.within_ss[labels[row]].isfinite()
     assert not got.means[labels[row], 41].isfinite()

@@ -12,10 +12,11 @@ import torch
 from cluster_data import features
 from torch import Tensor
 
-from ncfast.ops import cpu
+from ncfast.ops import _raw
+from ncfast.ops import moments as passes
 
 pytestmark = [
-    pytest.mark.skipif(cpu.extension is None, reason=f"no extension: {cpu.import_error}"),
+    pytest.mark.skipif(_raw.extension is None, reason=f"no extension: {_raw.import_error}"),
     pytest.mark.usefixtures("poison"),
 ]
 
@@ -30,7 +31,7 @@ def test_same_bits_for_any_number_of_threads(rows: int, dim: int, classes: int) 
     results = []
     for threads in (1, 2, 3, 8, 2):
         torch.set_num_threads(threads)
-        results.append(cpu.class_moments(feats, labels, classes))
+        results.append(passes.cpu(feats, labels, classes))
     torch.set_num_threads(before)
     for result in results[1:]:
         for a, b in zip(results[0], result, strict=True):
@@ -38,7 +39,7 @@ def test_same_bits_for_any_number_of_threads(rows: int, dim: int, classes: int) 
 
 
 def _child(feats: Tensor, labels: Tensor, queue: object) -> None:
-    queue.put(float(cpu.class_moments(feats, labels, 3).norm_sum))  # type: ignore[attr-defined]
+    queue.put(float(passes.cpu(feats, labels, 3).norm_sum))  # type: ignore[attr-defined]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
@@ -48,7 +49,7 @@ def test_a_forked_child_does_not_hang() -> None:
     feats, labels = features(60000, 50, 3)
     before = torch.get_num_threads()
     torch.set_num_threads(4)
-    expected = float(cpu.class_moments(feats, labels, 3).norm_sum)
+    expected = float(passes.cpu(feats, labels, 3).norm_sum)
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
     children = [context.Process(target=_child, args=(feats, labels, queue)) for _ in range(3)]
@@ -58,14 +59,14 @@ def test_a_forked_child_does_not_hang() -> None:
         child.join(30)
         assert child.exitcode == 0
     assert [queue.get() for _ in children] == [expected] * 3
-    assert float(cpu.class_moments(feats, labels, 3).norm_sum) == expected
+    assert float(passes.cpu(feats, labels, 3).norm_sum) == expected
     torch.set_num_threads(before)
 
 
 MEMORY_SCRIPT = """
 import sys, torch
 from pathlib import Path
-from ncfast.ops import cpu
+from ncfast.ops import moments as passes
 
 def status(field):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -75,10 +76,10 @@ rows, dim, classes = map(int, sys.argv[1:])
 torch.set_num_threads(2)
 feats = torch.ones(1, dim).expand(rows, dim)  # any N without the memory of N rows
 labels = (torch.arange(rows, dtype=torch.int32) * 7) % classes
-cpu.class_moments(feats[:1000], labels[:1000], classes)
+passes.cpu(feats[:1000], labels[:1000], classes)
 before = status("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-raw = cpu.class_moments(feats, labels, classes)
+raw = passes.cpu(feats, labels, classes)
 state = (raw.means.numel() + 2 * classes) * 8 / 2**20
 print(status("VmHWM") - before - state)
 """

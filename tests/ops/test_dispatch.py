@@ -8,40 +8,41 @@ from cluster_data import features
 from torch._subclasses import FakeTensor, FakeTensorMode
 
 import ncfast
-from ncfast.ops import _dispatch, cpu, ops, reference, select
+from ncfast.ops import _raw, _registry, select
+from ncfast.ops import moments as passes
 
 needs_extension = pytest.mark.skipif(
-    cpu.extension is None, reason=f"no extension: {cpu.import_error}"
+    _raw.extension is None, reason=f"no extension: {_raw.import_error}"
 )
 
 
 @needs_extension
 def test_auto_takes_the_extension_for_plain_cpu_tensors() -> None:
     feats = torch.zeros(3, 2)
-    assert select("auto", feats) is cpu.class_moments
-    assert select("cpu", torch.nn.Parameter(feats)) is cpu.class_moments
-    assert select("reference", feats) is reference.class_moments
+    assert select("auto", feats) is passes.cpu
+    assert select("cpu", torch.nn.Parameter(feats)) is passes.cpu
+    assert select("reference", feats) is passes.reference
 
 
 @needs_extension
 def test_status_names_the_instruction_set() -> None:
     status = ncfast.backends()["cpu"]
     assert status.available
-    assert cpu.extension.instruction_set() in status.reason
+    assert _raw.extension.instruction_set() in status.reason
 
 
 @needs_extension
 def test_unknown_instruction_set_changes_nothing() -> None:
-    before = cpu.extension.instruction_set()
-    assert not cpu.extension.use_instruction_set("mmx")
-    assert cpu.extension.instruction_set() == before
+    before = _raw.extension.instruction_set()
+    assert not _raw.extension.use_instruction_set("mmx")
+    assert _raw.extension.instruction_set() == before
 
 
 def test_without_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "extension", None)
-    monkeypatch.setattr(cpu, "import_error", "No module named 'ncfast._C'")
+    monkeypatch.setattr(_raw, "extension", None)
+    monkeypatch.setattr(_raw, "import_error", "No module named 'ncfast._C'")
     feats, labels = features(20, 3, 2)
-    assert select("auto", feats) is reference.class_moments
+    assert select("auto", feats) is passes.reference
     assert not ncfast.backends()["cpu"].available
     with pytest.raises(ValueError, match=r"cannot run here.*extension"):
         ncfast.class_moments(feats, labels, num_classes=2, backend="cpu")
@@ -52,8 +53,8 @@ def test_without_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_reason_of_a_failed_build(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     info = tmp_path / "_build_info.json"
     info.write_text('{"built": false, "reason": "CompileError: no compiler"}')
-    monkeypatch.setattr(_dispatch, "_BUILD_INFO", info)
-    monkeypatch.setattr(cpu, "extension", None)
+    monkeypatch.setattr(_registry, "_BUILD_INFO", info)
+    monkeypatch.setattr(_raw, "extension", None)
     assert "no compiler" in ncfast.backends()["cpu"].reason
 
 
@@ -80,7 +81,7 @@ def test_operators_pass_opcheck() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         args = (feats.to(dtype), labels, 5)
         torch.library.opcheck(torch.ops.ncfast.class_moments.default, args)
-    means = reference.class_moments(feats, labels, 5).means
+    means = passes.reference(feats, labels, 5).means
     vectors = torch.eye(7)[:3]
     torch.library.opcheck(
         torch.ops.ncfast.projected_ss.default, (feats.float(), labels, means, vectors)
@@ -93,7 +94,7 @@ def test_a_fake_tensor_is_never_read() -> None:
         feats, labels = torch.zeros(10, 4), torch.zeros(10, dtype=torch.int64)
         inside = ncfast.class_moments(feats, labels, num_classes=3)
     outside = ncfast.class_moments(feats, labels, num_classes=3)
-    assert select("auto", feats) is ops.class_moments
+    assert select("auto", feats) is passes.cpu_operator
     for moments in (inside, outside):
         assert isinstance(moments.means, FakeTensor)
         assert moments.means.shape == (3, 4)

@@ -11,12 +11,12 @@ from torch import nn
 
 import ncfast
 from ncfast.information import neighbors
-from ncfast.ops import cpu
+from ncfast.ops import _raw
 from ncfast.ops.states import Layout, RowWriter
 from ncfast.tracking import read_records
 
-needs_extension = pytest.mark.skipif(cpu.extension is None, reason=f"{cpu.import_error}")
-BACKENDS = ["reference", *(["cpu"] if cpu.extension is not None else [])]
+needs_extension = pytest.mark.skipif(_raw.extension is None, reason=f"{_raw.import_error}")
+BACKENDS = ["reference", *(["cpu"] if _raw.extension is not None else [])]
 
 
 def negated(tensor):

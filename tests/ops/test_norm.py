@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ncfast
-from ncfast.metrics.weights import reference_weight_norm
-from ncfast.ops import cpu
-from ncfast.ops.direct import norm_reader
+from ncfast.ops import _raw
+from ncfast.ops.weight_norm import norm_reader
+from ncfast.ops.weight_norm import reference as reference_weight_norm
 
-READER = norm_reader(cpu.extension)
+READER = norm_reader(_raw.extension)
 pytestmark = pytest.mark.skipif(
     READER is None, reason="needs the extension and a PyTorch with DLPack's table"
 )
@@ -223,8 +223,8 @@ def test_a_module_with_ways_of_its_own_is_asked(model: nn.Module) -> None:
 def test_without_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Linear(3, 2)
     fast = ncfast.weight_norm(model)
-    monkeypatch.setattr(cpu, "extension", None)
-    assert norm_reader(cpu.extension) is None
+    monkeypatch.setattr(_raw, "extension", None)
+    assert norm_reader(_raw.extension) is None
     assert ncfast.weight_norm(model).item() == pytest.approx(fast.item(), rel=1e-14)
     assert fast.dtype == torch.float64
     assert fast.shape == ()

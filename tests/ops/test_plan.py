@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ncfast
 from ncfast._validate import LABEL_DTYPES
-from ncfast.ops.plan import _cut, build
+from ncfast.ops.grouping import _cut, build
 
 
 @pytest.mark.parametrize("dtype", LABEL_DTYPES)

@@ -1,14 +1,20 @@
 """The kernels of the second passes against their plain forms."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 import ncfast
-from ncfast.ops import cpu
-from ncfast.ops.margins import Classes
-from ncfast.ops.second_pass import engine
+from ncfast.ops import _raw
+from ncfast.ops.decisions import decisions, own_distances
+from ncfast.ops.margins import Classes, margins
+from ncfast.ops.pairs import sweep
+from ncfast.ops.projection import PROJECTION
+from ncfast.ops.scatter import SCATTER
 
-needs_extension = pytest.mark.skipif(cpu.extension is None, reason=ncfast.backends()["cpu"].reason)
+needs_extension = pytest.mark.skipif(_raw.extension is None, reason=ncfast.backends()["cpu"].reason)
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 
@@ -20,6 +26,19 @@ def sample(count, dim, number, spread=0.5, dtype=torch.float32, seed=0, offset=3
     noise = torch.randn(count, dim, generator=generator, dtype=torch.float64)
     feats = (centres[labels] + spread * noise).to(dtype)
     return feats, labels, ncfast.class_moments(feats, labels, num_classes=number)
+
+
+def engine(backend, feats):
+    """All operations that follow the moments, as ``backend`` runs them for such features."""
+    usable = backend != "reference" and _raw.readable(feats)
+    return SimpleNamespace(
+        scatter=SCATTER.select(backend, feats),
+        projected_ss=PROJECTION.select(backend, feats),
+        decisions=partial(decisions, backend),
+        margins=partial(margins, backend),
+        sweep=partial(sweep, backend),
+        own_distances=own_distances if usable else None,
+    )
 
 
 def both(feats):
@@ -161,4 +180,4 @@ def test_other_layouts_take_the_plain_forms():
     for view in (columns, every_second):
         found = engine("auto", view).scatter(view, labels, moments.means)
         close(found, engine("reference", feats).scatter(feats, labels, moments.means), 1e-12)
-    assert engine("auto", columns) == engine("reference", feats)
+    assert SCATTER.select("auto", columns) is SCATTER.reference

@@ -7,12 +7,12 @@ import ncfast
 from ncfast.metrics._collect import evaluate
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.registry import OF_MOMENTS
-from ncfast.ops import cpu
+from ncfast.ops import _raw
+from ncfast.ops.few_classes import few_classes, why_not
 from ncfast.ops.states import Layout, pack
-from ncfast.ops.summary import few_classes, why_not
 
 pytestmark = [
-    pytest.mark.skipif(cpu.extension is None, reason=ncfast.backends()["cpu"].reason),
+    pytest.mark.skipif(_raw.extension is None, reason=ncfast.backends()["cpu"].reason),
     pytest.mark.usefixtures("poison"),
 ]
 SHAPES = [(1, 1), (2, 1), (3, 2), (7, 6), (9, 33), (10, 200), (32, 31), (32, 40), (50, 70)]
@@ -69,9 +69,9 @@ def test_condition_numbers_that_are_known(instruction_set, shape, condition, sca
 def test_one_pass_over_the_states_gives_what_a_metric_plans(id_, monkeypatch):
     """What `Metric.uses` leaves out is computed by another pass: right, and slower."""
     passes = []
-    summarise = cpu.extension.States.summarise
+    summarise = _raw.extension.States.summarise
     monkeypatch.setattr(
-        cpu.extension.States, "summarise", lambda *given: passes.append(given) or summarise(*given)
+        _raw.extension.States, "summarise", lambda *given: passes.append(given) or summarise(*given)
     )
     moments = of_means(torch.randn(3, 4).double())
     planned = values(moments, [id_])
@@ -94,7 +94,7 @@ def test_a_call_with_the_extension_and_without(which, monkeypatch):
     labels = torch.arange(60) % 5
     found = ncfast.collapse_metrics(feats, labels, which=which)
     plain = ncfast.collapse_metrics(feats, labels, which=which, backend="reference")
-    monkeypatch.setattr(cpu, "extension", None)
+    monkeypatch.setattr(_raw, "extension", None)
     without = ncfast.collapse_metrics(feats, labels, which=which)
     assert list(found) == list(plain) == list(without)
     for other in (plain, without):

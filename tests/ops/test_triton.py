@@ -8,7 +8,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import ncfast
 from ncfast.kernels import twins
 from ncfast.kernels.configuration import alignment, items_config, merge_config, scatter_config
-from ncfast.ops import reference, second_pass, triton, triton_operator
+from ncfast.ops import _registry
+from ncfast.ops import moments as passes
+from ncfast.ops.decisions import STACKED_DECISIONS
+from ncfast.ops.projection import PROJECTION
+from ncfast.ops.scatter import SCATTER
 
 SIZES = [
     (count, dim, num_classes)
@@ -20,12 +24,12 @@ SIZES = [
 
 def test_the_status_names_the_reason(monkeypatch):
     status = ncfast.backends()["triton"]
-    assert status.available == (torch.cuda.is_available() and triton.why_not() is None)
+    assert status.available == (torch.cuda.is_available() and _registry.why_not_triton() is None)
     assert status.reason
-    monkeypatch.setattr(triton, "_failures", {"class moments": "RuntimeError: no kernel image"})
-    monkeypatch.setattr(triton, "_INSTALLED", True)
+    monkeypatch.setattr(_registry, "failures", {"class moments": "RuntimeError: no kernel image"})
+    monkeypatch.setattr(_registry, "_INSTALLED", True)
     assert "no kernel image" in ncfast.backends()["triton"].reason
-    monkeypatch.setattr(triton, "_INSTALLED", False)
+    monkeypatch.setattr(_registry, "_INSTALLED", False)
     assert ncfast.backends()["triton"].reason == "triton is not installed"
 
 
@@ -37,8 +41,15 @@ def test_tensors_on_the_cpu_are_refused():
 def test_operator_on_the_cpu():
     feats, labels = classes(30, 4, 3)
     arguments = (feats, labels, 3)
-    assert triton_operator.class_moments(*arguments).counts.sum() == 30
+    assert passes.triton_operator(*arguments).counts.sum() == 30
     torch.library.opcheck(torch.ops.ncfast.triton_moments.default, arguments)
+
+
+OPERATIONS = {
+    "projected_ss": PROJECTION,
+    "scatter": SCATTER,
+    "decisions": STACKED_DECISIONS,
+}
 
 
 def second_read():
@@ -61,7 +72,7 @@ def test_operators_of_the_second_read(name):
     torch.library.opcheck(operator, arguments)
     with FakeTensorMode():
         made = (torch.empty(t.shape, dtype=t.dtype, device="cuda") for t in arguments)
-        found = getattr(triton, name)(*made)
+        found = OPERATIONS[name].on_device(*made)
     assert (found.device.type, tuple(found.shape)) == ("cuda", shape)
 
 
@@ -70,18 +81,18 @@ def test_reference_of_the_second_read():
     cases = second_read()
     for name, twin in (("projected_ss", twins.project), ("scatter", twins.scatter)):
         arguments, _ = cases[name]
-        torch.testing.assert_close(getattr(reference, name)(*arguments), twin(*arguments))
+        torch.testing.assert_close(OPERATIONS[name].reference(*arguments), twin(*arguments))
     feats, *rules = cases["decisions"][0]
     expected = [twins.decide(feats, *rule) for rule in zip(*rules, strict=True)]
-    assert torch.equal(triton.plain_decisions(feats, *rules), torch.stack(expected))
+    assert torch.equal(STACKED_DECISIONS.reference(feats, *rules), torch.stack(expected))
 
 
 def test_second_passes_use_the_kernels_when_asked_for():
     with FakeTensorMode():
         feats = torch.empty(50, 6, device="cuda")
-        chosen = second_pass.engine("triton", feats)
-        assert (chosen.scatter is triton.scatter) == (triton.why_not(feats) is None)
-        assert second_pass.engine("auto", feats).scatter is reference.scatter
+        chosen = SCATTER.select("triton", feats)
+        assert (chosen == SCATTER.on_device) == (_registry.why_not_triton(feats) is None)
+        assert SCATTER.select("auto", feats) is SCATTER.reference
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -90,7 +101,7 @@ def test_operator_on_fake_cuda_tensors(dtype):
     with FakeTensorMode():
         feats = torch.empty(50, 6, dtype=dtype, device="cuda")
         labels = torch.empty(50, dtype=torch.int32, device="cuda")
-        found = triton_operator.class_moments(feats, labels, 7)
+        found = passes.triton_operator(feats, labels, 7)
     assert [tuple(entry.shape) for entry in found] == [(7,), (7, 6), (7,), (), ()]
     assert [entry.dtype for entry in found] == [torch.int64] + [torch.float64] * 4
     assert {entry.device.type for entry in found} == {"cuda"}
@@ -157,4 +168,5 @@ def test_compiled_code_holds_one_operator():
         labels = torch.empty(50, dtype=torch.int64, device="cuda")
         found = torch.compile(metric, fullgraph=True, backend=backend)(feats, labels)
     assert found.device.type == "cuda"
-    assert graphs[0].count("ncfast.triton_moments") == (1 if triton.why_not(feats) is None else 0)
+    usable = _registry.why_not_triton(feats) is None
+    assert graphs[0].count("ncfast.triton_moments") == int(usable)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ncfast
-from ncfast.ops import cpu
+from ncfast.ops import _raw
 from ncfast.ops.averages import CpuAverage
 from ncfast.ops.states import Layout, pack
 from ncfast.tracking.average import TorchAverage, running_average
@@ -225,5 +225,5 @@ def test_the_engine_is_one_that_can_run(monkeypatch):
         assert isinstance(running_average(parse("ema:0.9"), LAYOUT, CPU), TorchAverage)
     meta = torch.device("meta")
     assert isinstance(running_average(parse("window:3"), LAYOUT, meta), TorchAverage)
-    monkeypatch.setattr(cpu, "extension", None)
+    monkeypatch.setattr(_raw, "extension", None)
     assert isinstance(running_average(parse("window:3"), LAYOUT, CPU), TorchAverage)

@@ -7,13 +7,13 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ncfast.ops import cpu
+from ncfast.ops import _raw
 from ncfast.tracking import JsonlSink, read_records
 from ncfast.tracking.block import Block, LogPoint, Table
 from ncfast.tracking.sinks.strict_json import json_line
 
 needs_lines = pytest.mark.skipif(
-    not hasattr(cpu.extension, "json_lines"), reason="the extension writes no JSON here"
+    not hasattr(_raw.extension, "json_lines"), reason="the extension writes no JSON here"
 )
 
 
@@ -58,7 +58,7 @@ EXTRAS = {3: {'quo"te\n': 1.0, "é": 3}, 5: {"loss": torch.tensor(0.25, dtype=to
 )
 def test_tables_and_single_values(steps, extras, fast, monkeypatch):
     if not fast:
-        monkeypatch.setattr(cpu, "extension", None)
+        monkeypatch.setattr(_raw, "extension", None)
     tables = [
         Table([f"{i}/x", f'{i}/"y'], own, torch.randn(len(own), 2, dtype=torch.float64))
         for i, own in enumerate(steps)

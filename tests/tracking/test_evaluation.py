@@ -8,13 +8,13 @@ from ncfast.metrics._collect import evaluate
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.metric import Metric
 from ncfast.metrics.registry import OF_MOMENTS
-from ncfast.ops import cpu, tiles
+from ncfast.ops import _raw, pairs
 from ncfast.ops.states import Layout, pack
 from ncfast.tracking.evaluation import evaluate_states
 from ncfast.tracking.ring import MomentsRing
 from ncfast.tracking.stream import Stream
 
-needs_extension = pytest.mark.skipif(cpu.extension is None, reason=f"{cpu.import_error}")
+needs_extension = pytest.mark.skipif(_raw.extension is None, reason=f"{_raw.import_error}")
 IDS = tuple(OF_MOMENTS)
 
 
@@ -102,8 +102,8 @@ def test_a_metric_from_outside_is_evaluated_with_the_others():
 
 
 def test_the_pairs_of_an_accelerator(monkeypatch):
-    monkeypatch.setattr(tiles, "labels_are_on_host", lambda tensor: False)
-    monkeypatch.setattr(cpu, "extension", None)
+    monkeypatch.setattr(pairs, "labels_are_on_host", lambda tensor: False)
+    monkeypatch.setattr(_raw, "extension", None)
     layout = Layout(5, 12)
     states = torch.stack([pack(moments(5, 12, 30, seed=seed)) for seed in range(4)])
     expected = reference(states, layout)
@@ -112,7 +112,7 @@ def test_the_pairs_of_an_accelerator(monkeypatch):
 
 def ring(monkeypatch=None):
     if monkeypatch is not None:  # the way of an accelerator
-        monkeypatch.setattr(cpu, "extension", None)
+        monkeypatch.setattr(_raw, "extension", None)
     return MomentsRing("a", ["rnc1.max"], Layout(3, 4), torch.device("cpu"), Stream("batch"))
 
 

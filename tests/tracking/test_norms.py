@@ -8,7 +8,7 @@ from samples import classes
 from torch import nn
 
 import ncfast
-from ncfast.ops import cpu
+from ncfast.ops import _raw
 from ncfast.tracking import Tracker, read_records
 from ncfast.tracking.norms import NormColumn
 from ncfast.tracking.recorder import Recorder
@@ -71,7 +71,7 @@ KEYS = ["step", "train/rnc1.max", "train/rnc1.mean", "weight.norm"]
 @pytest.mark.parametrize("options", [{}, {"stream": "ema:0.9"}], ids=["batch", "average"])
 def test_every_record_has_the_norm_of_its_step(tmp_path, monkeypatch, extension, options):
     if not extension:
-        monkeypatch.setattr(cpu, "extension", None)
+        monkeypatch.setattr(_raw, "extension", None)
     records, norms = track(tmp_path / "log.jsonl", **options)
     prefix = "ema/" if options else ""
     assert list(records[0]) == [KEYS[0], *(prefix + key for key in KEYS[1:3]), KEYS[3]]

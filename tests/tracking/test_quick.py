@@ -10,14 +10,14 @@ from samples import classes
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ncfast.ops import cpu
+from ncfast.ops import _raw
 from ncfast.ops.states import Layout
 from ncfast.tracking import Tracker
 from ncfast.tracking.ring import MomentsRing
 from ncfast.tracking.stream import Stream
 
 pytestmark = pytest.mark.skipif(
-    cpu.extension is None or not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"),
+    _raw.extension is None or not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"),
     reason="needs the extension and a PyTorch with DLPack's table",
 )
 

@@ -8,6 +8,7 @@ them lies below the floor; the other rows are searched directly.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from ncfast.information.neighbors import reference
 from ncfast.information.neighbors._groups import groups
 from ncfast.information.neighbors._types import Metric
-from ncfast.ops import cpu
+from ncfast.ops import _raw
 
 EXTRA = 8  # candidates beyond k: costs little, and settles near ties
 _BLOCK = 1 << 22  # differences in memory at a time
@@ -50,13 +51,7 @@ def rounded(x: Tensor) -> Rounded:
     """
     centred = x - x.mean(0)
     largest = float(centred.abs().amax())
-    exponent = (
-        torch.tensor(largest, dtype=torch.float64, device="cpu")
-        .log2()
-        .ceil()
-        .clamp(-900, 900)
-        .item()
-    )
+    exponent = math.ceil(math.log2(largest)) if largest > 0 else 0
     scale = 2.0 ** -min(max(exponent, -900), 900)
     rows = (centred * scale).float()
     norms = rows.double().square().sum(1)
@@ -67,7 +62,7 @@ def floor(worst: Tensor, near: Rounded, number: int) -> Tensor:
     """What the exact scores outside a list cannot undercut, from the list's worst rounded score."""
     if number == len(near.rows):
         return torch.full_like(near.error, torch.inf)
-    return (worst.double() - near.error) / near.scale**2
+    return (worst.double() - near.error) / near.scale / near.scale  # its square may overflow
 
 
 def knn(
@@ -105,10 +100,10 @@ def _within(search: Search, x: Tensor, k: int, metric: Metric) -> tuple[Tensor, 
 
 def exact_scores(x: Tensor, indices: Tensor, metric: Metric) -> Tensor:
     """(N, m) float64 scores between each row and the rows named for it."""
-    if cpu.extension is not None and x.device.type == "cpu":
+    if _raw.extension is not None and x.device.type == "cpu":
         score = x.new_empty(indices.shape, dtype=torch.float64)
         indices = indices.contiguous()
-        cpu.extension.knn_scores(
+        _raw.extension.knn_scores(
             x.data_ptr(), *x.shape, metric == "linf", indices.data_ptr(), indices.shape[1],
             score.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
@@ -126,10 +121,10 @@ def exact_scores(x: Tensor, indices: Tensor, metric: Metric) -> Tensor:
 
 def nearest_rows(x: Tensor, rows: Tensor, k: int, metric: Metric) -> tuple[Tensor, Tensor]:
     """Distances and indices of the k nearest of some rows, directly."""
-    if cpu.extension is not None and x.device.type == "cpu":
+    if _raw.extension is not None and x.device.type == "cpu":
         distances = x.new_empty((len(rows), k), dtype=torch.float64)
         ids = x.new_empty((len(rows), k), dtype=torch.int64)
-        cpu.extension.knn_of_rows(
+        _raw.extension.knn_of_rows(
             x.data_ptr(), *x.shape, metric == "linf", k, rows.data_ptr(), len(rows),
             distances.data_ptr(), ids.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip

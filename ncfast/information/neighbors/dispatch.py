@@ -11,7 +11,8 @@ from ncfast.information.neighbors import faiss_flat, gemm, reference, scipy_tree
 from ncfast.information.neighbors._check import one_of
 from ncfast.information.neighbors._types import Engine
 from ncfast.information.neighbors.native import Native
-from ncfast.ops import BackendStatus, backends, cpu, triton
+from ncfast.ops import BackendStatus, _raw, backends
+from ncfast.ops._registry import why_not_triton
 
 _ENGINES: dict[str, Any] = {
     "reference": reference,
@@ -56,7 +57,7 @@ def _status(name: str) -> BackendStatus:
         extension = backends()["cpu"]
         return BackendStatus(extension.available, f"{how}: {extension.reason}")
     if name == "triton":
-        why_not = triton.why_not()
+        why_not = why_not_triton()
         return BackendStatus(why_not is None, why_not or backends()["triton"].reason)
     if name == "faiss" and not faiss_flat.INSTALLED:
         return BackendStatus(False, "not installed: pip install ncfast[cpu-knn]")
@@ -95,7 +96,7 @@ def neighbor_backend(
     one_of(task, "task", ("knn", "joint", "count"))
     if torch.device(device).type != "cpu":
         return _on_accelerator(d, task, metric)
-    if cpu.extension is not None:
+    if _raw.extension is not None:
         return _with_extension(n, d)
     return _without_extension(d, task, metric)
 
@@ -152,7 +153,7 @@ def _why_not(name: str, device: torch.device, task: str, metric: str) -> str | N
         return f"the rows are on {device}"
     if name in _EUCLIDEAN and (task != "knn" or metric != "l2"):
         return "it finds neighbours by Euclidean distance, and nothing else"
-    if name in ("direct", "tree") and cpu.extension is not None:
+    if name in ("direct", "tree") and _raw.extension is not None:
         return None  # the status takes longer to write than a small search
     status = _status(name)
     return None if status.available else status.reason

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ncfast.information.neighbors._types import Metric
-from ncfast.ops import cpu
+from ncfast.ops import _raw
 
 
 class _Sorted(NamedTuple):
@@ -54,11 +54,11 @@ class Native:
         self, x: Tensor, k: int, metric: Metric, labels: Tensor | None
     ) -> tuple[Tensor, Tensor, float]:
         """Distances and indices of the k nearest rows (of the same class); see `Neighbors`."""
-        assert cpu.extension is not None, cpu.import_error
+        assert _raw.extension is not None, _raw.import_error
         rows, ends, offsets, order = _sort([x], labels)
-        distances = cpu._FLOAT64.new_empty((len(x), k))
-        ids = cpu._INT64.new_empty((len(x), k))
-        second = cpu.extension.knn_nearest(
+        distances = _raw.FLOAT64.new_empty((len(x), k))
+        ids = _raw.INT64.new_empty((len(x), k))
+        second = _raw.extension.knn_nearest(
             self.tree, rows.data_ptr(), ends, offsets, metric == "linf", k,
             distances.data_ptr(), ids.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
@@ -75,13 +75,13 @@ class Native:
         labels: Tensor | None,
     ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
         """Joint radii, counts, extents and ties; see `JointNeighbors`."""
-        assert cpu.extension is not None, cpu.import_error
+        assert _raw.extension is not None, _raw.import_error
         rows, ends, offsets, order = _sort(blocks, labels)
-        radii = cpu._FLOAT64.new_empty(len(rows))
-        extents = cpu._FLOAT64.new_empty((len(blocks), len(rows)))
-        counts = cpu._INT64.new_empty((len(blocks), len(rows)))
-        ties = cpu._INT64.new_empty(len(rows))
-        cpu.extension.knn_joint(
+        radii = _raw.FLOAT64.new_empty(len(rows))
+        extents = _raw.FLOAT64.new_empty((len(blocks), len(rows)))
+        counts = _raw.INT64.new_empty((len(blocks), len(rows)))
+        ties = _raw.INT64.new_empty(len(rows))
+        _raw.extension.knn_joint(
             self.tree, rows.data_ptr(), ends, offsets, metric == "linf", k, rectangle,
             radii.data_ptr(), counts.data_ptr(), extents.data_ptr(), ties.data_ptr(),
             torch.get_num_threads(),
@@ -97,11 +97,11 @@ class Native:
         self, x: Tensor, radii: Tensor, metric: Metric, strict: bool, labels: Tensor | None
     ) -> Tensor:
         """Number of other rows (of the same class) nearer than ``radii``, or at most as far."""
-        assert cpu.extension is not None, cpu.import_error
+        assert _raw.extension is not None, _raw.import_error
         rows, ends, offsets, order = _sort([x], labels)
         reach = (radii if order is None else radii[order]).contiguous()
-        counts = cpu._INT64.new_empty(len(x))
-        cpu.extension.knn_count(
+        counts = _raw.INT64.new_empty(len(x))
+        _raw.extension.knn_count(
             self.tree, rows.data_ptr(), ends, offsets, metric == "linf",
             reach.data_ptr(), strict, counts.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip

@@ -16,7 +16,8 @@ from torch import Tensor
 from ncfast.information.neighbors import reference
 from ncfast.information.neighbors._types import Metric
 from ncfast.kernels.configuration import NeighborsConfig, neighbors_config
-from ncfast.ops import triton
+from ncfast.ops._registry import with_fallback
+from ncfast.ops.blocks import multiprocessors
 
 _NAME = "neighbours"
 _MOST = 32  # neighbours that the kernels hold in registers
@@ -51,7 +52,7 @@ def _back(values: Tensor, order: Tensor | None) -> Tensor:
 
 
 def _config(rows: Tensor, k: int = 1) -> NeighborsConfig:
-    return neighbors_config(len(rows), 8, triton.multiprocessors(rows.device), k)
+    return neighbors_config(len(rows), 8, multiprocessors(rows.device), k)
 
 
 def knn(x: Tensor, k: int, metric: Metric, labels: Tensor | None) -> tuple[Tensor, Tensor, float]:
@@ -71,7 +72,7 @@ def knn(x: Tensor, k: int, metric: Metric, labels: Tensor | None) -> tuple[Tenso
             indices = torch.where(indices < 0, -1, rows.order[indices.clamp(min=0)])
         return _back(distances, rows.order), _back(indices, rows.order), 1.0
 
-    return plain() if k > _MOST else triton.guarded(_NAME, x, kernels, plain)
+    return plain() if k > _MOST else with_fallback(_NAME, x, kernels, plain)
 
 
 def joint(
@@ -104,7 +105,7 @@ def joint(
             tied,
         )
 
-    return plain() if k > _MOST else triton.guarded(_NAME, blocks[0], kernels, plain)
+    return plain() if k > _MOST else with_fallback(_NAME, blocks[0], kernels, plain)
 
 
 def count(x: Tensor, radii: Tensor, metric: Metric, strict: bool, labels: Tensor | None) -> Tensor:
@@ -122,7 +123,7 @@ def count(x: Tensor, radii: Tensor, metric: Metric, strict: bool, labels: Tensor
         counts = count_rows(*rows[:3], limits, metric == "l2", _config(x))
         return _back(counts[0, 0].to(torch.int64), rows.order)
 
-    return triton.guarded(_NAME, x, kernels, plain)
+    return with_fallback(_NAME, x, kernels, plain)
 
 
 def _limits(radii: Tensor, metric: Metric, *, strict: bool) -> Tensor:

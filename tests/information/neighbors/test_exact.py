@@ -13,7 +13,7 @@ from ncfast.information.neighbors import (
     neighbor_backends,
     range_count,
 )
-from ncfast.ops import cpu
+from ncfast.ops import _raw
 
 pytestmark = pytest.mark.usefixtures("poison")
 ENGINES = [
@@ -175,7 +175,7 @@ def test_threads_do_not_matter(backend: str) -> None:
     assert torch.equal(found[0].indices, found[1].indices)
 
 
-@pytest.mark.skipif(cpu.extension is None, reason=f"no extension: {cpu.import_error}")
+@pytest.mark.skipif(_raw.extension is None, reason=f"no extension: {_raw.import_error}")
 def test_float_settles_healthy_rows_and_says_where_it_cannot() -> None:
     x, labels = collapsed(1e-8, torch.float64, rows=2000)
     assert knn(torch.randn(500, 9), K, backend="direct").certified == 1
@@ -215,7 +215,7 @@ def test_auto_takes_what_it_says() -> None:
 def test_every_choice_without_the_extension_works(
     monkeypatch: pytest.MonkeyPatch, d: int, task: str
 ) -> None:
-    monkeypatch.setattr(cpu, "extension", None)
+    monkeypatch.setattr(_raw, "extension", None)
     name, _ = neighbor_backend(200, d, task=task)
     assert name not in ("direct", "tree")
     x = torch.randn(200, d, generator=torch.Generator().manual_seed(10))

@@ -23,6 +23,7 @@ def poisoned_memory(monkeypatch):
 @pytest.fixture(autouse=True)
 def no_fallback(monkeypatch):
     """Let a failing kernel fail the test instead of falling back."""
-    from ncfast.ops import triton
 
-    monkeypatch.setattr(triton, "_failures", {})
+    from ncfast.ops import _registry
+
+    monkeypatch.setattr(_registry, "failures", {})

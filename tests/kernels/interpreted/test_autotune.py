@@ -7,8 +7,8 @@ from samples import classes
 
 from ncfast.kernels import autotune
 from ncfast.kernels.configuration import items_config
-from ncfast.ops import triton
-from ncfast.ops.plan import build
+from ncfast.ops import moments as passes
+from ncfast.ops.grouping import build
 
 
 @pytest.fixture
@@ -30,12 +30,12 @@ def clock(monkeypatch):
 def test_the_best_neighbour_is_kept(clock):
     feats, labels = classes(200, 6, 3, dtype=torch.float32)
     plan = build(labels, 3)
-    found = triton.planned(feats, plan)
+    found = passes.planned(feats, plan)
     number = len(clock)
     rule = items_config(200, 6, 3, 4, 132)
     assert number == len(autotune.neighbors(rule)) > 3
     assert list(autotune._best.values()) == [autotune.neighbors(rule)[2]]
-    again = triton.planned(feats[:150], build(labels[:150], 3))  # the same class of shapes
+    again = passes.planned(feats[:150], build(labels[:150], 3))  # the same class of shapes
     assert len(clock) == number
     assert again.counts.sum() == 150
     expected = torch.from_numpy(two_pass(feats, labels, 3)["within_ss"])
@@ -56,5 +56,5 @@ def test_what_does_not_fit_is_passed_over(clock):
 def test_nothing_is_tried_unless_asked_for(clock, monkeypatch):
     monkeypatch.delenv("NCFAST_AUTOTUNE")
     feats, labels = classes(60, 6, 3, dtype=torch.float32)
-    triton.planned(feats, build(labels, 3))
+    passes.planned(feats, build(labels, 3))
     assert not clock

@@ -6,12 +6,13 @@ from samples import classes, collapsed
 
 from ncfast.kernels import second_read, twins
 from ncfast.kernels.configuration import decide_config
-from ncfast.ops import reference, triton
+from ncfast.ops import moments as passes
+from ncfast.ops.decisions import STACKED_DECISIONS
 
 
 def nearest_mean(feats, labels, num_classes):
     """The rule of the nearest class mean, for a single rule: centres, weights and offsets."""
-    moments = reference.class_moments(feats, labels, num_classes)
+    moments = passes.reference(feats, labels, num_classes)
     present = moments.counts > 0
     centre = moments.means[present].mean(0)
     weight = moments.means - centre
@@ -20,7 +21,7 @@ def nearest_mean(feats, labels, num_classes):
 
 
 def check(feats, centres, weights, offsets):
-    found = triton.decisions(feats, centres, weights, offsets)
+    found = STACKED_DECISIONS.on_device(feats, centres, weights, offsets)
     assert found.dtype == torch.int64
     for rule, chosen in enumerate(found):
         expected = twins.decide(feats, centres[rule], weights[rule], offsets[rule])
@@ -83,7 +84,7 @@ def test_ties_go_to_the_smaller_index():
     feats, labels = classes(80, 12, 3, dtype=torch.float32)
     centre, weight, offset = nearest_mean(feats, labels, 3)
     order = [2, 0, 2, 1, 0, 1]
-    found = triton.decisions(feats, centre, weight[:, order], offset[:, order])[0]
+    found = STACKED_DECISIONS.on_device(feats, centre, weight[:, order], offset[:, order])[0]
     alone = twins.decide(feats, centre[0], weight[0], offset[0])
     assert torch.equal(found, torch.tensor([1, 3, 0])[alone])
 
@@ -105,4 +106,4 @@ def test_absent_classes_strides_and_bad_rows():
     rule = nearest_mean(view, labels * 2, 6)
     assert set(check(view, *rule)[0].tolist()) <= {0, 2, 4}
     feats[7, 4] = torch.nan
-    assert triton.decisions(view, *rule)[0, 7] == 0
+    assert STACKED_DECISIONS.on_device(view, *rule)[0, 7] == 0

@@ -5,8 +5,8 @@ import torch
 from samples import classes, companions
 
 import ncfast
-from ncfast.ops import triton
-from ncfast.ops.decide import Rule, decisions
+from ncfast.ops import _registry, moments
+from ncfast.ops.decisions import STACKED_DECISIONS, Rule, reference, stacked
 
 
 @pytest.mark.parametrize(("dim", "num_classes"), [(12, 4), (5, 9)])
@@ -15,7 +15,9 @@ def test_all_metrics_equal_those_of_the_reference(dim, num_classes, monkeypatch)
     weight, bias, ood = companions(num_classes, dim)
     given = {"weight": weight, "bias": bias, "ood_feats": ood, "num_classes": num_classes}
     expected = ncfast.collapse_metrics(feats, labels, backend="reference", **given)
-    monkeypatch.setattr(triton, "why_not", lambda feats=None: None)
+    # where the moments are computed, and where the operations that follow are chosen
+    for where in (_registry, moments):
+        monkeypatch.setattr(where, "why_not_triton", lambda feats=None: None)
     found = ncfast.collapse_metrics(feats, labels, backend="triton", **given)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -28,5 +30,7 @@ def test_rules_of_different_classes_are_launched_apart():
         Rule(torch.zeros(6).double(), torch.randn(k, 6).double(), torch.randn(k).double())
         for k in (3, 5)
     ]
-    for found, expected in zip(triton.decide(feats, rules), decisions(feats, rules), strict=True):
+    for found, expected in zip(
+        stacked(STACKED_DECISIONS.on_device, feats, rules), reference(feats, rules), strict=True
+    ):
         assert torch.equal(found, expected)

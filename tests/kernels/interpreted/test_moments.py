@@ -1,25 +1,29 @@
 """Class moments by the kernels, against the float64 oracle."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from oracle import two_pass
 from samples import classes, collapsed
 
-from ncfast.ops import reference, triton
-from ncfast.ops.plan import build
+from ncfast.ops import _registry
+from ncfast.ops import moments as passes
+from ncfast.ops.grouping import build
+from ncfast.ops.projection import PROJECTION
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 
 def planned(feats, labels, num_classes):
-    return triton.planned(feats, build(labels, num_classes))
+    return passes.planned(feats, build(labels, num_classes))
 
 
 @pytest.fixture(params=["planned", "tiny"])
 def moments(request):
     """Either path; sizes here suit both."""
-    return planned if request.param == "planned" else triton.compute
+    return planned if request.param == "planned" else passes.compute
 
 
 def check(moments, feats, labels, num_classes, rtol=None):
@@ -168,7 +172,7 @@ def test_a_counter_is_ready_for_the_next_launch(monkeypatch):
     monkeypatch.setattr(launch, "counter", lambda device: counter)
     feats, labels = classes(60, 9, 3, dtype=torch.float32)
     for _ in range(3):
-        assert triton.compute(feats, labels, 3).norm_sum.isfinite()
+        assert passes.compute(feats, labels, 3).norm_sum.isfinite()
         assert counter == 0
 
 
@@ -176,7 +180,7 @@ def test_a_plan_gives_the_same_bits():
     feats, labels = classes(200, 24, 3, dtype=torch.float32)
     plan = build(labels, 3)
     for _ in range(2):  # the second call finds its item table
-        again = triton.planned(feats, plan)
+        again = passes.planned(feats, plan)
     direct = planned(feats, labels, 3)
     assert all(torch.equal(a, b) for a, b in zip(again, direct, strict=True))
     again.counts.zero_()
@@ -198,22 +202,22 @@ def test_a_failure_falls_back_once_and_says_why(monkeypatch):
         raise RuntimeError("no kernel image for this device")
 
     monkeypatch.setattr(launch, "tiny_moments", broken)
-    monkeypatch.setattr(triton, "_failures", {})
+    monkeypatch.setattr(_registry, "failures", {})
     feats, labels = classes(50, 4, 3)
     with pytest.warns(RuntimeWarning, match="no kernel image for this device"):
-        found = triton.class_moments(feats, labels, 3)
-    again = triton.class_moments(feats, labels, 3)  # warnings are errors: none comes
-    expected = reference.class_moments(feats, labels, 3)
+        found = passes.triton(feats, labels, 3)
+    again = passes.triton(feats, labels, 3)  # warnings are errors: none comes
+    expected = passes.reference(feats, labels, 3)
     for values in zip(found, again, expected, strict=True):
         assert torch.equal(values[0], values[2])
         assert torch.equal(values[1], values[2])
-    assert "no kernel image" in triton.why_not()
+    assert "no kernel image" in _registry.why_not_triton()
 
 
 def test_a_failure_leaves_the_other_operations_alone(monkeypatch):
-    monkeypatch.setattr(triton, "_failures", {"class moments": "RuntimeError: broken"})
+    monkeypatch.setattr(_registry, "failures", {"class moments": "RuntimeError: broken"})
     feats, labels = classes(50, 4, 3, dtype=torch.float32)
-    means = reference.class_moments(feats, labels, 3).means
-    expected = reference.projected_ss(feats, labels, means, means)
-    monkeypatch.setattr(reference, "projected_ss", None)
-    assert torch.allclose(triton.projected_ss(feats, labels, means, means), expected, rtol=1e-5)
+    means = passes.reference(feats, labels, 3).means
+    expected = PROJECTION.reference(feats, labels, means, means)
+    kernels = replace(PROJECTION, reference=None)
+    assert torch.allclose(kernels.on_device(feats, labels, means, means), expected, rtol=1e-5)

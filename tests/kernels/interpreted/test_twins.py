@@ -7,7 +7,7 @@ from samples import collapsed
 from ncfast.kernels import launch, twins
 from ncfast.kernels.configuration import ItemsConfig, MergeConfig, items_config, merge_config
 from ncfast.kernels.merge import merge_items
-from ncfast.ops.plan import build
+from ncfast.ops.grouping import build
 
 
 def grouped(labels, num_classes, rows):

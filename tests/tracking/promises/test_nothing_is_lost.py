@@ -17,7 +17,7 @@ from samples import classes
 from torch import nn
 
 import ncfast
-from ncfast.ops import cpu
+from ncfast.ops import _raw
 from ncfast.tracking import Tracker, read_records
 from ncfast.tracking import recorder as recorder_module
 from ncfast.tracking.average import TorchAverage
@@ -100,7 +100,7 @@ def test_an_exception_while_a_block_is_made_leaves_it_for_the_next_call(error, p
                 if step == 6:
                     tracker.flush()
 
-    monkeypatch.setattr(cpu, "extension", None)  # an average that can be cut in two
+    monkeypatch.setattr(_raw, "extension", None)  # an average that can be cut in two
     track([reference.append], False)
     track([records.append, others.append], True)
     assert steps_of(records) == list(range(1, 9))

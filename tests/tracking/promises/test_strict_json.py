@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import torch
 
-from ncfast.ops import cpu
+from ncfast.ops import _raw
 from ncfast.tracking import JsonlSink, Tracker, read_records
 from ncfast.tracking.sinks.strict_json import json_line, restored
 
@@ -35,7 +35,7 @@ def track(path):
 @pytest.mark.parametrize("fast", [True, False])
 def test_values_that_are_not_finite_are_null_and_listed(tmp_path, fast, monkeypatch):
     if not fast:
-        monkeypatch.delattr(cpu.extension, "json_lines", raising=False)
+        monkeypatch.delattr(_raw.extension, "json_lines", raising=False)
     track(tmp_path / "log.jsonl")
     lines = [strictly(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines[1] == {

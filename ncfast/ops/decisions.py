@@ -7,7 +7,7 @@ in float64. An accelerator takes float64 at once: asking which rows are open wou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,9 @@ from torch import Tensor
 
 from ncfast._surroundings import ieee_float32
 from ncfast._validate import labels_are_on_host
+from ncfast.kernels.configuration import decide_config
+from ncfast.ops import _raw
+from ncfast.ops._registry import Operation, operator
 from ncfast.ops.blocks import rows_of
 
 _CLASSES = 4096  # columns of a block of scores
@@ -33,7 +36,7 @@ class Rule(NamedTuple):
     offset: Tensor
 
 
-def decisions(feats: Tensor, rules: Sequence[Rule]) -> list[Tensor]:
+def reference(feats: Tensor, rules: Sequence[Rule]) -> list[Tensor]:
     """What each rule chooses for each row of ``feats`` (N, D), (N,) int64 a rule."""
     deciders = [_Decider(rule) for rule in rules]
     chosen: list[list[Tensor]] = [[] for _ in rules]
@@ -89,3 +92,89 @@ def _largest(
         index = torch.where(value > best, where + start, index)
         best = torch.maximum(best, value)
     return index, best, second
+
+
+def stacked_reference(feats: Tensor, centres: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
+    """`reference` for R rules of as many classes each: (R, N) int64.
+
+    Args:
+        feats: (N, D).
+        centres: (R, D), float64.
+        weights: (R, K, D), float64.
+        offsets: (R, K), float64, minus infinity for classes out of the question.
+    """
+    rules = [Rule(*parts) for parts in zip(centres, weights, offsets, strict=True)]
+    return torch.stack(reference(feats, rules))
+
+
+def _triton(feats: Tensor, centres: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
+    """By kernels that read the features once; no N x K matrix.
+
+    A row is decided in float32 where the two largest scores differ by more than rounding can, in
+    float64 where they do not; which rows those are is found on the device. Ties go to the smaller
+    index, and a row that holds NaN to index 0. All of float64 is scored in float64.
+    """
+    from ncfast.kernels.second_read import decisions
+
+    return decisions(feats, centres, weights, offsets, decide_config(weights.shape[1]))
+
+
+def _eagerly(feats: Tensor, centres: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
+    return STACKED_DECISIONS.eagerly(feats, centres, weights, offsets)
+
+
+def _fake(feats: Tensor, centres: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
+    del centres, offsets
+    return feats.new_empty((weights.shape[0], feats.shape[0]), dtype=torch.int64)
+
+
+STACKED_DECISIONS = Operation(
+    "decisions",
+    stacked_reference,
+    triton=_triton,
+    operator=operator(
+        "triton_decisions(Tensor feats, Tensor centres, Tensor weights, Tensor offsets) -> Tensor",
+        _fake,
+        cpu=stacked_reference,
+        cuda=_eagerly,
+    ),
+    float64=True,
+)
+
+
+def decisions(backend: str, feats: Tensor, rules: Sequence[Rule]) -> list[Tensor]:
+    """What each rule chooses for each row of ``feats`` (N, D), (N,) int64 a rule, by ``backend``.
+
+    Rules of as many classes share a launch of a kernel.
+    """
+    run = STACKED_DECISIONS.select(backend, feats)
+    if run is stacked_reference:
+        return reference(feats, rules)
+    return stacked(run, feats, rules)
+
+
+def stacked(run: Callable[..., Tensor], feats: Tensor, rules: Sequence[Rule]) -> list[Tensor]:
+    """What ``run``, which takes stacked rules, chooses by each rule."""
+    if len({rule.rows.shape for rule in rules}) > 1:
+        return [found for rule in rules for found in stacked(run, feats, [rule])]
+    return list(run(feats, *(torch.stack(parts) for parts in zip(*rules, strict=True))))
+
+
+def own_distances(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
+    """Distance of every row from the mean of its class, (N,), by the extension.
+
+    Args:
+        feats: (N, D), of which `_raw.readable` says yes.
+        labels: (N,) classes in 0..K-1.
+        means: (K, D) float64.
+    """
+    means = means.contiguous()
+    distances = means.new_empty(len(feats))
+    _raw.loaded().own_distances(
+        *_raw.matrix(feats),
+        (labels := _raw.classes_copy(labels, len(means))).data_ptr(),
+        means.data_ptr(),
+        distances.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return distances

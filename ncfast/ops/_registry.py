@@ -1,0 +1,222 @@
+"""Who runs an operation: the backends, why one cannot run, fallbacks, and torch operators.
+
+An operation has a reference in torch, for any device and everything that traces. It may have a
+C++ call, for plain tensors on a CPU, and Triton kernels, for tensors on a CUDA device, which run
+only when asked for. `Operation.select` takes the one that can run.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from ncfast.ops import _raw
+
+NAMES = ("auto", "reference", "cpu", "triton")
+CLASS_MOMENTS = "class moments"  # the operation without which a backend counts as unusable
+_BUILD_INFO = Path(__file__).parent.parent / "_build_info.json"
+_INSTALLED = importlib.util.find_spec("triton") is not None  # looks, imports nothing
+failures: dict[str, str] = {}  # of Triton's kernels on this machine, by operation
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class BackendStatus:
+    """Whether a backend can run here, and why (not)."""
+
+    available: bool
+    reason: str
+
+
+def backends() -> dict[str, BackendStatus]:
+    """What can compute class moments on this machine, and why the rest cannot.
+
+    Returns:
+        One `BackendStatus` for each of ``reference``, ``cpu`` and ``triton``.
+
+    Example:
+        >>> import ncfast
+        >>> ncfast.backends()["reference"].available
+        True
+    """
+    return {
+        "reference": BackendStatus(True, f"plain torch {torch.__version__}, any device"),
+        "cpu": _cpu_status(),
+        "triton": _triton_status(),
+    }
+
+
+def _cpu_status() -> BackendStatus:
+    if _raw.extension is None:
+        return BackendStatus(False, _why_no_extension())
+    name = _raw.extension.instruction_set()
+    usable = ", ".join(_raw.extension.instruction_sets())
+    return BackendStatus(
+        True, f"C++ extension with {name} kernels (this CPU runs {usable}), tensors on the CPU"
+    )
+
+
+def _triton_status() -> BackendStatus:
+    why_not = why_not_triton()
+    if why_not is not None:
+        return BackendStatus(False, why_not)
+    version = importlib.metadata.version("triton")
+    failed = "".join(f"; {name} failed here: {why}" for name, why in failures.items())
+    # checked in the interpreter and by the compiler alone so far: not what "auto" may rest on
+    return BackendStatus(
+        True,
+        f"Triton {version}, tensors on a CUDA device{failed}; only when asked for: "
+        "not run on a GPU yet",
+    )
+
+
+def _why_no_extension() -> str:
+    if _BUILD_INFO.exists():
+        info = json.loads(_BUILD_INFO.read_text())
+        if not info["built"]:
+            return f"the C++ extension was not built: {info['reason']}"
+        return f"the C++ extension was built but does not load: {_raw.import_error}"
+    return f"the C++ extension is not part of this installation: {_raw.import_error}"
+
+
+def why_not_cpu(feats: Tensor) -> str | None:
+    """Why the C++ backend cannot run on ``feats``; None if it can, as an operator at least."""
+    return _why_no_extension() if _raw.extension is None else _raw.why_not_cpu(feats)
+
+
+def why_not_triton(feats: Tensor | None = None) -> str | None:
+    """Why the kernels cannot run here, or not on ``feats``; None if they can. Imports nothing."""
+    if feats is not None and not feats.is_cuda:
+        return f"the features are on {feats.device}"
+    if not _INSTALLED:
+        return "triton is not installed"
+    if CLASS_MOMENTS in failures:
+        return f"the kernels failed on this machine: {failures[CLASS_MOMENTS]}"
+    if feats is None and not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    return None
+
+
+def with_fallback(
+    operation: str, feats: Tensor, kernels: Callable[[], T], reference: Callable[[], T]
+) -> T:
+    """The result of the kernels, or of the reference once those of this operation have failed.
+
+    Where kernels do not compile or launch, the reference takes over for the rest of the process,
+    with one warning, in the operation that failed: the others go on.
+    """
+    if operation not in failures:
+        try:
+            return kernels()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a compiler, a launcher or a driver raises
+            _give_up(operation, feats, error)
+    return reference()
+
+
+def _give_up(operation: str, feats: Tensor, error: Exception) -> None:
+    failures[operation] = f"{type(error).__name__}: {error}".strip()
+    warnings.warn(
+        f"ncfast falls back to the reference backend for {operation}: its Triton kernels do not "
+        f"run on {feats.device} ({failures[operation]}). Results stay correct and come slower.",
+        RuntimeWarning,
+        stacklevel=6,
+    )
+
+
+@dataclass(frozen=True)
+class Operation(Generic[P, T]):
+    """One operation and who can run it; the first argument of each is on the device that decides.
+
+    Attributes:
+        name: in warnings.
+        reference: in torch.
+        cpu: by the C++ extension; called where `_raw.readable` says yes.
+        triton: by Triton's kernels, whatever they raise.
+        operator: the torch operator that stands for ``triton`` while something traces.
+        float64: whether ``triton`` takes float64.
+    """
+
+    name: str
+    reference: Callable[P, T]
+    cpu: Callable[P, T] | None = None
+    triton: Callable[P, T] | None = None
+    operator: Callable[P, T] | None = None
+    float64: bool = False
+
+    def select(self, backend: str, feats: Tensor) -> Callable[P, T]:
+        """What runs for tensors like ``feats`` (N, D) under backend ``backend``.
+
+        What a backend has no form of the operation for, or cannot do here, the reference does.
+        """
+        if backend == "triton" and self.triton is not None and why_not_triton(feats) is None:
+            return self.on_device
+        usable = self.cpu is not None and backend != "reference" and _raw.readable(feats)
+        return self.cpu if self.cpu is not None and usable else self.reference
+
+    def on_device(self, *given: P.args, **named: P.kwargs) -> T:
+        """By the kernels: as a torch operator while something traces, directly otherwise."""
+        if self.operator is not None and _raw.traced(_first(given)):
+            return self.operator(*given, **named)
+        return self.eagerly(*given, **named)
+
+    def eagerly(self, *given: P.args, **named: P.kwargs) -> T:
+        """By the kernels where nothing traces, or by the reference once they have failed."""
+        kernels, feats = self.triton, _first(given)
+        if kernels is None or (feats.dtype == torch.float64 and not self.float64):
+            return self.reference(*given, **named)
+        return with_fallback(
+            self.name,
+            feats,
+            lambda: kernels(*given, **named),
+            lambda: self.reference(*given, **named),
+        )
+
+
+def _first(given: tuple[Any, ...]) -> Tensor:
+    feats: Tensor = given[0]
+    return feats
+
+
+_LIBRARY = torch.library.Library("ncfast", "FRAGMENT")  # the operators live as long as this does
+
+
+def operator(
+    schema: str,
+    fake: Callable[..., Any],
+    *,
+    cpu: Callable[..., Any],
+    cuda: Callable[..., Any] | None = None,
+) -> Callable[..., Any]:
+    """Declare ``torch.ops.ncfast.NAME``, which can be traced, faked, compiled and exported.
+
+    Plain calls never go through the dispatcher.
+
+    Args:
+        schema: "NAME(Tensor feats, ...) -> Tensor", of tensors and numbers.
+        fake: makes outputs of the right shape and dtype from inputs without values.
+        cpu: computes them from tensors on a CPU.
+        cuda: computes them from tensors on a CUDA device.
+
+    Returns:
+        The operator, a function of the schema's arguments.
+    """
+    name = schema.split("(")[0]
+    _LIBRARY.define(schema)
+    _LIBRARY.impl(name, cpu, "CPU")
+    if cuda is not None:
+        _LIBRARY.impl(name, cuda, "CUDA")
+    torch.library.register_fake(f"ncfast::{name}", fake, lib=_LIBRARY)
+    found: Callable[..., Any] = getattr(torch.ops.ncfast, name)
+    return found

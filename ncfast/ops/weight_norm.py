@@ -1,0 +1,94 @@
+"""The norm of many tensors: the reference, and readers that walk a module's parameters in C++."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ncfast.ops import _raw
+
+
+class NormReader(Protocol):
+    """Norms of many tensors in one call; None for what takes another way."""
+
+    def of_module(self, module: nn.Module) -> float | None:
+        """Of all parameters of a module."""
+
+    def of_tensors(self, tensors: list[Tensor]) -> float | None:
+        """Of a list of tensors."""
+
+
+class NormWriter(Protocol):
+    """Norms of a module's parameters, one after another into memory of the caller."""
+
+    def push(self, step: int, module: nn.Module) -> bool:
+        """The next norm; False, and nothing done, where there is none or no place is left."""
+
+
+@functools.cache
+def norm_reader(extension: ModuleType | None) -> NormReader | None:
+    """What takes norms; None where there is no `tensor_reader`."""
+    reader = _raw.tensor_reader(extension)
+    if extension is None or reader is None:
+        return None
+    made: NormReader = extension.WeightNorm(reader, nn.Module)
+    return made
+
+
+def norm_writer(
+    extension: ModuleType | None, values: Tensor, steps: list[int]
+) -> NormWriter | None:
+    """Writes a norm to ``values`` and its step to ``steps``; None without a `norm_reader`.
+
+    Args:
+        extension: the C++ extension.
+        values: (R,) float64 on the CPU, contiguous; the caller keeps it alive. A FakeTensor, which
+            has no memory, gets None.
+        steps: one for each value that is there; shared with the caller.
+    """
+    reader = norm_reader(extension)
+    if extension is None or reader is None or type(values) is not Tensor:
+        return None
+    made: NormWriter = extension.NormWriter(values.data_ptr(), len(values), steps, reader)
+    return made
+
+
+@torch.no_grad()
+def reference(model_or_parameters: nn.Module | Iterable[Tensor]) -> Tensor:
+    """`weight_norm` in plain torch, for any device and any kind of tensor."""
+    if isinstance(model_or_parameters, nn.Module):
+        model_or_parameters = model_or_parameters.parameters()
+    tensors = list(model_or_parameters)
+    if not tensors:
+        raise ValueError(
+            "Expected argument `model_or_parameters` to hold at least one parameter but got none."
+        )
+    sharded = [tensor for tensor in tensors if hasattr(tensor, "full_tensor")]
+    if not sharded:
+        return _norm(tensors)
+    plain = [tensor for tensor in tensors if not hasattr(tensor, "full_tensor")]
+    whole = _norm(sharded).full_tensor()  # type: ignore[attr-defined]
+    return torch.hypot(whole, _norm(plain)) if plain else whole
+
+
+def _norm(tensors: list[Tensor]) -> Tensor:
+    norms = [torch.linalg.vector_norm(_real(tensor), dtype=torch.float64) for tensor in tensors]
+    return torch.linalg.vector_norm(torch.stack(norms))
+
+
+def _real(tensor: Tensor) -> Tensor:
+    if tensor.is_complex():
+        return torch.view_as_real(tensor.resolve_conj())
+    if not tensor.is_floating_point():
+        raise TypeError(
+            "Expected parameters of a floating or complex dtype but got "
+            f"{tensor.dtype} of shape {tuple(tensor.shape)}, whose values may be codes and no "
+            "weights. Pass the others: ncfast.weight_norm(p for p in model.parameters() if "
+            "p.is_floating_point())."
+        )
+    return tensor
