@@ -8,7 +8,7 @@ an outlier: with L rows in the item and R in the tile, ``S2 - S1^2 / n`` loses a
 about 1 + L / R^2. All rows are scaled by a power of two that brings the item's first row near 1, so
 that squares neither overflow nor underflow.
 
-Oracle: `ncfast.kernels.twins.items`.
+Oracle: `items` in tests/twins.py.
 """
 
 import triton

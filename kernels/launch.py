@@ -1,4 +1,4 @@
-"""Launches the kernels that compute class moments and allocates the memory they write to."""
+"""Launches the kernels of class moments; and what the launches of all operations share."""
 
 from __future__ import annotations
 
@@ -144,3 +144,31 @@ def on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 def interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, on the CPU."""
     return bool(triton.knobs.runtime.interpret)
+
+
+def precision(name: str) -> str:
+    """Precision of float32 products: ``name`` on CUDA's tensor cores, "ieee" elsewhere."""
+    return "ieee" if interpreted() or torch.version.hip is not None else name
+
+
+def known(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Labels as the kernels read them, and whether all of them are in 0..K-1, ()."""
+    labels = labels.to(torch.int64).contiguous()
+    return labels, ((labels >= 0) & (labels < classes)).all()
+
+
+def in_two(exact: Tensor) -> Tensor:
+    """A float64 tensor as two stacked float32 ones: the nearest float32 and the remainder."""
+    rounded = exact.to(torch.float32)
+    return torch.stack((rounded, (exact - rounded).to(torch.float32)))
+
+
+def align_of(feats: Tensor) -> int:
+    """The largest power of two, up to 16, that divides the columns and the stride of the rows."""
+    return alignment(feats.shape[1], feats.stride(0))
+
+
+def layout(feats: Tensor) -> tuple[int, int, int]:
+    """Columns and stride of the rows in units of the alignment, and stride of the columns."""
+    align = align_of(feats)
+    return feats.shape[1] // align, feats.stride(0) // align, feats.stride(1)

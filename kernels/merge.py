@@ -7,7 +7,7 @@ n + 1 of float64's accuracy.
 One program merges a class and loops over all its columns, so the sum of squares over columns needs
 no third launch. `items_config` chooses items long enough to keep this loop short.
 
-Oracle: `ncfast.kernels.twins.merge`.
+Oracle: `merge` in tests/twins.py.
 """
 
 import triton

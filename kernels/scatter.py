@@ -6,11 +6,16 @@ accurate to float32 rounding even if the class is strongly collapsed. Each facto
 split into three bfloat16 pieces. The sum of a few hundred rows is kept in float32 and then added to
 a float64 in memory.
 
-Oracle: `ncfast.kernels.twins.scatter`.
+Oracle: `scatter` in tests/twins.py.
 """
 
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from ncfast.kernels.configuration import ScatterConfig
+from ncfast.kernels.launch import OPTIONS, align_of, in_two, known, layout, on, precision
 
 
 @triton.jit
@@ -79,3 +84,44 @@ def scatter_tiles(
             product = tl.dot(tl.trans(a), b, product, input_precision=PRECISION)
         tl.debug_barrier()  # threads may read sums that other threads wrote
         tl.store(sums, tl.load(sums) + product.to(tl.float64))
+
+
+def scatter(feats: Tensor, labels: Tensor, means: Tensor, config: ScatterConfig) -> Tensor:
+    """Sum over rows of (x - mean)(x - mean)^T: (D, D) float64, exactly symmetric.
+
+    Arguments as in `projected_ss`.
+    """
+    count, dim = feats.shape
+    labels, inside = known(labels, means.shape[0])
+    side = config.side
+    shape = (config.parts, config.tiles, side, side)
+    partial = torch.empty(shape, dtype=torch.float64, device=feats.device)
+    scale = _power_of_two(feats, means)
+    with on(feats.device):
+        scatter_tiles[(config.tiles, config.parts)](
+            feats, labels, in_two(means), scale, partial, count,
+            means.shape[0], *layout(feats), config.span, ALIGN=align_of(feats), SIDE=side,
+            ROWS=config.rows, FLUSH=config.flush, PRECISION=precision("bf16x6"),
+            num_warps=config.warps, num_stages=config.stages, **OPTIONS,
+        )  # fmt: skip
+    return torch.where(
+        inside, _unfold(partial.sum(0) / scale.to(torch.float64) ** 2, dim), torch.nan
+    )
+
+
+def _power_of_two(feats: Tensor, means: Tensor) -> Tensor:
+    """Power of two that brings the first row and the means near 1: () float32."""
+    largest = torch.maximum(feats[0].to(torch.float64).abs().amax(), means.abs().amax())
+    exponent = torch.frexp(largest).exponent.clamp(-126, 126)
+    return ((127 - exponent) << 23).to(torch.int32).view(torch.float32)  # exact, unlike exp2
+
+
+def _unfold(tiles: Tensor, dim: int) -> Tensor:
+    """The symmetric matrix from the tiles of its lower triangle, in order of rows."""
+    side = tiles.shape[1]
+    index = torch.arange(-(-dim // side), device=tiles.device)
+    high, low = torch.maximum(index[:, None], index), torch.minimum(index[:, None], index)
+    # the tiles above the diagonal are wrong; tril drops them
+    square = tiles[(high * (high + 1) // 2 + low)].permute(0, 2, 1, 3)
+    whole = square.reshape(len(index) * side, -1)[:dim, :dim]
+    return whole.tril() + whole.tril(-1).T

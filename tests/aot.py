@@ -30,7 +30,7 @@ def compile_case(case, capability):
     names, constants = case["kernel"].arg_names, case["constants"]
     if isinstance(capability, str):
         target = GPUTarget("hip", capability, 64)
-        if "PRECISION" in constants:  # like `ncfast.kernels.second_read.precision`
+        if "PRECISION" in constants:  # like `ncfast.kernels.launch.precision`
             constants = constants | {"PRECISION": "ieee"}
     else:
         target = GPUTarget("cuda", capability, 32)

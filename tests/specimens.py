@@ -93,7 +93,7 @@ def tiny(kind, count, dim, classes):
 
 
 def project(kind, dim, vectors):
-    from ncfast.kernels.project import projected_squares
+    from ncfast.kernels.projection import projected_squares
 
     config = project_config(1_000_000, vectors, 132)
     signature = {"feats": f"*{kind}", "labels": "*i64", "centres": "*fp32", "offsets": "*fp32"}
@@ -117,7 +117,7 @@ def scatter(kind, dim):
 
 
 def decide(kind, dim, classes):
-    from ncfast.kernels.decide import decide_in_float32
+    from ncfast.kernels.decisions import decide_in_float32
 
     config = decide_config(classes)
     signature = {"feats": f"*{kind}", "centres": "*fp32", "weights": "*fp32", "offsets": "*fp32"}
@@ -130,7 +130,7 @@ def decide(kind, dim, classes):
 
 
 def decide_exactly(kind, dim):
-    from ncfast.kernels.decide import decide_in_float64
+    from ncfast.kernels.decisions import decide_in_float64
 
     config = decide_config(1000)
     signature = {"feats": f"*{kind}", "centres": "*fp64", "weights": "*fp64", "offsets": "*fp64"}

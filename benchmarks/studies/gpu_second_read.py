@@ -125,7 +125,7 @@ def _same_as_brute_force(x: Tensor) -> None:
 
 def _in_float32(x: Tensor) -> Callable[[], object]:
     """The kernel on float32 points: what the exactness of float64 costs."""
-    from ncfast.kernels.search import nearest_rows
+    from ncfast.kernels.neighbors import nearest_rows
 
     points = x.T.contiguous()[None]
     begins = torch.zeros(len(x), dtype=torch.int32, device=x.device)

@@ -114,7 +114,7 @@ def _triton(feats: Tensor, centres: Tensor, weights: Tensor, offsets: Tensor) ->
     float64 where they do not; which rows those are is found on the device. Ties go to the smaller
     index, and a row that holds NaN to index 0. All of float64 is scored in float64.
     """
-    from ncfast.kernels.second_read import decisions
+    from ncfast.kernels.decisions import decisions
 
     return decisions(feats, centres, weights, offsets, decide_config(weights.shape[1]))
 

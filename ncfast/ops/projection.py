@@ -61,7 +61,7 @@ def _cpu(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor) -> Tenso
 
 def _triton(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor) -> Tensor:
     """One more read of the features, in the order they lie in; no D x D and no N x V matrix."""
-    from ncfast.kernels.second_read import projected_ss
+    from ncfast.kernels.projection import projected_ss
 
     config = project_config(len(feats), len(vectors), multiprocessors(feats.device))
     return projected_ss(feats, labels, means, vectors, config)

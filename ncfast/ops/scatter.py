@@ -56,7 +56,7 @@ def _triton(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
     Residuals in float32 around the exact mean, products of three bfloat16 pieces a factor, sums of
     512 rows added in float64.
     """
-    from ncfast.kernels.second_read import scatter
+    from ncfast.kernels.scatter import scatter
 
     config = scatter_config(*feats.shape, multiprocessors(feats.device))
     return scatter(feats, labels, means, config)

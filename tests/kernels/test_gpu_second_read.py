@@ -3,12 +3,12 @@
 import brute_neighbors as brute
 import pytest
 import torch
+import twins
 from oracle import two_pass
 from samples import classes, collapsed
 
 import ncfast
 from ncfast.information.neighbors import triton_sweep
-from ncfast.kernels import twins
 from ncfast.ops import _registry
 from ncfast.ops import moments as passes
 from ncfast.ops.decisions import STACKED_DECISIONS

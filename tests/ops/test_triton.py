@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+import twins
 from samples import classes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ncfast
-from ncfast.kernels import twins
 from ncfast.kernels.configuration import alignment, items_config, merge_config, scatter_config
 from ncfast.ops import _registry
 from ncfast.ops import moments as passes

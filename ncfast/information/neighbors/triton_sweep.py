@@ -62,7 +62,7 @@ def knn(x: Tensor, k: int, metric: Metric, labels: Tensor | None) -> tuple[Tenso
         return reference.knn(x, k, metric, labels)
 
     def kernels() -> tuple[Tensor, Tensor, float]:
-        from ncfast.kernels.search import nearest_rows
+        from ncfast.kernels.neighbors import nearest_rows
 
         rows = _sort([x], labels)
         found = nearest_rows(*rows[:3], k, metric == "l2", _config(x, k))
@@ -84,7 +84,7 @@ def joint(
         return reference.joint(blocks, k, metric, rectangle, labels)
 
     def kernels() -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
-        from ncfast.kernels.search import count_rows, nearest_rows
+        from ncfast.kernels.neighbors import count_rows, nearest_rows
 
         rows, euclidean = _sort(blocks, labels), metric == "l2"
         scores, _, reach = nearest_rows(*rows[:3], k, euclidean, _config(blocks[0], k))
@@ -115,7 +115,7 @@ def count(x: Tensor, radii: Tensor, metric: Metric, strict: bool, labels: Tensor
         return reference.count(x, radii, metric, strict, labels)
 
     def kernels() -> Tensor:
-        from ncfast.kernels.search import count_rows
+        from ncfast.kernels.neighbors import count_rows
 
         rows = _sort([x], labels)
         reach = radii if rows.order is None else radii[rows.order]

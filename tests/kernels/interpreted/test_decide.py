@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import twins
 from samples import classes, collapsed
 
-from ncfast.kernels import second_read, twins
+from ncfast.kernels import decisions as launches
 from ncfast.kernels.configuration import decide_config
 from ncfast.ops import moments as passes
 from ncfast.ops.decisions import STACKED_DECISIONS
@@ -33,7 +34,7 @@ def open_rows(feats, centres, weights, offsets):
     """Which rows float32 leaves undecided, and what it would have said."""
     shape = (len(weights), len(feats))
     chosen, undecided = torch.zeros(shape).long(), torch.zeros(shape, dtype=torch.int8)
-    second_read._decide_in_float32(
+    launches._decide_in_float32(
         feats, centres, weights, offsets, chosen, undecided, decide_config(weights.shape[1])
     )
     return undecided[0] > 0, chosen[0]

@@ -3,10 +3,11 @@
 import brute_neighbors as brute
 import pytest
 import torch
+import twins
 from samples import collapsed
 
 from ncfast.information.neighbors import triton_sweep
-from ncfast.kernels import search, twins
+from ncfast.kernels import neighbors as search
 from ncfast.kernels.configuration import NeighborsConfig
 
 X = torch.randn(45, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

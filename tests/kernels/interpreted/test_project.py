@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+import twins
 from samples import classes, collapsed
 
-from ncfast.kernels import twins
 from ncfast.ops import moments as passes
 from ncfast.ops.projection import PROJECTION
 

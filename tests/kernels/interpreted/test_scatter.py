@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import twins
 from samples import classes, collapsed
 
-from ncfast.kernels import second_read, twins
+from ncfast.kernels import scatter as launches
 from ncfast.kernels.configuration import ScatterConfig
 from ncfast.ops import moments as passes
 from ncfast.ops.scatter import SCATTER
@@ -35,7 +36,7 @@ def test_odd_shapes(shape):
 @pytest.mark.parametrize("config", [(16, 6, 16, 32, 3, 48), (32, 3, 16, 16, 1, 144)])
 def test_any_configuration(config):
     def run(*arguments):
-        return second_read.scatter(*arguments, ScatterConfig(*config, 4, 2))
+        return launches.scatter(*arguments, ScatterConfig(*config, 4, 2))
 
     check(*collapsed(1e-3, count=137, dim=40, num_classes=3), 3, run)
 

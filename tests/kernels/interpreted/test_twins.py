@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import twins
 from samples import collapsed
 
-from ncfast.kernels import launch, twins
+from ncfast.kernels import launch
 from ncfast.kernels.configuration import ItemsConfig, MergeConfig, items_config, merge_config
 from ncfast.kernels.merge import merge_items
 from ncfast.ops.grouping import build

@@ -5,11 +5,18 @@ prediction. No N x K matrix is stored. The first kernel keeps a row's two larges
 and a bound on their rounding error. The row is decided if the scores differ by more than twice that
 bound. The second kernel finds the undecided rows on the device and scores them in float64.
 
-Oracle: `ncfast.kernels.twins.decide`.
+Oracle: `decide` in tests/twins.py.
 """
 
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from ncfast.kernels.configuration import DecideConfig
+from ncfast.kernels.launch import OPTIONS, align_of, in_two, layout, on, precision
+
+_EPSILON = 2.0**-23
 
 
 @triton.jit(do_not_specialize=["count", "classes", "width", "row_units"])
@@ -156,3 +163,56 @@ def decide_in_float64(
                 index = tl.where(value > best, low + tl.argmax(score, 1), index)
                 best = tl.maximum(best, value)
             tl.store(chosen + rule * count + row, index.to(tl.int64), mask=live)
+
+
+def decisions(
+    feats: Tensor, centres: Tensor, weights: Tensor, offsets: Tensor, config: DecideConfig
+) -> Tensor:
+    """argmax_c <x - centre, weight_c> + offset_c for each of R rules: (R, N) int64.
+
+    ``centres`` (R, D), ``weights`` (R, K, D) and ``offsets`` (R, K) are float64. The smaller index
+    wins a tie. A row of NaN gets index 0.
+    """
+    count, (rules, classes, _) = feats.shape[0], weights.shape
+    made = {"device": feats.device}
+    chosen = torch.empty((rules, count), dtype=torch.int64, **made)
+    exact = feats.dtype == torch.float64
+    undecided = torch.empty((rules, count), dtype=torch.int8, **made)
+    listed = torch.empty((rules, count), dtype=torch.int32, **made)
+    with on(feats.device):
+        if exact:
+            undecided.fill_(1)
+        else:
+            _decide_in_float32(feats, centres, weights, offsets, chosen, undecided, config)
+        decide_in_float64[(-(-count // config.block), rules)](
+            feats, centres.contiguous(), weights.contiguous(), offsets.contiguous(), undecided,
+            listed, chosen, count, classes, *layout(feats), ALIGN=align_of(feats),
+            BLOCK=config.block, ROWS=config.exact_rows, COLS=config.exact_cols,
+            CLASSES=config.exact_classes, num_warps=4, num_stages=2, **OPTIONS,
+        )  # fmt: skip
+    return chosen
+
+
+def _decide_in_float32(
+    feats: Tensor,
+    centres: Tensor,
+    weights: Tensor,
+    offsets: Tensor,
+    chosen: Tensor,
+    undecided: Tensor,
+    config: DecideConfig,
+) -> None:
+    (count, dim), (rules, classes, _) = feats.shape, weights.shape
+    largest = torch.linalg.vector_norm(weights, dim=2).amax(1)
+    shift = torch.where(offsets.isinf(), 0.0, offsets).abs().amax(1)
+    # in units of rounding: three pieces per addition of a short sum, one per short sum, at most 24
+    # for the part of a product that the pieces omit, 8 for the inputs
+    rounding = _EPSILON * (3 * config.tile_cols + dim / config.tile_cols + 32)
+    decide_in_float32[(-(-count // config.tile_rows), rules)](
+        feats, in_two(centres), weights.to(torch.float32).contiguous(),
+        offsets.to(torch.float32).contiguous(), torch.stack((largest, shift)).to(torch.float32),
+        chosen, undecided, count, classes, *layout(feats), rounding, 2 * _EPSILON,
+        dim**0.5 * 2.0**-62, dim * 2.0**-123, ALIGN=align_of(feats), ROWS=config.tile_rows,
+        COLS=config.tile_cols, CLASSES=config.tile_classes, PRECISION=precision("tf32x3"),
+        num_warps=config.warps, num_stages=config.stages, **OPTIONS,
+    )  # fmt: skip

@@ -51,7 +51,7 @@ def merge(
 
 
 def project(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor) -> Tensor:
-    """Oracle of `ncfast.kernels.project.projected_squares`: (V,) sums over all rows."""
+    """Oracle of `ncfast.kernels.projection.projected_squares`: (V,) sums over all rows."""
     return ((feats.double() - means[labels.long()]) @ vectors.double().T).square().sum(0)
 
 
@@ -62,7 +62,7 @@ def scatter(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
 
 
 def decide(feats: Tensor, centre: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
-    """Oracle of the kernels in `ncfast.kernels.decide`, for one rule: (N,) int64."""
+    """Oracle of the kernels in `ncfast.kernels.decisions`, for one rule: (N,) int64."""
     scores = (feats.double() - centre) @ weight.T + offset
     return scores.nan_to_num(-torch.inf, torch.inf, -torch.inf).argmax(1)
 

@@ -5,11 +5,16 @@ only these sums if K <= D, and no D x D matrix. Before the product, a row is cen
 mean rounded to float32. The remainder of that rounding is projected in float64 beforehand and
 subtracted from the product, so strongly collapsed classes lose no accuracy.
 
-Oracle: `ncfast.kernels.twins.project`.
+Oracle: `project` in tests/twins.py.
 """
 
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from ncfast.kernels.configuration import ProjectConfig
+from ncfast.kernels.launch import OPTIONS, align_of, known, layout, on, precision
 
 
 @triton.jit(do_not_specialize=["width", "row_units", "count", "classes", "vectors_number"])
@@ -67,3 +72,29 @@ def projected_squares(
         along = (product - shift).to(tl.float64)
         total += tl.sum(along * along, 0)
     tl.store(partial + program * vectors_number + number, total, mask=wanted)
+
+
+def projected_ss(
+    feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor, config: ProjectConfig
+) -> Tensor:
+    """Sum over rows of <x - mean of its class, v>^2 for each row v of ``vectors``: (V,) float64.
+
+    ``feats`` (N, D) may have any float type except float64; ``means`` (K, D) are float64. A label
+    outside 0..K-1 makes every sum NaN.
+    """
+    count, (classes, number) = feats.shape[0], (means.shape[0], vectors.shape[0])
+    labels, inside = known(labels, classes)
+    vectors = vectors.to(torch.float64)
+    centres = means.to(torch.float32)
+    # the projected remainder of rounding; means of absent classes are never read
+    offsets = ((means - centres) @ vectors.T).to(torch.float32).contiguous()
+    partial = torch.empty((config.programs, number), dtype=torch.float64, device=feats.device)
+    with on(feats.device):
+        projected_squares[(config.programs, config.blocks)](
+            feats, labels, centres.contiguous(), offsets, vectors.to(torch.float32).contiguous(),
+            partial, count, classes, *layout(feats), number, ALIGN=align_of(feats),
+            ROWS=config.tile_rows, COLS=config.tile_cols, VECTORS=config.vectors,
+            PRECISION=precision("tf32x3"), num_warps=config.warps, num_stages=config.stages,
+            **OPTIONS,
+        )  # fmt: skip
+    return torch.where(inside, partial.sum(0), torch.nan)
