@@ -52,12 +52,13 @@ def traced(*tensors: Tensor) -> bool:
 
 def plain(*tensors: Tensor) -> bool:
     """Whether these are ordinary CPU tensors and no tracer is active."""
-    return (
-        all(type(tensor) is Tensor and tensor.device.type == "cpu" for tensor in tensors)
-        and not traced()
+    if traced():
+        return False
+    for tensor in tensors:
         # of a negative view the memory holds the negatives of the numbers
-        and not any(tensor.is_neg() for tensor in tensors)
-    )
+        if type(tensor) is not Tensor or not tensor.is_cpu or tensor.is_neg():
+            return False
+    return True
 
 
 def why_not_cpu(feats: Tensor) -> str | None:
@@ -78,8 +79,9 @@ def readable(feats: Tensor) -> bool:
 def dense_rows(feats: Tensor, *others: Tensor) -> bool:
     """Whether the columns of ``feats`` (N, D) are adjacent, and all have numbers in memory."""
     # a wrapper around other tensors has no memory of its own: its address is 0
-    adjacent = feats.stride(1) == 1 or feats.shape[1] == 1
-    return adjacent and all(t.data_ptr() and not t.is_neg() for t in (feats, *others))
+    if (feats.stride(1) != 1 and feats.shape[1] != 1) or feats.is_neg() or not feats.data_ptr():
+        return False
+    return not any(other.is_neg() or not other.data_ptr() for other in others)
 
 
 def matrix(feats: Tensor) -> tuple[int, ...]:

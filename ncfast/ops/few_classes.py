@@ -170,6 +170,8 @@ _DTYPES = (torch.float64, torch.int64)
 
 def _dense(tensor: Tensor, axes: int) -> bool:
     """Whether the last axes lie in memory one element after the other."""
+    if tensor.ndim == axes:
+        return tensor.is_contiguous()
     size = 1
     for axis in range(-1, -axes - 1, -1):
         if tensor.stride(axis) != size and tensor.shape[axis] != 1:
