@@ -23,7 +23,8 @@ INT64 = torch.empty(0, dtype=torch.int64, device="cpu")
 FLOAT64 = torch.empty(0, dtype=torch.float64, device="cpu")
 _MOST_ROWS = 1 << 31  # the extension's row numbers are 32 bits wide
 # non-empty while operations are recorded, or transformed
-_WATCHES = (torch._C._len_torch_dispatch_stack, torch._C._functorch.peek_interpreter_stack)
+_recorded = torch._C._len_torch_dispatch_stack
+_transformed = torch._C._functorch.peek_interpreter_stack
 
 
 def _load() -> tuple[ModuleType | None, str]:
@@ -44,10 +45,12 @@ def loaded() -> ModuleType:
 
 def traced(*tensors: Tensor) -> bool:
     """Whether operations on these tensors are recorded, faked or transformed."""
-    recorded, transformed = _WATCHES
-    if torch.compiler.is_compiling() or recorded() or transformed():
+    if torch.compiler.is_compiling() or _recorded() or _transformed():
         return True
-    return any(type(tensor) is FakeTensor for tensor in tensors)
+    for tensor in tensors:  # noqa: SIM110  a generator would take half a microsecond
+        if type(tensor) is FakeTensor:
+            return True
+    return False
 
 
 def plain(*tensors: Tensor) -> bool:
@@ -120,4 +123,6 @@ def tensor_reader(extension: ModuleType | None) -> Any | None:
     table = getattr(Tensor, "__dlpack_c_exchange_api__", None)
     if extension is None or table is None:
         return None
-    return extension.TensorReader(Tensor, nn.Parameter, table, _WATCHES, torch.get_num_threads)
+    return extension.TensorReader(
+        Tensor, nn.Parameter, table, (_recorded, _transformed), torch.get_num_threads
+    )

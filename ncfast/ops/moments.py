@@ -120,14 +120,20 @@ def cpu(feats: Tensor, labels: Tensor, num_classes: int) -> RawMoments:
     """
     if not _raw.dense_rows(feats, labels):
         return reference(feats, labels, num_classes)
+    rows, dim = feats.shape
     labels, label_code = _raw.with_code(labels)
     counts = _raw.INT64.new_empty(num_classes)
-    means = _raw.FLOAT64.new_empty((num_classes, feats.shape[1]))
+    means = _raw.FLOAT64.new_empty((num_classes, dim))
     within = _raw.FLOAT64.new_empty(num_classes)
     norm_sum = _raw.FLOAT64.new_empty(())
     norm_max = _raw.FLOAT64.new_empty(())
-    _raw.loaded().class_moments(
-        *_raw.matrix(feats),
+    assert _raw.extension is not None, _raw.import_error
+    _raw.extension.class_moments(  # 20 us at 1,000 rows: written out, each call of Python counts
+        feats.data_ptr(),
+        _raw.FEATURE_CODES[feats.dtype],
+        rows,
+        dim,
+        feats.stride(0),
         labels.data_ptr(),
         label_code,
         labels.stride(0),
