@@ -192,7 +192,7 @@ def _planned(feats: Tensor, plan: LabelPlan, config: ItemsConfig) -> RawMoments:
         plan.permutation, table.items, table.shared, table.slots, plan.counts, plan.poison
     )
     merge = merge_config(*feats.shape, plan.num_classes, config.item_rows)
-    # a copy: whoever changes the moments' counts in place must not change the plan
+    # a copy: a change of the moments' counts in place must not change the plan
     return RawMoments(plan.counts.clone(), *grouped_moments(feats, rows, config, merge))
 
 

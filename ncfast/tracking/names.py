@@ -20,7 +20,7 @@ class Names:
         self._owners: dict[str, str] = {}
 
     def prefix(self, kind: str, split: str, layer: str, warn: Warn) -> str:
-        """First part of the keys: whoever measures a split first has its plain name.
+        """First part of the keys: the first to measure a split has its plain name.
 
         Args:
             kind: "batch", "window", "ema" or "snapshot".

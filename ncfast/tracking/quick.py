@@ -12,11 +12,11 @@ from ncfast.tracking.hook import Hook
 
 
 class QuickStep:
-    """Measures batches of one split into one ring, where the way of the last one will do.
+    """A fast step: measures batches of one split into one ring.
 
-    Training leaves the caches cold, and a step then costs what it takes to fetch its code: whoever
-    steps in full once says where the batch went, and the next ones go there straight. What is out
-    of the ordinary is left to the full step, with nothing changed.
+    A full step records where its batch was written; later batches of the same kind reuse that
+    route. Training leaves the caches cold, so a step costs what fetching its code takes. A batch
+    of another kind changes nothing here and is left to the full step.
 
     Args:
         split: of the keys.

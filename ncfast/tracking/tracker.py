@@ -459,7 +459,7 @@ class Tracker:
             self._capture.enabled = self._next_due
 
     def _way(self, split: str, hook: Hook | None, ring: MomentsRing) -> QuickStep | None:
-        """The way of batches like the one that went into ``ring``."""
+        """A fast step for further batches of this ring."""
         if ring.quick is None:
             return None
         norms = self._recorder.norms.writer
