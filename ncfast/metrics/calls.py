@@ -74,7 +74,7 @@ def collapse_metrics(
     for name in [which] if isinstance(which, str) else which:
         if name in CATALOGUE:
             _check_given(name, inputs)
-    metrics = {name: CATALOGUE[name] for name in chosen if CATALOGUE[name].usable(inputs)}
+    metrics = {name: CATALOGUE[name] for name in chosen if CATALOGUE[name].needs <= inputs.given}
     return evaluate(metrics, inputs)
 
 

@@ -66,15 +66,16 @@ class MetricInputs:
     @cached_property
     def given(self) -> frozenset[str]:
         """Which of the needs of metrics are there, see `Metric`."""
-        needs = {
-            "moments": True,
-            "classifier": self.weight is not None,
-            "bias": self.bias is not None,
-            "scatter": self.feats is not None,
-            "revisit": self.feats is not None,
-            "ood": self.ood is not None,
-        }
-        return frozenset(need for need, there in needs.items() if there)
+        needs = ["moments"]
+        if self.weight is not None:
+            needs.append("classifier")
+        if self.bias is not None:
+            needs.append("bias")
+        if self.feats is not None:
+            needs += ("scatter", "revisit")
+        if self.ood is not None:
+            needs.append("ood")
+        return frozenset(needs)
 
     def once(self, function: Callable[[MetricInputs], T]) -> T:
         """``function(self)``, computed at the first call only."""
@@ -92,7 +93,7 @@ class MetricInputs:
     @cached_property
     def traces(self) -> Traces:
         """Sums over the classes: N, P, Tr(Sigma_W), mean norm, and what is NaN when undefined."""
-        return summary.traces(self.moments) if self._few is None else self._few.part("")["traces"]
+        return summary.traces(self.moments) if self._few is None else self._few.group("traces")
 
     @property
     def number(self) -> Tensor:
@@ -133,28 +134,28 @@ class MetricInputs:
     def between_trace(self) -> Tensor:
         """Tr(Sigma_B), every class counting the same, (...)."""
         if self._few is not None:
-            return self._few.part("products")["between"].trace
+            return self._few.group("between", "products").trace
         return self.norms.square().sum(-1) / self.number
 
     @cached_property
     def between_trace_sample(self) -> Tensor:
         """Tr(Sigma_B), every sample counting the same, (...)."""
         if self._few is not None:
-            return self._few.part("products")["between"].trace_sample
+            return self._few.group("between", "products").trace_sample
         return summary.between_trace_sample(self.centred, self.moments.counts)
 
     @cached_property
     def mean_norm(self) -> Spread:
         """Mean and variance over classes of norm(mu_c - m)."""
         if self._few is not None:
-            return self._few.part("products")["norm"]
+            return self._few.group("norm", "products")
         return summary.spread(self.norms, self.present)
 
     @cached_property
     def gram(self) -> Gram:
         """Of the Gram matrix of the centred means."""
         if self._few is not None:
-            return self._few.part("products")["gram"]
+            return self._few.group("gram", "products")
         shared = lambda: (self.product_of_means, self.product_of_means)  # noqa: E731
         return summary.gram(self.centred, self.centred, self.present, shared)
 
@@ -162,7 +163,7 @@ class MetricInputs:
     def gram_raw(self) -> Gram:
         """Of the Gram matrix of the means."""
         if self._few is not None:
-            return self._few.part("products")["gram_raw"]
+            return self._few.group("gram_raw", "products")
         return summary.gram(self.moments.means, self.moments.means, self.present)
 
     @cached_property
@@ -174,20 +175,20 @@ class MetricInputs:
     def cosine_mean(self) -> Tensor:
         """Mean over pairs of cos(mu_c - m, mu_k - m), (...)."""
         if self._few is not None:
-            return self._few.part("products")["cosine"].mean
+            return self._few.group("cosine", "products").mean
         return summary.mean_cosine(self._unit, self.number)
 
     @cached_property
     def cosine_variance(self) -> Tensor:
         """Population variance over pairs of cos(mu_c - m, mu_k - m), (...)."""
         if self._few is not None:
-            return self._few.part("products")["cosine"].variance
+            return self._few.group("cosine", "products").variance
         return summary.cosine_variance(self._unit, self.present)
 
     def pair(self, quantity: str) -> Statistic:
         """Mean, variance and maximum of a quantity of `pairs.QUANTITIES` over pairs of classes."""
         if self._few is not None:
-            return self._few.part("pairs")[quantity]
+            return self._few.group(quantity, "pairs")
         if f"pairs.{quantity}" not in self.planned:
             planned = frozenset({f"pairs.{quantity}"})
             return MetricInputs(self.moments, planned=planned, backend=self.backend).pair(quantity)
@@ -214,14 +215,14 @@ class MetricInputs:
     def condition(self) -> Tensor:
         """Condition number of the present means, (...)."""
         if self._few is not None and self._few.spectral:
-            return self._few.part("spectrum")["condition"].raw
+            return self._few.group("condition", "spectrum").raw
         return condition(self.moments.means, self.present, self.moments.norm_mean)
 
     @cached_property
     def condition_centred(self) -> Tensor:
         """Largest over (P - 1)-th singular value of the centred means, (...)."""
         if self._few is not None and self._few.spectral:
-            return self._few.part("centred_spectrum")["condition"].centred
+            return self._few.group("condition", "centred_spectrum").centred
         return condition(self.centred, self.present, self.moments.norm_mean, centred=True)
 
     @cached_property
@@ -242,7 +243,7 @@ class MetricInputs:
         return torch.where(self.present.unsqueeze(-1), self.classifier, 0.0)
 
     @cached_property
-    def _few_rows(self) -> dict[str, Any] | None:
+    def _few_rows(self) -> tuple[Rows, RowProducts | None] | None:
         if self._few is None or not plain(self.classifier):
             return None
         return self._few.classifier(self.classifier, products="row_products" in self.planned)
@@ -250,9 +251,8 @@ class MetricInputs:
     @cached_property
     def rows(self) -> Rows:
         """The classifier's rows of present classes beside the centred means."""
-        few = self._few_rows
-        if few is not None:
-            return Rows(*(few[name] for name in Rows._fields))
+        if self._few_rows is not None:
+            return self._few_rows[0]
         return summary.rows(self.rows_present, self.centred, self.present, self._undefined)
 
     @cached_property
@@ -262,11 +262,11 @@ class MetricInputs:
     @cached_property
     def row_products(self) -> RowProducts:
         """Gram matrices of the classifier's rows of present classes."""
-        few = self._few_rows
-        if few is not None and self._few is not None:
-            if "cross" not in few:
-                few = self._few.classifier(self.classifier, products=True)
-            return RowProducts(*(few[name] for name in RowProducts._fields))
+        products = None if self._few_rows is None else self._few_rows[1]
+        if products is None and self._few is not None and self._few_rows is not None:
+            _, products = self._few.classifier(self.classifier, products=True)
+        if products is not None:
+            return products
         return summary.row_products(
             self.rows_present,
             self.centred,

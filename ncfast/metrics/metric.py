@@ -75,7 +75,10 @@ _ARGUMENTS = {
 }
 
 
+_NOTHING: frozenset[str] = frozenset()
+
+
 def evaluate(metrics: Mapping[str, Metric], inputs: MetricInputs) -> dict[str, Tensor]:
     """The value of every metric, with the work they have in common done once."""
-    inputs.planned = frozenset[str]().union(*(metric.uses for metric in metrics.values()))
+    inputs.planned = _NOTHING.union(*[metric.uses for metric in metrics.values()])
     return {name: metric.function(inputs) for name, metric in metrics.items()}
