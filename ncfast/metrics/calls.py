@@ -11,7 +11,7 @@ from torch import Tensor
 from ncfast._arrays import Array
 from ncfast.metrics import decision, pairwise, variability
 from ncfast.metrics.arguments import Features, as_inputs, as_moments, check_not_moments
-from ncfast.metrics.catalogue import CATALOGUE, resolve
+from ncfast.metrics.catalogue import CATALOGUE, resolve, usable
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.metric import evaluate
 from ncfast.moments import ClassMoments
@@ -74,8 +74,7 @@ def collapse_metrics(
     for name in [which] if isinstance(which, str) else which:
         if name in CATALOGUE:
             _check_given(name, inputs)
-    metrics = {name: CATALOGUE[name] for name in chosen if CATALOGUE[name].needs <= inputs.given}
-    return evaluate(metrics, inputs)
+    return evaluate(usable(chosen, inputs.given), inputs)
 
 
 def _check_given(name: str, inputs: MetricInputs) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from ncfast.metrics import (
     bounds,
@@ -88,6 +89,13 @@ def _resolve(names: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
             )
         chosen += found
     return tuple(dict.fromkeys(chosen))
+
+
+@functools.lru_cache(maxsize=64)
+def usable(ids: tuple[str, ...], given: frozenset[str]) -> Mapping[str, Metric]:
+    """Those of the metrics all of whose needs are given."""
+    chosen = {id_: CATALOGUE[id_] for id_ in ids if CATALOGUE[id_].needs <= given}
+    return MappingProxyType(chosen)  # the result is kept: nobody may change it
 
 
 def _tier(id_: str) -> int:

@@ -66,7 +66,7 @@ def plain(*tensors: Tensor) -> bool:
 
 def why_not_cpu(feats: Tensor) -> str | None:
     """Why the memory of ``feats`` is not the extension's to read, tracing aside; None if it is."""
-    if feats.device.type != "cpu":
+    if not feats.is_cpu:
         return f"the features are on {feats.device}"
     if type(feats) not in (Tensor, nn.Parameter, FakeTensor):  # an operator takes the last one
         return f"the features are a {type(feats).__name__}, whose memory is not theirs to read"
@@ -82,7 +82,7 @@ def readable(feats: Tensor) -> bool:
 def dense_rows(feats: Tensor, *others: Tensor) -> bool:
     """Whether the columns of ``feats`` (N, D) are adjacent, and all have numbers in memory."""
     # a wrapper around other tensors has no memory of its own: its address is 0
-    if (feats.stride(1) != 1 and feats.shape[1] != 1) or feats.is_neg() or not feats.data_ptr():
+    if (feats.stride()[1] != 1 and feats.shape[1] != 1) or feats.is_neg() or not feats.data_ptr():
         return False
     for other in others:  # noqa: SIM110  a generator would take half a microsecond
         if other.is_neg() or not other.data_ptr():
@@ -92,7 +92,7 @@ def dense_rows(feats: Tensor, *others: Tensor) -> bool:
 
 def matrix(feats: Tensor) -> tuple[int, ...]:
     """Address, dtype, rows, columns and stride, as the extension takes a matrix."""
-    return feats.data_ptr(), FEATURE_CODES[feats.dtype], *feats.shape, feats.stride(0)
+    return feats.data_ptr(), FEATURE_CODES[feats.dtype], *feats.shape, feats.stride()[0]
 
 
 def label_code(labels: Tensor) -> int | None:

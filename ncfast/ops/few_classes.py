@@ -64,25 +64,25 @@ class FewClasses:
         if not planned.isdisjoint(_PAIRS):
             self._parts |= {"products", "pairs"}
         self._out: Tensor | None = None
-        self._columns: tuple[Tensor, ...] = ()
+        self._groups: dict[str, Group] = {}
 
     def group(self, name: str, part: str = "") -> Any:
         """A group of `_SUMMARY`, which the extension computes with one of `_PARTS`, or always."""
-        if self._out is None or (part and part not in self._parts):
-            self._summarise(part)
-        kind, start, end = _PLACES[name]
-        return kind._make(self._columns[start:end])
+        out = self._out
+        if out is None or (part and part not in self._parts):
+            out = self._summarise(part)
+        found = self._groups.get(name)
+        if found is None:
+            found = self._groups[name] = Group(out, _SUMMARY.places[name])
+        return found
 
     def _summarise(self, part: str) -> Tensor:
         if part:
             self._parts |= {part, "products"} if part == "pairs" else {part}
         parts = self._parts
-        self._out = out = _raw.FLOAT64.new_empty((*self._batch, _SIZE + self._rank))
+        self._out = out = _raw.FLOAT64.new_empty((*self._batch, _SUMMARY.size + self._rank))
+        self._groups = {}
         self._states.summarise(*[each in parts for each in _PARTS], out.data_ptr())
-        size = (
-            _SIZE if "pairs" in parts else _PRODUCTS_SIZE if "products" in parts else _TRACES_SIZE
-        )
-        self._columns = out.narrow(-1, 0, size).unbind(-1)
         return out
 
     def singular_values(self) -> Tensor:
@@ -90,7 +90,7 @@ class FewClasses:
         out = self._out
         if out is None or "centred_spectrum" not in self._parts:
             out = self._summarise("centred_spectrum")
-        return out.narrow(-1, _SIZE, self._rank)
+        return out.narrow(-1, _SUMMARY.size, self._rank)
 
     def classifier(self, weight: Tensor, *, products: bool) -> tuple[Rows, RowProducts | None]:
         """What NC3 needs of a classifier, and its Gram matrices if ``products``.
@@ -103,9 +103,32 @@ class FewClasses:
         out = _raw.FLOAT64.new_empty((*self._batch, _CLASSIFIER.size))
         stride = weight.stride(0) if weight.ndim > 2 else 0
         self._states.classifier(weight.data_ptr(), stride, products, out.data_ptr())
-        columns = out.narrow(-1, 0, _CLASSIFIER.size if products else _ROWS.size).unbind(-1)
-        rows = Rows._make(_ROWS.groups(columns))
-        return rows, RowProducts._make(_GRAMS.groups(columns[_ROWS.size :])) if products else None
+        groups: dict[str, Any] = {name: Group(out, at) for name, at in _CLASSIFIER.places.items()}
+        rows = Rows._make(groups[name] for name in Rows._fields)
+        if not products:
+            return rows, None
+        return rows, RowProducts._make(groups[name] for name in RowProducts._fields)
+
+
+class Group:
+    """A NamedTuple of columns of the extension's output, each of which is cut when first read.
+
+    Args:
+        out: (..., fields).
+        places: where each field of the NamedTuple is.
+    """
+
+    def __init__(self, out: Tensor, places: dict[str, int]) -> None:
+        self._out, self._places = out, places
+
+    def __getattr__(self, name: str) -> Tensor:
+        """A field that was not read before; from then on it is an ordinary attribute."""
+        place = self.__dict__["_places"].get(name)
+        if place is None:
+            raise AttributeError(name)
+        column = self._out.select(-1, place)
+        self.__dict__[name] = column
+        return column
 
 
 # what the extension computes only where it is planned
@@ -116,40 +139,35 @@ _NO_STRIDES = (0, 0, 0, 0, 0)
 
 
 class _Fields:
-    """Names of the extension's fields, in order, as groups: NamedTuples of columns.
+    """The extension's fields, in order.
 
     Args:
-        kinds: the type of each group, by name.
+        kinds: the NamedTuple of each group of fields, by the name of the group.
     """
 
     def __init__(self, kinds: dict[str, Any]) -> None:
-        self.places: dict[str, tuple[Any, int, int]] = {}
-        self.names: list[str] = []
-        for group, kind in kinds.items():
-            start = len(self.names)
-            self.names += [f"{group}.{field}" for field in kind._fields]
-            self.places[group] = (kind, start, len(self.names))
+        self.names = [f"{name}.{field}" for name, kind in kinds.items() for field in kind._fields]
         self.size = len(self.names)
+        self.places = {
+            name: {field: self.names.index(f"{name}.{field}") for field in kind._fields}
+            for name, kind in kinds.items()
+        }
 
-    def groups(self, columns: tuple[Tensor, ...]) -> list[Any]:
-        """All groups of the columns."""
-        return [kind._make(columns[start:end]) for kind, start, end in self.places.values()]
 
-
-_TRACES: dict[str, Any] = {"traces": Traces, "condition": Condition}
-_OF_PRODUCTS: dict[str, Any] = _TRACES | {
-    "between": Between,
-    "norm": Spread,
-    "gram": Gram,
-    "gram_raw": Gram,
-    "cosine": Statistic,
-}
-_OF_ROWS: dict[str, Any] = {"size": Sizes, "norm": Spread, "dot": Spread, "cosine": Spread}
-_OF_GRAMS: dict[str, Any] = dict.fromkeys(RowProducts._fields, Gram)
-_SUMMARY = _Fields(_OF_PRODUCTS | dict.fromkeys(QUANTITIES, Statistic))
-_PRODUCTS_SIZE, _TRACES_SIZE = _Fields(_OF_PRODUCTS).size, _Fields(_TRACES).size
-_ROWS, _GRAMS, _CLASSIFIER = _Fields(_OF_ROWS), _Fields(_OF_GRAMS), _Fields(_OF_ROWS | _OF_GRAMS)
-_SIZE, _PLACES = _SUMMARY.size, _SUMMARY.places
+_ROWS: dict[str, Any] = {"size": Sizes, "norm": Spread, "dot": Spread, "cosine": Spread}
+_CLASSIFIER = _Fields(_ROWS | dict.fromkeys(RowProducts._fields, Gram))
+_SUMMARY = _Fields(
+    {
+        "traces": Traces,
+        "condition": Condition,
+        "between": Between,
+        "norm": Spread,
+        "gram": Gram,
+        "gram_raw": Gram,
+        "cosine": Statistic,
+        **dict.fromkeys(QUANTITIES, Statistic),
+    }
+)
 
 
 def _check() -> None:
