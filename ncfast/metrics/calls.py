@@ -32,8 +32,8 @@ def collapse_metrics(
 ) -> dict[str, Tensor]:
     """Every collapse metric whose inputs are present, from one pass over the features or two.
 
-    Intermediate results are shared: one sweep over the pairs of classes, one singular value
-    decomposition of the means, one scatter matrix, whatever the number of metrics.
+    Metrics share intermediate results: one pass over the pairs of classes, one singular value
+    decomposition of the means, one scatter matrix.
 
     Args:
         feats_or_moments: (N, D) features in any floating dtype, or their `ClassMoments`, which

@@ -1,8 +1,8 @@
 """`MetricInputs`: the inputs of a call, and the results that several metrics share.
 
-A metric of the class moments alone is arithmetic on the properties of the first part, which have
-the leading axes of the moments: one state or many, on any device. What reads features or the
-principal axes of the means is computed for one state.
+A metric of the class moments alone is arithmetic on the properties of the first part. They have the
+leading axes of the moments: one state or many, on any device. Properties that read the features or
+the principal axes of the means are for one state.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ncfast.ops import summary
 from ncfast.ops._raw import plain
 from ncfast.ops.few_classes import FewClasses, few_classes
 from ncfast.ops.margins import Classes, Margins, margins
-from ncfast.ops.pairs import Statistic, Sweep, sweep
+from ncfast.ops.pairs import PairStatistics, Statistic, pair_statistics
 from ncfast.ops.projection import PROJECTION
 from ncfast.ops.scatter import SCATTER
 from ncfast.ops.spectra import Axes, condition, nonzero_singular, principal_axes
@@ -42,7 +42,7 @@ def given(value: T | None, argument: str) -> T:
 
 @dataclass(eq=False)
 class MetricInputs:
-    """What a metric reads; every property is computed once, when first asked for.
+    """The inputs of metrics. Every property is computed at its first use and kept.
 
     Attributes:
         moments: class moments of the features; leading axes are many states.
@@ -65,7 +65,7 @@ class MetricInputs:
 
     @cached_property
     def given(self) -> frozenset[str]:
-        """Which of the needs of metrics are there, see `Metric`."""
+        """The needs of metrics (see `Metric`) that these inputs meet."""
         needs = ["moments"]
         if self.weight is not None:
             needs.append("classifier")
@@ -92,7 +92,7 @@ class MetricInputs:
 
     @cached_property
     def traces(self) -> Traces:
-        """Sums over the classes: N, P, Tr(Sigma_W), mean norm, and what is NaN when undefined."""
+        """Sums over the classes: N, P, Tr(Sigma_W), the mean norm; NaN where undefined."""
         return summary.traces(self.moments) if self._few is None else self._few.group("traces")
 
     @property
@@ -153,7 +153,7 @@ class MetricInputs:
 
     @cached_property
     def gram(self) -> Gram:
-        """Of the Gram matrix of the centred means."""
+        """Trace, norm and simplex distance of the Gram matrix of the centred means."""
         if self._few is not None:
             return self._few.group("gram", "products")
         shared = lambda: (self.product_of_means, self.product_of_means)  # noqa: E731
@@ -161,7 +161,7 @@ class MetricInputs:
 
     @cached_property
     def gram_raw(self) -> Gram:
-        """Of the Gram matrix of the means."""
+        """Trace, norm and simplex distance of the Gram matrix of the means."""
         if self._few is not None:
             return self._few.group("gram_raw", "products")
         return summary.gram(self.moments.means, self.moments.means, self.present)
@@ -192,12 +192,12 @@ class MetricInputs:
         if f"pairs.{quantity}" not in self.planned:
             planned = frozenset({f"pairs.{quantity}"})
             return MetricInputs(self.moments, planned=planned, backend=self.backend).pair(quantity)
-        return self._sweep.statistics[quantity]
+        return self._pair_statistics.statistics[quantity]
 
     @cached_property
-    def _sweep(self) -> Sweep:
-        """Statistics of the planned pair quantities and the smallest distances, from one sweep."""
-        return sweep(
+    def _pair_statistics(self) -> PairStatistics:
+        """Statistics of the planned pair quantities, and the smallest distances."""
+        return pair_statistics(
             self.backend,
             self.centred,
             self.norms,
@@ -209,7 +209,7 @@ class MetricInputs:
     @property
     def nearest_gaps(self) -> Tensor:
         """Distance of each mean from the nearest other one, (..., K); infinite without another."""
-        return self._sweep.nearest
+        return self._pair_statistics.nearest
 
     @cached_property
     def condition(self) -> Tensor:
@@ -250,7 +250,7 @@ class MetricInputs:
 
     @cached_property
     def rows(self) -> Rows:
-        """The classifier's rows of present classes beside the centred means."""
+        """Sizes and angles of the classifier's rows and the centred means, of present classes."""
         if self._few_rows is not None:
             return self._few_rows[0]
         return summary.rows(self.rows_present, self.centred, self.present, self._undefined)
@@ -276,7 +276,7 @@ class MetricInputs:
         )
 
     def margins(self, *, spread: bool = False) -> Margins:
-        """What follows from the margins; "projected" only with ``spread``, which needs features."""
+        """Results of the margins; ``spread`` adds "projected", which needs the features."""
         if spread or "spread" in self.planned:
             return self._margins_with_spread
         return self._margins_alone
@@ -299,7 +299,7 @@ class MetricInputs:
         return margins(self.backend, classes, rows, self.bias, feats, labels)
 
     def _margins_of_each(self) -> Margins:
-        """Of many states: their classes have K^2 margins each, which one state at a time bounds."""
+        """For many states, one after another: each has K^2 margins, which fill the memory."""
         batch = self.moments.counts.shape[:-1]
         weight = self.classifier.expand(*batch, *self.classifier.shape[-2:]).flatten(0, -3)
         bias = None if self.bias is None else self.bias.expand(*batch, -1).flatten(0, -2)

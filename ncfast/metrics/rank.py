@@ -84,7 +84,7 @@ METRICS = {
         tier="full",
         needs=_SCATTER,
         uses=frozenset({"scatter"}),
-        stalls=True,
+        synchronizes=True,
     ),
     "rank.effective_means": Metric(
         _effective_means,
@@ -93,7 +93,7 @@ METRICS = {
         "[1, min(P - 1, D)]",
         _MEANS,
         tier="full",
-        stalls=True,
+        synchronizes=True,
         uses=frozenset({"centred_spectrum"}),
     ),
     "rank.participation": Metric(
@@ -124,7 +124,7 @@ METRICS = {
         tier="full",
         needs=_SCATTER,
         uses=frozenset({"scatter"}),
-        stalls=True,
+        synchronizes=True,
     ),
     "rank.stable_means": Metric(
         _stable_means,
@@ -133,7 +133,7 @@ METRICS = {
         "[1, min(P - 1, D)]",
         _MEANS,
         tier="full",
-        stalls=True,
+        synchronizes=True,
         uses=frozenset({"centred_spectrum"}),
     ),
 }

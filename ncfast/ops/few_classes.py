@@ -1,4 +1,4 @@
-"""The primitives of `ncfast.ops.summary` by the C++ extension, for few classes on a CPU."""
+"""Computes the primitives of `ncfast.ops.summary` in C++, for few classes on a CPU."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _MOST_SPECTRAL = 32  # and beyond this their singular values
 
 
 class FewClasses:
-    """The primitives of states on the CPU by the C++ extension; see `few_classes`.
+    """Primitives of states on the CPU, computed by the C++ extension; see `few_classes`.
 
-    One pass over the states computes all that is planned; what is asked for beside that takes
+    One pass over the states computes everything planned. A result that was not planned costs
     another pass.
 
     Args:
@@ -67,7 +67,12 @@ class FewClasses:
         self._groups: dict[str, Group] = {}
 
     def group(self, name: str, part: str = "") -> Any:
-        """A group of `_SUMMARY`, which the extension computes with one of `_PARTS`, or always."""
+        """One group of `_SUMMARY`.
+
+        Args:
+            name: of the group.
+            part: the member of `_PARTS` that the group belongs to; "" is always computed.
+        """
         out = self._out
         if out is None or (part and part not in self._parts):
             out = self._summarise(part)
@@ -86,18 +91,18 @@ class FewClasses:
         return out
 
     def singular_values(self) -> Tensor:
-        """Of the centred means, largest first, (..., R)."""
+        """Singular values of the centred means, largest first, (..., R)."""
         out = self._out
         if out is None or "centred_spectrum" not in self._parts:
             out = self._summarise("centred_spectrum")
         return out.narrow(-1, _SUMMARY.size, self._rank)
 
     def classifier(self, weight: Tensor, *, products: bool) -> tuple[Rows, RowProducts | None]:
-        """What NC3 needs of a classifier, and its Gram matrices if ``products``.
+        """Sizes and angles of a classifier's rows, and with ``products`` their Gram matrices.
 
         Args:
             weight: (K, D) float64, or one for each state.
-            products: whether Gram matrices are wanted.
+            products: whether to compute the Gram matrices.
         """
         weight = weight if _dense(weight, 2) else weight.contiguous()
         out = _raw.FLOAT64.new_empty((*self._batch, _CLASSIFIER.size))
@@ -131,7 +136,7 @@ class Group:
         return column
 
 
-# what the extension computes only where it is planned
+# parts of the summary that the extension computes on request
 _PARTS = ("products", "pairs", "spectrum", "centred_spectrum")
 _PART_NAMES = frozenset(_PARTS)
 _PAIRS = frozenset(f"pairs.{quantity}" for quantity in QUANTITIES)
@@ -171,7 +176,7 @@ _SUMMARY = _Fields(
 
 
 def _check() -> None:
-    """That the extension's fields are those above; they come apart only in an old build."""
+    """Raise ImportError unless the extension's fields are those above: it may be an old build."""
     if _raw.extension is None:
         return
     for fields, name in ((_SUMMARY, "SUMMARY_FIELDS"), (_CLASSIFIER, "CLASSIFIER_FIELDS")):
@@ -183,12 +188,12 @@ _check()
 
 
 def few_classes(moments: Moments, planned: frozenset[str], backend: str) -> FewClasses | None:
-    """The extension's primitives; None where `why_not` has a reason."""
+    """The primitives of these moments from the extension; None where `why_not` gives a reason."""
     return FewClasses(moments, planned) if why_not(moments, backend) is None else None
 
 
 def why_not(moments: Moments, backend: str = "auto") -> str | None:
-    """Why `FewClasses` cannot take these moments; None if it can."""
+    """The reason why `FewClasses` cannot take these moments; None if it can."""
     if backend not in ("auto", "cpu"):
         return f"the backend is {backend}"
     if _raw.extension is None:
