@@ -3,14 +3,13 @@
 #include <pybind11/stl.h>
 
 #include "tracker/average.h"
-#include "summary/classifier_summary.h"
+#include "summary/summary.h"
 #include "core/isa.h"
 #include "tracker/json_lines.h"
 #include "neighbors/bind.h"
 #include "moments/moments.h"
 #include "tracker/row_writer.h"
 #include "products/second_pass.h"
-#include "summary/summary.h"
 
 namespace py = pybind11;
 using namespace ncfast;

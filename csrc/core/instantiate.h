@@ -3,16 +3,15 @@
 #pragma once
 
 #include "moments/accumulate.h"
-#include "tracker/average_mean.h"
-#include "products/class_pairs.h"
-#include "products/gram.h"
-#include "core/kernels.h"
-#include "neighbors/sweep.h"
+#include "tracker/kernels.h"
+#include "products/pairs.h"
+#include "products/scatter.h"
+#include "core/isa.h"
+#include "neighbors/scan.h"
 #include "neighbors/walk.h"
 #include "products/margins.h"
 #include "products/projection.h"
 #include "summary/small_matrix.h"
-#include "tracker/squares.h"
 
 #define NCFAST_EACH(name)                                                                   \
     {&NCFAST_ISA::name<float>, &NCFAST_ISA::name<double>, &NCFAST_ISA::name<Bf16>,          \

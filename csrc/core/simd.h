@@ -190,5 +190,10 @@ inline __attribute__((always_inline)) void sum_lanes_of_four(const VecF (&v)[4],
 #endif
 }
 
+constexpr int kPanelVectors = 2;
+
+template <class C>
+constexpr int kPanel = kPanelVectors * kLanes<C>;
+
 }  // namespace NCFAST_ISA
 }  // namespace ncfast

@@ -7,10 +7,9 @@
 
 #include "core/isa.h"
 #include "moments/lanes.h"
-#include "moments/merge.h"
-#include "core/pages.h"
+#include "core/memory.h"
 #include "core/pool.h"
-#include "moments/units.h"
+#include "moments/plan.h"
 
 namespace ncfast {
 namespace {

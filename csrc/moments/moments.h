@@ -1,6 +1,8 @@
 // Class moments of a matrix, and the second pass for projections.
 #pragma once
 
+#include <algorithm>
+
 #include "core/types.h"
 
 namespace ncfast {
@@ -18,9 +20,22 @@ struct Moments {
 void class_moments(const Matrix& feats, const Labels& labels, std::int64_t num_classes,
                    const Moments& out, int threads);
 
-// sums[v] = sum over all rows of <x - mean of its class, vectors[v]>^2; vectors is (V, D).
-void projected_ss(const Matrix& feats, const Labels& labels, std::int64_t num_classes,
-                  const double* means, const double* vectors, std::int64_t num_vectors,
-                  double* sums, int threads);
+inline void merge(ClassState& into, const ClassState& from, std::int64_t cols) {
+    const auto total = static_cast<double>(into.count + from.count);
+    const double share = static_cast<double>(from.count) / total;
+    if (into.count == 0) {
+        std::copy(from.mean, from.mean + cols, into.mean);
+        into.within_ss = from.within_ss;
+    } else {
+        double delta_ss = 0;
+        for (std::int64_t d = 0; d < cols; ++d) {
+            const double delta = from.mean[d] - into.mean[d];
+            delta_ss += delta * delta;
+            into.mean[d] += delta * share;
+        }
+        into.within_ss += from.within_ss + static_cast<double>(into.count) * share * delta_ss;
+    }
+    into.count += from.count;
+}
 
 }  // namespace ncfast

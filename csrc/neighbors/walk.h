@@ -5,7 +5,7 @@
 // below, so that nothing is lost to rounding.
 #pragma once
 
-#include "neighbors/sweep.h"
+#include "neighbors/scan.h"
 
 namespace ncfast {
 namespace NCFAST_ISA {

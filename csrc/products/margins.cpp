@@ -5,7 +5,7 @@
 #include "core/isa.h"
 #include "core/pool.h"
 #include "products/second_pass.h"
-#include "moments/units.h"
+#include "moments/plan.h"
 
 namespace ncfast {
 namespace {

@@ -2,7 +2,7 @@
 // C, everything else in double.
 #pragma once
 
-#include "products/margins_types.h"
+#include "products/second_pass.h"
 #include "products/products.h"
 #include "products/projection.h"
 

@@ -5,7 +5,7 @@
 // the sums stay in registers.
 #pragma once
 
-#include "products/panel.h"
+#include "core/simd.h"
 
 namespace ncfast {
 namespace NCFAST_ISA {

@@ -1,7 +1,7 @@
 // Second pass: squared projections of the deviations from a class mean, in double.
 #pragma once
 
-#include "moments/item.h"
+#include "moments/segment.h"
 
 namespace ncfast {
 namespace NCFAST_ISA {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "products/products.h"
-#include "summary/small_matrix_types.h"
+#include "core/isa.h"
 
 namespace ncfast {
 namespace NCFAST_ISA {

@@ -40,4 +40,10 @@ const std::vector<std::string>& summary_names();
 // means, largest first. One pass over the states, whose moments are read once.
 void summarise(const States& states, Parts parts, double* out);
 
+const std::vector<std::string>& classifier_names();
+
+// Fills out (number, fields) for the rows (K, D) of the classifier of each state; the fields that
+// need products of rows are NaN unless they are wanted.
+void classifier_summary(const States& states, Part weights, bool products, double* out);
+
 }  // namespace ncfast

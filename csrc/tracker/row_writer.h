@@ -8,7 +8,7 @@
 
 #include "moments/moments.h"
 #include "tracker/tensor_reader.h"
-#include "moments/units.h"
+#include "moments/plan.h"
 #include "tracker/weight_norm.h"
 
 namespace ncfast {

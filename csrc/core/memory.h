@@ -1,14 +1,35 @@
-// Large blocks that are written once: a page fault for every 4 KiB costs more than the writing.
+// How memory is allocated: vectors that begin with a cache line, large blocks in huge pages.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <new>
+#include <vector>
 
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
 
 namespace ncfast {
+
+template <class T>
+struct LineAllocator {
+    using value_type = T;
+    static constexpr std::align_val_t kLine{64};
+
+    LineAllocator() = default;
+    template <class U>
+    LineAllocator(const LineAllocator<U>&) {}
+    T* allocate(std::size_t count) {
+        return static_cast<T*>(::operator new(count * sizeof(T), kLine));
+    }
+    void deallocate(T* block, std::size_t) { ::operator delete(block, kLine); }
+    bool operator==(const LineAllocator&) const { return true; }
+    bool operator!=(const LineAllocator&) const { return false; }
+};
+
+template <class T>
+using LineVector = std::vector<T, LineAllocator<T>>;
 
 // The largest block that glibc's malloc ever keeps after it is freed; one beyond it is mapped anew
 // each time, and none of its pages is there before it is written.

@@ -1,4 +1,4 @@
-#include "summary/classifier_summary.h"
+#include "summary/summary.h"
 
 #include "summary/class_row.h"
 #include "core/isa.h"

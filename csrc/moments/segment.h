@@ -1,7 +1,7 @@
 // An item: up to kItemRows rows of one class, summed relative to one pilot, strip by strip.
 #pragma once
 
-#include "core/kernels.h"
+#include "core/isa.h"
 #include "moments/tile.h"
 
 namespace ncfast {

@@ -1,7 +1,7 @@
 // Statistics of all pairs of class means, a block of rows against the rows after them, in double.
 #pragma once
 
-#include "products/class_pairs_types.h"
+#include "products/second_pass.h"
 #include "products/products.h"
 
 namespace ncfast {
