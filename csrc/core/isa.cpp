@@ -1,3 +1,4 @@
+// Chooses among the instruction sets that this CPU can run.
 #include "core/isa.h"
 
 #include <atomic>
@@ -16,8 +17,8 @@ extern const Kernels kernels_avx512;
 #endif
 
 #if defined(__x86_64__)
-// clang before 19 does not know __builtin_cpu_supports("f16c"). The registers of AVX, which F16C
-// uses, are enabled where the builtin reports AVX2.
+// clang before 19 rejects __builtin_cpu_supports("f16c"). F16C uses the registers of AVX, which the
+// operating system has enabled if the builtin reports AVX2.
 static bool has_f16c() {
     unsigned a = 0, b = 0, c = 0, d = 0;
     return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;

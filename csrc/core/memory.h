@@ -1,4 +1,4 @@
-// How memory is allocated: vectors that begin with a cache line, large blocks in huge pages.
+// Allocates memory: vectors aligned to cache lines, and huge pages for large blocks.
 #pragma once
 
 #include <cstddef>
@@ -12,6 +12,7 @@
 
 namespace ncfast {
 
+// Aligns a vector to a cache line: a load across two lines costs twice.
 template <class T>
 struct LineAllocator {
     using value_type = T;
@@ -31,11 +32,12 @@ struct LineAllocator {
 template <class T>
 using LineVector = std::vector<T, LineAllocator<T>>;
 
-// The largest block that glibc's malloc ever keeps after it is freed; one beyond it is mapped anew
-// each time, and none of its pages is there before it is written.
+// glibc's malloc reuses a freed block up to this size. The system maps a larger one anew each time,
+// and the first write to each of its pages is a page fault.
 constexpr std::size_t kRecycledBytes = std::size_t{32} << 20;
 
-// Asks for huge pages inside the block, never beyond it. A system that has none says no.
+// Asks the system for huge pages inside the block: a page fault per 4 KiB takes longer than the
+// writing. A system without huge pages ignores it.
 inline void prefer_huge_pages(void* block, std::size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
     constexpr std::uintptr_t kPage = std::uintptr_t{1} << 21;

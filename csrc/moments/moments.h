@@ -1,4 +1,4 @@
-// Class moments of a matrix, and the second pass for projections.
+// Class moments of a matrix in one pass, and the merge of two states of a class.
 #pragma once
 
 #include <algorithm>
@@ -7,7 +7,7 @@
 
 namespace ncfast {
 
-// Preallocated by the caller, every entry is written.
+// Memory of the caller for the results; every entry is written.
 struct Moments {
     std::int64_t* counts;  // (K,)
     double* means;         // (K, D)
@@ -16,10 +16,12 @@ struct Moments {
     double* norm_max;      // ()
 };
 
-// The same bits for any number of threads.
+// Computes the moments of all classes. A label out of range makes every floating-point result NaN.
+// The bits do not depend on the number of threads.
 void class_moments(const Matrix& feats, const Labels& labels, std::int64_t num_classes,
                    const Moments& out, int threads);
 
+// Merges two disjoint parts of a class (Chan, Golub & LeVeque 1983). `from` has rows.
 inline void merge(ClassState& into, const ClassState& from, std::int64_t cols) {
     const auto total = static_cast<double>(into.count + from.count);
     const double share = static_cast<double>(from.count) / total;

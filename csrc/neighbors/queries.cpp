@@ -58,7 +58,7 @@ void search_in_double(const Space& space, const std::vector<std::int64_t>& ids,
         seekers.push_back(q);
     }
     space.for_each_piece<double>([&](const Panels<double>& panels) {
-        space.kernels().exact_sweep.seek[linf](panels, seekers.data(), number);
+        space.kernels().exact_scan.seek[linf](panels, seekers.data(), number);
     });
     for (std::int64_t i = 0; i < number; ++i) {
         Nearest& result = out[again[i]];
@@ -95,7 +95,7 @@ std::vector<Nearest> nearest_of(const Space& space, const std::vector<std::int64
         seekers.push_back(q);
     }
     space.for_each_piece<float>([&](const Panels<float>& panels) {
-        space.kernels().sweep.seek[linf](panels, seekers.data(), number);
+        space.kernels().scan.seek[linf](panels, seekers.data(), number);
     });
     std::vector<Nearest> out(static_cast<std::size_t>(number));
     std::vector<std::size_t> again;
@@ -153,7 +153,7 @@ void count_in_double(const Space& space, const std::vector<const Ask*>& asks) {
         counters.push_back(q);
     }
     space.for_each_piece<double>([&](const Panels<double>& panels) {
-        space.kernels().exact_sweep.count[space.points().linf](
+        space.kernels().exact_scan.count[space.points().linf](
             panels, counters.data(), static_cast<std::int64_t>(counters.size()));
     });
     for (std::size_t i = 0; i < asks.size(); ++i) {
@@ -210,7 +210,7 @@ void count_of(const Space& space, const std::vector<Ask>& asks) {
         counters.push_back(q);
     }
     space.for_each_piece<float>([&](const Panels<float>& panels) {
-        space.kernels().sweep.count[points.linf](panels, counters.data(), number);
+        space.kernels().scan.count[points.linf](panels, counters.data(), number);
     });
     for (std::int64_t i = 0; i < number; ++i) {
         if (counters[i].overflow) wide.push_back(narrow[i]);

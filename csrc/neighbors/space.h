@@ -43,8 +43,8 @@ public:
 private:
     static constexpr std::int64_t kPieceBytes = 192 << 10;
 
-    std::int64_t width(float) const { return kernels_.sweep.width; }
-    std::int64_t width(double) const { return kernels_.exact_sweep.width; }
+    std::int64_t width(float) const { return kernels_.scan.width; }
+    std::int64_t width(double) const { return kernels_.exact_scan.width; }
     const float* data(float) const { return narrow_.get(); }
     const double* data(double) const;  // builds the panels at the first call
 

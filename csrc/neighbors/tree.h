@@ -75,7 +75,7 @@ inline Tree::Tree(const PointSet& points, std::int64_t first, std::int64_t last,
       kernels_(ncfast::kernels()) {
     for (std::int64_t b = from_block; b < to_block; ++b) ends_.push_back(points.ends[b] - column_);
     while (leaves_ * kLeafRows < rows_) leaves_ *= 2;
-    const std::int64_t width = kernels_.exact_sweep.width;
+    const std::int64_t width = kernels_.exact_scan.width;
     panels_per_leaf_ = ((rows_ + leaves_ - 1) / leaves_ + width - 1) / width;
     order_.resize(static_cast<std::size_t>(rows_));
     for (std::int64_t i = 0; i < rows_; ++i) order_[i].id = static_cast<std::int32_t>(i);
@@ -143,7 +143,7 @@ inline void Tree::split(std::int64_t node, std::int64_t from, std::int64_t to) {
 }
 
 inline void Tree::fill_leaf(std::int64_t leaf) {
-    const std::int64_t width = kernels_.exact_sweep.width, room = panels_per_leaf_ * width;
+    const std::int64_t width = kernels_.exact_scan.width, room = panels_per_leaf_ * width;
     const std::int64_t from = start(leaf), number = start(leaf + 1) - from;
     for (std::int64_t i = 0; i < room; ++i) {
         const std::int64_t panel = leaf * panels_per_leaf_ + i / width;

@@ -81,7 +81,7 @@ void run(const MarginKernels<C>& use, const Matrix& feats, const Plan& plan, con
         const std::int64_t last = plan.offsets[first + count];
         for (std::int64_t i = plan.offsets[first], end; i < last; i = end) {
             end = std::min(i + static_cast<std::int64_t>(block), last);
-            for_each_segment(plan, i, end, [&](std::int64_t c, std::int64_t a, std::int64_t b) {
+            for_each_run(plan, i, end, [&](std::int64_t c, std::int64_t a, std::int64_t b) {
                 std::fill(classes.begin() + (a - i), classes.begin() + (b - i), c);
                 use.pack[static_cast<int>(feats.dtype)](
                     feats, plan.rows.get() + a, b - a, in.means + c * cols, in.rows + c * cols,

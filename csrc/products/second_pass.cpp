@@ -79,7 +79,7 @@ void add_rows(const Matrix& block, const Plan& plan, const double* means, const 
         double* own = partial.data() + unit * num_vectors;
         const std::int32_t* rows = plan.rows.get();
         const std::int64_t last = units.end(unit);
-        for_each_segment(plan, units.begin(unit), last,
+        for_each_run(plan, units.begin(unit), last,
                          [&](std::int64_t c, std::int64_t a, std::int64_t b) {
                              project({block, rows + a, b - a, rows + last}, means + c * block.cols,
                                      vectors, num_vectors, buffer.data(), own);

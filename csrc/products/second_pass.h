@@ -1,5 +1,5 @@
-// What needs the features again after the class means are known: the operations, what they give, and the kernels
-// of an instruction set behind them.
+// The second passes: operations that read the features again once the class means are known, their
+// types, and the kernels of an instruction set behind them.
 #pragma once
 
 #include "core/types.h"

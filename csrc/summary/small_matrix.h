@@ -100,7 +100,7 @@ inline void rotate(double* p, double* q, std::int64_t stride, double cosine, dou
     }
 }
 
-bool sweep(double* triangle, std::int64_t number, std::int64_t stride) {
+bool rotate_all(double* triangle, std::int64_t number, std::int64_t stride) {
     const double close = 0x1p-52 * static_cast<double>(number);
     bool done = true;
     for (std::int64_t i = 0; i < number; ++i)

@@ -76,7 +76,7 @@ inline const std::vector<double>& Spectrum::operator()(const double* matrix) {
     load(matrix, std::ldexp(1.0, -exponent));
     use_.triangle(vectors_.data(), number_, length_, triangle_.data(), stride_);
     for (int i = 0; i < kMostSweeps; ++i)
-        if (use_.sweep(triangle_.data(), number_, stride_)) break;
+        if (use_.rotate_all(triangle_.data(), number_, stride_)) break;
     for (std::int64_t i = 0; i < number_; ++i) {
         const double* row = triangle_.data() + i * stride_;
         double square = 0;
