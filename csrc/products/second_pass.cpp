@@ -1,5 +1,4 @@
-// The second passes, cut into tasks: scatter matrix, own distances, projections, pairs of classes.
-
+// The second passes cut into tasks: scatter matrix, distances, projections, pairs of class means.
 #include <algorithm>
 #include <cfloat>
 #include <cstddef>
@@ -14,12 +13,12 @@
 #include "products/second_pass.h"
 
 namespace ncfast {
-
 namespace {
 
-constexpr std::int64_t kBlockRows = 512;       // a panel of them stays in L2
-constexpr std::int64_t kPackRows = 64;         // of one task
-constexpr std::int64_t kDistanceRows = 1024;
+constexpr std::int64_t kBlockRows = 512;       // a panel of so many rows stays in L2
+constexpr std::int64_t kPackRows = 64;         // per task
+constexpr std::int64_t kDistanceRows = 1024;   // per task
+constexpr std::int64_t kPairRows = 64;         // per task: sums stay close to their pilot
 
 std::int64_t round_up(std::int64_t value, std::int64_t step) {
     return (value + step - 1) / step * step;
@@ -46,7 +45,7 @@ void scatter(const Matrix& feats, const std::int64_t* labels, const double* mean
                  row.data(), panels.data());
         });
         const std::int64_t number = width / use.panel;
-        parallel_for(number, threads, [&](std::int64_t task) {  // the longest first
+        parallel_for(number, threads, [&](std::int64_t task) {  // the longest task first
             use.add_gram(panels.data(), depth, number - 1 - task, sums.data(), width);
         });
     }
@@ -68,8 +67,9 @@ void own_distances(const Matrix& feats, const std::int64_t* labels, const double
 
 namespace {
 
-void add_rows(const Matrix& block, const Plan& plan, const double* means, const double* vectors,
-              std::int64_t num_vectors, double* sums, int threads) {
+// Adds the projections of one block of rows.
+void project_rows(const Matrix& block, const Plan& plan, const double* means, const double* vectors,
+                  std::int64_t num_vectors, double* sums, int threads) {
     const auto num_classes = static_cast<std::int64_t>(plan.offsets.size()) - 1;
     const Units units(block, plan.size(), num_classes);
     const Project project = kernels().project[static_cast<int>(block.dtype)];
@@ -105,14 +105,12 @@ void projected_ss(const Matrix& feats, const Labels& labels, std::int64_t num_cl
         valid = valid && plan.valid;
         Matrix block = feats;
         block.data = static_cast<const char*>(feats.data) + first * row_bytes;
-        add_rows(block, plan, means, vectors, num_vectors, sums, threads);
+        project_rows(block, plan, means, vectors, num_vectors, sums, threads);
     }
     if (!valid) std::fill(sums, sums + num_vectors, std::numeric_limits<double>::quiet_NaN());
 }
 
 namespace {
-
-constexpr std::int64_t kBlock = 64;  // rows of one task: what it sums stays a pilot's
 
 void merge(const PairSums& part, PairSums& all) {
     if (part.count == 0) return;
@@ -132,7 +130,7 @@ PairSums class_pairs(const double* unit, const double* length, const double* var
                      std::int64_t number, std::int64_t cols, double simplex, double* nearest,
                      int threads) {
     const Products& use = kernels().products;
-    const std::int64_t padded = (number + use.panel - 1) / use.panel * use.panel;
+    const std::int64_t padded = round_up(number, use.panel);
     std::vector<double> panels(static_cast<std::size_t>(padded * cols));
     for (std::int64_t k = 0; k < number; ++k)
         for (std::int64_t d = 0; d < cols; ++d)
@@ -142,15 +140,15 @@ PairSums class_pairs(const double* unit, const double* length, const double* var
     lengths.resize(static_cast<std::size_t>(padded), 1);
     variances.resize(static_cast<std::size_t>(padded));
     const ClassMeans of{number, cols, unit, panels.data(), lengths.data(), variances.data(), simplex};
-    const std::int64_t tasks = (number + kBlock - 1) / kBlock;
+    const std::int64_t tasks = (number + kPairRows - 1) / kPairRows;
     std::vector<PairSums> parts(static_cast<std::size_t>(tasks));
     std::vector<double> smallest(static_cast<std::size_t>(padded), DBL_MAX);
     std::mutex mutex;
     parallel_for(tasks, threads, [&](std::int64_t task) {
         std::vector<double> own(static_cast<std::size_t>(padded), DBL_MAX);
-        use.pair_block(of, task * kBlock, std::min(kBlock, number - task * kBlock),
+        use.pair_block(of, task * kPairRows, std::min(kPairRows, number - task * kPairRows),
                        parts[static_cast<std::size_t>(task)], own.data());
-        const std::lock_guard<std::mutex> lock(mutex);  // a minimum, whatever the order
+        const std::lock_guard<std::mutex> lock(mutex);  // the order does not change a minimum
         for (std::size_t k = 0; k < own.size(); ++k) smallest[k] = std::min(smallest[k], own[k]);
     });
     PairSums all{};

@@ -7,8 +7,6 @@
 namespace ncfast {
 namespace {
 
-constexpr double kClose = 1e-5;  // below this 1 - cos has lost more than 1e-10 of its value
-
 constexpr int kQuantities = 6;
 
 struct PairStatistic {
