@@ -1,11 +1,11 @@
-// Running averages of batches: packed moments in, packed averages out, in the same memory. Their
-// definition is in ncfast/tracking/stream.py, the reference in average.py beside it.
+// Running averages of batches: replaces packed moments by packed averages, in place. The definition and
+// the reference are in ncfast/tracking/.
 //
-// Sums over batches are kept in two parts, from which nothing is ever subtracted: what came in since
-// the last turn, and the past before it. A window turns when each of its rows has been overwritten
-// once: every row then takes up the sum of the younger ones, so that row p + 1 is what the window
-// still holds of the past when row p is overwritten. An exponential average turns every few batches,
-// for accuracy alone: its past is rounded once a turn.
+// A sum over batches has two parts, from which nothing is ever subtracted: the batches since the last
+// turn, and the past before it. A window turns when each of its rows has been overwritten once. Each row
+// then becomes the sum of itself and the younger rows, so that row p + 1 is the past that the window
+// still contains when row p is overwritten. An exponential average turns every few batches, for accuracy
+// alone: its past is rounded once per turn.
 #pragma once
 
 #include <algorithm>
@@ -19,19 +19,21 @@
 
 namespace ncfast {
 
+// Averages over the last `length` batches, or over all batches with the weight decay^age if `length`
+// is 0.
 class Average {
 public:
-    // Over the last `length` batches; over all, weighted by decay^age, where that is 0. Counts come
-    // as the bits of int64, or as doubles; they leave as doubles.
+    // Counts are read as the bits of int64 if `integer_counts`, else as double; they are written as
+    // double.
     Average(std::int64_t classes, std::int64_t cols, std::int64_t length, double decay,
             bool integer_counts);
 
-    // Overwrites each of `number` adjacent rows by the average that ends with it.
+    // Replaces each of `number` adjacent rows of packed moments by the average that ends with it.
     void update(double* states, std::int64_t number);
 
 private:
-    static constexpr std::int64_t kPiece = 16;  // batches between the turns of an exponential average
-    static constexpr double kScale = 0x1p60, kForgotten = 1 / kScale;  // see the reference
+    static constexpr std::int64_t kPiece = 16;  // batches per turn of an exponential average
+    static constexpr double kScale = 0x1p60, kForgotten = 1 / kScale;  // see the reference in Python
     static constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
     static double sum(const double* values, std::int64_t count) {
@@ -51,20 +53,20 @@ private:
     double* row(std::int64_t i) { return rows_.data() + i * width_; }
 
     const std::int64_t k_, d_, length_, size_;
-    const std::int64_t squares_, freedom_, ones_, norms_, largest_, totals_;  // first columns
+    const std::int64_t squares_, freedom_, ones_, norms_, largest_, totals_;  // first column of each part
     const std::int64_t width_;
     const double keep_;
     const bool integer_counts_;
-    std::vector<double> rows_;     // the window and a row of zeros; or the last batch and the past
-    std::vector<double> running_;  // since the last turn
-    std::vector<double> sums_;     // of both parts, the columns before totals_
-    const std::vector<double> zeros_;  // instead of a batch that is not finite
+    std::vector<double> rows_;     // the window and a row of zeros, or the last batch and the past
+    std::vector<double> running_;  // sums since the last turn
+    std::vector<double> sums_;     // sums of both parts, for the columns before totals_
+    const std::vector<double> zeros_;  // replaces a batch that is not finite
     std::int64_t position_ = 0;        // batches since the last turn
     double share_ = 1;                 // weight of the past
 };
 
 inline Average::Average(std::int64_t classes, std::int64_t cols, std::int64_t length, double decay,
-                 bool integer_counts)
+                        bool integer_counts)
     : k_(classes), d_(cols), length_(length), size_(classes * (cols + 2) + 2), squares_(classes),
       freedom_(2 * classes), ones_(3 * classes), norms_(ones_ + 1), largest_(ones_ + 2),
       totals_(ones_ + 3), width_(totals_ + classes * cols), keep_(length > 0 ? 1 : decay),
@@ -92,7 +94,7 @@ inline void Average::add(double* state) {
     if (++position_ == (window() ? length_ : kPiece)) turn();
 }
 
-// The columns before totals_: sums of these over batches, and the largest norm, are all it takes.
+// Writes the columns before totals_: the quantities of a batch whose sums over batches give the average.
 inline void Average::split(const double* batch, double* row) const {
     const double* within = batch + k_ + k_ * d_;
     for (std::int64_t c = 0; c < k_; ++c) {

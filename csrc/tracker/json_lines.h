@@ -1,5 +1,5 @@
-// Records as lines of JSON, the same bytes as json_line of ncfast.tracking.sinks.strict_json gives,
-// without Python's lock.
+// Writes records as lines of JSON without holding Python's lock. The bytes equal those of json_line in
+// ncfast.tracking.sinks.strict_json.
 #pragma once
 
 #include <charconv>
@@ -8,12 +8,13 @@
 #include <string>
 #include <vector>
 
-// Shortest digits of a double came late to the standard libraries; without them Python writes.
+// Older standard libraries cannot write the shortest digits of a double; then Python writes the lines.
 #if defined(__cpp_lib_to_chars)
 #define NCFAST_HAS_JSON_LINES 1
 
 namespace ncfast {
 
+// A table of values, one row a record.
 struct Cells {
     const std::int64_t* steps;  // (rows,)
     const double* values;       // (rows, cols)
@@ -23,7 +24,7 @@ struct Cells {
 
 namespace json {
 
-constexpr std::size_t kNumber = 32;  // characters: more than any number here takes
+constexpr std::size_t kNumber = 32;  // characters, more than any number here takes
 
 template <class... Format>
 inline void append(std::string& out, Format... format) {
@@ -32,16 +33,18 @@ inline void append(std::string& out, Format... format) {
     out.append(text, written.ptr);
 }
 
-// As Python's repr of a finite x: the shortest digits that read back, a point or an exponent always.
+// Appends a finite x as Python's repr writes it: the shortest digits that read back, always with a point
+// or an exponent.
 inline void append_float(std::string& out, double x) {
     const double size = std::abs(x);
-    if (size != 0 && (size < 1e-4 || size >= 1e16)) return append(out, x, std::chars_format::scientific);
+    if (size != 0 && (size < 1e-4 || size >= 1e16))
+        return append(out, x, std::chars_format::scientific);
     const std::size_t begin = out.size();
     append(out, x, std::chars_format::fixed);
     if (out.find('.', begin) == std::string::npos) out += ".0";
 }
 
-// key=nan and the like at the end of the list; `key` has its quotation marks.
+// Appends key=nan, key=inf or key=-inf to the list; `key` includes its quotation marks.
 inline void list(std::string& listed, const std::string& key, double x) {
     if (!listed.empty()) listed += ' ';
     listed.append(key, 1, key.size() - 2);
@@ -50,10 +53,11 @@ inline void list(std::string& listed, const std::string& key, double x) {
 
 }  // namespace json
 
-// {"step": steps[i], keys[0]: values[i][0], ..., tails[i], "nonfinite": "..."} and a line break for
-// each row. Keys are JSON strings; tails what stands between the braces of a JSON object, or empty.
-// Values that are not finite are null, and listed with notes[i], the inside of a JSON string that
-// lists those of the tail, in the last field, which is absent where the list is empty.
+// Returns a line {"step": steps[i], keys[0]: values[i][0], ..., tails[i], "nonfinite": "..."} per row.
+//
+// Keys are JSON strings. A tail is the content of a JSON object without its braces, or empty. Values that
+// are not finite are written as null and listed in "nonfinite", followed by notes[i], which lists those of
+// the tail. "nonfinite" is absent if the list is empty.
 inline std::string json_lines(const Cells& cells, const std::vector<std::string>& keys,
                               const std::vector<std::string>& tails,
                               const std::vector<std::string>& notes) {

@@ -1,4 +1,4 @@
-// The tracker's kernels: the running average of a class mean, and sums of squares.
+// The kernels of the tracker: the running average of a class mean, and sums of squares.
 #pragma once
 
 #include "core/isa.h"
@@ -7,6 +7,7 @@
 namespace ncfast {
 namespace NCFAST_ISA {
 
+// Adds one batch to the running average of a class mean, see MeanStep.
 void average_mean(const MeanStep& of, const double* past, double* row, double* running,
                   double* mean) {
     const auto step = [&](std::int64_t d, auto read, auto write) __attribute__((always_inline)) {
@@ -29,7 +30,7 @@ void average_mean(const MeanStep& of, const double* past, double* row, double* r
          });
 }
 
-// gcc would convert quarters and join them again, so AVX-512 gets the instruction by name
+// Widens floats to double. For AVX-512 the instruction is named: gcc would convert quarters and join them.
 inline __attribute__((always_inline)) VecD widened(HalfF value) {
 #if NCFAST_VECTOR_BYTES == 64
     return (VecD)_mm512_cvtps_pd((__m256)value);
@@ -38,7 +39,7 @@ inline __attribute__((always_inline)) VecD widened(HalfF value) {
 #endif
 }
 
-// Vectors of double from one place: as many as kParts.
+// Loads one vector of T as kParts vectors of double.
 template <class T>
 struct Doubles {
     static constexpr int kParts = 2;
@@ -50,7 +51,7 @@ struct Doubles {
     }
 };
 template <>
-struct Doubles<float> {  // widened as they are read: no vector has to be cut in halves
+struct Doubles<float> {  // widened as they are loaded: no vector is split
     static constexpr int kParts = 1;
     static inline __attribute__((always_inline)) void load_from(const float* x, VecD* out) {
         out[0] = widened(load_bits<HalfF>(x));
@@ -64,6 +65,7 @@ struct Doubles<double> {
     }
 };
 
+// The sum of squares in double, in which the square of a float or a narrower number is exact.
 template <class T>
 double sum_squares(const void* data, std::int64_t count) {
     constexpr int kParts = Doubles<T>::kParts, kSums = 8;

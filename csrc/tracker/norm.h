@@ -1,4 +1,4 @@
-// The norm of all numbers of many tensors.
+// The norm of all numbers in many tensors.
 #pragma once
 
 #include <algorithm>
@@ -12,17 +12,18 @@
 
 namespace ncfast {
 
-// Numbers that lie side by side.
+// Numbers in adjacent memory.
 struct Span {
     const void* data;
     Dtype dtype;
     std::int64_t count;
 };
 
-// Numbers of one partial sum: few enough for its roundings to stay below 1e-13 of it, enough to
-// outweigh a hand-over.
+// Numbers per partial sum: few enough that its rounding stays below 1e-13 of it, many enough to outweigh
+// handing over a task.
 constexpr std::int64_t kNormBlock = 1 << 16;
 
+// Cuts the spans into blocks of at most kNormBlock numbers.
 inline std::vector<Span> blocks_of(const std::vector<Span>& spans) {
     std::vector<Span> blocks;
     blocks.reserve(spans.size());
@@ -35,7 +36,7 @@ inline std::vector<Span> blocks_of(const std::vector<Span>& spans) {
     return blocks;
 }
 
-// With what each addition has lost (Neumaier 1974): as good for a billion blocks as for one.
+// A compensated sum (Neumaier 1974), whose error does not grow with the number of parts.
 inline double compensated_sum(const std::vector<double>& parts) {
     double sum = 0, lost = 0;
     for (const double part : parts) {
@@ -46,18 +47,18 @@ inline double compensated_sum(const std::vector<double>& parts) {
     return std::isfinite(sum) ? sum + lost : sum;
 }
 
-
 inline std::int64_t bytes_of(const std::vector<Span>& spans) {
     std::int64_t bytes = 0;
     for (const Span& span : spans) bytes += span.count * static_cast<std::int64_t>(size_of(span.dtype));
     return bytes;
 }
 
-// sqrt of the sum of the squares, accumulated in double. The same bits for any number of threads.
+// The square root of the sum of squares, accumulated in double. The bits do not depend on the number of
+// threads.
 inline double norm(const std::vector<Span>& spans, int threads) {
     const std::vector<Span> blocks = blocks_of(spans);
     std::vector<double> parts(blocks.size());
-    // waking a thread takes as long as to read a megabyte
+    // Waking a thread takes as long as reading a megabyte.
     const int workers = bytes_of(spans) < 4 * kUnitBytes ? 1 : threads;
     const Kernels& use = kernels();
     parallel_for(static_cast<std::int64_t>(blocks.size()), workers, [&](std::int64_t i) {

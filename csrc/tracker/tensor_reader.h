@@ -1,4 +1,5 @@
-// Where the tensors of Python lie, without a call of Python for each and without torch.
+// Reads the address, shape and dtype of Python's tensors without a Python call per tensor and without
+// torch's headers.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -10,9 +11,9 @@
 
 namespace ncfast {
 
-// The part of DLPack 1.3 by which a tensor of Python says where it lies: a table of C functions that
-// its type holds. Nothing is copied or counted, and nothing here is linked against torch.
-// Layouts as in https://github.com/dmlc/dlpack, include/dlpack/dlpack.h.
+// The part of DLPack 1.3 that describes a tensor: a table of C functions, which the type of the tensor
+// holds. Nothing is copied and no reference is counted.
+// The layouts are those of https://github.com/dmlc/dlpack, include/dlpack/dlpack.h.
 namespace dlpack {
 
 constexpr std::uint32_t kMajor = 1;
@@ -50,8 +51,8 @@ struct Table {
 
 class TensorReader {
 public:
-    // `tensor` and `parameter` are the only types that are read, through the `table` they hold, and
-    // only while every one of `guards` returns something false. `threads` says how many may work.
+    // Only objects of the types `tensor` and `parameter` are read, through their `table`, and only while
+    // all `guards` return a false value. `threads` returns the number of threads to use.
     TensorReader(pybind11::type tensor, pybind11::type parameter, const pybind11::capsule& table,
                  pybind11::tuple guards, pybind11::function threads)
         : tensor_(std::move(tensor)), parameter_(std::move(parameter)), guards_(std::move(guards)),
@@ -60,17 +61,17 @@ public:
         if (found->version.major == dlpack::kMajor) view_ = found->view;
     }
 
-    // Something traces, so that nothing may be read.
+    // Whether a tracer is active, so that no tensor may be read.
     bool guarded() const {
         for (const pybind11::handle& guard : guards_)
             if (PyObject_IsTrue(guard().ptr()) != 0) return true;
         return false;
     }
 
-    // Whether the numbers are the negatives of those in the memory. May let another thread run.
+    // Whether the memory holds the negatives of the tensor's numbers. Another thread may run meanwhile.
     bool negated(pybind11::handle tensor) const {
         const auto found = pybind11::reinterpret_steal<pybind11::object>(
-            PyObject_CallOneArg(is_neg_.ptr(), tensor.ptr()));  // makes no tuple of arguments
+            PyObject_CallOneArg(is_neg_.ptr(), tensor.ptr()));  // creates no tuple of arguments
         if (!found) throw pybind11::error_already_set();
         return found.ptr() == Py_True;
     }
@@ -80,7 +81,7 @@ public:
     bool is_tensor(pybind11::handle object) const { return is(object, tensor_); }
     bool is_parameter(pybind11::handle object) const { return is(object, parameter_); }
 
-    // Of a tensor or parameter on the CPU; false for anything else.
+    // Describes a tensor or parameter on the CPU; false for anything else.
     bool view(pybind11::handle object, dlpack::Tensor& out) const {
         if (view_ == nullptr) return false;
         if (view_(object.ptr(), &out) != 0) {

@@ -1,4 +1,5 @@
-// The norm of a module's parameters, as `ncfast.weight_norm` has it in Python.
+// The norm of a module's parameters, read without a Python call per parameter. The reference is
+// `ncfast.weight_norm`.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -14,17 +15,17 @@
 
 namespace ncfast {
 
-// What `module.parameters()` yields, once each and in its order.
+// Lists the parameters that `module.parameters()` yields, in the same order.
 class ParameterWalk {
 public:
-    // `module` is torch.nn.Module, whose methods are done without here.
+    // `module` is torch.nn.Module. Its methods are replaced here, unless a class overrides them.
     explicit ParameterWalk(const pybind11::type& module)
         : parameters_(interned("_parameters")), modules_(interned("_modules")) {
         for (const char* name : {"named_modules", "parameters", "named_parameters", "_named_members"})
             methods_.emplace_back(interned(name), module.attr(name));
     }
 
-    // False where a class, or a module, has methods or members of another kind.
+    // False if a class or a module overrides a method or stores its members in another way.
     bool operator()(pybind11::handle module, std::vector<pybind11::object>& found) const {
         for (const auto& [name, method] : methods_)
             if (!is_method(module, name, method)) return false;
@@ -50,7 +51,7 @@ private:
         return true;
     }
 
-    // as the names in Python's code are: lookups compare addresses
+    // Interned like the names in Python code, so that lookups compare addresses.
     static pybind11::str interned(const char* name) {
         return pybind11::reinterpret_steal<pybind11::str>(PyUnicode_InternFromString(name));
     }
@@ -61,14 +62,16 @@ private:
         return pybind11::reinterpret_steal<pybind11::object>(found);
     }
 
-    // Of a dict, also an ordered one; none of anything else.
+    // The values of a dict or an ordered dict; a null object for anything else.
     static pybind11::list values(const pybind11::object& of) {
         const bool found = of && PyDict_Check(of.ptr()) != 0;
-        return pybind11::reinterpret_steal<pybind11::list>(found ? PyMapping_Values(of.ptr()) : nullptr);
+        return pybind11::reinterpret_steal<pybind11::list>(found ? PyMapping_Values(of.ptr())
+                                                                 : nullptr);
     }
 
-    // Neither the class nor the module itself has put another in its place.
-    static bool is_method(pybind11::handle of, const pybind11::str& name, const pybind11::object& method) {
+    // Whether the method is not overridden, neither by the class nor by the module itself.
+    static bool is_method(pybind11::handle of, const pybind11::str& name,
+                          const pybind11::object& method) {
         const pybind11::object found = attribute(of, name);
         return found && PyMethod_Check(found.ptr()) != 0 &&
                PyMethod_GET_FUNCTION(found.ptr()) == method.ptr() &&
@@ -79,13 +82,15 @@ private:
     std::vector<std::pair<pybind11::str, pybind11::object>> methods_;
 };
 
+// The norm of all parameters of a module, or of a list of tensors.
+//
+// There is no result if a tensor is not an ordinary dense floating-point tensor on the CPU, or while a
+// tracer is active. Python then computes the norm.
 class WeightNorm {
 public:
     WeightNorm(std::shared_ptr<const TensorReader> reader, const pybind11::type& module)
         : reader_(std::move(reader)), walk_(module) {}
 
-    // Of all parameters; nothing where they are not plain floating numbers on the CPU, side by side
-    // in any order of their axes, or where something traces.
     std::optional<double> of_module(const pybind11::object& module) const {
         std::vector<pybind11::object> tensors;
         if (reader_->guarded() || !walk_(module, tensors)) return std::nullopt;
@@ -101,7 +106,7 @@ public:
     }
 
 private:
-    // They are held while another thread may have the interpreter.
+    // Holds references to the tensors, because another thread may run Python meanwhile.
     std::optional<double> of_all(const std::vector<pybind11::object>& tensors) const {
         if (tensors.empty()) return std::nullopt;
         std::vector<Span> spans;
@@ -128,7 +133,7 @@ private:
         return Span{TensorReader::data_of(found), *dtype, count};
     }
 
-    // Whether every place of `count` in a row is an element: some axis has the next step outwards.
+    // Whether the tensor is dense: its `count` elements fill adjacent memory in some order of the axes.
     static bool dense(const dlpack::Tensor& of, std::int64_t count) {
         std::int64_t step = 1;
         while (step < count) {
@@ -144,7 +149,7 @@ private:
     const ParameterWalk walk_;
 };
 
-// Norms one after another, each with its entry in `steps`.
+// Writes the norm of each step into a buffer, and the step into the list `steps`.
 class NormWriter {
 public:
     NormWriter(std::uintptr_t base, std::int64_t rows, pybind11::list steps,
@@ -152,7 +157,7 @@ public:
         : base_(reinterpret_cast<double*>(base)), rows_(rows), steps_(std::move(steps)),
           norm_(std::move(norm)) {}
 
-    // False, and nothing has changed, where there is no norm to be had or no place left.
+    // Returns false and changes nothing if there is no norm or the buffer is full.
     bool push(const pybind11::object& step, const pybind11::object& module) {
         const std::optional<double> found = measure(module);
         if (!found || full()) return false;
@@ -160,7 +165,7 @@ public:
         return true;
     }
 
-    // May let another thread run, which may take the values that are there.
+    // Another thread may run meanwhile and may empty the buffer.
     std::optional<double> measure(const pybind11::object& module) const {
         return full() ? std::nullopt : norm_->of_module(module);
     }
