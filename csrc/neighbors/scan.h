@@ -1,8 +1,8 @@
 // Direct differences between a few queries and panels of points, lanes over the points.
 #pragma once
 
-#include "neighbors/types.h"
-#include "products/panel.h"
+#include "neighbors/search.h"
+#include "core/simd.h"
 
 namespace ncfast {
 namespace NCFAST_ISA {
