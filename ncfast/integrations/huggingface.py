@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ncfast._optional import need
 from ncfast.integrations.callback import Measuring, harmless
 from ncfast.integrations.split import Split
-from ncfast.tracking.isolation import undisturbed
 from ncfast.tracking.layers import model_device
+from ncfast.tracking.snapshot import undisturbed
 
 need("transformers", "ncfast.integrations.huggingface")
 from transformers import (  # noqa: E402

@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 
 from ncfast.ops.states import Layout
-from ncfast.tracking.block import Block, LogPoint, Table
+from ncfast.tracking.averaging import Stream
+from ncfast.tracking.buffer import MomentsRing, NormColumn
 from ncfast.tracking.evaluation import evaluate_states
-from ncfast.tracking.norms import NormColumn
+from ncfast.tracking.records import Block, LogPoint, Table
 from ncfast.tracking.reduction import LOCAL, Batches, Ranks, in_words
-from ncfast.tracking.ring import MomentsRing
-from ncfast.tracking.signals import held_back
+from ncfast.tracking.shutdown import held_back
 from ncfast.tracking.sinks import Sink
-from ncfast.tracking.stream import Stream
 from ncfast.tracking.writer import SinkWriter
 
 _POINTS = 128  # log points of a block, at most

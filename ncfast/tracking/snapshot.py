@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import random
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ncfast._validate import LABEL_DTYPES
 from ncfast.moments import ClassMoments, class_moments
-from ncfast.tracking.batches import as_labels, inputs_and_labels, outputs_of
+from ncfast.tracking.batches import (
+    LossFunction,
+    Reduction,
+    as_labels,
+    inputs_and_labels,
+    outputs_of,
+    total_loss,
+)
 from ncfast.tracking.capture import FeatureCapture
-from ncfast.tracking.isolation import undisturbed
 from ncfast.tracking.layers import model_device
-from ncfast.tracking.loss import LossFunction, Reduction, total_loss
 from ncfast.tracking.reduction import Ranks
 
 Batches = Iterable[Any]
@@ -129,3 +137,25 @@ def undefined(like: ClassMoments) -> ClassMoments:
     names = ("means", "within_ss", "norm_sum", "norm_max")
     nan = {name: torch.full_like(getattr(like, name), torch.nan) for name in names}
     return ClassMoments(**{"counts": like.counts + 1, **nan})
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluate ``model`` inside; afterwards every mode and random stream is as it was.
+
+    Covers each submodule's training flag, and the global streams of torch (CPU and the model's
+    device), NumPy and Python: a DataLoader draws from the first even when it does not shuffle.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    device = model_device(model)
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+    devices = [device] if device.type == "cuda" else []
+    try:
+        model.eval()
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)

@@ -21,24 +21,21 @@ from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.registry import OF_MOMENTS
 from ncfast.metrics.weights import weight_norm
 from ncfast.tracking import shutdown
-from ncfast.tracking.capture import FeatureCapture, PoolSpec
-from ncfast.tracking.header import build_header
+from ncfast.tracking.averaging import parse as parse_stream
+from ncfast.tracking.batches import LossFunction, Reduction, reduction_of
+from ncfast.tracking.buffer import MomentsRing
+from ncfast.tracking.capture import FeatureCapture, PoolSpec, capture_of, release
 from ncfast.tracking.hook import Hook
+from ncfast.tracking.keys import WEIGHT_NORM, Names, build_header, choose
 from ncfast.tracking.layers import Layer, uncompiled
-from ncfast.tracking.loss import LossFunction, Reduction, reduction_of
-from ncfast.tracking.names import Names
 from ncfast.tracking.numbers import as_number, check_keys, key_is_taken
 from ncfast.tracking.quick import QuickStep
 from ncfast.tracking.recorder import COST, Recorder
 from ncfast.tracking.reduction import LOCAL, Ranks, as_group
-from ncfast.tracking.ring import MomentsRing
 from ncfast.tracking.schedule import Schedule, as_schedule
-from ncfast.tracking.selection import WEIGHT_NORM, choose
+from ncfast.tracking.shutdown import whole
 from ncfast.tracking.sinks import Record, Sink, as_sink, listed
 from ncfast.tracking.snapshot import Batches, Snapshot
-from ncfast.tracking.stream import parse as parse_stream
-from ncfast.tracking.tapped import capture_of, release
-from ncfast.tracking.whole import whole
 
 _CUDA = torch.backends.cuda.is_built()  # without, no graph is ever captured
 
@@ -69,7 +66,7 @@ class Tracker:
             `ncfast.describe`), "weight.norm", or "all" for the core set of eight and weight.norm
             where there is a model.
         stream: what `step` measures: "batch", each batch alone; "window:100", the last 100
-            batches; "ema:0.99", an exponential average; see `ncfast.tracking.stream`.
+            batches; "ema:0.99", an exponential average; see `ncfast.tracking.averaging`.
         sinks: paths (.jsonl, .csv, .parquet), "tensorboard:DIR", "wandb:PROJECT",
             "mlflow:EXPERIMENT", "trackio:PROJECT", callables that take a record, or objects with
             ``write`` and ``close``; see `ncfast.tracking.sinks`. Each is called from a thread of

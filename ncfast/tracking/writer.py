@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextvars
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
-from ncfast.tracking.block import Block
+from ncfast.tracking.records import Block
 from ncfast.tracking.sinks import Sink
-from ncfast.tracking.sinks.caller import Caller
 
 _BACKLOG = 1024  # blocks that may wait for a slow sink
 _POLL = 0.0002  # seconds; no lock, so that a signal handler may wait too
@@ -132,3 +134,38 @@ class SinkWriter:
             self.failure = self.failure or error
         finally:
             self._called = None
+
+
+class Caller:
+    """Context variables and the active MLflow run of the thread that makes this object.
+
+    `run` calls a function in another thread as if that thread were the caller's. trackio keeps its
+    current run in a context variable; MLflow keeps the stack of its active runs by thread. The
+    other thread gets a copy: it ends no run of the caller's.
+
+    Example:
+        >>> import contextvars, threading
+        >>> project = contextvars.ContextVar("project")
+        >>> token, seen = project.set("mine"), []
+        >>> threading.Thread(target=Caller().run, args=(lambda: seen.append(project.get()),)).run()
+        >>> seen
+        ['mine']
+    """
+
+    def __init__(self) -> None:
+        self._context = contextvars.copy_context()
+        stack = _mlflow_runs()
+        self._runs = [] if stack is None else list(stack.get())
+
+    def run(self, function: Callable[[], object]) -> None:
+        """Call ``function`` in the current thread with the caller's context and active run."""
+        stack = _mlflow_runs() if self._runs else None
+        if stack is not None:
+            stack.set(self._runs)
+        self._context.run(function)
+
+
+def _mlflow_runs() -> Any:
+    """MLflow's stack of active runs, by thread; None where MLflow is not in use."""
+    # its public start_run(run_id=) would set the state of a finished run back to running
+    return getattr(sys.modules.get("mlflow.tracking.fluent"), "_active_run_stack", None)

@@ -5,8 +5,7 @@ import torch
 
 from ncfast.ops.averages import CpuAverage
 from ncfast.ops.states import Layout
-from ncfast.tracking.average import TorchAverage
-from ncfast.tracking.stream import parse
+from ncfast.tracking.averaging import TorchAverage, parse
 
 
 @pytest.mark.parametrize("text", ["window:1", "window:9", "ema:0.9"])

@@ -11,8 +11,7 @@ from torch import nn
 import ncfast
 from ncfast.tracking import Tapped, Tracker
 from ncfast.tracking.capture import FeatureCapture
-from ncfast.tracking.layers import resolve
-from ncfast.tracking.pooling import as_pool, tensor_of
+from ncfast.tracking.layers import as_pool, resolve, tensor_of
 
 
 def network():

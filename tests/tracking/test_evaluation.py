@@ -10,9 +10,9 @@ from ncfast.metrics.metric import Metric
 from ncfast.metrics.registry import OF_MOMENTS
 from ncfast.ops import _raw, pairs
 from ncfast.ops.states import Layout, pack
+from ncfast.tracking.averaging import Stream
+from ncfast.tracking.buffer import MomentsRing
 from ncfast.tracking.evaluation import evaluate_states
-from ncfast.tracking.ring import MomentsRing
-from ncfast.tracking.stream import Stream
 
 needs_extension = pytest.mark.skipif(_raw.extension is None, reason=f"{_raw.import_error}")
 IDS = tuple(OF_MOMENTS)
@@ -146,7 +146,7 @@ def test_what_a_graph_records_fills_row_after_row(monkeypatch):
     rows.push(0, warm, labels)
     rows.clear()
 
-    monkeypatch.setattr("ncfast.tracking.ring._capturing", lambda device: True)
+    monkeypatch.setattr("ncfast.tracking.buffer._capturing", lambda device: True)
     # labels on the host would be looked at, which those of an accelerator are not
     monkeypatch.setattr("ncfast._validate.labels_are_on_host", lambda labels: False)
     graph = make_fx(lambda feats: rows.push(0, feats, labels), tracing_mode="real")(warm)

@@ -2,7 +2,7 @@ import pytest
 from samples import classes
 
 import ncfast
-from ncfast.tracking.stream import Stream, parse
+from ncfast.tracking.averaging import Stream, parse
 
 
 @pytest.mark.parametrize("text", ["", "batches", "window", "window:0", "ema:1", "ema:x", "batch:3"])

@@ -20,8 +20,8 @@ import ncfast
 from ncfast.ops import _raw
 from ncfast.tracking import Tracker, read_records
 from ncfast.tracking import recorder as recorder_module
-from ncfast.tracking.average import TorchAverage
-from ncfast.tracking.signals import held_back
+from ncfast.tracking.averaging import TorchAverage
+from ncfast.tracking.shutdown import held_back
 from ncfast.tracking.writer import SinkWriter
 
 FEATS, LABELS = classes()

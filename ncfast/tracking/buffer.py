@@ -1,20 +1,22 @@
-"""The moments of the last batches, on the device of the features, until a block is evaluated."""
+"""The moments of the last batches and the norms of the weights, until a block is evaluated."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ncfast import _validate
 from ncfast.moments import class_moments
 from ncfast.ops import _raw, select
 from ncfast.ops.moments import cpu as cpu_moments
 from ncfast.ops.states import Layout, RowWriter, pack
-from ncfast.tracking.average import running_average
-from ncfast.tracking.signals import held_back
-from ncfast.tracking.stream import Stream
+from ncfast.ops.weight_norm import norm_writer
+from ncfast.tracking.averaging import Stream, running_average
+from ncfast.tracking.keys import WEIGHT_NORM
+from ncfast.tracking.records import Table
+from ncfast.tracking.shutdown import held_back
 
 _ROWS = 128
 _BYTES = 1 << 25  # of one ring; large states are evaluated more often instead
@@ -133,3 +135,39 @@ class MomentsRing:
 
 def _capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+class NormColumn:
+    """Norms that the extension has measured and that are not written yet.
+
+    `writer` puts the next one into place, all of it in one call; None where the extension cannot.
+    It looks at the parameters afresh each time: they may have been replaced since.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []  # one for each norm
+        self._values = torch.zeros(_ROWS, dtype=torch.float64, device="cpu")
+        self.writer = norm_writer(_raw.extension, self._values, self.steps)
+
+    @property
+    def full(self) -> bool:
+        """Whether a block must be taken before the next norm."""
+        return len(self.steps) >= _ROWS
+
+    def push(self, step: int, model: nn.Module) -> bool:
+        """Measure the norm at ``step``, once; False, and nothing done, if torch should instead."""
+        if self.steps and self.steps[-1] == step:
+            return True
+        return self.writer is not None and self.writer.push(step, model)
+
+    def table(self) -> list[Table]:
+        """What there is since the last `clear`: a table, or none."""
+        if not self.steps:
+            return []
+        steps = self.steps[:]
+        values = self._values[: len(steps)].unsqueeze(1).clone()  # the memory is used again
+        return [Table([WEIGHT_NORM], steps, values)]
+
+    def clear(self) -> None:
+        """Begin anew."""
+        del self.steps[:]  # the same list stays: the writer knows it

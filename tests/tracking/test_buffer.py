@@ -10,7 +10,7 @@ from torch import nn
 import ncfast
 from ncfast.ops import _raw
 from ncfast.tracking import Tracker, read_records
-from ncfast.tracking.norms import NormColumn
+from ncfast.tracking.buffer import NormColumn
 from ncfast.tracking.recorder import Recorder
 
 needs_column = pytest.mark.skipif(

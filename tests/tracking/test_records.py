@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ncfast.ops import _raw
 from ncfast.tracking import JsonlSink, read_records
-from ncfast.tracking.block import Block, LogPoint, Table
+from ncfast.tracking.records import Block, LogPoint, Table
 from ncfast.tracking.sinks.strict_json import json_line
 
 needs_lines = pytest.mark.skipif(

@@ -11,8 +11,7 @@ import ncfast
 from ncfast.ops import _raw
 from ncfast.ops.averages import CpuAverage
 from ncfast.ops.states import Layout, pack
-from ncfast.tracking.average import TorchAverage, running_average
-from ncfast.tracking.stream import parse
+from ncfast.tracking.averaging import TorchAverage, parse, running_average
 
 CPU = torch.device("cpu")
 K, D = 4, 3
@@ -53,7 +52,7 @@ def batches(number, layout, *, seed=0, offset=0.0, spread=1.0, bad=()):
 
 
 def definition(stream, layout, packed, step, bad=()):
-    """The formulas of `ncfast.tracking.stream` with more digits than a double has.
+    """The formulas of `ncfast.tracking.averaging` with more digits than a double has.
 
     Returns:
         Counts, means, squares, sum of norms and largest norm; the scale of the errors of the means.

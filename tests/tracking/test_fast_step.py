@@ -13,8 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ncfast.ops import _raw
 from ncfast.ops.states import Layout
 from ncfast.tracking import Tracker
-from ncfast.tracking.ring import MomentsRing
-from ncfast.tracking.stream import Stream
+from ncfast.tracking.averaging import Stream
+from ncfast.tracking.buffer import MomentsRing
 
 pytestmark = pytest.mark.skipif(
     _raw.extension is None or not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"),
