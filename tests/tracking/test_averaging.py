@@ -5,13 +5,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import classes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ncfast
 from ncfast.ops import _raw
 from ncfast.ops.averages import CpuAverage
 from ncfast.ops.states import Layout, pack
-from ncfast.tracking.averaging import TorchAverage, parse, running_average
+from ncfast.tracking.averaging import Stream, TorchAverage, parse, running_average
 
 CPU = torch.device("cpu")
 K, D = 4, 3
@@ -226,3 +227,21 @@ def test_the_engine_is_one_that_can_run(monkeypatch):
     assert isinstance(running_average(parse("window:3"), LAYOUT, meta), TorchAverage)
     monkeypatch.setattr(_raw, "extension", None)
     assert isinstance(running_average(parse("window:3"), LAYOUT, CPU), TorchAverage)
+
+
+@pytest.mark.parametrize("text", ["", "batches", "window", "window:0", "ema:1", "ema:x", "batch:3"])
+def test_bad_streams(text):
+    with pytest.raises(ValueError, match="Expected argument `stream`"):
+        parse(text)
+
+
+def test_streams():
+    assert parse("batch") == Stream("batch")
+    assert parse("window:3") == Stream("window", length=3)
+    feats, labels = classes()
+    records = []
+    with ncfast.Tracker(num_classes=5, stream="window:2", sinks=[records.append]) as tracker:
+        for _ in range(3):
+            tracker.step(feats=feats, labels=labels)
+    values = [record["window/train/rnc1.max"] for record in records]
+    assert values == pytest.approx(values[:1] * 3, rel=1e-12)
