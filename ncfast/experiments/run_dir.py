@@ -15,7 +15,7 @@ import ncfast
 from ncfast.experiments.config import TrainConfig, changeable
 from ncfast.metrics.registry import METRICS
 from ncfast.tracking import keys as tracking_keys
-from ncfast.tracking.averaging import parse as parse_stream
+from ncfast.tracking.averaging import parse_averaging
 from ncfast.tracking.sinks import read_records
 from ncfast.tracking.sinks.files import replacing
 from ncfast.tracking.sinks.strict_json import json_line
@@ -88,7 +88,7 @@ def header(num_classes: int) -> dict[str, Any]:
     """The header of a run's log: versions, conventions, and the definition of each metric."""
     return tracking_keys.build_header(
         metrics=[*LOGGED, "weight.norm"],
-        stream=parse_stream("batch"),
+        averaging=parse_averaging("batch"),
         num_classes=num_classes,
         layers=(),
     )

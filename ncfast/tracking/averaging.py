@@ -37,7 +37,7 @@ from ncfast.ops.states import Layout
 
 
 @dataclass(frozen=True)
-class Stream:
+class Averaging:
     """How batches are averaged.
 
     Attributes:
@@ -51,23 +51,23 @@ class Stream:
     decay: float = 0.0
 
 
-def parse(text: str) -> Stream:
+def parse_averaging(text: str) -> Averaging:
     """A stream from "batch", "window:LENGTH" or "ema:DECAY".
 
     Raises:
         ValueError: the text is none of these, a length is below 1 or a decay outside (0, 1).
 
     Example:
-        >>> parse("ema:0.99")
-        Stream(kind='ema', length=1, decay=0.99)
+        >>> parse_averaging("ema:0.99")
+        Averaging(kind='ema', length=1, decay=0.99)
     """
     kind, _, number = text.partition(":")
     if kind == "batch" and not number:
-        return Stream("batch")
+        return Averaging("batch")
     if kind == "window" and number.isdigit() and int(number) > 0:
-        return Stream("window", length=int(number))
+        return Averaging("window", length=int(number))
     if kind == "ema" and _is_share(number):
-        return Stream("ema", decay=float(number))
+        return Averaging("ema", decay=float(number))
     raise ValueError(
         "Expected argument `stream` to be 'batch', 'window:LENGTH' with a positive length or "
         f"'ema:DECAY' with a decay between 0 and 1 but got {text!r}. For example 'ema:0.99'."
@@ -90,7 +90,7 @@ _PIECE = 16  # batches a product with the weights, whose cost grows with its squ
 
 
 def running_average(
-    stream: Stream, layout: Layout, device: torch.device
+    stream: Averaging, layout: Layout, device: torch.device
 ) -> CpuAverage | TorchAverage:
     """What averages batches whose packed moments are on ``device``, by the best engine for it.
 
@@ -120,8 +120,8 @@ class TorchAverage:
         layout: of the averages, whose counts are weights.
     """
 
-    def __init__(self, stream: Stream, layout: Layout, device: torch.device) -> None:
-        self._stream, self._layout = stream, layout
+    def __init__(self, stream: Averaging, layout: Layout, device: torch.device) -> None:
+        self._averaging, self._layout = stream, layout
         self.layout = layout._replace(integer_counts=False)
         k, d = layout.classes, layout.dim
         # additive rows: counts, counts times means, squares, degrees of freedom, sum of norms,
@@ -155,7 +155,7 @@ class TorchAverage:
         self._fill(states, rows[self._past :])
         if masks:
             rows[self._past :].masked_fill_(unusable, 0.0)
-        averaged = self._decayed(rows) if self._stream.kind == "ema" else self._within(rows)
+        averaged = self._decayed(rows) if self._averaging.kind == "ema" else self._within(rows)
         self._pack(*averaged, states)
         if masks:
             states.masked_fill_(unusable, torch.nan)
@@ -186,7 +186,7 @@ class TorchAverage:
 
     def _within(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Sums over the window that ends at each row, and the largest norm in it."""
-        length, past = self._stream.length, self._past
+        length, past = self._averaging.length, self._past
         index = torch.arange(len(rows), device=rows.device)
         age = index[past:].unsqueeze(1) - index
         sums = ((age >= 0) & (age < length)).to(torch.float64) @ rows

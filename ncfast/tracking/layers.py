@@ -14,7 +14,7 @@ Layer = Union[str, "re.Pattern[str]", type[nn.Module]]
 INPUT = ":input"
 
 
-def resolve(model: nn.Module, layers: Layer | Sequence[Layer] | None) -> tuple[str, ...]:
+def resolve_layers(model: nn.Module, layers: Layer | Sequence[Layer] | None) -> tuple[str, ...]:
     """Names of the chosen layers, in the order of ``layers`` and without repetition.
 
     Args:

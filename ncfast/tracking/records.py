@@ -45,7 +45,7 @@ class Table(NamedTuple):
     values: Tensor  # (len(steps), len(keys)) float64
 
 
-class Block:
+class RecordBatch:
     """Records of log points in the order of their steps, complete once they are on the host.
 
     Its methods wait for the copies; they are called from the threads that write.

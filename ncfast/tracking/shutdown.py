@@ -1,4 +1,4 @@
-"""Keeps records whole when a signal comes, and writes them when the process ends."""
+"""Keeps records whole when a signal comes, and writes them when SIGTERM ends the process."""
 
 from __future__ import annotations
 
@@ -16,28 +16,15 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 if TYPE_CHECKING:
     from ncfast.tracking.recorder import Recorder
 
-
-class Flushable(Protocol):
-    """What has something to write."""
-
-    busy: bool
-
-    def flush(self) -> None:
-        """Write it, and wait until it is written."""
-
-    def leave(self) -> None:
-        """Wait for no other rank."""
+_live: weakref.WeakSet[Recorder] = weakref.WeakSet()
+_previous: Any = None  # the handler of SIGTERM before ours
+_delayed: list[tuple[int, FrameType | None]] = []  # signals that came while a recorder was busy
 
 
-_live: weakref.WeakSet[Any] = weakref.WeakSet()
-_previous: Any = None
-_waiting: list[tuple[int, FrameType | None]] = []
+def watch(recorder: Recorder) -> None:
+    """Flush ``recorder`` on SIGTERM, then do what would have happened without the tracker.
 
-
-def watch(recorder: Flushable) -> None:
-    """Flush ``recorder`` on SIGTERM; then do what would have happened without.
-
-    Python allows handlers in the main thread alone: elsewhere nothing is installed.
+    Python allows signal handlers only in the main thread: in another thread this does nothing.
     """
     global _previous
     if threading.current_thread() is not threading.main_thread():
@@ -47,8 +34,8 @@ def watch(recorder: Flushable) -> None:
     _live.add(recorder)
 
 
-def unwatch(recorder: Flushable) -> None:
-    """Forget ``recorder``; after the last one the handler that was there before is back."""
+def unwatch(recorder: Recorder) -> None:
+    """Forget ``recorder``; after the last one, restore the previous handler."""
     _live.discard(recorder)
     if _live or threading.current_thread() is not threading.main_thread():
         return
@@ -56,24 +43,23 @@ def unwatch(recorder: Flushable) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if _previous is None else _previous)
 
 
-def deliver_late() -> None:
-    """Act on a signal that came while a recorder was busy; called when it no longer is."""
-    if _waiting and not any(recorder.busy for recorder in _live):
-        _finish(*_waiting.pop())
-
-
 def _handle(number: int, frame: FrameType | None) -> None:
-    # a step that is cut in two has half a record: let it end first
+    # in the middle of a step half a record is there: let the step end first
     if any(recorder.busy for recorder in _live):
-        _waiting.append((number, frame))
+        _delayed.append((number, frame))
     else:
         _finish(number, frame)
+
+
+def _handle_delayed() -> None:
+    if _delayed and not any(recorder.busy for recorder in _live):
+        _finish(*_delayed.pop())
 
 
 def _finish(number: int, frame: FrameType | None) -> None:
     for recorder in list(_live):
         with contextlib.suppress(Exception):
-            recorder.leave()  # the signal may have come to this rank alone
+            recorder.leave_ranks()  # the signal may have come to this rank alone
             recorder.flush()
     if callable(_previous):
         _previous(number, frame)
@@ -82,16 +68,53 @@ def _finish(number: int, frame: FrameType | None) -> None:
         os.kill(os.getpid(), number)
 
 
-# those whose handlers are known to raise; to ask for all takes longer than a step
+class Recording(Protocol):
+    """An object that has a recorder."""
+
+    _recorder: Recorder
+
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+Owner = TypeVar("Owner", bound=Recording)
+
+
+def signal_safe(
+    method: Callable[Concatenate[Owner, Arguments], Result],
+) -> Callable[Concatenate[Owner, Arguments], Result]:
+    """A method that neither a signal handler nor another thread interrupts halfway.
+
+    The time that the method takes is added to the recorder's ``seconds``.
+    """
+
+    @functools.wraps(method)
+    def call(self: Owner, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        recorder = self._recorder
+        with recorder.lock:
+            if recorder.busy:
+                return method(self, *args, **kwargs)
+            begin = time.perf_counter()
+            try:
+                recorder.busy = True
+                return method(self, *args, **kwargs)
+            finally:
+                recorder.busy = False
+                recorder.seconds += time.perf_counter() - begin
+                _handle_delayed()
+
+    return cast("Callable[Concatenate[Owner, Arguments], Result]", call)
+
+
+# the signals whose handlers may raise; asking for all signals would take longer than a step
 _NAMES = ("INT", "TERM", "ALRM", "HUP", "QUIT", "USR1", "USR2", "VTALRM", "PROF")
 _SIGNALS = [getattr(signal, f"SIG{name}") for name in _NAMES if hasattr(signal, f"SIG{name}")]
 
 
 @contextlib.contextmanager
-def held_back() -> Iterator[None]:
-    """Inside, handlers written in Python wait; they run at the end, and may raise there.
+def defer_signals() -> Iterator[None]:
+    """Delay Python's signal handlers to the end of the block, where they may raise.
 
-    Python runs them in the main thread alone: elsewhere nothing is done.
+    Python runs handlers only in the main thread: in another thread this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -109,7 +132,7 @@ def held_back() -> Iterator[None]:
 
 
 def _restore(handlers: dict[int, Any]) -> None:
-    """Put all handlers back, also when one of them runs in between and raises."""
+    """Install all handlers again, also if one of them runs meanwhile and raises."""
     left, error = list(handlers.items()), None
     while left:
         try:
@@ -120,39 +143,3 @@ def _restore(handlers: dict[int, Any]) -> None:
             error = raised
     if error is not None:
         raise error
-
-
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
-
-
-class Recording(Protocol):
-    """What has a recorder."""
-
-    _recorder: Recorder
-
-
-Owner = TypeVar("Owner", bound=Recording)
-
-
-def whole(
-    method: Callable[Concatenate[Owner, Arguments], Result],
-) -> Callable[Concatenate[Owner, Arguments], Result]:
-    """Count the time of a method, and let nobody else look at a record half made."""
-
-    @functools.wraps(method)
-    def call(self: Owner, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        recorder = self._recorder
-        with recorder.lock:
-            if recorder.busy:
-                return method(self, *args, **kwargs)
-            begin = time.perf_counter()
-            try:
-                recorder.busy = True
-                return method(self, *args, **kwargs)
-            finally:
-                recorder.busy = False
-                recorder.seconds += time.perf_counter() - begin
-                deliver_late()
-
-    return cast("Callable[Concatenate[Owner, Arguments], Result]", call)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ncfast.tracking.records import Block
+from ncfast.tracking.records import RecordBatch
 from ncfast.tracking.sinks import Sink
 
 _BACKLOG = 1024  # blocks that may wait for a slow sink
@@ -31,12 +31,12 @@ class SinkWriter:
     def __init__(self, sink: Sink, header: Mapping[str, object], timeout: float) -> None:
         self.failure: BaseException | None = None
         self._sink, self._header, self._timeout = sink, header, timeout
-        self._queue: queue.SimpleQueue[Block | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[RecordBatch | None] = queue.SimpleQueue()
         self._submitted = self._completed = 0
-        self._last: Block | None = None
+        self._last: RecordBatch | None = None
         self._called: float | None = None  # when the call under way began
         self._thread: threading.Thread | None = None
-        self._caller = Caller()
+        self._caller = CallerContext()
         self._stopped = False
 
     @property
@@ -46,7 +46,7 @@ class SinkWriter:
         path = getattr(sink, "path", None)
         return f"{type(sink).__name__}({path})" if path else type(sink).__name__
 
-    def submit(self, block: Block) -> None:
+    def submit(self, block: RecordBatch) -> None:
         """Hand over a block, once; returns at once. A sink that has failed gets nothing more."""
         if block is self._last:
             return
@@ -79,7 +79,7 @@ class SinkWriter:
             time.sleep(_POLL)
             self._look_after()
 
-    def _put(self, block: Block | None) -> None:
+    def _put(self, block: RecordBatch | None) -> None:
         self._submitted += 1
         self._queue.put(block)
         if self._thread is None:
@@ -112,7 +112,7 @@ class SinkWriter:
         if hasattr(self._sink, "start"):
             self._sink.start(self._header)
 
-    def _deliver(self, block: Block) -> None:
+    def _deliver(self, block: RecordBatch) -> None:
         if hasattr(self._sink, "write_block"):
             self._sink.write_block(block)
         else:
@@ -136,7 +136,7 @@ class SinkWriter:
             self._called = None
 
 
-class Caller:
+class CallerContext:
     """Context variables and the active MLflow run of the thread that makes this object.
 
     `run` calls a function in another thread as if that thread were the caller's. trackio keeps its
@@ -147,7 +147,8 @@ class Caller:
         >>> import contextvars, threading
         >>> project = contextvars.ContextVar("project")
         >>> token, seen = project.set("mine"), []
-        >>> threading.Thread(target=Caller().run, args=(lambda: seen.append(project.get()),)).run()
+        >>> context = CallerContext()
+        >>> threading.Thread(target=context.run, args=(lambda: seen.append(project.get()),)).run()
         >>> seen
         ['mine']
     """

@@ -8,7 +8,7 @@ from samples import classes
 from torch import nn
 
 import ncfast
-from ncfast.tracking import Tapped, Tracker
+from ncfast.tracking import FeatureExtractor, Tracker
 from ncfast.tracking.capture import FeatureCapture
 
 
@@ -124,7 +124,7 @@ def test_compiled_models(order):
         run = compiled(model)
         tracker = Tracker(run, **options)  # it has not run yet
     else:
-        tapped = Tapped(model)
+        tapped = FeatureExtractor(model)
         run = compiled(tapped)
         run(x)
         tracker = Tracker(run, **options)
@@ -145,13 +145,13 @@ def test_a_model_that_was_compiled_and_had_run_is_noticed():
     run(x)
     with Tracker(model, num_classes=5) as tracker:
         run(x)
-        with pytest.warns(RuntimeWarning, match=r"saw no data.*ncfast\.tracking\.Tapped"):
+        with pytest.warns(RuntimeWarning, match=r"saw no data.*ncfast\.tracking\.FeatureExtractor"):
             tracker.step(labels=y)
 
 
 def test_a_tapped_model_is_a_model():
     x, y = classes(dtype=torch.float32)
-    tapped = Tapped(network(), layers="2")
+    tapped = FeatureExtractor(network(), layers="2")
     again = copy.deepcopy(tapped)
     assert torch.equal(tapped(x), again(x))
     records = []
@@ -159,5 +159,5 @@ def test_a_tapped_model_is_a_model():
         again(x)
         tracker.step(labels=y)
     assert "train/rnc1.max" in records[0]
-    with pytest.raises(ValueError, match="Pass them to Tapped"):
+    with pytest.raises(ValueError, match="Pass them to FeatureExtractor"):
         Tracker(tapped, layers="0", num_classes=5)

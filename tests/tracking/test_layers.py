@@ -4,21 +4,21 @@ import pytest
 import torch
 from torch import nn
 
-from ncfast.tracking.layers import as_pool, resolve, tensor_of
+from ncfast.tracking.layers import as_pool, resolve_layers, tensor_of
 
 
 def test_names_patterns_expressions_and_types():
     blocks = nn.ModuleList(nn.Conv2d(3, 3, 3) for _ in range(2))
     model = nn.ModuleDict({"blocks": blocks, "head": nn.Linear(3, 5)})
-    assert resolve(model, "blocks.*") == ("blocks.0", "blocks.1")
-    assert resolve(model, ["blocks.[1]", "head:input"]) == ("blocks.1", "head:input")
-    assert resolve(model, re.compile(r"blocks\.\d")) == ("blocks.0", "blocks.1")
-    assert resolve(model, [nn.Linear, nn.Conv2d]) == ("head", "blocks.0", "blocks.1")
-    assert resolve(model, ["head", nn.Linear, "h*"]) == ("head",)
+    assert resolve_layers(model, "blocks.*") == ("blocks.0", "blocks.1")
+    assert resolve_layers(model, ["blocks.[1]", "head:input"]) == ("blocks.1", "head:input")
+    assert resolve_layers(model, re.compile(r"blocks\.\d")) == ("blocks.0", "blocks.1")
+    assert resolve_layers(model, [nn.Linear, nn.Conv2d]) == ("head", "blocks.0", "blocks.1")
+    assert resolve_layers(model, ["head", nn.Linear, "h*"]) == ("head",)
     with pytest.raises(ValueError, match=r"'blocs\.\*'.*Known names"):
-        resolve(model, "blocs.*")
+        resolve_layers(model, "blocs.*")
     with pytest.raises(TypeError, match="got int"):
-        resolve(model, [3])
+        resolve_layers(model, [3])
 
 
 @pytest.mark.parametrize(

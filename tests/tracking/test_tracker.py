@@ -286,16 +286,16 @@ def test_replays_of_a_graph_are_counted(monkeypatch):
     records = []
     with Tracker(num_classes=5, metrics="rnc1", sinks=[records.append]) as tracker:
         tracker.step(feats=feats, labels=labels)
-        ring = tracker._recorder._rings[0]
+        buffer = tracker._recorder._buffers[0]
         with monkeypatch.context() as patch:
             patch.setattr("ncfast.tracking.buffer._capturing", lambda device: True)
             patch.setattr("ncfast.tracking.tracker._capturing", lambda: True)
             patch.setattr("ncfast.tracking.tracker._CUDA", True)
             tracker.step(feats=feats, labels=labels)
         assert tracker.current_step == 1
-        assert ring.number == 1
+        assert buffer.number == 1
         for _ in range(2):
-            ring.states[ring.number] = ring.states[0]
+            buffer.states[buffer.number] = buffer.states[0]
             tracker.replayed()
     assert [record["step"] for record in records] == [1, 2, 3]
     assert len({record["train/rnc1.max"] for record in records}) == 1
