@@ -8,7 +8,7 @@ from samples import classes
 from torch import nn
 
 import ncfast
-from ncfast.tracking import FeatureExtractor, Tracker
+from ncfast.tracking import FeatureExtractor, Tapped, Tracker
 from ncfast.tracking.capture import FeatureCapture
 
 
@@ -149,7 +149,7 @@ def test_a_model_that_was_compiled_and_had_run_is_noticed():
             tracker.step(labels=y)
 
 
-def test_a_tapped_model_is_a_model():
+def test_an_extractor_is_a_model():
     x, y = classes(dtype=torch.float32)
     tapped = FeatureExtractor(network(), layers="2")
     again = copy.deepcopy(tapped)
@@ -161,3 +161,13 @@ def test_a_tapped_model_is_a_model():
     assert "train/rnc1.max" in records[0]
     with pytest.raises(ValueError, match="Pass them to FeatureExtractor"):
         Tracker(tapped, layers="0", num_classes=5)
+
+
+def test_models_saved_under_the_former_name_load():
+    model = FeatureExtractor(network())
+    name = f"{FeatureExtractor.__module__}\n{FeatureExtractor.__name__}".encode()
+    old = pickle.dumps(model, 0).replace(name, b"ncfast.tracking.tapped\nTapped")
+    assert b"tapped" in old
+    loaded = pickle.loads(old)
+    assert type(loaded) is Tapped is FeatureExtractor
+    assert loaded.capture.names == model.capture.names
