@@ -88,7 +88,7 @@ def check_key(key: object) -> None:
         ) from error
 
 
-def key_is_taken(key: str) -> ValueError:
+def taken_key_error(key: str) -> ValueError:
     """The error for a key that the tracker writes itself."""
     return ValueError(
         f"Expected the keys of `values` to differ from what the tracker measures but got {key!r}. "

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextvars
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
-from ncfast.tracking.block import Block
+from ncfast.tracking.records import RecordBatch
 from ncfast.tracking.sinks import Sink
-from ncfast.tracking.sinks.caller import Caller
 
 _BACKLOG = 1024  # blocks that may wait for a slow sink
 _POLL = 0.0002  # seconds; no lock, so that a signal handler may wait too
@@ -29,12 +31,12 @@ class SinkWriter:
     def __init__(self, sink: Sink, header: Mapping[str, object], timeout: float) -> None:
         self.failure: BaseException | None = None
         self._sink, self._header, self._timeout = sink, header, timeout
-        self._queue: queue.SimpleQueue[Block | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[RecordBatch | None] = queue.SimpleQueue()
         self._submitted = self._completed = 0
-        self._last: Block | None = None
+        self._last: RecordBatch | None = None
         self._called: float | None = None  # when the call under way began
         self._thread: threading.Thread | None = None
-        self._caller = Caller()
+        self._caller = CallerContext()
         self._stopped = False
 
     @property
@@ -44,7 +46,7 @@ class SinkWriter:
         path = getattr(sink, "path", None)
         return f"{type(sink).__name__}({path})" if path else type(sink).__name__
 
-    def submit(self, block: Block) -> None:
+    def submit(self, block: RecordBatch) -> None:
         """Hand over a block, once; returns at once. A sink that has failed gets nothing more."""
         if block is self._last:
             return
@@ -77,7 +79,7 @@ class SinkWriter:
             time.sleep(_POLL)
             self._look_after()
 
-    def _put(self, block: Block | None) -> None:
+    def _put(self, block: RecordBatch | None) -> None:
         self._submitted += 1
         self._queue.put(block)
         if self._thread is None:
@@ -110,7 +112,7 @@ class SinkWriter:
         if hasattr(self._sink, "start"):
             self._sink.start(self._header)
 
-    def _deliver(self, block: Block) -> None:
+    def _deliver(self, block: RecordBatch) -> None:
         if hasattr(self._sink, "write_block"):
             self._sink.write_block(block)
         else:
@@ -132,3 +134,39 @@ class SinkWriter:
             self.failure = self.failure or error
         finally:
             self._called = None
+
+
+class CallerContext:
+    """Context variables and the active MLflow run of the thread that makes this object.
+
+    `run` calls a function in another thread as if that thread were the caller's. trackio keeps its
+    current run in a context variable; MLflow keeps the stack of its active runs by thread. The
+    other thread gets a copy: it ends no run of the caller's.
+
+    Example:
+        >>> import contextvars, threading
+        >>> project = contextvars.ContextVar("project")
+        >>> token, seen = project.set("mine"), []
+        >>> context = CallerContext()
+        >>> threading.Thread(target=context.run, args=(lambda: seen.append(project.get()),)).run()
+        >>> seen
+        ['mine']
+    """
+
+    def __init__(self) -> None:
+        self._context = contextvars.copy_context()
+        stack = _mlflow_runs()
+        self._runs = [] if stack is None else list(stack.get())
+
+    def run(self, function: Callable[[], object]) -> None:
+        """Call ``function`` in the current thread with the caller's context and active run."""
+        stack = _mlflow_runs() if self._runs else None
+        if stack is not None:
+            stack.set(self._runs)
+        self._context.run(function)
+
+
+def _mlflow_runs() -> Any:
+    """MLflow's stack of active runs, by thread; None where MLflow is not in use."""
+    # its public start_run(run_id=) would set the state of a finished run back to running
+    return getattr(sys.modules.get("mlflow.tracking.fluent"), "_active_run_stack", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -77,6 +78,17 @@ def listed(sinks: Any) -> list[Any]:
     """What was passed as ``sinks=``, as a list; a single path, name, function or sink is one."""
     single = isinstance(sinks, (str, os.PathLike, Sink)) or callable(sinks)
     return [sinks] if single else list(sinks)
+
+
+def open_sinks(sinks: Any, undo: contextlib.ExitStack) -> list[Sink]:
+    """The sinks for what was passed as ``sinks=``; ``undo`` closes those that are opened here."""
+    opened = []
+    for given in listed(sinks):
+        sink = as_sink(given)
+        if sink is not given:
+            undo.callback(sink.close)
+        opened.append(sink)
+    return opened
 
 
 def _of_name(text: str) -> Sink | None:

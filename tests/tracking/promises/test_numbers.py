@@ -13,7 +13,7 @@ from samples import classes
 from torch import nn
 
 from ncfast.tracking import Tracker, read_records
-from ncfast.tracking.block import HostCopy
+from ncfast.tracking.records import HostCopy
 
 NUMBERS = {
     "float": 0.5,

@@ -1,4 +1,4 @@
-"""A block of records on its way from the device to the sinks."""
+"""Records on their way from the device to the sinks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from torch import Tensor
 from ncfast.ops import _raw
 from ncfast.tracking.sinks import Record
 from ncfast.tracking.sinks.strict_json import json_line, listed, strict
-from ncfast.tracking.transfer import HostCopy
 
 
 class LogPoint:
@@ -46,7 +45,7 @@ class Table(NamedTuple):
     values: Tensor  # (len(steps), len(keys)) float64
 
 
-class Block:
+class RecordBatch:
     """Records of log points in the order of their steps, complete once they are on the host.
 
     Its methods wait for the copies; they are called from the threads that write.
@@ -144,3 +143,44 @@ def _send(tensors: Sequence[Tensor]) -> list[HostCopy]:
 def _joined(copies: Iterable[HostCopy]) -> Tensor:
     values = [copy.wait() for copy in copies]
     return torch.cat(values) if values else torch.empty(0, dtype=torch.float64)
+
+
+class HostCopy:
+    """Values on their way to the host; making it does not synchronise.
+
+    On CUDA the copy goes into pinned memory on a stream of its own, behind what the current stream
+    has queued; training that is queued afterwards does not wait for it.
+
+    Args:
+        values: one axis.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        self._values = values if values.device.type != "cuda" else self._start(values)
+
+    def _start(self, values: Tensor) -> Tensor:
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        side = _side_stream(values.device)
+        side.wait_stream(torch.cuda.current_stream(values.device))
+        with torch.cuda.stream(side):
+            host.copy_(values, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record(side)
+        values.record_stream(side)  # its memory must not be reused before the copy is over
+        return host
+
+    def wait(self) -> Tensor:
+        """The values in the host's memory, float64; waits for the copy if it is under way."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._values.to(device="cpu", dtype=torch.float64)
+
+
+_side_streams: dict[torch.device, torch.cuda.Stream] = {}
+
+
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    if device not in _side_streams:
+        _side_streams[device] = torch.cuda.Stream(device)
+    return _side_streams[device]
