@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ncfast.metrics.metric import evaluate
-from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.catalogue import OF_MOMENTS
+from ncfast.metrics.inputs import MetricInputs
+from ncfast.metrics.metric import evaluate
 from ncfast.moments import ClassMoments
 from ncfast.ops.states import Layout
 from ncfast.tracking.buffer import MomentsBuffer
