@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import math
 import os
 import threading
@@ -25,7 +24,7 @@ from ncfast.tracking.records import LogPoint, RecordBatch, Table
 from ncfast.tracking.reduction import Ranks, describe_steps
 from ncfast.tracking.shutdown import defer_signals
 from ncfast.tracking.sinks import Sink
-from ncfast.tracking.writer import SinkWriter
+from ncfast.tracking.writer import SinkWriters
 
 _POINTS = 128  # most log points of a block
 
@@ -81,13 +80,12 @@ class Recorder:
         self.busy = False
         self.norms = NormBuffer()
         self._ids, self._num_classes, self._averaging = ids, num_classes, averaging
-        self._writers = [SinkWriter(sink, header, sink_timeout) for sink in sinks]
+        self._writers = SinkWriters(sinks, header, sink_timeout)
         self._raise = on_sink_error == "raise"
         self._log_cost, self._ranks = log_cost, ranks
         self._flush_seconds = flush_seconds
         self.deadline = self._next_deadline()
         self._points: list[LogPoint] = []
-        self._unsent: RecordBatch | None = None  # some writers do not have it yet
         self._buffers: list[MomentsBuffer] = []
         self._block_steps = _POINTS  # where ranks reduce
         self.block_end = self._next_block_end(start_step)
@@ -99,7 +97,7 @@ class Recorder:
     @property
     def sinks(self) -> list[str]:
         """The names of the sinks that records go to."""
-        return [writer.name for writer in self._writers]
+        return self._writers.names
 
     def push(self, step: int, prefix: str, feats: Tensor, labels: Tensor) -> MomentsBuffer:
         """Measure a batch, which the caller has checked, for the record of ``step``.
@@ -165,7 +163,7 @@ class Recorder:
         with self.lock:
             self.deadline, self.block_end = self._next_deadline(), self._next_block_end(step)
             self.close_point()
-            self._hand_over()
+            self._writers.submit()  # a block that an exception has held up
             self._send()
         self._report()
 
@@ -178,8 +176,7 @@ class Recorder:
     def wait(self) -> None:
         """Wait until the sinks have everything that was sent."""
         if os.getpid() == self._process and not self._closed:
-            for writer in list(self._writers):
-                writer.wait()
+            self._writers.wait()
             self._report()
 
     def close(self) -> None:
@@ -194,19 +191,8 @@ class Recorder:
         try:
             self.send()
         finally:
-            self._close_writers()
+            self._writers.close()
         self._report()
-
-    def _close_writers(self) -> None:
-        for writer in self._writers:
-            writer.stop()
-        try:
-            for writer in self._writers:
-                writer.close()
-        except BaseException:  # the user interrupts: the end of the process waits instead
-            for writer in self._writers:
-                atexit.register(writer.close)
-            raise
 
     def _send(self) -> None:
         points, filled, norms = self._points[:], self._filled(), self.norms.table()
@@ -258,15 +244,10 @@ class Recorder:
                 if not points or points[-1].step != last:
                     points.append(LogPoint(last))
                 points[-1].values[COST] = self.seconds
-            self._unsent = RecordBatch(points, tables) if self._writers else None
+            if self._writers:
+                self._writers.prepare(RecordBatch(points, tables))
             self._forget(number)
-            self._hand_over()
-
-    def _hand_over(self) -> None:
-        if self._unsent is not None:
-            for writer in self._writers:
-                writer.submit(self._unsent)
-            self._unsent = None
+            self._writers.submit()
 
     def _forget(self, number: int) -> None:
         """Forget the rows of all buffers, the norms, and the first ``number`` log points."""
@@ -296,10 +277,8 @@ class Recorder:
     def _report(self) -> None:
         """Warn once of each sink that has failed, or raise; send nothing more to it."""
         with self.lock:
-            failed = [writer for writer in self._writers if writer.failure is not None]
-            self._writers = [writer for writer in self._writers if writer not in failed]
+            failed = self._writers.remove_failed()
         for writer in failed:
-            writer.stop()
             error = writer.failure
             text = f"{type(error).__name__}: {error}"
             if self._raise and isinstance(error, Exception):

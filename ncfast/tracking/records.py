@@ -1,4 +1,4 @@
-"""Records on their way from the device to the sinks."""
+"""Turns log points and tables of results into records, after one copy from the device."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 
 from ncfast.ops import _raw
 from ncfast.tracking.sinks import Record
-from ncfast.tracking.sinks.strict_json import json_line, listed, strict
+from ncfast.tracking.sinks.strict_json import json_line, nonfinite_values, with_nulls
 
 
 class LogPoint:
-    """Single values of one step that are not written yet.
+    """The single values of one step that are not sent yet.
 
     Attributes:
         step: the step.
-        values: what the tracker measures, 0-d tensors and numbers by key.
+        values: what the tracker measures: 0-d tensors and numbers by key.
         logged: what the user logs, likewise; no key is in both.
     """
 
@@ -32,13 +32,13 @@ class LogPoint:
         self.logged: dict[str, Tensor | float] = {}
 
     def all_values(self) -> Iterator[tuple[str, Tensor | float]]:
-        """Keys and values, those of the tracker first."""
+        """All keys and values, those of the tracker first."""
         yield from self.values.items()
         yield from self.logged.items()
 
 
 class Table(NamedTuple):
-    """Results of one layer, a row a log point."""
+    """The results of one layer, with a row for each log point."""
 
     keys: Sequence[str]
     steps: Sequence[int]
@@ -46,13 +46,14 @@ class Table(NamedTuple):
 
 
 class RecordBatch:
-    """Records of log points in the order of their steps, complete once they are on the host.
+    """A block of records in the order of their steps.
 
-    Its methods wait for the copies; they are called from the threads that write.
+    Making it starts the copies to the host; its methods wait for them, and are called from the
+    threads that write.
 
     Args:
-        points: single values.
-        tables: results of the layers.
+        points: the single values.
+        tables: the results of the layers.
     """
 
     def __init__(self, points: Sequence[LogPoint], tables: Sequence[Table]) -> None:
@@ -69,41 +70,28 @@ class RecordBatch:
         return sorted(found.union(point.step for point in self._points))
 
     def __iter__(self) -> Iterator[Record]:
-        """The records."""
+        """Iterate over the records."""
         with self._lock:
             if self._records is None:
                 self._records = self._assemble()
         return iter(self._records)
 
     def json_lines(self) -> bytes:
-        """The records as lines of JSON, the same bytes as `json_line` gives.
+        """The records as lines of JSON, with the bytes that `json_line` gives.
 
-        Where all tables have the same steps, as in a steady loop, the extension writes the lines,
-        and training keeps the interpreter.
+        If all tables have the same steps, as in a steady loop, the extension writes the lines
+        without holding up the interpreter.
         """
-        fast = getattr(_raw.extension, "json_lines", None)
-        steps = self.steps
-        extras = dict(self._extras())
+        steps, extras = self.steps, dict(self._extras())
         names = [key for table in self._tables for key in table.keys]
         clash = any(not extra.keys().isdisjoint(names) for extra in extras.values())
-        apart = any(list(table.steps) != steps for table in self._tables)
-        if fast is None or not self._tables or apart or clash:
+        differ = any(list(table.steps) != steps for table in self._tables)
+        if not hasattr(_raw.extension, "json_lines") or not self._tables or differ or clash:
             return "".join(json_line(record) for record in self).encode()
         shapes = [(len(steps), len(table.keys)) for table in self._tables]
         cells = _joined(self._copies[0]).split([rows * columns for rows, columns in shapes])
         values = torch.cat([part.view(shape) for part, shape in zip(cells, shapes, strict=True)], 1)
-        numbers = torch.tensor(steps, device="cpu")
-        tails = {step: json.dumps(strict(extra))[1:-1] for step, extra in extras.items()}
-        notes = {step: json.dumps(listed(extra))[1:-1] for step, extra in extras.items()}
-        found: bytes = fast(
-            numbers.data_ptr(),
-            values.data_ptr(),
-            *values.shape,
-            [json.dumps(name) for name in names],
-            [tails.get(step, "") for step in steps],
-            [notes.get(step, "") for step in steps],
-        )
-        return found
+        return _lines_of_table(steps, names, values, extras)
 
     def _assemble(self) -> list[Record]:
         records: dict[int, dict[str, float]] = {step: {"step": step} for step in self.steps}
@@ -117,10 +105,11 @@ class RecordBatch:
         return list(records.values())
 
     def _extras(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """The single values of each log point."""
         cells = [(p.step, key, v) for p in self._points for key, v in p.all_values()]
         known = _joined(self._copies[1]).tolist()
         found: dict[int, dict[str, float]] = {point.step: {} for point in self._points}
-        # a value in another's place would be worse than none: the numbers must agree
+        # strict: a value under another's key would be worse than none
         tensors = [cell for cell in cells if isinstance(cell[2], Tensor)]
         read = {(step, key): x for (step, key, _), x in zip(tensors, known, strict=True)}
         for step, key, value in cells:
@@ -128,31 +117,39 @@ class RecordBatch:
         return iter(found.items())
 
 
-def _send(tensors: Sequence[Tensor]) -> list[HostCopy]:
-    """One copy for each run of tensors that share a device and dtype."""
-    copies: list[HostCopy] = []
-    run: list[Tensor] = []
-    for tensor in tensors:
-        if run and (run[0].device, run[0].dtype) != (tensor.device, tensor.dtype):
-            copies.append(HostCopy(torch.cat(run)))
-            run = []
-        run.append(tensor.reshape(-1))
-    return [*copies, HostCopy(torch.cat(run))] if run else copies
+def _lines_of_table(
+    steps: list[int], names: list[str], values: Tensor, extras: dict[int, dict[str, float]]
+) -> bytes:
+    """Lines of JSON by the extension.
 
-
-def _joined(copies: Iterable[HostCopy]) -> Tensor:
-    values = [copy.wait() for copy in copies]
-    return torch.cat(values) if values else torch.empty(0, dtype=torch.float64)
+    Args:
+        steps: the step of each line.
+        names: the key of each column.
+        values: (len(steps), len(names)) float64 on the CPU, contiguous.
+        extras: further values of some steps.
+    """
+    numbers = torch.tensor(steps, device="cpu")
+    tails = {step: json.dumps(with_nulls(extra))[1:-1] for step, extra in extras.items()}
+    notes = {step: json.dumps(nonfinite_values(extra))[1:-1] for step, extra in extras.items()}
+    lines: bytes = _raw.loaded().json_lines(
+        numbers.data_ptr(),
+        values.data_ptr(),
+        *values.shape,
+        [json.dumps(name) for name in names],
+        [tails.get(step, "") for step in steps],
+        [notes.get(step, "") for step in steps],
+    )
+    return lines
 
 
 class HostCopy:
-    """Values on their way to the host; making it does not synchronise.
+    """An asynchronous copy of values to the host; making it does not synchronise.
 
-    On CUDA the copy goes into pinned memory on a stream of its own, behind what the current stream
-    has queued; training that is queued afterwards does not wait for it.
+    On CUDA the values go to pinned memory on a stream of their own, after the work that the current
+    stream has queued. Training that is queued later does not wait for the copy.
 
     Args:
-        values: one axis.
+        values: (n,) of any real dtype.
     """
 
     def __init__(self, values: Tensor) -> None:
@@ -167,13 +164,15 @@ class HostCopy:
             host.copy_(values, non_blocking=True)
             self._event = torch.cuda.Event()
             self._event.record(side)
-        values.record_stream(side)  # its memory must not be reused before the copy is over
+        values.record_stream(side)  # keeps their memory until the copy is complete
         return host
 
     def wait(self) -> Tensor:
-        """The values in the host's memory, float64; waits for the copy if it is under way."""
+        """The values on the host, (n,) float64; those of meta tensors, which have none, are NaN."""
         if self._event is not None:
             self._event.synchronize()
+        if self._values.is_meta:
+            return torch.full(self._values.shape, torch.nan, dtype=torch.float64, device="cpu")
         return self._values.to(device="cpu", dtype=torch.float64)
 
 
@@ -184,3 +183,20 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream:
     if device not in _side_streams:
         _side_streams[device] = torch.cuda.Stream(device)
     return _side_streams[device]
+
+
+def _send(tensors: Sequence[Tensor]) -> list[HostCopy]:
+    """Copies of the tensors in order, one for each run of the same device and dtype."""
+    copies: list[HostCopy] = []
+    run: list[Tensor] = []
+    for tensor in tensors:
+        if run and (run[0].device, run[0].dtype) != (tensor.device, tensor.dtype):
+            copies.append(HostCopy(torch.cat(run)))
+            run = []
+        run.append(tensor.reshape(-1))
+    return [*copies, HostCopy(torch.cat(run))] if run else copies
+
+
+def _joined(copies: Iterable[HostCopy]) -> Tensor:
+    values = [copy.wait() for copy in copies]
+    return torch.cat(values) if values else torch.empty(0, dtype=torch.float64)

@@ -1,5 +1,6 @@
 import copy
 import json
+import math
 import random
 import time
 from collections import OrderedDict
@@ -247,6 +248,16 @@ def test_a_step_and_a_block_do_not_synchronise(stream, metrics, monkeypatch):
         assert [copy.numel() for copy in Copied.made] == [4 * len(tracker.metrics)]
         assert Copied.made[0].device.type == "meta"
     assert [record["step"] for record in records] == list(range(1, 7))
+
+
+def test_a_model_without_data_gives_nan_and_ends_no_sink():
+    records = []
+    feats, labels = torch.empty(64, 16, device="meta"), torch.empty(64, device="meta").long()
+    with Tracker(num_classes=5, metrics="rnc1", sinks=[records.append]) as tracker:
+        tracker.step(feats=feats, labels=labels)
+        tracker.log({"own": 1.0})
+    assert math.isnan(records[0]["train/rnc1.max"])
+    assert records[0]["own"] == 1.0
 
 
 def test_a_step_can_be_faked():
