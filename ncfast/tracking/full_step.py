@@ -112,7 +112,7 @@ class FullStep:
     def _push(
         self, step: int, split: str, layer: str, feats: Tensor, labels: Tensor
     ) -> MomentsBuffer:
-        _validate.check_pair(feats, labels)
+        feats, labels = _validate.check_pair(feats, labels)
         prefix = self._prefixes.prefix(self._kind, split, layer, step)
         return self._recorder.push(step, prefix, feats, labels)
 
