@@ -2,14 +2,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "tracker/average.h"
-#include "summary/summary.h"
 #include "core/isa.h"
-#include "tracker/json_lines.h"
-#include "neighbors/bind.h"
 #include "moments/moments.h"
-#include "tracker/row_writer.h"
+#include "neighbors/bind.h"
 #include "products/second_pass.h"
+#include "summary/summary.h"
+#include "tracker/average.h"
+#include "tracker/json_lines.h"
+#include "tracker/row_writer.h"
 
 namespace py = pybind11;
 using namespace ncfast;

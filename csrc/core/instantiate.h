@@ -4,16 +4,16 @@
 // one set for that of another.
 #pragma once
 
-#include "moments/accumulate.h"
-#include "tracker/kernels.h"
-#include "products/pairs.h"
-#include "products/scatter.h"
 #include "core/isa.h"
+#include "moments/accumulate.h"
 #include "neighbors/scan.h"
 #include "neighbors/walk.h"
 #include "products/margins.h"
+#include "products/pairs.h"
 #include "products/projection.h"
+#include "products/scatter.h"
 #include "summary/small_matrix.h"
+#include "tracker/kernels.h"
 
 #define NCFAST_EACH(name)                                                                   \
     {&NCFAST_ISA::name<float>, &NCFAST_ISA::name<double>, &NCFAST_ISA::name<Bf16>,          \

@@ -5,8 +5,8 @@
 
 #include "core/isa.h"
 #include "core/pool.h"
-#include "products/second_pass.h"
 #include "moments/plan.h"
+#include "products/second_pass.h"
 
 namespace ncfast {
 namespace {

@@ -2,9 +2,9 @@
 // Products are in C, all other arithmetic is in double.
 #pragma once
 
-#include "products/second_pass.h"
 #include "products/products.h"
 #include "products/projection.h"
+#include "products/second_pass.h"
 
 namespace ncfast {
 namespace NCFAST_ISA {

@@ -1,8 +1,8 @@
 // Statistics over all pairs of class means: a block of rows against the rows after it, in double.
 #pragma once
 
-#include "products/second_pass.h"
 #include "products/products.h"
+#include "products/second_pass.h"
 
 namespace ncfast {
 namespace NCFAST_ISA {

@@ -1,8 +1,8 @@
 // Products, triangles and rotations of a few long rows in double, for summary.cpp and spectrum.h.
 #pragma once
 
-#include "products/products.h"
 #include "core/isa.h"
+#include "products/products.h"
 
 namespace ncfast {
 namespace NCFAST_ISA {

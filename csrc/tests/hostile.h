@@ -8,8 +8,8 @@
 #include <thread>
 #include <vector>
 
-#include "moments/moments.h"
 #include "core/pool.h"
+#include "moments/moments.h"
 #include "products/second_pass.h"
 
 namespace ncfast {

@@ -6,14 +6,14 @@
 #include <random>
 #include <vector>
 
-#include "core/isa.h"
-#include "moments/moments.h"
 #include "average_shapes.h"
+#include "core/isa.h"
 #include "hostile.h"
-#include "tracker/norm.h"
+#include "moments/moments.h"
 #include "sanitize_knn.h"
 #include "second_pass_shapes.h"
 #include "small_shapes.h"
+#include "tracker/norm.h"
 
 using namespace ncfast;
 

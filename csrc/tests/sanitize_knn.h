@@ -1,4 +1,4 @@
-// The searches for neighbours against plain loops, for tests/ops/test_sanitizers.py.
+// The searches for neighbors against plain loops, for tests/ops/test_sanitizers.py.
 #pragma once
 
 #include <algorithm>
@@ -7,8 +7,8 @@
 #include <random>
 #include <vector>
 
-#include "neighbors/search.h"
 #include "neighbors/exact.h"
+#include "neighbors/search.h"
 
 namespace ncfast {
 
@@ -61,7 +61,7 @@ inline int check_knn(std::int64_t rows, std::int64_t dim, double step, bool linf
                 wrong += inside[row] != near;
             }
     }
-    if (wrong != 0) std::printf("neighbours of %lld x %lld: %d wrong\n", (long long)rows, (long long)dim, wrong);
+    if (wrong != 0) std::printf("neighbors of %lld x %lld: %d wrong\n", (long long)rows, (long long)dim, wrong);
     return wrong;
 }
 

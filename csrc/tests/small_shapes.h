@@ -5,8 +5,8 @@
 #include <random>
 #include <vector>
 
-#include "summary/summary.h"
 #include "summary/spectrum.h"
+#include "summary/summary.h"
 
 namespace ncfast {
 

@@ -9,8 +9,8 @@
 #include <memory>
 
 #include "moments/moments.h"
-#include "tracker/tensor_reader.h"
 #include "moments/plan.h"
+#include "tracker/tensor_reader.h"
 #include "tracker/weight_norm.h"
 
 namespace ncfast {
