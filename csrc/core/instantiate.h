@@ -1,7 +1,7 @@
 // Compiles the kernels for one instruction set; each isa_*.cpp includes it once.
 //
-// All code is in a namespace named after the instruction set: the linker must not take a function of
-// one set for that of another.
+// All code is in a namespace named after the instruction set: the linker must not take a function
+// of one set for that of another.
 #pragma once
 
 #include "core/isa.h"

@@ -13,8 +13,8 @@ namespace {
 
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
-// Builds the space of each group and calls work(space, from, to) for pieces of its rows. Large groups
-// follow each other and use all threads; small groups run side by side.
+// Builds the space of each group and calls work(space, from, to) for pieces of its rows. Large
+// groups follow each other and use all threads; small groups run side by side.
 template <class Work>
 void for_each_group(const PointSet& points, std::int64_t piece, int threads, Work work) {
     constexpr std::int64_t kSmallGroup = 256;

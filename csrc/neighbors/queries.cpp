@@ -1,4 +1,4 @@
-// Searches and counts for some rows of a space: in float with an error bound, then decided in double.
+// Searches and counts for some rows of a space, in float with an error bound, then in double.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -9,7 +9,7 @@
 namespace ncfast {
 namespace {
 
-// Room for candidates: the k neighbors, the first points of a scan, and points within the error bound.
+// Room for candidates: k neighbors, the first points of a scan, points within the error bound.
 std::int32_t room_for(std::int64_t k) { return static_cast<std::int32_t>(4 * k + 64); }
 
 double score_between(const Space& space, std::int64_t a, std::int64_t b) {

@@ -64,8 +64,8 @@ inline __attribute__((always_inline)) VecD larger(VecD a, VecD b) {
 #endif
 }
 
-// Adds the term of one column to a score. In double the product is rounded before it is added, as in
-// every engine.
+// Adds the term of one column to a score. In double the product is rounded before it is added, as
+// in every engine.
 template <bool Linf>
 inline __attribute__((always_inline)) void add(VecF& score, VecF gap) {
     if constexpr (Linf) {

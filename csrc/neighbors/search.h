@@ -1,8 +1,8 @@
-// Exact nearest neighbors and range counts among the rows of a set, and the operands of the kernels.
+// Exact nearest neighbors and range counts among rows, and the operands of the kernels.
 //
-// The score of two rows is their squared Euclidean distance, summed in double over the columns in order
-// without fused products, or their maximum of absolute differences. The joint score of several blocks
-// of columns is the largest score of a block.
+// The score of two rows is their squared Euclidean distance, summed in double over the columns in
+// order without fused products, or their maximum of absolute differences. The joint score of
+// several blocks of columns is the largest score of a block.
 #pragma once
 
 #include <cstdint>
@@ -22,8 +22,8 @@ struct PointSet {
     std::int64_t rows() const { return offsets[num_groups]; }
 };
 
-// The k nearest neighbors of each row, nearest first, ties in the order of their numbers. A row with
-// fewer neighbors has infinity and -1 in the remaining places.
+// The k nearest neighbors of each row, nearest first, ties in the order of their numbers. A row
+// with fewer neighbors has infinity and -1 in the remaining places.
 struct NearestOut {
     double* distances;       // (rows, k)
     std::int64_t* ids;       // (rows, k) row numbers
@@ -38,8 +38,8 @@ struct JointOut {
     std::int64_t* ties;      // (rows) other rows no farther than the radius
 };
 
-// The direct engine: direct differences from panels of points, for any dimension. `rectangle` counts
-// within the extents, else below the radius.
+// The direct engine: direct differences from panels of points, for any dimension. `rectangle`
+// counts within the extents, else below the radius.
 void nearest_direct(const PointSet& points, std::int64_t k, NearestOut& out, int threads);
 void joint_direct(const PointSet& points, std::int64_t k, bool rectangle, const JointOut& out,
                   int threads);
@@ -60,8 +60,8 @@ void joint_tree(const PointSet& points, std::int64_t k, bool rectangle, const Jo
 void count_tree(const PointSet& points, const double* radii, bool strict, std::int64_t* counts,
                 int threads);
 
-// Points as panels: for each of `dim` columns the coordinates of `width` points side by side, then the
-// next `width` points. Lanes past the last point hold infinity.
+// Points as panels: for each of `dim` columns the coordinates of `width` points side by side, then
+// the next `width` points. Lanes past the last point hold infinity.
 template <class C>
 struct Panels {
     const C* data;
@@ -72,8 +72,8 @@ struct Panels {
     std::int64_t num_blocks;
 };
 
-// The error bound of a score in float: |score - exact| <= relative * exact + absolute for the stored
-// points. Each stored point is within a distance of `blur` / 2 of the true point.
+// The error bound of a score in float: |score - exact| <= relative * exact + absolute for the
+// stored points. Each stored point is within a distance of `blur` / 2 of the true point.
 struct Margin {
     double relative, absolute, blur;
 };
@@ -112,8 +112,9 @@ struct Counter {
 
 constexpr std::int64_t kLeafRows = 16;  // most points in a leaf
 
-// A balanced tree over points. Leaf i holds the points from rows * i / leaves up to the first of leaf
-// i + 1. The root is node 1, the children of node i are 2 i and 2 i + 1, leaf i is node leaves + i.
+// A balanced tree over points. Leaf i holds the points from rows * i / leaves up to the first of
+// leaf i + 1. The root is node 1, the children of node i are 2 i and 2 i + 1, leaf i is node leaves
+// + i.
 struct TreeView {
     const double* boxes;        // per node: the dim lowest, then the dim highest coordinates
     const std::int32_t* first;  // per node: lowest number of its points; null if no points repeat

@@ -11,8 +11,8 @@ namespace ncfast {
 namespace {
 
 constexpr std::int64_t kRowsPerTask = 512;
-// Scaled coordinates stay below 2^50. No sum of squared differences overflows for up to 2^20 columns, and
-// the square of a difference 2^110 times below the largest is still a normal number.
+// Scaled coordinates stay below 2^50. No sum of squared differences overflows for up to 2^20
+// columns, and the square of a difference 2^110 times below the largest is still a normal number.
 constexpr int kExponent = 50;
 constexpr double kFloatEps = 0x1p-24;
 constexpr double kSmallest = 0x1p-126;
@@ -40,8 +40,8 @@ Space::Space(const PointSet& points, std::int64_t first, std::int64_t last, int 
     fill(threads);
 }
 
-// Measures the coordinates. Coordinates that are not floats are rounded relative to the mean of the group;
-// floats need no centre, because they are not rounded.
+// Measures the coordinates. Coordinates that are not floats are rounded relative to the mean of the
+// group; floats need no centre, because they are not rounded.
 void Space::measure(int threads) {
     const std::int64_t dim = points_.dim, tasks = tasks_for(rows_);
     std::vector<double> largest(tasks, 0.0), sums(tasks * dim, 0.0);

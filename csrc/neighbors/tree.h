@@ -121,9 +121,9 @@ inline void Tree::box(std::int64_t node, std::int64_t from, std::int64_t to) {
         if (low[d] == high[d]) repeats_.store(true, std::memory_order_relaxed);
 }
 
-// Computes the box of a node and, unless it is a leaf, halves its points along the widest side. Points are
-// ordered by (coordinate, number). Repeated points are therefore in the order of their numbers, and a
-// search that has found k of them finds no lower number to the right.
+// Computes the box of a node and, unless it is a leaf, halves its points along the widest side.
+// Points are ordered by (coordinate, number). Repeated points are therefore in the order of their
+// numbers, and a search that has found k of them finds no lower number to the right.
 inline void Tree::split(std::int64_t node, std::int64_t from, std::int64_t to) {
     box(node, from, to);
     if (node >= leaves_) return;

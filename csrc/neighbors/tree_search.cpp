@@ -21,8 +21,8 @@ public:
         std::sort(values_.begin(), values_.end());
     }
 
-    // The number of values with a score up to `limit` from x, which is one of them. Rounding is monotone,
-    // and therefore the score is monotone on either side of x.
+    // The number of values with a score up to `limit` from x, which is one of them. Rounding is
+    // monotone, and therefore the score is monotone on either side of x.
     std::int64_t count(double x, double limit, bool linf) const {
         const auto inside = [=](double y) { return exact_score(&x, &y, 0, 1, linf) <= limit; };
         const auto middle = std::lower_bound(values_.begin(), values_.end(), x);
@@ -46,7 +46,7 @@ void for_leaves(const Tree& tree, int threads, Work work) {
                  });
 }
 
-// Calls use(id, scores, ids, found) for each point of the leaves, with its k nearest in ascending order.
+// Calls use(id, scores, ids, found) for each point of the leaves, with its k nearest, ascending.
 template <class Use>
 void nearest_in(const Tree& tree, std::int64_t from, std::int64_t to, std::int64_t k, Use use) {
     const TreeView view = tree.view();
@@ -72,8 +72,8 @@ void nearest_in(const Tree& tree, std::int64_t from, std::int64_t to, std::int64
     }
 }
 
-// Writes counts[id], the number of other points with a score up to limits[id], for the points of some
-// leaves.
+// Writes counts[id], the number of other points with a score up to limits[id], for the points of
+// some leaves.
 void count_in(const Tree& tree, std::int64_t from, std::int64_t to, const double* limits,
               std::int64_t* counts) {
     const TreeView view = tree.view();
@@ -169,8 +169,8 @@ void joint_radii(const Tree& tree, std::int64_t k, const JointOut& out, int thre
     count_ties(tree, open, out, threads);
 }
 
-// Calls work(first, last, threads) for each group. Large groups follow each other and use all threads;
-// small groups run side by side.
+// Calls work(first, last, threads) for each group. Large groups follow each other and use all
+// threads; small groups run side by side.
 template <class Work>
 void for_groups(const PointSet& points, int threads, Work work) {
     std::vector<std::int64_t> small;

@@ -1,8 +1,9 @@
 // Walks through a tree for all points of one leaf at once; one lane per point.
 //
-// The score from a point to a box is computed by the same operations in the same order as the score of
-// two points, and rounding is monotone. The score to the nearest place of a box is therefore never above
-// that of a point in it, and the score to the farthest place never below. Rounding loses no point.
+// The score from a point to a box is computed by the same operations in the same order as the score
+// of two points, and rounding is monotone. The score to the nearest place of a box is therefore
+// never above that of a point in it, and the score to the farthest place never below. Rounding
+// loses no point.
 #pragma once
 
 #include "neighbors/scan.h"
@@ -63,8 +64,8 @@ inline void scan_leaf(const TreeView& tree, std::int64_t leaf, Seeker<double>& q
 
 constexpr int kDeepest = 64;
 
-// Compares the scores of the points of a leaf with their limits, one bit per point: scores at or below
-// the limit, and scores at or above it. Column d of a score comes from gap(d, coordinates).
+// Compares the scores of the points of a leaf with their limits, one bit per point: scores at or
+// below the limit, and scores at or above it. Column d of a score comes from gap(d, coordinates).
 struct Against {
     unsigned within = 0, beyond = 0;
 };
@@ -128,9 +129,9 @@ inline unsigned numbers_below(const std::int32_t* numbers, std::int32_t other) {
 #endif
 }
 
-// Searches the neighbors of all points of a leaf, from the leaf outwards. A box at exactly the threshold
-// of a query is visited only if it holds a number below that of the query's last neighbor. Without this
-// rule a search among repeated points would visit all of them.
+// Searches the neighbors of all points of a leaf, from the leaf outwards. A box at exactly the
+// threshold of a query is visited only if it holds a number below that of the query's last
+// neighbor. Without this rule a search among repeated points would visit all of them.
 template <bool Linf, bool Repeats>
 void walk_outwards(const TreeView& tree, std::int64_t leaf, Seeker<double>* queries) {
     const std::int64_t count = tree.start(leaf + 1) - tree.start(leaf);
@@ -196,8 +197,8 @@ inline std::int64_t rows_below(const TreeView& tree, std::int64_t node) {
     return tree.start(last - tree.leaves) - tree.start(first - tree.leaves);
 }
 
-// Counts, for each point of the leaf, the points with a joint score up to its limit, itself included.
-// `queries` are the coordinates of the points. Limits are finite.
+// Counts, for each point of the leaf, the points with a joint score up to its limit, itself
+// included. `queries` are the coordinates of the points. Limits are finite.
 template <bool Linf>
 void walk_count(const TreeView& tree, std::int64_t leaf, const double* queries,
                 const double* limits, std::int64_t* counts) {
