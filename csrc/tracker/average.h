@@ -1,5 +1,5 @@
 // Running averages of batches: packed moments in, packed averages out, in the same memory. Their
-// definition is in ncfast/tracking/averaging.py, the reference too.
+// definition and the reference are in ncfast/tracking/averaging.py.
 //
 // Sums over batches are kept in two parts, from which nothing is ever subtracted: what came in since
 // the last turn, and the past before it. A window turns when each of its rows has been overwritten
