@@ -56,7 +56,7 @@ def test_which_selects_by_id_family_tier_and_list():
         ncfast.collapse_metrics(feats, labels, which="nc9")
 
 
-def test_cheap_tiers_never_stall_a_device():
+def test_cheap_tiers_never_wait_for_a_device():
     for name, metric in CATALOGUE.items():
         assert metric.tier == "full" or not metric.synchronizes, name
         assert metric.tier == "full" or not metric.needs & {"scatter", "revisit"}, name
@@ -66,7 +66,7 @@ def test_a_metric_alone_equals_the_metric_among_all():
     feats, labels = classes()
     together = evaluate_all(feats, labels, 5)
     for name in IDS:
-        # the variances along the class directions come from the scatter matrix when that is there
+        # with the scatter matrix at hand, variances along the class directions come from it
         assert evaluate(name, feats, labels, 5) == pytest.approx(together[name], rel=1e-12), name
 
 
