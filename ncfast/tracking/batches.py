@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ncfast._arrays import as_tensor
 from ncfast.tracking.numbers import as_number
 
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")
@@ -53,7 +54,7 @@ def as_labels(labels: Any, device: torch.device) -> Tensor:
             "Expected the labels of a batch to be a tensor or an array but got "
             f"{_kind(labels)}. Yield (inputs, labels)."
         )
-    return torch.atleast_1d(torch.as_tensor(labels, device=device))
+    return torch.atleast_1d(as_tensor("labels", labels).to(device))
 
 
 def outputs_of(model: nn.Module, inputs: Any, device: torch.device) -> Any:

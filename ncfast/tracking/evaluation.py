@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ncfast.metrics._collect import evaluate
+from ncfast.metrics.catalogue import OF_MOMENTS
 from ncfast.metrics.inputs import MetricInputs
-from ncfast.metrics.registry import OF_MOMENTS
+from ncfast.metrics.metric import evaluate
 from ncfast.moments import ClassMoments
 from ncfast.ops.states import Layout
 from ncfast.tracking.buffer import MomentsBuffer
@@ -20,7 +20,7 @@ def evaluate_moments(moments: ClassMoments, ids: Sequence[str]) -> dict[str, Ten
 
     Args:
         moments: of one batch or split, or of many.
-        ids: metrics of `ncfast.metrics.registry.OF_MOMENTS`.
+        ids: metrics of `ncfast.metrics.catalogue.OF_MOMENTS`.
     """
     return evaluate({id_: OF_MOMENTS[id_] for id_ in ids}, MetricInputs(moments))
 
@@ -32,7 +32,7 @@ def evaluate_states(states: Tensor, layout: Layout, ids: Sequence[str]) -> Tenso
     Args:
         states: (n, layout.size) float64.
         layout: the layout of each row.
-        ids: metrics of `ncfast.metrics.registry.OF_MOMENTS`.
+        ids: metrics of `ncfast.metrics.catalogue.OF_MOMENTS`.
 
     Returns:
         (n, len(ids)) float64 on the states' device.
@@ -49,7 +49,7 @@ def evaluate_buffers(
     Args:
         buffers: one for each layer and split.
         batches: the packed moments of each buffer, (n, size), which averages overwrite.
-        ids: metrics of `ncfast.metrics.registry.OF_MOMENTS`.
+        ids: metrics of `ncfast.metrics.catalogue.OF_MOMENTS`.
 
     Returns:
         (n, len(ids)) float64 for each buffer.

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ncfast.metrics.registry import CATALOGUE, METRICS, OF_MOMENTS, STANDALONE, resolve
+from ncfast.metrics.catalogue import CATALOGUE, METRICS, OF_MOMENTS, STANDALONE, resolve
 from ncfast.tracking.averaging import Averaging
 from ncfast.tracking.messages import SHARED_SPLIT, WarnOnce
 

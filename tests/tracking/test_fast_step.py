@@ -155,9 +155,9 @@ def test_labels_features_and_splits_out_of_the_ordinary_in_mid_run():
         with pytest.raises(ValueError, match="row 2 holds 3"):
             tracker.step(feats=FEATS, labels=LABELS + 1)
         with pytest.raises(TypeError, match="Expected argument `feats`"):
-            tracker.step(feats=FEATS.tolist(), labels=LABELS)
+            tracker.step(feats="features", labels=LABELS)
         tracker.step(feats=REFUSED["nan"][0], labels=LABELS)
-        tracker.step(feats=FEATS, labels=LABELS)
+        tracker.step(feats=FEATS.numpy(), labels=LABELS.tolist())
     measured = {r["step"]: key for r in records for key in r if key.endswith("rnc1.max")}
     assert list(measured) == [1, 2, 3, 4, 8, 9]
     assert measured[4] == "other/rnc1.max"

@@ -1,12 +1,37 @@
-// Sum of squares, in double: the square of a float, or of a narrower number, is exact there.
+// The kernels of the tracker: the running average of a class mean, and sums of squares.
 #pragma once
 
+#include "core/isa.h"
 #include "core/simd.h"
 
 namespace ncfast {
 namespace NCFAST_ISA {
 
-// gcc would convert quarters and join them again, so AVX-512 gets the instruction by name
+// Adds one batch to the running average of a class mean, see MeanStep.
+void average_mean(const MeanStep& of, const double* past, double* row, double* running,
+                  double* mean) {
+    const auto step = [&](std::int64_t d, auto read, auto write) __attribute__((always_inline)) {
+        const VecD batch = of.weight * read(mean + d);
+        const VecD sum = of.keep * read(running + d) + batch;
+        write(row + d, batch);
+        write(running + d, sum);
+        write(mean + d, (of.share * read(past + d) + sum) * of.scale);
+    };
+    constexpr int kStep = kLanes<double>;
+    std::int64_t d = 0;
+    for (; d + kStep <= of.cols; d += kStep)
+        step(d, [](const double* x) __attribute__((always_inline)) { return load(x); },
+             [](double* x, VecD value) __attribute__((always_inline)) { store(x, value); });
+    if (d == of.cols) return;
+    const int left = static_cast<int>(of.cols - d);
+    step(d, [left](const double* x) __attribute__((always_inline)) { return load_part(x, left); },
+         [left](double* x, VecD value) __attribute__((always_inline)) {
+             std::memcpy(x, &value, static_cast<std::size_t>(left) * sizeof(double));
+         });
+}
+
+// Widens floats to double. For AVX-512 the instruction is named: gcc would convert quarters and
+// join them.
 inline __attribute__((always_inline)) VecD widened(HalfF value) {
 #if NCFAST_VECTOR_BYTES == 64
     return (VecD)_mm512_cvtps_pd((__m256)value);
@@ -15,7 +40,7 @@ inline __attribute__((always_inline)) VecD widened(HalfF value) {
 #endif
 }
 
-// Vectors of double from one place: as many as kParts.
+// Loads one vector of T as kParts vectors of double.
 template <class T>
 struct Doubles {
     static constexpr int kParts = 2;
@@ -27,7 +52,7 @@ struct Doubles {
     }
 };
 template <>
-struct Doubles<float> {  // widened as they are read: no vector has to be cut in halves
+struct Doubles<float> {  // widened as they are loaded: no vector is split
     static constexpr int kParts = 1;
     static inline __attribute__((always_inline)) void load_from(const float* x, VecD* out) {
         out[0] = widened(load_bits<HalfF>(x));
@@ -41,6 +66,7 @@ struct Doubles<double> {
     }
 };
 
+// The sum of squares in double, in which the square of a float or a narrower number is exact.
 template <class T>
 double sum_squares(const void* data, std::int64_t count) {
     constexpr int kParts = Doubles<T>::kParts, kSums = 8;
