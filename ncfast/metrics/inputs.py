@@ -29,6 +29,17 @@ from ncfast.ops.summary import Gram, RowProducts, Rows, Spread, Traces
 T = TypeVar("T")
 
 
+def given(value: T | None, argument: str) -> T:
+    """An input that a metric reads.
+
+    Raises:
+        ValueError: it is missing.
+    """
+    if value is None:
+        raise ValueError(f"Expected argument `{argument}`, which the metric reads, but got None.")
+    return value
+
+
 @dataclass(eq=False)
 class MetricInputs:
     """What a metric reads; every property is computed once, when first asked for.
@@ -223,8 +234,7 @@ class MetricInputs:
     @property
     def classifier(self) -> Tensor:
         """The classifier's rows, float64 (..., K, D)."""
-        assert self.weight is not None
-        return self.weight
+        return given(self.weight, "weight")
 
     @cached_property
     def rows_present(self) -> Tensor:
@@ -305,12 +315,12 @@ class MetricInputs:
     @cached_property
     def outside(self) -> Tensor:
         """Mean of the features from outside the distribution, (D,) float64."""
-        assert self.ood is not None
-        if not plain(self.ood):
-            return self.ood.mean(0, dtype=torch.float64)
+        ood = given(self.ood, "ood_feats")
+        if not plain(ood):
+            return ood.mean(0, dtype=torch.float64)
         # torch casts element by element: four times the time of one class
-        one = self.ood.new_zeros(len(self.ood), dtype=torch.uint8)
-        return class_moments(self.ood, one, num_classes=1, backend=self.backend).means[0]
+        one = ood.new_zeros(len(ood), dtype=torch.uint8)
+        return class_moments(ood, one, num_classes=1, backend=self.backend).means[0]
 
     @cached_property
     def product_of_means(self) -> Tensor:
@@ -329,9 +339,7 @@ class MetricInputs:
     @property
     def samples(self) -> tuple[Tensor, Tensor]:
         """Features and labels."""
-        assert self.feats is not None
-        assert self.labels is not None
-        return self.feats, self.labels
+        return given(self.feats, "feats"), given(self.labels, "labels")
 
     @cached_property
     def scatter(self) -> Tensor:

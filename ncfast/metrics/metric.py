@@ -1,8 +1,8 @@
-"""`Metric`: a definition, what it needs and what it costs."""
+"""`Metric`: a definition, what it needs and what it costs; `evaluate` computes several."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,3 +73,9 @@ _ARGUMENTS = {
     "scatter": "feats",
     "revisit": "feats",
 }
+
+
+def evaluate(metrics: Mapping[str, Metric], inputs: MetricInputs) -> dict[str, Tensor]:
+    """The value of every metric, with the work they have in common done once."""
+    inputs.planned = frozenset[str]().union(*(metric.uses for metric in metrics.values()))
+    return {name: metric.function(inputs) for name, metric in metrics.items()}

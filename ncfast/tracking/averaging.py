@@ -1,10 +1,31 @@
-"""The averages of `ncfast.tracking.stream`: one batch after another, each state in its place.
+"""Averages the class moments of the last batches: over a window, or exponentially.
 
-On the CPU the extension has them in C++ (``csrc/tracker/average.h``). The torch form here is used
-elsewhere, and is the reference.
+A batch holds few samples of a class, and the network changes from batch to batch. The averages
+therefore pool deviations from the class mean *of the same batch*: training that moves the means
+does not count as spread. With n_ct samples, mean mu_ct and sum of squares SS_ct of class c in batch
+t, and weights a_t (1 within a window; beta^(age) for an exponential average),
+
+    w_c  = sum_t a_t n_ct                      weight of the class
+    mu_c = sum_t a_t n_ct mu_ct / w_c
+    V_c  = sum_t a_t SS_ct / sum_t a_t (n_ct - 1)+    unbiased: one degree of freedom a class, batch
+    Tr(Sigma_W) = sum_c w_c V_c / sum_c w_c
+    mean norm   = sum_t a_t sum_i norm(g_i) / sum_t a_t n_t
+    largest norm = the largest in a window; an exponential average of the batches' largest
+
+Dividing by the sum of the weights also removes the bias of the start (Kingma & Ba 2015, section 3).
+A class that never had two samples in one batch takes the pooled variance of the other classes. A
+class whose weight has decayed to 2^-60 of a sample counts as absent. The means keep a bias:
+norm(mu_c - mu_k)^2 is too large by about V_c / n_c + V_k / n_k, with the numbers of samples in the
+average.
+
+On the CPU the extension computes the averages in C++ (``csrc/tracker/average.h``). `TorchAverage`
+is the reference, and runs everywhere else.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +34,52 @@ from ncfast.ops import _raw
 from ncfast.ops._raw import plain
 from ncfast.ops.averages import CpuAverage
 from ncfast.ops.states import Layout
-from ncfast.tracking.stream import Stream
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """How batches are averaged.
+
+    Attributes:
+        kind: "batch", "window" or "ema".
+        length: batches in a window.
+        decay: beta of an exponential average.
+    """
+
+    kind: Literal["batch", "window", "ema"]
+    length: int = 1
+    decay: float = 0.0
+
+
+def parse_averaging(text: str) -> Averaging:
+    """A stream from "batch", "window:LENGTH" or "ema:DECAY".
+
+    Raises:
+        ValueError: the text is none of these, a length is below 1 or a decay outside (0, 1).
+
+    Example:
+        >>> parse_averaging("ema:0.99")
+        Averaging(kind='ema', length=1, decay=0.99)
+    """
+    kind, _, number = text.partition(":")
+    if kind == "batch" and not number:
+        return Averaging("batch")
+    if kind == "window" and number.isdigit() and int(number) > 0:
+        return Averaging("window", length=int(number))
+    if kind == "ema" and _is_share(number):
+        return Averaging("ema", decay=float(number))
+    raise ValueError(
+        "Expected argument `stream` to be 'batch', 'window:LENGTH' with a positive length or "
+        f"'ema:DECAY' with a decay between 0 and 1 but got {text!r}. For example 'ema:0.99'."
+    )
+
+
+def _is_share(number: str) -> bool:
+    try:
+        return 0 < float(number) < 1
+    except ValueError:
+        return False
+
 
 # metrics depend on ratios of the weights alone; a power of two scales them without rounding, and
 # keeps old classes above the 1 that guards divisions by counts; what falls below is forgotten
@@ -24,7 +90,7 @@ _PIECE = 16  # batches a product with the weights, whose cost grows with its squ
 
 
 def running_average(
-    stream: Stream, layout: Layout, device: torch.device
+    stream: Averaging, layout: Layout, device: torch.device
 ) -> CpuAverage | TorchAverage:
     """What averages batches whose packed moments are on ``device``, by the best engine for it.
 
@@ -54,8 +120,8 @@ class TorchAverage:
         layout: of the averages, whose counts are weights.
     """
 
-    def __init__(self, stream: Stream, layout: Layout, device: torch.device) -> None:
-        self._stream, self._layout = stream, layout
+    def __init__(self, stream: Averaging, layout: Layout, device: torch.device) -> None:
+        self._averaging, self._layout = stream, layout
         self.layout = layout._replace(integer_counts=False)
         k, d = layout.classes, layout.dim
         # additive rows: counts, counts times means, squares, degrees of freedom, sum of norms,
@@ -89,7 +155,7 @@ class TorchAverage:
         self._fill(states, rows[self._past :])
         if masks:
             rows[self._past :].masked_fill_(unusable, 0.0)
-        averaged = self._decayed(rows) if self._stream.kind == "ema" else self._within(rows)
+        averaged = self._decayed(rows) if self._averaging.kind == "ema" else self._within(rows)
         self._pack(*averaged, states)
         if masks:
             states.masked_fill_(unusable, torch.nan)
@@ -120,7 +186,7 @@ class TorchAverage:
 
     def _within(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Sums over the window that ends at each row, and the largest norm in it."""
-        length, past = self._stream.length, self._past
+        length, past = self._averaging.length, self._past
         index = torch.arange(len(rows), device=rows.device)
         age = index[past:].unsqueeze(1) - index
         sums = ((age >= 0) & (age < length)).to(torch.float64) @ rows
