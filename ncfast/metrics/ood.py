@@ -99,7 +99,7 @@ METRICS = {
         tier="full",
         needs=frozenset({"moments", "scatter", "revisit", "ood"}),
         uses=frozenset({"scatter"}),
-        stalls=True,
+        synchronizes=True,
     ),
     "nc5.neco_fpr95": Metric(
         neco_fpr95,
@@ -110,6 +110,6 @@ METRICS = {
         tier="full",
         needs=frozenset({"moments", "scatter", "revisit", "ood"}),
         uses=frozenset({"scatter"}),
-        stalls=True,
+        synchronizes=True,
     ),
 }
