@@ -31,6 +31,7 @@ class Metric:
             some directions), "revisit" (the features again, once the moments are known), "ood".
         uses: shared results that a call plans for: "scatter" (all of the D x D matrix), "margins"
             (of the classifier at the class means), "spread" (the variances along its differences),
+            "decisions" (of the classifier and the nearest mean), "scores" (NECO's of every row),
             "pairs.cdnv" and the like (a quantity averaged over pairs of classes), "products" (of
             the means with each other), "row_products" (of the classifier's rows), "spectrum" and
             "centred_spectrum" (singular values of the means). A metric that leaves one out is
