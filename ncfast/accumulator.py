@@ -18,7 +18,7 @@ from ncfast._arrays import Array, as_tensor
 from ncfast._rows import as_outside_rows, as_rows
 from ncfast._stream import StreamState
 from ncfast._stream_ranks import Facts
-from ncfast.metrics.arguments import check_classifier_shape
+from ncfast.metrics.arguments import check_parameter
 from ncfast.metrics.catalogue import CATALOGUE
 from ncfast.metrics.inputs import MetricInputs, RowSums
 from ncfast.metrics.metric import evaluate
@@ -238,12 +238,17 @@ class Accumulator:
             ValueError: the shapes do not fit.
         """
         with self._lock:
-            weight = None if weight is None else as_tensor("weight", weight).detach()
-            bias = None if bias is None else as_tensor("bias", bias).detach()
-            check_classifier_shape(weight, bias, self.num_classes, self.dim)
-            self._weight, self._bias, self._look = weight, bias, None
-            if weight is not None and self.dim is None:
-                self._fixed_dim = weight.shape[1]
+            if weight is None and bias is not None:
+                raise ValueError("Expected argument `weight` beside `bias` but got None.")
+            rows = None if weight is None else as_tensor("weight", weight).detach()
+            offsets = None if bias is None else as_tensor("bias", bias).detach()
+            if rows is not None:
+                dim = self.dim or (rows.shape[-1] if rows.ndim else 1)
+                check_parameter("weight", rows, (self.num_classes, dim), "(K, D)")
+                self._fixed_dim = dim
+            if offsets is not None:
+                check_parameter("bias", offsets, (self.num_classes,), "(K,)")
+            self._weight, self._bias, self._look = rows, offsets, None
             if self._state is not None:
                 self._warn_of_large(self._state.moments.dim)
         return self

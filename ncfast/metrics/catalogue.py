@@ -62,7 +62,13 @@ def resolve(which: str | Sequence[str], known: Iterable[str] = tuple(METRICS)) -
 
     Raises:
         ValueError: a name is neither an id nor a family nor a tier.
+        TypeError: ``which`` is no name and no sequence of names.
     """
+    if not isinstance(which, Iterable):
+        raise TypeError(
+            f"Expected the names of metrics but got {type(which).__name__}. Pass ids, families or "
+            "tiers, such as ['rnc1.max', 'nc2']."
+        )
     names = (which,) if isinstance(which, str) else tuple(which)
     return _resolve(tuple(n if isinstance(n, str) else repr(n) for n in names), tuple(known))
 

@@ -135,9 +135,9 @@ def test_the_core_set_of_the_tracker_is_part_of_the_catalogue():
         (lambda x, y: ncfast.nc1(x, y, variant="svd2"), "'quotient'.* but got 'svd2'"),
         (lambda x, y: ncfast.nc2(x, y, variant="angle"), "condition"),
         (lambda x, y: ncfast.cdnv(x, y, variant="median"), "'mean', 'max' or 'matrix'"),
-        (lambda x, y: ncfast.nc3(x, y), "weight for variant 'self_duality'"),
-        (lambda x, y: ncfast.nc4(x, y, variant="per_class"), "`weight` for variant 'per_class'"),
-        (lambda x, y: ncfast.nc5(x, y), "ood for variant"),
+        (lambda x, y: ncfast.nc3(x, y), "`weight` for the metric"),
+        (lambda x, y: ncfast.nc4(x, y, variant="per_class"), "`weight` for the metric"),
+        (lambda x, y: ncfast.nc5(x, y), "`ood_feats` for the metric"),
         (lambda x, y: ncfast.nc3(x, y, torch.ones(5, 3)), r"`weight` of shape \(K, D\) = \(5, 12"),
         (
             lambda x, y: ncfast.nc3(x, y, torch.ones(5, 12), torch.ones(4)),
