@@ -86,7 +86,7 @@ def _resolve(names: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
             chosen += [id_ for id_ in known if _tier(id_) <= TIERS.index(name)]
             continue
         if name == "default":
-            chosen += [id_ for id_ in known if id_ in METRICS]
+            chosen += [id_ for id_ in METRICS if id_ in known]
             continue
         found = [id_ for id_ in known if name in ("all", id_, id_.split(".")[0])]
         if not found:

@@ -194,7 +194,8 @@ def _folded(
     if _validate.labels_are_on_host(wide) and len(wide):
         _validate.check_label_values(torch.where(wanted, wide, 0), number)
     inside = (wide >= 0) & (wide < number)
-    invalid = torch.where((wanted & ~inside).any(), torch.nan, 0.0).to(torch.float64)
+    invalid = torch.where((wanted & inside.logical_not()).any(), torch.nan, 0.0)
+    invalid = invalid.to(torch.float64)
     return torch.where(wanted & inside, wide, number), invalid
 
 
