@@ -394,8 +394,15 @@ def test_two_threads_lose_nothing():
 
 def test_an_accumulator_begun_in_inference_mode_goes_on_outside():
     case = Case()
-    acc = ncfast.Accumulator(5, metrics="nc1")
+    acc = ncfast.Accumulator(5, metrics=["nc1", "nc4.ncc_accuracy"])
     with torch.inference_mode():
         acc.update(case.feats[:100], case.labels[:100])
+    with torch.inference_mode():
+        acc = ncfast.Accumulator(5, metrics=acc.ids).merge(acc).to("cpu")
+        acc = ncfast.Accumulator(5, 12, metrics=acc.ids).load_state_dict(acc.state_dict())
     acc.update(case.feats[100:], case.labels[100:])
-    assert acc.moments.total == 200
+    with torch.inference_mode():
+        acc.set_classifier(case.weight).revisit(case.feats[:100], case.labels[:100])
+    acc.revisit(case.feats[100:], case.labels[100:])
+    expected = ncfast.collapse_metrics(case.feats, case.labels, metrics=["nc1", "nc4.ncc_accuracy"])
+    assert_equal(acc.compute(), expected, rel=1e-9)
