@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ncfast import _ranks
-from ncfast._stream import StreamState
+from ncfast._stream import Flags, StreamState
 from ncfast.distributed import EXCHANGE_BYTES, all_reduce_many
 from ncfast.metrics.second_look import NO_SCORE, SecondLook
 
@@ -85,7 +86,7 @@ def reduce_state(state: StreamState, settings: str, group: Group) -> StreamState
     merged = state.unpack(first)
     for packed in rest:
         merged = merged.merge(state.unpack(packed))
-    return merged
+    return replace(merged, flags=_of_all(state.flags))
 
 
 def _reduce_large(state: StreamState, settings: str, group: Group) -> StreamState:
@@ -103,7 +104,12 @@ def _reduce_large(state: StreamState, settings: str, group: Group) -> StreamStat
         outside,
         None if state.scatter is None else scatter.view_as(state.scatter),
         ignored.to(torch.int64).squeeze(0),
+        _of_all(state.flags),
     )
+
+
+def _of_all(flags: Flags) -> Flags:
+    return flags._replace(rows=True, shared=True)
 
 
 def reduce_look(look: SecondLook, ranks: list[Facts], group: Group) -> None:
@@ -115,7 +121,7 @@ def reduce_look(look: SecondLook, ranks: list[Facts], group: Group) -> None:
         own.append(torch.nn.functional.pad(flat, (0, length - len(flat)), value=NO_SCORE))
     gathered = _ranks.all_gather(torch.cat(own), group)
     packed, scores, outside = gathered.split([len(look.packed), *lengths], dim=1)
-    look.packed = _in_order(packed)
+    look.packed, look.shared = _in_order(packed), True
     look.scores, look.outside_scores = (
         [part.flatten()] if part.numel() else [] for part in (scores, outside)
     )

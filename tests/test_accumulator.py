@@ -133,6 +133,13 @@ def test_rows_left_out_do_not_count_whatever_they_hold(how):
     assert acc.ignored.dtype == torch.int64
 
 
+def test_a_row_that_is_nan_makes_of_every_metric_what_it_makes_of_the_whole():
+    case = Case()
+    case.feats[7, 3] = torch.nan
+    acc = two_looks(case.accumulator(), case.batches([50]), ood=[case.ood])
+    assert_equal(acc.compute(), case.whole(), rel=1e-9)
+
+
 def test_tokens_are_flattened():
     case = Case(240)
     feats, labels = case.feats.view(4, 60, 12), case.labels.view(4, 60)
@@ -307,6 +314,7 @@ def test_bad_input():
         "scatter": lambda: acc.merge(ncfast.Accumulator(5).update(feats, labels)),
         "backend": lambda: ncfast.Accumulator(5, backend="fast"),
         "num_classes": lambda: ncfast.Accumulator(0),
+        "`dim` to be at least 1": lambda: ncfast.Accumulator(5, 0),
         "memory_limit": lambda: ncfast.Accumulator(5, memory_limit="much"),
     }
     for message, call in wrong.items():
