@@ -57,7 +57,7 @@ class Accumulator:
         backend: see `class_moments`.
         memory_limit: bytes, or text such as "2GiB", that one matrix of the state may take. The
             metrics that need a larger one (8 D^2 bytes, or 8 K^2 for bound.generalization) are left
-            out with one warning. None: no limit.
+            out with one warning. None: 2 GiB, and no limit for ids asked for by name.
 
     Attributes:
         missing: the ids asked for that `compute` leaves out now, and why.
@@ -160,8 +160,8 @@ class Accumulator:
             mask: see `update`.
 
         Raises:
-            TypeError, ValueError: see `update`.
-            RuntimeError: before any `update`, or after the second looks were reduced.
+            TypeError, ValueError: see `update`; before any `update`.
+            RuntimeError: after the second looks of all ranks were added up.
         """
         with self._lock:
             look = self._looking("revisit")
@@ -252,7 +252,7 @@ class Accumulator:
         """The class moments so far. They share memory with the state: read them only.
 
         Raises:
-            RuntimeError: before the first batch.
+            ValueError: before the first batch.
         """
         return self._needs_state("moments").moments
 
@@ -282,8 +282,7 @@ class Accumulator:
 
         Raises:
             ValueError: an id asked for by name whose input or second look is missing; a second look
-                at other rows than the first.
-            RuntimeError: before the first batch.
+                at other rows than the first; before the first batch.
         """
         with self._lock:
             state = self._needs_state("compute")

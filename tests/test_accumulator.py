@@ -222,15 +222,6 @@ def test_the_memory_limit_leaves_out_large_matrices_with_one_warning():
     assert "scatter" not in acc.state_dict()
 
 
-@pytest.mark.parametrize(
-    ("text", "number"), [(None, None), (5, 5), ("2GiB", 2**31), ("1.5 kB", 1500), ("3M", 3 * 10**6)]
-)
-def test_memory_limits_are_numbers_or_text(text, number):
-    from ncfast.metrics.needs import as_bytes
-
-    assert as_bytes(text) == number
-
-
 def test_the_classifier_is_that_of_the_first_revisit():
     case = Case()
     weight = case.weight.clone()
