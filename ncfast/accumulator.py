@@ -14,11 +14,11 @@ from torch import Tensor
 from typing_extensions import Self
 
 from ncfast import _stream_ranks, _validate
-from ncfast._arrays import Array, as_tensor
+from ncfast._arrays import Array
 from ncfast._rows import as_outside_rows, as_rows
 from ncfast._stream import Flags, StreamState
 from ncfast._stream_ranks import Facts
-from ncfast.metrics.arguments import check_parameter
+from ncfast.metrics.arguments import as_parameters
 from ncfast.metrics.catalogue import CATALOGUE
 from ncfast.metrics.inputs import MetricInputs, RowSums
 from ncfast.metrics.metric import evaluate
@@ -138,7 +138,7 @@ class Accumulator:
             RuntimeError: after `all_reduce`, see there.
         """
         with self._lock:
-            feats, labels, mask = self._rows(feats, labels, mask)
+            feats, labels, mask = as_rows(feats, labels, mask, self._home)
             state = self._started(feats, labels)
             if state.add(feats, labels, mask, self.ignore_index, self.backend):
                 self._look = None
@@ -165,7 +165,7 @@ class Accumulator:
         """
         with self._lock:
             look = self._looking("revisit")
-            feats, labels, mask = self._rows(feats, labels, mask)
+            feats, labels, mask = as_rows(feats, labels, mask, self._home)
             check_batch(self.moments, feats, labels, mask)
             if look is not None and len(feats):
                 look.add(feats, labels, mask, self.ignore_index)
@@ -182,7 +182,7 @@ class Accumulator:
             TypeError, ValueError, RuntimeError: see `update`.
         """
         with self._lock:
-            feats, labels = self._outside_rows(feats)
+            feats, labels = as_outside_rows(feats, self._home)
             state = self._started(feats, labels)
             if state.add_outside(feats, labels, self.backend):
                 self._look = None
@@ -200,7 +200,7 @@ class Accumulator:
         """
         with self._lock:
             look = self._looking("revisit_ood")
-            feats, labels = self._outside_rows(feats)
+            feats, labels = as_outside_rows(feats, self._home)
             check_batch(self._needs_state("revisit_ood").outside, feats, labels, None)
             if look is not None and len(feats):
                 look.add_outside(feats)
@@ -220,17 +220,10 @@ class Accumulator:
             ValueError: the shapes do not fit.
         """
         with self._lock:
-            if weight is None and bias is not None:
-                raise ValueError("Expected argument `weight` beside `bias` but got None.")
-            rows = None if weight is None else as_tensor("weight", weight).detach()
-            offsets = None if bias is None else as_tensor("bias", bias).detach()
-            if rows is not None:
-                dim = self.dim or (rows.shape[-1] if rows.ndim else 1)
-                check_parameter("weight", rows, (self.num_classes, dim), "(K, D)")
-                self._fixed_dim = dim
-            if offsets is not None:
-                check_parameter("bias", offsets, (self.num_classes,), "(K,)")
-            self._weight, self._bias, self._look = rows, offsets, None
+            parts = as_parameters(weight, bias, self.num_classes, self.dim)
+            (self._weight, self._bias), self._look = parts, None
+            if self._weight is not None:
+                self._fixed_dim = self._weight.shape[1]
             if self._state is not None:
                 self._warn_of_large(self._state.moments.dim)
         return self
@@ -288,7 +281,7 @@ class Accumulator:
             state = self._needs_state("compute")
             missing = self.missing
             self._selection.check_named(missing)
-            inputs = self._inputs()
+            inputs = self._inputs(state)
             if self._look is not None:
                 self._look.check(state.outside if self._look.outside_scores else None)
                 inputs = replace(self._look.inputs, sums=self._look.row_sums(), _results={})
@@ -368,9 +361,11 @@ class Accumulator:
         """Move the state to another device, in place; return self."""
         with self._lock:
             self._device = torch.device(device)
-            self._state = None if self._state is None else self._state.to(self._device)
-            if self._look is not None:
-                self._look = SecondLook.of(self._inputs(), self._look.state_dict())
+            if self._state is not None:
+                self._state = self._state.to(self._device)
+                if self._look is not None:
+                    look = self._look.state_dict()
+                    self._look = SecondLook.of(self._inputs(self._state), look)
         return self
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -399,8 +394,9 @@ class Accumulator:
             if dim is None and "moments.means" in sums:
                 dim = sums["moments.means"].shape[-1]
             own = self._state or self._empty(dim or 1, self._device or torch.device("cpu"))
-            self._state = own.load(sums)
-            self._look = SecondLook.of(self._inputs(), look) if look else None
+            loaded = own.load(sums)
+            self._look = SecondLook.of(self._inputs(loaded), look) if look else None
+            self._state = loaded
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -444,25 +440,9 @@ class Accumulator:
             raise ValueError(f"Expected `update` before `{call}` but no batch was seen.")
         return self._state
 
-    def _rows(
-        self, feats: Array, labels: Array | LabelPlan, mask: Array | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The batch as rows on the device of the state."""
-        rows, classes, kept = as_rows(feats, labels, mask)
-        device = self._device_for(rows)
-        return rows.to(device), classes.to(device), None if kept is None else kept.to(device)
-
-    def _outside_rows(self, feats: Array) -> tuple[Tensor, Tensor]:
-        rows, labels = as_outside_rows(feats)
-        device = self._device_for(rows)
-        return rows.to(device), labels.to(device)
-
-    def _device_for(self, feats: Tensor) -> torch.device:
-        if self._state is not None:
-            return self._state.device
-        if self._device is not None:
-            return self._device
-        return torch.device("cpu") if feats.device.type == "mps" else feats.device
+    @property
+    def _home(self) -> torch.device | None:
+        return self._device if self._state is None else self._state.device
 
     @property
     def _flags(self) -> Flags:
@@ -482,7 +462,8 @@ class Accumulator:
 
     def _looking(self, call: str) -> SecondLook | None:
         """The second look, begun if there is none; None where no metric needs one."""
-        if not self._flags.rows:
+        state = self._needs_state(call)
+        if not state.flags.rows:
             raise ValueError(f"Expected rows in `update` before `{call}` but none were seen.")
         if self._look is not None and self._look.shared:
             raise RuntimeError(
@@ -490,16 +471,15 @@ class Accumulator:
             )
         if self._look is None:
             wanted = self._selection.looks(self.dim, self._there())
-            self._look = SecondLook(self._inputs(copy=True), wanted) if wanted else None
+            self._look = SecondLook(self._inputs(state, copy=True), wanted) if wanted else None
         return self._look
 
-    def _inputs(self, *, copy: bool = False) -> MetricInputs:
-        state = self._needs_state("compute")
+    def _inputs(self, state: StreamState, *, copy: bool = False) -> MetricInputs:
         weight, bias = (
             None if part is None else part.to(state.device, torch.float64, copy=copy)
             for part in (self._weight, self._bias)
         )
-        outside = state.outside.means[0] if self._flags.outside else None
+        outside = state.outside.means[0] if state.flags.outside else None
         sums = RowSums(scatter=state.scatter, outside=outside)
         return MetricInputs(
             state.moments, weight=weight, bias=bias, sums=sums, backend=self.backend

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import classes, companions
+from samples import classes, collapsed, companions
 from torch._subclasses import FakeTensorMode
 
 import ncfast
@@ -100,6 +100,15 @@ def test_any_split(sizes, seed):
     assert_equal(acc.compute(), case.whole())
 
 
+def test_a_thousand_small_batches_equal_the_whole():
+    feats, labels = collapsed(1e-3, count=3000, dim=24, num_classes=7)
+    acc = ncfast.Accumulator(7, metrics="all", weight=companions(7, 24)[0])
+    batches = list(zip(feats.split(3), labels.split(3), strict=True))
+    found = two_looks(acc, batches).compute()
+    given = {"weight": companions(7, 24)[0], "num_classes": 7, "backend": "reference"}
+    assert_equal(found, ncfast.collapse_metrics(feats, labels, **given))
+
+
 def test_identical_rows_are_exactly_zero():
     feats = torch.randn(3, 7)[torch.arange(90) % 3] + 100
     labels = torch.arange(90) % 3
@@ -112,7 +121,7 @@ def test_identical_rows_are_exactly_zero():
     assert acc.moments.within_ss.eq(0).all()
 
 
-@pytest.mark.parametrize("how", ["mask", "attention", "ignore_index", "numpy"])
+@pytest.mark.parametrize("how", ["mask", "attention", "ignore_index", "numpy", "plan"])
 def test_rows_left_out_do_not_count_whatever_they_hold(how):
     case = Case()
     whole = case.whole()
@@ -122,6 +131,8 @@ def test_rows_left_out_do_not_count_whatever_they_hold(how):
     mask = (keep < len(case.feats)).clone()
     if how == "ignore_index":
         batches = [(feats, labels.masked_fill(~mask, -100))]
+    elif how == "plan":
+        batches = [(feats, ncfast.plan(labels, 5), mask)]
     elif how == "numpy":
         batches = [(feats.numpy(), labels.numpy().astype(np.int16), mask.numpy())]
     else:
