@@ -71,18 +71,40 @@ def exchange(facts: Facts, settings: str, group: Group, device: torch.device) ->
     return [Facts(*(int(value) for value in row)) for row in rows.tolist()]
 
 
-def reduce_state(state: StreamState, settings: str, group: Group) -> StreamState:
+def common_dim(ranks: list[Facts]) -> int:
+    """D, which the ranks with a batch have in common; 0 if there is none.
+
+    Raises:
+        ValueError: they differ; every rank raises it.
+    """
+    dims = {rank.dim for rank in ranks if rank.dim}
+    if len(dims) > 1:
+        found = _ranks.by_rank([f"D = {rank.dim or 'unknown'}" for rank in ranks])
+        raise ValueError(f"Expected features of the same width on every rank but got {found}.")
+    return dims.pop() if dims else 0
+
+
+def reduce_state(state: StreamState, settings: str, group: Group, *, agreed: bool) -> StreamState:
     """The state of all ranks' rows, merged in rank order; one collective for small states.
 
     More than two ranks with at least 1 MiB of moments take those by `all_reduce_many`, which sends
     less, and add the rest up in another collective.
+
+    Args:
+        state: of the rows of this rank.
+        settings: what the ranks must have in common, as text.
+        group: the process group.
+        agreed: whether the ranks have exchanged that, and D, already.
     """
     moments = state.moments
     size = 8 * moments.num_classes * (moments.dim + 2)
     if dist.get_world_size(group) > 2 and size >= EXCHANGE_BYTES:
         return _reduce_large(state, settings, group)
-    shapes = f"K = {moments.num_classes}, D = {moments.dim}, {settings}"
-    first, *rest = _ranks.gather(state.pack(), _CALL, shapes, group)
+    if agreed:
+        states = _ranks.all_gather(state.pack(), group)
+    else:
+        states = _ranks.gather(state.pack(), _CALL, f"D = {moments.dim}, {settings}", group)
+    first, *rest = states
     merged = state.unpack(first)
     for packed in rest:
         merged = merged.merge(state.unpack(packed))

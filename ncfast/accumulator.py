@@ -334,13 +334,15 @@ class Accumulator:
         """
         with self._lock, _stream_ranks.reported(group):
             ranks = self._agree(group)
-            dim = max((rank.dim for rank in ranks), default=self.dim or 0)
+            dim = _stream_ranks.common_dim(ranks) if ranks else self.dim
             if self._state is None and dim:
                 self._start(dim, self._device or _stream_ranks.device_of(group))
             if self._state is not None and not self._state.flags.shared:
                 if any(rank.outside for rank in ranks):
                     self._state.flags = self._state.flags._replace(outside=True)
-                self._state = _stream_ranks.reduce_state(self._state, self._settings, group)
+                self._state = _stream_ranks.reduce_state(
+                    self._state, self._settings, group, agreed=bool(ranks)
+                )
                 self._look = None
             elif any(rank.looked for rank in ranks):
                 look = self._looking("all_reduce")
