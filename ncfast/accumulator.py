@@ -481,7 +481,7 @@ class Accumulator:
             None if part is None else part.to(state.device, torch.float64, copy=copy)
             for part in (self._weight, self._bias)
         )
-        outside = state.outside.means[0] if state.flags.outside else None
+        outside = state.outside.means.squeeze(0) if state.flags.outside else None
         sums = RowSums(scatter=state.scatter, outside=outside)
         return MetricInputs(
             state.moments, weight=weight, bias=bias, sums=sums, backend=self.backend
