@@ -432,7 +432,7 @@ class Accumulator:
 
     def _started(self, feats: Tensor, labels: Tensor) -> StreamState:
         if self._state is None:
-            if not _validate.is_pair_without_rows(feats, labels):
+            if not _validate.is_pair_without_rows(feats, labels) or feats.shape[1] == 0:
                 _validate.check_pair(feats, labels)
             return self._start(self._fixed_dim or feats.shape[1], feats.device)
         return self._state
