@@ -30,9 +30,9 @@ def as_rows(
     if feats.ndim > 2:
         if labels.shape != feats.shape[:-1]:
             raise ValueError(
-                f"Expected argument `labels` of shape {tuple(feats.shape[:-1])}, one for each vector "
-                f"of `feats` {tuple(feats.shape)}, but got {tuple(labels.shape)}. Pass a label for "
-                "every token, or one vector a label, such as feats.mean(1) or feats.flatten(1)."
+                f"Expected argument `labels` of shape {tuple(feats.shape[:-1])}, one for each "
+                f"vector of `feats` {tuple(feats.shape)}, but got {tuple(labels.shape)}. Pass a "
+                "label for every token, or one vector a label: feats.mean(1) or feats.flatten(1)."
             )
         feats, labels = feats.flatten(0, -2), labels.flatten()
         kept = None if kept is None else kept.flatten()
