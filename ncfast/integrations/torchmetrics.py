@@ -100,7 +100,7 @@ class CollapseMetric(Metric):
 
     def compute(self) -> Any:
         """The values by metric id, 0-d float64."""
-        return collapse_metrics(self.moments, which=list(self.metrics))
+        return collapse_metrics(self.moments, metrics=list(self.metrics))
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Draw values of `compute` or `forward` with matplotlib.
