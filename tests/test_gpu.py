@@ -7,7 +7,7 @@ from oracle import two_pass
 from samples import classes, collapsed, companions
 
 import ncfast
-from ncfast.metrics.registry import CATALOGUE, OF_MOMENTS
+from ncfast.metrics.catalogue import CATALOGUE, OF_MOMENTS
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,8 +12,8 @@ from torch import Tensor
 from ncfast import _validate
 from ncfast._optional import need
 from ncfast.distributed import merge_packed, pack, unpack
-from ncfast.metrics._collect import collapse_metrics
-from ncfast.metrics.registry import METRICS, OF_MOMENTS, resolve
+from ncfast.metrics.calls import collapse_metrics
+from ncfast.metrics.catalogue import METRICS, OF_MOMENTS, resolve
 from ncfast.moments import ClassMoments, class_moments
 
 need("torchmetrics", "ncfast.integrations.torchmetrics")

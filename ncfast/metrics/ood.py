@@ -43,6 +43,9 @@ def neco_scores(inputs: MetricInputs, rows: Tensor) -> Tensor:
 
 
 def _scores(inputs: MetricInputs) -> tuple[Tensor, Tensor]:
+    if inputs.sums is not None:
+        assert inputs.sums.scores is not None
+        return inputs.sums.scores
     assert inputs.ood is not None
     feats, _ = inputs.samples
     return neco_scores(inputs, feats), neco_scores(inputs, inputs.ood)
@@ -74,11 +77,10 @@ def neco_fpr95(inputs: MetricInputs) -> Tensor:
 
 
 def _undefined(inputs: MetricInputs, value: Tensor) -> Tensor:
-    assert inputs.ood is not None
     return (
         torch.where(inputs.number > 1, value, torch.nan)
         + inputs.nan_if_invalid
-        + (0 * inputs.ood.sum(dtype=torch.float64))
+        + (0 * inputs.outside.sum())
     )
 
 
@@ -102,7 +104,7 @@ METRICS = {
         "1: told apart",
         tier="full",
         needs=frozenset({"moments", "scatter", "revisit", "ood"}),
-        uses=frozenset({"scatter"}),
+        uses=frozenset({"scatter", "scores"}),
         stalls=True,
     ),
     "nc5.neco_fpr95": Metric(
@@ -113,7 +115,7 @@ METRICS = {
         "0: told apart",
         tier="full",
         needs=frozenset({"moments", "scatter", "revisit", "ood"}),
-        uses=frozenset({"scatter"}),
+        uses=frozenset({"scatter", "scores"}),
         stalls=True,
     ),
 }

@@ -9,7 +9,7 @@ from samples import classes, companions
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ncfast
-from ncfast.metrics.registry import CATALOGUE, METRICS, OF_MOMENTS, STANDALONE
+from ncfast.metrics.catalogue import CATALOGUE, METRICS, OF_MOMENTS, STANDALONE
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

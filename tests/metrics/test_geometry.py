@@ -173,7 +173,7 @@ def test_pruned_and_float32_decisions_are_those_of_float64(monkeypatch, spread):
     def found(backend, wanted):
         inputs = as_inputs(feats, labels, weight=weight, bias=bias, num_classes=41, backend=backend)
         inputs.planned = frozenset({"pairs.cdnv", "margins"} if wanted else ())
-        return _rules.decisions(inputs)
+        return _rules.decisions(inputs, *inputs.samples)
 
     exact = found("reference", False)
     pruned = found("auto", True)

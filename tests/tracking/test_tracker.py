@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader, TensorDataset
 
 import ncfast
-from ncfast.metrics.registry import METRICS
+from ncfast.metrics.catalogue import METRICS
 from ncfast.tracking import Tracker, read_records
 
 

@@ -1,19 +1,89 @@
-"""One call a family: features and labels, or moments, in; a tensor out."""
+"""The calls that compute metrics: `collapse_metrics` for many at once, and one for each family."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ncfast.metrics import decision, pairwise, variability
-from ncfast.metrics._collect import evaluate
 from ncfast.metrics.arguments import as_inputs, as_moments
+from ncfast.metrics.catalogue import CATALOGUE, resolve
 from ncfast.metrics.inputs import MetricInputs
-from ncfast.metrics.registry import CATALOGUE
+from ncfast.metrics.metric import evaluate
 from ncfast.moments import ClassMoments
 from ncfast.ops import LabelPlan
+
+
+@torch.no_grad()
+def collapse_metrics(
+    feats_or_moments: Tensor | ClassMoments,
+    labels: Tensor | LabelPlan | None = None,
+    *,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    ood_feats: Tensor | None = None,
+    which: str | Sequence[str] = "all",
+    num_classes: int | None = None,
+    backend: str = "auto",
+) -> dict[str, Tensor]:
+    """Every collapse metric whose inputs are present, from one pass over the features or two.
+
+    Intermediate results are shared: one sweep over the pairs of classes, one singular value
+    decomposition of the means, one scatter matrix, whatever the number of metrics.
+
+    Args:
+        feats_or_moments: (N, D) features in any floating dtype, or their `ClassMoments`, which
+            leaves out the metrics that read the features again.
+        labels: (N,) integer class indices, or their `plan`; omitted with moments.
+        weight: (K, D) rows of the linear classifier, for NC3, NC4 and the bounds.
+        bias: (K,) its bias; zero when None, except for nc3.bias_collapse, which needs one.
+        ood_feats: (M, D) features of inputs from outside the distribution, for NC5.
+        which: "all", an id ("nc1.cdnv"), a family ("nc2"), a tier of cost ("lite", "standard",
+            "full", each with the cheaper ones), or a sequence of them.
+        num_classes: K; None takes the rows of `weight`, or reads it off the labels, which
+            synchronises with an accelerator.
+        backend: see `class_moments`.
+
+    Returns:
+        A () float64 tensor for each metric id, on the features' device. Detached from the graph.
+
+    Raises:
+        ValueError, TypeError: see `class_moments`; an unknown name in `which`; an id asked for by
+            name whose inputs are missing; a classifier or `ood_feats` of the wrong shape.
+
+    Example:
+        >>> import torch, ncfast
+        >>> values = ncfast.collapse_metrics(torch.eye(3), torch.arange(3), which=["rnc1", "nc2"])
+        >>> list(values)[:3]
+        ['rnc1.max', 'rnc1.mean', 'nc2.condition']
+    """
+    chosen = resolve(which, CATALOGUE)
+    inputs = as_inputs(
+        feats_or_moments,
+        labels,
+        weight=weight,
+        bias=bias,
+        ood_feats=ood_feats,
+        num_classes=num_classes,
+        backend=backend,
+    )
+    for name in [which] if isinstance(which, str) else which:
+        metric = CATALOGUE.get(name)
+        if metric is not None and not metric.usable(inputs):
+            raise ValueError(
+                f"Expected {' and '.join(map(_argument, metric.arguments))} for the metric "
+                f"{name!r} but they are not all there."
+            )
+    metrics = {name: CATALOGUE[name] for name in chosen if CATALOGUE[name].usable(inputs)}
+    return evaluate(metrics, inputs)
+
+
+def _argument(need: str) -> str:
+    names = {"feats": "features and labels (moments are not enough)", "ood": "`ood_feats`"}
+    return names.get(need, f"`{need}`")
 
 
 @torch.no_grad()
