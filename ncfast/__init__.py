@@ -6,6 +6,7 @@ from ncfast import _interrupt  # noqa: F401  before torch, which takes a second
 # isort: on
 from importlib.metadata import version
 
+from ncfast.accumulator import Accumulator
 from ncfast.information import (
     Estimate,
     EstimateWarning,
@@ -51,6 +52,7 @@ from ncfast.tracking.tracker import Tracker
 
 __version__ = version("ncfast")
 __all__ = [
+    "Accumulator",
     "ClassMoments",
     "Estimate",
     "EstimateWarning",

@@ -80,7 +80,7 @@ def _decide(inputs: MetricInputs, rules: list[Rule], feats: Tensor, labels: Tens
     radii = radii[: len(rules)]
     if all(radius is None for radius in radii):
         return decide(backend, feats, rules)
-    own = labels.to(torch.int64)
+    own = labels.to(torch.int64).clamp(max=inputs.moments.num_classes - 1)
     distances = own_distances(feats, own, inputs.moments.means)
     found = []
     for rule, radius in zip(rules, radii, strict=True):

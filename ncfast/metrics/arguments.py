@@ -80,6 +80,32 @@ def check_classifier(weight: Tensor | None, bias: Tensor | None, moments: ClassM
         _check("bias", bias, (moments.num_classes,), "(K,)", moments)
 
 
+def check_classifier_shape(
+    weight: Tensor | None, bias: Tensor | None, num_classes: int, dim: int | None
+) -> None:
+    """Check that weight is (K, D), any D where it is None, and bias (K,).
+
+    Raises:
+        ValueError: a shape does not fit, or there is a bias without a weight.
+    """
+    if weight is None:
+        if bias is not None:
+            raise ValueError("Expected argument `weight` beside `bias` but got None.")
+        return
+    width = weight.shape[-1] if dim is None and weight.ndim else dim
+    _check_shape("weight", weight, (num_classes, width or 1), "(K, D)")
+    if bias is not None:
+        _check_shape("bias", bias, (num_classes,), "(K,)")
+
+
+def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], axes: str) -> None:
+    if tuple(tensor.shape) != shape:
+        raise ValueError(
+            f"Expected argument `{name}` of shape {axes} = {shape} but got {tuple(tensor.shape)}. "
+            "Pass the classifier's own parameter, as in nn.Linear(D, K), and K as `num_classes`."
+        )
+
+
 def _check(
     name: str, tensor: Tensor, shape: tuple[int, ...], axes: str, moments: ClassMoments
 ) -> None:
