@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from ncfast._surroundings import updatable
 from ncfast.distributed import pack, unpack
 from ncfast.moments import ClassMoments
 
@@ -29,29 +30,37 @@ class StreamState:
     ignored: Tensor
 
     @classmethod
+    @updatable
     def empty(
         cls, num_classes: int, dim: int, device: torch.device, *, scatter: bool
     ) -> StreamState:
         """The state of no row."""
-        # a tensor made in inference mode could not be updated outside of it
-        with torch.inference_mode(False):
-            moments = ClassMoments.empty(num_classes, dim, device)
-            return cls(
-                moments,
-                ClassMoments.empty(1, dim, device),
-                moments.means.new_zeros((dim, dim)) if scatter else None,
-                torch.zeros((), dtype=torch.int64, device=device),
-            )
+        moments = ClassMoments.empty(num_classes, dim, device)
+        return cls(
+            moments,
+            ClassMoments.empty(1, dim, device),
+            moments.means.new_zeros((dim, dim)) if scatter else None,
+            torch.zeros((), dtype=torch.int64, device=device),
+        )
 
+    @updatable
     def merge(self, other: StreamState) -> StreamState:
         """The state of both sets of rows; neither argument changes.
 
         The scatter takes the spread between the two means of every class:
         S = S_a + S_b + sum_c (n_a n_b / (n_a + n_b)) d_c d_c^T.
+
+        Raises:
+            ValueError: K or D differ, or ``other`` has no scatter where this state has one.
         """
         moments = self.moments.merge(other.moments)
         scatter = None
-        if self.scatter is not None and other.scatter is not None:
+        if self.scatter is not None:
+            if other.scatter is None:
+                raise ValueError(
+                    "Expected argument `other` to keep the scatter matrix but it has none. "
+                    "Make both accumulators with the same `metrics` and `memory_limit`."
+                )
             one, two = (part.moments.counts.to(torch.float64) for part in (self, other))
             weights = one * two / (one + two).clamp(min=1)
             scaled = (other.moments.means - self.moments.means) * weights.sqrt().unsqueeze(1)
@@ -59,6 +68,7 @@ class StreamState:
         outside = self.outside.merge(other.outside)
         return StreamState(moments, outside, scatter, self.ignored + other.ignored)
 
+    @updatable
     def to(self, device: torch.device | str) -> StreamState:
         """The same state on another device."""
         moved = (None if part is None else part.to(device) for part in self._parts())
@@ -94,6 +104,7 @@ class StreamState:
             state["scatter"] = self.scatter
         return {name: tensor.detach().clone() for name, tensor in state.items()}
 
+    @updatable
     def load(self, state: Mapping[str, Tensor]) -> StreamState:
         """The state in a `state_dict` of the same K and D, on the device of this one.
 

@@ -18,7 +18,7 @@ from ncfast._arrays import Array, as_tensor
 from ncfast._rows import as_outside_rows, as_rows
 from ncfast._stream import StreamState
 from ncfast._stream_ranks import Facts
-from ncfast.metrics.arguments import check_classifier_shape
+from ncfast.metrics.arguments import check_parameter
 from ncfast.metrics.catalogue import CATALOGUE
 from ncfast.metrics.inputs import MetricInputs, RowSums
 from ncfast.metrics.metric import evaluate
@@ -238,12 +238,17 @@ class Accumulator:
             ValueError: the shapes do not fit.
         """
         with self._lock:
-            weight = None if weight is None else as_tensor("weight", weight).detach()
-            bias = None if bias is None else as_tensor("bias", bias).detach()
-            check_classifier_shape(weight, bias, self.num_classes, self.dim)
-            self._weight, self._bias, self._look = weight, bias, None
-            if weight is not None and self.dim is None:
-                self._fixed_dim = weight.shape[1]
+            if weight is None and bias is not None:
+                raise ValueError("Expected argument `weight` beside `bias` but got None.")
+            rows = None if weight is None else as_tensor("weight", weight).detach()
+            offsets = None if bias is None else as_tensor("bias", bias).detach()
+            if rows is not None:
+                dim = self.dim or (rows.shape[-1] if rows.ndim else 1)
+                check_parameter("weight", rows, (self.num_classes, dim), "(K, D)")
+                self._fixed_dim = dim
+            if offsets is not None:
+                check_parameter("bias", offsets, (self.num_classes,), "(K,)")
+            self._weight, self._bias, self._look = rows, offsets, None
             if self._state is not None:
                 self._warn_of_large(self._state.moments.dim)
         return self
@@ -326,9 +331,10 @@ class Accumulator:
             self._check_own("merge")
             if other._state is None:
                 return self
-            self._check_mergeable(other, other._state)
-            own = self._state or self._start(other._state.moments.dim, other._state.ignored.device)
-            self._state = own.merge(other._state.to(own.ignored.device))
+            own, found = self._state, other._state
+            if own is None:
+                own = self._empty(self.dim or found.moments.dim, found.ignored.device)
+            self._state = own.merge(found.to(own.ignored.device))
             self._has_rows |= other._has_rows
             self._has_outside |= other._has_outside
             self._look = None
@@ -399,7 +405,6 @@ class Accumulator:
                 state |= {f"{_LOOK}{name}": tensor for name, tensor in look.items()}
             return state
 
-    @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> Self:
         """Replace the state by one that `state_dict` returned; return self.
 
@@ -511,9 +516,9 @@ class Accumulator:
             raise RuntimeError(
                 f"Expected no `{call}` after `all_reduce` of the second look. Call `reset` first."
             )
-        wanted = self._selection.looks(self.dim, self._there())
-        if self._look is None and wanted:
-            self._look = SecondLook(self._inputs(copy=True), wanted)
+        if self._look is None:
+            wanted = self._selection.looks(self.dim, self._there())
+            self._look = SecondLook(self._inputs(copy=True), wanted) if wanted else None
         return self._look
 
     def _inputs(self, *, copy: bool = False) -> MetricInputs:
@@ -535,22 +540,14 @@ class Accumulator:
             self._warned = True
             warnings.warn(f"Accumulator leaves out {text}.", UserWarning, stacklevel=4)
 
-    def _check_mergeable(self, other: Accumulator, state: StreamState) -> None:
-        if (other.num_classes, other.dim) != (self.num_classes, self.dim or other.dim):
-            raise ValueError(
-                f"Expected argument `other` to have (K, D) = {(self.num_classes, self.dim)} but "
-                f"got {(other.num_classes, other.dim)}."
-            )
-        own = self._state or self._empty(state.moments.dim, state.ignored.device)
-        if own.scatter is not None and state.scatter is None:
-            raise ValueError(
-                "Expected argument `other` to keep the scatter matrix but it has none. "
-                "Make both with the same `metrics` and `memory_limit`."
-            )
-
     @property
     def _settings(self) -> str:
-        return f"num_classes = {self.num_classes}, metrics = {', '.join(self.ids)}"
+        """What all ranks must have in common, as text."""
+        text = f"num_classes = {self.num_classes}, metrics = {', '.join(self.ids)}"
+        if not self._shared:
+            return text
+        looks = sorted(self._selection.looks(self.dim, self._there()))
+        return f"second look at {', '.join(looks) or 'nothing'}, {text}"
 
     def _agree(self, group: dist.ProcessGroup | None) -> list[Facts]:
         """What the ranks have; nothing where all of them know it in advance."""

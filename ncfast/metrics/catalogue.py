@@ -62,7 +62,13 @@ def resolve(which: str | Sequence[str], known: Iterable[str] = tuple(METRICS)) -
 
     Raises:
         ValueError: a name is neither an id nor a family nor a tier.
+        TypeError: ``which`` is no name and no sequence of names.
     """
+    if not isinstance(which, Iterable):
+        raise TypeError(
+            f"Expected the names of metrics but got {type(which).__name__}. Pass ids, families or "
+            "tiers, such as ['rnc1.max', 'nc2']."
+        )
     names = (which,) if isinstance(which, str) else tuple(which)
     return _resolve(tuple(n if isinstance(n, str) else repr(n) for n in names), tuple(known))
 
@@ -80,7 +86,7 @@ def _resolve(names: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
             chosen += [id_ for id_ in known if _tier(id_) <= TIERS.index(name)]
             continue
         if name == "default":
-            chosen += [id_ for id_ in known if id_ in METRICS]
+            chosen += [id_ for id_ in METRICS if id_ in known]
             continue
         found = [id_ for id_ in known if name in ("all", id_, id_.split(".")[0])]
         if not found:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ncfast.metrics._rules import decisions
-from ncfast.metrics.inputs import MetricInputs
+from ncfast.metrics.inputs import MetricInputs, given
 from ncfast.metrics.metric import Metric
 
 
@@ -42,9 +42,7 @@ def correct_by_class(inputs: MetricInputs, feats: Tensor, labels: Tensor, size: 
 
 def _correct(inputs: MetricInputs) -> Correct:
     if inputs.sums is not None:
-        assert inputs.sums.agreements is not None
-        assert inputs.sums.hits is not None
-        return Correct(inputs.sums.agreements, inputs.sums.hits)
+        return Correct(given(inputs.sums.agreements, "feats"), given(inputs.sums.hits, "feats"))
     feats, labels = inputs.samples
     number = inputs.moments.num_classes
     labels = labels.to(torch.int64).clamp(0, number - 1)  # out of range: nan_if_invalid is NaN

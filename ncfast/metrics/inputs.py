@@ -40,6 +40,17 @@ class RowSums(NamedTuple):
     scores: tuple[Tensor, Tensor] | None = None  # NECO scores (N,) of the rows, (M,) from outside
 
 
+def given(value: T | None, argument: str) -> T:
+    """An input that a metric reads.
+
+    Raises:
+        ValueError: it is missing.
+    """
+    if value is None:
+        raise ValueError(f"Expected argument `{argument}`, which the metric reads, but got None.")
+    return value
+
+
 @dataclass(eq=False)
 class MetricInputs:
     """What a metric reads; every property is computed once, when first asked for.
@@ -236,8 +247,7 @@ class MetricInputs:
     @property
     def classifier(self) -> Tensor:
         """The classifier's rows, float64 (..., K, D)."""
-        assert self.weight is not None
-        return self.weight
+        return given(self.weight, "weight")
 
     @cached_property
     def rows_present(self) -> Tensor:
@@ -314,9 +324,8 @@ class MetricInputs:
         """`Margins.projected`, from the features or from the sums of a stream, (K,)."""
         if self.sums is None:
             return self.margins(spread=True).projected
-        assert self.sums.squares is not None
-        rows = self.classifier_centred
-        return cantelli_sums(self._classes, rows, self.bias, self.sums.squares)
+        squares = given(self.sums.squares, "feats")
+        return cantelli_sums(self._classes, self.classifier_centred, self.bias, squares)
 
     def _margins_of_each(self) -> Margins:
         """Of many states: their classes have K^2 margins each, which one state at a time bounds."""
@@ -337,12 +346,12 @@ class MetricInputs:
         """Mean of the features from outside the distribution, (D,) float64."""
         if self.sums is not None and self.sums.outside is not None:
             return self.sums.outside
-        assert self.ood is not None
-        if not plain(self.ood):
-            return self.ood.mean(0, dtype=torch.float64)
+        ood = given(self.ood, "ood_feats")
+        if not plain(ood):
+            return ood.mean(0, dtype=torch.float64)
         # torch casts element by element: four times the time of one class
-        one = self.ood.new_zeros(len(self.ood), dtype=torch.uint8)
-        return class_moments(self.ood, one, num_classes=1, backend=self.backend).means[0]
+        one = ood.new_zeros(len(ood), dtype=torch.uint8)
+        return class_moments(ood, one, num_classes=1, backend=self.backend).means[0]
 
     @cached_property
     def product_of_means(self) -> Tensor:
@@ -361,9 +370,7 @@ class MetricInputs:
     @property
     def samples(self) -> tuple[Tensor, Tensor]:
         """Features and labels."""
-        assert self.feats is not None
-        assert self.labels is not None
-        return self.feats, self.labels
+        return given(self.feats, "feats"), given(self.labels, "labels")
 
     @cached_property
     def scatter(self) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ncfast._validate import labels_are_on_host
-from ncfast.metrics.inputs import MetricInputs
+from ncfast.metrics.inputs import MetricInputs, given
 from ncfast.metrics.metric import Metric
 from ncfast.metrics.rank import total_axes
 from ncfast.ops.blocks import rows_of
@@ -44,11 +44,9 @@ def neco_scores(inputs: MetricInputs, rows: Tensor) -> Tensor:
 
 def _scores(inputs: MetricInputs) -> tuple[Tensor, Tensor]:
     if inputs.sums is not None:
-        assert inputs.sums.scores is not None
-        return inputs.sums.scores
-    assert inputs.ood is not None
+        return given(inputs.sums.scores, "ood_feats")
     feats, _ = inputs.samples
-    return neco_scores(inputs, feats), neco_scores(inputs, inputs.ood)
+    return neco_scores(inputs, feats), neco_scores(inputs, given(inputs.ood, "ood_feats"))
 
 
 def area_under_roc(positive: Tensor, negative: Tensor) -> Tensor:
@@ -77,11 +75,8 @@ def neco_fpr95(inputs: MetricInputs) -> Tensor:
 
 
 def _undefined(inputs: MetricInputs, value: Tensor) -> Tensor:
-    return (
-        torch.where(inputs.number > 1, value, torch.nan)
-        + inputs.nan_if_invalid
-        + (0 * inputs.outside.sum())
-    )
+    value = torch.where(inputs.number > 1, value, torch.nan)
+    return value + inputs.nan_if_invalid + 0 * inputs.outside.sum()
 
 
 _NECO = "Ben Ammar et al. 2024 (NECO), arXiv 2310.06823"

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ncfast import _validate
+from ncfast._surroundings import updatable
 from ncfast.metrics.decision import correct_by_class
 from ncfast.metrics.inputs import MetricInputs, RowSums
 from ncfast.metrics.needs import LOOKS
@@ -54,6 +55,7 @@ class SecondLook:
         scores: NECO scores of the rows, in batches; outside_scores: of those from outside.
     """
 
+    @updatable
     def __init__(self, inputs: MetricInputs, wanted: frozenset[str]) -> None:
         self.inputs, self.wanted = inputs, wanted
         self.packed = inputs.moments.means.new_zeros(sum(self._sizes))
@@ -164,6 +166,7 @@ class SecondLook:
         return {name: tensor for name, tensor in state.items() if tensor is not None}
 
     @classmethod
+    @updatable
     def of(cls, inputs: MetricInputs, state: Mapping[str, Tensor]) -> SecondLook:
         """The second look of a `state_dict`, around the moments of ``inputs``, on their device."""
         wanted = zip(sorted(LOOKS), state["wanted"].tolist(), strict=True)
@@ -194,7 +197,8 @@ def _folded(
     if _validate.labels_are_on_host(wide) and len(wide):
         _validate.check_label_values(torch.where(wanted, wide, 0), number)
     inside = (wide >= 0) & (wide < number)
-    invalid = torch.where((wanted & ~inside).any(), torch.nan, 0.0).to(torch.float64)
+    invalid = torch.where((wanted & inside.logical_not()).any(), torch.nan, 0.0)
+    invalid = invalid.to(torch.float64)
     return torch.where(wanted & inside, wide, number), invalid
 
 

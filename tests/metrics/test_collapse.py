@@ -99,8 +99,8 @@ def test_absent_classes_are_left_out(name):
     feats, labels = classes(num_classes=4)
     weight, bias, ood = companions(15, 12)
     there = torch.tensor([1, 4, 7, 10])
-    expected = evaluate_all(feats, labels, 4, weight[there], bias[there], ood, which=name)
-    found = evaluate_all(feats, there[labels], 15, weight, bias, ood, which=name)
+    expected = evaluate_all(feats, labels, 4, weight[there], bias[there], ood, metrics=name)
+    found = evaluate_all(feats, there[labels], 15, weight, bias, ood, metrics=name)
     assert found == pytest.approx(expected, rel=1e-12, abs=1e-14)
 
 

@@ -200,7 +200,7 @@ moments.norm_sum += number
 ncfast.collapse_metrics(ncfast.class_moments(weight[:50], torch.arange(50)))  # load everything
 before = high_water()
 values = ncfast.collapse_metrics(
-    moments, weight=weight, bias=bias, ood_feats=weight[:9], which=sys.argv[3].split(",")
+    moments, weight=weight, bias=bias, ood_feats=weight[:9], metrics=sys.argv[3].split(",")
 )
 assert all(value.isfinite() for value in values.values())
 print(len(values), high_water() - before, high_water())
