@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ncfast._optional import Show
 from ncfast.evaluation.looks import Batch, Run, Visit
+from ncfast.evaluation.samplers import OwnRows
 from ncfast.evaluation.tokens import MaskedPool, next_tokens
 from ncfast.tracking.batches import LABEL_KEYS, as_labels, inputs_and_labels, outputs_of
 from ncfast.tracking.capture import FeatureCapture
@@ -60,14 +61,17 @@ class Forward:
         """The pass over batches from outside the distribution, whose labels are not read."""
         return functools.partial(self._run, loader, self._outside)
 
-    def _run(self, loader: Iterable[Any], read: Callable[[Any], Batch], visit: Visit) -> None:
+    def _run(
+        self, loader: Iterable[Any], read: Callable[[Any, OwnRows], Batch], visit: Visit
+    ) -> None:
         if read == self._inside:
             self.scores = torch.zeros_like(self.scores)
         with undisturbed(self.network), _generators_restored(loader):
+            own = OwnRows(loader)
             for batch in self.show(loader):
-                visit(read(batch))
+                visit(read(batch, own))
 
-    def _inside(self, batch: Any) -> Batch:
+    def _inside(self, batch: Any, own: OwnRows) -> Batch:
         inputs, labels, mask = self._unpacked(batch)
         labels = as_labels(labels, self.device)
         mask = None if mask is None else torch.as_tensor(mask, device=self.device).bool()
@@ -76,17 +80,22 @@ class Forward:
         if self.shift:
             labels, mask = next_tokens(labels, mask, self.shift)
         feats = {name: self._fitting(name, f, labels) for name, f in self._taken().items()}
-        self._score(outputs, labels, mask)
-        return Batch(feats, labels, mask)
+        logits = self._fitting_logits(outputs, labels)
+        rows = own.of(len(labels))
+        labels, mask = labels[:rows], None if mask is None else mask[:rows]
+        if logits is not None:
+            self._score(logits[:rows], labels, mask)
+        return Batch({name: found[:rows] for name, found in feats.items()}, labels, mask)
 
-    def _outside(self, batch: Any) -> Batch:
+    def _outside(self, batch: Any, own: OwnRows) -> Batch:
         inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
         if isinstance(batch, Mapping):
             rest = {key: value for key, value in batch.items() if key not in LABEL_KEYS}
             inputs = next(iter(rest.values())) if len(rest) == 1 else rest
         self._outputs(inputs)
         feats = self._taken()
-        return Batch({name: found.flatten(0, -2) for name, found in feats.items()}, None)
+        rows = own.of(max(map(len, feats.values())))
+        return Batch({name: found[:rows].flatten(0, -2) for name, found in feats.items()}, None)
 
     def _unpacked(self, batch: Any) -> tuple[Any, Any, Any]:
         """Inputs, labels and the mask of token labels."""
@@ -141,14 +150,15 @@ class Forward:
             )
         return feats
 
-    def _score(self, outputs: Any, labels: Tensor, mask: Tensor | None) -> None:
+    def _fitting_logits(self, outputs: Any, labels: Tensor) -> Tensor | None:
+        """Logits (N, K) or (B, T, K) of the labels; None where the network returns none."""
         logits = _logits(outputs)
-        if logits is None or logits.shape[-1] != self.num_classes:
-            return
-        if self.shift and logits.ndim == 3:
+        if logits is not None and self.shift and logits.ndim == 3:
             logits = logits[:, : -self.shift]
-        if logits.shape[:-1] != labels.shape:
-            return
+        fits = logits is not None and logits.shape == (*labels.shape, self.num_classes)
+        return logits if fits else None
+
+    def _score(self, logits: Tensor, labels: Tensor, mask: Tensor | None) -> None:
         counted = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask
         if self.ignore_index is not None:
             counted = counted & (labels != self.ignore_index)

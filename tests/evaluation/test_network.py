@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from ranks import run_ranks
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import ncfast
 from ncfast.evaluation import evaluate
@@ -286,6 +286,21 @@ def part(rank, world, port, empty):
 @pytest.mark.parametrize(("world", "empty"), [(2, ()), (3, (2,))])
 def test_ranks_measure_together(world, empty):
     run_ranks(part, world, empty)
+
+
+def padded(rank, world, port):
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    torch.manual_seed(0)
+    dataset = TensorDataset(*data())
+    loader = DataLoader(dataset, 16, sampler=DistributedSampler(dataset, shuffle=True))
+    found = evaluate(net := Net(), loader, group="auto", metrics=["nc1", "nc4"])
+    same(found, dict(evaluate(net, batches(*data()), metrics=["nc1", "nc4"])))
+    assert found.samples == N
+    dist.destroy_process_group()
+
+
+def test_rows_that_a_sampler_repeats_count_once():
+    run_ranks(padded, 3)  # 230 samples make 231
 
 
 def test_no_warning_in_an_ordinary_call(net):
