@@ -42,11 +42,6 @@ def accumulators_of(
             out = [id_ for id_ in by_name if id_ in CATALOGUE and _reads_classifier(id_)]
             missing |= {f"{layer}/{id_}": _NO_CLASSIFIER for id_ in out}
             chosen = [id_ for id_ in by_name if id_ not in out] if out else metrics
-            if not chosen:
-                raise ValueError(
-                    f"Expected argument `layers` to leave out {layer!r}, which is no classifier's "
-                    f"input: it has none of the metrics {by_name}."
-                )
         weight, bias = classifier if classifier is not None else (None, None)
         made[layer] = Accumulator(num_classes, metrics=chosen, weight=weight, bias=bias, **options)
     return made, missing

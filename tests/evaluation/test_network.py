@@ -104,6 +104,8 @@ def test_an_id_by_name_that_one_of_the_layers_cannot_have(net):
     loader, layers = batches(*data()), ["body", "head:input"]
     found = evaluate(net, loader, layers=layers, metrics=["nc3.cosine", "rnc1.max"])
     assert [*found] == ["accuracy", "body/rnc1.max", "head:input/nc3.cosine", "head:input/rnc1.max"]
+    found = evaluate(net, loader, layers=layers, metrics=["nc3.cosine"])
+    assert [*found] == ["accuracy", "head:input/nc3.cosine"]
     with pytest.raises(ValueError, match="nc3.cosine.*classifier"):
         evaluate(net, loader, layers="body", metrics=["nc3.cosine"])
     with pytest.raises(ValueError, match="nc5.ood_cosine.*outside"):
