@@ -10,7 +10,7 @@ from ncfast.ops.grouping import LabelPlan
 
 
 def as_rows(
-    feats: Array, labels: Array | LabelPlan, mask: Array | None
+    feats: Array, labels: Array | LabelPlan, mask: Array | None, device: torch.device | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Features (N, D), labels (N,) and a mask (N,) bool, of tensors or arrays.
 
@@ -18,6 +18,7 @@ def as_rows(
         feats: (N, D), or (B, T, D) and more axes.
         labels: (N,) or a `plan`; (B, T) beside (B, T, D).
         mask: of the labels' shape, bool or integer; None keeps every row.
+        device: where all three go; None takes that of the features, or the CPU if it lacks float64.
 
     Raises:
         TypeError: a mask that is neither bool nor integer.
@@ -29,13 +30,15 @@ def as_rows(
     if feats.ndim > 2 and feats.shape[:-1] == labels.shape:
         feats, labels = feats.flatten(0, -2), labels.flatten()
         kept = None if kept is None else kept.flatten()
-    return feats, labels, kept
+    device = _device_for(feats, device)
+    return feats.to(device), labels.to(device), None if kept is None else kept.to(device)
 
 
-def as_outside_rows(feats: Array) -> tuple[Tensor, Tensor]:
+def as_outside_rows(feats: Array, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Features (M, D), of tensors or arrays with more axes too; and (M,) labels of one class."""
     feats = as_tensor("feats", feats).detach()
     feats = feats.flatten(0, -2) if feats.ndim > 2 else feats
+    feats = feats.to(_device_for(feats, device))
     return feats, torch.zeros(feats.shape[:1], dtype=torch.int64, device=feats.device)
 
 
@@ -51,3 +54,9 @@ def _as_mask(mask: Tensor, labels: Tensor) -> Tensor:
             f"got {tuple(mask.shape)}."
         )
     return mask.to(torch.bool)
+
+
+def _device_for(feats: Tensor, device: torch.device | None) -> torch.device:
+    if device is not None:
+        return device
+    return torch.device("cpu") if feats.device.type == "mps" else feats.device

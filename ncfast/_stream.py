@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ncfast._surroundings import updatable
 from ncfast.distributed import pack, unpack
-from ncfast.moments import ClassMoments
+from ncfast.moments import ClassMoments, check_batch
+from ncfast.ops.update import UPDATE
+
+
+class Flags(NamedTuple):
+    """What the host knows of a state without reading it."""
+
+    rows: bool = False  # rows were added, counted or not
+    outside: bool = False  # rows from outside the distribution were added
+    shared: bool = False  # these are the rows of all ranks
+
+    def __or__(self, other: Flags) -> Flags:
+        return Flags(*map(operator.or_, self, other))
 
 
 @dataclass(eq=False)
@@ -22,12 +36,14 @@ class StreamState:
         outside: of the rows from outside the distribution, as one class.
         scatter: (D, D) N Sigma_W of the rows, or None where no metric reads it.
         ignored: () int64 rows left out by a mask or `ignore_index`.
+        flags: see `Flags`.
     """
 
     moments: ClassMoments
     outside: ClassMoments
     scatter: Tensor | None
     ignored: Tensor
+    flags: Flags
 
     @classmethod
     @updatable
@@ -41,7 +57,61 @@ class StreamState:
             ClassMoments.empty(1, dim, device),
             moments.means.new_zeros((dim, dim)) if scatter else None,
             torch.zeros((), dtype=torch.int64, device=device),
+            Flags(),
         )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the state lives."""
+        return self.ignored.device
+
+    def add(
+        self,
+        feats: Tensor,
+        labels: Tensor,
+        mask: Tensor | None,
+        ignore_index: int | None,
+        backend: str,
+    ) -> bool:
+        """Merge rows into the state, in place, see `ncfast.Accumulator.update`.
+
+        Returns:
+            Whether there was a row.
+        """
+        self.check_own("update")
+        check_batch(self.moments, feats, labels, mask)
+        if not len(feats):
+            return False
+        UPDATE.select(backend, feats)(
+            feats,
+            labels,
+            self.moments,
+            mask=mask,
+            ignore_index=ignore_index,
+            ignored=self.ignored,
+            scatter=self.scatter,
+        )
+        self.flags = self.flags._replace(rows=True)
+        return True
+
+    def add_outside(self, feats: Tensor, labels: Tensor, backend: str) -> bool:
+        """Merge rows from outside the distribution, in place; whether there was one."""
+        self.check_own("update_ood")
+        check_batch(self.outside, feats, labels, None)
+        if not len(feats):
+            return False
+        UPDATE.select(backend, feats)(feats, labels, self.outside)
+        self.flags = self.flags._replace(outside=True)
+        return True
+
+    def check_own(self, call: str) -> None:
+        """Raise RuntimeError if these are the rows of all ranks."""
+        if self.flags.shared:
+            raise RuntimeError(
+                f"Expected no `{call}` after `all_reduce`: the next `all_reduce` would count the "
+                "rows of all ranks once for each rank. Call `reset` first, or reduce a copy: "
+                "copy.deepcopy(acc).all_reduce()."
+            )
 
     @updatable
     def merge(self, other: StreamState) -> StreamState:
@@ -65,17 +135,19 @@ class StreamState:
             weights = one * two / (one + two).clamp(min=1)
             scaled = (other.moments.means - self.moments.means) * weights.sqrt().unsqueeze(1)
             scatter = (self.scatter + other.scatter).addmm_(scaled.T, scaled)
-        outside = self.outside.merge(other.outside)
-        return StreamState(moments, outside, scatter, self.ignored + other.ignored)
+        outside, ignored = self.outside.merge(other.outside), self.ignored + other.ignored
+        return StreamState(moments, outside, scatter, ignored, self.flags | other.flags)
 
     @updatable
     def to(self, device: torch.device | str) -> StreamState:
         """The same state on another device."""
-        moved = (None if part is None else part.to(device) for part in self._parts())
-        return StreamState(*moved)  # type: ignore[arg-type]
-
-    def _parts(self) -> list[ClassMoments | Tensor | None]:
-        return [getattr(self, field.name) for field in fields(self)]
+        return replace(
+            self,
+            moments=self.moments.to(device),
+            outside=self.outside.to(device),
+            scatter=None if self.scatter is None else self.scatter.to(device),
+            ignored=self.ignored.to(device),
+        )
 
     def pack(self) -> Tensor:
         """The state as one float64 vector; counts are exact up to 2^53."""
@@ -93,11 +165,12 @@ class StreamState:
             unpack(outside, 1, dim),
             None if self.scatter is None else scatter.view(dim, dim),
             ignored.to(torch.int64).squeeze(0),
+            self.flags,
         )
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state as a flat dict of tensors."""
-        state = {"ignored": self.ignored}
+        state = {"ignored": self.ignored, "flags": torch.tensor(self.flags)}
         for name, part in (("moments", self.moments), ("outside", self.outside)):
             state |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
         if self.scatter is not None:
@@ -125,9 +198,10 @@ class StreamState:
                     f"{tuple(tensor.shape)} but got {found.dtype} of shape {tuple(found.shape)}. "
                     "Load it into an Accumulator of the same num_classes and dim."
                 )
-            own[name] = found.detach().to(tensor.device, copy=True)
+            own[name] = found.detach().to(self.device, copy=True)
         moments, outside = (
             ClassMoments(*(own[f"{part}.{field.name}"] for field in fields(ClassMoments)))
             for part in ("moments", "outside")
         )
-        return StreamState(moments, outside, own.get("scatter"), own["ignored"])
+        flags = Flags(*own["flags"].tolist())
+        return StreamState(moments, outside, own.get("scatter"), own["ignored"], flags)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ncfast import _ranks
-from ncfast._stream import StreamState
+from ncfast._stream import Flags, StreamState
 from ncfast.distributed import EXCHANGE_BYTES, all_reduce_many
 from ncfast.metrics.second_look import NO_SCORE, SecondLook
 
@@ -70,22 +71,44 @@ def exchange(facts: Facts, settings: str, group: Group, device: torch.device) ->
     return [Facts(*(int(value) for value in row)) for row in rows.tolist()]
 
 
-def reduce_state(state: StreamState, settings: str, group: Group) -> StreamState:
+def common_dim(ranks: list[Facts]) -> int:
+    """D, which the ranks with a batch have in common; 0 if there is none.
+
+    Raises:
+        ValueError: they differ; every rank raises it.
+    """
+    dims = {rank.dim for rank in ranks if rank.dim}
+    if len(dims) > 1:
+        found = _ranks.by_rank([f"D = {rank.dim or 'unknown'}" for rank in ranks])
+        raise ValueError(f"Expected features of the same width on every rank but got {found}.")
+    return dims.pop() if dims else 0
+
+
+def reduce_state(state: StreamState, settings: str, group: Group, *, agreed: bool) -> StreamState:
     """The state of all ranks' rows, merged in rank order; one collective for small states.
 
     More than two ranks with at least 1 MiB of moments take those by `all_reduce_many`, which sends
     less, and add the rest up in another collective.
+
+    Args:
+        state: of the rows of this rank.
+        settings: what the ranks must have in common, as text.
+        group: the process group.
+        agreed: whether the ranks have exchanged that, and D, already.
     """
     moments = state.moments
     size = 8 * moments.num_classes * (moments.dim + 2)
     if dist.get_world_size(group) > 2 and size >= EXCHANGE_BYTES:
         return _reduce_large(state, settings, group)
-    shapes = f"K = {moments.num_classes}, D = {moments.dim}, {settings}"
-    first, *rest = _ranks.gather(state.pack(), _CALL, shapes, group)
+    if agreed:
+        states = _ranks.all_gather(state.pack(), group)
+    else:
+        states = _ranks.gather(state.pack(), _CALL, f"D = {moments.dim}, {settings}", group)
+    first, *rest = states
     merged = state.unpack(first)
     for packed in rest:
         merged = merged.merge(state.unpack(packed))
-    return merged
+    return replace(merged, flags=_of_all(state.flags))
 
 
 def _reduce_large(state: StreamState, settings: str, group: Group) -> StreamState:
@@ -103,7 +126,12 @@ def _reduce_large(state: StreamState, settings: str, group: Group) -> StreamStat
         outside,
         None if state.scatter is None else scatter.view_as(state.scatter),
         ignored.to(torch.int64).squeeze(0),
+        _of_all(state.flags),
     )
+
+
+def _of_all(flags: Flags) -> Flags:
+    return flags._replace(rows=True, shared=True)
 
 
 def reduce_look(look: SecondLook, ranks: list[Facts], group: Group) -> None:
@@ -115,7 +143,7 @@ def reduce_look(look: SecondLook, ranks: list[Facts], group: Group) -> None:
         own.append(torch.nn.functional.pad(flat, (0, length - len(flat)), value=NO_SCORE))
     gathered = _ranks.all_gather(torch.cat(own), group)
     packed, scores, outside = gathered.split([len(look.packed), *lengths], dim=1)
-    look.packed = _in_order(packed)
+    look.packed, look.shared = _in_order(packed), True
     look.scores, look.outside_scores = (
         [part.flatten()] if part.numel() else [] for part in (scores, outside)
     )

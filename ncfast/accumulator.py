@@ -14,11 +14,11 @@ from torch import Tensor
 from typing_extensions import Self
 
 from ncfast import _stream_ranks, _validate
-from ncfast._arrays import Array, as_tensor
+from ncfast._arrays import Array
 from ncfast._rows import as_outside_rows, as_rows
-from ncfast._stream import StreamState
+from ncfast._stream import Flags, StreamState
 from ncfast._stream_ranks import Facts
-from ncfast.metrics.arguments import check_parameter
+from ncfast.metrics.arguments import as_parameters
 from ncfast.metrics.catalogue import CATALOGUE
 from ncfast.metrics.inputs import MetricInputs, RowSums
 from ncfast.metrics.metric import evaluate
@@ -27,10 +27,8 @@ from ncfast.metrics.second_look import SecondLook
 from ncfast.moments import ClassMoments, check_batch
 from ncfast.ops import LabelPlan
 from ncfast.ops._registry import NAMES
-from ncfast.ops.update import UPDATE
 
 _LOOK = "look."  # of the entries of a second look in a saved state
-_FLAGS = ("_has_rows", "_has_outside", "_shared", "_look_shared")
 
 
 class Accumulator:
@@ -59,7 +57,7 @@ class Accumulator:
         backend: see `class_moments`.
         memory_limit: bytes, or text such as "2GiB", that one matrix of the state may take. The
             metrics that need a larger one (8 D^2 bytes, or 8 K^2 for bound.generalization) are left
-            out with one warning. None: no limit.
+            out with one warning. None: 2 GiB, and no limit for ids asked for by name.
 
     Attributes:
         missing: the ids asked for that `compute` leaves out now, and why.
@@ -81,10 +79,6 @@ class Accumulator:
 
     _state: StreamState | None
     _look: SecondLook | None
-    _has_rows: bool  # whether a row was given to `update`
-    _has_outside: bool  # whether one was given to `update_ood`
-    _shared: bool  # whether the state is that of all ranks
-    _look_shared: bool
 
     def __init__(
         self,
@@ -99,11 +93,13 @@ class Accumulator:
         backend: str = "auto",
         memory_limit: int | str | None = None,
     ) -> None:
-        _validate.check_num_classes(num_classes)
+        num_classes = _validate.check_num_classes(num_classes)
         if backend not in NAMES:
             raise ValueError(
                 f"Expected argument `backend` to be one of {NAMES} but got {backend!r}."
             )
+        if dim is not None and (isinstance(dim, bool) or not dim >= 1):
+            raise ValueError(f"Expected argument `dim` to be at least 1 but got {dim}.")
         self.num_classes, self.metrics, self.backend = num_classes, metrics, backend
         self.ignore_index = ignore_index
         self._selection = select(metrics, num_classes, as_bytes(memory_limit))
@@ -142,21 +138,10 @@ class Accumulator:
             RuntimeError: after `all_reduce`, see there.
         """
         with self._lock:
-            self._check_own("update")
-            feats, labels, mask = self._rows(feats, labels, mask)
+            feats, labels, mask = as_rows(feats, labels, mask, self._home)
             state = self._started(feats, labels)
-            check_batch(state.moments, feats, labels, mask)
-            if len(feats):
-                UPDATE.select(self.backend, feats)(
-                    feats,
-                    labels,
-                    state.moments,
-                    mask=mask,
-                    ignore_index=self.ignore_index,
-                    ignored=state.ignored,
-                    scatter=state.scatter,
-                )
-                self._has_rows, self._look = True, None
+            if state.add(feats, labels, mask, self.ignore_index, self.backend):
+                self._look = None
         return self
 
     @torch.no_grad()
@@ -175,12 +160,12 @@ class Accumulator:
             mask: see `update`.
 
         Raises:
-            TypeError, ValueError: see `update`.
-            RuntimeError: before any `update`, or after the second looks were reduced.
+            TypeError, ValueError: see `update`; before any `update`.
+            RuntimeError: after the second looks of all ranks were added up.
         """
         with self._lock:
             look = self._looking("revisit")
-            feats, labels, mask = self._rows(feats, labels, mask)
+            feats, labels, mask = as_rows(feats, labels, mask, self._home)
             check_batch(self.moments, feats, labels, mask)
             if look is not None and len(feats):
                 look.add(feats, labels, mask, self.ignore_index)
@@ -197,13 +182,10 @@ class Accumulator:
             TypeError, ValueError, RuntimeError: see `update`.
         """
         with self._lock:
-            self._check_own("update_ood")
-            feats, labels = self._outside_rows(feats)
+            feats, labels = as_outside_rows(feats, self._home)
             state = self._started(feats, labels)
-            check_batch(state.outside, feats, labels, None)
-            if len(feats):
-                UPDATE.select(self.backend, feats)(feats, labels, state.outside)
-                self._has_outside, self._look = True, None
+            if state.add_outside(feats, labels, self.backend):
+                self._look = None
         return self
 
     @torch.no_grad()
@@ -218,7 +200,7 @@ class Accumulator:
         """
         with self._lock:
             look = self._looking("revisit_ood")
-            feats, labels = self._outside_rows(feats)
+            feats, labels = as_outside_rows(feats, self._home)
             check_batch(self._needs_state("revisit_ood").outside, feats, labels, None)
             if look is not None and len(feats):
                 look.add_outside(feats)
@@ -238,17 +220,10 @@ class Accumulator:
             ValueError: the shapes do not fit.
         """
         with self._lock:
-            if weight is None and bias is not None:
-                raise ValueError("Expected argument `weight` beside `bias` but got None.")
-            rows = None if weight is None else as_tensor("weight", weight).detach()
-            offsets = None if bias is None else as_tensor("bias", bias).detach()
-            if rows is not None:
-                dim = self.dim or (rows.shape[-1] if rows.ndim else 1)
-                check_parameter("weight", rows, (self.num_classes, dim), "(K, D)")
-                self._fixed_dim = dim
-            if offsets is not None:
-                check_parameter("bias", offsets, (self.num_classes,), "(K,)")
-            self._weight, self._bias, self._look = rows, offsets, None
+            parts = as_parameters(weight, bias, self.num_classes, self.dim)
+            (self._weight, self._bias), self._look = parts, None
+            if self._weight is not None:
+                self._fixed_dim = self._weight.shape[1]
             if self._state is not None:
                 self._warn_of_large(self._state.moments.dim)
         return self
@@ -270,7 +245,7 @@ class Accumulator:
         """The class moments so far. They share memory with the state: read them only.
 
         Raises:
-            RuntimeError: before the first batch.
+            ValueError: before the first batch.
         """
         return self._needs_state("moments").moments
 
@@ -300,14 +275,13 @@ class Accumulator:
 
         Raises:
             ValueError: an id asked for by name whose input or second look is missing; a second look
-                at other rows than the first.
-            RuntimeError: before the first batch.
+                at other rows than the first; before the first batch.
         """
         with self._lock:
             state = self._needs_state("compute")
             missing = self.missing
             self._selection.check_named(missing)
-            inputs = self._inputs()
+            inputs = self._inputs(state)
             if self._look is not None:
                 self._look.check(state.outside if self._look.outside_scores else None)
                 inputs = replace(self._look.inputs, sums=self._look.row_sums(), _results={})
@@ -328,15 +302,14 @@ class Accumulator:
         """
         first, second = (self, other) if id(self) < id(other) else (other, self)
         with first._lock, second._lock:  # in the same order in every thread
-            self._check_own("merge")
-            if other._state is None:
-                return self
             own, found = self._state, other._state
+            if own is not None:
+                own.check_own("merge")
+            if found is None:
+                return self
             if own is None:
-                own = self._empty(self.dim or found.moments.dim, found.ignored.device)
-            self._state = own.merge(found.to(own.ignored.device))
-            self._has_rows |= other._has_rows
-            self._has_outside |= other._has_outside
+                own = self._empty(self.dim or found.moments.dim, found.device)
+            self._state = own.merge(found.to(own.device))
             self._look = None
         return self
 
@@ -361,18 +334,20 @@ class Accumulator:
         """
         with self._lock, _stream_ranks.reported(group):
             ranks = self._agree(group)
-            dim = max((rank.dim for rank in ranks), default=self.dim or 0)
+            dim = _stream_ranks.common_dim(ranks) if ranks else self.dim
             if self._state is None and dim:
                 self._start(dim, self._device or _stream_ranks.device_of(group))
-            if self._state is not None and not self._shared:
-                self._state = _stream_ranks.reduce_state(self._state, self._settings, group)
-                self._has_rows, self._look, self._shared = True, None, True
-                self._has_outside |= any(rank.outside for rank in ranks)
-            elif not self._look_shared and any(rank.looked for rank in ranks):
+            if self._state is not None and not self._state.flags.shared:
+                if any(rank.outside for rank in ranks):
+                    self._state.flags = self._state.flags._replace(outside=True)
+                self._state = _stream_ranks.reduce_state(
+                    self._state, self._settings, group, agreed=bool(ranks)
+                )
+                self._look = None
+            elif any(rank.looked for rank in ranks):
                 look = self._looking("all_reduce")
-                assert look is not None, "a rank has a second look"
-                _stream_ranks.reduce_look(look, ranks, group)
-                self._look_shared = True
+                if look is not None:
+                    _stream_ranks.reduce_look(look, ranks, group)
         return self
 
     def reset(self) -> Self:
@@ -381,16 +356,18 @@ class Accumulator:
             state = self._state
             self._clear()
             if state is not None:
-                self._start(state.moments.dim, state.ignored.device)
+                self._start(state.moments.dim, state.device)
         return self
 
     def to(self, device: torch.device | str) -> Self:
         """Move the state to another device, in place; return self."""
         with self._lock:
             self._device = torch.device(device)
-            self._state = None if self._state is None else self._state.to(self._device)
-            if self._look is not None:
-                self._look = SecondLook.of(self._inputs(), self._look.state_dict())
+            if self._state is not None:
+                self._state = self._state.to(self._device)
+                if self._look is not None:
+                    look = self._look.state_dict()
+                    self._look = SecondLook.of(self._inputs(self._state), look)
         return self
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -398,8 +375,7 @@ class Accumulator:
         with self._lock:
             if self._state is None:
                 return {}
-            flags = [getattr(self, name) for name in _FLAGS]
-            state = self._state.state_dict() | {"flags": torch.tensor(flags)}
+            state = self._state.state_dict()
             if self._look is not None:
                 look = self._look.state_dict()
                 state |= {f"{_LOOK}{name}": tensor for name, tensor in look.items()}
@@ -415,15 +391,14 @@ class Accumulator:
             if not state:
                 return self.reset()
             look = {k.removeprefix(_LOOK): v for k, v in state.items() if k.startswith(_LOOK)}
-            sums = {k: v for k, v in state.items() if not k.startswith(_LOOK) and k != "flags"}
+            sums = {k: v for k, v in state.items() if not k.startswith(_LOOK)}
             dim = self.dim
             if dim is None and "moments.means" in sums:
                 dim = sums["moments.means"].shape[-1]
             own = self._state or self._empty(dim or 1, self._device or torch.device("cpu"))
-            self._state = own.load(sums)
-            for name, flag in zip(_FLAGS, state["flags"].tolist(), strict=True):
-                setattr(self, name, flag)
-            self._look = SecondLook.of(self._inputs(), look) if look else None
+            loaded = own.load(sums)
+            self._look = SecondLook.of(self._inputs(loaded), look) if look else None
+            self._state = loaded
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -445,7 +420,6 @@ class Accumulator:
 
     def _clear(self) -> None:
         self._state = self._look = None
-        self._has_rows = self._has_outside = self._shared = self._look_shared = False
 
     def _empty(self, dim: int, device: torch.device) -> StreamState:
         scatter = self._selection.keeps_scatter(dim)
@@ -468,33 +442,13 @@ class Accumulator:
             raise ValueError(f"Expected `update` before `{call}` but no batch was seen.")
         return self._state
 
-    def _check_own(self, call: str) -> None:
-        if self._shared:
-            raise RuntimeError(
-                f"Expected no `{call}` after `all_reduce`: the next `all_reduce` would count the "
-                "rows of all ranks once for each rank. Call `reset` first, or reduce a copy: "
-                "copy.deepcopy(acc).all_reduce()."
-            )
+    @property
+    def _home(self) -> torch.device | None:
+        return self._device if self._state is None else self._state.device
 
-    def _rows(
-        self, feats: Array, labels: Array | LabelPlan, mask: Array | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The batch as rows on the device of the state."""
-        rows, classes, kept = as_rows(feats, labels, mask)
-        device = self._device_for(rows)
-        return rows.to(device), classes.to(device), None if kept is None else kept.to(device)
-
-    def _outside_rows(self, feats: Array) -> tuple[Tensor, Tensor]:
-        rows, labels = as_outside_rows(feats)
-        device = self._device_for(rows)
-        return rows.to(device), labels.to(device)
-
-    def _device_for(self, feats: Tensor) -> torch.device:
-        if self._state is not None:
-            return self._state.ignored.device
-        if self._device is not None:
-            return self._device
-        return torch.device("cpu") if feats.device.type == "mps" else feats.device
+    @property
+    def _flags(self) -> Flags:
+        return Flags() if self._state is None else self._state.flags
 
     def _there(self) -> frozenset[str]:
         """What is there beside the moments, for `Selection`."""
@@ -502,7 +456,7 @@ class Accumulator:
         there = {
             "classifier": self._weight is not None,
             "bias": self._bias is not None,
-            "ood": self._has_outside,
+            "ood": self._flags.outside,
             "revisit": look is not None,
             "scores": look is not None and bool(look.outside_scores),
         }
@@ -510,24 +464,24 @@ class Accumulator:
 
     def _looking(self, call: str) -> SecondLook | None:
         """The second look, begun if there is none; None where no metric needs one."""
-        if not self._has_rows:
+        state = self._needs_state(call)
+        if not state.flags.rows:
             raise ValueError(f"Expected rows in `update` before `{call}` but none were seen.")
-        if self._look_shared:
+        if self._look is not None and self._look.shared:
             raise RuntimeError(
                 f"Expected no `{call}` after `all_reduce` of the second look. Call `reset` first."
             )
         if self._look is None:
             wanted = self._selection.looks(self.dim, self._there())
-            self._look = SecondLook(self._inputs(copy=True), wanted) if wanted else None
+            self._look = SecondLook(self._inputs(state, copy=True), wanted) if wanted else None
         return self._look
 
-    def _inputs(self, *, copy: bool = False) -> MetricInputs:
-        state = self._needs_state("compute")
+    def _inputs(self, state: StreamState, *, copy: bool = False) -> MetricInputs:
         weight, bias = (
-            None if part is None else part.to(state.ignored.device, torch.float64, copy=copy)
+            None if part is None else part.to(state.device, torch.float64, copy=copy)
             for part in (self._weight, self._bias)
         )
-        outside = state.outside.means[0] if self._has_outside else None
+        outside = state.outside.means[0] if state.flags.outside else None
         sums = RowSums(scatter=state.scatter, outside=outside)
         return MetricInputs(
             state.moments, weight=weight, bias=bias, sums=sums, backend=self.backend
@@ -544,7 +498,7 @@ class Accumulator:
     def _settings(self) -> str:
         """What all ranks must have in common, as text."""
         text = f"num_classes = {self.num_classes}, metrics = {', '.join(self.ids)}"
-        if not self._shared:
+        if not self._flags.shared:
             return text
         looks = sorted(self._selection.looks(self.dim, self._there()))
         return f"second look at {', '.join(looks) or 'nothing'}, {text}"
@@ -553,8 +507,9 @@ class Accumulator:
         """What the ranks have; nothing where all of them know it in advance."""
         if self._knows_dim and not self._selection.needs & {"revisit", "ood"}:
             return []
-        look = self._look if self._shared else None
+        look = self._look if self._flags.shared else None
+        look = None if look is None or look.shared else look
         scores = (0, 0) if look is None else look.lengths
-        facts = Facts(self.dim or 0, int(self._has_outside), int(look is not None), *scores)
-        device = self._state.ignored.device if self._state else _stream_ranks.device_of(group)
+        facts = Facts(self.dim or 0, int(self._flags.outside), int(look is not None), *scores)
+        device = self._state.device if self._state else _stream_ranks.device_of(group)
         return _stream_ranks.exchange(facts, self._settings, group, device)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import classes, companions
+from samples import classes, collapsed, companions
 from torch._subclasses import FakeTensorMode
 
 import ncfast
@@ -100,6 +100,15 @@ def test_any_split(sizes, seed):
     assert_equal(acc.compute(), case.whole())
 
 
+def test_a_thousand_small_batches_equal_the_whole():
+    feats, labels = collapsed(1e-3, count=3000, dim=24, num_classes=7)
+    acc = ncfast.Accumulator(7, metrics="all", weight=companions(7, 24)[0])
+    batches = list(zip(feats.split(3), labels.split(3), strict=True))
+    found = two_looks(acc, batches).compute()
+    given = {"weight": companions(7, 24)[0], "num_classes": 7, "backend": "reference"}
+    assert_equal(found, ncfast.collapse_metrics(feats, labels, **given))
+
+
 def test_identical_rows_are_exactly_zero():
     feats = torch.randn(3, 7)[torch.arange(90) % 3] + 100
     labels = torch.arange(90) % 3
@@ -112,7 +121,7 @@ def test_identical_rows_are_exactly_zero():
     assert acc.moments.within_ss.eq(0).all()
 
 
-@pytest.mark.parametrize("how", ["mask", "attention", "ignore_index", "numpy"])
+@pytest.mark.parametrize("how", ["mask", "attention", "ignore_index", "numpy", "plan"])
 def test_rows_left_out_do_not_count_whatever_they_hold(how):
     case = Case()
     whole = case.whole()
@@ -122,6 +131,8 @@ def test_rows_left_out_do_not_count_whatever_they_hold(how):
     mask = (keep < len(case.feats)).clone()
     if how == "ignore_index":
         batches = [(feats, labels.masked_fill(~mask, -100))]
+    elif how == "plan":
+        batches = [(feats, ncfast.plan(labels, 5), mask)]
     elif how == "numpy":
         batches = [(feats.numpy(), labels.numpy().astype(np.int16), mask.numpy())]
     else:
@@ -131,6 +142,13 @@ def test_rows_left_out_do_not_count_whatever_they_hold(how):
     assert_equal(acc.compute(), whole, rel=1e-9)
     assert acc.ignored == 60
     assert acc.ignored.dtype == torch.int64
+
+
+def test_a_row_that_is_nan_makes_of_every_metric_what_it_makes_of_the_whole():
+    case = Case()
+    case.feats[7, 3] = torch.nan
+    acc = two_looks(case.accumulator(), case.batches([50]), ood=[case.ood])
+    assert_equal(acc.compute(), case.whole(), rel=1e-9)
 
 
 def test_tokens_are_flattened():
@@ -213,15 +231,6 @@ def test_the_memory_limit_leaves_out_large_matrices_with_one_warning():
     assert "memory_limit" in acc.missing["nc1.pinv"]
     assert "nc1.quotient" in found
     assert "scatter" not in acc.state_dict()
-
-
-@pytest.mark.parametrize(
-    ("text", "number"), [(None, None), (5, 5), ("2GiB", 2**31), ("1.5 kB", 1500), ("3M", 3 * 10**6)]
-)
-def test_memory_limits_are_numbers_or_text(text, number):
-    from ncfast.metrics.needs import as_bytes
-
-    assert as_bytes(text) == number
 
 
 def test_the_classifier_is_that_of_the_first_revisit():
@@ -307,6 +316,7 @@ def test_bad_input():
         "scatter": lambda: acc.merge(ncfast.Accumulator(5).update(feats, labels)),
         "backend": lambda: ncfast.Accumulator(5, backend="fast"),
         "num_classes": lambda: ncfast.Accumulator(0),
+        "`dim` to be at least 1": lambda: ncfast.Accumulator(5, 0),
         "memory_limit": lambda: ncfast.Accumulator(5, memory_limit="much"),
     }
     for message, call in wrong.items():

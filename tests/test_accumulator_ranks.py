@@ -77,7 +77,7 @@ def test_every_id_on_ranks_equals_the_whole(world, tmp_path):
 
 
 def counting(rank, world, port, folder):
-    """Where D is known and nothing is looked at twice, one collective does."""
+    """One collective where D is known and nothing is looked at twice; one more where not."""
     start(rank, world, port)
     calls = []
 
@@ -86,16 +86,34 @@ def counting(rank, world, port, folder):
             acc.update(*classes(60, 9, 5))
         return acc.all_reduce()
 
-    reduce(ncfast.Accumulator(5, 9, metrics="nc1"))
+    reduce(ncfast.Accumulator(5, 9, metrics="nc1"))  # the first one also compares the sizes
     for name in ("all_gather_single", "all_gather_into_tensor", "all_reduce"):
         if hasattr(dist, name):
             setattr(dist, name, counted(getattr(dist, name), calls))
-    acc = reduce(ncfast.Accumulator(5, 9, metrics="nc1"))
+    assert reduce(ncfast.Accumulator(5, 9, metrics="nc1")).moments.total == 60
     assert len(calls) == 1, calls
+    calls.clear()
+    acc = reduce(ncfast.Accumulator(5, metrics=["nc1", "nc4.ncc_accuracy"]))
     assert acc.moments.total == 60
+    assert len(calls) <= 3, calls
+    calls.clear()
+    if rank == 0:
+        acc.revisit(*classes(60, 9, 5))
+    assert "nc4.ncc_accuracy" in acc.all_reduce().compute()
+    assert len(calls) == 2, calls
     assert ncfast.Accumulator(5).all_reduce().dim is None, "nobody has a batch"
+    dist.destroy_process_group()
+
+
+def differing(rank, world, port, folder):
+    start(rank, world, port)
+    batch = classes(60, 9 + rank, 5)
+    with pytest.raises(ValueError, match="D = 9 on rank 0; D = 10 on rank 1"):
+        ncfast.Accumulator(5).update(*batch).all_reduce()
     with pytest.raises(ValueError, match="num_classes = 5.*on rank 0; .*num_classes = 6"):
-        reduce(ncfast.Accumulator(5 + rank, 9))
+        ncfast.Accumulator(5 + rank, 9).all_reduce()
+    with pytest.raises(ValueError, match="metrics = nc1.*on rank 0; .*metrics = nc2"):
+        ncfast.Accumulator(5, metrics=["nc1.cdnv", "nc2.condition"][rank]).all_reduce()
     dist.destroy_process_group()
 
 
@@ -107,8 +125,9 @@ def counted(original, calls):
     return call
 
 
-def test_one_collective_and_ranks_that_differ(tmp_path):
-    run_ranks(counting, 2, str(tmp_path))
+@pytest.mark.parametrize("work", [counting, differing])
+def test_collectives_and_ranks_that_differ(work, tmp_path):
+    run_ranks(work, 2, str(tmp_path))
 
 
 def test_without_a_process_group():

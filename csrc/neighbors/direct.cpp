@@ -1,16 +1,42 @@
 // The direct engine: pieces of queries against all panels of their group.
+#include <algorithm>
 #include <atomic>
 #include <limits>
 #include <numeric>
 #include <vector>
 
-#include "neighbors/groups.h"
-#include "neighbors/queries.h"
+#include "core/pool.h"
+#include "neighbors/space.h"
 
 namespace ncfast {
 namespace {
 
 constexpr double kInf = std::numeric_limits<double>::infinity();
+
+// Builds an Index of every group, index(points, first, last, threads), and calls
+// work(space, from, to) for pieces of its rows.
+template <class Work>
+void for_each_group(const PointSet& points, std::int64_t piece, int threads, Work work) {
+    constexpr std::int64_t kSmallGroup = 256;
+    const auto whole = [&](std::int64_t group, int workers) {
+        const std::int64_t first = points.offsets[group], last = points.offsets[group + 1];
+        if (first == last) return;
+        const Space space(points, first, last, workers);
+        const std::int64_t rows = last - first;
+        parallel_for((rows + piece - 1) / piece, workers, [&](std::int64_t task) {
+            work(space, task * piece, std::min(rows, (task + 1) * piece));
+        });
+    };
+    std::vector<std::int64_t> small;
+    for (std::int64_t group = 0; group < points.num_groups; ++group) {
+        const std::int64_t rows = points.offsets[group + 1] - points.offsets[group];
+        if (rows <= kSmallGroup) small.push_back(group);
+        else whole(group, threads);
+    }
+    const auto number = static_cast<std::int64_t>(small.size());
+    if (number == 1) whole(small[0], threads);
+    else parallel_for(number, threads, [&](std::int64_t i) { whole(small[i], 1); });
+}
 
 // Few enough queries that their coordinates share the cache with a piece of the points.
 std::int64_t queries_per_task(std::int64_t dim) { return dim > 512 ? 32 : 64; }
@@ -50,7 +76,7 @@ void write(const Space& space, const Nearest& found, std::int64_t k, double* dis
 
 void nearest_direct(const PointSet& points, std::int64_t k, NearestOut& out, int threads) {
     std::atomic<std::int64_t> second{0};
-    for_each_group<Space>(
+    for_each_group(
         points, queries_per_task(points.dim), enough_threads(points, threads),
         [&](const Space& space, std::int64_t from, std::int64_t to) {
             const std::vector<Nearest> found = nearest_of(space, sequence(from, to), k);
@@ -123,7 +149,7 @@ void joint_direct(const PointSet& points, std::int64_t k, bool rectangle, const 
             for (std::int64_t b = 0; b < blocks; ++b)
                 out.counts[b * rows + space.first() + i] = counts[(i - from) * blocks + b];
     };
-    for_each_group<Space>(points, queries_per_task(points.dim), enough_threads(points, threads),
+    for_each_group(points, queries_per_task(points.dim), enough_threads(points, threads),
                           work);
 }
 
@@ -139,7 +165,7 @@ void count_direct(const PointSet& points, const double* radii, bool strict, std:
         }
         count_of(space, asks);
     };
-    for_each_group<Space>(points, queries_per_task(points.dim), enough_threads(points, threads),
+    for_each_group(points, queries_per_task(points.dim), enough_threads(points, threads),
                           work);
 }
 

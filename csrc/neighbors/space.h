@@ -1,11 +1,13 @@
 // The rows of one group, laid out for the kernels in float, and in double once that is needed.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <vector>
 
 #include "core/isa.h"
+#include "neighbors/exact.h"
 #include "neighbors/search.h"
 
 namespace ncfast {
@@ -41,8 +43,8 @@ public:
 private:
     static constexpr std::int64_t kPieceBytes = 192 << 10;
 
-    std::int64_t width(float) const { return kernels_.sweep.width; }
-    std::int64_t width(double) const { return kernels_.exact_sweep.width; }
+    std::int64_t width(float) const { return kernels_.scan.width; }
+    std::int64_t width(double) const { return kernels_.exact_scan.width; }
     const float* data(float) const { return narrow_.get(); }
     const double* data(double) const;  // builds the panels at the first call
 
@@ -59,5 +61,28 @@ private:
     mutable std::once_flag wide_once_;
     mutable std::unique_ptr<double[]> wide_;
 };
+
+// The exact neighbours of one row, and which of them the joint estimators need.
+struct Nearest {
+    std::vector<Neighbor> best;  // ascending, at most k
+    std::int64_t ties = 0;       // points no farther than the last of them
+    bool second = false;         // found in double lanes
+};
+
+// The neighbours of some rows of the space.
+std::vector<Nearest> nearest_of(const Space& space, const std::vector<std::int64_t>& ids,
+                                std::int64_t k);
+
+// What to count around one row: per block, points of a score up to `limits[block]`.
+struct Ask {
+    std::int64_t id;
+    const double* limits;
+    double joint;          // limit of the joint score, for ties; used in double lanes only
+    std::int64_t* counts;  // per block
+    std::int64_t* ties;    // null: not asked for
+    bool wide;             // go to double lanes at once
+};
+
+void count_of(const Space& space, const std::vector<Ask>& asks);
 
 }  // namespace ncfast

@@ -4,8 +4,7 @@
 #include <vector>
 
 #include "neighbors/exact.h"
-#include "neighbors/groups.h"
-#include "neighbors/sorted.h"
+#include "core/pool.h"
 #include "neighbors/tree.h"
 
 namespace ncfast {
@@ -13,6 +12,29 @@ namespace {
 
 constexpr double kInf = std::numeric_limits<double>::infinity();
 constexpr std::int64_t kLeavesPerTask = 16;
+
+// Counts in one dimension: by bisection of the sorted values.
+class SortedValues {
+public:
+    explicit SortedValues(std::vector<double> values) : values_(std::move(values)) {
+        for (double& value : values_) value = ordered(value);
+        std::sort(values_.begin(), values_.end());
+    }
+
+    // Values of a score up to `limit` around x, which is one of them and counts. Rounding is
+    // monotone: so is the score on either side of x.
+    std::int64_t count(double x, double limit, bool linf) const {
+        const auto inside = [=](double y) { return exact_score(&x, &y, 0, 1, linf) <= limit; };
+        const auto middle = std::lower_bound(values_.begin(), values_.end(), x);
+        const auto low = std::partition_point(values_.begin(), middle,
+                                              [&](double y) { return !inside(y); });
+        const auto high = std::partition_point(middle, values_.end(), inside);
+        return high - low;
+    }
+
+private:
+    std::vector<double> values_;
+};
 
 template <class Work>
 void for_leaves(const Tree& tree, int threads, Work work) {

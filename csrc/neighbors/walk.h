@@ -5,7 +5,7 @@
 // below, so that nothing is lost to rounding.
 #pragma once
 
-#include "neighbors/sweep.h"
+#include "neighbors/scan.h"
 
 namespace ncfast {
 namespace NCFAST_ISA {
@@ -41,7 +41,7 @@ inline __attribute__((always_inline)) void panel_scores(const TreeView& tree, co
 }
 
 template <bool Linf>
-inline void scan(const TreeView& tree, std::int64_t leaf, Seeker<double>& q) {
+inline void scan_leaf(const TreeView& tree, std::int64_t leaf, Seeker<double>& q) {
     for (std::int64_t p = 0; p < tree.panels_per_leaf; ++p) {
         const std::int64_t panel = leaf * tree.panels_per_leaf + p;
         VecD score[1][kPanelVectors];
@@ -139,7 +139,7 @@ void walk_outwards(const TreeView& tree, std::int64_t leaf, Seeker<double>* quer
     for (std::int32_t& number : last) number = INT32_MAX;
     const auto look = [&](std::int64_t i, std::int64_t other) {
         const Seeker<double>& q = queries[i];
-        scan<Linf>(tree, other, queries[i]);
+        scan_leaf<Linf>(tree, other, queries[i]);
         limits[i] = q.threshold;
         if (Repeats && q.found == q.k) last[i] = q.ids[q.k - 1];
     };

@@ -5,9 +5,8 @@
 #include <random>
 #include <vector>
 
-#include "summary/classifier_summary.h"
-#include "summary/spectrum.h"
 #include "summary/summary.h"
+#include "summary/spectrum.h"
 
 namespace ncfast {
 

@@ -18,7 +18,7 @@ from ncfast.evaluation.samplers import OwnRows
 from ncfast.evaluation.tokens import MaskedPool, next_tokens
 from ncfast.tracking.batches import LABEL_KEYS, as_labels, inputs_and_labels, outputs_of
 from ncfast.tracking.capture import FeatureCapture
-from ncfast.tracking.isolation import undisturbed
+from ncfast.tracking.snapshot import evaluation_mode
 
 Unpack = Callable[[Any], Sequence[Any]]
 IDS, MASK = "input_ids", "attention_mask"
@@ -66,7 +66,7 @@ class Forward:
     ) -> None:
         if read == self._inside:
             self.scores = torch.zeros_like(self.scores)
-        with undisturbed(self.network), _generators_restored(loader):
+        with evaluation_mode(self.network), _generators_restored(loader):
             own = OwnRows(loader)
             for batch in self.show(loader):
                 visit(read(batch, own))

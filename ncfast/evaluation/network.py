@@ -21,11 +21,17 @@ from ncfast.evaluation.looks import Kept, Memory, look_twice
 from ncfast.evaluation.result import Evaluation
 from ncfast.evaluation.tokens import MaskedPool
 from ncfast.metrics.needs import as_bytes
-from ncfast.tracking.capture import FeatureCapture, PoolSpec
-from ncfast.tracking.layers import INPUT, Layer, model_device, resolve, uncompiled
-from ncfast.tracking.pooling import PRESETS, batch_first
+from ncfast.tracking.capture import FeatureCapture, FeatureExtractor, PoolSpec
+from ncfast.tracking.layers import (
+    INPUT,
+    PRESETS,
+    Layer,
+    batch_first,
+    model_device,
+    resolve_layers,
+    uncompiled,
+)
 from ncfast.tracking.reduction import as_group
-from ncfast.tracking.tapped import Tapped
 
 
 def evaluate(
@@ -99,7 +105,7 @@ def evaluate(
     network, layers, pool = _inner(model, layers, pool)
     several, processes = as_group(group)
     classes = _rows_of_last_linear(network) if num_classes is None else num_classes
-    pools, masked = _without_padding(network, resolve(network, layers), pool)
+    pools, masked = _without_padding(network, resolve_layers(network, layers), pool)
     capture = FeatureCapture(network, layers, pools)
     try:
         heads = {name: _classifier(network, name, classes) for name in capture.names}
@@ -139,7 +145,7 @@ def _inner(
     layers: Layer | Sequence[Layer] | None,
     pool: PoolSpec | Mapping[str, PoolSpec],
 ) -> tuple[nn.Module, Layer | Sequence[Layer] | None, PoolSpec | Mapping[str, PoolSpec]]:
-    """The module inside a compiled, data-parallel or `Tapped` one.
+    """The module inside a compiled, data-parallel or `FeatureExtractor` one.
 
     Hooks fire in it, and ranks whose loaders differ in length do not wait for each other.
     """
@@ -150,7 +156,7 @@ def _inner(
     network = uncompiled(model)
     if isinstance(network, DistributedDataParallel):
         network = uncompiled(network.module)
-    if isinstance(network, Tapped):
+    if isinstance(network, FeatureExtractor):
         if layers is None and pool is None:
             layers, pool = network._chosen
         network = uncompiled(network.module)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ncfast._optional import need
 from ncfast.metrics.catalogue import CATALOGUE
-from ncfast.tracking.header import CONVENTIONS, _definition
+from ncfast.tracking.keys import CONVENTIONS, _definition
 from ncfast.tracking.sinks.files import replacing
 from ncfast.tracking.sinks.strict_json import listed, strict
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ncfast.tracking.pooling import PRESETS, tensor_of
+from ncfast.tracking.layers import PRESETS, tensor_of
 
 
 def next_tokens(labels: Tensor, mask: Tensor | None, shift: int) -> tuple[Tensor, Tensor | None]:

@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from ncfast.metrics.inputs import MetricInputs
+from ncfast.metrics.present import SEE_ABSENT, of_present
 from ncfast.moments import ClassMoments
 
 Tier = Literal["lite", "standard", "full"]
@@ -78,5 +79,15 @@ _ARGUMENTS = {
 
 def evaluate(metrics: Mapping[str, Metric], inputs: MetricInputs) -> dict[str, Tensor]:
     """The value of every metric, with the work they have in common done once."""
+    few = of_present(inputs)
+    if few is None:
+        return _evaluate(metrics, inputs)
+    whole = {name: m for name, m in metrics.items() if m.uses & SEE_ABSENT}
+    rest = {name: m for name, m in metrics.items() if name not in whole}
+    found = _evaluate(whole, inputs) | _evaluate(rest, few)
+    return {name: found[name] for name in metrics}
+
+
+def _evaluate(metrics: Mapping[str, Metric], inputs: MetricInputs) -> dict[str, Tensor]:
     inputs.planned = frozenset[str]().union(*(metric.uses for metric in metrics.values()))
     return {name: metric.function(inputs) for name, metric in metrics.items()}

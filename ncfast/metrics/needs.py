@@ -19,6 +19,7 @@ _REASONS = {
     "revisit": "needs a second look at the rows: call `revisit` after the last `update`",
     "scores": "needs a second look at the rows from outside: call `revisit_ood`",
 }
+_LIMIT = 2 << 30  # bytes of a matrix that nobody asked for by name
 _SECOND_LOOK = frozenset({"revisit", "scores"})
 
 
@@ -32,7 +33,7 @@ class Selection:
         ids: of the metrics.
         named: those asked for by their id, which must not be missing.
         num_classes: K.
-        memory_limit: bytes that one matrix may take; None for no limit.
+        memory_limit: bytes that one matrix may take; None for 2 GiB, but no limit for ``named``.
     """
 
     ids: tuple[str, ...]
@@ -80,10 +81,12 @@ class Selection:
         return f"{', '.join(large)}: {large[0]} {missing[large[0]]}" if large else ""
 
     def _why_too_large(self, id_: str, dim: int | None) -> str | None:
-        size = matrix_bytes(CATALOGUE[id_], self.num_classes, dim or 0)
-        if self.memory_limit is None or size <= self.memory_limit:
+        size, limit = matrix_bytes(CATALOGUE[id_], self.num_classes, dim or 0), self.memory_limit
+        if limit is None:
+            limit = size if id_ in self.named else _LIMIT
+        if size <= limit:
             return None
-        return f"needs a matrix of {size:,} bytes, above memory_limit = {self.memory_limit:,}"
+        return f"needs a matrix of {size:,} bytes, above memory_limit = {limit:,}"
 
 
 def select(

@@ -53,6 +53,7 @@ class SecondLook:
     Attributes:
         packed: one float64 vector of all `Sums`, which ranks add up.
         scores: NECO scores of the rows, in batches; outside_scores: of those from outside.
+        shared: whether these are the sums of all ranks.
     """
 
     @updatable
@@ -61,6 +62,7 @@ class SecondLook:
         self.packed = inputs.moments.means.new_zeros(sum(self._sizes))
         self.scores: list[Tensor] = []
         self.outside_scores: list[Tensor] = []
+        self.shared = False
 
     @property
     def _sizes(self) -> list[int]:
@@ -160,6 +162,7 @@ class SecondLook:
             "packed": self.packed.clone(),
             "scores": torch.cat([none, *self.scores]),
             "outside_scores": torch.cat([none, *self.outside_scores]),
+            "shared": torch.tensor(self.shared),
             "weight": self.inputs.weight,
             "bias": self.inputs.bias,
         }
@@ -173,14 +176,14 @@ class SecondLook:
         moved = {name: state[name].to(inputs.moments.means, copy=True) for name in state}
         inputs = replace(inputs, weight=moved.get("weight"), bias=moved.get("bias"), _results={})
         look = cls(inputs, frozenset(name for name, is_wanted in wanted if is_wanted))
-        look.packed = moved["packed"]
+        look.packed, look.shared = moved["packed"], bool(state["shared"])
         look.scores, look.outside_scores = (
             [moved[name]] if len(moved[name]) else [] for name in ("scores", "outside_scores")
         )
         return look
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("wanted", "packed", "scores", "outside_scores")
+        kept = ("wanted", "packed", "scores", "outside_scores", "shared")
         # without what was derived: the extension's handles have no copy
         inputs = replace(self.inputs, _results={})
         return {"inputs": inputs} | {name: getattr(self, name) for name in kept}

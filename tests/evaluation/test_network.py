@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import ncfast
 from ncfast.evaluation import evaluate
-from ncfast.tracking import Tapped
+from ncfast.tracking import FeatureExtractor
 
 K, D, N = 4, 8, 230
 
@@ -223,8 +223,8 @@ def test_models_that_wrap_others(net):
     loader = batches(*data())
     expected = dict(evaluate(net, loader))
     same(evaluate(torch.compile(net), loader), expected)  # is not compiled here
-    same(evaluate(Tapped(net), loader), expected)
-    layers = evaluate(Tapped(net, layers="body"), loader).layers
+    same(evaluate(FeatureExtractor(net), loader), expected)
+    layers = evaluate(FeatureExtractor(net, layers="body"), loader).layers
     assert layers == ("body",)
 
 

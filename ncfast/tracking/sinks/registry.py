@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ _OTHER_FORMATS = (
     *(".npy", ".npz", ".mat", ".html", ".xml", ".yaml", ".yml", ".toml", ".pdf", ".png"),
 )
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-_NAMED = re.compile(r"[A-Za-z][\w+.-]+:")  # a single letter is a drive of Windows
+_NAMED = re.compile(r"\s*[A-Za-z][\w+.-]+\s*:")  # a single letter is a drive of Windows
 
 
 def as_sink(sink: Sink | str | os.PathLike[str] | Callable[..., object]) -> Sink:
@@ -79,14 +80,30 @@ def listed(sinks: Any) -> list[Any]:
     return [sinks] if single else list(sinks)
 
 
+def open_sinks(sinks: Any, undo: contextlib.ExitStack) -> list[Sink]:
+    """The sinks for what was passed as ``sinks=``; ``undo`` closes those that are opened here."""
+    opened = []
+    for given in listed(sinks):
+        sink = as_sink(given)
+        if sink is not given:
+            undo.callback(sink.close)
+        opened.append(sink)
+    return opened
+
+
 def _of_name(text: str) -> Sink | None:
     """The sink of ``"prefix:rest"``; None for a path."""
-    prefix, colon, rest = text.partition(":")
+    prefix, colon, rest = (part.strip() for part in text.partition(":"))
     if prefix in _BY_PREFIX:
         if not colon or (prefix in _NEEDS_NAME and not rest):
             raise ValueError(
                 f"Expected something after the name of a sink but got {text!r}. Write "
                 f"'{prefix}:{_BY_PREFIX[prefix][0]}', or './{text}' for a file."
+            )
+        if text != f"{prefix}:{rest}":
+            raise ValueError(
+                f"Expected the name of a sink without spaces around it but got {text!r}. Write "
+                f"'{prefix}:{rest}', or './{text}' for a file."
             )
         return _BY_PREFIX[prefix][1](rest)
     if _NAMED.match(text) and not _URL.match(text):
@@ -122,6 +139,11 @@ def _of_path(given: str | os.PathLike[str]) -> Sink:
 def _checked(given: str | os.PathLike[str]) -> Path:
     """A path on this machine, in a format that is known."""
     text = os.fspath(given)
+    if isinstance(given, str) and text != text.strip():
+        raise ValueError(
+            f"Expected a path without spaces at its ends but got {text!r}. Write {text.strip()!r}, "
+            "or pass a pathlib.Path for a file of that name."
+        )
     if _URL.match(text):
         raise ValueError(
             f"Expected a path on this machine but got the URL {text!r}. Write to a local path and "

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 import ncfast
-from ncfast.tracking import Tapped, Tracker
+from ncfast.tracking import FeatureExtractor, Tracker
 
 X, Y = classes(dtype=torch.float32)
 OTHER = torch.randn(200, 12)  # as many rows: the size tells nothing
@@ -291,7 +291,7 @@ def test_a_change_in_place_in_a_compiled_model_does_not_reach_the_features(struc
     model = InPlace(structure)
     layer = "inner" if structure else "body"
     torch.compiler.reset()
-    subject = Tapped(model, layer) if tapped else model
+    subject = FeatureExtractor(model, layer) if tapped else model
     options = {} if tapped else {"layers": layer}
     with tracked(subject, **options) as (tracker, records):
         run = torch.compile(subject, backend="aot_eager", fullgraph=True)
@@ -564,7 +564,7 @@ def test_scripting_a_tracked_model_says_what_to_do():
 
 def test_a_tapped_model_serves_one_tracker_after_another():
     """Its taps are part of the model; closing a tracker lets them rest."""
-    tapped = Tapped(network())
+    tapped = FeatureExtractor(network())
     for _ in range(2):
         with tracked(tapped) as (tracker, records):
             tapped(X)
