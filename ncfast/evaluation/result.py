@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from ncfast._optional import need
 from ncfast.metrics.catalogue import CATALOGUE
-from ncfast.tracking.keys import CONVENTIONS, _definition
+from ncfast.tracking.keys import CONVENTIONS, definition_of
 from ncfast.tracking.sinks.files import replacing
-from ncfast.tracking.sinks.strict_json import listed, strict
+from ncfast.tracking.sinks.strict_json import nonfinite_values, with_nulls
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -135,8 +135,8 @@ class Evaluation(Mapping[str, float]):
 
         record: dict[str, Any] = {
             "version": ncfast.__version__,
-            "metrics": strict(self.numbers),
-            "nonfinite": listed(self.numbers),
+            "metrics": with_nulls(self.numbers),
+            "nonfinite": nonfinite_values(self.numbers),
             "layers": list(self.layers),
             "num_classes": self.num_classes,
             "samples": self.samples,
@@ -144,7 +144,7 @@ class Evaluation(Mapping[str, float]):
             "skipped_nonfinite_rows": self.nonfinite,
             "missing": dict(self.missing),
             "conventions": {k: v for k, v in CONVENTIONS.items() if k not in _OF_TRAINING},
-            "definitions": {id_: _definition(id_) for id_ in self._ids() if id_ in CATALOGUE},
+            "definitions": {id_: definition_of(id_) for id_ in self._ids() if id_ in CATALOGUE},
         }
         with replacing(Path(path)) as temporary:
             temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
