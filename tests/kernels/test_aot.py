@@ -38,6 +38,7 @@ def test_machine_code(name):
 
 ONE_OF_EACH = ("items fp32 D=4096", "merge fp32 K=10", "tiny fp32 1000x200", "project fp32 V=64")
 ONE_OF_EACH += ("decide fp32 K=1000", "decide exactly fp64", "scatter fp32 D=512")
+ONE_OF_EACH += ("items again fp32 D=512", "update fp32 D=512", "update look fp32 D=512")
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
@@ -46,6 +47,12 @@ def test_compiles_for_an_amd_device(name):
     compiled = aot.compile_case(aot.cases()[name], "gfx942")
     assert compiled.metadata.shared <= 1 << 16
     assert ".vgpr_spill_count: 0" in compiled.asm["amdgcn"]
+
+
+@pytest.mark.parametrize("target", [75, 120])
+@pytest.mark.parametrize("name", ["items again fp32 D=512", "update fp32 D=512"])
+def test_an_update_compiles_for_the_oldest_and_the_newest_device(name, target):
+    assert aot.inspect(aot.compile_case(aot.cases()[name], target))["spills"] == 0
 
 
 def test_the_check_notices_a_spill():

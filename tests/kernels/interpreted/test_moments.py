@@ -13,6 +13,8 @@ from ncfast.ops import moments as passes
 from ncfast.ops.grouping import build
 from ncfast.ops.projection import PROJECTION
 
+# of the first row of a class and of the others
+MAGNITUDES = [(0, 1e-25), (0, 1e18), (1e-25, 1), (1e-19, 1), (1e-19, 1e18), (1e9, 1e-30)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 
@@ -79,6 +81,20 @@ def test_an_outlier_in_the_first_row(moments, level):
 def test_squares_neither_vanish_nor_overflow(moments, scale, dtype):
     feats, labels = classes(200, 12, 3, dtype=torch.float64)
     check(moments, (feats * scale).to(dtype), labels, 3)
+
+
+# the interpreter is numpy, which remarks on overflow and on inf - inf
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize(("first", "others"), MAGNITUDES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_first_row_of_another_magnitude(first, others, dtype):
+    """A saturated activation is far below the others of its class, or zero."""
+    feats, labels = classes(200, 12, 2, dtype=torch.float64)
+    feats *= others
+    for c in range(2):
+        feats[int((labels == c).nonzero()[0])] = first
+    check(planned, feats.to(dtype), labels, 2)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -28,9 +28,9 @@ def test_items(config, dtype):
     feats, labels = collapsed(1e-3, count=250, dim=30, num_classes=4, dtype=dtype)
     labels[labels == 2] = 1
     rows = grouped(labels, 4, config.item_rows)
-    scratch = launch._allocate(feats, rows, config)
+    scratch = launch.allocate(feats, rows, config)
     means, within = torch.full((4, 30), torch.nan).double(), torch.full((4,), torch.nan).double()
-    launch._launch_items(feats, rows, config, scratch, means, within)
+    launch.launch_items(feats, rows, config, scratch, means, within)
     expected = twins.items(feats, rows.permutation, rows.items)
 
     slots = rows.items[4]
