@@ -24,13 +24,13 @@ import torch
 
 import ncfast
 from ncfast.benchmarks import results_file
+from ncfast.benchmarks.report import text
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = results_file.folder() / "information_errors.json"
-OPENING, CLOSING = "<!-- table: benchmarks/studies/information_errors.py -->", "<!-- end -->"
 # N and k: the cheap ones first, then what rounds them off
 SIZES = [
     (30, 3),
@@ -204,14 +204,11 @@ def figure(cells):
 def page():
     cells = json.loads(RESULTS.read_text())
     figure(cells)
-    text = table(cells)
-    path = ROOT / "docs/information.md"
-    if results_file.folder() != results_file.OURS:
-        print(text)
-        return
-    before, _, rest = path.read_text().partition(OPENING)
-    after = rest.partition(CLOSING)[2]
-    path.write_text(f"{before}{OPENING}\n\n{text}\n\n{CLOSING}{after}")
+    content = table(cells)
+    if results_file.folder() == results_file.OURS:
+        text.write_between(ROOT / "docs/information.md", "standard errors", content)
+    else:
+        print(content)
 
 
 if __name__ == "__main__":

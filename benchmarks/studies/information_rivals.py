@@ -14,14 +14,16 @@ import math
 import warnings
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import torch
-from information_warnings import ROOT, write_between
 
 import ncfast
 from ncfast.benchmarks import known_information, results_file
+from ncfast.benchmarks.report import text
 
+ROOT = Path(__file__).resolve().parents[2]
 K = 5
 
 
@@ -187,9 +189,9 @@ def value_of(call, blocks):
 def cell(found, truth):
     if found["value"] is None:
         return found["error"]
-    text = f"{found['value']:.3f}" + ("\\*" if found["warnings"] else "")
+    shown = f"{found['value']:.3f}" + ("\\*" if found["warnings"] else "")
     far = not abs(found["value"] - truth) <= max(0.05, 0.1 * truth)
-    return f"**{text}**" if far else text
+    return f"**{shown}**" if far else shown
 
 
 def markdown(rows):
@@ -216,10 +218,10 @@ def main():
     table = markdown(rows)
     print(table)
     about = {"versions": {name: version(name) for name in PACKAGES}, "k": K, "rows": rows}
-    text = json.dumps(about, indent=1, ensure_ascii=False)
-    (results_file.folder() / "information_rivals.json").write_text(text + "\n")
+    report = json.dumps(about, indent=1, ensure_ascii=False)
+    (results_file.folder() / "information_rivals.json").write_text(report + "\n")
     if results_file.folder() == results_file.OURS:
-        write_between(ROOT / "docs/information.md", "table: other packages", table)
+        text.write_between(ROOT / "docs/information.md", "other packages", table)
 
 
 if __name__ == "__main__":

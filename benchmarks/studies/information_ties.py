@@ -17,11 +17,11 @@ import torch
 
 import ncfast
 from ncfast.benchmarks import results_file
+from ncfast.benchmarks.report import text
 from ncfast.benchmarks.tied_information import PAIRS, TRIPLES
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = results_file.folder() / "information_ties.json"
-OPENING, CLOSING = "<!-- table: benchmarks/studies/information_ties.py -->", "<!-- end -->"
 COUNT = 2000
 
 
@@ -79,14 +79,11 @@ def table(found):
 
 
 def page():
-    text = table(json.loads(RESULTS.read_text()))
-    path = ROOT / "docs/information.md"
-    if results_file.folder() != results_file.OURS:
-        print(text)
-        return
-    before, _, rest = path.read_text().partition(OPENING)
-    after = rest.partition(CLOSING)[2]
-    path.write_text(f"{before}{OPENING}\n\n{text}\n\n{CLOSING}{after}")
+    content = table(json.loads(RESULTS.read_text()))
+    if results_file.folder() == results_file.OURS:
+        text.write_between(ROOT / "docs/information.md", "equal values", content)
+    else:
+        print(content)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import torch
 
 import ncfast
 from ncfast.benchmarks import known_information, results_file
+from ncfast.benchmarks.report import text
 from ncfast.information import caveats, signals
 
 mpl.use("Agg")
@@ -54,7 +55,7 @@ def estimate(task, count, seed):
         "value": found.value,
         "stderr": found.stderr,
         "signals": dict(found.details),
-        "other": [text for text in found.warnings if text not in compared],
+        "other": [doubt for doubt in found.warnings if doubt not in compared],
         "seconds": time.perf_counter() - start,
     }
 
@@ -210,13 +211,6 @@ def ranks_markdown(table):
     return "\n".join(lines)
 
 
-def write_between(page, marker, text):
-    """Replace what stands between the two markers."""
-    begin, end = f"<!-- {marker} -->", f"<!-- end of {marker} -->"
-    before, rest = page.read_text().split(begin)
-    page.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
-
-
 def figure(lines, judged, folder):
     counts = [count for count in COUNTS if any(line["N"] == count for line in lines)]
     fig, axes = plt.subplots(
@@ -310,8 +304,8 @@ def main():
     figure(lines, judged, ROOT / "docs/images" if ours else folder)
     if ours:
         page = ROOT / "docs/information.md"
-        write_between(page, "table: rates of warnings", rates_markdown(found))
-        write_between(page, "table: preprocess", ranks_markdown(ranks))
+        text.write_between(page, "rates of warnings", rates_markdown(found))
+        text.write_between(page, "preprocess", ranks_markdown(ranks))
 
 
 if __name__ == "__main__":

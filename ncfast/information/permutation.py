@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from ncfast._optional import need
+from ncfast.information.dependence import terms_at
 from ncfast.information.duplicates import private_generator
 from ncfast.information.estimate import Estimate
-from ncfast.information.label_information import label_information, label_terms
-from ncfast.information.mutual_information import mutual_information, terms_at
+from ncfast.information.labels import label_information, label_terms
+from ncfast.information.mutual import mutual_information, searching
 from ncfast.information.preprocess import normal_scores, power_of_two
 from ncfast.information.samples import (
     Array,
@@ -113,13 +114,14 @@ def _of_samples(x: Tensor, y: Tensor, k: int) -> Reordered:
     """The value of `mutual_information` with the rows of y in another order."""
     blocks = normal_scores(x), normal_scores(y)
     tied = counted_sample((x, y), blocks, "rank", None).cells is not None
+    search = searching("auto", "l2max", "auto")
 
     def value(order: Tensor) -> float:
         moved = blocks[0], blocks[1][order]
         sample = Sample(moved, "rank")
         if tied:  # noise and multiplicities are those of the pairs
             sample = counted_sample((x, y[order]), moved, "rank", None)
-        return float(terms_at(sample, None, k, "auto", "l2max", "auto").terms.mean())
+        return float(terms_at(sample, None, k, "auto", search).terms.mean())
 
     return value
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from ncfast.information.caveats import BIAS
+from ncfast.information.differential_entropy import Norm, kl_terms
 from ncfast.information.duplicates import private_generator
-from ncfast.information.entropy import Norm, kl_terms
 from ncfast.information.errors import jackknife_stderr
 from ncfast.information.estimate import Estimate, announce
-from ncfast.information.label_information import measure as measure_labels
-from ncfast.information.mutual_information import JointNorm
-from ncfast.information.mutual_information import measure as measure_inputs
+from ncfast.information.estimators import JointNorm
+from ncfast.information.labels import measure as measure_labels
+from ncfast.information.mutual import estimate as measure_inputs
 from ncfast.information.neighbors import knn
 from ncfast.information.preprocess import Preprocess, power_of_two, transform
 from ncfast.information.reduction import Projection, principal
@@ -36,6 +36,7 @@ from ncfast.information.within_classes import (
     channel_terms,
     check_options,
     check_sigma,
+    draw,
     input_code,
 )
 from ncfast.information.within_classes import measure as measure_superfluous
@@ -202,8 +203,7 @@ class InformationPlane:
         return both.first(small), both.first(large)
 
     def _noise(self, like: Tensor) -> Tensor:
-        generator = private_generator(like.device, self.seed)
-        return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
+        return draw(like, private_generator(like.device, self.seed))
 
     def _noisy(self, rows: Tensor, onto: Projection, scale: float) -> Tensor:
         code = rows @ onto.axes
@@ -222,7 +222,6 @@ class InformationPlane:
             options.metric,
             stderr=options.stderr,
             backend=options.backend,
-            doubts=[],
             known=self.known,
             compare=False,
         )

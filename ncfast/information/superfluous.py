@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from ncfast.information.estimate import Estimate, announce
-from ncfast.information.mutual_information import JointNorm
+from ncfast.information.estimators import JointNorm
 from ncfast.information.preprocess import Preprocess
 from ncfast.information.samples import (
     Array,

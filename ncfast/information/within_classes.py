@@ -11,16 +11,11 @@ import torch
 from torch import Tensor
 
 from ncfast.information import caveats
+from ncfast.information.differential_entropy import Norm, kl_terms
 from ncfast.information.duplicates import private_generator
-from ncfast.information.entropy import Norm, kl_terms
 from ncfast.information.errors import LIMIT, PLENTY, jackknife_stderr
 from ncfast.information.estimate import Estimate
-from ncfast.information.mutual_information import (
-    ESTIMATORS,
-    Blocks,
-    JointNorm,
-    Method,
-)
+from ncfast.information.estimators import ESTIMATORS, Blocks, JointNorm, Method
 from ncfast.information.neighbors import knn
 from ncfast.information.preprocess import Preprocess, by_class, transform
 from ncfast.information.reduction import principal

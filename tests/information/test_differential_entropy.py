@@ -8,7 +8,7 @@ from truths import ball, collapsed, mixture_entropy, normal, student, uniform
 
 import ncfast
 from ncfast.information.caveats import gaussian_bias
-from ncfast.information.entropy import log_unit_ball
+from ncfast.information.differential_entropy import log_unit_ball
 
 HALF = 0.5 * math.log(2 * math.pi * math.e)
 

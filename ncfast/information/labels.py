@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ncfast.information import caveats
 from ncfast.information.caveats import psi
+from ncfast.information.differential_entropy import Norm, group_sizes
 from ncfast.information.discrete import plugin_entropy
 from ncfast.information.duplicates import multiplicity
-from ncfast.information.entropy import Norm, group_sizes
 from ncfast.information.errors import LIMIT, jackknife_stderr
 from ncfast.information.estimate import Estimate, announce
 from ncfast.information.neighbors import knn, range_count

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from truths import collapsed, normal
 
 import ncfast
-from ncfast.information.nhsic import centred, gaussian_kernel, squared_distances
+from ncfast.information.kernel_dependence import centred, gaussian_kernel, squared_distances
 
 
 def plain_nhsic(x, y, ridge=1e-5):
