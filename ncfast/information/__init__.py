@@ -1,4 +1,4 @@
-"""Entropy and mutual information by nearest neighbours, in nats."""
+"""Estimators of entropy and mutual information by nearest neighbours, in nats."""
 
 from ncfast.information.conditional import conditional_mutual_information
 from ncfast.information.differential_entropy import entropy

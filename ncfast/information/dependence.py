@@ -1,4 +1,4 @@
-"""Steps that mutual and conditional mutual information share: preparation, terms, the estimate."""
+"""The steps that mutual and conditional mutual information share, from blocks to an estimate."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def measure(
 
 
 def tie_doubts(sample: Sample, method: str, value: float, k: int) -> list[str]:
-    """What equal rows mean for the method; near the ceiling without them."""
+    """Warnings about equal rows, and about values near the largest possible one."""
     count = len(sample.blocks[0])
     if method in ("ksg", "ksg2") and sample.cells is None:
         equal = multiplicity(torch.cat(sample.blocks, 1))

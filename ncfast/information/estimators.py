@@ -1,6 +1,8 @@
-"""The terms of the nearest-neighbour estimators of mutual information, one term a row.
+"""Estimators of mutual information by nearest neighbours, each as one term per row.
 
-The mean of the terms is the estimate. Every function takes checked float64 blocks.
+The estimate is the mean of the terms. The functions take blocks of float64 columns that have been
+checked, and search within `groups` if these are given. They return the terms (N,) and the name of
+the engine that found the neighbours.
 """
 
 from __future__ import annotations
@@ -24,10 +26,11 @@ Blocks = Sequence[Tensor]
 def ksg_terms(
     blocks: Blocks, k: int, groups: Tensor | None, metric: JointNorm, backend: str
 ) -> tuple[Tensor, str]:
-    """psi(k) + psi(N) - psi(n_x + 1) - psi(n_y + 1), n strictly nearer than the k-th neighbour.
+    """psi(k) + psi(N) - psi(n_x + 1) - psi(n_y + 1): KSG-1.
 
-    Kraskov, Stoegbauer & Grassberger 2004, equation 8. The k - 1 nearer neighbours always count,
-    also at the distance of the k-th, so that no term exceeds psi(N) - psi(k).
+    n_x and n_y are the numbers of rows that are strictly nearer in x or y than the k-th neighbour
+    in the joint space (Kraskov, Stoegbauer & Grassberger 2004, equation 8). They are at least
+    k - 1, even if several neighbours have the same distance. No term exceeds psi(N) - psi(k).
     """
     found = joint_radii_and_counts(blocks, k, metric=metric, labels=groups, backend=backend)
     terms = caveats.digamma(k) + psi(group_sizes(groups, blocks[0]))
@@ -37,9 +40,10 @@ def ksg_terms(
 def ksg2_terms(
     blocks: Blocks, k: int, groups: Tensor | None, metric: JointNorm, backend: str
 ) -> tuple[Tensor, str]:
-    """psi(k) - 1/k + psi(N) - psi(n_x) - psi(n_y), n within the block's own extent.
+    """psi(k) - 1/k + psi(N) - psi(n_x) - psi(n_y): KSG-2.
 
-    Kraskov, Stoegbauer & Grassberger 2004, equation 9: the neighbours' rectangle, not a square.
+    n_x and n_y are the numbers of rows at most as far as the k neighbours extend in x or y alone
+    (Kraskov, Stoegbauer & Grassberger 2004, equation 9).
     """
     found = joint_radii_and_counts(
         blocks, k, metric=metric, rectangle=True, labels=groups, backend=backend
@@ -51,12 +55,13 @@ def ksg2_terms(
 def mixed_terms(
     blocks: Blocks, k: int, groups: Tensor | None, metric: JointNorm, backend: str
 ) -> tuple[Tensor, str]:
-    """KSG where one row is at the distance of the k-th neighbour, counts of all rows elsewhere.
+    """KSG-1 for rows without ties; psi(K) + psi(N) - psi(n_x) - psi(n_y) for rows with ties.
 
-    psi(K) + psi(N) - psi(n_x) - psi(n_y), K and n the other rows at most as far as the k-th
-    neighbour, in the joint space and in each block (Mesner & Shalizi 2021, arXiv 1912.03387). They
-    count so for all rows; here a row without ties keeps KSG's term, which is nearer to the truth.
-    At distance 0 the row itself counts too (Gao, Kannan, Oh & Viswanath 2017, arXiv 1709.06212).
+    A row has ties if several rows are at the distance of its k-th neighbour. K, n_x and n_y are the
+    numbers of other rows at most that far, in the joint space and in each block (Mesner & Shalizi
+    2021, arXiv 1912.03387, who use this term for every row; KSG-1 is closer to the true value
+    without ties). At distance 0 they include the row itself (Gao, Kannan, Oh & Viswanath 2017,
+    arXiv 1709.06212).
     """
     norm: Norm = "linf" if metric == "linf" else "l2"
     found = joint_radii_and_counts(blocks, k, metric=metric, labels=groups, backend=backend)
@@ -73,17 +78,18 @@ def mixed_terms(
 def counts_of_ties(
     k: int, radii: Tensor, nearer: Sequence[Tensor], within: Sequence[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
-    """The k and n + 1 of KSG where no rows tie, elsewhere all rows at most as far.
+    """K and n + 1 of KSG-1 for rows without ties, the numbers of `mixed_terms` for the others.
 
     Args:
-        k: neighbours.
-        radii: (N,) distance of the k-th.
-        nearer: (N,) each, rows strictly nearer in every space, and one.
-        within: (N,) each, other rows at most as far: in the joint space, then in those of `nearer`.
+        k: number of neighbours.
+        radii: (N,) distance of the k-th neighbour.
+        nearer: for each space (N,), one plus the number of rows strictly nearer than `radii`.
+        within: (N,) the number of other rows at most as far as `radii`, first in the joint space,
+            then in the spaces of `nearer`.
     """
     tied = within[0] > k
     for most, strict in zip(within[1:], nearer, strict=True):
-        tied = tied | (most > strict)  # without ties one row at most is at the distance
+        tied = tied | (most > strict)  # without ties at most one row is at that distance
     alone = (radii == 0).to(torch.int64)  # the row itself
     counts = [
         torch.where(tied, most + alone, strict)
@@ -100,9 +106,9 @@ def three_entropy_terms(
     backend: str,
     known: Tensor | None = None,
 ) -> tuple[Tensor, str]:
-    """h(X) + h(Y) - h(X, Y) with one k for all; their biases do not cancel.
+    """h(X) + h(Y) - h(X, Y), all with the same k. Their biases do not cancel.
 
-    `known`: the terms of h(X), where they have been computed before.
+    `known`: the terms of h(X), if they have been computed before.
     """
     norm: Norm = "linf" if metric == "linf" else "l2"
 
@@ -118,11 +124,12 @@ def three_entropy_terms(
 def conditional_terms(
     blocks: Sequence[Tensor], k: int, backend: str, *, mixed: bool = False
 ) -> tuple[Tensor, str]:
-    """psi(k) + psi(n_z + 1) - psi(n_xz + 1) - psi(n_yz + 1), n strictly nearer than the k-th.
+    """psi(k) + psi(n_z + 1) - psi(n_xz + 1) - psi(n_yz + 1), of blocks x, y and z.
 
-    All distances are maximum norms, so that a distance in (x, z) is one of a space too. The k - 1
-    nearer neighbours always count, see `ksg_terms`. `mixed`: where several rows are at the distance
-    of the k-th, psi(K) + psi(n_z) - psi(n_xz) - psi(n_yz), see `mixed_terms`.
+    n are the numbers of rows strictly nearer than the k-th neighbour, at least k - 1, as in
+    `ksg_terms`. All distances are maximum norms, so one radius applies in (x, z), (y, z) and z.
+
+    `mixed`: psi(K) + psi(n_z) - psi(n_xz) - psi(n_yz) for rows with ties, as in `mixed_terms`.
     """
     x, y, z = blocks
     spaces = [torch.cat(parts, 1) for parts in ((z,), (x, z), (y, z), (x, y, z))]

@@ -8,13 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ncfast.information import signals
 from ncfast.information.dependence import AnyMethod, Search, measure, prepare
 from ncfast.information.duplicates import PairDuplicates
 from ncfast.information.estimate import Estimate, announce
 from ncfast.information.estimators import ESTIMATORS, JointNorm, three_entropy_terms
 from ncfast.information.preprocess import Preprocess
 from ncfast.information.samples import Array, as_samples, check_choice, check_same
-from ncfast.information.signals import pair_signals
 from ncfast.information.ties import Found, Sample
 
 
@@ -37,36 +37,46 @@ def mutual_information(
     Args:
         x: (N, dx) or (N,) samples: a tensor of any real dtype and device, or a NumPy array.
         y: (N, dy) or (N,) samples; row i of both is the same sample.
-        k: neighbours.
-        method: "auto" takes continuous, discrete and mixed columns. A row that occurs more than k
-            times gets psi(m) + psi(N) - psi(m_x) - psi(m_y) of its multiplicities; every other row
-            gets its term of "ksg" after independent noise of a thousandth of the smallest gap in
-            each column that holds equal values. "ksg" is the first estimator of Kraskov,
-            Stoegbauer & Grassberger 2004, whose biases cancel; "ksg2" their second, with the
-            neighbours' rectangle; "mixed" counts ties (Gao et al. 2017; Mesner & Shalizi 2021);
-            "kl" is h(X) + h(Y) - h(X, Y), whose biases do not cancel: it can be nats below zero.
+        k: number of neighbours.
+        method: the estimator.
+
+            - "auto" handles continuous, discrete and mixed columns. The term of a row that occurs
+              more than k times is psi(m) + psi(N) - psi(m_x) - psi(m_y), where m are the
+              multiplicities of the row and of its parts. The term of any other row is that of
+              "ksg" on columns whose equal values are separated by independent noise, of a
+              thousandth of the smallest gap between the values of the column.
+            - "ksg" is the first estimator of Kraskov, Stoegbauer & Grassberger 2004, whose biases
+              cancel. "ksg2" is their second one, with the rectangle of the neighbours.
+            - "mixed" counts ties (Gao et al. 2017; Mesner & Shalizi 2021).
+            - "kl" is h(X) + h(Y) - h(X, Y). Its biases do not cancel: it can be far below zero.
         metric: joint distance, the maximum over the two blocks of their Euclidean ("l2max") or
             maximum norm ("linf") distances. For "kl", the norm of all three spaces.
-        preprocess: "rank", normal scores of each column, which heavy tails and monotone
-            transformations leave as they are (equal values share their mean rank); "standardize"
-            each column, the better choice for clusters; None takes rows as they are. "auto" is
-            "rank", and "standardize" for "kl", because the entropy of evenly spread ranks is off.
-        duplicates: rows equal in x and y. "auto" leaves them to the method; "warn" does so with a
-            warning; "drop" keeps the first of equal rows; "jitter" adds noise of 1e-10 standard
-            deviations to all columns first; "error" refuses equal rows.
-        stderr: False saves the standard error, and of the comparisons below all but the first.
+        preprocess: transformation of each column.
+
+            - "rank" takes normal scores. They do not depend on heavy tails or on monotone
+              transformations of the column. Equal values share their mean rank.
+            - "standardize" is the better choice for clusters.
+            - None leaves the columns as they are.
+            - "auto" is "rank"; for "kl" it is "standardize", because "kl" is biased on ranks.
+        duplicates: policy for rows equal in x and y. "auto" leaves them to the method. "warn" does
+            the same and warns. "drop" keeps the first of equal rows. "jitter" first adds noise of
+            1e-10 standard deviations to all columns. "error" refuses equal rows.
+        stderr: False skips the standard error and all but the first of the comparisons below.
         backend: see `ncfast.information.neighbors.knn`.
-        generator: for the noise of "auto" and "jitter", on the device of `x`; None takes a private
-            one with a fixed seed.
+        generator: source of the noise of "auto" and "jitter", on the device of `x`; None takes a
+            private one with a fixed seed.
 
     Returns:
-        `Estimate`; its `method` says whether "auto" used neighbours ("ksg"), multiplicities
-        ("counts") or both ("ksg+counts"). It warns near the ceiling psi(N) - psi(k), of constant
-        columns, of equal values where the method takes them for a density, and where it is less
-        than Gaussians with the same canonical correlations of normal scores share
-        (`details["gaussian"]`), less than the distances of x and y from their centres share
-        (`details["radii"]`, `["squares"]`), or changes at four times the neighbours
-        (`details["wider"]`). At most 10,000 rows are looked at for that.
+        `Estimate`. With "auto" its `method` tells whether neighbours ("ksg"), multiplicities
+        ("counts") or both ("ksg+counts") were used. It warns near the largest possible value
+        psi(N) - psi(k), of constant columns, and of equal values if the method assumes a density.
+        It also compares the estimate with three numbers, on at most 10,000 rows, and warns if
+
+        - Gaussians with the same canonical correlations of normal scores share more
+          (`details["gaussian"]`);
+        - the distances of x and y from their centres share more (`details["radii"]`,
+          `details["squares"]`);
+        - the estimate changes with four times the neighbours (`details["wider"]`).
 
     Raises:
         TypeError, ValueError: wrong types or shapes, lengths that differ, NaN, k not in 1..N-1, an
@@ -133,7 +143,7 @@ def estimate(
         k,
         method,
         searching(method, metric, backend),
-        pair_signals if compare else None,
+        signals.pair_signals if compare else None,
         stderr=stderr,
         backend=backend,
         doubts=doubts,

@@ -231,5 +231,5 @@ def test_curved_surfaces():
         half,
         torch.tanh(normal(2000, 2) @ normal(2, 6)),
     ):
-        with pytest.warns(ncfast.EstimateWarning, match="Neighbours spread in about"):
+        with pytest.warns(ncfast.EstimateWarning, match="Neighbours vary in about"):
             ncfast.entropy(rows, stderr=False)

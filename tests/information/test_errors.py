@@ -120,7 +120,9 @@ def test_too_few_samples_give_nan_and_a_warning(name):
 
 
 def test_too_few_members_a_class_give_nan_and_a_warning():
-    with pytest.warns(ncfast.EstimateWarning, match="60 samples of 20 classes are fewer than 5 a"):
+    with pytest.warns(
+        ncfast.EstimateWarning, match="60 samples of 20 classes are fewer than 5 per class"
+    ):
         found = ncfast.label_information(normal(60, 1), torch.arange(60) % 20)
     assert math.isnan(found.stderr)
 

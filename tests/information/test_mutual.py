@@ -206,7 +206,7 @@ def test_canonical_information():
 def test_what_is_not_finite_says_so():
     x, y = gaussian_pair(3000, 0.5)
     x[:6] = x[0]  # too few to be an atom, enough to be without a density
-    with pytest.warns(ncfast.EstimateWarning, match="Not finite: rows coincide with k others"):
+    with pytest.warns(ncfast.EstimateWarning, match="Not finite: rows are equal to k others"):
         found = ncfast.mutual_information(x, y, method="kl", **QUICK)
     assert found.value == -math.inf
     assert math.isfinite(ncfast.mutual_information(x, y, method="mixed", **QUICK).value)

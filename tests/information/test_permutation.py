@@ -40,7 +40,7 @@ def test_null_is_the_estimate_of_permuted_rows(x, y, monkeypatch):
     orders = [torch.randperm(60, generator=source) for _ in range(4)]
     expected = [estimate(x, y[order], k=3, stderr=False).value for order in orders]
     compared = []
-    for name in ("pair_signals", "looked_at"):
+    for name in ("pair_signals", "chosen_rows"):
         original = getattr(signals, name)
         monkeypatch.setattr(
             signals, name, lambda *args, of=original: (compared.append(1), of(*args))[1]

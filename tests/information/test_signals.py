@@ -107,7 +107,7 @@ def test_what_saves_time_and_what_bounds_it():
         "squares",
         "wider",
     }
-    rows = signals.looked_at(50_000, torch.device("cpu"))
+    rows = signals.chosen_rows(50_000, torch.device("cpu"))
     assert len(rows.unique()) == len(rows) == signals.ROWS
     seen = []
     signals.wider(lambda rows, k: seen.append((len(rows), k)) or 0.0, rows, 20_000, 5)
@@ -157,7 +157,7 @@ def test_labels_in_one_of_many_columns():
     z = normal(2000, 300)
     ncfast.label_information(z, labels)
     z[:, 7] += 2 * labels
-    with pytest.warns(ncfast.EstimateWarning, match="A few linear directions tell 0.[12]"):
+    with pytest.warns(ncfast.EstimateWarning, match="A few linear directions give 0.[12]"):
         found = ncfast.label_information(z, labels)
     assert found.value < 0.15  # of 0.337
 

@@ -108,7 +108,7 @@ def test_small_classes_are_left_out_and_told():
         ({"method": "magic"}, "`method` to be one of 'channel', 'ksg'"),
         ({"k": 30}, "more than k = 30 members but the largest has 20"),
         ({"labels": torch.zeros(39).long()}, "same length but got 40 and 39"),
-        ({"feats": torch.zeros(40, 2)}, "row that is not zero but all are"),
+        ({"feats": torch.zeros(40, 2)}, "a nonzero row but all rows are zero"),
     ],
 )
 def test_wrong_arguments(options, message):

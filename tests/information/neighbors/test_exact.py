@@ -193,9 +193,9 @@ def test_the_certificate_sees_collapse() -> None:
 
 def test_engines_name_what_they_cannot_do() -> None:
     x = torch.randn(20, 3)
-    with pytest.raises(ValueError, match="'gemm' cannot run here: it finds neighbours by Eucl"):
+    with pytest.raises(ValueError, match="'gemm' cannot run here: it supports only k nearest"):
         range_count(x, x[:, 0].abs(), backend="gemm")
-    with pytest.raises(ValueError, match="'gemm' cannot run here: it finds neighbours by Eucl"):
+    with pytest.raises(ValueError, match="'gemm' cannot run here: it supports only k nearest"):
         knn(x, 2, metric="linf", backend="gemm")
     with pytest.raises(ValueError, match="'triton' cannot run here: the rows are on cpu"):
         knn(x, 2, backend="triton")
