@@ -143,4 +143,4 @@ def in_full(entry: Entry) -> str:
     counts = [text.size(entry["bytes"])] if entry["bytes"] else []
     counts += [f"{entry['flops']:.1e} operations"] if entry["flops"] else []
     head = text.case(entry["case"]) + (": " if counts else "") + ", ".join(counts)
-    return f"<details><summary>{head}</summary>\n\n{body}\n\n</details>"
+    return text.folded(head, body)

@@ -40,6 +40,11 @@ def write_between(page: Path, name: str, content: str) -> None:
     page.write_text(f"{before}{opening}\n{content}\n{closing}{after}")
 
 
+def folded(summary: str, content: str) -> str:
+    """Content that a reader unfolds by a click on the summary."""
+    return f"<details><summary>{summary}</summary>\n\n{content}\n\n</details>"
+
+
 def case(sizes: Mapping[str, Any]) -> str:
     """The sizes of a case in one line."""
     parts = [_part(name, value) for name, value in sizes.items()]

@@ -1,10 +1,10 @@
-"""Information of discrete, mixed and rounded columns against the truth: numbers and a table.
+"""Estimates the information of discrete, mixed and rounded columns with known truth.
 
     OMP_NUM_THREADS=1 nice python benchmarks/studies/information_ties.py      # 3 minutes
 
 Every pair and triple of `ncfast.benchmarks.tied_information` is drawn 20 times with N = 2,000 and
-estimated by default. Writes benchmarks/results/information_ties.json and the table of
-docs/information.md between the markers.
+estimated with default options. Writes benchmarks/results/information_ties.json and a table of
+docs/information.md.
 """
 
 import argparse
@@ -57,14 +57,13 @@ def run(draws):
 def table(found):
     rows = found["cases"]
     worst = max(rows, key=lambda row: abs(row["mean"] - row["truth"]))
-    lines = [
+    head = (
         f"{len(rows)} kinds, N = {found['N']:,}, k = {found['k']}, {found['draws']} draws each. "
         f"Largest difference between the mean and the truth: "
         f"{worst['mean'] - worst['truth']:+.3f} nats ({worst['case']}). "
-        f"Smallest share of draws within 3 stderr: {min(row['within'] for row in rows):.0%}.",
-        "",
-        "<details><summary>All kinds</summary>",
-        "",
+        f"Smallest share of draws within 3 stderr: {min(row['within'] for row in rows):.0%}."
+    )
+    lines = [
         "| | truth | mean | spread | stderr | within 3 stderr | method |",
         "|---|--:|--:|--:|--:|--:|---|",
     ]
@@ -75,7 +74,7 @@ def table(found):
         lines.append(
             f"| {given}{row['case']} | {numbers} | {row['within']:.0%} | {row['method']} |"
         )
-    return "\n".join([*lines, "", "</details>"])
+    return f"{head}\n\n{text.folded('All kinds', chr(10).join(lines))}"
 
 
 def page():
