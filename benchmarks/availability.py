@@ -1,4 +1,4 @@
-"""Why a contestant cannot run: what is missing, or what would take too much."""
+"""Reasons why a contestant cannot run: missing packages or devices, or too large inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ncfast bench`: run the operations asked for, print as it goes, write the file after each."""
+"""Runs ``ncfast bench``: measures operations, prints each result, and updates the file."""
 
 from __future__ import annotations
 

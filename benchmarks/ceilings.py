@@ -1,4 +1,4 @@
-"""What the machine can do at most, measured in the same run: reads, copies, matrix products."""
+"""Measures the limits of the machine in the same run: reads, copies and matrix products."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two runs against each other: what became slower or less right, beyond the noise.
+"""Compares two runs and reports what became slower or less accurate, beyond the noise.
 
 On the same machine times are compared as they are. Otherwise each time is divided by that of a
 yardstick of its own run: the fastest plain torch contestant that was right in both, or, where there

@@ -1,4 +1,4 @@
-"""Every setting of `ncfast bench`."""
+"""Settings of ``ncfast bench``."""
 
 from __future__ import annotations
 

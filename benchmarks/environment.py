@@ -1,4 +1,4 @@
-"""What a figure depends on besides the code: versions, processor, clocks, threads, memory."""
+"""Describes the environment of a run: versions, processor, clocks, threads and memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory of this process, as Linux tells it; elsewhere nothing is known."""
+"""Measures the memory of this process on Linux; on other systems the result is None."""
 
 from __future__ import annotations
 

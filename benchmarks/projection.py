@@ -1,4 +1,4 @@
-"""What the state of class moments weighs on a cluster, and what combining it moves: a projection.
+"""Computes the size of class moments on a cluster and the bytes that combining them moves.
 
     python -m ncfast.benchmarks.projection --out benchmarks/results/projection.json
 

@@ -1,4 +1,4 @@
-"""What is measured: an operation, its cases, and the contestants that compute it.
+"""Types of the benchmarks: an operation, its cases, and the contestants that compute it.
 
 An operation knows its inputs, its float64 truth and how far a result is from it. A contestant is
 prepared once for each copy of the inputs and then called many times; only the calls are timed.

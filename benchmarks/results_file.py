@@ -1,4 +1,4 @@
-"""The JSON file of a run.
+"""Reads and writes the JSON file of a run, which has this layout.
 
 ::
 

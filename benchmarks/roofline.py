@@ -1,4 +1,4 @@
-"""Roofline: operations a second against operations a byte, under ceilings of the same run.
+"""Roofline: operations per second against operations per byte, below the limits of the same run.
 
 Drawn from a result file by `ncfast.benchmarks.page`. Cases whose inputs stayed in the cache are
 left out, as memory does not bound them, and so are those without a count of bytes or operations.

@@ -1,4 +1,4 @@
-"""Accuracy first, then time: what one operation yields.
+"""Measures one operation: first the accuracy of every contestant, then the times.
 
 Every contestant's result is compared with float64 before it is timed, in the same run. One whose
 error is over its budget is timed as well, so that fast and wrong can be seen as such, but never

@@ -1,4 +1,4 @@
-"""Inputs that several operations share, and the usual measure of error."""
+"""Inputs that several operations share, and the common measure of error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cost of class moments and RNC1 against N, D and K, by thread count.
+"""Measures the cost of class moments and RNC1 by N, D, K and number of threads.
 
     python -m ncfast.benchmarks.scaling --axes N D K --out scaling.json
 

@@ -1,4 +1,4 @@
-"""Class moments of a file larger than memory: time, memory over time, and the error of the result.
+"""Class moments of a file larger than memory: time, memory over time, and error.
 
     python -m ncfast.benchmarks.streaming FOLDER --gib 28 --out streaming.json
     python -m ncfast.benchmarks.streaming FOLDER --gib 28 --only make     # in two parts

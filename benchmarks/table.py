@@ -1,4 +1,4 @@
-"""A case as lines of text: contestant, error, time, ratio, share, right or wrong."""
+"""Prints a case as text: contestant, error, time, ratio, share, and whether it is right."""
 
 from __future__ import annotations
 

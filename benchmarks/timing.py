@@ -1,4 +1,4 @@
-"""Paired, interleaved rounds, in an order that is drawn anew, with inputs that rotate.
+"""Times contestants in paired, interleaved rounds of random order, with inputs that rotate.
 
 Every contestant is timed once a round, so that what else the machine does hits all of them; what
 counts is the ratio within a round. Each call takes the next copy of the inputs: where the copies

@@ -1,4 +1,4 @@
-"""Ctrl-C ends the ``ncfast`` command with one line, also in the seconds that importing torch takes.
+"""Ends the ``ncfast`` command with one line on Ctrl-C, also while torch is still being imported.
 
 This is imported before everything else, and does nothing in any other program.
 """

@@ -1,4 +1,4 @@
-"""Packages that only some features need."""
+"""Imports optional packages, with an error that says how to install them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""float32 products as certificates assume them, whatever autocast and precision settings say."""
+"""Ensures IEEE float32 matrix products, whatever autocast and precision settings are active."""
 
 from __future__ import annotations
 

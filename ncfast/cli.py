@@ -1,4 +1,4 @@
-"""The ``ncfast`` command."""
+"""The ``ncfast`` command: chooses the subcommand and turns errors into one line and a status."""
 
 from __future__ import annotations
 

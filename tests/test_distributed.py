@@ -1,4 +1,4 @@
-"""`all_reduce` over real gloo processes: unequal shards, absent classes, idle and dying ranks."""
+"""Tests `all_reduce` over gloo processes: unequal shards, absent classes, idle and dying ranks."""
 
 import os
 import time

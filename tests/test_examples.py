@@ -1,4 +1,4 @@
-"""Every script in examples/ runs with the real libraries and does what it says."""
+"""Tests that every script in examples/ runs with the real libraries and does what it states."""
 
 import math
 import runpy

@@ -1,4 +1,4 @@
-"""Importing ncfast: the time it takes, what it imports, and which names a user gets."""
+"""Tests importing ncfast: the time it takes, what it imports, and the names a user gets."""
 
 import json
 import pkgutil

@@ -1,4 +1,4 @@
-"""Class moments against the float64 oracle, on every dtype and awkward shape."""
+"""Tests class moments against the float64 oracle, for every dtype and unusual shapes."""
 
 import subprocess
 import sys

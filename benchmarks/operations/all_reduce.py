@@ -1,4 +1,4 @@
-"""Class moments over the ranks of one machine (gloo): one collective against two.
+"""Combines class moments over the ranks of one machine (gloo): one collective against two.
 
 Runs only when named, on a quiet machine: every rank needs a core.
 """

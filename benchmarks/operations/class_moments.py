@@ -1,4 +1,4 @@
-"""Counts, means, within-class sums of squares and row norms by class.
+"""Class moments: counts, means, within-class sums of squares and row norms by class.
 
 `class_moments.grid` has many more shapes, beside a plain read of the same features, and runs only
 when named.

@@ -1,4 +1,4 @@
-"""rnc1.max, the relative within-class variability, as `ncfast.rnc1` gives it in one call.
+"""rnc1.max, the relative within-class variability, from one call of `ncfast.rnc1`.
 
 `rnc1.call` sets a small call beside an operator that does nothing; it runs only when named.
 """

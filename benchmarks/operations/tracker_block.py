@@ -1,4 +1,4 @@
-"""Log points of a tracker, a block of them at once: from class moments to the numbers of a record.
+"""Evaluates a block of log points of a tracker: from class moments to the numbers of records.
 
 The figures count a whole block; a log point costs a call's time over ``points``. With ``added`` a
 metric is evaluated beside the others that is a plain function of the moments, as CONTRIBUTING says

@@ -1,4 +1,4 @@
-"""Training steps with a log line each: what watching a network costs. `tracker_cost` has more.
+"""Training steps with one log record each: the cost of tracking. `tracker_cost` has more cases.
 
 Every contestant trains its own copy of the network from the same seed on the same batches, and a
 call makes a block of steps whose records are in the file at its end. What they log differs: each

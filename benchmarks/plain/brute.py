@@ -1,4 +1,4 @@
-"""Estimators of information by the definition: all distances, column by column, in float64.
+"""Estimators of information by their definition, from all distances, column by column.
 
 What the benchmarks hold everybody to. Nothing here shares code or an algorithm with a contestant.
 """

@@ -1,4 +1,4 @@
-"""A network in plain training, which others watch."""
+"""Plain training of a network, for the measurement of tracking."""
 
 from __future__ import annotations
 

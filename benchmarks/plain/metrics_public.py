@@ -1,4 +1,4 @@
-"""All metrics without ncfast: formulas of class moments, the public way, and whole matrices.
+"""All metrics without ncfast: from class moments, as in public code, and from whole matrices.
 
 `lite` and `standard` are the cheap tiers, written plainly from class moments: O(K D), and K x K
 products. Every class must be present.

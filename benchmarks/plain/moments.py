@@ -1,4 +1,4 @@
-"""Class moments as people write them in torch: what ncfast is measured against.
+"""Class moments as commonly written in torch, the contestants of ncfast.
 
 Each takes features (N, D), int64 labels, K and the rows per batch, and returns counts, means,
 within-class sums of squares, sum and maximum of the row norms. `published` is the one-pass

@@ -1,4 +1,4 @@
-"""The usual ways to nearest neighbours and to KSG's counts, in plain calls of public packages.
+"""Nearest neighbours and the counts of KSG by plain calls of public packages.
 
 Each k-NN function takes float64 rows and k and returns distances (N, k), the row itself left out
 by position as such code does. Each KSG function takes two blocks of float64 rows and returns the

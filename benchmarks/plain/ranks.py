@@ -1,4 +1,4 @@
-"""Processes of one machine that call something together, told when by their parent."""
+"""Runs calls together in several processes of one machine, at times that the parent sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""F2 the way the paper's authors train and log it, written from a reading of their program.
+"""Trains and logs network F2 as the paper's authors do, written from a reading of their code.
 
 It is not their code (arXiv 2509.20829): samples are decoded and normalised one by one in a data
 loader, AdamW is torch's default, a log point takes accuracy and loss batch by batch on both splits,

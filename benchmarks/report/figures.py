@@ -1,4 +1,4 @@
-"""Figures of scaling and streaming."""
+"""Draws the figures of scaling and streaming."""
 
 from __future__ import annotations
 

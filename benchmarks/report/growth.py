@@ -1,4 +1,4 @@
-"""Scaling, streaming and the projection as Markdown."""
+"""Tables of scaling, streaming and the projection in Markdown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Triton backend against a plain read of the same matrix and against torch, on a GPU.
+"""Compares the Triton backend with a plain read of the same matrix and with torch, on a GPU.
 
     python benchmarks/studies/gpu_moments.py [--quick]
     TRITON_INTERPRET=1 python benchmarks/studies/gpu_moments.py --rehearse     on a CPU, no times

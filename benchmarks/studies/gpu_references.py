@@ -1,4 +1,4 @@
-"""What the Triton backend is measured against, and the float64 truth. Any device."""
+"""Contestants of the Triton backend, and the float64 reference, for any device."""
 
 from __future__ import annotations
 

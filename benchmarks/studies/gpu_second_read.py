@@ -1,4 +1,4 @@
-"""Second reads and nearest neighbours on a GPU, each held to float64 before it is timed."""
+"""Checks second reads and nearest neighbours on a GPU against float64, and times them."""
 
 from __future__ import annotations
 

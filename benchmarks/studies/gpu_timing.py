@@ -1,4 +1,4 @@
-"""How things are timed on a GPU, and the inputs they are timed on."""
+"""Timing on a GPU, and the inputs for it."""
 
 from __future__ import annotations
 

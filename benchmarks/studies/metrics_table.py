@@ -1,4 +1,4 @@
-"""The tables of docs/metrics.md: definitions from the catalogue, typical values from three samples.
+"""Writes the tables of docs/metrics.md: definitions, and typical values from three samples.
 
 python benchmarks/studies/metrics_table.py
 """

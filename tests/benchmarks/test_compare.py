@@ -1,4 +1,4 @@
-"""A regression is flagged, noise is not, and machines that differ need a yardstick."""
+"""Tests comparisons of runs: regressions are flagged, noise and other machines are not."""
 
 import copy
 

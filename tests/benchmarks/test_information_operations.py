@@ -1,4 +1,4 @@
-"""Operations on neighbours and information: everyone who is right is found right, nobody else."""
+"""Tests the operations on neighbours and information: right contestants pass, wrong ones do not."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The performance page: it shows losses and errors, and the committed page is up to date."""
+"""Tests the performance page: it shows losses and errors, and the committed page is up to date."""
 
 import copy
 import re

@@ -1,4 +1,4 @@
-"""The projection's bytes are those of the states that are really packed and sent."""
+"""Tests that projected bytes equal those of states that are packed and sent."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Accuracy first: who is timed, who may serve in a ratio, and that rounds are paired."""
+"""Tests the runner: who is timed, who takes part in ratios, and that rounds are paired."""
 
 import json
 import time

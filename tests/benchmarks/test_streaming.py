@@ -1,4 +1,4 @@
-"""A file in chunks: right against float64 and against the whole, and its memory is watched."""
+"""Tests streaming of a file in chunks: its accuracy and the record of memory."""
 
 import json
 import mmap

@@ -1,3 +1,5 @@
+"""Tests that presets expand to the settings of the paper and run."""
+
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import get_args

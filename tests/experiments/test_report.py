@@ -1,3 +1,5 @@
+"""Tests reports of runs: figures, tables and texts."""
+
 import base64
 import re
 from html.parser import HTMLParser

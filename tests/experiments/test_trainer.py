@@ -1,3 +1,5 @@
+"""Tests the trainer: steps, logs, checkpoints, exact resume and damaged files."""
+
 import json
 import os
 import resource

@@ -1,4 +1,4 @@
-"""Differential entropy against closed forms, on any scale, with ties, in many dimensions."""
+"""Tests differential entropy against closed forms: any scale, ties, many dimensions."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Claimed standard errors against the spread over repetitions."""
+"""Tests standard errors against the spread over repetitions."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Every estimator meets wrong input with an error that names the argument and the remedy."""
+"""Tests that wrong input raises an error that names the argument and the remedy."""
 
 import math
 

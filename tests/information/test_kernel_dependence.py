@@ -1,4 +1,4 @@
-"""Kernel measures against their definitions and invariances."""
+"""Tests kernel measures against their definitions and invariances."""
 
 from functools import partial
 from itertools import permutations

@@ -1,4 +1,4 @@
-"""Information on class labels: Ross's estimator, its edges, and plain frequencies."""
+"""Tests information about class labels: Ross's estimator, its special cases, and frequencies."""
 
 import math
 

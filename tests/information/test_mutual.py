@@ -1,4 +1,4 @@
-"""Mutual information against closed forms, golden values and the other definitions."""
+"""Tests mutual information against closed forms, golden values and other definitions."""
 
 import json
 import math

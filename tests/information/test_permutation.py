@@ -1,4 +1,4 @@
-"""The permutation test against its definition, and the scale from 0 to 1."""
+"""Tests the permutation test against its definition, and the scale from 0 to 1."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The information plane on features of which everything is known."""
+"""Tests the information plane on features with known information."""
 
 import math
 

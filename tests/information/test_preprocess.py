@@ -1,4 +1,4 @@
-"""Column transforms: ranks, units from 1e-300 to 1e300, and columns that hide others."""
+"""Tests transformations of columns: ranks, scales from 1e-300 to 1e300, and hidden columns."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Warnings are there when the estimate is wrong, and absent when it is right.
+"""Tests that wrong estimates carry warnings and right ones do not.
 
 A handful of distributions; the rates over all of them come from
 benchmarks/studies/information_warnings.py.

@@ -1,4 +1,4 @@
-"""I(Z;X|Y) of linear Gaussian features against theorem, bounds and estimators."""
+"""Tests I(Z;X|Y) of linear Gaussian features against theory, bounds and other estimators."""
 
 import math
 

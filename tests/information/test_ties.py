@@ -1,4 +1,4 @@
-"""Discrete, mixed, rounded and continuous columns against known information."""
+"""Tests discrete, mixed, rounded and continuous columns against known information."""
 
 import math
 import warnings

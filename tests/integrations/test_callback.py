@@ -1,3 +1,5 @@
+"""Tests the parts that all callbacks share: warnings, sinks, and samples of ranks."""
+
 import copy
 import gc
 import pickle

@@ -1,3 +1,5 @@
+"""Tests the callback for the Trainer of Hugging Face transformers."""
+
 import math
 import os
 import warnings

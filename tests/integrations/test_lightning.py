@@ -1,3 +1,5 @@
+"""Tests the callback for Lightning."""
+
 import os
 import warnings
 

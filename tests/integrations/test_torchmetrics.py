@@ -1,3 +1,5 @@
+"""Tests the metrics for torchmetrics."""
+
 import copy
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""Compiled for GPUs that are not here: no spills, few registers, whole-vector loads.
+"""Tests kernels compiled for absent GPUs: no spills, few registers, whole-vector loads.
 
 The table beside this file was written by ``python tests/aot.py --write`` with the Triton
 of constraints.txt; another version may differ by a few registers.

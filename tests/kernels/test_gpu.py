@@ -1,4 +1,4 @@
-"""The Triton backend on a GPU: compiled, both paths, graphs, streams, torch.compile."""
+"""Tests the Triton backend on a GPU: compiled, both paths, graphs, streams, torch.compile."""
 
 from functools import partial
 

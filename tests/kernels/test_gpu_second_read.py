@@ -1,4 +1,4 @@
-"""Second reads and neighbours in Triton on a GPU: results, bits, graphs, no synchronisation."""
+"""Tests second reads and neighbours on a GPU: results, bits, graphs, no synchronisation."""
 
 import brute_neighbors as brute
 import pytest

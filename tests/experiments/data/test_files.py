@@ -1,4 +1,4 @@
-"""IDX and CIFAR-10 files: real ones where they are at hand, made ones for every kind of damage."""
+"""Tests IDX and CIFAR-10 files: real ones if present, and damaged ones of every kind."""
 
 import gzip
 import http.server

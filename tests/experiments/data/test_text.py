@@ -1,3 +1,5 @@
+"""Tests the text datasets: vocabulary, padding and errors."""
+
 import pytest
 import torch
 

@@ -1,4 +1,4 @@
-"""Verdicts about runs that were made up so that the answer is known."""
+"""Tests verdicts about synthetic runs with known answers."""
 
 import json
 import math

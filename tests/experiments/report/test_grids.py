@@ -1,4 +1,4 @@
-"""Captions name what is drawn."""
+"""Tests that captions describe only what is drawn."""
 
 from pathlib import Path
 

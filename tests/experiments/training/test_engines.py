@@ -1,3 +1,5 @@
+"""Tests that all engines compute the same gradients and features."""
+
 import copy
 
 import pytest

@@ -1,3 +1,5 @@
+"""Tests the stacked optimisers against torch.optim, one replica at a time."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""Tests that a replica trained in a group equals the same replica trained alone."""
+
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every engine against the float64 reference, bit for bit, on whatever float can hold."""
+"""Tests that every engine returns the bits of the float64 reference, on all kinds of input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configurations by trial, with a clock that is made up."""
+"""Tests the choice of configurations by trial, with a synthetic clock."""
 
 import pytest
 import torch

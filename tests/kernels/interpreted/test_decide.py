@@ -1,4 +1,4 @@
-"""Decisions by the largest score, against float64."""
+"""Tests decisions by the largest score against float64."""
 
 import pytest
 import torch

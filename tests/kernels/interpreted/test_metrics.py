@@ -1,4 +1,4 @@
-"""Metrics whose second read of the features is a kernel."""
+"""Tests metrics whose second read of the features is a kernel."""
 
 import pytest
 import torch

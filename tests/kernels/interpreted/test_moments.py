@@ -1,4 +1,4 @@
-"""Class moments by the kernels, against the float64 oracle."""
+"""Tests class moments by the kernels against the float64 oracle."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Neighbours and range counts, bit for bit those of a float64 brute force."""
+"""Tests that neighbours and range counts have the bits of a float64 brute force."""
 
 import brute_neighbors as brute
 import pytest

@@ -1,4 +1,4 @@
-"""Each kernel by itself against its twin."""
+"""Tests each kernel separately against its oracle."""
 
 import pytest
 import torch
