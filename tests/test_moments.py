@@ -123,7 +123,7 @@ def test_an_unused_nan_row_does_not_leak_into_an_absent_class():
 
 
 def test_labels_out_of_range_poison_everything_where_they_cannot_be_read():
-    """On an accelerator nothing may look at the labels; the backend itself answers with NaN."""
+    """On an accelerator the labels are not read; the backend returns NaN for invalid ones."""
 
     from ncfast.ops import moments as passes
 

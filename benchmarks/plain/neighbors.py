@@ -68,7 +68,7 @@ KNN = {
 
 
 def ksg_scipy(x: np.ndarray, y: np.ndarray, k: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """One cKDTree for everything."""
+    """One cKDTree for radii and counts."""
     joint = np.hstack([x, y])
     radii = cKDTree(joint).query(joint, k + 1, p=np.inf, workers=THREADS)[0][:, -1]
     inside = np.nextafter(radii, 0)
@@ -80,7 +80,7 @@ def ksg_scipy(x: np.ndarray, y: np.ndarray, k: int) -> tuple[np.ndarray, list[np
 
 
 def ksg_sklearn(x: np.ndarray, y: np.ndarray, k: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Scikit-learn's KDTree for everything, in one thread: NPEET's way."""
+    """Scikit-learn's KDTree for radii and counts, in one thread, as in NPEET."""
     from sklearn.neighbors import KDTree
 
     joint = np.hstack([x, y])

@@ -10,7 +10,7 @@ CPU = torch.device("cpu")
 
 
 def errors(operation: Operation, case: Case) -> dict[str, float]:
-    """By contestant, of those that can run here."""
+    """The errors of the contestants that can run here, by name."""
     inputs = operation.make(case, 0, CPU)
     truth = operation.truth(inputs)
     return {

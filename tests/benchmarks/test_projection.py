@@ -22,7 +22,7 @@ def test_a_state_weighs_what_is_packed(classes, dim):
 
 @pytest.fixture
 def received(monkeypatch):
-    """Bytes that the collectives of one rank bring from others, in a world of copies of itself."""
+    """Bytes that one rank receives in its collectives; all ranks are copies of it."""
     counted = [0]
 
     def all_to_all(output, own, group=None):

@@ -116,7 +116,7 @@ def test_a_thousand_columns_stay_finite():
     [(1000, 5, -0.06), (5000, 10, 0.05), (1000, 20, 1.31), (5000, 20, 0.96), (20000, 20, 0.72)],
 )
 def test_bias_by_theory_is_the_bias_measured(number, dim, measured):
-    # measured: k = 5 over many samples, rounded; it wobbles by 0.02 to 0.06
+    # Rounded measurements with k = 5 over many samples, which vary by 0.02 to 0.06.
     assert gaussian_bias(number, 5, dim) == pytest.approx(measured, abs=0.09)
 
 

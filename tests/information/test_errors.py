@@ -12,7 +12,7 @@ from ncfast.information.errors import BLOCKS, LIMIT, jackknife_stderr
 
 
 def coverage(estimate, repeats):
-    """Share of intervals that hold the mean of all values, and their width over the exact one."""
+    """Share of intervals that contain the mean of all values, and width over the exact one."""
     found = [estimate(seed) for seed in range(repeats)]
     values = np.array([one.value for one in found])
     errors = np.array([one.stderr for one in found])
@@ -53,7 +53,7 @@ def superfluous(seed):
     return ncfast.superfluous_information(feats, labels, x, sigma=0.1)
 
 
-# docs/information.md has the table of 200 repetitions; a share of 50 is known to 0.04
+# docs/information.md has the table of 200 repetitions. A share of 50 has an error of 0.04.
 CELLS = {
     "independent, N = 30, k = 3": pair(30, 0.0, 3),
     "independent, N = 100, k = 20": pair(100, 0.0, 20),

@@ -33,7 +33,7 @@ def test_two_gaussians(method, distance, truth):
 def test_collapsed_with_labels_right_and_random(classes, dim, spread):
     z, labels = collapsed(1200, classes, dim, spread)
     found = ncfast.label_information(z.float(), labels, **QUICK)
-    # psi is not the logarithm: the bias with n samples a class is 1 / 2n
+    # psi differs from the logarithm: with n samples per class the bias is 1 / 2n.
     assert found.value == pytest.approx(math.log(classes), abs=0.005 + classes / 2400)
     if classes <= 10:
         shuffled = labels[torch.randperm(1200, generator=draw(3))]
@@ -75,7 +75,7 @@ def test_atoms_that_tell_the_class_and_atoms_that_do_not():
     with pytest.warns(ncfast.EstimateWarning, match="counted as atoms"):
         found = ncfast.label_information(labels.float(), labels, **QUICK)
     assert found.value == pytest.approx(math.log(3), abs=0.002)
-    # half of the samples know their class exactly, the others sit on one common atom
+    # Half of the samples determine their class; the others share one atom.
     known = uniform(900) < 0.5
     with pytest.warns(ncfast.EstimateWarning, match="counted as atoms"):
         found = ncfast.label_information(torch.where(known, labels + 1.0, 0.0), labels, **QUICK)

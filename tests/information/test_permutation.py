@@ -48,7 +48,7 @@ def test_null_is_the_estimate_of_permuted_rows(x, y, monkeypatch):
     source.manual_seed(3)
     found = ncfast.permutation_test(x, y, k=3, permutations=4, generator=source)
     assert list(found.null) == expected
-    assert len(compared) <= 2  # of the estimate itself, none of the permutations
+    assert len(compared) <= 2  # for the estimate itself; none for the permutations
 
 
 def test_p_is_uniform_at_independence():

@@ -11,7 +11,7 @@ from ncfast.information.reduction import principal, residuals
 
 
 def problem(number=1500, classes=3):
-    """Inputs tell the class in their first column and have two Gaussians beside it."""
+    """Inputs with the class in their first column and two Gaussian columns."""
     labels = torch.arange(number) % classes
     nuisance = normal(number, 2)
     told = 10.0 * labels.unsqueeze(1) + normal(number, 1, seed=1)

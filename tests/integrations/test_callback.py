@@ -25,7 +25,7 @@ class Sink:
 
 
 def test_a_callback_that_is_forgotten_loses_nothing():
-    """A training ended in an exception that no hook was told of, and the Trainer is gone."""
+    """Training ended in an exception without a hook, and the Trainer was deleted."""
     sink, model = Sink(), nn.Sequential(nn.Linear(4, 2))
     callback = Measuring([sink], {"num_classes": 2, "metrics": "rnc1"})
     callback._start(model, 0, writes=True)
@@ -59,7 +59,7 @@ def test_a_sink_that_fails_is_named():
 
 @pytest.mark.parametrize("ask", ["warn", "raise"])
 def test_what_a_hook_raises(ask):
-    """It is said once; with on_sink_error="raise", which asks for it, it is raised."""
+    """The error is reported once; with on_sink_error="raise" it is raised."""
 
     class Callback(Measuring):
         @harmless
@@ -94,7 +94,7 @@ def loader(size, batch, **options):
 @pytest.mark.parametrize("size", [1, 4, 9, 10, 13])
 @pytest.mark.parametrize("kind", ["torch", "torch shuffled", "accelerate", "accelerate split"])
 def test_rows_that_a_sampler_repeats_do_not_count(kind, size, world):
-    """Over all ranks every sample is there exactly once, whatever the sizes."""
+    """Over all ranks, every sample occurs exactly once for any sizes."""
     data_loader = pytest.importorskip("accelerate.data_loader")
     found = []
     for rank in range(world):

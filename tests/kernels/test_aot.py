@@ -15,9 +15,9 @@ if importlib.util.find_spec("triton") is None:
 import aot
 
 TABLE = json.loads(aot.TABLE.read_text())
-# the other targets are compiled for the kernels' hardest case each; the tool compiles them all
+# Other targets are tested with the hardest case of each kernel; tests/aot.py compiles all cases.
 EVERYWHERE = {"items fp32 D=512", "items bf16 D=512", "merge fp32 K=10"}
-SLACK = 8  # a register more or less is no regression; 8 is what a register file allocates by
+SLACK = 8  # registers are allocated in groups of 8, so smaller changes have no effect
 
 
 def test_the_table_is_complete():
@@ -42,14 +42,14 @@ ONE_OF_EACH += ("decide fp32 K=1000", "decide exactly fp64", "scatter fp32 D=512
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_compiles_for_an_amd_device(name):
-    """Wave64, 64 KB of shared memory; nothing else is known about such a device here."""
+    """A device with waves of 64 and 64 KB of shared memory; no more is tested about it."""
     compiled = aot.compile_case(aot.cases()[name], "gfx942")
     assert compiled.metadata.shared <= 1 << 16
     assert ".vgpr_spill_count: 0" in compiled.asm["amdgcn"]
 
 
 def test_the_check_notices_a_spill():
-    """A tile far too large for the registers."""
+    """A tile that is far too large for the registers."""
     case = aot.cases()["items fp32 D=512"]
     case["constants"] = case["constants"] | {"ROWS": 32}
     assert aot.inspect(aot.compile_case(case | {"warps": 1}, 90))["spills"] > 0
