@@ -14,6 +14,7 @@ from typing_extensions import Self
 
 from ncfast import _validate
 from ncfast.ops import LabelPlan, select
+from ncfast.ops.update import UPDATE
 
 
 @dataclass(eq=False)
@@ -151,6 +152,49 @@ class ClassMoments:
             torch.maximum(self.norm_max, other.norm_max),
         )
 
+    @torch.no_grad()
+    def update_(
+        self,
+        feats: Tensor,
+        labels: Tensor,
+        *,
+        mask: Tensor | None = None,
+        ignore_index: int | None = None,
+        backend: str = "auto",
+    ) -> Self:
+        """Merge a batch into these moments, in place; return self.
+
+        Equal to ``self.merge(class_moments(feats, labels, num_classes=K))`` up to rounding, at a
+        cost that does not grow with K: only the rows of the classes in the batch are touched.
+        No host synchronisation.
+
+        Args:
+            feats: (N, D), float16, bfloat16, float32 or float64, on the device of the moments. N
+                may be zero.
+            labels: (N,), any integer dtype, on the same device, in 0..K-1.
+            mask: (N,) bool; rows where it is False are left out, whatever they hold.
+            ignore_index: rows with this label are left out; None leaves out none.
+            backend: see `class_moments`.
+
+        Raises:
+            TypeError: a dtype that cannot be used.
+            ValueError: shapes, lengths or devices that do not fit; on the CPU, a label out of range
+                that is not left out. The moments are not changed. On an accelerator such a label
+                makes the norms NaN, and with them every metric.
+
+        Example:
+            >>> import torch, ncfast
+            >>> moments = ncfast.ClassMoments.empty(num_classes=3, dim=2)
+            >>> x, y = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 9.0]]), torch.tensor([0, 0, 1])
+            >>> moments.update_(x, y, mask=torch.tensor([True, True, False])).counts.tolist()
+            [2, 0, 0]
+        """
+        check_batch(self, feats, labels, mask)
+        if len(feats):
+            update = UPDATE.select(backend, feats)
+            update(feats, labels, self, mask=mask, ignore_index=ignore_index)
+        return self
+
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> ClassMoments:
         """The moments over all ranks, the same bits on every rank.
 
@@ -206,6 +250,34 @@ class ClassMoments:
         for name, tensor in own.items():
             setattr(self, name, state[name].detach().to(tensor.device, copy=True))
         return self
+
+
+def check_batch(moments: ClassMoments, feats: Tensor, labels: Tensor, mask: Tensor | None) -> None:
+    """Raise ValueError or TypeError unless batch and moments, mask and batch fit each other."""
+    if not _validate.is_pair_without_rows(feats, labels):
+        _validate.check_pair(feats, labels)
+    if feats.shape[1] != moments.dim:
+        raise ValueError(
+            f"Expected argument `feats` of shape (N, D) with D = {moments.dim}, as in the batches "
+            f"before, but got {tuple(feats.shape)}."
+        )
+    if feats.device != moments.means.device:
+        raise ValueError(
+            f"Expected argument `feats` on {moments.means.device}, where the moments are, but got "
+            f"{feats.device}. Move it with feats.to(device)."
+        )
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(
+            f"Expected argument `mask` to be a bool tensor but got {kind}. Use mask.bool()."
+        )
+    if mask.shape != labels.shape or mask.device != feats.device:
+        raise ValueError(
+            f"Expected argument `mask` of shape {tuple(labels.shape)} on {feats.device} but got "
+            f"{tuple(mask.shape)} on {mask.device}."
+        )
 
 
 def check_mergeable(one: ClassMoments, other: ClassMoments) -> None:
