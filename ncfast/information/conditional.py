@@ -12,8 +12,9 @@ from ncfast.information.dependence import measure, prepare
 from ncfast.information.duplicates import PairDuplicates
 from ncfast.information.estimate import Estimate, announce
 from ncfast.information.estimators import conditional_terms
+from ncfast.information.options import check_choice
 from ncfast.information.preprocess import Preprocess
-from ncfast.information.samples import Array, as_samples, check_choice, check_same
+from ncfast.information.samples import Array, as_samples, check_same
 
 Method = Literal["auto", "ksg", "mixed"]
 

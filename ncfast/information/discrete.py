@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ncfast.information.estimate import Estimate, announce
-from ncfast.information.samples import Array, as_classes, check_choice, check_same
+from ncfast.information.options import check_choice
+from ncfast.information.samples import Array, as_classes, check_same
 
 Correction = Literal["miller-madow"] | None
 

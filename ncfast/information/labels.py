@@ -18,6 +18,7 @@ from ncfast.information.duplicates import multiplicity
 from ncfast.information.errors import LIMIT, jackknife_stderr
 from ncfast.information.estimate import Estimate, announce
 from ncfast.information.neighbors import knn, range_count
+from ncfast.information.options import check_choice, check_k
 from ncfast.information.preprocess import (
     Preprocess,
     power_of_two,
@@ -25,14 +26,7 @@ from ncfast.information.preprocess import (
     standardize,
     transform,
 )
-from ncfast.information.samples import (
-    Array,
-    as_classes,
-    as_samples,
-    check_choice,
-    check_k,
-    check_same,
-)
+from ncfast.information.samples import Array, as_classes, as_samples, check_same
 from ncfast.information.signals import label_signal
 
 Method = Literal["ross", "entropies"]

@@ -16,15 +16,9 @@ from ncfast.information.duplicates import private_generator
 from ncfast.information.estimate import Estimate
 from ncfast.information.labels import label_information, label_terms
 from ncfast.information.mutual import mutual_information, searching
+from ncfast.information.options import as_integer
 from ncfast.information.preprocess import normal_scores, power_of_two
-from ncfast.information.samples import (
-    Array,
-    as_classes,
-    as_integer,
-    as_samples,
-    check_same,
-    holds_classes,
-)
+from ncfast.information.samples import Array, as_classes, as_samples, check_same, holds_classes
 from ncfast.information.ties import Sample, counted_sample
 
 Reordered = Callable[[Tensor], float]

@@ -17,16 +17,10 @@ from ncfast.information.estimators import JointNorm
 from ncfast.information.labels import measure as measure_labels
 from ncfast.information.mutual import estimate as measure_inputs
 from ncfast.information.neighbors import knn
+from ncfast.information.options import as_integer, check_choice
 from ncfast.information.preprocess import Preprocess, power_of_two, transform
 from ncfast.information.reduction import Projection, principal
-from ncfast.information.samples import (
-    Array,
-    as_classes,
-    as_integer,
-    as_samples,
-    check_choice,
-    check_same,
-)
+from ncfast.information.samples import Array, as_classes, as_samples, check_same
 from ncfast.information.ties import Sample
 from ncfast.information.within_classes import (
     ESTIMATORS_INSIDE,
@@ -107,7 +101,7 @@ class InformationPlane:
         >>> import torch, ncfast
         >>> draw = torch.Generator().manual_seed(0)
         >>> x, labels = torch.randn(600, 2, generator=draw), torch.arange(600) % 2
-        >>> x[:, 0] += 20 * labels  # the inputs tell the class
+        >>> x[:, 0] += 20 * labels  # the inputs determine the class
         >>> plane = ncfast.InformationPlane(x, labels, method="channel")
         >>> point = plane(x @ torch.tensor([[1.0, 0.0], [0.0, 0.1]]))  # keeps little beyond it
         >>> round(point.labels.value, 1), point.superfluous.value < point.inputs.value

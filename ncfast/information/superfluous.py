@@ -9,14 +9,9 @@ import torch
 
 from ncfast.information.estimate import Estimate, announce
 from ncfast.information.estimators import JointNorm
+from ncfast.information.options import check_choice
 from ncfast.information.preprocess import Preprocess
-from ncfast.information.samples import (
-    Array,
-    as_classes,
-    as_samples,
-    check_choice,
-    check_same,
-)
+from ncfast.information.samples import Array, as_classes, as_samples, check_same
 from ncfast.information.within_classes import (
     ESTIMATORS_INSIDE,
     Aligned,

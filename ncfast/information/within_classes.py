@@ -17,12 +17,9 @@ from ncfast.information.errors import LIMIT, PLENTY, jackknife_stderr
 from ncfast.information.estimate import Estimate
 from ncfast.information.estimators import ESTIMATORS, Blocks, JointNorm, Method
 from ncfast.information.neighbors import knn
+from ncfast.information.options import check_choice, check_k
 from ncfast.information.preprocess import Preprocess, by_class, transform
 from ncfast.information.reduction import principal
-from ncfast.information.samples import (
-    check_choice,
-    check_k,
-)
 from ncfast.information.signals import pair_signals
 from ncfast.metrics.bounds import superfluous_information_bound
 

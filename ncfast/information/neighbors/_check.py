@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ncfast._validate import FEATURE_DTYPES, LABEL_DTYPES
-from ncfast.information.samples import as_integer
+from ncfast.information.options import as_integer
 
 _LARGEST = 1e150  # squares of larger values exceed the range of float64
 
