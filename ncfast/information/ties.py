@@ -128,7 +128,7 @@ def by_point(
 
 
 def copied(cells: Cells, k: int) -> int:
-    """Number of repeated rows, at most k times, whose parts x and y never occur separately."""
+    """Number of rows that occur 2 to k times and whose x and y never occur in another row."""
     whole, _, left, right = (_multiplicity(each, None) for each in cells)
     return int(((whole > 1) & (whole <= k) & (whole == left) & (whole == right)).sum())
 
