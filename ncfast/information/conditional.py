@@ -7,14 +7,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ncfast._arrays import Array
 from ncfast.information import signals
 from ncfast.information.dependence import measure, prepare
 from ncfast.information.duplicates import PairDuplicates
 from ncfast.information.estimate import Estimate, announce
 from ncfast.information.estimators import conditional_terms
-from ncfast.information.options import check_choice
 from ncfast.information.preprocess import Preprocess
-from ncfast.information.samples import Array, as_samples, check_same
+from ncfast.information.samples import as_samples, check_choice, check_same
 
 Method = Literal["auto", "ksg", "mixed"]
 

@@ -14,8 +14,8 @@ from ncfast.information.duplicates import PairDuplicates, multiplicity, resolve_
 from ncfast.information.errors import jackknife_stderr
 from ncfast.information.estimate import Estimate
 from ncfast.information.estimators import Method
-from ncfast.information.options import check_k
 from ncfast.information.preprocess import Preprocess, common_unit, transform
+from ncfast.information.samples import check_k
 from ncfast.information.signals import At
 from ncfast.information.ties import Found, Sample, by_point, copied, counted_sample, mostly_counted
 

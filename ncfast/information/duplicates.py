@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ncfast.information.options import check_choice
+from ncfast.information.samples import check_choice
 
 Duplicates = Literal["warn", "drop", "jitter", "error"]
 PairDuplicates = Literal["auto"] | Duplicates

@@ -8,9 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ncfast.information.options import check_choice
+from ncfast._arrays import Array
 from ncfast.information.preprocess import in_range
-from ncfast.information.samples import Array, as_classes, as_samples, check_same, holds_classes
+from ncfast.information.samples import (
+    as_classes,
+    as_samples,
+    check_choice,
+    check_same,
+    holds_classes,
+)
 
 Width = Literal["median", "norm"]
 Kernel = Literal["linear", "rbf"]

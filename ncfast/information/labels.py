@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ncfast._arrays import Array
 from ncfast.information import caveats
 from ncfast.information.caveats import psi
 from ncfast.information.differential_entropy import Norm, group_sizes
@@ -18,7 +19,6 @@ from ncfast.information.duplicates import multiplicity
 from ncfast.information.errors import LIMIT, jackknife_stderr
 from ncfast.information.estimate import Estimate, announce
 from ncfast.information.neighbors import knn, range_count
-from ncfast.information.options import check_choice, check_k
 from ncfast.information.preprocess import (
     Preprocess,
     power_of_two,
@@ -26,8 +26,9 @@ from ncfast.information.preprocess import (
     standardize,
     transform,
 )
-from ncfast.information.samples import Array, as_classes, as_samples, check_same
+from ncfast.information.samples import as_classes, as_samples, check_choice, check_k, check_same
 from ncfast.information.signals import label_signal
+from ncfast.ops.grouping import Labels
 
 Method = Literal["ross", "entropies"]
 MEMBERS = 5  # mean samples per class below which the standard error is far too large
@@ -84,7 +85,7 @@ def _entropies(rows: Tensor, radius: Tensor, k: int, metric: Norm, backend: str)
 @torch.no_grad()
 def label_information(
     z: Array,
-    labels: Array,
+    labels: Labels,
     *,
     k: int = 5,
     method: Method = "ross",

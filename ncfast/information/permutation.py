@@ -10,15 +10,15 @@ from typing import SupportsIndex
 import torch
 from torch import Tensor
 
+from ncfast._arrays import Array, as_integer
 from ncfast._optional import need
 from ncfast.information.dependence import terms_at
 from ncfast.information.duplicates import private_generator
 from ncfast.information.estimate import Estimate
 from ncfast.information.labels import label_information, label_terms
 from ncfast.information.mutual import mutual_information, searching
-from ncfast.information.options import as_integer
 from ncfast.information.preprocess import normal_scores, power_of_two
-from ncfast.information.samples import Array, as_classes, as_samples, check_same, holds_classes
+from ncfast.information.samples import as_classes, as_samples, check_same, holds_classes
 from ncfast.information.ties import Sample, counted_sample
 
 Reordered = Callable[[Tensor], float]

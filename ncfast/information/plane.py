@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ncfast._arrays import Array, as_integer
 from ncfast.information.caveats import BIAS
 from ncfast.information.differential_entropy import Norm, kl_terms
 from ncfast.information.duplicates import private_generator
@@ -17,10 +18,9 @@ from ncfast.information.estimators import JointNorm
 from ncfast.information.labels import measure as measure_labels
 from ncfast.information.mutual import estimate as measure_inputs
 from ncfast.information.neighbors import knn
-from ncfast.information.options import as_integer, check_choice
 from ncfast.information.preprocess import Preprocess, power_of_two, transform
 from ncfast.information.reduction import Projection, principal
-from ncfast.information.samples import Array, as_classes, as_samples, check_same
+from ncfast.information.samples import as_classes, as_samples, check_choice, check_same
 from ncfast.information.ties import Sample
 from ncfast.information.within_classes import (
     ESTIMATORS_INSIDE,
@@ -34,6 +34,7 @@ from ncfast.information.within_classes import (
     input_code,
 )
 from ncfast.information.within_classes import measure as measure_superfluous
+from ncfast.ops.grouping import Labels
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class InformationPlane:
     def __init__(
         self,
         inputs: Array,
-        labels: Array,
+        labels: Labels,
         *,
         dim: int | None = 4,
         label_dim: int | None = None,
@@ -266,7 +267,7 @@ def _chain(inputs: Estimate, labels: Estimate, superfluous: Estimate) -> Estimat
 def information_plane(
     inputs: Array,
     feats: Array,
-    labels: Array,
+    labels: Labels,
     *,
     dim: int | None = 4,
     label_dim: int | None = None,

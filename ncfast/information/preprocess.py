@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ncfast.information.options import check_choice
+from ncfast.information.samples import check_choice
 
 Preprocess = Literal["standardize", "rank"] | None
 

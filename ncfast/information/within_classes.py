@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ncfast._arrays import as_integer
 from ncfast.information import caveats
 from ncfast.information.differential_entropy import Norm, kl_terms
 from ncfast.information.duplicates import private_generator
@@ -17,9 +18,9 @@ from ncfast.information.errors import LIMIT, PLENTY, jackknife_stderr
 from ncfast.information.estimate import Estimate
 from ncfast.information.estimators import ESTIMATORS, Blocks, JointNorm, Method
 from ncfast.information.neighbors import knn
-from ncfast.information.options import check_choice, check_k
 from ncfast.information.preprocess import Preprocess, by_class, transform
 from ncfast.information.reduction import principal
+from ncfast.information.samples import check_choice, check_k
 from ncfast.information.signals import pair_signals
 from ncfast.metrics.bounds import superfluous_information_bound
 
@@ -215,7 +216,7 @@ def check_options(classes: Tensor, options: Options, dim: int | None) -> None:
             f"Expected a class with more than k = {options.k} members but the largest has "
             f"{largest}. Pass more samples or a smaller k."
         )
-    if dim is not None and dim < 1:
+    if dim is not None and as_integer("dim", dim) < 1:
         raise ValueError(f"Expected argument `dim` to be at least 1 or None but got {dim}.")
 
 
