@@ -5,6 +5,8 @@ import pkgutil
 import subprocess
 import sys
 
+import pytest
+
 import ncfast
 
 PROBE = """
@@ -44,3 +46,12 @@ def test_import_adds_little_and_nothing_optional():
 def test_no_module_hides_behind_a_function_of_the_same_name():
     modules = {module.name for module in pkgutil.iter_modules(ncfast.information.__path__)}
     assert not modules & set(ncfast.information.__all__)
+
+
+def test_every_public_name_is_there_and_no_other():
+    for name in (*ncfast.__all__, "information", "tracking", "evaluation", "distributed"):
+        assert getattr(ncfast, name) is not None
+        assert name in dir(ncfast)
+    assert ncfast.Tracker is ncfast.tracking.Tracker
+    with pytest.raises(AttributeError, match="no attribute 'missing'"):
+        ncfast.missing  # noqa: B018
