@@ -13,6 +13,7 @@
 #include "products/projection.h"
 #include "summary/small_matrix.h"
 #include "tracker/squares.h"
+#include "moments/welford.h"
 
 #define NCFAST_EACH(name)                                                                   \
     {&NCFAST_ISA::name<float>, &NCFAST_ISA::name<double>, &NCFAST_ISA::name<Bf16>,          \
@@ -25,6 +26,7 @@
         name,                                                                               \
         {&NCFAST_ISA::accumulate<float>, &NCFAST_ISA::accumulate<double>,                   \
          &NCFAST_ISA::accumulate<Bf16>, &NCFAST_ISA::accumulate<F16>},                      \
+        NCFAST_EACH(join),                                                                  \
         {&NCFAST_ISA::project<float>, &NCFAST_ISA::project<double>,                         \
          &NCFAST_ISA::project<Bf16>, &NCFAST_ISA::project<F16>},                            \
         &NCFAST_ISA::average_mean,                                                          \

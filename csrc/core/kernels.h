@@ -19,6 +19,21 @@ struct Run {
 
 using Accumulate = void (*)(const Run& run, ClassState& state, Norms& norms);
 
+// Where the deviations of a run go: panels of columns, `depth` rows in each.
+struct Deviations {
+    double* panels;  // null: they are not kept
+    std::int64_t depth;
+    std::int64_t row;  // of the first one
+};
+
+// A run of one class joins its state; `next_mean` belongs to the class that comes after it.
+struct Joining {
+    Run run;
+    const double* next_mean;
+    Deviations deviations;
+};
+using Join = void (*)(const Joining& of, ClassState& state, Norms& norms);
+
 // Adds to sums[v] the square of <x - mean, vectors[v]> for every row x of the run.
 // `buffer` holds kProjectionRows * cols doubles.
 using Project = void (*)(const Run& run, const double* mean, const double* vectors,
@@ -55,6 +70,7 @@ using WalkCount = void (*)(const TreeView& tree, std::int64_t leaf, const double
 struct Kernels {
     const char* name;
     Accumulate accumulate[4];  // indexed by Dtype
+    Join join[4];
     Project project[4];
     AverageMean average_mean;
     SumSquares sum_squares[4];

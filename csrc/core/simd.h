@@ -132,12 +132,28 @@ inline __attribute__((always_inline)) void store(C* to, V value) {
     std::memcpy(to, &value, sizeof(V));
 }
 
+// gcc 12 would convert each half of the vector apart, so x86 gets the instruction by name
+inline __attribute__((always_inline)) VecD to_double(HalfF value) {
+#if NCFAST_VECTOR_BYTES == 64
+    return (VecD)_mm512_maskz_cvtps_pd(0xff, (__m256)value);
+#elif NCFAST_VECTOR_BYTES == 32
+    return (VecD)_mm256_cvtps_pd((__m128)value);
+#else
+    return __builtin_convertvector(value, VecD);
+#endif
+}
+
+inline __attribute__((always_inline)) VecD load_double(const double* x) { return load(x); }
+inline __attribute__((always_inline)) VecD load_double(const float* x) {
+    return to_double(load_bits<HalfF>(x));
+}
+
 // float lanes as two vectors of double
 inline __attribute__((always_inline)) void widen_halves(VecF value, VecD& low, VecD& high) {
     HalfF halves[2];
     std::memcpy(halves, &value, sizeof(value));
-    low = __builtin_convertvector(halves[0], VecD);
-    high = __builtin_convertvector(halves[1], VecD);
+    low = to_double(halves[0]);
+    high = to_double(halves[1]);
 }
 
 // A vector as vectors of double; returns how many.

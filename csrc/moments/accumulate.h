@@ -19,11 +19,6 @@ struct Fold {
     double delta_ss = 0;  // |item mean - mean so far|^2
 };
 
-inline VecD load_double(const double* x) { return load_bits<VecD>(x); }
-inline VecD load_double(const float* x) {
-    return __builtin_convertvector(load_bits<HalfF>(x), VecD);
-}
-
 // Moves `mean` (width entries) to the mean of both; `share` is the item's part of the count.
 template <bool First, class P, class S>
 inline Fold fold(double* mean, const P* pilot, const S* shift_sum, int width, double rows,

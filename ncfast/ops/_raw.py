@@ -66,7 +66,7 @@ def plain(*tensors: Tensor) -> bool:
 
 def why_not_cpu(feats: Tensor) -> str | None:
     """Why the memory of ``feats`` is not the extension's to read, tracing aside; None if it is."""
-    if feats.device.type != "cpu":
+    if not feats.is_cpu:
         return f"the features are on {feats.device}"
     if type(feats) not in (Tensor, nn.Parameter, FakeTensor):  # an operator takes the last one
         return f"the features are a {type(feats).__name__}, whose memory is not theirs to read"
@@ -75,16 +75,24 @@ def why_not_cpu(feats: Tensor) -> str | None:
 
 def readable(feats: Tensor) -> bool:
     """Whether the extension can take the memory of ``feats`` (N, D) as it lies."""
-    usable = extension is not None and why_not_cpu(feats) is None and len(feats) < _MOST_ROWS
+    usable = extension is not None and why_not_cpu(feats) is None and feats.shape[0] < _MOST_ROWS
     return usable and not traced(feats) and dense_rows(feats)
 
 
 def dense_rows(feats: Tensor, *others: Tensor) -> bool:
     """Whether the columns of ``feats`` (N, D) are adjacent, and all have numbers in memory."""
-    # a wrapper around other tensors has no memory of its own: its address is 0
-    if (feats.stride(1) != 1 and feats.shape[1] != 1) or feats.is_neg() or not feats.data_ptr():
+    if feats.stride(1) != 1 and feats.shape[1] != 1:
         return False
-    return not any(other.is_neg() or not other.data_ptr() for other in others)
+    return addressed(feats, *others)
+
+
+def addressed(*tensors: Tensor | None) -> bool:
+    """Whether all of these that are given have their numbers in memory."""
+    for tensor in tensors:
+        # a wrapper around other tensors has no memory of its own: its address is 0
+        if tensor is not None and (tensor.is_neg() or not tensor.data_ptr()):
+            return False
+    return True
 
 
 def matrix(feats: Tensor) -> tuple[int, ...]:
