@@ -19,7 +19,7 @@ struct Run {
 
 using Accumulate = void (*)(const Run& run, ClassState& state, Norms& norms);
 
-// Where the deviations of a run go: panels of columns, `depth` rows in each.
+// Where the deviations of a run go: panels as in products/packed_rows.h, `depth` rows in each.
 struct Deviations {
     double* panels;  // null: they are not kept
     std::int64_t depth;

@@ -6,23 +6,23 @@
 
 #include "core/kernels.h"
 #include "core/simd.h"
+#include "products/panel.h"
 
 namespace ncfast {
 namespace NCFAST_ISA {
 
 constexpr int kBlockCols = 16;  // one line of float features, two of means
-constexpr int kPanelCols = 2 * kLanes<double>;
 
 template <class T>
 constexpr int kParts = kLanes<Compute<T>> / kLanes<double>;
 
 inline double* place_of(const Deviations& to, std::int64_t row, std::int64_t col) {
-    return to.panels + col / kPanelCols * kPanelCols * to.depth + (to.row + row) * kPanelCols +
-           col % kPanelCols;
+    constexpr int kWidth = kPanel<double>;
+    return to.panels + (col / kWidth * to.depth + to.row + row) * kWidth + col % kWidth;
 }
 
-// How a step reads and writes: all its kLanes<Compute<T>> columns, or the `left` of them that exist;
-// the others are zero.
+// How a step reads and writes its kLanes<Compute<T>> columns: all of them, or the `left` ones that
+// exist, the others being zero.
 struct WholeStep {
     template <class T>
     inline __attribute__((always_inline)) void get(const T* from, VecD (&to)[kParts<T>]) const {
@@ -90,7 +90,8 @@ struct RowsOfClass {
         if (fresh) {
             step.get(rows[0] + col, now);  // the mean of a class without rows is not read
         } else {
-            for (int p = 0; p < kParts<T>; ++p) now[p] = step.mean(mean + col + p * kLanes<double>, p);
+            for (int p = 0; p < kParts<T>; ++p)
+                now[p] = step.mean(mean + col + p * kLanes<double>, p);
         }
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) {
@@ -124,12 +125,14 @@ inline void join_rows(const Joining& of, std::int64_t first, ClassState& state, 
         __builtin_prefetch(next_mean + col);
         __builtin_prefetch(next_mean + col + 8);
         for (int r = 0; r < R; ++r)
-            for (int at = 0; at < kBlockCols; at += kLine) __builtin_prefetch(rows.ahead[r] + col + at);
+            for (int at = 0; at < kBlockCols; at += kLine)
+                __builtin_prefetch(rows.ahead[r] + col + at);
 #pragma GCC unroll 8
         for (int at = 0; at < kBlockCols; at += kStep)
             rows.template add<Keep>(WholeStep{}, col + at, fresh, state.mean, to);
     }
-    const std::int64_t end = Keep ? (cols + kPanelCols - 1) / kPanelCols * kPanelCols : cols;
+    constexpr int kWidth = kPanel<double>;
+    const std::int64_t end = Keep ? (cols + kWidth - 1) / kWidth * kWidth : cols;
     for (; col < end; col += kStep)
         rows.template add<Keep>(PartOfStep{cols - col}, col, fresh, state.mean, to);
     for (int r = 0; r < R; ++r) {

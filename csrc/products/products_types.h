@@ -17,7 +17,7 @@ struct Products {
     PackDeviations pack_deviations[4];  // indexed by Dtype
     Distances distances[4];
     void (*add_gram)(const double* panels, std::int64_t depth, std::int64_t right, double* total,
-                     std::int64_t stride);
+                     std::int64_t cols);
     // pairs of rows first .. first + count with those after them; lowers nearest (padded)
     void (*pair_block)(const ClassMeans& of, std::int64_t first, std::int64_t count, PairSums& sums,
                        double* nearest);

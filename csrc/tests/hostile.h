@@ -11,6 +11,7 @@
 #include "moments/moments.h"
 #include "core/pool.h"
 #include "products/second_pass.h"
+#include "update_shapes.h"
 
 namespace ncfast {
 
@@ -37,6 +38,8 @@ inline int check_changing_labels(std::int64_t classes, std::int64_t cols) {
         class_moments(feats, read, classes,
                       {counts.data(), means.data(), within.data(), &norm_sum, &norm_max}, 2);
         projected_ss(feats, read, classes, means.data(), vector.data(), 1, &sum, 2);
+        OwnState own(classes, cols);
+        update_moments({feats, read, nullptr, 0, 0}, classes, own.view(), nullptr, nullptr, 2);
     }
     going.store(false);
     other.join();

@@ -14,6 +14,7 @@
 #include "sanitize_knn.h"
 #include "second_pass_shapes.h"
 #include "small_shapes.h"
+#include "update_shapes.h"
 
 using namespace ncfast;
 
@@ -146,7 +147,8 @@ int main() {
                                 static_cast<long>(c.rows), static_cast<long>(c.cols),
                                 static_cast<int>(dtype));
                 }
-        failures += check_all_knn() + check_small() + check_averages() + check_hostile();
+        failures += check_all_knn() + check_small() + check_averages() + check_updates() +
+                    check_hostile();
         std::printf("%s: done\n", each->name);
     }
     return failures == 0 ? 0 : 1;

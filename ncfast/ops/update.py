@@ -137,8 +137,7 @@ def _cpu(
 ) -> None:
     """By the extension: one pass over the batch and the rows of its classes, all in float64."""
     if (
-        scatter is not None
-        or not _writable(state, ignored, scatter)
+        not _writable(state, ignored, scatter)
         or not _raw.addressed(labels, mask)
     ):
         return reference(
