@@ -35,6 +35,8 @@ class OptionalBuildExt(build_ext):
     """Compile when possible; otherwise record why not and carry on."""
 
     def run(self):
+        # setuptools' own run clears `inplace`, and leaves it so when a compiler fails
+        folder = ROOT if self.inplace else Path(self.build_lib)
         try:
             import pybind11
             from pybind11.setup_helpers import ParallelCompile
@@ -43,16 +45,16 @@ class OptionalBuildExt(build_ext):
             self.include_dirs = [*(self.include_dirs or []), "csrc", pybind11.get_include()]
             super().run()
         except Exception as error:  # any failure here must leave a working pure-Python install
-            self._record(built=False, reason=f"{type(error).__name__}: {error}")
+            _record(folder, built=False, reason=f"{type(error).__name__}: {error}")
             self.extensions = []
         else:
-            self._record(built=True, reason="")
+            _record(folder, built=True, reason="")
 
-    def _record(self, **info):
-        folder = ROOT if self.inplace else Path(self.build_lib)
-        target = folder / "ncfast" / "_build_info.json"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(info) + "\n")
+
+def _record(folder, **info):
+    target = folder / "ncfast" / "_build_info.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(info) + "\n")
 
 
 extension = Extension(

@@ -1,17 +1,16 @@
-// The Python side: addresses, shapes and strides in; nothing here knows torch.
+// The Python module ncfast._C. Arguments are addresses, shapes and strides; torch is not included.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "tracker/average.h"
-#include "summary/classifier_summary.h"
 #include "core/isa.h"
-#include "tracker/json_lines.h"
-#include "neighbors/bind.h"
 #include "moments/moments.h"
 #include "moments/update.h"
-#include "tracker/row_writer.h"
+#include "neighbors/bind.h"
 #include "products/second_pass.h"
 #include "summary/summary.h"
+#include "tracker/average.h"
+#include "tracker/json_lines.h"
+#include "tracker/row_writer.h"
 
 namespace py = pybind11;
 using namespace ncfast;
@@ -144,7 +143,9 @@ py::tuple pairs(std::uintptr_t unit, std::uintptr_t length, std::uintptr_t varia
                            pointer<const double>(variance), number, cols, simplex,
                            pointer<double>(nearest), threads);
     }
-    const auto list = [](const double* from, int size) { return std::vector<double>(from, from + size); };
+    const auto list = [](const double* from, int size) {
+        return std::vector<double>(from, from + size);
+    };
     return py::make_tuple(sums.count, list(sums.mean, kPairMeans), list(sums.squares, kPairMeans),
                           list(sums.largest, kPairMaxima));
 }
@@ -205,10 +206,10 @@ PYBIND11_MODULE(_C, module) {
     module.def("scatter", &outer_products, no_gil);
     module.def("own_distances", &distances, no_gil);
     module.def("margins", &class_margins, no_gil);
-    module.def("class_pairs", &pairs, "Count, means, sums of squared deviations, maxima.");
-    module.def("instruction_sets", &instruction_sets, "Those this CPU can run, best first.");
-    module.def("instruction_set", [] { return kernels().name; }, "The one in use.");
+    module.def("class_pairs", &pairs, "Returns count, means, sums of squared deviations, maxima.");
+    module.def("instruction_sets", &instruction_sets, "Those this CPU can run, fastest first.");
+    module.def("instruction_set", [] { return kernels().name; }, "The instruction set in use.");
     module.def("use_instruction_set", [](const std::string& name) {
         return use_kernels(name.c_str());
-    }, "Switch; False if this CPU cannot. For tests and measurements.");
+    }, "Selects an instruction set; False if this CPU cannot run it. For tests and measurements.");
 }

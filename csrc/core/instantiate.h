@@ -1,19 +1,20 @@
-// Included once by each isa_*.cpp: compiles the kernels for that file's instruction set.
-// Everything with code sits in a namespace of its own, so that the linker cannot mix them up.
+// Compiles the kernels for one instruction set; each isa_*.cpp includes it once.
+//
+// All code is in a namespace named after the instruction set: the linker must not take a function
+// of one set for that of another.
 #pragma once
 
+#include "core/isa.h"
 #include "moments/accumulate.h"
-#include "tracker/average_mean.h"
-#include "products/class_pairs.h"
-#include "products/gram.h"
-#include "core/kernels.h"
-#include "neighbors/sweep.h"
+#include "moments/welford.h"
+#include "neighbors/scan.h"
 #include "neighbors/walk.h"
 #include "products/margins.h"
+#include "products/pairs.h"
 #include "products/projection.h"
+#include "products/scatter.h"
 #include "summary/small_matrix.h"
-#include "tracker/squares.h"
-#include "moments/welford.h"
+#include "tracker/kernels.h"
 
 #define NCFAST_EACH(name)                                                                   \
     {&NCFAST_ISA::name<float>, &NCFAST_ISA::name<double>, &NCFAST_ISA::name<Bf16>,          \
@@ -24,11 +25,9 @@
     extern const Kernels variable;                                                          \
     const Kernels variable = {                                                              \
         name,                                                                               \
-        {&NCFAST_ISA::accumulate<float>, &NCFAST_ISA::accumulate<double>,                   \
-         &NCFAST_ISA::accumulate<Bf16>, &NCFAST_ISA::accumulate<F16>},                      \
+        NCFAST_EACH(accumulate),                                                            \
         NCFAST_EACH(join),                                                                  \
-        {&NCFAST_ISA::project<float>, &NCFAST_ISA::project<double>,                         \
-         &NCFAST_ISA::project<Bf16>, &NCFAST_ISA::project<F16>},                            \
+        NCFAST_EACH(project),                                                               \
         &NCFAST_ISA::average_mean,                                                          \
         NCFAST_EACH(sum_squares),                                                           \
         {NCFAST_ISA::kPanel<float>,                                                         \
@@ -44,6 +43,6 @@
          NCFAST_ISA::margin_kernels<float>(),                                               \
          NCFAST_ISA::margin_kernels<double>()},                                             \
         {NCFAST_ISA::kLanes<double>, &NCFAST_ISA::row_products, &NCFAST_ISA::triangle,      \
-         &NCFAST_ISA::sweep}};                                                              \
+         &NCFAST_ISA::rotate_all}};                                                         \
     }                                                                                       \
     static_assert(true, "")

@@ -1,3 +1,4 @@
+// Chooses among the instruction sets that this CPU can run.
 #include "core/isa.h"
 
 #include <atomic>
@@ -16,30 +17,31 @@ extern const Kernels kernels_avx512;
 #endif
 
 #if defined(__x86_64__)
-// clang before 19 does not know __builtin_cpu_supports("f16c"). The registers of AVX, which F16C
-// uses, are enabled where the builtin reports AVX2.
+// clang before 19 rejects __builtin_cpu_supports("f16c"). F16C uses the registers of AVX, which the
+// operating system has enabled if the builtin reports AVX2.
 static bool has_f16c() {
     unsigned a = 0, b = 0, c = 0, d = 0;
     return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
 }
 #endif
 
-std::vector<const Kernels*> usable_kernels() {
-    std::vector<const Kernels*> usable;
+UsableKernels usable_kernels() {
+    UsableKernels usable{};
+    const auto add = [&](const Kernels& each) { usable.best_first[usable.number++] = &each; };
 #if defined(__x86_64__)
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    if (avx2 && avx512) usable.push_back(&kernels_avx512);
-    if (avx2) usable.push_back(&kernels_avx2);
+    if (avx2 && avx512) add(kernels_avx512);
+    if (avx2) add(kernels_avx2);
 #endif
-    usable.push_back(&kernels_base);
+    add(kernels_base);
     return usable;
 }
 
 static std::atomic<const Kernels*>& chosen() {
-    static std::atomic<const Kernels*> current{usable_kernels().front()};
+    static std::atomic<const Kernels*> current{usable_kernels().best_first[0]};
     return current;
 }
 

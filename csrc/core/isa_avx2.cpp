@@ -1,9 +1,9 @@
-// Kernels for AVX2 with FMA and F16C.
+// The kernels for AVX2 with FMA and F16C.
 #if defined(__x86_64__)
 #define NCFAST_ISA avx2
 #define NCFAST_VECTOR_BYTES 32
 
-// System headers come before the target changes: their inline functions must stay runnable anywhere.
+// System headers come before the change of target: any CPU must be able to run their functions.
 #include "core/system.h"
 
 #if defined(__clang__)

@@ -1,9 +1,9 @@
-// Kernels for AVX-512 (F, BW, VL, DQ).
+// The kernels for AVX-512 with F, BW, VL and DQ.
 #if defined(__x86_64__)
 #define NCFAST_ISA avx512
 #define NCFAST_VECTOR_BYTES 64
 
-// System headers come before the target changes: their inline functions must stay runnable anywhere.
+// System headers come before the change of target: any CPU must be able to run their functions.
 #include "core/system.h"
 
 #if defined(__clang__)

@@ -1,4 +1,4 @@
-// Kernels for the compiler's default target: SSE2 on x86-64, NEON on aarch64.
+// The kernels for the compiler's default target: SSE2 on x86-64, NEON on aarch64.
 #define NCFAST_ISA base
 #define NCFAST_VECTOR_BYTES 16
 

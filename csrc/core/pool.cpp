@@ -1,3 +1,4 @@
+// The pool of threads behind parallel_for.
 #include "core/pool.h"
 
 #include <algorithm>
@@ -15,8 +16,8 @@
 namespace ncfast {
 namespace {
 
-// Turns a helper waits before it sleeps: the next section of the same call follows at once, and to
-// wake a thread takes as long as to read a megabyte.
+// How often a helper yields before it sleeps. The next section of the same call follows at once,
+// and waking a thread takes as long as reading a megabyte.
 constexpr int kTurns = 100;
 
 class Pool {
@@ -36,14 +37,14 @@ public:
         wake_.notify_all();
         work();
         std::unique_lock<std::mutex> lock(mutex_);
-        places_ = 0;  // whoever wakes only now finds nothing to do
+        places_ = 0;  // a helper that wakes only now has nothing to do
         done_.wait(lock, [this] { return working_ == 0; });
         if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
         return true;
     }
 
 private:
-    // Fewer than asked for where the system gives no more threads.
+    // Returns the number of helpers, which is below `wanted` if the system refuses more threads.
     int start_helpers(int wanted) {
         try {
             for (; started_ < wanted; ++started_) std::thread([this] { help(); }).detach();
@@ -69,7 +70,7 @@ private:
         }
     }
 
-    // Keeps the first exception for the caller, and leaves the tasks that nobody has begun.
+    // Runs tasks until none is left. Keeps the first exception for the caller, skips later tasks.
     void work() noexcept {
         try {
             for (std::int64_t i = next_.fetch_add(1); i < tasks_; i = next_.fetch_add(1)) (*task_)(i);
@@ -89,14 +90,14 @@ private:
     std::atomic<int> places_{0};  // changed with the mutex held
     std::atomic<std::int64_t> next_{0};
     const std::function<void(std::int64_t)>* task_ = nullptr;
-    std::exception_ptr error_;  // guarded by the mutex
+    std::exception_ptr error_;  // protected by the mutex
 };
 
-// Never destroyed: its threads may outlive main.
+// The pool is never destroyed: its threads may outlive main.
 std::atomic<Pool*> the_pool{nullptr};
 
-// A child has none of its parent's threads, and a copy of mutexes that may be locked for ever:
-// it leaves that pool behind and starts its own when it needs one.
+// Drops the pool in a forked child, which has none of the parent's threads and whose copies of the
+// mutexes may be locked for ever. The child starts a new pool when it needs one.
 void forget_pool() { the_pool.store(nullptr); }
 
 Pool& pool() {

@@ -1,4 +1,5 @@
-// A small pool of threads: started on first use, asleep between calls, forgotten by a forked child.
+// A pool of threads: it starts on first use and sleeps between calls; a forked child starts its
+// own.
 #pragma once
 
 #include <cstdint>
@@ -6,10 +7,11 @@
 
 namespace ncfast {
 
-// Calls task(0) .. task(tasks - 1), each once, on up to `threads` threads, the caller included.
-// Which thread takes which task is left open: results must not depend on it. An exception that a
-// task throws comes out here, once no thread works on a task any more; the remaining tasks are not
-// begun. A second caller, while the pool is busy, does its tasks alone.
+// Calls task(0) .. task(tasks - 1), each once, on at most `threads` threads, the caller included.
+//
+// Any thread may run any task, so results must not depend on the choice. If a task throws, no
+// further task begins, and the exception reaches the caller after the running tasks have ended. A
+// caller that finds the pool busy runs all of its tasks itself.
 void parallel_for(std::int64_t tasks, int threads, const std::function<void(std::int64_t)>& task);
 
 }  // namespace ncfast

@@ -1,4 +1,5 @@
-// Vectors of the instruction set this file is compiled for, and loads that widen to them.
+// Vectors of the instruction set that the including file is compiled for: loads that widen 16-bit
+// types, stores and sums of lanes.
 #pragma once
 
 #include "core/system.h"
@@ -32,7 +33,7 @@ struct VectorOf<double> {
 template <class C>
 using Vec = typename VectorOf<C>::type;
 
-// What a stored type is computed in.
+// The type in which a stored type is computed.
 template <class T>
 struct ComputeOf {
     using type = float;
@@ -44,7 +45,7 @@ struct ComputeOf<double> {
 template <class T>
 using Compute = typename ComputeOf<T>::type;
 
-// A vector at any address.
+// Loads a vector from any address.
 template <class V>
 inline __attribute__((always_inline)) V load_bits(const void* from) {
     V value;
@@ -52,7 +53,7 @@ inline __attribute__((always_inline)) V load_bits(const void* from) {
     return value;
 }
 
-// Keeps a value in its register: gcc would rather load it again at its second use.
+// Keeps a value in its register: gcc would load it again at its second use.
 template <class V>
 inline __attribute__((always_inline)) V pinned(V value) {
 #if defined(__x86_64__) && NCFAST_VECTOR_BYTES == 64
@@ -65,7 +66,7 @@ inline __attribute__((always_inline)) V pinned(V value) {
     return value;
 }
 
-// gcc would take the halves of the vector apart, so x86 gets the instruction by name
+// Widens 16-bit integers. On x86 the instruction is named: gcc would split the vector into halves.
 inline __attribute__((always_inline)) VecU extend(VecH bits) {
 #if NCFAST_VECTOR_BYTES == 64
     return (VecU)_mm512_cvtepu16_epi32((__m256i)bits);
@@ -86,7 +87,7 @@ inline __attribute__((always_inline)) VecF widen(VecH bits, F16) {
 #elif NCFAST_VECTOR_BYTES == 32
     return (VecF)_mm256_cvtph_ps((__m128i)bits);
 #else
-    // Rebias the exponent by a product, which also normalises subnormals; then mend inf and NaN.
+    // A product corrects the exponent and normalises subnormals; then inf and NaN are restored.
     const VecU wide = extend(bits);
     const VecU magnitude = (wide & 0x7fffu) << 13;
     const VecU scaled = (VecU)((VecF)magnitude * 0x1p112f);
@@ -102,7 +103,7 @@ inline __attribute__((always_inline)) VecF load(const T* x) {
     return widen(load_bits<VecH>(x), T{});
 }
 
-// The first `count` lanes; the others are zero, and their memory is not touched.
+// Loads the first `count` lanes. The other lanes are 0, and their memory is not read.
 template <class T>
 inline __attribute__((always_inline)) Vec<Compute<T>> load_part(const T* x, int count) {
     T padded[kLanes<Compute<T>>] = {};
@@ -121,7 +122,7 @@ inline __attribute__((always_inline)) VecD load_part(const double* x, int count)
 }
 #endif
 
-// A whole vector, or what is left of the row.
+// Loads a whole vector, or the last `left` values of a row.
 template <class T>
 inline __attribute__((always_inline)) Vec<Compute<T>> load_most(const T* x, std::int64_t left) {
     return left >= kLanes<Compute<T>> ? load(x) : load_part(x, static_cast<int>(left));
@@ -132,7 +133,8 @@ inline __attribute__((always_inline)) void store(C* to, V value) {
     std::memcpy(to, &value, sizeof(V));
 }
 
-// gcc 12 would convert each half of the vector apart, so x86 gets the instruction by name
+// Converts floats to double. On x86 the instruction is named: gcc would convert quarters and join
+// them.
 inline __attribute__((always_inline)) VecD to_double(HalfF value) {
 #if NCFAST_VECTOR_BYTES == 64
     return (VecD)_mm512_maskz_cvtps_pd(0xff, (__m256)value);
@@ -143,12 +145,7 @@ inline __attribute__((always_inline)) VecD to_double(HalfF value) {
 #endif
 }
 
-inline __attribute__((always_inline)) VecD load_double(const double* x) { return load(x); }
-inline __attribute__((always_inline)) VecD load_double(const float* x) {
-    return to_double(load_bits<HalfF>(x));
-}
-
-// float lanes as two vectors of double
+// Converts a vector of float to two vectors of double.
 inline __attribute__((always_inline)) void widen_halves(VecF value, VecD& low, VecD& high) {
     HalfF halves[2];
     std::memcpy(halves, &value, sizeof(value));
@@ -156,7 +153,43 @@ inline __attribute__((always_inline)) void widen_halves(VecF value, VecD& low, V
     high = to_double(halves[1]);
 }
 
-// A vector as vectors of double; returns how many.
+// Loads kParts vectors of double from values of type T: as many as one load of T fills.
+template <class T>
+struct Doubles {
+    static constexpr int kParts = 2;
+    static inline __attribute__((always_inline)) void load_from(const T* x, VecD* out) {
+        widen_halves(load(x), out[0], out[1]);
+    }
+    static inline __attribute__((always_inline)) void load_part_from(const T* x, int count,
+                                                                     VecD* out) {
+        widen_halves(load_part(x, count), out[0], out[1]);
+    }
+};
+template <>
+struct Doubles<float> {  // widened as they are loaded: no vector is split
+    static constexpr int kParts = 1;
+    static inline __attribute__((always_inline)) void load_from(const float* x, VecD* out) {
+        out[0] = to_double(load_bits<HalfF>(x));
+    }
+    static inline __attribute__((always_inline)) void load_part_from(const float* x, int count,
+                                                                     VecD* out) {
+        VecD zeros;
+        widen_halves(load_part(x, count), out[0], zeros);
+    }
+};
+template <>
+struct Doubles<double> {
+    static constexpr int kParts = 1;
+    static inline __attribute__((always_inline)) void load_from(const double* x, VecD* out) {
+        out[0] = load(x);
+    }
+    static inline __attribute__((always_inline)) void load_part_from(const double* x, int count,
+                                                                     VecD* out) {
+        out[0] = load_part(x, count);
+    }
+};
+
+// Converts a vector to vectors of double; returns their number.
 inline __attribute__((always_inline)) int as_doubles(VecF value, VecD* out) {
     widen_halves(value, out[0], out[1]);
     return 2;
@@ -166,6 +199,7 @@ inline __attribute__((always_inline)) int as_doubles(VecD value, VecD* out) {
     return 1;
 }
 
+// One vector of double with the same sum of lanes.
 inline __attribute__((always_inline)) VecD to_double_lanes(VecF value) {
     VecD low, high;
     widen_halves(value, low, high);
@@ -186,7 +220,7 @@ inline __attribute__((always_inline)) double sum_lanes(VecD value) {
 #endif
 }
 
-// The sums of four vectors at once: a transposition costs less than four reductions.
+// Sums the lanes of each of four vectors: one transposition costs less than four reductions.
 inline __attribute__((always_inline)) void sum_lanes_of_four(const VecF (&v)[4], float* sums) {
 #if NCFAST_VECTOR_BYTES == 64
     const __m512 a = (__m512)v[0], b = (__m512)v[1], c = (__m512)v[2], d = (__m512)v[3];
@@ -205,6 +239,12 @@ inline __attribute__((always_inline)) void sum_lanes_of_four(const VecF (&v)[4],
     }
 #endif
 }
+
+// A panel holds the rows or columns that two vectors hold, side by side, one depth after the other.
+constexpr int kPanelVectors = 2;
+
+template <class C>
+constexpr int kPanel = kPanelVectors * kLanes<C>;
 
 }  // namespace NCFAST_ISA
 }  // namespace ncfast

@@ -1,5 +1,7 @@
-// Every system header the kernels use. No templates of the standard library among them: the linker
-// keeps one copy of those, and it might be the one compiled for AVX-512.
+// The system headers of the kernels.
+//
+// A header with templates of the standard library must not be among them: the linker keeps one copy
+// of a template's function, and that copy might be compiled for AVX-512.
 #pragma once
 
 #include <cfloat>

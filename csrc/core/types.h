@@ -1,4 +1,4 @@
-// Plain types shared by every translation unit; nothing here depends on an instruction set.
+// Plain types that all files share; none depends on an instruction set.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@ namespace ncfast {
 enum class Dtype : int { f32, f64, bf16, f16 };
 enum class LabelType : int { i8, i16, i32, i64, u8 };
 
-// Storage only: the kernels widen both to float as they load.
+// Types of 16 bits in memory; the kernels widen them to float as they load.
 struct Bf16 {
     std::uint16_t bits;
 };
@@ -17,13 +17,13 @@ struct F16 {
     std::uint16_t bits;
 };
 
-// A row-major matrix whose columns are adjacent; rows may be any (also negative) stride apart.
+// A row-major matrix with adjacent columns. The stride of the rows is arbitrary, also negative.
 struct Matrix {
     const void* data;
     Dtype dtype;
     std::int64_t rows;
     std::int64_t cols;
-    std::int64_t stride;  // elements from one row to the next
+    std::int64_t stride;  // in elements
 };
 
 struct Labels {
@@ -32,7 +32,7 @@ struct Labels {
     std::int64_t stride;
 };
 
-// Calls f with the labels as numbers of their own type.
+// Calls f with the labels as integers of their own type.
 template <class F>
 auto visit(const Labels& labels, F f) {
     switch (labels.type) {
@@ -44,13 +44,14 @@ auto visit(const Labels& labels, F f) {
     }
 }
 
-// Where one class stands: `mean` has `cols` entries and is unread while count is zero.
+// The moments of one class so far. `mean` has `cols` entries, which are not read while count is 0.
 struct ClassState {
     std::int64_t count;
     double within_ss;
     double* mean;
 };
 
+// The sum and the maximum of the norms of rows.
 struct Norms {
     double sum = 0;
     double max = 0;

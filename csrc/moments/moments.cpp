@@ -1,3 +1,4 @@
+// Class moments: by lanes for few classes, else by units of rows sorted by class.
 #include "moments/moments.h"
 
 #include <cmath>
@@ -6,18 +7,17 @@
 #include <vector>
 
 #include "core/isa.h"
-#include "moments/lanes.h"
-#include "moments/merge.h"
-#include "core/pages.h"
+#include "core/memory.h"
 #include "core/pool.h"
-#include "moments/units.h"
+#include "moments/lanes.h"
+#include "moments/plan.h"
 
 namespace ncfast {
 namespace {
 
 constexpr std::int64_t kFillEntries = 1 << 18;  // of means, per thread
 
-// What one unit leaves behind: its norms, and the two classes it may share with its neighbours.
+// The results of one unit: its norms, and the parts of the two classes that other units may share.
 struct Partial {
     std::int64_t label = -1;
     ClassState state{0, 0, nullptr};
@@ -87,7 +87,7 @@ private:
         const Units units(feats_, count, num_classes_);
         results_.assign(static_cast<std::size_t>(units.number()), UnitResult{});
         const std::int64_t shared = units.number() > 1 ? 2 * units.number() * feats_.cols : 0;
-        // the first block of rows is the largest, so this is enough for all
+        // The first block of rows is the largest, so this memory is enough for all blocks.
         if (!shared_means_) shared_means_.reset(new double[static_cast<std::size_t>(shared)]);
         parallel_for(units.number(), units.threads(threads_),
                      [&](std::int64_t unit) { add_unit(units.begin(unit), units.end(unit), unit); });
@@ -97,7 +97,7 @@ private:
     void add_unit(std::int64_t first, std::int64_t last, std::int64_t unit) {
         UnitResult& result = results_[unit];
         const Accumulate accumulate = kernels().accumulate[static_cast<int>(feats_.dtype)];
-        for_each_segment(plan_, first, last, [&](std::int64_t c, std::int64_t a, std::int64_t b) {
+        for_each_run(plan_, first, last, [&](std::int64_t c, std::int64_t a, std::int64_t b) {
             const std::int32_t* rows = plan_.rows.get();
             const Run run{block_, rows + a, b - a, rows + last, scattered_};
             const bool from_before = a > plan_.offsets[c];
@@ -121,7 +121,7 @@ private:
         return {out_.counts[c], out_.within_ss[c], out_.means + c * feats_.cols};
     }
 
-    // In the order of the units: the order of the sums is fixed.
+    // Called in the order of the units, so that the order of the sums is fixed.
     void collect(const UnitResult& result) {
         add(result.norms);
         for (const Partial& partial : result.ends) {
@@ -152,7 +152,7 @@ private:
             }
         });
         *out_.norm_sum = valid_ ? norms_.sum : nan;
-        // a NaN among the norms is lost on `max`, but not on the sum
+        // `max` drops a NaN, the sum keeps it.
         *out_.norm_max = std::isnan(*out_.norm_sum) ? nan : norms_.max;
     }
 

@@ -1,11 +1,13 @@
-// Class moments of a matrix, and the second pass for projections.
+// Class moments of a matrix in one pass, and the merge of two states of a class.
 #pragma once
+
+#include <algorithm>
 
 #include "core/types.h"
 
 namespace ncfast {
 
-// Preallocated by the caller, every entry is written.
+// Memory of the caller for the results; every entry is written.
 struct Moments {
     std::int64_t* counts;  // (K,)
     double* means;         // (K, D)
@@ -14,13 +16,28 @@ struct Moments {
     double* norm_max;      // ()
 };
 
-// The same bits for any number of threads.
+// Computes the moments of all classes. A label out of range makes every floating-point result NaN.
+// The bits do not depend on the number of threads.
 void class_moments(const Matrix& feats, const Labels& labels, std::int64_t num_classes,
                    const Moments& out, int threads);
 
-// sums[v] = sum over all rows of <x - mean of its class, vectors[v]>^2; vectors is (V, D).
-void projected_ss(const Matrix& feats, const Labels& labels, std::int64_t num_classes,
-                  const double* means, const double* vectors, std::int64_t num_vectors,
-                  double* sums, int threads);
+// Merges two disjoint parts of a class (Chan, Golub & LeVeque 1983). `from` has rows.
+inline void merge(ClassState& into, const ClassState& from, std::int64_t cols) {
+    const auto total = static_cast<double>(into.count + from.count);
+    const double share = static_cast<double>(from.count) / total;
+    if (into.count == 0) {
+        std::copy(from.mean, from.mean + cols, into.mean);
+        into.within_ss = from.within_ss;
+    } else {
+        double delta_ss = 0;
+        for (std::int64_t d = 0; d < cols; ++d) {
+            const double delta = from.mean[d] - into.mean[d];
+            delta_ss += delta * delta;
+            into.mean[d] += delta * share;
+        }
+        into.within_ss += from.within_ss + static_cast<double>(into.count) * share * delta_ss;
+    }
+    into.count += from.count;
+}
 
 }  // namespace ncfast

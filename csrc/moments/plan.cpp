@@ -1,3 +1,4 @@
+// Sorts row numbers by label, in parallel.
 #include "moments/plan.h"
 
 #include <algorithm>
@@ -8,7 +9,7 @@
 namespace ncfast {
 namespace {
 
-constexpr std::int64_t kRowsPerPart = 1 << 15;       // below, waking a thread costs more
+constexpr std::int64_t kRowsPerPart = 1 << 15;       // for fewer rows, waking a thread costs more
 constexpr std::int64_t kHistogramEntries = 1 << 21;  // 8 MiB for the histograms of all parts
 
 template <class L>
@@ -17,8 +18,8 @@ struct Reader {
     std::int64_t stride;
     std::uint64_t num_classes;
 
-    // Labels out of range go to class 0; the caller makes every result NaN. A label is read once:
-    // another thread may write to it meanwhile.
+    // A label out of range goes to class 0; the caller then makes every result NaN. Each label is
+    // read once because another thread may write to it meanwhile.
     std::int32_t operator()(std::int64_t i, bool& valid) const {
         const auto label = static_cast<std::int64_t>(__atomic_load_n(data + i * stride, __ATOMIC_RELAXED));
         if (static_cast<std::uint64_t>(label) < num_classes) return static_cast<std::int32_t>(label);
@@ -27,7 +28,7 @@ struct Reader {
     }
 };
 
-// parts * K counters, turned into the position of each part's next row of a class
+// Turns the (parts, K) counts into the position of each part's next row of a class.
 void to_positions(std::vector<std::int32_t>& counts, std::int64_t parts, std::int64_t num_classes,
                   std::vector<std::int32_t>& offsets) {
     std::int32_t position = 0;

@@ -1,3 +1,4 @@
+// Sorts the rows of a batch by the classes in it.
 #include "moments/present.h"
 
 #include <cstddef>

@@ -1,14 +1,40 @@
-// The innermost loop: a few rows of one class, a strip of columns, everything in registers.
+// The innermost loop of class moments: a few rows of one class, a strip of columns, in registers.
 #pragma once
 
-#include "moments/line_order.h"
 #include "core/simd.h"
+#include "core/system.h"
 
 namespace ncfast {
+
+constexpr int kMostLines = 32;  // of a row, in one strip
+
+// The order in which the cache lines of a row are read if the rows are spread over memory.
+//
+// If lines are read front to back, hardware prefetchers continue past the end of the row and fetch
+// lines that nobody reads. They see no stream in bit-reversed order, and software prefetches
+// replace them. Adjacent rows that are read soon are better read front to back.
+struct ScatteredLines {
+    std::uint8_t order[kMostLines + 1][kMostLines] = {};  // [number of lines][step]
+
+    constexpr ScatteredLines() {
+        for (int lines = 1; lines <= kMostLines; ++lines) {
+            int bits = 0, step = 0;
+            while ((1 << bits) < lines) ++bits;
+            for (int i = 0; i < 1 << bits; ++i) {
+                int reversed = 0;
+                for (int b = 0; b < bits; ++b) reversed |= (i >> b & 1) << (bits - 1 - b);
+                if (reversed < lines) order[lines][step++] = static_cast<std::uint8_t>(reversed);
+            }
+        }
+    }
+};
+constexpr ScatteredLines kScatteredLines;
+
 namespace NCFAST_ISA {
 
 constexpr int kTileRows = 4;
-// At most 32 terms go into a lane before it is added in double: bounds the rounding of any data.
+// The columns of a strip. At most 32 terms enter a lane before it is added in double, which bounds
+// rounding for any data.
 template <class T>
 constexpr int kStrip = 32 * kLanes<Compute<T>>;
 
@@ -26,13 +52,13 @@ struct TileRegisters {
     }
 };
 
-// prefetcht1: the lines go to L2. Into L1 they would hold its few miss buffers for as long as
-// memory takes, which halves the bandwidth of a gather.
+// Prefetches into L2. Prefetches into L1 would occupy its few miss buffers until memory answers,
+// which halves the bandwidth of a gather.
 inline __attribute__((always_inline)) void prefetch(const void* line) {
     __builtin_prefetch(line, 0, 2);
 }
 
-// norm_ss[r] += the sum of the lanes of each of R vectors
+// Adds the sum of the lanes of each of R vectors to norm_ss[r].
 template <class V, int R>
 inline __attribute__((always_inline)) void add_lanes(const V (&lanes)[R], double* norm_ss) {
     for (int r = 0; r < R; ++r) norm_ss[r] += sum_lanes(to_double_lanes(lanes[r]));
@@ -43,8 +69,8 @@ inline __attribute__((always_inline)) void add_lanes(const VecF (&lanes)[4], dou
     for (int r = 0; r < 4; ++r) norm_ss[r] += sums[r];
 }
 
-// Over the R rows: shift_sum += sum of (x - pilot), deviation_ss += |x - pilot|^2 (its lanes),
-// norm_ss[r] += |x|^2. Pilot and shift_sum are padded to whole vectors.
+// Adds R rows: sum of (x - pilot) to shift_sum, |x - pilot|^2 to the lanes of deviation_ss, |x|^2
+// of each row to norm_ss[r]. Pilot and shift_sum are padded to whole vectors.
 template <class T, int R>
 inline __attribute__((always_inline)) void tile(const T* const* rows, const T* const* ahead,
                                                 const Compute<T>* pilot, Compute<T>* shift_sum,

@@ -1,3 +1,4 @@
+// Cuts a batch into units of work and merges their results into class moments.
 #include "moments/update.h"
 
 #include <algorithm>
@@ -8,8 +9,7 @@
 
 #include "core/isa.h"
 #include "core/pool.h"
-#include "moments/merge.h"
-#include "products/packed_rows.h"
+#include "products/second_pass.h"
 
 namespace ncfast {
 namespace {

@@ -1,36 +1,26 @@
-// Rows of a class join its mean and sum of squares one after another, in double (Welford 1962).
+// Adds the rows of a class to its mean and sum of squares one after another, in double (Welford
+// 1962).
 //
-// A row is taken relative to the mean of all rows before it, so nothing cancels: there is no pivot
-// to choose, and no range of values needs another path. Identical rows give exactly zero.
+// Each row is taken relative to the mean of the rows before it, so nothing cancels: there is no
+// pilot to choose, and no range of values needs another path. Identical rows give exactly 0.
 #pragma once
 
-#include "core/kernels.h"
+#include "core/isa.h"
 #include "core/simd.h"
-#include "products/panel.h"
 
 namespace ncfast {
 namespace NCFAST_ISA {
 
-constexpr int kBlockCols = 16;  // one line of float features, two of means
+constexpr int kBlockCols = 16;  // one cache line of float features, two of means
 
 template <class T>
-constexpr int kParts = kLanes<Compute<T>> / kLanes<double>;
+constexpr int kStepCols = Doubles<T>::kParts * kLanes<double>;
 
-inline double* place_of(const Deviations& to, std::int64_t row, std::int64_t col) {
-    constexpr int kWidth = kPanel<double>;
-    return to.panels + (col / kWidth * to.depth + to.row + row) * kWidth + col % kWidth;
-}
-
-// How a step reads and writes its kLanes<Compute<T>> columns: all of them, or the `left` ones that
-// exist, the others being zero.
+// Reads and writes all columns of a step.
 struct WholeStep {
     template <class T>
-    inline __attribute__((always_inline)) void get(const T* from, VecD (&to)[kParts<T>]) const {
-        as_doubles(load(from), to);
-    }
-    inline __attribute__((always_inline)) void get(const float* from, VecD (&to)[2]) const {
-        to[0] = load_double(from);
-        to[1] = load_double(from + kLanes<double>);
+    inline __attribute__((always_inline)) void read(const T* from, VecD* to) const {
+        Doubles<T>::load_from(from, to);
     }
     inline __attribute__((always_inline)) VecD mean(const double* from, int) const {
         return load(from);
@@ -40,36 +30,43 @@ struct WholeStep {
     }
 };
 
+// Reads and writes the `left` columns that a step still has; the others are 0.
 struct PartOfStep {
     std::int64_t left;
 
-    static int within(std::int64_t left, int most) {
-        return left < 0 ? 0 : static_cast<int>(least(left, most));
+    int of(int part, int most) const {
+        const std::int64_t count = left - part * kLanes<double>;
+        return count < 0 ? 0 : static_cast<int>(least(count, most));
     }
     template <class T>
-    inline __attribute__((always_inline)) void get(const T* from, VecD (&to)[kParts<T>]) const {
-        as_doubles(load_part(from, within(left, kLanes<Compute<T>>)), to);
+    inline __attribute__((always_inline)) void read(const T* from, VecD* to) const {
+        Doubles<T>::load_part_from(from, of(0, kStepCols<T>), to);
     }
     inline __attribute__((always_inline)) VecD mean(const double* from, int part) const {
-        return load_part(from, within(left - part * kLanes<double>, kLanes<double>));
+        return load_part(from, of(part, kLanes<double>));
     }
     inline __attribute__((always_inline)) void put(double* to, VecD value, int part) const {
-        const int count = within(left - part * kLanes<double>, kLanes<double>);
-        std::memcpy(to, &value, static_cast<std::size_t>(count) * sizeof(double));
+        const auto count = static_cast<std::size_t>(of(part, kLanes<double>));
+        std::memcpy(to, &value, count * sizeof(double));
     }
 };
 
-// R rows of a class on their way into its state.
+inline double* place_of(const Deviations& to, std::int64_t row, std::int64_t col) {
+    constexpr int kWidth = kPanel<double>;
+    return to.panels + (col / kWidth * to.depth + to.row + row) * kWidth + col % kWidth;
+}
+
+// R rows of a class that are added together.
 template <class T, int R>
-struct RowsOfClass {
+struct JoiningRows {
     const T* rows[R];
-    const T* ahead[R];  // what will be read next
-    double grow[R];     // 1 / (k + 1), for a row that comes after k others
+    const T* ahead[R];  // the rows after them, to be prefetched
+    double grow[R];     // 1 / (k + 1) for a row that comes after k others
     double root[R];     // sqrt(k / (k + 1))
     VecD norm_ss[R] = {};
     VecD deviation_ss[R] = {};
 
-    RowsOfClass(const Run& run, std::int64_t first, std::int64_t count) {
+    JoiningRows(const Run& run, std::int64_t first, std::int64_t count) {
         const auto* data = static_cast<const T*>(run.matrix.data);
         const std::int64_t last = run.rows_end - run.rows - 1;
         for (int r = 0; r < R; ++r) {
@@ -81,24 +78,24 @@ struct RowsOfClass {
         }
     }
 
-    // One step of columns. With Keep, sqrt(k / (k + 1)) (x - mean) of each row goes to `to`: the
-    // sum of the outer products of these is what the rows add to the scatter matrix.
+    // Adds one step of columns. With Keep, sqrt(k / (k + 1)) (x - mean) of each row goes to `to`:
+    // the sum of the outer products of these is what the rows add to the scatter matrix.
     template <bool Keep, class Step>
     inline __attribute__((always_inline)) void add(const Step& step, std::int64_t col, bool fresh,
                                                    double* mean, const Deviations& to) {
-        VecD now[kParts<T>];
+        constexpr int kParts = Doubles<T>::kParts;
+        VecD now[kParts];
         if (fresh) {
-            step.get(rows[0] + col, now);  // the mean of a class without rows is not read
+            step.read(rows[0] + col, now);  // the mean of a class without rows is not read
         } else {
-            for (int p = 0; p < kParts<T>; ++p)
-                now[p] = step.mean(mean + col + p * kLanes<double>, p);
+            for (int p = 0; p < kParts; ++p) now[p] = step.mean(mean + col + p * kLanes<double>, p);
         }
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) {
-            VecD values[kParts<T>];
-            step.get(rows[r] + col, values);
+            VecD values[kParts];
+            step.read(rows[r] + col, values);
 #pragma GCC unroll 2
-            for (int p = 0; p < kParts<T>; ++p) {
+            for (int p = 0; p < kParts; ++p) {
                 const VecD deviation = values[p] - now[p];
                 norm_ss[r] += values[p] * values[p];
                 deviation_ss[r] += deviation * deviation;
@@ -106,16 +103,16 @@ struct RowsOfClass {
                 if (Keep) store(place_of(to, r, col + p * kLanes<double>), deviation * root[r]);
             }
         }
-        for (int p = 0; p < kParts<T>; ++p) step.put(mean + col + p * kLanes<double>, now[p], p);
+        for (int p = 0; p < kParts; ++p) step.put(mean + col + p * kLanes<double>, now[p], p);
     }
 };
 
-// Rows first .. first + R of the run. What is needed next is fetched line by line meanwhile.
+// Adds rows first .. first + R of the run. The data needed next are prefetched line by line.
 template <class T, int R, bool Keep>
 inline void join_rows(const Joining& of, std::int64_t first, ClassState& state, Norms& norms) {
-    constexpr int kStep = kLanes<Compute<T>>, kLine = 64 / static_cast<int>(sizeof(T));
+    constexpr int kStep = kStepCols<T>, kLine = 64 / static_cast<int>(sizeof(T));
     const std::int64_t cols = of.run.matrix.cols;
-    RowsOfClass<T, R> rows(of.run, first, state.count);
+    JoiningRows<T, R> rows(of.run, first, state.count);
     const double* next_mean = first + R < of.run.count ? state.mean : of.next_mean;
     Deviations to = of.deviations;
     to.row += first;
@@ -155,8 +152,11 @@ inline void join_all(const Joining& of, ClassState& state, Norms& norms) {
 
 template <class T>
 void join(const Joining& of, ClassState& state, Norms& norms) {
-    if (of.deviations.panels == nullptr) join_all<T, false>(of, state, norms);
-    else join_all<T, true>(of, state, norms);
+    if (of.deviations.panels == nullptr) {
+        join_all<T, false>(of, state, norms);
+    } else {
+        join_all<T, true>(of, state, norms);
+    }
 }
 
 }  // namespace NCFAST_ISA

@@ -1,21 +1,22 @@
+// The margins of all pairs of classes, cut into tasks of a few classes against all.
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
 #include "core/isa.h"
 #include "core/pool.h"
+#include "moments/plan.h"
 #include "products/second_pass.h"
-#include "moments/units.h"
 
 namespace ncfast {
 namespace {
 
-constexpr std::int64_t kResidualBytes = 1 << 19;  // of one block: stays in L2
+constexpr std::int64_t kResidualBytes = 1 << 19;  // of one block of rows, which stays in L2
 constexpr std::int64_t kMostClasses = 32;         // of one task
-constexpr std::int64_t kTableBytes = 1 << 23;     // of one task's spreads
-constexpr std::int64_t kFew = 512;                // so few classes that double costs little
+constexpr std::int64_t kTableBytes = 1 << 23;     // of the spreads of one task
+constexpr std::int64_t kFew = 512;                // with at most so many classes double costs little
 
-// Left operands in C: the given ones if they are of that type already.
+// Left operands in C: a copy, or the given values if they are of that type.
 template <class C>
 struct Left {
     std::vector<C> copy;
@@ -30,7 +31,7 @@ struct Left<double> {
     Left(const double* values, std::int64_t) : data(values) {}
 };
 
-// The rule's rows as panels, and what goes with them, padded.
+// The rows of the rule as panels, with their biases and norms, padded.
 template <class C>
 struct Packed {
     std::int64_t padded;
@@ -63,12 +64,12 @@ void run(const MarginKernels<C>& use, const Matrix& feats, const Plan& plan, con
     const std::int64_t number = in.number, cols = in.cols;
     const Packed<C> packed(in, use.panel);
     const Left<C> left_rows(in.rows, number * cols), left_centred(in.centred, number * cols);
-    const Pairs<C> pairs{number, cols, in.rows, left_rows.data, packed.panels.data(), in.centred,
-                         left_centred.data, packed.bias.data(), packed.norm.data(), packed.norm_ss.data(),
-                         packed.scale.data(), in.variances, in.counts};
+    const ClassPairs<C> pairs{number, cols, in.rows, left_rows.data, packed.panels.data(), in.centred,
+                         left_centred.data, packed.bias.data(), packed.norm.data(),
+                         packed.norm_ss.data(), packed.scale.data(), in.variances, in.counts};
     const std::int64_t group = std::clamp<std::int64_t>(
         std::min(kTableBytes / (8 * packed.padded), number / (4 * threads)), 1, kMostClasses);
-    const std::int64_t stride = cols + 8;  // rows a power of two apart would fight for the cache
+    const std::int64_t stride = cols + 8;  // rows a power of two apart share cache sets
     const auto most = static_cast<std::int64_t>(kResidualBytes / sizeof(C)) / stride;
     const auto block = static_cast<std::size_t>(std::max<std::int64_t>(most, 8));
     parallel_for((number + group - 1) / group, threads, [&](std::int64_t task) {
@@ -81,7 +82,7 @@ void run(const MarginKernels<C>& use, const Matrix& feats, const Plan& plan, con
         const std::int64_t last = plan.offsets[first + count];
         for (std::int64_t i = plan.offsets[first], end; i < last; i = end) {
             end = std::min(i + static_cast<std::int64_t>(block), last);
-            for_each_segment(plan, i, end, [&](std::int64_t c, std::int64_t a, std::int64_t b) {
+            for_each_run(plan, i, end, [&](std::int64_t c, std::int64_t a, std::int64_t b) {
                 std::fill(classes.begin() + (a - i), classes.begin() + (b - i), c);
                 use.pack[static_cast<int>(feats.dtype)](
                     feats, plan.rows.get() + a, b - a, in.means + c * cols, in.rows + c * cols,

@@ -1,23 +1,25 @@
-// Margins between class means and the rows of a classifier, a few classes against all. Products in
-// C, everything else in double.
+// Margins between class means and the rows of a classifier, a few classes against all classes.
+// Products are in C, all other arithmetic is in double.
 #pragma once
 
-#include "products/margins_types.h"
 #include "products/products.h"
 #include "products/projection.h"
+#include "products/second_pass.h"
 
 namespace ncfast {
 namespace NCFAST_ISA {
 
-// A difference this much smaller than its terms is taken again from coordinates; and the rounding
-// of a sum of products, for each of its terms.
+// A squared distance below this share of its terms is recomputed from coordinates.
 template <class C>
 constexpr double kCancelled = sizeof(C) == sizeof(double) ? 1e-5 : 5e-2;
+// A margin below this share of its terms is recomputed in double.
 template <class C>
 constexpr double kSmallMargin = sizeof(C) == sizeof(double) ? 0 : 5e-2;
+// The rounding of a sum of products, per term.
 template <class C>
 constexpr double kRounding = sizeof(C) == sizeof(double) ? 1.2e-16 : 6.5e-8;
 
+// Writes the deviations of rows of class c to `out`, and their products with w_c to `own`.
 template <class T, class C>
 void pack_residuals(const Matrix& feats, const std::int32_t* rows, std::int64_t count,
                     const double* mean, const double* row_c, std::int64_t stride, double* buffer,
@@ -30,8 +32,9 @@ void pack_residuals(const Matrix& feats, const std::int32_t* rows, std::int64_t 
     }
 }
 
+// Adds <w_c - w_k, deviation>^2 to spread[c - first][k] for each row of the residuals and all k.
 template <class C>
-void add_spread(const Pairs<C>& pairs, std::int64_t first, const Residuals<C>& residuals,
+void add_spread(const ClassPairs<C>& pairs, std::int64_t first, const Residuals<C>& residuals,
                 double* spread) {
     const std::int64_t padded = (pairs.number + kPanel<C> - 1) / kPanel<C> * kPanel<C>;
     Vec<C> sums[kLeft][2];
@@ -53,17 +56,17 @@ void add_spread(const Pairs<C>& pairs, std::int64_t first, const Residuals<C>& r
         }
 }
 
-// One class against all others.
+// One class c against all other classes.
 struct OneClass {
     std::int64_t c;
     double own, norm, rounding, variance, inverse_count;
     const double* spread;
-    VecD projected, trace;  // sums, by lane
-    VecD radius;            // smallest, by lane
+    VecD projected, trace;  // sums by lane
+    VecD radius;            // minimum by lane
 };
 
 template <class C>
-inline OneClass one_class(const Pairs<C>& pairs, std::int64_t c, const double* spread) {
+inline OneClass one_class(const ClassPairs<C>& pairs, std::int64_t c, const double* spread) {
     const double* mean = pairs.centred + c * pairs.cols;
     const double norm = __builtin_sqrt(dot(mean, mean, pairs.cols));
     const double count = static_cast<double>(pairs.counts[c]);
@@ -79,9 +82,9 @@ inline OneClass one_class(const Pairs<C>& pairs, std::int64_t c, const double* s
             VecD{} + DBL_MAX};
 }
 
-// |w_c - w_k|^2 from <w_c, w_k>, for the lanes k ..
+// |w_c - w_k|^2 from <w_c, w_k>, one k a lane.
 template <class C>
-inline VecD gaps(const Pairs<C>& pairs, std::int64_t c, std::int64_t k, VecD dots) {
+inline VecD gaps(const ClassPairs<C>& pairs, std::int64_t c, std::int64_t k, VecD dots) {
     const VecD sum = load(pairs.norm_ss + k) + pairs.norm_ss[c];
     VecD gap = sum - 2.0 * dots;
     const VecD low = gap < kCancelled<C> * sum ? VecD{} + 1.0 : VecD{};
@@ -99,9 +102,9 @@ inline VecD gaps(const Pairs<C>& pairs, std::int64_t c, std::int64_t k, VecD dot
     return gap;
 }
 
-// own - <w_k, mean_c> - bias_k for the lanes k ..
+// own - <w_k, mean_c> - bias_k, one k a lane.
 template <class C>
-inline VecD margins(const Pairs<C>& pairs, const OneClass& of, std::int64_t k, VecD scores) {
+inline VecD margins(const ClassPairs<C>& pairs, const OneClass& of, std::int64_t k, VecD scores) {
     VecD margin = of.own - (scores + load(pairs.bias + k));
     if (kSmallMargin<C> == 0) return margin;
     const VecD magnitude = margin < 0 ? -margin : margin;
@@ -116,14 +119,16 @@ inline VecD margins(const Pairs<C>& pairs, const OneClass& of, std::int64_t k, V
     return margin;
 }
 
-// spread / (spread + margin^2), one where there is no margin
+// Cantelli's bound spread / (spread + margin^2); 1 where the margin is not positive.
 inline VecD cantelli(VecD spread, VecD margin) {
     const VecD term = spread / (spread + margin * margin);
     return margin > 0 ? term : VecD{} + 1.0;
 }
 
+// Adds the terms of the classes from k on, one a lane.
 template <class C>
-inline void add_terms(const Pairs<C>& pairs, std::int64_t k, VecD scores, VecD dots, OneClass& of) {
+inline void add_terms(const ClassPairs<C>& pairs, std::int64_t k, VecD scores, VecD dots,
+                      OneClass& of) {
     VecD index, reach;
     for (int lane = 0; lane < kLanes<double>; ++lane) index[lane] = static_cast<double>(k + lane);
     const auto other = (index != static_cast<double>(of.c)) &
@@ -142,8 +147,9 @@ inline void add_terms(const Pairs<C>& pairs, std::int64_t k, VecD scores, VecD d
     of.radius = (other & (reach < of.radius)) ? reach : of.radius;
 }
 
+// Writes the results of classes first .. first + count.
 template <class C>
-void finish_margins(const Pairs<C>& pairs, std::int64_t first, std::int64_t count,
+void finish_margins(const ClassPairs<C>& pairs, std::int64_t first, std::int64_t count,
                     const double* spread, const MarginSums& out) {
     const std::int64_t padded = (pairs.number + kPanel<C> - 1) / kPanel<C> * kPanel<C>;
     Vec<C> scores[kLeft][2], dots[kLeft][2];

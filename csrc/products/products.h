@@ -1,18 +1,19 @@
-// Products of packed matrices: the innermost loops of what costs N D^2, N K D or K^2 D.
+// Products of packed matrices: the innermost loops of operations that cost N D^2, N K D or K^2 D.
 //
-// The right operand lies in panels: kPanel of its rows side by side, one depth after the other,
-// padded with zeros. The left operand is read one value at a time, kLeft rows at once, so that
-// the sums stay in registers.
+// The right operand is stored as panels: kPanel of its rows side by side, one depth after the
+// other, padded with zeros. The left operand is read one value at a time from kLeft rows at once,
+// so that all sums stay in registers.
 #pragma once
 
-#include "products/panel.h"
+#include "core/simd.h"
 
 namespace ncfast {
 namespace NCFAST_ISA {
 
 constexpr int kLeft = NCFAST_VECTOR_BYTES == 64 ? 8 : 4;
 
-// total[r] = sum over depth of left[r][depth * Step] * right[depth], for kPanel columns
+// Computes total[r], the sum over depth of left[r][depth * Step] * right[depth], for kPanel
+// columns.
 template <int Step, class C>
 inline __attribute__((always_inline)) void tile_product(const C* const (&left)[kLeft],
                                                         const C* right, std::int64_t depth,
@@ -30,7 +31,8 @@ inline __attribute__((always_inline)) void tile_product(const C* const (&left)[k
     }
 }
 
-// Rows first .. first + kLeft of a row-major matrix; past the end the last one again.
+// Points to the rows first .. first + kLeft of a row-major matrix. The last row stands in for rows
+// past the end.
 template <class C>
 inline void left_rows(const C* data, std::int64_t stride, std::int64_t first, std::int64_t count,
                       const C* (&left)[kLeft]) {

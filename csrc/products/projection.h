@@ -1,11 +1,12 @@
-// Second pass: squared projections of the deviations from a class mean, in double.
+// Squared projections of the deviations from a class mean on a few vectors, in double.
 #pragma once
 
-#include "moments/item.h"
+#include "moments/segment.h"
 
 namespace ncfast {
 namespace NCFAST_ISA {
 
+// Writes x - mean in double.
 template <class T>
 inline void deviations(const T* x, const double* mean, std::int64_t cols, double* out) {
     constexpr int kStep = kLanes<Compute<T>>;
@@ -17,7 +18,7 @@ inline void deviations(const T* x, const double* mean, std::int64_t cols, double
     }
 }
 
-// <deviation, vector> for R rows and V vectors at once, squared and summed over the rows.
+// Adds <deviation, vector>^2 over R rows to the sum of each of V vectors.
 template <int R, int V>
 inline void dots(const double* deviation, const double* vectors, std::int64_t cols, double* sums) {
     constexpr int kStep = kLanes<double>;

@@ -1,4 +1,4 @@
-// The class moments of one state, read.
+// Reads the class moments of one state.
 #pragma once
 
 #include <algorithm>
@@ -7,7 +7,7 @@
 #include <limits>
 #include <vector>
 
-#include "core/lines.h"
+#include "core/memory.h"
 #include "summary/summary.h"
 
 namespace ncfast {
@@ -21,13 +21,14 @@ struct Spread {
     double mean, variance;
 };
 
-// Of a matrix of products A = L R^T of the rows of present classes: its trace, its Frobenius norm,
-// and the distance norm_F(A / norm_F(A) - E) from the Gram matrix E of a simplex ETF.
+// Statistics of a matrix of products A = L R^T of the rows of present classes: the trace, the
+// Frobenius norm, and the distance norm_F(A / norm_F(A) - E) from the Gram matrix E of a simplex
+// ETF.
 struct Gram {
     double trace, norm, simplex_distance;
 };
 
-// Weights, sums over classes and where the rest lies; `centre` fills the centred means.
+// The class moments of one state: weights, sums over classes, and pointers to the arrays.
 class ClassRow {
 public:
     explicit ClassRow(const States& states)
@@ -53,13 +54,13 @@ public:
 
     bool present(std::int64_t c) const { return weight[c] > 0; }
 
-    // P / (P - 1), NaN with fewer than two classes.
+    // P / (P - 1) for P present classes; NaN if P < 2.
     double bessel() const { return number > 1 ? number / (number - 1) : kNan; }
 
-    // NaN when the features or labels are unusable, or absent; else zero.
+    // NaN if features or labels are invalid or there are none; else 0.
     double nan_if_invalid() const { return 0 * (norm_sum + within) / total; }
 
-    // Means minus their mean, zero for absent classes.
+    // Fills `centred` with the means minus their mean; the rows of absent classes are 0.
     void centre() {
         std::fill(mean_.begin(), mean_.end(), 0.0);
         for (std::int64_t c = 0; c < k; ++c)
@@ -84,9 +85,32 @@ private:
     std::vector<double> mean_;
 };
 
-Spread spread(const ClassRow& row, const std::vector<double>& values);
+// Mean and variance of one value a class over the present classes.
+inline Spread spread(const ClassRow& row, const std::vector<double>& values) {
+    double mean = 0, squares = 0;
+    for (std::int64_t c = 0; c < row.k; ++c) mean += row.present(c) ? values[c] : 0.0;
+    mean /= row.number;
+    for (std::int64_t c = 0; c < row.k; ++c)
+        squares += row.present(c) ? square(values[c] - mean) : 0.0;
+    return {mean, squares / row.number};
+}
 
-// Of the products (K, K).
-Gram gram(const ClassRow& row, const std::vector<double>& product);
+// The statistics of the products (K, K).
+inline Gram gram(const ClassRow& row, const std::vector<double>& product) {
+    double trace = 0, squares = 0, sum = 0;
+    for (std::int64_t c = 0; c < row.k; ++c) trace += product[c * row.k + c];
+    for (const double value : product) squares += square(value);
+    const double norm = std::sqrt(squares), scale = 1 / norm, share = 1 / row.number;
+    const double root = 1 / std::sqrt(row.number - 1);
+    const double off = -share * root, diagonal = (1 - share) * root;  // entries of E
+    for (std::int64_t i = 0; i < row.k; ++i) {
+        const double* products = product.data() + i * row.k;
+        for (std::int64_t j = 0; j < row.k; ++j) {
+            const bool both = row.present(i) && row.present(j);
+            sum += square(products[j] * scale - (both ? i == j ? diagonal : off : 0.0));
+        }
+    }
+    return {trace, norm, std::sqrt(sum)};
+}
 
 }  // namespace ncfast

@@ -1,16 +1,16 @@
-// Products, triangles and rotations of a few long rows, in double.
+// Products, triangles and rotations of a few long rows in double, for summary.cpp and spectrum.h.
 #pragma once
 
+#include "core/isa.h"
 #include "products/products.h"
-#include "summary/small_matrix_types.h"
 
 namespace ncfast {
 namespace NCFAST_ISA {
 
 constexpr int kDotRows = 4;
-constexpr int kDotCols = NCFAST_VECTOR_BYTES == 64 ? 4 : 2;  // as many sums as registers hold
+constexpr int kDotCols = NCFAST_VECTOR_BYTES == 64 ? 4 : 2;  // all sums fit in registers
 
-// sums[r][c] = <row r of left, row c of right>
+// Computes sums[r][c] = <row r of left, row c of right>.
 inline void dot_tile(const double* const (&left)[kDotRows], const double* const (&right)[kDotCols],
                      std::int64_t cols, double (&sums)[kDotRows][kDotCols]) {
     VecD total[kDotRows][kDotCols] = {};
@@ -39,11 +39,13 @@ inline void pick_rows(const double* rows, std::int64_t first, std::int64_t numbe
     for (int r = 0; r < Number; ++r) out[r] = rows + least(first + r, number - 1) * cols;
 }
 
+// The products of all rows of `left` and `right`, half of them if both are the same.
 void row_products(const double* left, const double* right, std::int64_t number, std::int64_t cols,
                   double* product) {
     const bool symmetric = left == right;
     for (std::int64_t i = 0; i < number; i += kDotRows)
-        for (std::int64_t j = 0; j < (symmetric ? least(i + kDotRows, number) : number); j += kDotCols) {
+        for (std::int64_t j = 0, end = symmetric ? least(i + kDotRows, number) : number; j < end;
+             j += kDotCols) {
             const double *rows[kDotRows], *columns[kDotCols];
             pick_rows(left, i, number, cols, rows);
             pick_rows(right, j, number, cols, columns);
@@ -57,7 +59,7 @@ void row_products(const double* left, const double* right, std::int64_t number, 
         }
 }
 
-// row -= share * mirror
+// Subtracts share * mirror from row.
 inline void subtract(double* row, const double* mirror, double share, std::int64_t cols) {
     std::int64_t d = 0;
     for (; d + kLanes<double> <= cols; d += kLanes<double>)
@@ -65,7 +67,7 @@ inline void subtract(double* row, const double* mirror, double share, std::int64
     for (; d < cols; ++d) row[d] -= share * mirror[d];
 }
 
-// Householder reflections, row by row.
+// Turns the rows into an upper triangle by one Householder reflection a row.
 void triangle(double* rows, std::int64_t number, std::int64_t length, double* out,
               std::int64_t stride) {
     std::memset(out, 0, static_cast<std::size_t>(number * stride) * sizeof(double));
@@ -92,6 +94,7 @@ inline double dot_padded(const double* a, const double* b, std::int64_t stride) 
     return sum_lanes(total);
 }
 
+// Rotates the rows p and q in their plane.
 inline void rotate(double* p, double* q, std::int64_t stride, double cosine, double sine) {
     for (std::int64_t d = 0; d < stride; d += kLanes<double>) {
         const VecD x = load(p + d), y = load(q + d);
@@ -100,7 +103,8 @@ inline void rotate(double* p, double* q, std::int64_t stride, double cosine, dou
     }
 }
 
-bool sweep(double* triangle, std::int64_t number, std::int64_t stride) {
+// One round of Jacobi rotations over all pairs of rows. True if all pairs were orthogonal already.
+bool rotate_all(double* triangle, std::int64_t number, std::int64_t stride) {
     const double close = 0x1p-52 * static_cast<double>(number);
     bool done = true;
     for (std::int64_t i = 0; i < number; ++i)

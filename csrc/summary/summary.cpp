@@ -1,13 +1,12 @@
+// Primitives of the class moments of many states.
 #include "summary/summary.h"
 
-#include "summary/class_row.h"
 #include "core/isa.h"
+#include "summary/class_row.h"
 #include "summary/spectrum.h"
 
 namespace ncfast {
 namespace {
-
-constexpr double kClose = 1e-5;  // below this 1 - cos has lost more than 1e-10 of its value
 
 constexpr int kQuantities = 6;
 
@@ -16,13 +15,13 @@ struct PairStatistic {
 };
 constexpr PairStatistic kNoPairs{kNan, kNan, kNan};
 
-// In the order of summary_names.
+// The fields of one state, in the order of summary_names.
 struct Fields {
     double total, number, bessel, within_trace, norm_mean, nan_if_invalid;
     double condition = kNan, condition_centred = kNan;
     double between = kNan, between_sample = kNan;  // traces
-    Spread norm{kNan, kNan};                                     // of the centred means
-    Gram gram{kNan, kNan, kNan}, gram_raw{kNan, kNan, kNan};     // of the centred means, of the means
+    Spread norm{kNan, kNan};  // of the centred means
+    Gram gram{kNan, kNan, kNan}, gram_raw{kNan, kNan, kNan};  // centred means, means
     PairStatistic cosine = kNoPairs;
     PairStatistic pairs[kQuantities] = {kNoPairs, kNoPairs, kNoPairs, kNoPairs, kNoPairs, kNoPairs};
 };
@@ -41,7 +40,7 @@ std::vector<std::string> joined(const std::vector<std::vector<std::string>>& par
     return names;
 }
 
-// Values over pairs; what they give.
+// One value a pair, and its statistics.
 struct Values {
     std::vector<double> values;
 
@@ -61,8 +60,8 @@ struct Values {
 
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
-// Largest over the rank-th singular value, the smallest of a matrix of that rank; infinite where
-// that is zero, the largest too.
+// The largest singular value divided by the rank-th one, the smallest of a matrix of that rank.
+// Infinite if the latter is 0, even if both are.
 double condition(const std::vector<double>& values, double rank) {
     const std::int64_t last = std::min(static_cast<std::int64_t>(rank),
                                        static_cast<std::int64_t>(values.size()));
@@ -76,14 +75,15 @@ public:
         : parts_(parts), row_(states), k_(states.classes), d_(states.cols), norm_(k_),
           gram_(k_ * k_), raw_(k_ * k_), spectrum_(k_, d_) {}
 
-    // values: the singular values of the centred means
+    // The fields of state i; writes the singular values of its centred means to `values`.
     Fields operator()(std::int64_t i, double* values) {
         row_.read(i);
         Fields out{row_.total, row_.number, row_.bessel(), row_.within / row_.total,
                    row_.norm_sum / row_.total, row_.nan_if_invalid()};
         if (parts_.products || parts_.pairs || parts_.centred_spectrum) row_.centre();
         if (parts_.products || parts_.pairs) write_products(out);
-        if (parts_.spectrum) out.condition = condition(spectrum_.nonzero(row_.means, out.norm_mean), row_.number);
+        if (parts_.spectrum)
+            out.condition = condition(spectrum_.nonzero(row_.means, out.norm_mean), row_.number);
         if (!parts_.centred_spectrum) return out;
         const std::vector<double>& found = spectrum_.nonzero(row_.centred.data(), out.norm_mean);
         out.condition_centred = condition(found, row_.number - 1);
@@ -118,7 +118,7 @@ private:
     }
 
     double one_minus_cosine(std::int64_t i, std::int64_t j) const {
-        if (norm_[i] == 0 || norm_[j] == 0) return 1;  // no direction counts as orthogonal
+        if (norm_[i] == 0 || norm_[j] == 0) return 1;  // a zero vector counts as orthogonal
         const double h = 1 - gram_[i * k_ + j] / (norm_[i] * norm_[j]);
         if (!(h < kClose)) return h;
         double sum = 0;
@@ -127,7 +127,7 @@ private:
         return sum / 2;
     }
 
-    // Everything about pairs of present classes.
+    // Collects the values of all pairs of present classes.
     void gather() {
         cosine_.values.clear();
         for (Values& each : values_) each.values.clear();
@@ -142,7 +142,7 @@ private:
         const double h = one_minus_cosine(i, j), a = norm_[i], b = norm_[j];
         const double squared = 2 * a * b * h + square(a - b);  // norm(mu_i - mu_j)^2
         cosine_.values.push_back(gram_[i * k_ + j] / (a * b));
-        // sum_c p_c norm(mu_c - mu_G)^2 without a difference that could cancel
+        // Adds up to sum_c p_c norm(mu_c - mu_G)^2 without differences that could cancel.
         between_by_sample_ += (row_.weight[i] / row_.total) * (row_.weight[j] / row_.total) * squared;
         if (!parts_.pairs) return;
         const double variances =

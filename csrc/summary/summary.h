@@ -1,6 +1,8 @@
-// Primitives of the class moments of many states: traces, norms of Gram matrices, statistics over
-// pairs of class means, singular values. Metrics are arithmetic on them, in ncfast/metrics/; the
-// reference of the primitives is ncfast/ops/summary.py.
+// Primitives of many states: traces, norms of Gram matrices, pair statistics, singular values, and
+// the products of a classifier with the class means.
+//
+// A state is the class moments at one log point. The metrics in ncfast/metrics/ are arithmetic on
+// the primitives. The reference is ncfast/ops/summary.py.
 #pragma once
 
 #include <string>
@@ -10,7 +12,7 @@
 
 namespace ncfast {
 
-// One part of many states: that of state i begins at data + i * stride.
+// One array of each of many states: the array of state i begins at data + i * stride.
 struct Part {
     const double* data;
     std::int64_t stride;
@@ -21,23 +23,31 @@ struct States {
     std::int64_t number;
     std::int64_t classes;
     std::int64_t cols;
-    bool integer_counts;  // the counts (K) are int64; otherwise weights in double
+    bool integer_counts;  // the counts (K) are int64, else double
     Part counts, means, within_ss, norm_sum, norm_max;
 };
 
-// What to compute of each state beside the traces; what is left out is NaN.
+// The primitives to compute besides the traces; the fields of the others are NaN.
 struct Parts {
-    bool products;  // of the means with each other
-    bool pairs;     // statistics over pairs of means; with them the products are there
-    bool spectrum;  // condition number of the means
+    bool products;          // of the means with each other
+    bool pairs;             // statistics over pairs of means; includes the products
+    bool spectrum;          // condition number of the means
     bool centred_spectrum;  // condition number and singular values of the centred means
 };
 
-// The names of the fields of a state, in order.
+// The names of the fields of summarise, in order.
 const std::vector<std::string>& summary_names();
 
-// Fills out (number, fields + R): the fields, then R = min(K, D) singular values of the centred
-// means, largest first. One pass over the states, whose moments are read once.
+// Writes out (number, fields + R): the fields, then R = min(K, D) singular values of the centred
+// means, largest first.
 void summarise(const States& states, Parts parts, double* out);
+
+// The names of the fields of classifier_summary, in order.
+const std::vector<std::string>& classifier_names();
+
+// Writes out (number, fields) for the classifier of each state, whose rows (K, D) are `weights`.
+// Fields are NaN with fewer than two present classes or invalid moments, and the fields of products
+// of rows also if `products` is false.
+void classifier_summary(const States& states, Part weights, bool products, double* out);
 
 }  // namespace ncfast

@@ -1,5 +1,7 @@
-// The batches of a training loop, one after another into rows of packed moments: all that a step of
-// the tracker asks for in one call, because between two training steps no cache holds its code.
+// Writes the class moments of each training batch into the next row of a buffer.
+//
+// One call does all the work of a tracker's step: after a training step no cache holds the
+// tracker's code, so every further call would cost misses.
 #pragma once
 
 #include <algorithm>
@@ -7,24 +9,24 @@
 #include <memory>
 
 #include "moments/moments.h"
+#include "moments/plan.h"
 #include "tracker/tensor_reader.h"
-#include "moments/units.h"
 #include "tracker/weight_norm.h"
 
 namespace ncfast {
 
 class RowWriter {
 public:
-    // Rows of `classes * (cols + 2) + 2` doubles from `base` on: counts, means, within_ss, norm_sum,
-    // norm_max. A full row has its entry in `steps`.
+    // The buffer begins at `base`. A row has `classes * (cols + 2) + 2` doubles: counts, means,
+    // within_ss, norm_sum, norm_max. `steps` has one entry per filled row.
     RowWriter(std::uintptr_t base, std::int64_t rows, std::int64_t classes, std::int64_t cols,
               pybind11::list steps, std::shared_ptr<const TensorReader> reader)
         : base_(reinterpret_cast<double*>(base)), rows_(rows), classes_(classes), cols_(cols),
           steps_(std::move(steps)), reader_(std::move(reader)) {}
 
-    // Measures a batch into the next row and appends `step` to the steps. False, and nothing has
-    // changed, if there is anything about the arguments that needs another look: their types,
-    // shapes or memory, labels out of range, features that are not finite, no row left.
+    // Computes the moments of a batch into the next row and appends `step` to the steps. Returns
+    // false and changes nothing if the slow path must look at the batch: unexpected types, shapes
+    // or memory, labels out of range, features that are not finite, or a full buffer.
     bool push(const pybind11::object& step, const pybind11::object& feats,
               const pybind11::object& labels) {
         if (!fill(feats, labels)) return false;
@@ -32,8 +34,9 @@ public:
         return true;
     }
 
-    // The same, and the norm of the module's parameters into `norms`: both or neither. The norm
-    // comes first: nothing may let another thread run between a full row and its step.
+    // Does the same and writes the norm of the module's parameters into `norms`: both or neither.
+    // The norm is computed first, because no other thread may run between filling a row and
+    // appending its step.
     bool push_with_norm(const pybind11::object& step, const pybind11::object& feats,
                         const pybind11::object& labels, NormWriter& norms,
                         const pybind11::object& module) {
@@ -48,7 +51,7 @@ private:
     std::int64_t size() const { return classes_ * (cols_ + 2) + 2; }
     std::int64_t number() const { return static_cast<std::int64_t>(PyList_GET_SIZE(steps_.ptr())); }
 
-    // Whether the next row holds the batch.
+    // Fills the next row; false if it could not.
     bool fill(const pybind11::object& feats, const pybind11::object& labels) {
         if (number() >= rows_ || !ordinary(feats) || !ordinary(labels) || reader_->guarded())
             return false;
@@ -83,7 +86,8 @@ private:
         return Labels{TensorReader::data_of(found), *type, found.strides[0]};
     }
 
-    // False where the norms are not numbers: features are not, or a label is out of range.
+    // Returns false if a feature is not finite or a label is out of range: the norms are then NaN
+    // or infinite.
     bool measure(const Matrix& x, const Labels& y) {
         const auto bytes = x.rows * cols_ * static_cast<std::int64_t>(size_of(x.dtype));
         return bytes < kUnitBytes ? measure_into(x, y, base_ + number() * size(), 1)
@@ -100,8 +104,8 @@ private:
         return std::isfinite(norms[0]);
     }
 
-    // Other threads run meanwhile. They may take the rows, or fill the next one: which row this
-    // batch goes to is known only when it has been measured.
+    // Other threads run Python meanwhile. They may empty the buffer or fill the next row, so the
+    // row of this batch is chosen after its moments are computed.
     bool measure_apart(const Matrix& x, const Labels& y) {
         std::unique_ptr<double[]> own = std::move(scratch_);
         if (!own) own.reset(new double[static_cast<std::size_t>(size())]);
@@ -121,7 +125,7 @@ private:
     const std::int64_t rows_, classes_, cols_;
     pybind11::list steps_;
     const std::shared_ptr<const TensorReader> reader_;
-    std::unique_ptr<double[]> scratch_;  // a row; none while a batch is measured into it
+    std::unique_ptr<double[]> scratch_;  // one row; null while a batch uses it
 };
 
 }  // namespace ncfast

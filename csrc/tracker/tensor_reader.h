@@ -1,19 +1,58 @@
-// Where the tensors of Python lie, without a call of Python for each and without torch.
+// Reads the address, shape and dtype of Python's tensors without a Python call per tensor and
+// without torch's headers.
 #pragma once
 
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
 #include <optional>
 
-#include "tracker/dlpack.h"
 #include "core/types.h"
 
 namespace ncfast {
 
+// The part of DLPack 1.3 that describes a tensor: a table of C functions, which the type of the
+// tensor holds. Nothing is copied and no reference is counted. The layouts are those of
+// https://github.com/dmlc/dlpack, include/dlpack/dlpack.h.
+namespace dlpack {
+
+constexpr std::uint32_t kMajor = 1;
+constexpr std::int32_t kCpu = 1;
+enum Code : std::uint8_t { kInt = 0, kUInt = 1, kFloat = 2, kBfloat = 4 };
+
+struct Version {
+    std::uint32_t major, minor;
+};
+struct Device {
+    std::int32_t type, id;
+};
+struct DataType {
+    std::uint8_t code, bits;
+    std::uint16_t lanes;
+};
+struct Tensor {
+    void* data;
+    Device device;
+    std::int32_t ndim;
+    DataType dtype;
+    std::int64_t* shape;
+    std::int64_t* strides;  // in elements
+    std::uint64_t byte_offset;
+};
+struct Table {
+    Version version;
+    void* previous;
+    void *allocate, *managed_from_object, *managed_to_object;
+    int (*view)(void* object, Tensor* out);  // may be null; -1 with a Python exception set
+    void* current_stream;
+};
+
+}  // namespace dlpack
+
 class TensorReader {
 public:
-    // `tensor` and `parameter` are the only types that are read, through the `table` they hold, and
-    // only while every one of `guards` returns something false. `threads` says how many may work.
+    // Only objects of the types `tensor` and `parameter` are read, through their `table`, and only
+    // while all `guards` return a false value. `threads` returns the number of threads to use.
     TensorReader(pybind11::type tensor, pybind11::type parameter, const pybind11::capsule& table,
                  pybind11::tuple guards, pybind11::function threads)
         : tensor_(std::move(tensor)), parameter_(std::move(parameter)), guards_(std::move(guards)),
@@ -22,17 +61,18 @@ public:
         if (found->version.major == dlpack::kMajor) view_ = found->view;
     }
 
-    // Something traces, so that nothing may be read.
+    // Whether a tracer is active, so that no tensor may be read.
     bool guarded() const {
         for (const pybind11::handle& guard : guards_)
             if (PyObject_IsTrue(guard().ptr()) != 0) return true;
         return false;
     }
 
-    // Whether the numbers are the negatives of those in the memory. May let another thread run.
+    // Whether the memory holds the negatives of the tensor's numbers. Another thread may run
+    // meanwhile.
     bool negated(pybind11::handle tensor) const {
         const auto found = pybind11::reinterpret_steal<pybind11::object>(
-            PyObject_CallOneArg(is_neg_.ptr(), tensor.ptr()));  // makes no tuple of arguments
+            PyObject_CallOneArg(is_neg_.ptr(), tensor.ptr()));  // creates no tuple of arguments
         if (!found) throw pybind11::error_already_set();
         return found.ptr() == Py_True;
     }
@@ -42,7 +82,7 @@ public:
     bool is_tensor(pybind11::handle object) const { return is(object, tensor_); }
     bool is_parameter(pybind11::handle object) const { return is(object, parameter_); }
 
-    // Of a tensor or parameter on the CPU; false for anything else.
+    // Describes a tensor or parameter on the CPU; false for anything else.
     bool view(pybind11::handle object, dlpack::Tensor& out) const {
         if (view_ == nullptr) return false;
         if (view_(object.ptr(), &out) != 0) {

@@ -1,22 +1,96 @@
-// The norm of a module's parameters, as `ncfast.weight_norm` has it in Python.
+// The norm of a module's parameters, read without a Python call per parameter. The reference is
+// `ncfast.weight_norm`.
 #pragma once
 
-#include <memory>
+#include <pybind11/pybind11.h>
 
+#include <memory>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include "moments/plan.h"
 #include "tracker/norm.h"
-#include "tracker/parameter_walk.h"
 #include "tracker/tensor_reader.h"
-#include "moments/units.h"
 
 namespace ncfast {
 
+// Lists the parameters that `module.parameters()` yields, in the same order.
+class ParameterWalk {
+public:
+    // `module` is torch.nn.Module. Its methods are replaced here, unless a class overrides them.
+    explicit ParameterWalk(const pybind11::type& module)
+        : parameters_(interned("_parameters")), modules_(interned("_modules")) {
+        for (const char* name : {"named_modules", "parameters", "named_parameters", "_named_members"})
+            methods_.emplace_back(interned(name), module.attr(name));
+    }
+
+    // False if a class or a module overrides a method or stores its members in another way.
+    bool operator()(pybind11::handle module, std::vector<pybind11::object>& found) const {
+        for (const auto& [name, method] : methods_)
+            if (!is_method(module, name, method)) return false;
+        std::unordered_set<PyObject*> seen;
+        return visit(module, seen, found);
+    }
+
+private:
+    using Seen = std::unordered_set<PyObject*>;
+
+    bool visit(pybind11::handle module, Seen& seen, std::vector<pybind11::object>& found) const {
+        if (!seen.insert(module.ptr()).second) return true;
+        const auto& [name, method] = methods_.front();
+        if (!is_method(module, name, method)) return false;
+        const pybind11::list parameters = values(attribute(module, parameters_));
+        const pybind11::list modules = values(attribute(module, modules_));
+        if (!parameters || !modules) return false;
+        for (const pybind11::handle& each : parameters)
+            if (!each.is_none() && seen.insert(each.ptr()).second)
+                found.push_back(pybind11::reinterpret_borrow<pybind11::object>(each));
+        for (const pybind11::handle& each : modules)
+            if (!each.is_none() && !visit(each, seen, found)) return false;
+        return true;
+    }
+
+    // Interned like the names in Python code, so that lookups compare addresses.
+    static pybind11::str interned(const char* name) {
+        return pybind11::reinterpret_steal<pybind11::str>(PyUnicode_InternFromString(name));
+    }
+
+    static pybind11::object attribute(pybind11::handle of, const pybind11::str& name) {
+        PyObject* found = PyObject_GetAttr(of.ptr(), name.ptr());
+        if (found == nullptr) PyErr_Clear();
+        return pybind11::reinterpret_steal<pybind11::object>(found);
+    }
+
+    // The values of a dict or an ordered dict; a null object for anything else.
+    static pybind11::list values(const pybind11::object& of) {
+        const bool found = of && PyDict_Check(of.ptr()) != 0;
+        return pybind11::reinterpret_steal<pybind11::list>(found ? PyMapping_Values(of.ptr())
+                                                                 : nullptr);
+    }
+
+    // Whether the method is not overridden, neither by the class nor by the module itself.
+    static bool is_method(pybind11::handle of, const pybind11::str& name,
+                          const pybind11::object& method) {
+        const pybind11::object found = attribute(of, name);
+        return found && PyMethod_Check(found.ptr()) != 0 &&
+               PyMethod_GET_FUNCTION(found.ptr()) == method.ptr() &&
+               PyMethod_GET_SELF(found.ptr()) == of.ptr();
+    }
+
+    const pybind11::str parameters_, modules_;
+    std::vector<std::pair<pybind11::str, pybind11::object>> methods_;
+};
+
+// The norm of all parameters of a module, or of a list of tensors.
+//
+// There is no result if a tensor is not an ordinary dense floating-point tensor on the CPU, or
+// while a tracer is active. Python then computes the norm.
 class WeightNorm {
 public:
     WeightNorm(std::shared_ptr<const TensorReader> reader, const pybind11::type& module)
         : reader_(std::move(reader)), walk_(module) {}
 
-    // Of all parameters; nothing where they are not plain floating numbers on the CPU, side by side
-    // in any order of their axes, or where something traces.
     std::optional<double> of_module(const pybind11::object& module) const {
         std::vector<pybind11::object> tensors;
         if (reader_->guarded() || !walk_(module, tensors)) return std::nullopt;
@@ -32,7 +106,7 @@ public:
     }
 
 private:
-    // They are held while another thread may have the interpreter.
+    // Holds references to the tensors, because another thread may run Python meanwhile.
     std::optional<double> of_all(const std::vector<pybind11::object>& tensors) const {
         if (tensors.empty()) return std::nullopt;
         std::vector<Span> spans;
@@ -59,7 +133,8 @@ private:
         return Span{TensorReader::data_of(found), *dtype, count};
     }
 
-    // Whether every place of `count` in a row is an element: some axis has the next step outwards.
+    // Whether the tensor is dense: its `count` elements fill adjacent memory in some order of the
+    // axes.
     static bool dense(const dlpack::Tensor& of, std::int64_t count) {
         std::int64_t step = 1;
         while (step < count) {
@@ -75,7 +150,7 @@ private:
     const ParameterWalk walk_;
 };
 
-// Norms one after another, each with its entry in `steps`.
+// Writes the norm of each step into a buffer, and the step into the list `steps`.
 class NormWriter {
 public:
     NormWriter(std::uintptr_t base, std::int64_t rows, pybind11::list steps,
@@ -83,7 +158,7 @@ public:
         : base_(reinterpret_cast<double*>(base)), rows_(rows), steps_(std::move(steps)),
           norm_(std::move(norm)) {}
 
-    // False, and nothing has changed, where there is no norm to be had or no place left.
+    // Returns false and changes nothing if there is no norm or the buffer is full.
     bool push(const pybind11::object& step, const pybind11::object& module) {
         const std::optional<double> found = measure(module);
         if (!found || full()) return false;
@@ -91,7 +166,7 @@ public:
         return true;
     }
 
-    // May let another thread run, which may take the values that are there.
+    // Another thread may run meanwhile and may empty the buffer.
     std::optional<double> measure(const pybind11::object& module) const {
         return full() ? std::nullopt : norm_->of_module(module);
     }

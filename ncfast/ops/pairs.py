@@ -20,7 +20,7 @@ from ncfast.ops import _raw
 
 _EDGE_CPU, _EDGE_GPU = 512, 4096  # tiles of 2 MB stay in a CPU's cache; 128 MB fill a GPU
 _CLOSE = 1e-5  # below this 1 - cos has lost more than 1e-10 of its value
-# the extension's statistics, in the order of csrc/products/class_pairs_types.h
+# the extension's statistics, in the order of csrc/products/second_pass.h
 _MEANS = ("cdnv", "angle", "distance", "log", "riesz")
 _MAXIMA = ("cdnv", "coherence")
 

@@ -1,4 +1,4 @@
-// Sum of outer products of the deviations from class means, tile by tile, in double.
+// The scatter matrix of the deviations from class means, tile by tile, in double; and their norms.
 #pragma once
 
 #include "products/products.h"
@@ -7,7 +7,7 @@
 namespace ncfast {
 namespace NCFAST_ISA {
 
-// Deviations of `count` rows as panels of columns: panel, then row, then column.
+// Writes the deviations of `count` rows as panels of columns: panel, then row, then column.
 template <class T>
 void pack_deviations(const Matrix& feats, const std::int64_t* labels, const double* means,
                      std::int64_t first, std::int64_t count, std::int64_t depth, double* row,
@@ -16,13 +16,13 @@ void pack_deviations(const Matrix& feats, const std::int64_t* labels, const doub
     const std::int64_t cols = feats.cols;
     for (std::int64_t i = first; i < first + count; ++i) {
         deviations(static_cast<const T*>(feats.data) + i * feats.stride, means + labels[i] * cols,
-                   cols, row);  // the end of `row` is zero and stays so
+                   cols, row);  // the padding of `row` is 0 and stays 0
         for (std::int64_t col = 0; col < cols; col += kWidth)
             std::memcpy(panels + (col * depth + i * kWidth), row + col, kWidth * sizeof(double));
     }
 }
 
-// out[i] = |x_i - mean of its class|
+// Writes out[i] = |x_i - mean of its class|.
 template <class T>
 void distances(const Matrix& feats, const std::int64_t* labels, const double* means,
                std::int64_t first, std::int64_t count, double* row, double* out) {
@@ -33,7 +33,7 @@ void distances(const Matrix& feats, const std::int64_t* labels, const double* me
     }
 }
 
-// The products of kLeft columns of one panel with all columns of another.
+// Computes the products of kLeft columns of one panel with all columns of another.
 inline __attribute__((always_inline)) void gram_tile(const double* left, const double* right,
                                                      std::int64_t depth, VecD (&sums)[kLeft][2]) {
     constexpr int kWidth = kPanel<double>;
@@ -50,7 +50,7 @@ inline __attribute__((always_inline)) void gram_tile(const double* left, const d
     }
 }
 
-// total (cols, cols) += the products of panel `right` with every panel up to it
+// Adds the products of panel `right` with each panel up to it to total (cols, cols).
 void add_gram(const double* panels, std::int64_t depth, std::int64_t right, double* total,
               std::int64_t cols) {
     constexpr int kWidth = kPanel<double>;

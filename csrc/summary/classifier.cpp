@@ -1,11 +1,12 @@
-#include "summary/classifier_summary.h"
-
-#include "summary/class_row.h"
+// Primitives of a linear classifier and the class means of many states: what NC3 reads.
 #include "core/isa.h"
+#include "summary/class_row.h"
+#include "summary/summary.h"
 
 namespace ncfast {
 namespace {
 
+// The fields of one state, in the order of classifier_names.
 struct Fields {
     double frobenius, sum;  // norm of all rows, norm of the sum of the rows
     double gap;             // norm_F(W / norm_F(W) - M / norm_F(M))
@@ -53,7 +54,8 @@ private:
         return {found.mean + undefined_, found.variance + undefined_};
     }
 
-    // The rows of present classes, zero elsewhere; their norms, sum, and products with the means.
+    // Copies the rows of present classes, 0 for absent ones; computes their norms, their sum and
+    // their products with the centred means.
     void take_rows(const double* weight) {
         squares_ = mean_squares_ = 0;
         std::fill(sum_.begin(), sum_.end(), 0.0);

@@ -1,13 +1,11 @@
-// Statistics of all pairs of class means, a block of rows against the rows after them, in double.
+// Statistics over all pairs of class means: a block of rows against the rows after it, in double.
 #pragma once
 
-#include "products/class_pairs_types.h"
 #include "products/products.h"
+#include "products/second_pass.h"
 
 namespace ncfast {
 namespace NCFAST_ISA {
-
-constexpr double kClose = 1e-5;  // below this 1 - cos has lost more than 1e-10 of its value
 
 typedef std::int64_t VecL __attribute__((vector_size(NCFAST_VECTOR_BYTES)));
 
@@ -23,14 +21,14 @@ inline VecD square_root(VecD x) {
 #endif
 }
 
-// Natural logarithm of normal numbers and zero, to two units in the last place: x = m 2^e with m
-// around one, and log m = 2 atanh((m - 1) / (m + 1)).
+// The natural logarithm of normal numbers and zero, to two units in the last place. With x = m 2^e
+// and m near 1, log m = 2 atanh((m - 1) / (m + 1)).
 inline VecD logarithm(VecD x) {
     const VecL bits = (VecL)x;
     VecL exponent = (bits >> 52) - 1023;
     VecD m = (VecD)((bits & 0xfffffffffffffLL) | 0x3ff0000000000000LL);
     const VecL big = (VecL)(m > 1.4142135623730951);
-    exponent -= big;  // true is -1
+    exponent -= big;  // a true comparison is -1
     m = big ? m * 0.5 : m;
     const VecD s = (m - 1.0) / (m + 1.0), z = s * s;
     VecD series = VecD{} + 1.0 / 21;
@@ -40,10 +38,11 @@ inline VecD logarithm(VecD x) {
     return x == 0 ? VecD{} - __builtin_inf() : result;
 }
 
+// Sums over pairs, by lane.
 struct PairState {
     bool started = false;
     double count = 0;
-    double pilot[kPairMeans] = {};  // the first pair's values: what is summed is around them
+    double pilot[kPairMeans] = {};  // the first pair's values; sums are relative to them
     VecD sum[kPairMeans] = {};
     VecD squares[kPairMeans] = {};
     VecD largest[kPairMaxima] = {};
@@ -55,7 +54,7 @@ inline VecD lanes_from(std::int64_t first) {
     return index;
 }
 
-// 1 - cos of row i with rows j .., from differences where the product has cancelled
+// 1 - cos of row i with the rows from j on; from differences where the product has cancelled.
 inline VecD one_minus_cosine(const ClassMeans& of, std::int64_t i, std::int64_t j, VecD dots) {
     VecD h = 1.0 - dots;
     const VecD low = h < kClose ? VecD{} + 1.0 : VecD{};
@@ -73,6 +72,7 @@ inline VecD one_minus_cosine(const ClassMeans& of, std::int64_t i, std::int64_t 
     return h;
 }
 
+// Adds the pairs of row i with the rows from j on, one row a lane.
 inline void add_pairs(const ClassMeans& of, std::int64_t i, std::int64_t j, VecD dots,
                       PairState& state, double& row_nearest, double* nearest) {
     const VecD index = lanes_from(j);
@@ -109,8 +109,8 @@ inline void add_pairs(const ClassMeans& of, std::int64_t i, std::int64_t j, VecD
         row_nearest = gap[lane] < row_nearest ? gap[lane] : row_nearest;
 }
 
-// Pairs (i, j) with i in first .. first + count and j > i. Lowers nearest (padded), which is the
-// caller's own.
+// Sums over the pairs (i, j) with i in first .. first + count and j > i. Lowers `nearest` (padded
+// K), which no other thread may use.
 void pair_block(const ClassMeans& of, std::int64_t first, std::int64_t count, PairSums& sums,
                 double* nearest) {
     constexpr int kWidth = kPanel<double>;

@@ -1,85 +1,85 @@
-// An item: up to kItemRows rows of one class, summed relative to one pilot, strip by strip.
+// A segment: up to kSegmentRows rows of one class, summed relative to one pilot, strip by strip.
 #pragma once
 
-#include "core/kernels.h"
+#include "core/isa.h"
 #include "moments/tile.h"
 
 namespace ncfast {
 namespace NCFAST_ISA {
 
-constexpr int kItemRows = 64;
-constexpr int kAheadBytes = 8192;  // enough lines in flight to cover the latency of memory
+constexpr int kSegmentRows = 64;
+constexpr int kAheadBytes = 8192;  // enough cache lines in flight to hide the latency of memory
 
 template <class T>
-struct Item {
+struct Segment {
     const T* data;
     std::int64_t stride;
     std::int64_t cols;
     const std::int32_t* rows;
-    const std::int32_t* rows_end;  // of everything this thread will still read
+    const std::int32_t* rows_end;  // end of the rows that this thread reads next
     int count;
-    int lookahead;  // rows
+    int lookahead;  // rows between a row and the row prefetched for it
     bool scattered;
 
     const T* row(std::int64_t i, std::int64_t col) const { return data + rows[i] * stride + col; }
 };
 
-// Rows to look ahead: those of the next strip if rows are cut, else about kAheadBytes.
+// The lookahead in rows: one tile if rows are cut into strips, else about kAheadBytes.
 template <class T>
 inline int lookahead(std::int64_t cols) {
     if (cols > kStrip<T>) return kTileRows;
     return kTileRows * (1 + kAheadBytes / (kTileRows * static_cast<int>(cols * sizeof(T))));
 }
 
-// What will be needed `lookahead` rows after row i of strip `col`.
+// The address that is read `lookahead` rows after row i of strip `col`.
 template <class T>
-inline const T* ahead_of(const Item<T>& item, std::int64_t i, std::int64_t col) {
-    const std::int64_t next = i + item.lookahead;
-    const std::int64_t last = item.rows_end - item.rows - 1;
-    if (item.cols <= kStrip<T>) return item.row(least(next, last), 0);
-    if (next < item.count) return item.row(next, col);
-    if (col + kStrip<T> < item.cols)
-        return item.row(least(next - item.count, item.count - 1), col + kStrip<T>);
-    return item.row(least(next, last), 0);
+inline const T* ahead_of(const Segment<T>& segment, std::int64_t i, std::int64_t col) {
+    const std::int64_t next = i + segment.lookahead;
+    const std::int64_t last = segment.rows_end - segment.rows - 1;
+    if (segment.cols <= kStrip<T>) return segment.row(least(next, last), 0);
+    if (next < segment.count) return segment.row(next, col);
+    if (col + kStrip<T> < segment.cols)
+        return segment.row(least(next - segment.count, segment.count - 1), col + kStrip<T>);
+    return segment.row(least(next, last), 0);
 }
 
 template <class T, int R>
-inline void one_tile(const Item<T>& item, int i, std::int64_t col, int width,
+inline void one_tile(const Segment<T>& segment, int i, std::int64_t col, int width,
                      const Compute<T>* pilot, Compute<T>* shift_sum, VecD& deviation_ss,
                      double* norm_ss) {
     const T* rows[R];
     const T* ahead[R];
     for (int r = 0; r < R; ++r) {
-        rows[r] = item.row(i + r, col);
-        ahead[r] = ahead_of(item, i + r, col);
+        rows[r] = segment.row(i + r, col);
+        ahead[r] = ahead_of(segment, i + r, col);
     }
-    tile<T, R>(rows, ahead, pilot, shift_sum, width, item.scattered, deviation_ss, norm_ss);
+    tile<T, R>(rows, ahead, pilot, shift_sum, width, segment.scattered, deviation_ss, norm_ss);
 }
 
-// One strip of all rows. Returns sum |x - pilot|^2 and adds each row's |x|^2 to norm_ss.
+// Sums one strip of all rows. Returns sum |x - pilot|^2 and adds each row's |x|^2 to norm_ss.
 template <class T>
-inline double strip(const Item<T>& item, std::int64_t col, int width, const Compute<T>* pilot,
+inline double strip(const Segment<T>& segment, std::int64_t col, int width, const Compute<T>* pilot,
                     Compute<T>* shift_sum, double* norm_ss) {
     VecD deviation_ss = {};
     int i = 0;
-    for (; i + kTileRows <= item.count; i += kTileRows) {
-        one_tile<T, kTileRows>(item, i, col, width, pilot, shift_sum, deviation_ss, norm_ss + i);
+    for (; i + kTileRows <= segment.count; i += kTileRows) {
+        one_tile<T, kTileRows>(segment, i, col, width, pilot, shift_sum, deviation_ss, norm_ss + i);
     }
-    const int left = item.count - i;
-    if (left == 1) one_tile<T, 1>(item, i, col, width, pilot, shift_sum, deviation_ss, norm_ss + i);
-    if (left == 2) one_tile<T, 2>(item, i, col, width, pilot, shift_sum, deviation_ss, norm_ss + i);
-    if (left == 3) one_tile<T, 3>(item, i, col, width, pilot, shift_sum, deviation_ss, norm_ss + i);
+    const int left = segment.count - i;
+    if (left == 1) one_tile<T, 1>(segment, i, col, width, pilot, shift_sum, deviation_ss, norm_ss + i);
+    if (left == 2) one_tile<T, 2>(segment, i, col, width, pilot, shift_sum, deviation_ss, norm_ss + i);
+    if (left == 3) one_tile<T, 3>(segment, i, col, width, pilot, shift_sum, deviation_ss, norm_ss + i);
     return sum_lanes(deviation_ss);
 }
 
-// The same in double, for values whose squares leave the range of float: several times slower.
+// The same in double for values whose squares leave the range of float; several times slower.
 template <class T>
-__attribute__((noinline)) double wide_strip(const Item<T>& item, std::int64_t col, int width,
+__attribute__((noinline)) double wide_strip(const Segment<T>& segment, std::int64_t col, int width,
                                             const Compute<T>* pilot, double* shift_sum) {
     constexpr int kStep = kLanes<double>;
     VecD deviation_ss = {};
-    for (int i = 0; i < item.count; ++i) {
-        const T* x = item.row(i, col);
+    for (int i = 0; i < segment.count; ++i) {
+        const T* x = segment.row(i, col);
         for (int d = 0; d < width; d += 2 * kStep) {
             VecD value[2], around[2];
             widen_halves(load_most(x + d, width - d), value[0], value[1]);
@@ -95,8 +95,8 @@ __attribute__((noinline)) double wide_strip(const Item<T>& item, std::int64_t co
     return sum_lanes(deviation_ss);
 }
 template <>
-inline double wide_strip(const Item<double>&, std::int64_t, int, const double*, double*) {
-    return 0;  // never called: in_range<double> is always true
+inline double wide_strip(const Segment<double>&, std::int64_t, int, const double*, double*) {
+    return 0;  // never called: in_range is true for double
 }
 
 template <class T>
