@@ -18,6 +18,7 @@ namespace {
 // depend on the number of threads.
 constexpr std::int64_t kUnits = 16, kLeastUnit = 64 << 10, kMostUnit = 1 << 20;
 constexpr std::int64_t kLeastCut = 512 << 10;   // a class of less is never cut
+constexpr std::int64_t kBlockRows = 1 << 22;    // rows at once: bounds the memory of their numbers
 constexpr std::int64_t kOneThread = 384 << 10;  // to wake a thread takes as long
 
 // Whole classes, or a part of one.
@@ -121,16 +122,18 @@ private:
     void join_unit(Unit& unit, const Deviations& to) {
         const Join join = kernels().join[static_cast<int>(feats_.dtype)];
         const std::int32_t* rows = present_.rows.data();
+        Norms norms;  // on the stack: units of other threads are close to this one in memory
         for (std::int64_t p = unit.first; p < unit.last; ++p) {
             const std::int64_t a = std::max(start_of(p), unit.begin);
             const std::int64_t b = std::min(start_of(p + 1), unit.end);
             ClassState state = unit.partial < 0 ? state_of(p) : partials_[unit.partial];
             const double* next = state_of(std::min(p + 1, unit.last - 1)).mean;
             const Run run{feats_, rows + a, b - a, rows + present_.size()};
-            join({run, next, {to.panels, to.depth, to.row + a}}, state, unit.norms);
+            join({run, next, {to.panels, to.depth, to.row + a}}, state, norms);
             if (unit.partial < 0) put(p, state);
             else partials_[unit.partial] = state;
         }
+        unit.norms = norms;
     }
 
     std::int64_t start_of(std::int64_t p) const { return present_.offsets[p]; }
@@ -159,12 +162,21 @@ private:
 std::int64_t update_moments(const Batch& batch, std::int64_t num_classes, const Moments& state,
                             std::int64_t* left_out, double* scatter, int threads) {
     static thread_local Present present;
-    if (!present.sort(batch, num_classes)) return present.invalid_row;
-    if (left_out != nullptr) *left_out += present.skipped;
-    if (present.number() == 0) return -1;
-    Update update(batch.feats, present, state, threads);
-    if (scatter == nullptr) update.moments();
-    else update.moments_and_scatter(scatter);
+    const std::int64_t invalid = first_invalid_row(batch, num_classes);
+    if (invalid >= 0) return invalid;
+    for (std::int64_t first = 0; first < batch.feats.rows; first += kBlockRows) {
+        Matrix block = batch.feats;
+        block.rows = std::min(kBlockRows, batch.feats.rows - first);
+        block.data = static_cast<const char*>(batch.feats.data) +
+                     first * block.stride * static_cast<std::int64_t>(size_of(block.dtype));
+        present.sort(batch, first, block.rows, num_classes);
+        Update update(block, present, state, threads);
+        if (present.number() > 0 && scatter == nullptr) update.moments();
+        if (present.number() > 0 && scatter != nullptr) update.moments_and_scatter(scatter);
+        if (!present.valid)
+            *state.norm_sum = *state.norm_max = std::numeric_limits<double>::quiet_NaN();
+        if (left_out != nullptr) *left_out += present.left_out;
+    }
     return -1;
 }
 
