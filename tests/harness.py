@@ -4,7 +4,7 @@ from oracle import TWINS, case
 from samples import companions
 
 import ncfast
-from ncfast.metrics.registry import CATALOGUE
+from ncfast.metrics.catalogue import CATALOGUE
 
 IDS = list(CATALOGUE)
 

@@ -10,7 +10,7 @@ import torch
 
 import ncfast
 from ncfast.benchmarks.report import text
-from ncfast.metrics.registry import CATALOGUE
+from ncfast.metrics.catalogue import CATALOGUE
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/metrics.md"
 COUNT, DIM, CLASSES = 10_000, 64, 10
@@ -52,7 +52,7 @@ def main():
                 metric.source,
                 metric.direction,
                 *(f"{values[stage][name]:.3g}" for stage in values),
-                f"{metric.tier}{' *' if metric.stalls else ''}",
+                f"{metric.tier}{' *' if metric.synchronizes else ''}",
             ]
             for name, metric in CATALOGUE.items()
             if name.split(".")[0] == family

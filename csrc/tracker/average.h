@@ -1,5 +1,5 @@
 // Running averages of batches: replaces packed moments by packed averages, in place. The definition
-// and the reference are in ncfast/tracking/.
+// and the reference are in ncfast/tracking/averaging.py.
 //
 // A sum over batches has two parts, from which nothing is ever subtracted: the batches since the
 // last turn, and the past before it. A window turns when each of its rows has been overwritten

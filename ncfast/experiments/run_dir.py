@@ -13,23 +13,19 @@ import torch
 
 import ncfast
 from ncfast.experiments.config import TrainConfig, changeable
-from ncfast.metrics.registry import METRICS
-from ncfast.tracking import header as tracking_header
+from ncfast.metrics.catalogue import METRICS
+from ncfast.tracking import keys as tracking_keys
+from ncfast.tracking.averaging import parse_averaging
 from ncfast.tracking.sinks import read_records
 from ncfast.tracking.sinks.files import replacing
 from ncfast.tracking.sinks.strict_json import json_line
-from ncfast.tracking.stream import parse as parse_stream
 
 CONFIG, METRICS_FILE, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
 # the metrics of each split at every log point, besides accuracy and loss; all follow from the
 # class moments and the classifier
 LOGGED = (*METRICS, "bound.generalization_trace")
 CONVENTIONS = {
-    **{
-        name: text
-        for name, text in tracking_header.CONVENTIONS.items()
-        if name != "tracker/seconds"
-    },
+    **{name: text for name, text in tracking_keys.CONVENTIONS.items() if name != "tracker/seconds"},
     "loss": "mean over the split of the loss of a sample, summed over classes",
     "features": "input of the classifier, model in eval mode, whole split",
     "rnc1.max": "Tr(Sigma_W) / (largest feature norm)^2",
@@ -90,9 +86,9 @@ def versions() -> dict[str, str]:
 
 def header(num_classes: int) -> dict[str, Any]:
     """The header of a run's log: versions, conventions, and the definition of each metric."""
-    return tracking_header.build_header(
+    return tracking_keys.build_header(
         metrics=[*LOGGED, "weight.norm"],
-        stream=parse_stream("batch"),
+        averaging=parse_averaging("batch"),
         num_classes=num_classes,
         layers=(),
     )

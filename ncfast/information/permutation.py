@@ -10,6 +10,7 @@ from typing import SupportsIndex
 import torch
 from torch import Tensor
 
+from ncfast._arrays import Array, as_integer
 from ncfast._optional import need
 from ncfast.information.duplicates import private_generator
 from ncfast.information.estimate import Estimate
@@ -17,9 +18,7 @@ from ncfast.information.label_information import label_information, label_terms
 from ncfast.information.mutual_information import mutual_information, terms_at
 from ncfast.information.preprocess import normal_scores, power_of_two
 from ncfast.information.samples import (
-    Array,
     as_classes,
-    as_integer,
     as_samples,
     check_same,
     holds_classes,

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ncfast._optional import need
 from ncfast.integrations.callback import Measuring, harmless
 from ncfast.integrations.split import Split
-from ncfast.tracking.isolation import undisturbed
 from ncfast.tracking.layers import model_device
+from ncfast.tracking.snapshot import evaluation_mode
 
 need("transformers", "ncfast.integrations.huggingface")
 from transformers import (  # noqa: E402
@@ -139,7 +139,7 @@ class CollapseCallback(Measuring, TrainerCallback):
         self, model: nn.Module, loader: Iterable[Mapping[str, Any]], split: Split
     ) -> None:
         device, wanted = model_device(model), _names(model)
-        with undisturbed(model):
+        with evaluation_mode(model):
             for batch in loader:
                 inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
                 split.begin()

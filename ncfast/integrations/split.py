@@ -114,7 +114,7 @@ class Split(Snapshot):
 
 def _moments(feats: Tensor, labels: Any, rows: int, num_classes: int) -> ClassMoments:
     labels = labels.to(feats.device) if isinstance(labels, Tensor) else labels
-    _validate.check_pair(feats, labels)
+    feats, labels = _validate.check_pair(feats, labels)
     if not rows:
         return ClassMoments.empty(num_classes, feats.shape[1], feats.device)
     return class_moments(feats[:rows], labels[:rows], num_classes=num_classes)

@@ -1,8 +1,8 @@
-"""`Metric`: a definition, what it needs and what it costs."""
+"""`Metric`: a definition, what it needs and what it costs; `evaluate` computes several."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,14 +29,15 @@ class Metric:
             second pass over the features, all pairs of classes, or a decomposition.
         needs: the inputs it reads: "moments", "classifier", "bias", "scatter" (Sigma_W, whole or in
             some directions), "revisit" (the features again, once the moments are known), "ood".
-        uses: shared results that a call plans for: "scatter" (all of the D x D matrix), "margins"
-            (of the classifier at the class means), "spread" (the variances along its differences),
-            "pairs.cdnv" and the like (a quantity averaged over pairs of classes), "products" (of
-            the means with each other), "row_products" (of the classifier's rows), "spectrum" and
-            "centred_spectrum" (singular values of the means). A metric that leaves one out is
-            right all the same and slower.
-        stalls: whether a CUDA library routine behind it waits for the device.
-        variants: related ids, filled in by the catalogue.
+        uses: shared results that it reads, so that a call can compute them together: "scatter" (the
+            whole D x D matrix), "margins" (of the classifier at the class means), "spread" (the
+            variances along differences of the classifier's rows), "pairs.cdnv" and the like (a
+            statistic of pairs of classes), "products" (of the class means with each other),
+            "row_products" (of the classifier's rows with each other), "spectrum" and
+            "centred_spectrum" (singular values of the means). A metric that does not list one
+            gives the same value and is slower.
+        synchronizes: whether it waits for the device on CUDA, because a library routine does.
+        variants: the other ids of its family; the catalogue fills them in.
     """
 
     function: Callable[[MetricInputs], Tensor]
@@ -47,13 +48,18 @@ class Metric:
     tier: Tier = "lite"
     needs: frozenset[str] = frozenset({"moments"})
     uses: frozenset[str] = frozenset()
-    stalls: bool = False
+    synchronizes: bool = False
     variants: tuple[str, ...] = ()
 
     def __call__(self, source: ClassMoments | MetricInputs) -> Tensor:
         """The value, float64, with the leading axes of the moments: () for one state."""
         inputs = MetricInputs(source) if isinstance(source, ClassMoments) else source
         return self.function(inputs)
+
+    @property
+    def stalls(self) -> bool:
+        """The former name of `synchronizes`."""
+        return self.synchronizes
 
     def usable(self, inputs: MetricInputs) -> bool:
         """Whether every input it needs is there."""
@@ -73,3 +79,12 @@ _ARGUMENTS = {
     "scatter": "feats",
     "revisit": "feats",
 }
+
+
+_NOTHING: frozenset[str] = frozenset()
+
+
+def evaluate(metrics: Mapping[str, Metric], inputs: MetricInputs) -> dict[str, Tensor]:
+    """The value of every metric; shared results are computed once."""
+    inputs.planned = _NOTHING.union(*[metric.uses for metric in metrics.values()])
+    return {name: metric.function(inputs) for name, metric in metrics.items()}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ncfast._validate import labels_are_on_host
-from ncfast.metrics.inputs import MetricInputs
+from ncfast.metrics.inputs import MetricInputs, given
 from ncfast.metrics.metric import Metric
 from ncfast.metrics.rank import total_axes
 from ncfast.ops.blocks import rows_of
@@ -43,9 +43,8 @@ def neco_scores(inputs: MetricInputs, rows: Tensor) -> Tensor:
 
 
 def _scores(inputs: MetricInputs) -> tuple[Tensor, Tensor]:
-    assert inputs.ood is not None
     feats, _ = inputs.samples
-    return neco_scores(inputs, feats), neco_scores(inputs, inputs.ood)
+    return neco_scores(inputs, feats), neco_scores(inputs, given(inputs.ood, "ood_feats"))
 
 
 def area_under_roc(positive: Tensor, negative: Tensor) -> Tensor:
@@ -74,12 +73,9 @@ def neco_fpr95(inputs: MetricInputs) -> Tensor:
 
 
 def _undefined(inputs: MetricInputs, value: Tensor) -> Tensor:
-    assert inputs.ood is not None
-    return (
-        torch.where(inputs.number > 1, value, torch.nan)
-        + inputs.nan_if_invalid
-        + (0 * inputs.ood.sum(dtype=torch.float64))
-    )
+    outside = given(inputs.ood, "ood_feats").sum(dtype=torch.float64)
+    value = torch.where(inputs.number > 1, value, torch.nan)
+    return value + inputs.nan_if_invalid + 0 * outside
 
 
 _NECO = "Ben Ammar et al. 2024 (NECO), arXiv 2310.06823"
@@ -103,7 +99,7 @@ METRICS = {
         tier="full",
         needs=frozenset({"moments", "scatter", "revisit", "ood"}),
         uses=frozenset({"scatter"}),
-        stalls=True,
+        synchronizes=True,
     ),
     "nc5.neco_fpr95": Metric(
         neco_fpr95,
@@ -114,6 +110,6 @@ METRICS = {
         tier="full",
         needs=frozenset({"moments", "scatter", "revisit", "ood"}),
         uses=frozenset({"scatter"}),
-        stalls=True,
+        synchronizes=True,
     ),
 }

@@ -56,8 +56,8 @@ def pack(moments: ClassMoments) -> Tensor:
     )
 
 
-class Quick(Protocol):
-    """See `RowWriter.quick`."""
+class FastRowWriter(Protocol):
+    """See `RowWriter.fast_writer`."""
 
     def push(self, step: int, feats: object, labels: object, *norm: object) -> bool:
         """Fill the next row; False, and nothing done, if that takes a closer look.
@@ -85,7 +85,7 @@ class RowWriter:
         self._means, self._within, self._sum = 8 * k, 8 * k * (d + 1), 8 * k * (d + 2)
         self._norm_max = states.numpy()[:, -1]
 
-    def quick(self, steps: list[int]) -> Quick | None:
+    def fast_writer(self, steps: list[int]) -> FastRowWriter | None:
         """A writer of row after row, all of it in C++; None if this PyTorch has no table for it.
 
         Its `push(step, feats, labels)` fills row ``len(steps)`` and appends the step, or does
@@ -99,7 +99,7 @@ class RowWriter:
         reader = tensor_reader(_raw.extension)
         if _raw.extension is None or reader is None:
             return None
-        writer: Quick = _raw.extension.RowWriter(
+        writer: FastRowWriter = _raw.extension.RowWriter(
             self._base, len(self._states), self._classes, self._dim, steps, reader
         )
         return writer

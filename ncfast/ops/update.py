@@ -136,7 +136,7 @@ def _cpu(
     scatter: Tensor | None = None,
 ) -> None:
     """By the extension: one pass over the batch and the rows of its classes, all in float64."""
-    if not _writable(state, ignored, scatter) or not _raw.addressed(labels, mask):
+    if not _writable(state, ignored, scatter) or not _raw.have_memory(labels, mask):
         return reference(
             feats,
             labels,

@@ -1,4 +1,4 @@
-"""Features of chosen layers, caught by forward hooks."""
+"""Captures the features of chosen layers with forward hooks."""
 
 from __future__ import annotations
 
@@ -10,25 +10,38 @@ import torch
 from torch import Tensor, nn
 
 from ncfast.tracking.hook import Hook, idle_hook
-from ncfast.tracking.layers import INPUT, Layer, resolve, uncompiled
-from ncfast.tracking.pooling import Pool, as_pool, batch_first, is_preset, tensor_of
+from ncfast.tracking.layers import (
+    INPUT,
+    Layer,
+    Pool,
+    as_pool,
+    batch_first,
+    is_preset,
+    resolve_layers,
+    tensor_of,
+    uncompiled,
+)
 
 PoolSpec = str | Pool | None
-_idle_hook = idle_hook  # the name that models saved by version 0.1 ask for
+_idle_hook = idle_hook  # models that version 0.1 saved look it up under this name
 
 
 class FeatureCapture:
-    """Hooks on chosen layers, and the features of the last forward pass.
+    """The hooks on the chosen layers of a model, and the features of its last forward pass.
 
     Args:
         model: any module.
-        layers: see `ncfast.tracking.layers.resolve`.
+        layers: see `ncfast.tracking.layers.resolve_layers`.
         pool: how an output becomes features (N, D): "flatten", "gap" (global average), "cls" or
-            "last" (token), a function of what the layer returns, None for outputs that are (N, D)
-            as they are; or a dict from the name of a layer to one of these.
+            "last" (token), a function of the layer's output, None for outputs that are (N, D)
+            already; or a dict from the name of a layer to one of these.
 
     Raises:
-        ValueError: unknown layers or pooling.
+        ValueError: a layer or a pooling is unknown.
+
+    Attributes:
+        names: the names of the layers.
+        permanent: whether the hooks belong to the model and stay when a tracker is closed.
     """
 
     def __init__(
@@ -38,26 +51,27 @@ class FeatureCapture:
         pool: PoolSpec | Mapping[str, PoolSpec] = None,
     ) -> None:
         model = uncompiled(model)
-        self.names = resolve(model, layers)
+        self.names = resolve_layers(model, layers)
         modules = dict(model.named_modules())
         layer = {name: modules[name.removesuffix(INPUT)] for name in self.names}
         pools = _pools(self.names, pool)
         self._pools = {name: batch_first(pools[name], layer[name]) for name in self.names}
         self._hooks = {
-            name: Hook(layer[name], name.endswith(INPUT), whole=not is_preset(pools[name]))
+            name: Hook(layer[name], name.endswith(INPUT), keep_all=not is_preset(pools[name]))
             for name in self.names
         }
-        self._modules, self._usual = layer, dict[tuple[str, str], int]()
+        self._modules = layer
+        self._ranks = dict[tuple[str, str], int]()  # highest so far, by split and layer
         self._handles = [
             layer[name].register_forward_hook(hook, with_kwargs=True)
             for name, hook in self._hooks.items()
         ]
         self._enabled = True
-        self.lasting = False  # the hooks belong to the model and stay on it
+        self.permanent = False
 
     @property
     def enabled(self) -> bool:
-        """Whether the hooks keep anything; when not, no activation is kept alive."""
+        """Whether the hooks keep features; a disabled hook keeps no activation alive."""
         return self._enabled
 
     @enabled.setter
@@ -68,26 +82,26 @@ class FeatureCapture:
                 hook.enabled = value
 
     @property
-    def only(self) -> Hook | None:
-        """The hook of a single layer whose output is taken as it is."""
-        as_it_is = len(self.names) == 1 and self._pools[self.names[0]] is tensor_of
-        return self._hooks[self.names[0]] if as_it_is else None
+    def direct_hook(self) -> Hook | None:
+        """The hook of the only layer, if its output needs no pooling; else None."""
+        direct = len(self.names) == 1 and self._pools[self.names[0]] is tensor_of
+        return self._hooks[self.names[0]] if direct else None
 
     @torch.no_grad()
     def take(self) -> tuple[dict[str, Tensor], dict[str, Exception]]:
-        """Features of the last forward pass, and what is wrong with the other layers; forgets them.
+        """Return and forget the features of the last forward pass, and the errors by layer.
 
-        A layer that has not run since the last call gives a RuntimeError, one whose output has
-        been changed since a ValueError, one whose output cannot be pooled what the pooling raised.
+        The error is a RuntimeError for a layer that has not run since the last call, a ValueError
+        for an output that was changed in place since, and the exception of the pooling otherwise.
         """
-        found: dict[str, Tensor] = {}
-        wrong: dict[str, Exception] = {}
+        features: dict[str, Tensor] = {}
+        errors: dict[str, Exception] = {}
         for name in self._hooks:
             try:
-                found[name] = self._features(name)
+                features[name] = self._features(name)
             except Exception as error:  # noqa: PERF203  (a pooling function is the user's)
-                wrong[name] = error
-        return found, wrong
+                errors[name] = error
+        return features, errors
 
     def _features(self, name: str) -> Tensor:
         value = self._hooks[name].take()
@@ -96,29 +110,32 @@ class FeatureCapture:
         return self._pools[name](value).detach()
 
     def repeated(self) -> dict[str, int]:
-        """Layers that ran several times since the last `take`, and how often; each is told once."""
+        """How often each layer ran since the last `take`, of layers that ran several times.
+
+        Each layer is reported once.
+        """
         return {n: calls for n, hook in self._hooks.items() if (calls := hook.calls_to_report())}
 
     def out_of_mode(self, split: str) -> list[str]:
-        """Layers of which only calls in another mode than that of the split's steps are kept.
+        """The layers whose kept call is in another mode than the steps of the split.
 
-        That is a lower rank (see `Hook`) than in an earlier step, or eval mode where the layer is
-        in training mode by now.
+        Its rank (see `Hook`) is lower than in an earlier step, or it ran in eval mode and the layer
+        is in training mode now.
         """
         found = []
         for name, hook in self._hooks.items():
-            if hook.value is None and hook.side is None:
+            if hook.value is None and hook.lower_value is None:
                 continue
             rank, training = hook.rank, self._modules[name].training
-            usual = self._usual.get((split, name), rank)
-            self._usual[split, name] = max(usual, rank)
-            if rank < usual or (0 <= rank < 2 and training):
+            highest = self._ranks.get((split, name), rank)
+            self._ranks[split, name] = max(highest, rank)
+            if rank < highest or (0 <= rank < 2 and training):
                 found.append(name)
         return found
 
-    def usual(self, split: str) -> int:
+    def highest_rank(self, split: str) -> int:
         """The highest rank that a step of the split has measured; -1 for none."""
-        return max((rank for (s, _), rank in self._usual.items() if s == split), default=-1)
+        return max((rank for (s, _), rank in self._ranks.items() if s == split), default=-1)
 
     def clear(self) -> None:
         """Forget the features."""
@@ -126,8 +143,8 @@ class FeatureCapture:
             hook.clear()
 
     @contextlib.contextmanager
-    def apart(self) -> Iterator[None]:
-        """Inside, the hooks see nothing of the forward passes outside, and the other way round."""
+    def isolated(self) -> Iterator[None]:
+        """Keep forward passes inside the block apart from those outside of it."""
         kept = {name: hook.set_aside() for name, hook in self._hooks.items()}
         try:
             yield
@@ -146,7 +163,7 @@ _NO_DATA = (
     "Expected a forward pass through {name!r} before this call but saw no data. Call it after "
     "model(x), or pass feats=. Hooks do not fire inside a model that was compiled and had run "
     "before the tracker was made: make the tracker first, or compile "
-    "ncfast.tracking.Tapped(model) and track that."
+    "ncfast.tracking.FeatureExtractor(model) and track that."
 )
 
 
@@ -161,3 +178,83 @@ def _pools(
             f"Expected the keys of `pool` to be among the layers {list(names)} but got {unknown}."
         )
     return {name: as_pool(pool.get(name)) for name in names}
+
+
+class FeatureExtractor(nn.Module):
+    """Runs a model and keeps the features of chosen layers, for a `Tracker` to take.
+
+    ``torch.compile`` traces the hooks together with the model, in one graph: make the extractor,
+    compile it, and give either to the tracker. The forward pass returns what the model returns.
+    The parameters are those of `module`, whose own state_dict is unchanged.
+
+    Args:
+        module: the model.
+        layers: see `Tracker`.
+        pool: see `Tracker`.
+
+    Raises:
+        ValueError: a layer or a pooling is unknown.
+
+    Example:
+        >>> import torch, ncfast
+        >>> from ncfast.tracking import FeatureExtractor
+        >>> model = FeatureExtractor(torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(8, 3)))
+        >>> model(torch.randn(4, 8)).shape, model.capture.names
+        (torch.Size([4, 3]), ('1:input',))
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        layers: Layer | Sequence[Layer] | None = None,
+        pool: PoolSpec | Mapping[str, PoolSpec] = None,
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self._chosen = (layers, pool)
+        self._attach()
+
+    def _attach(self) -> None:
+        self.capture = FeatureCapture(self.module, *self._chosen)
+        self.capture.permanent = True
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model."""
+        return self.module(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "capture"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._attach()
+
+
+def attach_hooks(
+    model: nn.Module,
+    layers: Layer | Sequence[Layer] | None,
+    pool: PoolSpec | Mapping[str, PoolSpec],
+) -> FeatureCapture:
+    """Put hooks on a model; a `FeatureExtractor` has its own already.
+
+    Raises:
+        ValueError: a layer or a pooling is unknown, or one is passed for a `FeatureExtractor`.
+    """
+    if not isinstance(model, FeatureExtractor):
+        return FeatureCapture(model, layers, pool)
+    if layers is not None or pool is not None:
+        raise ValueError(
+            "Expected arguments `layers` and `pool` to be None for a FeatureExtractor, which has "
+            "its own, but got at least one. Pass them to FeatureExtractor."
+        )
+    model.capture.clear()  # earlier forward passes belong to no step
+    return model.capture
+
+
+def release_hooks(capture: FeatureCapture) -> None:
+    """Undo `attach_hooks`: remove the hooks, or disable those of a `FeatureExtractor`."""
+    if capture.permanent:
+        capture.enabled = False
+        capture.clear()
+    else:
+        capture.remove()

@@ -1,4 +1,4 @@
-"""The forward hook that keeps what a layer returned, and knows which call it was."""
+"""The forward hook that keeps the output of a layer, and knows in which mode the layer ran."""
 
 from __future__ import annotations
 
@@ -12,54 +12,56 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ncfast.tracking.pooling import find_tensor
+from ncfast.tracking.layers import find_tensor
 
 _is_compiling = torch.compiler.is_compiling
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # not in torch 2.6
-_in_backward = torch._C._current_graph_task_id  # -1 outside
-_tracing = torch._C._is_tracing  # of torch.jit
+_in_backward = torch._C._current_graph_task_id  # -1 outside of a backward pass
+_tracing = torch._C._is_tracing  # torch.jit.trace is running
 _grad_enabled = torch.is_grad_enabled
 _TRAINING = 3  # the rank of a call in training mode with gradients
 
 
 class Hook:
-    """Keeps what a layer returned (or got) since the last `take`, while ``enabled``.
+    """Keeps the output (or the input) of a layer since the last `take`, while ``enabled``.
 
-    Of several calls the last of the highest rank counts: training mode before eval mode, then with
-    gradients before without. A validation pass before the step therefore changes nothing.
-    Activation checkpointing runs a layer again in the backward pass; that is not counted. A call
-    that is exported or traced by torch.jit leaves nothing behind.
+    Each call has a rank: training mode ranks above eval mode, then gradients above none. The last
+    call of the highest rank is kept, so a validation pass before the step changes nothing.
+    Activation checkpointing runs a layer again in the backward pass; the hook ignores these calls,
+    and those that torch.export or torch.jit record.
 
-    The hook belongs to the running process: in a copied or pickled model it does nothing, and the
-    copy needs no ncfast.
+    The hook belongs to the running process. In a copied or pickled model it does nothing, and the
+    copy does not need ncfast.
 
     Args:
         module: the layer.
-        from_input: keep its first argument instead of its output.
-        whole: keep all of the output, for a pooling function of the user's, not the tensor alone.
+        from_input: keep the layer's first argument instead of its output.
+        keep_all: keep the whole output, for a pooling function of the user's, not its tensor alone.
 
     Attributes:
-        value: a tensor, or what holds it; None if the layer has not run.
-        version: how often the value had been changed in place; -1 for a copy.
-        calls: how often the layer ran, at the rank of the value.
-        most: more calls than this are worth a warning.
+        value: the tensor, or the object that holds it; None if the layer has not run.
+        version: the number of changes in place that the value had then; -1 for a copy.
+        calls: how often the layer ran at the rank of the value.
+        max_calls: a warning reports more calls than this.
+        rank: the rank of the value; -1 if the layer has not run.
     """
 
-    def __init__(self, module: nn.Module, from_input: bool, whole: bool) -> None:
+    def __init__(self, module: nn.Module, from_input: bool, keep_all: bool) -> None:
         self.enabled = True
-        self.most: float = 1
-        self._from_input, self._whole = from_input, whole
+        self.max_calls: float = 1
+        self._from_input, self._keep_all = from_input, keep_all
         self._argument = _first_argument(module)
         self.clear()
 
     def clear(self) -> None:
-        """Forget what was kept."""
+        """Forget the value."""
         self.value: Any = None
         self.version, self.calls, self.rank = -1, 0, -1
-        self.seen, self.side = False, None  # for compiled calls
+        # of compiled calls: whether one was kept, and the value of one below training rank
+        self.compiled, self.lower_value = False, None
 
     def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        """Called by torch after the layer's forward."""
+        """PyTorch calls this after the layer's forward."""
         if not self.enabled:
             return
         value = output
@@ -72,7 +74,7 @@ class Hook:
             return
         last, plain = self.rank, type(value) is Tensor
         if rank < last or _tracing() or (last >= 0 and _in_backward() != -1):
-            return  # traced by torch.jit, or repeated in a backward pass
+            return  # torch.jit.trace, or a checkpoint that is computed again
         if not plain and type(value).__name__ in ("FakeTensor", "Proxy"):
             return
         self.calls = self.calls + 1 if rank == last else 1
@@ -83,20 +85,20 @@ class Hook:
             self._keep(value)
 
     def take(self) -> Any:
-        """The value, which is forgotten; None if there is none.
+        """Return the value and forget it; None if there is none.
 
         Raises:
-            ValueError: it was changed in place since.
+            ValueError: the value was changed in place after the layer ran.
         """
-        value, version = self.value if self.value is not None else self.side, self.version
+        value, version = self.value if self.value is not None else self.lower_value, self.version
         self.clear()
         if version >= 0 and self._version(value) != version:
             raise ValueError(_CHANGED)
         return value
 
     def set_aside(self) -> dict[str, Any]:
-        """What was kept, for `put_back`; it is forgotten."""
-        names = ("value", "version", "calls", "rank", "seen", "side")
+        """Forget the value and return it with its state, for `put_back`."""
+        names = ("value", "version", "calls", "rank", "compiled", "lower_value")
         kept = {name: getattr(self, name) for name in names}
         self.clear()
         return kept
@@ -107,10 +109,10 @@ class Hook:
             setattr(self, name, value)
 
     def calls_to_report(self) -> int:
-        """How often the layer ran, if that is more than once and was not said before; else 0."""
-        if self.calls <= self.most:
+        """The number of calls if it is above 1 and was not reported before; else 0."""
+        if self.calls <= self.max_calls:
             return 0
-        self.most = math.inf
+        self.max_calls = math.inf
         return self.calls
 
     def _by_name(self, kwargs: dict[str, Any]) -> Any:
@@ -119,10 +121,10 @@ class Hook:
         return next(iter(kwargs.values()), None)
 
     def _keep(self, value: Any) -> None:
-        if not self._whole:
+        if not self._keep_all:
             found = value if isinstance(value, Tensor) else find_tensor(value)
             value = value if found is None else found
-        if torch.is_inference_mode_enabled():  # no tensor counts its changes there
+        if torch.is_inference_mode_enabled():  # its tensors do not count changes in place
             value, self.version = pytree.tree_map_only(Tensor, torch.clone, value), -1
         else:
             self.version = self._version(value)
@@ -130,31 +132,31 @@ class Hook:
 
     @staticmethod
     def _version(value: Any) -> int:
-        """How often the value was changed in place; -1 where there is no telling."""
+        """The number of changes in place of all tensors in the value; -1 if none counts them."""
         leaves = [value] if isinstance(value, Tensor) else pytree.tree_leaves(value)
         counts = [x._version for x in leaves if isinstance(x, Tensor) and not x.is_inference()]
         return sum(counts) if counts else -1
 
     def _keep_compiled(self, value: Any, rank: int) -> None:
-        # traced: a number that counts up would make a new graph at every call
+        # torch.compile traces this: a counter would make a new graph at every call
         if rank < _TRAINING:
-            self.side = value
+            self.lower_value = value
             return
-        self.calls = 2 if self.seen else 1
-        self.seen, self.value, self.version, self.rank = True, value, -1, rank
+        self.calls = 2 if self.compiled else 1
+        self.compiled, self.value, self.version, self.rank = True, value, -1, rank
 
     @property
-    def __name__(self) -> str:  # torch.jit.script asks for it
-        # no __getattr__: with one Python reads every attribute of the hook the slow way
+    def __name__(self) -> str:  # torch.jit.script reads this attribute
+        # a __getattr__ would make every attribute of the hook slow to read
         raise AttributeError(_NO_SCRIPT)
 
     def __reduce__(self) -> Any:
-        # a function of the standard library that takes anything and returns None
+        # a copy holds a function of the standard library that accepts anything and returns None
         return getattr, (contextlib.nullcontext(), "__exit__")
 
 
 def _copied(value: Any) -> Any:
-    """A copy in the compiled graph: later changes in place do not reach it."""
+    """A copy made in the compiled graph, which later changes in place do not reach."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, tuple) and type(value) is tuple:
@@ -172,7 +174,7 @@ def _first_argument(module: nn.Module) -> str:
 
 
 def idle_hook() -> Callable[..., None]:
-    """What models that version 0.1 saved while they were tracked have for a hook."""
+    """A hook that does nothing, for models that version 0.1 saved while they were tracked."""
     return contextlib.nullcontext().__exit__
 
 

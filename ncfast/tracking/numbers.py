@@ -1,4 +1,4 @@
-"""Turns a value that a user logs into a number, or says why it is none."""
+"""Checks the keys that a user logs, and converts the values to numbers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 NONFINITE = "nonfinite"  # the field of a line of JSON that lists NaN and infinities
 _RESERVED = ("step", NONFINITE)
@@ -16,18 +17,18 @@ _NO_FLOAT64 = ("mps",)
 
 
 def as_number(key: str, value: Any) -> Tensor | float:
-    """A number that outlives the caller's: a 0-d tensor for a tensor, else a Python number.
+    """Convert a value to a Python number; a tensor to a 0-d tensor, a detached copy.
 
-    Nothing is read from an accelerator: a tensor becomes a detached copy on its device.
+    The host reads nothing of a tensor on an accelerator: the copy stays on its device.
 
     Args:
-        key: for the message.
+        key: the key of the value, for the message.
         value: a Python, NumPy, `decimal` or `fractions` number, a bool, or a tensor or array of one
             element, of any real dtype.
 
     Raises:
-        TypeError: it is no number.
-        ValueError: it is a number that a float cannot hold.
+        TypeError: the value is no number, or a tensor without data.
+        ValueError: a float cannot hold the number.
 
     Example:
         >>> import numpy as np
@@ -47,10 +48,10 @@ def as_number(key: str, value: Any) -> Tensor | float:
 
 
 def check_keys(values: object) -> None:
-    """Check that values may be logged under their keys.
+    """Check that ``values`` is a dict whose keys a user may log.
 
     Raises:
-        TypeError: they are no dict, or a key is no string.
+        TypeError: it is no dict, or a key is no string.
         ValueError: see `check_key`.
     """
     if not isinstance(values, Mapping):
@@ -63,11 +64,11 @@ def check_keys(values: object) -> None:
 
 
 def check_key(key: object) -> None:
-    """Check that a value may be logged under ``key``.
+    """Check that a user may log a value under ``key``.
 
     Raises:
-        TypeError: it is no string.
-        ValueError: it is empty, reserved, or cannot be written as UTF-8.
+        TypeError: the key is no string.
+        ValueError: the key is empty, reserved, or cannot be written as UTF-8.
     """
     if not isinstance(key, str):
         raise TypeError(
@@ -88,7 +89,7 @@ def check_key(key: object) -> None:
         ) from error
 
 
-def key_is_taken(key: str) -> ValueError:
+def taken_key_error(key: str) -> ValueError:
     """The error for a key that the tracker writes itself."""
     return ValueError(
         f"Expected the keys of `values` to differ from what the tracker measures but got {key!r}. "
@@ -101,13 +102,18 @@ def _of_tensor(key: str, value: Tensor) -> Tensor:
         raise _no_number(key, "a nested tensor")
     if value.numel() != 1 or value.is_complex():
         raise _no_number(key, f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}")
+    if value.is_meta or isinstance(value, FakeTensor):
+        raise TypeError(
+            f"Expected the value of {key!r} to hold a number but got a {_kind(value)} on "
+            f"{value.device}, which has no data. Log a value that was computed on a real device."
+        )
     if hasattr(value, "full_tensor"):  # a DTensor
         value = value.full_tensor()
     if value.is_quantized:
         value = value.dequantize()
     if value.layout != torch.strided:
         value = value.to_dense()
-    # a copy: the caller may overwrite it before the block is sent
+    # a copy: the caller may overwrite the tensor before the block is sent
     dtype = value.dtype if value.device.type in _NO_FLOAT64 else torch.float64
     return value.detach().to(dtype, copy=True).reshape(())
 
@@ -120,16 +126,16 @@ def _of_array(key: str, value: Any) -> float:
 
 
 def _of_object(key: str, value: Any) -> float:
-    if isinstance(value, int):  # exact, also where a float has too few digits
-        return int(value) if abs(value) < 1 << 63 else _finite(key, value)
+    if isinstance(value, int):  # stays exact, also where a float has too few digits
+        return int(value) if abs(value) < 1 << 63 else _as_float(key, value)
     number = hasattr(type(value), "__float__") or hasattr(type(value), "__index__")
     if isinstance(value, complex) or not number:
         raise _no_number(key, f"{value!r:.40}, {_kind(value)}")
-    return _finite(key, value)
+    return _as_float(key, value)
 
 
-def _finite(key: str, value: Any) -> float:
-    """A float; an infinity of what is an infinity alone."""
+def _as_float(key: str, value: Any) -> float:
+    """A float, which is infinite only if the value is."""
     try:
         found = float(value)
     except OverflowError:

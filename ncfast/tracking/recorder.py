@@ -1,8 +1,7 @@
-"""Collects what is measured at each step, and sends it to the sinks in blocks."""
+"""Collects the measurements of each step, and sends them to the sinks in blocks."""
 
 from __future__ import annotations
 
-import atexit
 import math
 import os
 import threading
@@ -16,47 +15,55 @@ import torch
 from torch import Tensor
 
 from ncfast.ops.states import Layout
-from ncfast.tracking.block import Block, LogPoint, Table
-from ncfast.tracking.evaluation import evaluate_states
-from ncfast.tracking.norms import NormColumn
-from ncfast.tracking.reduction import LOCAL, Batches, Ranks, in_words
-from ncfast.tracking.ring import MomentsRing
-from ncfast.tracking.signals import held_back
+from ncfast.tracking.averaging import Averaging
+from ncfast.tracking.buffer import MomentsBuffer, NormBuffer
+from ncfast.tracking.evaluation import evaluate_buffers
+from ncfast.tracking.keys import COST, LOCAL
+from ncfast.tracking.messages import user_level
+from ncfast.tracking.records import LogPoint, RecordBatch, Table
+from ncfast.tracking.reduction import Ranks, describe_steps
+from ncfast.tracking.shutdown import defer_signals
 from ncfast.tracking.sinks import Sink
-from ncfast.tracking.stream import Stream
-from ncfast.tracking.writer import SinkWriter
+from ncfast.tracking.writer import SinkWriters
 
-_POINTS = 128  # log points of a block, at most
-COST = "tracker/seconds"
+_POINTS = 128  # most log points of a block
 
 
 class Recorder:
-    """Log points that are not written yet, the rings behind them, and the writers.
+    """Holds the log points that are not written yet, the buffers behind them, and the writers.
 
-    Knows neither the model nor the tracker, so that it can be closed after both are gone. What is
-    measured is forgotten only when the writers have it: an exception on the way, such as a
-    KeyboardInterrupt, leaves it to the next call. A thread that adds to the records, or sends them,
-    holds `lock`.
+    A block is what is evaluated and sent at once. The recorder knows neither the model nor the
+    tracker, so it can be closed after both are gone. It forgets a measurement only when the writers
+    have it: after an exception in between, such as a KeyboardInterrupt, the next call sends it. A
+    thread that adds to the records, or sends them, holds `lock`.
 
     Args:
-        ids: metrics to evaluate.
+        ids: the metrics to evaluate.
         num_classes: K.
-        stream: how batches are averaged.
+        averaging: how batches are averaged.
         sinks: where records go.
-        header: for the sinks.
-        flush_seconds: a block is sent at the first step after so many seconds.
+        header: the header for the sinks.
+        flush_seconds: the first step after so many seconds sends a block.
         sink_timeout: seconds that a call of a sink may take.
         on_sink_error: "warn" once and go on without the sink, or "raise".
         log_cost: whether the last record of a block holds `COST`.
-        ranks: merge what is measured with the others, or None.
-        start_step: of the first block.
+        ranks: the other ranks to merge measurements with, or None.
+        start_step: the step at which the first block starts.
+
+    Attributes:
+        point: the log point of the current step, or None.
+        seconds: the time spent in the tracker so far.
+        busy: whether a record is incomplete at the moment.
+        norms: the norms of the weights.
+        deadline: the time at which a block is sent even if it is short.
+        block_end: the step at which a block is sent even if it is short.
     """
 
     def __init__(
         self,
         ids: Sequence[str],
         num_classes: int,
-        stream: Stream,
+        averaging: Averaging,
         *,
         sinks: Iterable[Sink],
         header: Mapping[str, object],
@@ -68,21 +75,20 @@ class Recorder:
         start_step: int = 0,
     ) -> None:
         self.lock = threading.RLock()
-        self.point: LogPoint | None = None  # of the current step
+        self.point: LogPoint | None = None
         self.seconds = 0.0
-        self.busy = False  # a record is half made
-        self.norms = NormColumn()
-        self._ids, self._num_classes, self._stream = ids, num_classes, stream
-        self._writers = [SinkWriter(sink, header, sink_timeout) for sink in sinks]
+        self.busy = False
+        self.norms = NormBuffer()
+        self._ids, self._num_classes, self._averaging = ids, num_classes, averaging
+        self._writers = SinkWriters(sinks, header, sink_timeout)
         self._raise = on_sink_error == "raise"
         self._log_cost, self._ranks = log_cost, ranks
         self._flush_seconds = flush_seconds
-        self.deadline = self._next_deadline()  # when a block is sent even if it is short
+        self.deadline = self._next_deadline()
         self._points: list[LogPoint] = []
-        self._outgoing: Block | None = None  # not all writers have it yet
-        self._rings: list[MomentsRing] = []
-        self._span = _POINTS  # steps of a block, where ranks reduce
-        self.until = self._end_of_block(start_step)
+        self._buffers: list[MomentsBuffer] = []
+        self._block_steps = _POINTS  # where ranks reduce
+        self.block_end = self._next_block_end(start_step)
         self._numbers: dict[tuple[str, int, torch.device], int] = {}
         self._process = os.getpid()
         self._closed = False
@@ -90,91 +96,79 @@ class Recorder:
 
     @property
     def sinks(self) -> list[str]:
-        """Names of the sinks that records go to."""
-        return [writer.name for writer in self._writers]
+        """The names of the sinks that records go to."""
+        return self._writers.names
 
-    def push(self, step: int, prefix: str, feats: Tensor, labels: Tensor) -> MomentsRing:
-        """Measure a batch for the record of ``step``; arguments are checked by the caller.
+    def push(self, step: int, prefix: str, feats: Tensor, labels: Tensor) -> MomentsBuffer:
+        """Measure a batch, which the caller has checked, for the record of ``step``.
 
         Returns:
-            Where it went.
+            The buffer that holds its moments.
         """
         key = (prefix, feats.shape[1], feats.device)
         number = self._numbers.get(key, -1)
         if number < 0:
-            number = self._numbers[key] = self._new_ring(*key)
-        ring = self._rings[number]
-        ring.push(step, feats, labels)
-        return ring
+            number = self._numbers[key] = self._new_buffer(*key)
+        buffer = self._buffers[number]
+        buffer.push(step, feats, labels)
+        return buffer
 
     def replayed(self, step: int) -> None:
-        """Add the rows that a replay of a CUDA graph has written to the record of ``step``."""
-        for ring in self._rings:
-            if ring.captured:
-                ring.replayed(step)
+        """Add the rows that a replayed CUDA graph has written to the record of ``step``."""
+        for buffer in self._buffers:
+            if buffer.captured:
+                buffer.replayed(step)
 
-    def at(self, step: int) -> LogPoint:
-        """The open log point for single values, made if there is none."""
+    def open_point(self, step: int) -> LogPoint:
+        """The log point of the current step, for single values."""
         if self.point is not None and self.point.step != step:
-            self.close_point()  # an exception came before its step could
+            self.close_point()  # an exception has kept its own step from closing it
         if self.point is None:
             self.point = LogPoint(step)
         return self.point
 
-    def commit(self, step: int) -> None:
-        """Close the record of the current step, ``step``; send a block if it is time."""
-        self.close_point()
-        late = time.perf_counter() >= self.deadline or step >= self.until
-        # what one rank alone logs must not end its block before those of the others
-        full = self.norms.full or (self._ranks is None and len(self._points) >= _POINTS)
-        if late or full or any(ring.full for ring in self._rings):
-            self.send(step)  # renews the deadline, also of nothing
-            if self._ranks is not None:
-                self._ranks.warn(stacklevel=6)
+    def close_point(self) -> None:
+        """Close the log point of the current step."""
+        if self.point is not None:
+            self._points.append(self.point)
+            self.point = None
 
-    def leave(self) -> None:
+    def commit(self, step: int) -> None:
+        """Close the record of the current step, ``step``; send a block if one is due."""
+        self.close_point()
+        late = time.perf_counter() >= self.deadline or step >= self.block_end
+        # ranks must end their blocks at the same step, however much one of them logs
+        full = self.norms.full or (self._ranks is None and len(self._points) >= _POINTS)
+        if late or full or any(buffer.full for buffer in self._buffers):
+            self.send(step)  # also renews the deadline
+            if self._ranks is not None:
+                self._ranks.warn()
+
+    def leave_ranks(self) -> None:
         """Merge nothing with the other ranks from now on."""
         if self._ranks is not None:
             self._ranks.alone = True
 
     def send(self, step: int = 0) -> None:
-        """Evaluate what has been measured and hand it to the writers; does not wait for them.
+        """Evaluate all measurements and give them to the writers, without waiting for these.
 
-        Ranks that reduce meet here, also those with nothing.
+        Ranks that reduce meet here, also those that have measured nothing.
 
         Args:
-            step: the current one, after which the next block begins.
+            step: the current step, after which the next block starts.
         """
-        if os.getpid() != self._process:  # a fork has no writers
+        if os.getpid() != self._process:  # a forked process has no writers
             self._forget(len(self._points))
             return
         with self.lock:
-            self.deadline, self.until = self._next_deadline(), self._end_of_block(step)
+            self.deadline, self.block_end = self._next_deadline(), self._next_block_end(step)
             self.close_point()
-            self._hand_over()
+            self._writers.submit()  # a block that an exception has held up
             self._send()
         self._report()
 
-    def _send(self) -> None:
-        points, filled, norms = self._points[:], self._filled(), self.norms.table()
-        lists = [*(ring.steps for ring in filled), *(table.steps for table in norms)]
-        if not (points or lists):
-            self._merged([], [], ())
-            return
-        last = max([*(steps[-1] for steps in lists), *(point.step for point in points[-1:])])
-        steps, states = zip(*(ring.rows() for ring in filled), strict=True) if filled else ((), ())
-        rows = [(ring.layout, part) for ring, part in zip(filled, states, strict=True)]
-        rows, local = self._merged(filled, rows, steps)
-        try:
-            tables = self._evaluate(filled, rows, steps)
-        except BaseException:
-            if self._ranks is not None or self._closed:  # they cannot be merged or tried again
-                self._deliver(points, [*norms, *local], last)
-            raise
-        self._deliver(points, [*tables, *norms, *local], last)
-
     def flush(self, step: int = 0) -> None:
-        """`send`, and wait until the sinks have it."""
+        """`send`, and wait until the sinks have everything."""
         if not self._closed:
             self.send(step)
             self.wait()
@@ -182,133 +176,119 @@ class Recorder:
     def wait(self) -> None:
         """Wait until the sinks have everything that was sent."""
         if os.getpid() == self._process and not self._closed:
-            for writer in list(self._writers):
-                writer.wait()
+            self._writers.wait()
             self._report()
 
     def close(self) -> None:
-        """Flush and close the sinks. Calling it again does nothing.
+        """Send the rest and close the sinks. Calling it again does nothing.
 
-        What the other ranks were not met for holds what this rank has measured alone.
+        The rest is what this rank has measured; it does not wait for the others.
         """
         if self._closed or os.getpid() != self._process:
             return
         self._closed = True
-        self.leave()
+        self.leave_ranks()
         try:
             self.send()
         finally:
-            self._close_writers()
+            self._writers.close()
         self._report()
 
-    def _close_writers(self) -> None:
-        for writer in self._writers:
-            writer.stop()
+    def _send(self) -> None:
+        points, filled, norms = self._points[:], self._filled(), self.norms.table()
+        lists = [*(buffer.steps for buffer in filled), *(table.steps for table in norms)]
+        if not (points or lists):
+            self._merged([], [], [])
+            return
+        last = max([*(steps[-1] for steps in lists), *(point.step for point in points[-1:])])
+        rows = [buffer.rows() for buffer in filled]
+        steps, states = [of for of, _ in rows], [of for _, of in rows]
+        states, local = self._merged(filled, steps, states)
         try:
-            for writer in self._writers:
-                writer.close()
-        except BaseException:  # an impatient user: the end of the process waits instead
-            for writer in self._writers:
-                atexit.register(writer.close)
+            tables = self._evaluate(filled, steps, states)
+        except BaseException:
+            if self._ranks is not None or self._closed:  # there is no second attempt
+                self._deliver(points, [*norms, *local], last)
             raise
+        self._deliver(points, [*tables, *norms, *local], last)
+
+    def _merged(
+        self, buffers: list[MomentsBuffer], steps: list[list[int]], states: list[Tensor]
+    ) -> tuple[list[Tensor], list[Table]]:
+        """The states over all ranks; or the states of this rank, and a table that marks them."""
+        if self._ranks is None:
+            return states, []
+        pairs = list(zip(buffers, steps, strict=True))
+        call = "; ".join(f"{describe_steps(of)} of {buffer.prefix}" for buffer, of in pairs)
+        layouts = [buffer.layout for buffer in buffers]
+        merged = self._ranks.batches(layouts, states, call or describe_steps(()))
+        if merged is not None:
+            return merged, []
+        marked = sorted({step for of in steps for step in of})
+        ones = torch.ones(len(marked), 1, dtype=torch.float64, device="cpu")
+        return states, [Table([LOCAL], marked, ones)] if marked else []
+
+    def _evaluate(
+        self, buffers: list[MomentsBuffer], steps: list[list[int]], states: list[Tensor]
+    ) -> list[Table]:
+        if not self._writers:
+            return []
+        values = evaluate_buffers(buffers, states, self._ids)
+        return [Table(b.keys, of, v) for b, of, v in zip(buffers, steps, values, strict=True)]
 
     def _deliver(self, points: list[LogPoint], tables: list[Table], last: int) -> None:
-        """Give a block to the writers, and forget what it holds: both or neither."""
-        with held_back():
+        """Give a block to the writers and forget what it holds; no signal handler comes between."""
+        with defer_signals():
             number = len(points)
             if self._log_cost:
                 if not points or points[-1].step != last:
                     points.append(LogPoint(last))
                 points[-1].values[COST] = self.seconds
-            self._outgoing = Block(points, tables) if self._writers else None
+            if self._writers:
+                self._writers.prepare(RecordBatch(points, tables))
             self._forget(number)
-            self._hand_over()
-
-    def _hand_over(self) -> None:
-        if self._outgoing is not None:
-            for writer in self._writers:
-                writer.submit(self._outgoing)
-            self._outgoing = None
+            self._writers.submit()
 
     def _forget(self, number: int) -> None:
-        """Forget the rows of all rings, the norms, and the first log points."""
+        """Forget the rows of all buffers, the norms, and the first ``number`` log points."""
         del self._points[:number]
-        for ring in self._filled():
-            ring.clear()
+        for buffer in self._filled():
+            buffer.clear()
         self.norms.clear()
 
-    def _new_ring(self, prefix: str, dim: int, device: torch.device) -> int:
+    def _new_buffer(self, prefix: str, dim: int, device: torch.device) -> int:
         layout = Layout(self._num_classes, dim)
-        with torch.inference_mode(False):  # its tensors could not be written to later
-            self._rings.append(MomentsRing(prefix, self._ids, layout, device, self._stream))
-        self._span = min(self._span, self._rings[-1].capacity)
-        return len(self._rings) - 1
+        with torch.inference_mode(False):  # else later steps could not write to its tensors
+            buffer = MomentsBuffer(prefix, self._ids, layout, device, self._averaging)
+        self._buffers.append(buffer)
+        self._block_steps = min(self._block_steps, buffer.capacity)
+        return len(self._buffers) - 1
 
-    def _evaluate(
-        self, filled: list[MomentsRing], rows: Batches, steps: Sequence[list[int]]
-    ) -> list[Table]:
-        """Results of the rings; those whose states have the same layout in one call."""
-        if not self._writers:
-            return []
-        groups: dict[tuple[Layout, torch.device], list[tuple[int, Tensor]]] = {}
-        for number, (ring, (_, batches)) in enumerate(zip(filled, rows, strict=True)):
-            averages, layout = ring.averaged(batches)
-            groups.setdefault((layout, ring.device), []).append((number, averages))
-        values: dict[int, Tensor] = {}
-        for (layout, _), members in groups.items():
-            parts = [part for _, part in members]
-            joined = parts[0] if len(parts) == 1 else torch.cat(parts)
-            found = evaluate_states(joined, layout, self._ids).split([len(part) for part in parts])
-            values.update(zip((number for number, _ in members), found, strict=True))
-        return [Table(ring.keys, steps[i], values[i]) for i, ring in enumerate(filled)]
-
-    def _merged(
-        self, rings: list[MomentsRing], batches: Batches, steps: Sequence[list[int]]
-    ) -> tuple[Batches, list[Table]]:
-        """The batches over all ranks; or as they are, and a table that says so."""
-        if self._ranks is None:
-            return batches, []
-        said = [f"{in_words(of)} of {ring.prefix}" for ring, of in zip(rings, steps, strict=True)]
-        merged = self._ranks.batches(batches, "; ".join(said) or in_words(()))
-        if merged is not None:
-            return merged, []
-        marked = sorted({step for of in steps for step in of})
-        ones = torch.ones(len(marked), 1, dtype=torch.float64, device="cpu")
-        return batches, [Table([LOCAL], marked, ones)] if marked else []
-
-    def _filled(self) -> list[MomentsRing]:
-        return [ring for ring in self._rings if ring.steps]
-
-    def close_point(self) -> None:
-        """Close the record of the current step."""
-        if self.point is not None:
-            self._points.append(self.point)
-            self.point = None
+    def _filled(self) -> list[MomentsBuffer]:
+        return [buffer for buffer in self._buffers if buffer.steps]
 
     def _next_deadline(self) -> float:
-        # ranks must reduce at the same steps, so that the clock has no say
+        # ranks must reduce at the same steps, which their clocks do not give
         return math.inf if self._ranks is not None else time.perf_counter() + self._flush_seconds
 
-    def _end_of_block(self, step: int) -> float:
-        return math.inf if self._ranks is None else step + self._span
+    def _next_block_end(self, step: int) -> float:
+        return math.inf if self._ranks is None else step + self._block_steps
 
     def _report(self) -> None:
-        """Say once which sink has failed, and let go of it."""
+        """Warn once of each sink that has failed, or raise; send nothing more to it."""
         with self.lock:
-            failed = [writer for writer in self._writers if writer.failure is not None]
-            self._writers = [writer for writer in self._writers if writer not in failed]
+            failed = self._writers.remove_failed()
         for writer in failed:
-            writer.stop()
             error = writer.failure
-            said = f"{type(error).__name__}: {error}"
+            text = f"{type(error).__name__}: {error}"
             if self._raise and isinstance(error, Exception):
                 raise error
-            if self._raise:  # what ends a thread of a sink is no wish to end this process
-                raise RuntimeError(f"The sink {writer.name} failed: {said}") from error
+            if self._raise:  # SystemExit in a sink's thread must not end this process
+                raise RuntimeError(f"The sink {writer.name} failed: {text}") from error
             warnings.warn(
-                f"The sink {writer.name} gets no more records, training goes on: {said}",
+                f"The sink {writer.name} gets no more records, training goes on: {text}",
                 RuntimeWarning,
-                stacklevel=2,
+                stacklevel=user_level(),
             )
 
 
@@ -316,7 +296,7 @@ _live: weakref.WeakSet[Recorder] = weakref.WeakSet()
 
 
 def _renew_locks() -> None:
-    """In a fork: another thread of the parent may have held them."""
+    """In a forked process: another thread of the parent may have held the locks."""
     for recorder in _live:
         recorder.lock = threading.RLock()
 

@@ -1,4 +1,4 @@
-"""Merges what the ranks of a distributed run have measured."""
+"""Merges the measurements of the ranks of a distributed run."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ncfast import _ranks
 from ncfast.distributed import all_reduce_many
 from ncfast.moments import ClassMoments
 from ncfast.ops.states import Layout, pack
+from ncfast.tracking.keys import LOCAL
+from ncfast.tracking.messages import user_level
 
-LOCAL = "tracker/local"  # in a record of what this rank alone has measured
-Batches = list[tuple[Layout, Tensor]]
 Result = TypeVar("Result")
 
 
@@ -25,7 +25,7 @@ class RanksApart(ValueError, RuntimeError):
 
 
 def as_group(group: Any) -> tuple[bool, dist.ProcessGroup | None]:
-    """Whether to reduce, and over which group, None being the default one.
+    """Whether to reduce, and the process group; None is the default group.
 
     Args:
         group: None (no reduction), "auto" (over all ranks, if there are several) or a group.
@@ -46,25 +46,29 @@ def as_group(group: Any) -> tuple[bool, dist.ProcessGroup | None]:
 
 
 class Ranks:
-    """The other ranks, until something parts them from this one.
+    """The other ranks of a run, as long as all of them make the same calls.
 
-    A rank that has lost the others, or that finds them elsewhere, never calls a collective again:
-    each measures alone, and training goes on.
+    A rank that has lost the others, or finds that they made another call, never calls a collective
+    again: each rank measures alone, and training goes on.
 
     Args:
         group: the process group; None is the default one.
+
+    Attributes:
+        alone: whether this rank measures alone.
+        error: why it does, or None.
     """
 
     def __init__(self, group: dist.ProcessGroup | None) -> None:
         self.alone = False
-        self.error: Exception | None = None  # what has parted them
+        self.error: Exception | None = None
         self._group, self._warned, self._raised = group, False, False
 
     def merge(self, call: str, merge: Callable[[str], Result]) -> Result | None:
-        """What ``merge(call)`` gives; None if this rank is alone, or now is."""
+        """The result of ``merge(call)``; None if this rank is alone, also from this call on."""
         if self.alone:
             return None
-        self.alone = True  # also after an interrupt in the middle of a collective
+        self.alone = True  # stays so after an interrupt in the middle of a collective
         try:
             if not dist.is_initialized():
                 raise RuntimeError(
@@ -78,28 +82,43 @@ class Ranks:
         self.alone = False
         return found
 
-    def batches(self, batches: Batches, call: str) -> Batches | None:
-        """Packed moments (n, size) of several layers over all ranks; None if this one is alone."""
-        if not batches and not dist.is_initialized():
-            return None  # the group is gone, but nothing is lost
-        return self.merge(call, lambda call: _reduce_batches(batches, self._group, call))
+    def batches(
+        self, layouts: Sequence[Layout], states: Sequence[Tensor], call: str
+    ) -> list[Tensor] | None:
+        """Packed moments (n, size) of several layers over all ranks; None if this rank is alone.
+
+        Args:
+            layouts: the layout of each tensor's rows.
+            states: the packed moments, one tensor for each layer and split.
+            call: what this rank is about to merge, for the message if the ranks differ.
+        """
+        if not states and not dist.is_initialized():
+            return None  # without a group, but nothing is lost
+        return self.merge(call, lambda call: self._reduce(layouts, states, call))
+
+    def _reduce(
+        self, layouts: Sequence[Layout], states: Sequence[Tensor], call: str
+    ) -> list[Tensor]:
+        pairs = zip(layouts, states, strict=True)
+        merged = iter(self.moments([of.unpack(row) for of, rows in pairs for row in rows], call))
+        return [torch.stack([pack(next(merged)) for _ in rows]) for rows in states]
 
     def moments(self, moments: Sequence[ClassMoments], call: str) -> list[ClassMoments]:
-        """The same moments over all ranks, in one collective."""
+        """The moments over all ranks, in one collective."""
         return all_reduce_many(moments, self._group, call=call)
 
     def sums(self, values: Tensor, call: str) -> Tensor:
-        """Sums over all ranks, (n,) float64."""
+        """The sums over all ranks of (n,) float64."""
         return _ranks.gather(values, call, f"{len(values)} sums", self._group).sum(0)
 
-    def warn(self, stacklevel: int) -> None:
-        """Say once, if they have been parted, that training goes on alone."""
+    def warn(self) -> None:
+        """Warn once if this rank has begun to measure alone."""
         if self.error is not None and not (self._warned or self._raised):
             self._warned = True
-            warnings.warn(f"{self.error} {_ALONE}", RuntimeWarning, stacklevel=stacklevel + 1)
+            warnings.warn(f"{self.error} {_ALONE}", RuntimeWarning, stacklevel=user_level())
 
     def raise_error(self) -> None:
-        """Raise, once, what has parted them."""
+        """Raise `RanksApart` once if this rank measures alone."""
         if self.error is not None and not self._raised:
             self._raised = True
             raise RanksApart(f"{self.error} {_ALONE}") from self.error
@@ -111,8 +130,8 @@ _ALONE = (
 )
 
 
-def in_words(steps: Iterable[int]) -> str:
-    """Log points as a text: "4 measured steps up to step 9 (1-3, 9)"."""
+def describe_steps(steps: Iterable[int]) -> str:
+    """Steps as a text, such as "4 measured steps up to step 9 (1-3, 9)"."""
     found = sorted(steps)
     if not found:
         return "no measured step"
@@ -124,11 +143,3 @@ def in_words(steps: Iterable[int]) -> str:
             runs.append([step])
     spans = ", ".join("-".join(map(str, run)) for run in runs)
     return f"{len(found)} measured step{'s' * (len(found) > 1)} up to step {found[-1]} ({spans})"
-
-
-def _reduce_batches(batches: Batches, group: dist.ProcessGroup | None, call: str) -> Batches:
-    moments = [layout.unpack(state) for layout, states in batches for state in states]
-    merged = iter(all_reduce_many(moments, group, call=call))
-    return [
-        (layout, torch.stack([pack(next(merged)) for _ in states])) for layout, states in batches
-    ]

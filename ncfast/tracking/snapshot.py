@@ -1,40 +1,49 @@
-"""A frozen model on a whole split: moments, accuracy and loss."""
+"""Measures a frozen model on a whole split: moments, accuracy and loss."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ncfast._validate import LABEL_DTYPES
 from ncfast.moments import ClassMoments, class_moments
-from ncfast.tracking.batches import as_labels, inputs_and_labels, outputs_of
+from ncfast.tracking.batches import (
+    LossFunction,
+    Reduction,
+    as_labels,
+    inputs_and_labels,
+    outputs_of,
+    total_loss,
+)
 from ncfast.tracking.capture import FeatureCapture
-from ncfast.tracking.isolation import undisturbed
+from ncfast.tracking.evaluation import evaluate_moments
 from ncfast.tracking.layers import model_device
-from ncfast.tracking.loss import LossFunction, Reduction, total_loss
 from ncfast.tracking.reduction import Ranks
 
 Batches = Iterable[Any]
 
 
 class Snapshot:
-    """What `run` finds, merged exactly over the batches.
+    """The measurements of a model on a split, merged exactly over the batches.
 
     Args:
-        model: run in eval mode.
-        capture: its features.
+        model: the model, which runs in eval mode.
+        capture: the hooks that capture its features.
         num_classes: K.
-        loss: of outputs and labels, or None.
+        loss: a function of outputs and labels, or None.
         reduction: what ``loss`` does with the samples of a batch.
 
     Attributes:
-        moments: by layer.
-        wrong: layers that could not be measured, and why; a split is measured whole or not.
-        repeated: layers that ran several times for a batch, and how often.
-        skipped: batches without labels.
+        moments: the class moments by layer.
+        errors: the layers that could not be measured in some batch, and why.
+        repeated: the layers that ran several times for a batch, and how often.
+        skipped: the number of batches without labels or rows.
     """
 
     def __init__(
@@ -46,7 +55,7 @@ class Snapshot:
         reduction: Reduction = "mean",
     ) -> None:
         self.moments: dict[str, ClassMoments] = {}
-        self.wrong: dict[str, Exception] = {}
+        self.errors: dict[str, Exception] = {}
         self.repeated: dict[str, int] = {}
         self.skipped = 0
         self._model, self._capture = model, capture
@@ -63,12 +72,12 @@ class Snapshot:
         """Measure every batch.
 
         Raises:
-            TypeError: a batch is none, or its loss is no number.
+            TypeError: a batch has no inputs and labels, or its loss is no number.
             ValueError: the loss has another shape.
         """
         device = model_device(self._model)
         self._capture.enabled = True
-        with self._capture.apart(), undisturbed(self._model):
+        with self._capture.isolated(), evaluation_mode(self._model):
             for batch in batches:
                 inputs, labels = inputs_and_labels(batch)
                 if labels is None or len(labels := as_labels(labels, device)) == 0:
@@ -76,18 +85,31 @@ class Snapshot:
                     continue
                 self._add(outputs_of(self._model, inputs, device), labels)
 
-    def scores(self) -> dict[str, Tensor]:
-        """Means over the split, 0-d."""
-        return {name: total / self._count for name, total in self._sums.items()}
+    def values(self, ids: Sequence[str], prefix: Callable[[str], str]) -> dict[str, Tensor]:
+        """The values for the record by key, 0-d tensors.
 
-    def whole(self) -> dict[str, ClassMoments]:
-        """Moments of the layers that were measured in every batch."""
-        return {name: found for name, found in self.moments.items() if name not in self.wrong}
+        Args:
+            ids: the metrics to evaluate, of the layers that were measured in every batch.
+            prefix: gives the first part of a layer's keys; "" asks for that of the scores.
+        """
+        scores = {name: total / self._count for name, total in self._sums.items()}
+        found = {f"{prefix('')}/{name}": score for name, score in scores.items()}
+        for layer, moments in self.moments.items():
+            if layer not in self.errors:
+                lead = prefix(layer)
+                with torch.no_grad():
+                    metrics = evaluate_moments(moments, ids)
+                found.update({f"{lead}/{id_}": value for id_, value in metrics.items()})
+        return found
 
-    def all_reduce(self, ranks: Ranks, call: str) -> None:
-        """Merge with the snapshots of the other ranks; nothing changes where that fails."""
-        for name in self.wrong.keys() & self.moments.keys():
-            self.moments[name] = undefined(self.moments[name])  # on every rank
+    def all_reduce(self, ranks: Ranks, call: str) -> int:
+        """Merge with the snapshots of the other ranks; an exception leaves this one unchanged.
+
+        Returns:
+            The number of samples over all ranks.
+        """
+        for name in self.errors.keys() & self.moments.keys():
+            self.moments[name] = undefined(self.moments[name])  # then it is so on every rank
         call = f"{call} with {', '.join([*self.moments, *self._sums])}"
         merged = ranks.moments(list(self.moments.values()), call)
         count = torch.tensor(float(self._count), dtype=torch.float64)
@@ -97,23 +119,25 @@ class Snapshot:
         self._count = int(total)
         self._sums = dict(zip(self._sums, rest, strict=True))
         self.moments = dict(zip(self.moments, merged, strict=True))
+        return self._count
 
     def _add(self, outputs: Any, labels: Tensor) -> None:
         self._count += len(labels)
         self.repeated |= self._capture.repeated()
-        found, wrong = self._capture.take()
-        for name, feats in found.items():
+        features, errors = self._capture.take()
+        for name, feats in features.items():
             try:
                 part = class_moments(feats, labels, num_classes=self._num_classes)
             except (TypeError, ValueError) as error:
-                wrong[name] = error
+                errors[name] = error
                 continue
             self.moments[name] = self.moments[name].merge(part) if name in self.moments else part
-        self.wrong = wrong | self.wrong
+        self.errors = errors | self.errors
         for name, value in self._scores(outputs, labels).items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def _scores(self, outputs: Any, labels: Tensor) -> dict[str, Tensor]:
+        """Sums over the samples of a batch."""
         scores: dict[str, Tensor] = {}
         rows = len(labels)
         logits = isinstance(outputs, Tensor) and outputs.shape == (rows, self._num_classes)
@@ -129,3 +153,26 @@ def undefined(like: ClassMoments) -> ClassMoments:
     names = ("means", "within_ss", "norm_sum", "norm_max")
     nan = {name: torch.full_like(getattr(like, name), torch.nan) for name in names}
     return ClassMoments(**{"counts": like.counts + 1, **nan})
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put ``model`` into eval mode without gradients; restore all modes and random streams.
+
+    The modes are the training flags of all submodules. The streams are the global ones of torch
+    (CPU and the model's device), NumPy and Python: a DataLoader draws from torch's stream even when
+    it does not shuffle.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    device = model_device(model)
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+    devices = [device] if device.type == "cuda" else []
+    try:
+        model.eval()
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)

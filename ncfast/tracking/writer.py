@@ -1,54 +1,119 @@
-"""A thread for each sink: a sink that is slow, hangs or fails never holds up training."""
+"""Calls each sink from a thread of its own: a slow or failing sink never holds up training."""
 
 from __future__ import annotations
 
+import atexit
+import contextvars
 import queue
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
-from ncfast.tracking.block import Block
+from ncfast.tracking.records import RecordBatch
 from ncfast.tracking.sinks import Sink
-from ncfast.tracking.sinks.caller import Caller
 
 _BACKLOG = 1024  # blocks that may wait for a slow sink
-_POLL = 0.0002  # seconds; no lock, so that a signal handler may wait too
+_POLL = 0.0002  # seconds; a wait without a lock is safe in a signal handler
+
+
+class SinkWriters:
+    """The writers of all sinks of a tracker.
+
+    Args:
+        sinks: where records go.
+        header: for the ``start`` of each sink that has one.
+        timeout: seconds that one call of a sink may take.
+    """
+
+    def __init__(self, sinks: Iterable[Sink], header: Mapping[str, object], timeout: float) -> None:
+        self._writers = [SinkWriter(sink, header, timeout) for sink in sinks]
+        self._unsent: RecordBatch | None = None
+
+    def __len__(self) -> int:
+        """The number of sinks that still get records."""
+        return len(self._writers)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the sinks that still get records."""
+        return [writer.name for writer in self._writers]
+
+    def prepare(self, block: RecordBatch) -> None:
+        """Keep a block until `submit` has given it to all writers."""
+        self._unsent = block
+
+    def submit(self) -> None:
+        """Give the prepared block to the writers; after an interrupt, to those without it."""
+        if self._unsent is not None:
+            for writer in self._writers:
+                writer.submit(self._unsent)
+            self._unsent = None
+
+    def wait(self) -> None:
+        """Wait until all sinks have what was submitted, or have failed."""
+        for writer in list(self._writers):
+            writer.wait()
+
+    def remove_failed(self) -> list[SinkWriter]:
+        """Stop the writers whose sink has failed, and return them."""
+        failed = [writer for writer in self._writers if writer.failure is not None]
+        self._writers = [writer for writer in self._writers if writer not in failed]
+        for writer in failed:
+            writer.stop()
+        return failed
+
+    def close(self) -> None:
+        """Write the rest and close the sinks."""
+        for writer in self._writers:
+            writer.stop()
+        try:
+            for writer in self._writers:
+                writer.close()
+        except BaseException:  # the user interrupts: the end of the process waits instead
+            for writer in self._writers:
+                atexit.register(writer.close)
+            raise
 
 
 class SinkWriter:
-    """Gives blocks to a sink, in order, from a thread of its own.
+    """Gives blocks to one sink, in order, from a thread of its own.
 
-    The thread has the context variables and active runs of the one that makes the writer.
+    The thread has the context variables and the active runs of the thread that makes the writer.
 
     Args:
         sink: where the records go.
         header: for the sink's ``start``, if it has one.
-        timeout: seconds that one call of the sink may take before it is given up.
+        timeout: seconds that one call of the sink may take before the writer gives it up.
+
+    Attributes:
+        failure: the exception that ended the sink, or None.
     """
 
     def __init__(self, sink: Sink, header: Mapping[str, object], timeout: float) -> None:
         self.failure: BaseException | None = None
         self._sink, self._header, self._timeout = sink, header, timeout
-        self._queue: queue.SimpleQueue[Block | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[RecordBatch | None] = queue.SimpleQueue()
         self._submitted = self._completed = 0
-        self._last: Block | None = None
-        self._called: float | None = None  # when the call under way began
+        self._last: RecordBatch | None = None
+        self._called: float | None = None  # when the present call of the sink began
         self._thread: threading.Thread | None = None
-        self._caller = Caller()
+        self._context = CallerContext()
         self._stopped = False
 
     @property
     def name(self) -> str:
-        """The sink, for messages."""
+        """The name of the sink in messages."""
         sink = getattr(self._sink, "wrapped", self._sink)
         path = getattr(sink, "path", None)
         return f"{type(sink).__name__}({path})" if path else type(sink).__name__
 
-    def submit(self, block: Block) -> None:
-        """Hand over a block, once; returns at once. A sink that has failed gets nothing more."""
+    def submit(self, block: RecordBatch) -> None:
+        """Queue a block, once, without waiting. A sink that has failed gets no more blocks."""
         if block is self._last:
             return
-        self._look_after()
+        self._check_time()
         if self.failure is None and self._submitted - self._completed >= _BACKLOG:
             self.failure = TimeoutError(f"it did not keep up: {_BACKLOG} blocks were waiting")
         if self.failure is None:
@@ -56,43 +121,43 @@ class SinkWriter:
             self._put(block)
 
     def wait(self) -> None:
-        """Return when everything handed over is written, or the sink has failed."""
+        """Wait until everything queued is written, or the sink has failed."""
         while self._completed < self._submitted and self.failure is None:
             time.sleep(_POLL)
-            self._look_after()
+            self._check_time()
 
     def stop(self) -> None:
-        """Let the thread end and close the sink, without waiting; again does nothing."""
+        """Tell the thread to close the sink and end, once; does not wait for it."""
         if not self._stopped:
             self._stopped = True
             self._put(None)
 
     def close(self) -> None:
-        """Write what is left and close the sink."""
+        """Write the rest and close the sink."""
         self.stop()
         thread = self._thread
         while (
             thread is not None and thread.is_alive() and not isinstance(self.failure, TimeoutError)
         ):
             time.sleep(_POLL)
-            self._look_after()
+            self._check_time()
 
-    def _put(self, block: Block | None) -> None:
+    def _put(self, block: RecordBatch | None) -> None:
         self._submitted += 1
         self._queue.put(block)
         if self._thread is None:
-            # a daemon: one that hangs must not keep the process from ending
+            # a daemon: a sink that hangs must not keep the process from ending
             thread = threading.Thread(
-                target=self._caller.run, args=(self._run,), name="ncfast-sink", daemon=True
+                target=self._context.run, args=(self._run,), name="ncfast-sink", daemon=True
             )
             try:
                 thread.start()
-            except RuntimeError as error:  # there are too many
+            except RuntimeError as error:  # the system has no more threads
                 self.failure = self.failure or error
             else:
                 self._thread = thread
 
-    def _look_after(self) -> None:
+    def _check_time(self) -> None:
         called = self._called
         if called is not None and time.monotonic() - called > self._timeout:
             self.failure = TimeoutError(f"it has not returned for {self._timeout:g} seconds")
@@ -110,7 +175,7 @@ class SinkWriter:
         if hasattr(self._sink, "start"):
             self._sink.start(self._header)
 
-    def _deliver(self, block: Block) -> None:
+    def _deliver(self, block: RecordBatch) -> None:
         if hasattr(self._sink, "write_block"):
             self._sink.write_block(block)
         else:
@@ -128,7 +193,43 @@ class SinkWriter:
         self._called = time.monotonic()
         try:
             call()
-        except BaseException as error:  # a sink that ends its thread must not be waited for
+        except BaseException as error:  # also SystemExit: nobody may wait for a dead thread
             self.failure = self.failure or error
         finally:
             self._called = None
+
+
+class CallerContext:
+    """The context variables and the active MLflow run of the thread that makes this object.
+
+    `run` calls a function in another thread as if that thread were the caller's: trackio keeps its
+    current run in a context variable, and MLflow keeps a stack of active runs for each thread. The
+    other thread gets a copy, so it cannot end a run of the caller's.
+
+    Example:
+        >>> import contextvars, threading
+        >>> project = contextvars.ContextVar("project")
+        >>> token, seen = project.set("mine"), []
+        >>> context = CallerContext()
+        >>> threading.Thread(target=context.run, args=(lambda: seen.append(project.get()),)).run()
+        >>> seen
+        ['mine']
+    """
+
+    def __init__(self) -> None:
+        self._variables = contextvars.copy_context()
+        stack = _mlflow_runs()
+        self._runs = [] if stack is None else list(stack.get())
+
+    def run(self, function: Callable[[], object]) -> None:
+        """Call ``function`` in the current thread with the caller's context and active run."""
+        stack = _mlflow_runs() if self._runs else None
+        if stack is not None:
+            stack.set(self._runs)
+        self._variables.run(function)
+
+
+def _mlflow_runs() -> Any:
+    """MLflow's stack of active runs for each thread; None if MLflow is not in use."""
+    # its public start_run(run_id=) would set the state of a finished run back to running
+    return getattr(sys.modules.get("mlflow.tracking.fluent"), "_active_run_stack", None)

@@ -11,7 +11,7 @@ from torchmetrics import MetricCollection
 
 import ncfast
 from ncfast.integrations.torchmetrics import NC1, NC2, RNC1, CollapseMetric, CollapseValue
-from ncfast.metrics.registry import METRICS
+from ncfast.metrics.catalogue import METRICS
 
 K, D = 5, 6
 

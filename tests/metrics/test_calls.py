@@ -9,7 +9,7 @@ from samples import classes, companions
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ncfast
-from ncfast.metrics.registry import CATALOGUE, METRICS, OF_MOMENTS, STANDALONE
+from ncfast.metrics.catalogue import CATALOGUE, METRICS, OF_MOMENTS, STANDALONE
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -58,7 +58,7 @@ def test_which_selects_by_id_family_tier_and_list():
 
 def test_cheap_tiers_never_stall_a_device():
     for name, metric in CATALOGUE.items():
-        assert metric.tier == "full" or not metric.stalls, name
+        assert metric.tier == "full" or not metric.synchronizes, name
         assert metric.tier == "full" or not metric.needs & {"scatter", "revisit"}, name
 
 
@@ -135,9 +135,9 @@ def test_the_core_set_of_the_tracker_is_part_of_the_catalogue():
         (lambda x, y: ncfast.nc1(x, y, variant="svd2"), "'quotient'.* but got 'svd2'"),
         (lambda x, y: ncfast.nc2(x, y, variant="angle"), "condition"),
         (lambda x, y: ncfast.cdnv(x, y, variant="median"), "'mean', 'max' or 'matrix'"),
-        (lambda x, y: ncfast.nc3(x, y), "weight for variant 'self_duality'"),
-        (lambda x, y: ncfast.nc4(x, y, variant="per_class"), "`weight` for variant 'per_class'"),
-        (lambda x, y: ncfast.nc5(x, y), "ood for variant"),
+        (lambda x, y: ncfast.nc3(x, y), "`weight` for the metric"),
+        (lambda x, y: ncfast.nc4(x, y, variant="per_class"), "`weight` for the metric"),
+        (lambda x, y: ncfast.nc5(x, y), "`ood_feats` for the metric"),
         (lambda x, y: ncfast.nc3(x, y, torch.ones(5, 3)), r"`weight` of shape \(K, D\) = \(5, 12"),
         (
             lambda x, y: ncfast.nc3(x, y, torch.ones(5, 12), torch.ones(4)),

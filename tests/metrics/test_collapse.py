@@ -11,7 +11,7 @@ from oracle import TWINS
 from samples import BACKENDS, GOLDEN, budget, classes, companions, golden_companions
 
 import ncfast
-from ncfast.metrics.registry import CATALOGUE, OF_MOMENTS
+from ncfast.metrics.catalogue import CATALOGUE, OF_MOMENTS
 
 GOLDEN_NAMES = {
     "nc1.pinv": "nc1_pinv",

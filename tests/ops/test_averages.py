@@ -5,14 +5,13 @@ import torch
 
 from ncfast.ops.averages import CpuAverage
 from ncfast.ops.states import Layout
-from ncfast.tracking.average import TorchAverage
-from ncfast.tracking.stream import parse
+from ncfast.tracking.averaging import TorchAverage, parse_averaging
 
 
 @pytest.mark.parametrize("text", ["window:1", "window:9", "ema:0.9"])
 @pytest.mark.parametrize("dim", [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33])
 def test_odd_widths(instruction_set: str, text: str, dim: int) -> None:
-    stream, layout = parse(text), Layout(3, dim, integer_counts=False)
+    stream, layout = parse_averaging(text), Layout(3, dim, integer_counts=False)
     generator = torch.Generator().manual_seed(dim)
     states = torch.rand(40, layout.size, generator=generator, dtype=torch.float64)
     states[:, :3] = torch.randint(4, (40, 3), generator=generator)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import ncfast
-from ncfast.metrics._collect import evaluate
+from ncfast.metrics.catalogue import CATALOGUE
 from ncfast.metrics.inputs import MetricInputs
-from ncfast.metrics.registry import CATALOGUE
+from ncfast.metrics.metric import evaluate
 from ncfast.ops import _raw
 
 pytestmark = [

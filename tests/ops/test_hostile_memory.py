@@ -104,7 +104,7 @@ def test_rows_that_are_taken_while_a_large_batch_is_measured():
     layout = Layout(2, 512)
     states = torch.zeros(8, layout.size, dtype=torch.float64)
     steps: list[int] = []
-    writer = RowWriter(states, layout).quick(steps)
+    writer = RowWriter(states, layout).fast_writer(steps)
     if writer is None:
         pytest.skip("this PyTorch has no table for DLPack")
     memory, taken, going = states.numpy(), [], True

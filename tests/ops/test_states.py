@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import ncfast
-from ncfast.metrics._collect import evaluate
+from ncfast.metrics.catalogue import OF_MOMENTS
 from ncfast.metrics.inputs import MetricInputs
-from ncfast.metrics.registry import OF_MOMENTS
+from ncfast.metrics.metric import evaluate
 from ncfast.ops import _raw
 from ncfast.ops.few_classes import few_classes, why_not
 from ncfast.ops.states import Layout, pack

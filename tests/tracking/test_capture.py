@@ -1,7 +1,6 @@
 import copy
 import io
 import pickle
-import re
 
 import pytest
 import torch
@@ -9,10 +8,8 @@ from samples import classes
 from torch import nn
 
 import ncfast
-from ncfast.tracking import Tapped, Tracker
+from ncfast.tracking import FeatureExtractor, Tapped, Tracker
 from ncfast.tracking.capture import FeatureCapture
-from ncfast.tracking.layers import resolve
-from ncfast.tracking.pooling import as_pool, tensor_of
 
 
 def network():
@@ -34,63 +31,6 @@ class Convolutional(nn.Module):
 
 def images():
     return torch.randn(40, 3, 6, 6), torch.arange(40) % 5
-
-
-def test_names_patterns_expressions_and_types():
-    model = Convolutional()
-    assert resolve(model, "blocks.*") == ("blocks.0", "blocks.1")
-    assert resolve(model, ["blocks.[1]", "head:input"]) == ("blocks.1", "head:input")
-    assert resolve(model, re.compile(r"blocks\.\d")) == ("blocks.0", "blocks.1")
-    assert resolve(model, [nn.Linear, nn.Conv2d]) == ("head", "blocks.0", "blocks.1")
-    assert resolve(model, ["head", nn.Linear, "h*"]) == ("head",)
-    with pytest.raises(ValueError, match=r"'blocs\.\*'.*Known names"):
-        resolve(model, "blocs.*")
-    with pytest.raises(TypeError, match="got int"):
-        resolve(model, [3])
-
-
-@pytest.mark.parametrize(
-    ("pool", "shape", "expected"),
-    [
-        ("flatten", (2, 3, 4, 4), lambda x: x.reshape(2, 48)),
-        ("gap", (2, 3, 4, 4), lambda x: x.mean((2, 3))),
-        ("gap", (2, 5, 3), lambda x: x.mean(1)),
-        ("cls", (2, 5, 3), lambda x: x[:, 0]),
-        ("last", (2, 5, 3), lambda x: x[:, 4]),
-        (lambda out: out[:, :2], (2, 5), lambda x: x[:, :2]),
-        (None, (2, 5), lambda x: x),
-    ],
-)
-def test_pooling(pool, shape, expected):
-    x = torch.randn(shape)
-    torch.testing.assert_close(as_pool(pool)(x), expected(x))
-
-
-@pytest.mark.parametrize(
-    ("pool", "shape", "message"),
-    [
-        ("gap", (2, 3), r"pool='gap'.*got \(2, 3\)"),
-        ("cls", (2, 3, 4, 4), r"pool='cls'.*got \(2, 3, 4, 4\)"),
-        ("last", (2, 3), "pool='last'"),
-    ],
-)
-def test_pooling_of_unfit_shapes(pool, shape, message):
-    with pytest.raises(ValueError, match=message):
-        as_pool(pool)(torch.zeros(shape))
-
-
-def test_where_the_tensor_is_in_an_output():
-    x, y = torch.ones(2, 3), torch.zeros(2, 3)
-    assert tensor_of((x, (y, y))) is x
-    assert tensor_of({"last_hidden_state": x, "attentions": y}) is x
-    assert tensor_of({"hidden_states": (y, x)}) is x
-    assert tensor_of({"mine": x}) is x
-    with pytest.raises(TypeError, match=r"dict with the keys \['a', 'b'\].*pass pool="):
-        tensor_of({"a": x, "b": y})
-    with pytest.raises(TypeError, match="got NoneType"):
-        tensor_of(None)
-    with pytest.raises(ValueError, match=r"\['flatten', 'gap', 'cls', 'last'\].*'avg'"):
-        as_pool("avg")
 
 
 def test_convolutions_are_pooled_by_layer():
@@ -166,7 +106,7 @@ def test_a_value_changed_in_place_is_not_measured():
     assert "train/0/rnc1.max" not in records[0]
 
 
-@pytest.mark.parametrize("order", ["before", "after", "tapped"])
+@pytest.mark.parametrize("order", ["before", "after", "extractor"])
 def test_compiled_models(order):
     """Traced for real, by Dynamo; the code generator would only make this slow."""
     x, y = classes(dtype=torch.float32)
@@ -184,8 +124,8 @@ def test_compiled_models(order):
         run = compiled(model)
         tracker = Tracker(run, **options)  # it has not run yet
     else:
-        tapped = Tapped(model)
-        run = compiled(tapped)
+        extractor = FeatureExtractor(model)
+        run = compiled(extractor)
         run(x)
         tracker = Tracker(run, **options)
     with tracker:
@@ -205,19 +145,29 @@ def test_a_model_that_was_compiled_and_had_run_is_noticed():
     run(x)
     with Tracker(model, num_classes=5) as tracker:
         run(x)
-        with pytest.warns(RuntimeWarning, match=r"saw no data.*ncfast\.tracking\.Tapped"):
+        with pytest.warns(RuntimeWarning, match=r"saw no data.*ncfast\.tracking\.FeatureExtractor"):
             tracker.step(labels=y)
 
 
-def test_a_tapped_model_is_a_model():
+def test_an_extractor_is_a_model():
     x, y = classes(dtype=torch.float32)
-    tapped = Tapped(network(), layers="2")
-    again = copy.deepcopy(tapped)
-    assert torch.equal(tapped(x), again(x))
+    extractor = FeatureExtractor(network(), layers="2")
+    again = copy.deepcopy(extractor)
+    assert torch.equal(extractor(x), again(x))
     records = []
     with Tracker(again, num_classes=5, metrics="rnc1", sinks=[records.append]) as tracker:
         again(x)
         tracker.step(labels=y)
     assert "train/rnc1.max" in records[0]
-    with pytest.raises(ValueError, match="Pass them to Tapped"):
-        Tracker(tapped, layers="0", num_classes=5)
+    with pytest.raises(ValueError, match="Pass them to FeatureExtractor"):
+        Tracker(extractor, layers="0", num_classes=5)
+
+
+def test_models_saved_under_the_former_name_load():
+    model = FeatureExtractor(network())
+    name = f"{FeatureExtractor.__module__}\n{FeatureExtractor.__name__}".encode()
+    old = pickle.dumps(model, 0).replace(name, b"ncfast.tracking.tapped\nTapped")
+    assert b"tapped" in old
+    loaded = pickle.loads(old)
+    assert type(loaded) is Tapped is FeatureExtractor
+    assert loaded.capture.names == model.capture.names

@@ -4,15 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ncfast
-from ncfast.metrics._collect import evaluate
+from ncfast.metrics.catalogue import OF_MOMENTS
 from ncfast.metrics.inputs import MetricInputs
-from ncfast.metrics.metric import Metric
-from ncfast.metrics.registry import OF_MOMENTS
+from ncfast.metrics.metric import Metric, evaluate
 from ncfast.ops import _raw, pairs
 from ncfast.ops.states import Layout, pack
 from ncfast.tracking.evaluation import evaluate_states
-from ncfast.tracking.ring import MomentsRing
-from ncfast.tracking.stream import Stream
 
 needs_extension = pytest.mark.skipif(_raw.extension is None, reason=f"{_raw.import_error}")
 IDS = tuple(OF_MOMENTS)
@@ -108,62 +105,3 @@ def test_the_pairs_of_an_accelerator(monkeypatch):
     states = torch.stack([pack(moments(5, 12, 30, seed=seed)) for seed in range(4)])
     expected = reference(states, layout)
     agree(evaluate_states(states, layout, IDS), expected)
-
-
-def ring(monkeypatch=None):
-    if monkeypatch is not None:  # the way of an accelerator
-        monkeypatch.setattr(_raw, "extension", None)
-    return MomentsRing("a", ["rnc1.max"], Layout(3, 4), torch.device("cpu"), Stream("batch"))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_a_row_of_the_ring_is_what_class_moments_gives(dtype, monkeypatch):
-    feats, labels = torch.randn(20, 8).to(dtype), torch.arange(20) % 3
-    expected = ncfast.class_moments(feats[:, ::2].contiguous(), labels, num_classes=3)
-    for other in (None, monkeypatch):
-        rows = ring(other)
-        for wide in (labels, labels.to(torch.uint16), labels.to(torch.int16)):
-            rows.push(7, feats[:, ::2].contiguous(), wide)
-        rows.push(8, feats[:, ::2], labels)  # columns that are not adjacent
-        steps, states = rows.rows()
-        assert steps == [7, 7, 7, 8]
-        rows.clear()
-        assert rows.number == 0
-        for state in states:
-            found = rows.layout.unpack(state)
-            assert torch.equal(found.counts, expected.counts)
-            torch.testing.assert_close(found.means, expected.means, rtol=1e-6, atol=1e-6)
-            torch.testing.assert_close(found.within_ss, expected.within_ss, rtol=1e-6, atol=0)
-
-
-def test_what_a_graph_records_fills_row_after_row(monkeypatch):
-    """A captured push holds the operations of one row; each replay must find the next one."""
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    rows = ring(monkeypatch)
-    labels = torch.arange(20) % 3
-    warm = torch.randn(20, 4)
-    rows.push(0, warm, labels)
-    rows.clear()
-
-    monkeypatch.setattr("ncfast.tracking.ring._capturing", lambda device: True)
-    # labels on the host would be looked at, which those of an accelerator are not
-    monkeypatch.setattr("ncfast._validate.labels_are_on_host", lambda labels: False)
-    graph = make_fx(lambda feats: rows.push(0, feats, labels), tracing_mode="real")(warm)
-    rows.states.zero_()
-    rows._position.zero_()
-    assert rows.number == 0
-    inputs = [torch.randn(20, 4) for _ in range(3)]
-    for step, feats in enumerate(inputs):
-        graph(feats)
-        rows.replayed(step)
-    steps, states = rows.rows()
-    assert steps == [0, 1, 2]
-    for feats, state in zip(inputs, states, strict=True):
-        expected = ncfast.class_moments(feats, labels, num_classes=3)
-        torch.testing.assert_close(rows.layout.unpack(state).means, expected.means)
-    first = states[0].clone()
-    rows.clear()
-    graph(inputs[0])
-    rows.replayed(3)
-    assert torch.equal(rows.rows()[1][0], first)

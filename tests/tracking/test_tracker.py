@@ -1,5 +1,6 @@
 import copy
 import json
+import math
 import random
 import time
 from collections import OrderedDict
@@ -13,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader, TensorDataset
 
 import ncfast
-from ncfast.metrics.registry import METRICS
+from ncfast.metrics.catalogue import METRICS
 from ncfast.tracking import Tracker, read_records
 
 
@@ -233,13 +234,13 @@ class Copied:
 @pytest.mark.parametrize("stream", ["batch", "ema:0.9", "window:3"])
 @pytest.mark.parametrize("metrics", ["all", "full"])
 def test_a_step_and_a_block_do_not_synchronise(stream, metrics, monkeypatch):
-    """Meta tensors raise when a value is read, and take the ways of an accelerator."""
-    monkeypatch.setattr("ncfast.tracking.block.HostCopy", Copied)
+    """Meta tensors raise when a value is read, and take the paths of an accelerator."""
+    monkeypatch.setattr("ncfast.tracking.records.HostCopy", Copied)
     monkeypatch.setattr(Copied, "made", ())
     records = []
     feats = torch.empty(64, 16, device="meta")
     labels = torch.empty(64, dtype=torch.int64, device="meta")
-    monkeypatch.setattr("ncfast.tracking.ring._ROWS", 4)
+    monkeypatch.setattr("ncfast.tracking.buffer._ROWS", 4)
     options = {"stream": stream, "metrics": metrics, "log_cost": False, "flush_seconds": 1e9}
     with Tracker(num_classes=5, sinks=[records.append], **options) as tracker:
         for _ in range(6):
@@ -247,6 +248,16 @@ def test_a_step_and_a_block_do_not_synchronise(stream, metrics, monkeypatch):
         assert [copy.numel() for copy in Copied.made] == [4 * len(tracker.metrics)]
         assert Copied.made[0].device.type == "meta"
     assert [record["step"] for record in records] == list(range(1, 7))
+
+
+def test_a_model_without_data_gives_nan_and_ends_no_sink():
+    records = []
+    feats, labels = torch.empty(64, 16, device="meta"), torch.empty(64, device="meta").long()
+    with Tracker(num_classes=5, metrics="rnc1", sinks=[records.append]) as tracker:
+        tracker.step(feats=feats, labels=labels)
+        tracker.log({"own": 1.0})
+    assert math.isnan(records[0]["train/rnc1.max"])
+    assert records[0]["own"] == 1.0
 
 
 def test_a_step_can_be_faked():
@@ -286,16 +297,16 @@ def test_replays_of_a_graph_are_counted(monkeypatch):
     records = []
     with Tracker(num_classes=5, metrics="rnc1", sinks=[records.append]) as tracker:
         tracker.step(feats=feats, labels=labels)
-        ring = tracker._recorder._rings[0]
+        buffer = tracker._recorder._buffers[0]
         with monkeypatch.context() as patch:
-            patch.setattr("ncfast.tracking.ring._capturing", lambda device: True)
+            patch.setattr("ncfast.tracking.buffer._capturing", lambda device: True)
             patch.setattr("ncfast.tracking.tracker._capturing", lambda: True)
             patch.setattr("ncfast.tracking.tracker._CUDA", True)
             tracker.step(feats=feats, labels=labels)
         assert tracker.current_step == 1
-        assert ring.number == 1
+        assert buffer.number == 1
         for _ in range(2):
-            ring.states[ring.number] = ring.states[0]
+            buffer.states[buffer.number] = buffer.states[0]
             tracker.replayed()
     assert [record["step"] for record in records] == [1, 2, 3]
     assert len({record["train/rnc1.max"] for record in records}) == 1

@@ -20,8 +20,8 @@ import ncfast
 from ncfast.ops import _raw
 from ncfast.tracking import Tracker, read_records
 from ncfast.tracking import recorder as recorder_module
-from ncfast.tracking.average import TorchAverage
-from ncfast.tracking.signals import held_back
+from ncfast.tracking.averaging import TorchAverage
+from ncfast.tracking.shutdown import defer_signals
 from ncfast.tracking.writer import SinkWriter
 
 FEATS, LABELS = classes()
@@ -110,7 +110,7 @@ def test_an_exception_while_a_block_is_made_leaves_it_for_the_next_call(error, p
 def spoil(patch, error, place):
     """Make the next call at a place raise, after its work where there is any."""
     owner, name = {
-        "evaluation": (recorder_module, "evaluate_states"),
+        "evaluation": (recorder_module, "evaluate_buffers"),
         "writer": (SinkWriter, "submit"),
         "average": (TorchAverage, "update"),
     }[place]
@@ -140,7 +140,7 @@ def test_handlers_wait_and_then_run_and_are_all_back():
     before = {n: signal.signal(n, lambda *a: seen.append(a[0])) for n in (signal.SIGINT,)}
     try:
         handler = signal.getsignal(signal.SIGINT)
-        with held_back():
+        with defer_signals():
             signal.raise_signal(signal.SIGINT)
             assert seen == []
         assert seen == [signal.SIGINT]

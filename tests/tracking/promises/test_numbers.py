@@ -11,9 +11,10 @@ import pytest
 import torch
 from samples import classes
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ncfast.tracking import Tracker, read_records
-from ncfast.tracking.block import HostCopy
 
 NUMBERS = {
     "float": 0.5,
@@ -163,14 +164,35 @@ def test_a_score_of_a_snapshot_is_refused_and_never_replaced():
     assert records[0]["test/loss"] == 3.0
 
 
-def test_a_logged_tensor_is_not_read_on_the_host(monkeypatch):
-    """Meta tensors raise when a value is read."""
-    monkeypatch.setattr(HostCopy, "wait", lambda self: torch.ones(self._values.numel()))
+class NothingIsRead(TorchDispatchMode):
+    """Raises when the host reads a value of a tensor."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_logged_tensor_is_not_read_on_the_host():
     records = []
     with Tracker(num_classes=2, sinks=[records.append], log_cost=False) as tracker:
-        loss = torch.empty((), device="meta", dtype=torch.bfloat16)
-        tracker.log({"loss": loss, "one": torch.empty(1, 1, device="meta"), "host": 2.0})
+        loss = torch.ones((), dtype=torch.bfloat16)
+        with NothingIsRead():
+            tracker.log({"loss": loss, "one": torch.ones(1, 1), "host": 2.0})
+            with pytest.raises(AssertionError):
+                loss.item()
     assert records == [{"step": 0, "loss": 1.0, "one": 1.0, "host": 2.0}]
+
+
+@pytest.mark.parametrize("fake", [False, True])
+def test_a_tensor_without_data_is_refused_and_the_sink_goes_on(fake):
+    records = []
+    with FakeTensorMode() if fake else torch.device("meta"):
+        value = torch.empty(())
+    with Tracker(num_classes=2, sinks=[records.append], log_cost=False) as tracker:
+        with pytest.raises(TypeError, match=r"'loss' to hold a number but got a .* has no data"):
+            tracker.log({"loss": value, "other": 1.0})
+        tracker.log({"loss": 2.0})
+    assert records == [{"step": 0, "loss": 2.0}]
 
 
 def per_sample(outputs, labels):

@@ -87,12 +87,12 @@ def test_a_disk_that_fills_up_in_a_block_keeps_its_whole_lines(tmp_path):
     code = (
         "import resource, sys\n"
         "import torch\n"
-        "from ncfast.tracking.block import Block, Table\n"
+        "from ncfast.tracking.records import RecordBatch, Table\n"
         "from ncfast.tracking.sinks import JsonlSink\n"
         "table = Table(['a'], [7, 8, 9], torch.ones(3, 1, dtype=torch.float64))\n"
         "sink = JsonlSink(sys.argv[1])\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))\n"
-        "try:\n    sink.write_block(Block([], [table]))\n"
+        "try:\n    sink.write_block(RecordBatch([], [table]))\n"
         "except OSError as error:\n    print(error)\n"
     )
     path = tmp_path / "log.jsonl"

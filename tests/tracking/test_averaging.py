@@ -5,14 +5,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import classes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ncfast
 from ncfast.ops import _raw
 from ncfast.ops.averages import CpuAverage
 from ncfast.ops.states import Layout, pack
-from ncfast.tracking.average import TorchAverage, running_average
-from ncfast.tracking.stream import parse
+from ncfast.tracking.averaging import Averaging, TorchAverage, parse_averaging, running_average
 
 CPU = torch.device("cpu")
 K, D = 4, 3
@@ -22,8 +22,8 @@ ENGINES = ["torch", "cpu"]
 
 def average(text, layout=LAYOUT, engine="cpu"):
     if engine == "torch":
-        return TorchAverage(parse(text), layout, CPU)
-    found = running_average(parse(text), layout, CPU)
+        return TorchAverage(parse_averaging(text), layout, CPU)
+    found = running_average(parse_averaging(text), layout, CPU)
     assert isinstance(found, CpuAverage)
     return found
 
@@ -53,7 +53,7 @@ def batches(number, layout, *, seed=0, offset=0.0, spread=1.0, bad=()):
 
 
 def definition(stream, layout, packed, step, bad=()):
-    """The formulas of `ncfast.tracking.stream` with more digits than a double has.
+    """The formulas of `ncfast.tracking.averaging` with more digits than a double has.
 
     Returns:
         Counts, means, squares, sum of norms and largest norm; the scale of the errors of the means.
@@ -101,7 +101,7 @@ def test_the_formulas(engine, text, block):
     packed = batches(320, layout, seed=block)
     found = in_blocks(average(text, layout, engine), packed, block)
     for step in (0, 1, 2, 7, 15, 16, 17, 99, 100, 127, 128, 200, 301, 319):
-        check(parse(text), layout, packed, found, step)
+        check(parse_averaging(text), layout, packed, found, step)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -115,7 +115,7 @@ def test_batches_that_are_not_finite_leave_no_trace(engine, text):
     assert found.isnan().all(1).nonzero().flatten().tolist() == bad
     assert not found[[i for i in range(40) if i not in bad]].isnan().any()
     for step in (1, 7, 8, 29, 31, 39):
-        check(parse(text), LAYOUT, packed, found, step, bad)
+        check(parse_averaging(text), LAYOUT, packed, found, step, bad)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -125,7 +125,7 @@ def test_a_large_offset_costs_no_more_than_its_rounding(engine, text):
     packed = batches(400, layout, offset=1e6, spread=1e-4)
     found = in_blocks(average(text, layout, engine), packed, 128)
     for step in (49, 200, 399):
-        check(parse(text), layout, packed, found, step)
+        check(parse_averaging(text), layout, packed, found, step)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -134,7 +134,7 @@ def test_what_has_left_a_window_is_gone(engine):
     packed[20] = batches(1, LAYOUT, offset=1e15, spread=1e15)[0]
     found = in_blocks(average("window:20", engine=engine), packed, 16)
     for step in (19, 20, 39, 40, 60):
-        check(parse("window:20"), LAYOUT, packed, found, step)
+        check(parse_averaging("window:20"), LAYOUT, packed, found, step)
 
 
 @settings(deadline=None)
@@ -222,8 +222,26 @@ def test_the_start_is_not_biased_towards_zero(engine):
 
 def test_the_engine_is_one_that_can_run(monkeypatch):
     with FakeTensorMode():
-        assert isinstance(running_average(parse("ema:0.9"), LAYOUT, CPU), TorchAverage)
+        assert isinstance(running_average(parse_averaging("ema:0.9"), LAYOUT, CPU), TorchAverage)
     meta = torch.device("meta")
-    assert isinstance(running_average(parse("window:3"), LAYOUT, meta), TorchAverage)
+    assert isinstance(running_average(parse_averaging("window:3"), LAYOUT, meta), TorchAverage)
     monkeypatch.setattr(_raw, "extension", None)
-    assert isinstance(running_average(parse("window:3"), LAYOUT, CPU), TorchAverage)
+    assert isinstance(running_average(parse_averaging("window:3"), LAYOUT, CPU), TorchAverage)
+
+
+@pytest.mark.parametrize("text", ["", "batches", "window", "window:0", "ema:1", "ema:x", "batch:3"])
+def test_bad_streams(text):
+    with pytest.raises(ValueError, match="Expected argument `stream`"):
+        parse_averaging(text)
+
+
+def test_streams():
+    assert parse_averaging("batch") == Averaging("batch")
+    assert parse_averaging("window:3") == Averaging("window", length=3)
+    feats, labels = classes()
+    records = []
+    with ncfast.Tracker(num_classes=5, stream="window:2", sinks=[records.append]) as tracker:
+        for _ in range(3):
+            tracker.step(feats=feats, labels=labels)
+    values = [record["window/train/rnc1.max"] for record in records]
+    assert values == pytest.approx(values[:1] * 3, rel=1e-12)

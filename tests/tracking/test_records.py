@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ncfast.ops import _raw
 from ncfast.tracking import JsonlSink, read_records
-from ncfast.tracking.block import Block, LogPoint, Table
+from ncfast.tracking.records import LogPoint, RecordBatch, Table
 from ncfast.tracking.sinks.strict_json import json_line
 
 needs_lines = pytest.mark.skipif(
@@ -35,7 +35,7 @@ def points(extras):
 @example([math.nan, math.inf, -math.inf, 1.7976931348623157e308, 123456.789, 2.0**53 + 2])
 def test_any_number(values):
     column = torch.tensor(values, dtype=torch.float64).unsqueeze(1)
-    block = Block([], [Table(["a"], range(len(values)), column)])
+    block = RecordBatch([], [Table(["a"], range(len(values)), column)])
     assert block.json_lines() == expected(block)
 
 
@@ -63,7 +63,7 @@ def test_tables_and_single_values(steps, extras, fast, monkeypatch):
         Table([f"{i}/x", f'{i}/"y'], own, torch.randn(len(own), 2, dtype=torch.float64))
         for i, own in enumerate(steps)
     ]
-    block = Block(points(extras), tables)
+    block = RecordBatch(points(extras), tables)
     assert block.json_lines() == expected(block)
     records = list(block)
     assert [record["step"] for record in records] == block.steps == sorted(set(block.steps))
@@ -74,7 +74,7 @@ def test_tables_and_single_values(steps, extras, fast, monkeypatch):
 
 def test_a_block_and_single_records_give_the_same_file(tmp_path):
     table = Table(["a", "b"], [1, 2, 3], torch.randn(3, 2, dtype=torch.float64))
-    block = Block(points(EXTRAS), [table])
+    block = RecordBatch(points(EXTRAS), [table])
     one, two = JsonlSink(tmp_path / "one.jsonl"), JsonlSink(tmp_path / "two.jsonl")
     one.write_block(block)
     for record in block:

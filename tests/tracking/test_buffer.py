@@ -1,4 +1,4 @@
-"""weight.norm among the records: the column that the extension fills, and the way without it."""
+"""The buffers of moments and of norms of the weights, with the extension and without it."""
 
 import os
 
@@ -9,18 +9,20 @@ from torch import nn
 
 import ncfast
 from ncfast.ops import _raw
+from ncfast.ops.states import Layout
 from ncfast.tracking import Tracker, read_records
-from ncfast.tracking.norms import NormColumn
+from ncfast.tracking.averaging import Averaging
+from ncfast.tracking.buffer import MomentsBuffer, NormBuffer
 from ncfast.tracking.recorder import Recorder
 
 needs_column = pytest.mark.skipif(
-    NormColumn().writer is None, reason="needs the extension and a PyTorch with DLPack's table"
+    NormBuffer().writer is None, reason="needs the extension and a PyTorch with DLPack's table"
 )
 
 
 @needs_column
 def test_a_column_measures_a_step_once_and_overwrites_nothing():
-    model, column = nn.Linear(3, 2), NormColumn()
+    model, column = nn.Linear(3, 2), NormBuffer()
     assert column.table() == []
     norms = []
     for step in range(1, 129):
@@ -42,7 +44,7 @@ def test_a_column_measures_a_step_once_and_overwrites_nothing():
 
 @needs_column
 def test_a_column_leaves_the_unusual_to_torch():
-    column = NormColumn()
+    column = NormBuffer()
     assert not column.push(1, nn.ReLU())
     assert not column.push(1, nn.Linear(3, 2, device="meta"))
     assert column.steps == []
@@ -173,6 +175,65 @@ def test_a_fork_may_go_on_for_more_than_a_block():
         for _ in range(300):
             model(x.float())
             tracker.step(labels=y)
-        ring = tracker._recorder._rings[0]
-        os._exit(0 if ring.number <= ring.capacity else 1)
+        buffer = tracker._recorder._buffers[0]
+        os._exit(0 if buffer.number <= buffer.capacity else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def buffer(monkeypatch=None):
+    if monkeypatch is not None:  # the path of an accelerator
+        monkeypatch.setattr(_raw, "extension", None)
+    return MomentsBuffer("a", ["rnc1.max"], Layout(3, 4), torch.device("cpu"), Averaging("batch"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_row_of_the_ring_is_what_class_moments_gives(dtype, monkeypatch):
+    feats, labels = torch.randn(20, 8).to(dtype), torch.arange(20) % 3
+    expected = ncfast.class_moments(feats[:, ::2].contiguous(), labels, num_classes=3)
+    for other in (None, monkeypatch):
+        rows = buffer(other)
+        for wide in (labels, labels.to(torch.uint16), labels.to(torch.int16)):
+            rows.push(7, feats[:, ::2].contiguous(), wide)
+        rows.push(8, feats[:, ::2], labels)  # columns that are not adjacent
+        steps, states = rows.rows()
+        assert steps == [7, 7, 7, 8]
+        rows.clear()
+        assert rows.number == 0
+        for state in states:
+            found = rows.layout.unpack(state)
+            assert torch.equal(found.counts, expected.counts)
+            torch.testing.assert_close(found.means, expected.means, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(found.within_ss, expected.within_ss, rtol=1e-6, atol=0)
+
+
+def test_what_a_graph_records_fills_row_after_row(monkeypatch):
+    """A captured push holds the operations of one row; each replay must find the next one."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    rows = buffer(monkeypatch)
+    labels = torch.arange(20) % 3
+    warm = torch.randn(20, 4)
+    rows.push(0, warm, labels)
+    rows.clear()
+
+    monkeypatch.setattr("ncfast.tracking.buffer._capturing", lambda device: True)
+    # labels on the host would be looked at, which those of an accelerator are not
+    monkeypatch.setattr("ncfast._validate.labels_are_on_host", lambda labels: False)
+    graph = make_fx(lambda feats: rows.push(0, feats, labels), tracing_mode="real")(warm)
+    rows.states.zero_()
+    rows._position.zero_()
+    assert rows.number == 0
+    inputs = [torch.randn(20, 4) for _ in range(3)]
+    for step, feats in enumerate(inputs):
+        graph(feats)
+        rows.replayed(step)
+    steps, states = rows.rows()
+    assert steps == [0, 1, 2]
+    for feats, state in zip(inputs, states, strict=True):
+        expected = ncfast.class_moments(feats, labels, num_classes=3)
+        torch.testing.assert_close(rows.layout.unpack(state).means, expected.means)
+    first = states[0].clone()
+    rows.clear()
+    graph(inputs[0])
+    rows.replayed(3)
+    assert torch.equal(rows.rows()[1][0], first)

@@ -1,4 +1,4 @@
-"""The short way of an ordinary step against the full one, and what it leaves to the full one."""
+"""The fast step gives the same records as the full step, and leaves unusual batches to it."""
 
 import math
 
@@ -13,8 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ncfast.ops import _raw
 from ncfast.ops.states import Layout
 from ncfast.tracking import Tracker
-from ncfast.tracking.ring import MomentsRing
-from ncfast.tracking.stream import Stream
+from ncfast.tracking.averaging import Averaging
+from ncfast.tracking.buffer import MomentsBuffer
 
 pytestmark = pytest.mark.skipif(
     _raw.extension is None or not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"),
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def ring(k=3, d=4):
-    made = MomentsRing("a", ["rnc1.max"], Layout(k, d), torch.device("cpu"), Stream("batch"))
+def buffer(k=3, d=4):
+    made = MomentsBuffer("a", ["rnc1.max"], Layout(k, d), torch.device("cpu"), Averaging("batch"))
     made.states.fill_(torch.nan)
     return made
 
@@ -40,12 +40,12 @@ def ring(k=3, d=4):
 def test_a_row_has_the_same_bits_as_a_full_push(k, d, n, dtype, label_type, stride):
     wide = torch.randn(n * stride, d + 1).to(dtype)
     feats, labels = wide[::stride, :d], torch.randint(k, (2 * n,)).to(label_type)[::2]
-    quick, full = ring(k, d), ring(k, d)
-    assert quick.quick.push(5, feats, labels)
+    fast, full = buffer(k, d), buffer(k, d)
+    assert fast.fast_writer.push(5, feats, labels)
     full.push(5, feats, labels)
-    assert quick.steps == full.steps == [5]
-    assert torch.equal(quick.states[:1].view(torch.int64), full.states[:1].view(torch.int64))
-    assert quick.states[1:].isnan().all()
+    assert fast.steps == full.steps == [5]
+    assert torch.equal(fast.states[:1].view(torch.int64), full.states[:1].view(torch.int64))
+    assert fast.states[1:].isnan().all()
 
 
 FEATS, LABELS = torch.randn(12, 4), torch.arange(12) % 3
@@ -74,33 +74,33 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_it_leaves_to_the_full_step(case):
-    rows = ring()
-    assert not rows.quick.push(1, *REFUSED[case])
+    rows = buffer()
+    assert not rows.fast_writer.push(1, *REFUSED[case])
     assert rows.steps == []
-    assert rows.quick.push(1, FEATS, LABELS)
+    assert rows.fast_writer.push(1, FEATS, LABELS)
 
 
 def test_it_reads_nothing_that_is_traced():
-    rows = ring()
-    torch.func.vmap(lambda x: x * (0 if rows.quick.push(1, x, LABELS) else 1))(
+    rows = buffer()
+    torch.func.vmap(lambda x: x * (0 if rows.fast_writer.push(1, x, LABELS) else 1))(
         FEATS.expand(2, 12, 4)
     )
     with FakeTensorMode():
-        assert not rows.quick.push(1, torch.empty(12, 4), torch.empty(12, dtype=torch.int64))
+        assert not rows.fast_writer.push(1, torch.empty(12, 4), torch.empty(12, dtype=torch.int64))
     assert rows.steps == []
 
 
 def test_full_rows_are_not_overwritten():
-    rows = ring()
+    rows = buffer()
     for step in range(rows.capacity):
-        assert rows.quick.push(step, FEATS, LABELS)
+        assert rows.fast_writer.push(step, FEATS, LABELS)
     before = rows.states.clone()
-    assert not rows.quick.push(rows.capacity, FEATS * 2, LABELS)
+    assert not rows.fast_writer.push(rows.capacity, FEATS * 2, LABELS)
     assert torch.equal(rows.states, before)
 
 
 def train(steps, *, slow=False, every=1, stream="batch", inplace=False):
-    """Records and weights of a small network, tracked the short way or not."""
+    """Records and weights of a small network, tracked by fast steps or by full ones."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(10, 6), nn.ReLU(inplace=inplace), nn.Linear(6, 5))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -117,7 +117,7 @@ def train(steps, *, slow=False, every=1, stream="batch", inplace=False):
             loss.backward()
             optimizer.step()
             if slow:
-                tracker._quick = None
+                tracker._fast_step = None
             tracker.step(labels=y[rows])
             if step % 3 == 0:
                 tracker.log({"loss": loss})
@@ -129,12 +129,12 @@ def train(steps, *, slow=False, every=1, stream="batch", inplace=False):
     [{}, {"every": 3}, {"every": lambda step: step % 5 < 2}, {"stream": "ema:0.9"}],
     ids=["each", "interval", "schedule", "average"],
 )
-def test_records_and_weights_do_not_depend_on_the_way(options, monkeypatch):
+def test_records_and_weights_do_not_depend_on_the_path(options, monkeypatch):
     pushed = []
     for slow in (False, True):
         calls = []
-        original = MomentsRing.push
-        monkeypatch.setattr(MomentsRing, "push", lambda *a: calls.append(1) or original(*a))  # noqa: B023
+        original = MomentsBuffer.push
+        monkeypatch.setattr(MomentsBuffer, "push", lambda *a: calls.append(1) or original(*a))  # noqa: B023
         records, weights = train(300, slow=slow, **options)
         monkeypatch.undo()
         pushed.append((len(calls), records, weights))
@@ -155,9 +155,9 @@ def test_labels_features_and_splits_out_of_the_ordinary_in_mid_run():
         with pytest.raises(ValueError, match="row 2 holds 3"):
             tracker.step(feats=FEATS, labels=LABELS + 1)
         with pytest.raises(TypeError, match="Expected argument `feats`"):
-            tracker.step(feats=FEATS.tolist(), labels=LABELS)
+            tracker.step(feats="features", labels=LABELS)
         tracker.step(feats=REFUSED["nan"][0], labels=LABELS)
-        tracker.step(feats=FEATS, labels=LABELS)
+        tracker.step(feats=FEATS.numpy(), labels=LABELS.tolist())
     measured = {r["step"]: key for r in records for key in r if key.endswith("rnc1.max")}
     assert list(measured) == [1, 2, 3, 4, 8, 9]
     assert measured[4] == "other/rnc1.max"
@@ -194,5 +194,5 @@ def test_the_cost_is_counted():
     tracker.step(feats=FEATS, labels=LABELS)
     before = tracker._recorder.seconds
     tracker.step(feats=FEATS, labels=LABELS)
-    assert tracker._quick is not None
+    assert tracker._fast_step is not None
     assert tracker._recorder.seconds > before

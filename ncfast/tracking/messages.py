@@ -1,0 +1,65 @@
+"""The warnings of a tracker, each of which is given once."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+_PACKAGE = str(Path(__file__).parent.parent)
+
+NO_LABELS = (
+    "A batch without labels is not measured, training goes on. Pass the class indices of the "
+    "samples as labels=."
+)
+NO_ROWS = "A batch without rows is not measured, training goes on."
+REPEATED = (
+    "Layer {layer!r} ran {number} times since the last step; the last call is measured, with the "
+    "labels of this step. To measure all calls, pass feats=. Track a layer that runs once if its "
+    "calls have other labels."
+)
+OTHER_MODE = (
+    "Layer {layer!r} ran since the last step, but in eval mode or without gradients only, as in a "
+    "validation; that call is measured, with the labels of this step. Call step() after the "
+    "training pass of its batch, or pass feats=. Use another split= for batches of a validation."
+)
+CLOSED = (
+    "The Tracker is closed: steps are counted and nothing is recorded. Call close() after the last "
+    "step, or make a new Tracker."
+)
+OVERWRITTEN = (
+    "The snapshot writes {key!r}, which log() had given a value; the snapshot's is kept. Log under "
+    "another key."
+)
+SHARED_SPLIT = (
+    "The keys {split}/... hold what {owner} measures, so those of the {kind} begin with "
+    "{kind}/{split}/. Give one of them another split=."
+)
+
+
+class WarnOnce:
+    """Gives one warning for each topic, at the line of the user's code that called the package."""
+
+    def __init__(self) -> None:
+        self._topics: set[str] = set()
+
+    def __call__(self, step: int, topic: str, message: str) -> None:
+        """Warn of ``topic`` if it is the first time.
+
+        Args:
+            step: the current step, which the warning names.
+            topic: what the warning is about.
+            message: its text.
+        """
+        if topic not in self._topics:
+            self._topics.add(topic)
+            text = f"Step {step}: {message}"
+            warnings.warn(text, RuntimeWarning, stacklevel=user_level())
+
+
+def user_level() -> int:
+    """The ``stacklevel`` at which the caller's warning points outside of this package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    return level
