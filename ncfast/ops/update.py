@@ -58,6 +58,8 @@ def reference(
         ValueError: on the CPU, a label outside 0..K-1 that is not left out; nothing is written.
             On a device, and while something traces, such a label makes the norms NaN.
     """
+    if feats.shape[0] == 0:
+        return
     kept = keep(feats, labels, state.counts.shape[0], mask, ignore_index)
     raw = class_moments.reference(kept.feats, kept.slots, len(kept.classes))
     counts_here = kept.classes < state.counts.shape[0]

@@ -203,6 +203,7 @@ def test_nothing_that_counts_changes_nothing(backend: str) -> None:
     update(nan, labels - 100, moments, mask=none, ignored=ignored)
     update(nan, torch.full((40,), -1), moments, ignore_index=-1, ignored=ignored)
     moments.update_(feats[:0], labels[:0], backend=backend)
+    UPDATE.select(backend, feats[:0])(feats[:0], labels[:0], moments, ignored=ignored)
     assert int(ignored) == 80
     assert all(torch.equal(getattr(moments, name), value) for name, value in before.items())
 
