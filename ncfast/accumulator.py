@@ -40,8 +40,8 @@ class Accumulator:
 
     Features may be (N, D) with labels (N,), or (B, T, D) with labels (B, T); tensors or NumPy
     arrays. Tensors on another device are moved to that of the state. Methods may be called from
-    several threads: a lock lets one of them in at a time. Nothing in `update` and `revisit` waits
-    for an accelerator.
+    several threads: a lock lets one of them in at a time. `update` and `revisit` do not wait for
+    the accelerator that holds the state, except at the first `revisit` for NECO.
 
     Args:
         num_classes: K.
