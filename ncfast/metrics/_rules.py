@@ -54,11 +54,14 @@ class _Search(NamedTuple):
 
 def _nearest_mean(inputs: MetricInputs) -> _Search:
     # norm(x - mu)^2 orders as norm(mu)^2 / 2 - <x, mu>; centring keeps it from cancelling
-    means, classes = inputs.centred, few_present(inputs.moments)
-    offset = torch.where(inputs.moments.present, -means.square().sum(1) / 2, -torch.inf)
-    if classes is not None:
-        means, offset = means.index_select(0, classes), offset.index_select(0, classes)
-    return _Search(Rule(inputs.moments.mean_of_means, means, offset), classes)
+    centre, classes = inputs.moments.mean_of_means, few_present(inputs.moments)
+    if classes is None:
+        means = inputs.centred
+        offset = torch.where(inputs.moments.present, -means.square().sum(1) / 2, -torch.inf)
+    else:
+        means = inputs.moments.means.index_select(0, classes) - centre
+        offset = -means.square().sum(1) / 2
+    return _Search(Rule(centre, means, offset), classes)
 
 
 def _classifier(inputs: MetricInputs) -> _Search:
