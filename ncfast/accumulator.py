@@ -315,8 +315,8 @@ class Accumulator:
         """Replace the state by that of the rows of all ranks, the same on each; return self.
 
         Call it after the last `update`. Where `needs_revisit` is true let every rank then revisit
-        its own rows, and call it again: it adds up the second looks. From the first call on `update`
-        and `merge` are refused until `reset`: another `all_reduce` would count rows several times.
+        its own rows, and call it again: it adds up the second looks. From the first call on
+        `update` and `merge` are refused until `reset`: another `all_reduce` would count rows twice.
 
         One packed collective for small states, two for large ones. One more where D is not known
         in advance, or a metric needs a second look or features from outside.

@@ -363,7 +363,9 @@ def test_reset_and_repr():
     case = Case()
     acc = ncfast.Accumulator(5, metrics="nc1").update(case.feats, case.labels)
     assert repr(acc) == "Accumulator(N=200, K=5, D=12, metrics='nc1', backend='auto')"
-    first = acc.compute()
+    first, moments = acc.compute(), acc.moments
+    assert acc.update(case.feats, case.labels).moments is moments, "it is updated in place"
+    assert moments.total == 400
     assert math.isnan(acc.reset().compute()["nc1.pinv"])
     assert_equal(acc.update(case.feats, case.labels).compute(), first, rel=0)
 
