@@ -54,8 +54,9 @@ def _reads_classifier(id_: str) -> bool:
 def summed(values: Tensor, several: bool, group: dist.ProcessGroup | None) -> list[float]:
     """Sums over the ranks of a (n,) float64 tensor, as Python numbers."""
     if several:
+        device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
         call = f"{len(values)} counts of an evaluation"
-        values = _ranks.gather(values, call, f"{len(values)} sums", group).sum(0)
+        values = _ranks.gather(values.to(device), call, f"{len(values)} sums", group).sum(0)
     found: list[float] = values.tolist()
     return found
 

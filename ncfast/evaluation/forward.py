@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from ncfast._optional import Show
 from ncfast.evaluation.looks import Batch, Run, Visit
 from ncfast.evaluation.samplers import OwnRows
-from ncfast.evaluation.tokens import MaskedPool, next_tokens
+from ncfast.evaluation.tokens import MaskedPool, next_tokens, real_tokens
 from ncfast.tracking.batches import LABEL_KEYS, as_labels, inputs_and_labels, outputs_of
 from ncfast.tracking.capture import FeatureCapture
+from ncfast.tracking.messages import user_level
 from ncfast.tracking.snapshot import evaluation_mode
 
 Unpack = Callable[[Any], Sequence[Any]]
@@ -88,14 +89,23 @@ class Forward:
         return Batch({name: found[:rows] for name, found in feats.items()}, labels, mask)
 
     def _outside(self, batch: Any, own: OwnRows) -> Batch:
-        inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-        if isinstance(batch, Mapping):
-            rest = {key: value for key, value in batch.items() if key not in LABEL_KEYS}
-            inputs = next(iter(rest.values())) if len(rest) == 1 else rest
+        inputs, mask = self._outside_inputs(batch)
         self._outputs(inputs)
         feats = self._taken()
         rows = own.of(max(map(len, feats.values())))
-        return Batch({name: found[:rows].flatten(0, -2) for name, found in feats.items()}, None)
+        mask = None if mask is None else torch.as_tensor(mask).bool()[:rows]
+        real = {name: real_tokens(f[:rows], mask, self.shift) for name, f in feats.items()}
+        return Batch(real, None)
+
+    def _outside_inputs(self, batch: Any) -> tuple[Any, Any]:
+        """Inputs and the mask of tokens, of a batch with or without labels."""
+        if self.unpack is not None:
+            inputs, _, mask = self._unpacked(batch)
+            return inputs, mask
+        if isinstance(batch, Mapping):
+            rest = {key: value for key, value in batch.items() if key not in LABEL_KEYS}
+            return next(iter(rest.values())) if len(rest) == 1 else rest, batch.get(MASK)
+        return batch[0] if isinstance(batch, (tuple, list)) else batch, None
 
     def _unpacked(self, batch: Any) -> tuple[Any, Any, Any]:
         """Inputs, labels and the mask of token labels."""
@@ -159,7 +169,9 @@ class Forward:
         return logits if fits else None
 
     def _score(self, logits: Tensor, labels: Tensor, mask: Tensor | None) -> None:
-        counted = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask
+        labels = labels.to(logits.device)  # of a network on several devices
+        everything = torch.ones_like(labels, dtype=torch.bool)
+        counted = everything if mask is None else mask.to(logits.device)
         if self.ignore_index is not None:
             counted = counted & (labels != self.ignore_index)
         correct = counted & (logits.argmax(-1) == labels)
@@ -186,7 +198,7 @@ class Forward:
     def _warn(self, message: str) -> None:
         if message not in self.warned:
             self.warned.add(message)
-            warnings.warn(message, UserWarning, stacklevel=2)
+            warnings.warn(message, UserWarning, stacklevel=user_level())
 
 
 def _logits(outputs: Any) -> Tensor | None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ncfast.accumulator import Accumulator
+from ncfast.tracking.messages import user_level
 
 
 class Batch(NamedTuple):
@@ -110,7 +111,7 @@ def look_twice(
     if not waiting:
         return
     if not (inside.can_repeat and (outside is None or outside.can_repeat)):
-        warnings.warn(_CANNOT_REPEAT, RuntimeWarning, stacklevel=4)
+        warnings.warn(_CANNOT_REPEAT, RuntimeWarning, stacklevel=user_level())
         return
     inside.again(lambda batch: _revisit(waiting, batch))
     if outside is not None:

@@ -72,9 +72,9 @@ def evaluate(
         ignore_index: rows with this label are left out; None leaves out none.
         shift: 1 for a causal language model: pairs the feature of token t with the label at t + 1.
             Labels default to the input ids.
-        unpack: a function from a batch to (inputs, labels) or (inputs, labels, mask). The mask has
-            the shape of the labels and leaves rows out where it is False. Without this function the
-            mask of token labels is the "attention_mask" of the batch.
+        unpack: a function from a batch of either loader to (inputs, labels) or (inputs, labels,
+            mask). The mask has the shape of the labels and leaves rows out where it is False.
+            Without this function the mask of token labels is the "attention_mask" of the batch.
         device: where inputs go; None is the device of the model's first parameter.
         group: None measures what this process sees; "auto" or a process group merges all ranks,
             each of which passes its own share of the data.
