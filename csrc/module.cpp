@@ -2,14 +2,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "tracker/average.h"
-#include "summary/summary.h"
 #include "core/isa.h"
-#include "tracker/json_lines.h"
-#include "neighbors/bind.h"
 #include "moments/moments.h"
-#include "tracker/row_writer.h"
+#include "neighbors/bind.h"
 #include "products/second_pass.h"
+#include "summary/summary.h"
+#include "tracker/average.h"
+#include "tracker/json_lines.h"
+#include "tracker/row_writer.h"
 
 namespace py = pybind11;
 using namespace ncfast;
@@ -187,7 +187,7 @@ PYBIND11_MODULE(_C, module) {
     module.def("own_distances", &distances, no_gil);
     module.def("margins", &class_margins, no_gil);
     module.def("class_pairs", &pairs, "Returns count, means, sums of squared deviations, maxima.");
-    module.def("instruction_sets", &instruction_sets, "The instruction sets this CPU can run, fastest first.");
+    module.def("instruction_sets", &instruction_sets, "Those this CPU can run, fastest first.");
     module.def("instruction_set", [] { return kernels().name; }, "The instruction set in use.");
     module.def("use_instruction_set", [](const std::string& name) {
         return use_kernels(name.c_str());

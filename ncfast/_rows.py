@@ -22,12 +22,18 @@ def as_rows(
 
     Raises:
         TypeError: a mask that is neither bool nor integer.
-        ValueError: a mask of another shape than the labels.
+        ValueError: a mask of another shape than the labels; more axes than the labels fit.
     """
     feats = as_tensor("feats", feats).detach()
     labels = labels.labels if isinstance(labels, LabelPlan) else as_tensor("labels", labels)
     kept = None if mask is None else _as_mask(as_tensor("mask", mask), labels)
-    if feats.ndim > 2 and feats.shape[:-1] == labels.shape:
+    if feats.ndim > 2:
+        if labels.shape != feats.shape[:-1]:
+            raise ValueError(
+                f"Expected argument `labels` of shape {tuple(feats.shape[:-1])}, one for each "
+                f"vector of `feats` {tuple(feats.shape)}, but got {tuple(labels.shape)}. Pass a "
+                "label for every token, or one vector a label: feats.mean(1) or feats.flatten(1)."
+            )
         feats, labels = feats.flatten(0, -2), labels.flatten()
         kept = None if kept is None else kept.flatten()
     device = _device_for(feats, device)

@@ -40,8 +40,8 @@ class Accumulator:
 
     Features may be (N, D) with labels (N,), or (B, T, D) with labels (B, T); tensors or NumPy
     arrays. Tensors on another device are moved to that of the state. Methods may be called from
-    several threads: a lock lets one of them in at a time. Nothing in `update` and `revisit` waits
-    for an accelerator.
+    several threads: a lock lets one of them in at a time. `update` and `revisit` do not wait for
+    the accelerator that holds the state, except at the first `revisit` for NECO.
 
     Args:
         num_classes: K.
@@ -432,7 +432,7 @@ class Accumulator:
 
     def _started(self, feats: Tensor, labels: Tensor) -> StreamState:
         if self._state is None:
-            if not _validate.is_pair_without_rows(feats, labels):
+            if not _validate.is_pair_without_rows(feats, labels) or feats.shape[1] == 0:
                 _validate.check_pair(feats, labels)
             return self._start(self._fixed_dim or feats.shape[1], feats.device)
         return self._state
@@ -481,7 +481,7 @@ class Accumulator:
             None if part is None else part.to(state.device, torch.float64, copy=copy)
             for part in (self._weight, self._bias)
         )
-        outside = state.outside.means[0] if state.flags.outside else None
+        outside = state.outside.means.squeeze(0) if state.flags.outside else None
         sums = RowSums(scatter=state.scatter, outside=outside)
         return MetricInputs(
             state.moments, weight=weight, bias=bias, sums=sums, backend=self.backend

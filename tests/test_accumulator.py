@@ -306,7 +306,9 @@ def test_bad_input():
     wrong = {
         "D = 12": lambda: acc.update(feats[:, :7], labels),
         "same length": lambda: acc.update(feats, labels[:9]),
+        r"`labels` of shape \(4, 50\)": lambda: acc.update(feats.view(4, 50, 12), labels),
         "integer dtype": lambda: acc.update(feats, labels.float()),
+        "row 2 holds -1": lambda: acc.revisit(feats[:3], torch.tensor([0, -100, -1])),
         "`mask` to have the shape": lambda: acc.update(feats, labels, mask=labels[:9]),
         "`mask` to be bool": lambda: acc.update(feats, labels, mask=labels.float()),
         r"`weight` of shape \(K, D\) = \(5, 12\)": lambda: acc.set_classifier(feats),

@@ -30,6 +30,15 @@ def _updated(**arguments):
     return ncfast.ClassMoments.empty(K, D).update_(**arguments)
 
 
+def _stepped(**arguments):
+    """Three steps: the first is a full one, the others may be fast."""
+    records = []
+    with ncfast.Tracker(num_classes=K, metrics=["rnc1.max"], sinks=[records.append]) as tracker:
+        for _ in range(3):
+            tracker.step(**arguments)
+    return [record["train/rnc1.max"] for record in records]
+
+
 def _metric(**arguments):
     metric = CollapseMetric(num_classes=K, dim=D)
     metric.update(**arguments)
@@ -112,6 +121,7 @@ CALLS = {
     "permutation_test": (ncfast.permutation_test, {"x": X, "y": Y, "permutations": 9}),
     "cka": (ncfast.cka, {"x": X, "y": Y}),
     "nhsic": (ncfast.nhsic, {"x": X, "y": Y}),
+    "Tracker.step": (_stepped, X_Y),
     "ClassMoments.update_": (_updated, X_Y | {"mask": Y > 0}),
     "CollapseMetric.update": (_metric, X_Y),
     "InformationPlane(...)": (_plane, X_Y | {"inputs": X}),
@@ -262,6 +272,8 @@ def test_moments_give_the_same_value_or_an_error_with_the_name(call, argument):
 @pytest.mark.parametrize("wrong", [None, object(), "text", 3.5, {"a": 1}], ids=str)
 @pytest.mark.parametrize(("call", "argument"), _of((torch.Tensor, ncfast.ClassMoments)))
 def test_nonsense_is_an_error_with_the_name(call, argument, wrong):
+    if wrong is None and call == "Tracker.step":
+        pytest.skip("means that the model's features are to be taken")
     if wrong is None and argument in ("bias", "mask", "ood_feats", "weight", "labels"):
         pytest.skip("means that there is none")
     if wrong == 3.5 and call == "weight_norm":

@@ -13,7 +13,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-SYNC_FREE = [name for name, metric in OF_MOMENTS.items() if not metric.stalls]
+SYNC_FREE = [name for name, metric in OF_MOMENTS.items() if not metric.synchronizes]
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_metrics_do_not_synchronise(no_synchronisation):
         weight=torch.randn(10, 64, device="cuda"),
         bias=torch.randn(10, device="cuda"),
         ood_feats=torch.randn(300, 64, device="cuda"),
-        metrics=[name for name, metric in CATALOGUE.items() if not metric.stalls],
+        metrics=[name for name, metric in CATALOGUE.items() if not metric.synchronizes],
     )
     ncfast.rnc1(feats, labels, num_classes=10)
     assert {value.device.type for value in values.values()} == {"cuda"}

@@ -52,7 +52,7 @@ def main():
                 metric.source,
                 metric.direction,
                 *(f"{values[stage][name]:.3g}" for stage in values),
-                f"{metric.tier}{' *' if metric.stalls else ''}",
+                f"{metric.tier}{' *' if metric.synchronizes else ''}",
             ]
             for name, metric in CATALOGUE.items()
             if name.split(".")[0] == family

@@ -1,19 +1,19 @@
 // Compiles the kernels for one instruction set; each isa_*.cpp includes it once.
 //
-// All code is in a namespace named after the instruction set: the linker must not take a function of
-// one set for that of another.
+// All code is in a namespace named after the instruction set: the linker must not take a function
+// of one set for that of another.
 #pragma once
 
-#include "moments/accumulate.h"
-#include "tracker/kernels.h"
-#include "products/pairs.h"
-#include "products/scatter.h"
 #include "core/isa.h"
+#include "moments/accumulate.h"
 #include "neighbors/scan.h"
 #include "neighbors/walk.h"
 #include "products/margins.h"
+#include "products/pairs.h"
 #include "products/projection.h"
+#include "products/scatter.h"
 #include "summary/small_matrix.h"
+#include "tracker/kernels.h"
 
 #define NCFAST_EACH(name)                                                                   \
     {&NCFAST_ISA::name<float>, &NCFAST_ISA::name<double>, &NCFAST_ISA::name<Bf16>,          \

@@ -1,4 +1,4 @@
-// The kernels that every instruction set provides, and the choice of an instruction set at run time.
+// The kernels that every instruction set provides, and the choice of a set at run time.
 #pragma once
 
 #include "core/types.h"
@@ -12,7 +12,7 @@ struct Run {
     Matrix matrix;
     const std::int32_t* rows;        // `count` row numbers, relative to matrix.data
     std::int64_t count;
-    const std::int32_t* rows_end;    // end of the row numbers that this thread reads next: for prefetching
+    const std::int32_t* rows_end;    // end of the row numbers to prefetch
     bool scattered = true;           // spread over memory, so that no adjacent row is read soon
 };
 
@@ -56,13 +56,13 @@ using WalkCount = void (*)(const TreeView& tree, std::int64_t leaf, const double
 // Operations on a few long rows, see summary/small_matrix.h.
 struct SmallMatrix {
     int lanes;  // the rows of a triangle are padded with zeros to a multiple of this
-    // The products (number, number) of the rows of two matrices (number, cols), which may be the same.
+    // The products (number, number) of the rows of two matrices (number, cols), or of one.
     void (*row_products)(const double* left, const double* right, std::int64_t number,
                          std::int64_t cols, double* product);
     // The upper triangle R (number, stride) of the rows V (number, length) = R^T Q; overwrites V.
     void (*triangle)(double* rows, std::int64_t number, std::int64_t length, double* out,
                      std::int64_t stride);
-    // Rotates each pair of rows in turn until the two are orthogonal. True if all pairs were already.
+    // Rotates each pair of rows in turn to be orthogonal. True if all pairs were already.
     bool (*rotate_all)(double* triangle, std::int64_t number, std::int64_t stride);
 };
 

@@ -16,8 +16,8 @@
 namespace ncfast {
 namespace {
 
-// How often a helper yields before it sleeps. The next section of the same call follows at once, and
-// waking a thread takes as long as reading a megabyte.
+// How often a helper yields before it sleeps. The next section of the same call follows at once,
+// and waking a thread takes as long as reading a megabyte.
 constexpr int kTurns = 100;
 
 class Pool {
@@ -70,7 +70,7 @@ private:
         }
     }
 
-    // Runs tasks until none is left. Keeps the first exception for the caller and skips later tasks.
+    // Runs tasks until none is left. Keeps the first exception for the caller, skips later tasks.
     void work() noexcept {
         try {
             for (std::int64_t i = next_.fetch_add(1); i < tasks_; i = next_.fetch_add(1)) (*task_)(i);

@@ -87,7 +87,7 @@ inline __attribute__((always_inline)) VecF widen(VecH bits, F16) {
 #elif NCFAST_VECTOR_BYTES == 32
     return (VecF)_mm256_cvtph_ps((__m128i)bits);
 #else
-    // A product corrects the exponent and normalises subnormals; inf and NaN are restored afterwards.
+    // A product corrects the exponent and normalises subnormals; then inf and NaN are restored.
     const VecU wide = extend(bits);
     const VecU magnitude = (wide & 0x7fffu) << 13;
     const VecU scaled = (VecU)((VecF)magnitude * 0x1p112f);

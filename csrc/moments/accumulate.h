@@ -1,9 +1,9 @@
 // Adds the rows of one class to its count, mean and sum of squared deviations.
 //
 // Rows are summed in segments relative to a pilot: the mean so far, or the first row for the first
-// segment, which is short. Segments are merged in double (Chan, Golub & LeVeque 1983). The terms that
-// cancel in a segment are therefore never much larger than the result, even if the first row of the
-// class is an outlier. The tests hold the relative error to 1e-6 with float sums.
+// segment, which is short. Segments are merged in double (Chan, Golub & LeVeque 1983). The terms
+// that cancel in a segment are therefore never much larger than the result, even if the first row
+// of the class is an outlier. The tests hold the relative error to 1e-6 with float sums.
 #pragma once
 
 #include "moments/segment.h"
@@ -48,8 +48,8 @@ inline VecD load_double(const float* x) {
     return __builtin_convertvector(load_bits<HalfF>(x), VecD);
 }
 
-// Moves `mean` (width entries) to the mean of the class with the segment. `share` is the segment's part
-// of the count.
+// Moves `mean` (width entries) to the mean of the class with the segment. `share` is the segment's
+// part of the count.
 template <bool First, class P, class S>
 inline Fold fold(double* mean, const P* pilot, const S* shift_sum, int width, double rows,
                  double share) {

@@ -21,8 +21,8 @@ constexpr std::int64_t kMostLanes = 16;           // each lane costs page faults
 constexpr std::int64_t kFewestLanes = 8;          // fewer would leave threads without work
 constexpr std::int64_t kRowsOfClass = 10;         // per block: fewer rows do not pay for a fold
 
-// The number of lanes and their blocks: functions of the shapes alone, so that results do not depend on
-// the number of threads.
+// The number of lanes and their blocks: functions of the shapes alone, so that results do not
+// depend on the number of threads.
 struct Lanes {
     std::int64_t number;
     std::int64_t block_rows;

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "core/isa.h"
-#include "moments/lanes.h"
 #include "core/memory.h"
 #include "core/pool.h"
+#include "moments/lanes.h"
 #include "moments/plan.h"
 
 namespace ncfast {

@@ -1,6 +1,6 @@
 // Sorts row numbers by class and cuts the sorted rows into units of work.
 //
-// The units are a function of the shapes alone, so that results do not depend on the number of threads.
+// Units depend on the shapes alone, so that results do not depend on the number of threads.
 #pragma once
 
 #include <algorithm>
@@ -52,8 +52,8 @@ struct Units {
     int threads(int most) const { return number() < 4 ? 1 : most; }
 };
 
-// The number of rows of one plan. It bounds the memory of the row numbers, and the gathered rows stay
-// within the page tables that caches hold.
+// The number of rows of one plan. It bounds the memory of the row numbers, and the gathered rows
+// stay within the page tables that caches hold.
 inline std::int64_t rows_per_plan(const Matrix& feats, std::int64_t num_classes) {
     const auto row_bytes = static_cast<std::int64_t>(size_of(feats.dtype)) * feats.cols;
     const std::int64_t local = std::max((std::int64_t{1} << 30) / row_bytes, 64 * num_classes);

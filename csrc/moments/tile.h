@@ -1,4 +1,4 @@
-// The innermost loop of class moments: a few rows of one class, a strip of columns, sums in registers.
+// The innermost loop of class moments: a few rows of one class, a strip of columns, in registers.
 #pragma once
 
 #include "core/simd.h"
@@ -11,8 +11,8 @@ constexpr int kMostLines = 32;  // of a row, in one strip
 // The order in which the cache lines of a row are read if the rows are spread over memory.
 //
 // If lines are read front to back, hardware prefetchers continue past the end of the row and fetch
-// lines that nobody reads. They see no stream in bit-reversed order, and software prefetches replace
-// them. Adjacent rows that are read soon are better read front to back.
+// lines that nobody reads. They see no stream in bit-reversed order, and software prefetches
+// replace them. Adjacent rows that are read soon are better read front to back.
 struct ScatteredLines {
     std::uint8_t order[kMostLines + 1][kMostLines] = {};  // [number of lines][step]
 
@@ -52,8 +52,8 @@ struct TileRegisters {
     }
 };
 
-// Prefetches into L2. Prefetches into L1 would occupy its few miss buffers until memory answers, which
-// halves the bandwidth of a gather.
+// Prefetches into L2. Prefetches into L1 would occupy its few miss buffers until memory answers,
+// which halves the bandwidth of a gather.
 inline __attribute__((always_inline)) void prefetch(const void* line) {
     __builtin_prefetch(line, 0, 2);
 }
@@ -69,8 +69,8 @@ inline __attribute__((always_inline)) void add_lanes(const VecF (&lanes)[4], dou
     for (int r = 0; r < 4; ++r) norm_ss[r] += sums[r];
 }
 
-// Adds R rows: sum of (x - pilot) to shift_sum, |x - pilot|^2 to the lanes of deviation_ss, |x|^2 of
-// each row to norm_ss[r]. Pilot and shift_sum are padded to whole vectors.
+// Adds R rows: sum of (x - pilot) to shift_sum, |x - pilot|^2 to the lanes of deviation_ss, |x|^2
+// of each row to norm_ss[r]. Pilot and shift_sum are padded to whole vectors.
 template <class T, int R>
 inline __attribute__((always_inline)) void tile(const T* const* rows, const T* const* ahead,
                                                 const Compute<T>* pilot, Compute<T>* shift_sum,

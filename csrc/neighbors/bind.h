@@ -1,4 +1,4 @@
-// The Python side of the search for neighbours.
+// The Python functions of the search for neighbors.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -19,7 +19,7 @@ public:
                                 Address distances, Address ids, int threads) {
         NearestOut out{to<double>(distances), to<std::int64_t>(ids), 0};
         (tree ? nearest_tree : nearest_direct)(points(data, ends, offsets, linf), k, out, threads);
-        return out.second;
+        return out.repeated;
     }
 
     static void joint(bool tree, Address data, const Numbers& ends, const Numbers& offsets,
@@ -44,7 +44,7 @@ public:
         NearestOut out{to<double>(distances), to<std::int64_t>(ids), 0};
         nearest_of_rows(points(data, {dim}, {0, rows}, linf), to<const std::int64_t>(which), number,
                         k, out, threads);
-        return out.second;
+        return out.repeated;
     }
 
     static void scores(Address data, std::int64_t rows, std::int64_t dim, bool linf, Address ids,

@@ -1,4 +1,4 @@
-// The direct engine: pieces of queries against all panels of their group.
+// The direct engine: compares pieces of the rows with all panels of their group.
 #include <algorithm>
 #include <atomic>
 #include <limits>
@@ -13,12 +13,12 @@ namespace {
 
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
-// Builds an Index of every group, index(points, first, last, threads), and calls
-// work(space, from, to) for pieces of its rows.
+// Builds the space of each group and calls work(space, from, to) for pieces of its rows. Large
+// groups follow each other and use all threads; small groups run side by side.
 template <class Work>
 void for_each_group(const PointSet& points, std::int64_t piece, int threads, Work work) {
     constexpr std::int64_t kSmallGroup = 256;
-    const auto whole = [&](std::int64_t group, int workers) {
+    const auto run = [&](std::int64_t group, int workers) {
         const std::int64_t first = points.offsets[group], last = points.offsets[group + 1];
         if (first == last) return;
         const Space space(points, first, last, workers);
@@ -31,20 +31,21 @@ void for_each_group(const PointSet& points, std::int64_t piece, int threads, Wor
     for (std::int64_t group = 0; group < points.num_groups; ++group) {
         const std::int64_t rows = points.offsets[group + 1] - points.offsets[group];
         if (rows <= kSmallGroup) small.push_back(group);
-        else whole(group, threads);
+        else run(group, threads);
     }
     const auto number = static_cast<std::int64_t>(small.size());
-    if (number == 1) whole(small[0], threads);
-    else parallel_for(number, threads, [&](std::int64_t i) { whole(small[i], 1); });
+    if (number == 1) run(small[0], threads);
+    else parallel_for(number, threads, [&](std::int64_t i) { run(small[i], 1); });
 }
 
-// Few enough queries that their coordinates share the cache with a piece of the points.
+// So few queries that their coordinates fit in the cache with a piece of the points.
 std::int64_t queries_per_task(std::int64_t dim) { return dim > 512 ? 32 : 64; }
 
 int enough_threads(const PointSet& points, int threads) {
     return points.rows() * points.rows() * points.dim < (1 << 18) ? 1 : threads;
 }
 
+// The largest distance in a block between a row and its neighbors.
 double block_extent(const Space& space, std::int64_t id, std::int64_t block,
                     const std::vector<Neighbor>& best) {
     const PointSet& points = space.points();
@@ -75,35 +76,35 @@ void write(const Space& space, const Nearest& found, std::int64_t k, double* dis
 }  // namespace
 
 void nearest_direct(const PointSet& points, std::int64_t k, NearestOut& out, int threads) {
-    std::atomic<std::int64_t> second{0};
+    std::atomic<std::int64_t> repeated{0};
     for_each_group(
         points, queries_per_task(points.dim), enough_threads(points, threads),
         [&](const Space& space, std::int64_t from, std::int64_t to) {
             const std::vector<Nearest> found = nearest_of(space, sequence(from, to), k);
             for (std::int64_t i = from; i < to; ++i) {
                 const Nearest& each = found[static_cast<std::size_t>(i - from)];
-                second += each.second;
+                repeated += each.repeated;
                 const std::int64_t at = (space.first() + i) * k;
                 write(space, each, k, out.distances + at, out.ids + at);
             }
         });
-    out.second = second;
+    out.repeated = repeated;
 }
 
 void nearest_of_rows(const PointSet& points, const std::int64_t* rows, std::int64_t number,
                      std::int64_t k, NearestOut& out, int threads) {
-    std::atomic<std::int64_t> second{0};
+    std::atomic<std::int64_t> repeated{0};
     const Space space(points, 0, points.rows(), threads);
     const std::int64_t piece = queries_per_task(points.dim);
     parallel_for((number + piece - 1) / piece, threads, [&](std::int64_t task) {
         const std::int64_t from = task * piece, to = std::min(number, from + piece);
         const std::vector<Nearest> found = nearest_of(space, {rows + from, rows + to}, k);
         for (std::int64_t i = from; i < to; ++i) {
-            second += found[i - from].second;
+            repeated += found[i - from].repeated;
             write(space, found[i - from], k, out.distances + i * k, out.ids + i * k);
         }
     });
-    out.second = second;
+    out.repeated = repeated;
 }
 
 void scores_of(const PointSet& points, const std::int64_t* ids, std::int64_t per_row,
@@ -126,7 +127,7 @@ void joint_direct(const PointSet& points, std::int64_t k, bool rectangle, const 
         const std::vector<Nearest> found = nearest_of(space, sequence(from, to), k);
         std::vector<double> limits(static_cast<std::size_t>((to - from) * blocks));
         std::vector<std::int64_t> counts(static_cast<std::size_t>((to - from) * blocks));
-        std::vector<Ask> asks;
+        std::vector<CountQuery> queries;
         for (std::int64_t i = from; i < to; ++i) {
             const Nearest& each = found[static_cast<std::size_t>(i - from)];
             const std::int64_t row = space.first() + i;
@@ -140,11 +141,11 @@ void joint_direct(const PointSet& points, std::int64_t k, bool rectangle, const 
             }
             out.radii[row] = radius;
             out.ties[row] = each.ties;
-            asks.push_back({i, limit, score_limit(radius, false, points.linf),
+            queries.push_back({i, limit, score_limit(radius, false, points.linf),
                             counts.data() + (i - from) * blocks,
-                            each.second ? out.ties + row : nullptr, each.second});
+                            each.repeated ? out.ties + row : nullptr, each.repeated});
         }
-        count_of(space, asks);
+        count_of(space, queries);
         for (std::int64_t i = from; i < to; ++i)
             for (std::int64_t b = 0; b < blocks; ++b)
                 out.counts[b * rows + space.first() + i] = counts[(i - from) * blocks + b];
@@ -157,13 +158,13 @@ void count_direct(const PointSet& points, const double* radii, bool strict, std:
                   int threads) {
     const auto work = [&](const Space& space, std::int64_t from, std::int64_t to) {
         std::vector<double> limits(static_cast<std::size_t>(to - from));
-        std::vector<Ask> asks;
+        std::vector<CountQuery> queries;
         for (std::int64_t i = from; i < to; ++i) {
             double& limit = limits[static_cast<std::size_t>(i - from)];
             limit = score_limit(radii[space.first() + i], strict, points.linf);
-            asks.push_back({i, &limit, -1, counts + space.first() + i, nullptr, false});
+            queries.push_back({i, &limit, -1, counts + space.first() + i, nullptr, false});
         }
-        count_of(space, asks);
+        count_of(space, queries);
     };
     for_each_group(points, queries_per_task(points.dim), enough_threads(points, threads),
                           work);

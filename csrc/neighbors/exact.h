@@ -1,4 +1,4 @@
-// Scores and distances in double, the same bits wherever they are computed.
+// Scores and distances in double, with the same bits in every engine.
 #pragma once
 
 #include <algorithm>
@@ -8,7 +8,7 @@
 
 namespace ncfast {
 
-// Keeps the compiler from fusing a product into the sum that follows.
+// Prevents the compiler from fusing a product into the sum that follows.
 inline double rounded(double product) {
 #if defined(__x86_64__)
     asm("" : "+x"(product));
@@ -21,6 +21,7 @@ inline double rounded(double product) {
     return product;
 }
 
+// The score of two rows in the columns first .. last.
 inline double exact_score(const double* a, const double* b, std::int64_t first, std::int64_t last,
                           bool linf) {
     double score = 0;
@@ -35,6 +36,7 @@ inline double exact_score(const double* a, const double* b, std::int64_t first, 
     return score;
 }
 
+// The joint score of two rows.
 inline double exact_joint(const double* a, const double* b, const std::int64_t* ends,
                           std::int64_t num_blocks, bool linf) {
     double score = 0;
@@ -43,12 +45,12 @@ inline double exact_joint(const double* a, const double* b, const std::int64_t* 
     return score;
 }
 
-// A coordinate that may be sorted: another thread may have put a NaN there since it was checked.
+// A coordinate that can be sorted: another thread may have written a NaN since the check.
 inline double ordered(double value) { return value == value ? value : 0; }
 
 inline double distance_of(double score, bool linf) { return linf ? score : std::sqrt(score); }
 
-// The largest score whose distance is below `radius` (strict) or at most that; negative: none is.
+// The largest score whose distance is at most `radius`, or below it if strict; negative if none is.
 inline double score_limit(double radius, bool strict, bool linf) {
     constexpr double kInf = std::numeric_limits<double>::infinity();
     if (!(radius >= 0) || (strict && radius == 0)) return -1;
@@ -63,6 +65,7 @@ inline double score_limit(double radius, bool strict, bool linf) {
     return score;
 }
 
+// Neighbors are ordered by score, then by number.
 struct Neighbor {
     double score;
     std::int64_t id;

@@ -1,5 +1,4 @@
-// A piece of the rows of a space, searched in float with a margin, then decided in double.
-
+// Searches and counts for some rows of a space, in float with an error bound, then in double.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -8,10 +7,9 @@
 #include "neighbors/space.h"
 
 namespace ncfast {
-
 namespace {
 
-// Room for candidates: k neighbours, those first seen, and what the margin of float leaves open.
+// Room for candidates: k neighbors, the first points of a scan, points within the error bound.
 std::int32_t room_for(std::int64_t k) { return static_cast<std::int32_t>(4 * k + 64); }
 
 double score_between(const Space& space, std::int64_t a, std::int64_t b) {
@@ -19,6 +17,7 @@ double score_between(const Space& space, std::int64_t a, std::int64_t b) {
     return exact_joint(space.row(a), space.row(b), points.ends, points.num_blocks, points.linf);
 }
 
+// Selects the k nearest candidates by their scores in double, and counts the ties.
 void decide(const Space& space, const Seeker<float>& q, std::int64_t k, Nearest& out) {
     std::vector<Neighbor>& all = out.best;
     for (std::int32_t i = 0; i < q.held; ++i)
@@ -36,8 +35,7 @@ void decide(const Space& space, const Seeker<float>& q, std::int64_t k, Nearest&
     all.resize(wanted);
 }
 
-// Every lane in double: exact by itself, and the way out where float cannot tell points apart.
-// Searches for the queries ids[again[i]].
+// Repeats the search in double for the queries ids[again[i]], whose candidates in float overflowed.
 void search_in_double(const Space& space, const std::vector<std::int64_t>& ids,
                       const std::vector<std::size_t>& again, std::int64_t k,
                       std::vector<Nearest>& out) {
@@ -64,7 +62,7 @@ void search_in_double(const Space& space, const std::vector<std::int64_t>& ids,
         Nearest& result = out[again[i]];
         for (std::int32_t j = 0; j < seekers[i].found; ++j)
             result.best.push_back({seekers[i].best[j], seekers[i].ids[j]});
-        result.second = true;
+        result.repeated = true;
     }
 }
 
@@ -111,18 +109,20 @@ namespace {
 
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
+// Rounds a limit down to float.
 float downwards(double value) {
     if (!(value >= 0)) return -1;
     const double most = std::min(value * (1 - 0x1p-22), 3e38);
     return static_cast<float>(most);
 }
+// Rounds a limit up to float.
 float upwards(double value) { return static_cast<float>(std::min(value * (1 + 0x1p-22), 3e38)); }
 
-// The scores in float that are surely within a limit, and those beyond which none is.
+// Writes the largest score in float that is surely within a limit, and the largest that may be.
 void float_limits(double limit, bool linf, double scale, const Margin& m, float& inside,
                   float& maybe) {
     if (limit < 0 || limit == kInf) {
-        inside = maybe = -1;  // nothing to look at
+        inside = maybe = -1;  // no score needs a comparison
         return;
     }
     const double radius = (linf ? limit : std::sqrt(limit)) * scale, blur = m.blur / 2;
@@ -132,78 +132,79 @@ void float_limits(double limit, bool linf, double scale, const Margin& m, float&
     maybe = upwards(high * (1 + m.relative) + m.absolute);
 }
 
-// The row itself, at score zero, was counted where `inside` admits it.
+// Removes the row itself, which was counted at score 0 where `inside` admits it.
 template <class C>
-void leave_out_self(const Space& space, const Ask& ask, const C* inside) {
+void leave_out_self(const Space& space, const CountQuery& query, const C* inside) {
     for (std::int64_t b = 0; b < space.points().num_blocks; ++b) {
-        if (ask.limits[b] == kInf) ask.counts[b] = space.rows() - 1;
-        else if (inside[b] >= 0) --ask.counts[b];
+        if (query.limits[b] == kInf) query.counts[b] = space.rows() - 1;
+        else if (inside[b] >= 0) --query.counts[b];
     }
 }
 
-void count_in_double(const Space& space, const std::vector<const Ask*>& asks) {
+void count_in_double(const Space& space, const std::vector<const CountQuery*>& queries) {
     std::vector<Counter<double>> counters;
-    for (const Ask* ask : asks) {
-        std::fill(ask->counts, ask->counts + space.points().num_blocks, 0);
+    for (const CountQuery* query : queries) {
+        std::fill(query->counts, query->counts + space.points().num_blocks, 0);
         Counter<double> q{};
-        q.at = space.row(ask->id);
-        q.inside = q.maybe = ask->limits;
-        q.counts = ask->counts;
-        q.together = ask->joint;
+        q.at = space.row(query->id);
+        q.inside = q.maybe = query->limits;
+        q.counts = query->counts;
+        q.together = query->joint;
         counters.push_back(q);
     }
     space.for_each_piece<double>([&](const Panels<double>& panels) {
         space.kernels().exact_scan.count[space.points().linf](
             panels, counters.data(), static_cast<std::int64_t>(counters.size()));
     });
-    for (std::size_t i = 0; i < asks.size(); ++i) {
-        leave_out_self(space, *asks[i], asks[i]->limits);
-        if (asks[i]->ties != nullptr)
-            *asks[i]->ties = asks[i]->joint == kInf ? space.rows() - 1
-                                                    : counters[i].ties - (asks[i]->joint >= 0);
+    for (std::size_t i = 0; i < queries.size(); ++i) {
+        leave_out_self(space, *queries[i], queries[i]->limits);
+        if (queries[i]->ties != nullptr)
+            *queries[i]->ties = queries[i]->joint == kInf ? space.rows() - 1
+                                                    : counters[i].ties - (queries[i]->joint >= 0);
     }
 }
 
-void decide(const Space& space, const Ask& ask, const Counter<float>& q) {
+// Decides in double the points that the scores in float left open.
+void decide(const Space& space, const CountQuery& query, const Counter<float>& q) {
     const PointSet& points = space.points();
     for (std::int32_t i = 0; i < q.held; ++i) {
-        if (q.ids[i] == ask.id) continue;
+        if (q.ids[i] == query.id) continue;
         const std::int32_t block = q.blocks[i];
         const std::int64_t first = block == 0 ? 0 : points.ends[block - 1];
-        const double score = exact_score(space.row(ask.id), space.row(q.ids[i]), first,
+        const double score = exact_score(space.row(query.id), space.row(q.ids[i]), first,
                                          points.ends[block], points.linf);
-        ask.counts[block] += score <= ask.limits[block];
+        query.counts[block] += score <= query.limits[block];
     }
-    leave_out_self(space, ask, q.inside);
+    leave_out_self(space, query, q.inside);
 }
 
 }  // namespace
 
-void count_of(const Space& space, const std::vector<Ask>& asks) {
+void count_of(const Space& space, const std::vector<CountQuery>& queries) {
     const PointSet& points = space.points();
     const std::int64_t dim = points.dim, blocks = points.num_blocks;
     const std::int64_t room = 64 + space.rows() / 64;
-    std::vector<const Ask*> wide, narrow;
-    for (const Ask& ask : asks) (ask.wide ? wide : narrow).push_back(&ask);
-    const auto number = static_cast<std::int64_t>(narrow.size());
+    std::vector<const CountQuery*> in_double, in_float;
+    for (const CountQuery& query : queries) (query.in_double ? in_double : in_float).push_back(&query);
+    const auto number = static_cast<std::int64_t>(in_float.size());
     std::vector<float> at(static_cast<std::size_t>(number * dim));
     std::vector<float> limits(static_cast<std::size_t>(2 * number * blocks));
     std::vector<std::int32_t> held(static_cast<std::size_t>(2 * number * room));
     std::vector<Counter<float>> counters;
     for (std::int64_t i = 0; i < number; ++i) {
-        const Ask& ask = *narrow[i];
-        const Margin margin = space.margin(ask.id);
+        const CountQuery& query = *in_float[i];
+        const Margin margin = space.margin(query.id);
         float* inside = limits.data() + 2 * i * blocks;
         float* maybe = inside + blocks;
         for (std::int64_t b = 0; b < blocks; ++b)
-            float_limits(ask.limits[b], points.linf, space.scale(), margin, inside[b], maybe[b]);
-        space.copy_row(ask.id, at.data() + i * dim);
-        std::fill(ask.counts, ask.counts + blocks, 0);
+            float_limits(query.limits[b], points.linf, space.scale(), margin, inside[b], maybe[b]);
+        space.copy_row(query.id, at.data() + i * dim);
+        std::fill(query.counts, query.counts + blocks, 0);
         Counter<float> q{};
         q.at = at.data() + i * dim;
         q.inside = inside;
         q.maybe = maybe;
-        q.counts = ask.counts;
+        q.counts = query.counts;
         q.room = static_cast<std::int32_t>(room);
         q.ids = held.data() + 2 * i * room;
         q.blocks = q.ids + room;
@@ -213,10 +214,10 @@ void count_of(const Space& space, const std::vector<Ask>& asks) {
         space.kernels().scan.count[points.linf](panels, counters.data(), number);
     });
     for (std::int64_t i = 0; i < number; ++i) {
-        if (counters[i].overflow) wide.push_back(narrow[i]);
-        else decide(space, *narrow[i], counters[i]);
+        if (counters[i].overflow) in_double.push_back(in_float[i]);
+        else decide(space, *in_float[i], counters[i]);
     }
-    if (!wide.empty()) count_in_double(space, wide);
+    if (!in_double.empty()) count_in_double(space, in_double);
 }
 
 }  // namespace ncfast

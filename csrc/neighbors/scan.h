@@ -1,13 +1,13 @@
-// Direct differences between a few queries and panels of points, lanes over the points.
+// Scans panels of points by direct differences from a few queries; one lane per point.
 #pragma once
 
-#include "neighbors/search.h"
 #include "core/simd.h"
+#include "neighbors/search.h"
 
 namespace ncfast {
 namespace NCFAST_ISA {
 
-// One bit per lane.
+// Comparisons, one bit per lane.
 inline __attribute__((always_inline)) unsigned at_most(VecF a, VecF b) {
 #if NCFAST_VECTOR_BYTES == 64
     return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LE_OQ);
@@ -44,7 +44,7 @@ inline __attribute__((always_inline)) VecD magnitude(VecD a) {
     return (VecD)((VecQ)a & 0x7fffffffffffffffull);
 }
 
-// gcc makes a comparison and a blend of the conditional, where x86 has one instruction
+// The larger value of each lane. On x86 the instruction is named: gcc would compare and blend.
 inline __attribute__((always_inline)) VecF larger(VecF a, VecF b) {
 #if NCFAST_VECTOR_BYTES == 64
     return (VecF)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b);
@@ -64,7 +64,8 @@ inline __attribute__((always_inline)) VecD larger(VecD a, VecD b) {
 #endif
 }
 
-// In double the product is rounded before it is added, as every engine does it.
+// Adds the term of one column to a score. In double the product is rounded before it is added, as
+// in every engine.
 template <bool Linf>
 inline __attribute__((always_inline)) void add(VecF& score, VecF gap) {
     if constexpr (Linf) {
@@ -82,7 +83,7 @@ inline __attribute__((always_inline)) void add(VecD& score, VecD gap) {
     }
 }
 
-// Scores of R queries over the columns first..last of one panel.
+// The scores of R queries in the columns first .. last of one panel.
 template <bool Linf, int R, class C, class V>
 inline __attribute__((always_inline)) void block_scores(const C* panel, const C* const (&at)[R],
                                                         std::int64_t first, std::int64_t last,
@@ -100,7 +101,7 @@ inline __attribute__((always_inline)) void block_scores(const C* panel, const C*
     }
 }
 
-// The largest score a point can have whose distance is no larger than that of a point of `score`.
+// The largest score in float of a point that may be as near as a point of `score`.
 template <bool Linf>
 inline float reach(float score, const Margin& m) {
     const double most = (score + m.absolute) / (1 - m.relative);
@@ -109,6 +110,7 @@ inline float reach(float score, const Margin& m) {
     return bound < 3e38 ? static_cast<float>(bound * (1 + 0x1p-22)) : FLT_MAX;
 }
 
+// Inserts a score into the ascending list of the best; returns its place.
 template <class C>
 inline int place(C* best, std::int32_t& found, std::int32_t k, C score) {
     int at = found < k ? found++ : k - 1;
@@ -117,7 +119,8 @@ inline int place(C* best, std::int32_t& found, std::int32_t k, C score) {
     return at;
 }
 
-inline void drop_hopeless(Seeker<float>& q) {
+// Drops the candidates that are no longer below the threshold.
+inline void drop_candidates(Seeker<float>& q) {
     std::int32_t kept = 0;
     for (std::int32_t i = 0; i < q.held; ++i) {
         if (!(q.scores[i] < q.threshold)) continue;
@@ -128,10 +131,11 @@ inline void drop_hopeless(Seeker<float>& q) {
     q.overflow = kept > q.room - q.room / 4;
 }
 
+// Offers a point to a query.
 template <bool Linf>
 inline void take(Seeker<float>& q, float score, std::int32_t id) {
     if (id == q.self || !(score < q.threshold)) return;
-    if (q.held == q.room) drop_hopeless(q);
+    if (q.held == q.room) drop_candidates(q);
     if (q.overflow) {
         q.threshold = -1;
         return;
@@ -143,7 +147,7 @@ inline void take(Seeker<float>& q, float score, std::int32_t id) {
     if (q.found == q.k) q.threshold = reach<Linf>(q.best[q.k - 1], q.margin);
 }
 
-// Points come in the order of their numbers: of equal scores the first one stays.
+// Points come in the order of their numbers, so the first of equal scores stays.
 template <bool Linf>
 inline void take(Seeker<double>& q, double score, std::int32_t id) {
     if (id == q.self || !(score < q.threshold)) return;
@@ -201,6 +205,7 @@ void seek(const Panels<C>& panels, Seeker<C>* queries, std::int64_t count) {
     for (; q < count; ++q) seek_some<Linf, 1>(panels, queries + q);
 }
 
+// Stores the points that the scores in float leave open.
 inline __attribute__((noinline)) void hold(Counter<float>& q, unsigned bits, std::int64_t id,
                                            std::int64_t block) {
     for (; bits != 0; bits &= bits - 1) {

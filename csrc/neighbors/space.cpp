@@ -1,3 +1,4 @@
+// Builds the panels of a space and bounds the error of its scores in float.
 #include "neighbors/space.h"
 
 #include <algorithm>
@@ -10,8 +11,8 @@ namespace ncfast {
 namespace {
 
 constexpr std::int64_t kRowsPerTask = 512;
-// Scaled coordinates stay below 2^50: no square of a difference overflows up to 2^20 columns, and
-// differences 2^110 times smaller than the largest still have a square in the normal range.
+// Scaled coordinates stay below 2^50. No sum of squared differences overflows for up to 2^20
+// columns, and the square of a difference 2^110 times below the largest is still a normal number.
 constexpr int kExponent = 50;
 constexpr double kFloatEps = 0x1p-24;
 constexpr double kSmallest = 0x1p-126;
@@ -25,6 +26,7 @@ void for_rows(std::int64_t rows, int threads, Each each) {
     });
 }
 
+// The power of two that scales coordinates up to `largest` below 2^kExponent.
 double power_of_two(double largest) {
     if (!(largest > 0)) return 1.0;
     return std::ldexp(1.0, std::min(1000, kExponent - 1 - std::ilogb(largest)));
@@ -38,8 +40,8 @@ Space::Space(const PointSet& points, std::int64_t first, std::int64_t last, int 
     fill(threads);
 }
 
-// Floats need no centre: their differences are as good as the arithmetic. Others are taken relative
-// to the mean of the group before they are rounded.
+// Measures the coordinates. Coordinates that are not floats are rounded relative to the mean of the
+// group; floats need no centre, because they are not rounded.
 void Space::measure(int threads) {
     const std::int64_t dim = points_.dim, tasks = tasks_for(rows_);
     std::vector<double> largest(tasks, 0.0), sums(tasks * dim, 0.0);
@@ -79,10 +81,10 @@ void Space::measure(int threads) {
 void Space::fill(int threads) {
     const std::int64_t dim = points_.dim, width = this->width(float{});
     const std::int64_t panels = (rows_ + width - 1) / width;
-    narrow_.reset(new float[static_cast<std::size_t>(panels * dim * width)]);
+    floats_.reset(new float[static_cast<std::size_t>(panels * dim * width)]);
     if (!centre_.empty()) norms_.assign(static_cast<std::size_t>(rows_), 0.0);
     parallel_for(panels, threads, [&](std::int64_t panel) {
-        float* to = narrow_.get() + panel * dim * width;
+        float* to = floats_.get() + panel * dim * width;
         for (std::int64_t lane = 0; lane < width; ++lane) {
             const std::int64_t i = panel * width + lane;
             if (i >= rows_) {
@@ -105,7 +107,7 @@ void Space::fill(int threads) {
 
 Margin Space::margin(std::int64_t id) const {
     const double dim = static_cast<double>(points_.dim);
-    // the rounding of a row is at most eps of its norm; the shift in double adds next to nothing
+    // The rounding of a row is at most eps times its norm; the rounding of the shift is negligible.
     const double norms = norms_.empty() ? 0 : norms_[id] + largest_norm_;
     const double blur = 2 * (1.001 * kFloatEps * norms + 2 * dim * kSmallest);
     return {1.001 * kFloatEps * (dim + 8), (dim + 2) * kSmallest, blur};
@@ -113,22 +115,22 @@ Margin Space::margin(std::int64_t id) const {
 
 void Space::copy_row(std::int64_t id, float* to) const {
     const std::int64_t dim = points_.dim, width = this->width(float{});
-    const float* from = narrow_.get() + id / width * dim * width + id % width;
+    const float* from = floats_.get() + id / width * dim * width + id % width;
     for (std::int64_t d = 0; d < dim; ++d) to[d] = from[d * width];
 }
 
 const double* Space::data(double) const {
-    std::call_once(wide_once_, [this] {
+    std::call_once(doubles_once_, [this] {
         const std::int64_t dim = points_.dim, width = this->width(double{});
         const std::int64_t padded = (rows_ + width - 1) / width * width;
-        wide_.reset(new double[static_cast<std::size_t>(padded * dim)]);
+        doubles_.reset(new double[static_cast<std::size_t>(padded * dim)]);
         for (std::int64_t i = 0; i < padded; ++i) {
-            double* to = wide_.get() + i / width * dim * width + i % width;
+            double* to = doubles_.get() + i / width * dim * width + i % width;
             for (std::int64_t d = 0; d < dim; ++d)
                 to[d * width] = i < rows_ ? row(i)[d] : std::numeric_limits<double>::infinity();
         }
     });
-    return wide_.get();
+    return doubles_.get();
 }
 
 }  // namespace ncfast

@@ -1,4 +1,6 @@
-// The rows of one group, laid out for the kernels in float, and in double once that is needed.
+// The rows of one group as panels for the kernels, and the searches among them.
+//
+// Panels are in float. Panels in double are built when a search first needs them.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +16,7 @@ namespace ncfast {
 
 class Space {
 public:
-    // Rows `first` .. `last` of the points.
+    // Over the rows first .. last of the points.
     Space(const PointSet& points, std::int64_t first, std::int64_t last, int threads);
 
     std::int64_t rows() const { return rows_; }
@@ -23,11 +25,11 @@ public:
     const double* row(std::int64_t id) const { return points_.data + (first_ + id) * points_.dim; }
     const Kernels& kernels() const { return kernels_; }
 
-    double scale() const { return scale_; }       // of the coordinates in float
-    Margin margin(std::int64_t id) const;          // of scores between row id and any other
+    double scale() const { return scale_; }  // factor of the coordinates in float
+    Margin margin(std::int64_t id) const;    // error bound of scores between row id and any other
     void copy_row(std::int64_t id, float* to) const;
 
-    // Calls use(panels) for one piece after another of a size that stays in the cache.
+    // Calls use(panels) for one piece after another; a piece fits in the cache.
     template <class C, class Use>
     void for_each_piece(Use use) const {
         const std::int64_t width = this->width(C{}), panel = points_.dim * width;
@@ -45,7 +47,7 @@ private:
 
     std::int64_t width(float) const { return kernels_.scan.width; }
     std::int64_t width(double) const { return kernels_.exact_scan.width; }
-    const float* data(float) const { return narrow_.get(); }
+    const float* data(float) const { return floats_.get(); }
     const double* data(double) const;  // builds the panels at the first call
 
     void measure(int threads);
@@ -55,34 +57,35 @@ private:
     const std::int64_t first_, rows_;
     const Kernels& kernels_;
     double scale_ = 1, largest_norm_ = 0;
-    std::vector<double> centre_;  // empty: the rows are floats already
-    std::vector<double> norms_;   // of the rows in float; empty: they are exact
-    std::unique_ptr<float[]> narrow_;
-    mutable std::once_flag wide_once_;
-    mutable std::unique_ptr<double[]> wide_;
+    std::vector<double> centre_;  // empty if all coordinates are floats
+    std::vector<double> norms_;   // of the rows in float; empty if the rows are exact
+    std::unique_ptr<float[]> floats_;
+    mutable std::once_flag doubles_once_;
+    mutable std::unique_ptr<double[]> doubles_;
 };
 
-// The exact neighbours of one row, and which of them the joint estimators need.
+// The exact neighbors of one row.
 struct Nearest {
     std::vector<Neighbor> best;  // ascending, at most k
-    std::int64_t ties = 0;       // points no farther than the last of them
-    bool second = false;         // found in double lanes
+    std::int64_t ties = 0;       // number of points no farther than the last of them
+    bool repeated = false;       // the search was repeated in double
 };
 
-// The neighbours of some rows of the space.
+// The k nearest neighbors of some rows of the space.
 std::vector<Nearest> nearest_of(const Space& space, const std::vector<std::int64_t>& ids,
                                 std::int64_t k);
 
-// What to count around one row: per block, points of a score up to `limits[block]`.
-struct Ask {
+// A count around one row: in each block, other points with a score up to limits[block].
+struct CountQuery {
     std::int64_t id;
     const double* limits;
-    double joint;          // limit of the joint score, for ties; used in double lanes only
+    double joint;          // limit of the joint score, for ties; used only in double
     std::int64_t* counts;  // per block
-    std::int64_t* ties;    // null: not asked for
-    bool wide;             // go to double lanes at once
+    std::int64_t* ties;    // null if not wanted
+    bool in_double;        // count in double at once
 };
 
-void count_of(const Space& space, const std::vector<Ask>& asks);
+// Counts for all queries, in float where its error bound allows, else in double.
+void count_of(const Space& space, const std::vector<CountQuery>& queries);
 
 }  // namespace ncfast

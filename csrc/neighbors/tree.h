@@ -16,7 +16,7 @@ namespace ncfast {
 
 class Tree {
 public:
-    // Over rows `first` .. `last` and the columns of blocks `from_block` .. `to_block`.
+    // Over the rows first .. last and the columns of the blocks from_block .. to_block.
     Tree(const PointSet& points, std::int64_t first, std::int64_t last, std::int64_t from_block,
          std::int64_t to_block, int threads);
     // Over all columns.
@@ -31,7 +31,7 @@ public:
     const Kernels& kernels() const { return kernels_; }
     bool linf() const { return points_.linf; }
 
-    // The points of leaves from..to, in the order of the tree: their numbers and coordinates.
+    // Points in the order of the tree: first place of a leaf, number and coordinates at a place.
     std::int64_t start(std::int64_t leaf) const { return rows_ * leaf / leaves_; }
     std::int64_t id(std::int64_t place) const { return order_[place].id; }
     const double* at(std::int64_t place) const { return coordinates_.get() + place * dim_; }
@@ -59,14 +59,14 @@ private:
     std::int64_t leaves_ = 1, panels_per_leaf_ = 1;
     std::vector<Key> order_;
     std::vector<double> boxes_;
-    std::vector<std::int32_t> lowest_;  // number of a node's points
-    std::atomic<bool> repeats_{false};  // some leaf holds one value of a column only
+    std::vector<std::int32_t> lowest_;  // lowest number of a node's points
+    std::atomic<bool> repeats_{false};  // some leaf of several points has a single value in a column
     std::unique_ptr<double[]> coordinates_, panels_;
     std::unique_ptr<std::int32_t[]> ids_;
 };
 
-inline Tree::Tree(const PointSet& points, std::int64_t first, std::int64_t last, std::int64_t from_block,
-           std::int64_t to_block, int threads)
+inline Tree::Tree(const PointSet& points, std::int64_t first, std::int64_t last,
+                  std::int64_t from_block, std::int64_t to_block, int threads)
     : points_(points),
       first_(first),
       rows_(last - first),
@@ -121,9 +121,9 @@ inline void Tree::box(std::int64_t node, std::int64_t from, std::int64_t to) {
         if (low[d] == high[d]) repeats_.store(true, std::memory_order_relaxed);
 }
 
-// Halves the node's points along the widest side of their box; a leaf gets its box only. The median
-// is by (coordinate, number): repeated points lie in the order of their numbers, so that a search
-// which knows k of them finds no lower number to the right.
+// Computes the box of a node and, unless it is a leaf, halves its points along the widest side.
+// Points are ordered by (coordinate, number). Repeated points are therefore in the order of their
+// numbers, and a search that has found k of them finds no lower number to the right.
 inline void Tree::split(std::int64_t node, std::int64_t from, std::int64_t to) {
     box(node, from, to);
     if (node >= leaves_) return;
@@ -132,7 +132,7 @@ inline void Tree::split(std::int64_t node, std::int64_t from, std::int64_t to) {
     for (std::int64_t d = 1; d < dim_; ++d)
         if (low[dim_ + d] - low[d] > low[dim_ + axis] - low[axis]) axis = d;
     for (std::int64_t i = from; i < to; ++i) order_[i].value = ordered(row(order_[i].id)[axis]);
-    // where the halves' first leaves begin, in the numbering of leaves
+    // The position where the first leaf of the right half begins.
     std::int64_t level = 1;
     while (2 * level <= node) level *= 2;
     const std::int64_t middle = rows_ * (2 * (node - level) + 1) / (2 * level);

@@ -1,10 +1,10 @@
-// The tree engine: the points of a few leaves at a time as queries.
+// The tree engine: walks a tree with the points of a few leaves at a time as queries.
 #include <algorithm>
 #include <limits>
 #include <vector>
 
-#include "neighbors/exact.h"
 #include "core/pool.h"
+#include "neighbors/exact.h"
 #include "neighbors/tree.h"
 
 namespace ncfast {
@@ -13,7 +13,7 @@ namespace {
 constexpr double kInf = std::numeric_limits<double>::infinity();
 constexpr std::int64_t kLeavesPerTask = 16;
 
-// Counts in one dimension: by bisection of the sorted values.
+// Counts in one dimension by bisection of the sorted values.
 class SortedValues {
 public:
     explicit SortedValues(std::vector<double> values) : values_(std::move(values)) {
@@ -21,8 +21,8 @@ public:
         std::sort(values_.begin(), values_.end());
     }
 
-    // Values of a score up to `limit` around x, which is one of them and counts. Rounding is
-    // monotone: so is the score on either side of x.
+    // The number of values with a score up to `limit` from x, which is one of them. Rounding is
+    // monotone, and therefore the score is monotone on either side of x.
     std::int64_t count(double x, double limit, bool linf) const {
         const auto inside = [=](double y) { return exact_score(&x, &y, 0, 1, linf) <= limit; };
         const auto middle = std::lower_bound(values_.begin(), values_.end(), x);
@@ -46,7 +46,7 @@ void for_leaves(const Tree& tree, int threads, Work work) {
                  });
 }
 
-// Calls use(id, scores, ids, found) for every point of the leaves, its k nearest ascending.
+// Calls use(id, scores, ids, found) for each point of the leaves, with its k nearest, ascending.
 template <class Use>
 void nearest_in(const Tree& tree, std::int64_t from, std::int64_t to, std::int64_t k, Use use) {
     const TreeView view = tree.view();
@@ -72,7 +72,8 @@ void nearest_in(const Tree& tree, std::int64_t from, std::int64_t to, std::int64
     }
 }
 
-// counts[id] = other points of a score up to limits[id], for the points of some leaves.
+// Writes counts[id], the number of other points with a score up to limits[id], for the points of
+// some leaves.
 void count_in(const Tree& tree, std::int64_t from, std::int64_t to, const double* limits,
               std::int64_t* counts) {
     const TreeView view = tree.view();
@@ -92,6 +93,7 @@ void count_in(const Tree& tree, std::int64_t from, std::int64_t to, const double
     }
 }
 
+// Writes the counts of all rows of a group in a single column.
 void count_sorted(const PointSet& points, std::int64_t first, std::int64_t last,
                   std::int64_t column, const double* limits, std::int64_t* counts, int threads) {
     const auto value = [&](std::int64_t i) { return points.data[(first + i) * points.dim + column]; };
@@ -106,7 +108,7 @@ void count_sorted(const PointSet& points, std::int64_t first, std::int64_t last,
     });
 }
 
-// counts[i] of every row of a group, in one block of columns.
+// Writes the counts of all rows of a group in one block of columns.
 void count_block(const PointSet& points, std::int64_t first, std::int64_t last, std::int64_t block,
                  const double* limits, std::int64_t* counts, int threads) {
     const std::int64_t column = block == 0 ? 0 : points.ends[block - 1];
@@ -118,6 +120,7 @@ void count_block(const PointSet& points, std::int64_t first, std::int64_t last, 
     });
 }
 
+// The largest distance in a block between a row and its neighbors.
 double extent_of(const PointSet& points, std::int64_t first, std::int64_t block, std::int64_t id,
                  const std::int32_t* ids, std::int64_t number) {
     const std::int64_t column = block == 0 ? 0 : points.ends[block - 1];
@@ -129,7 +132,7 @@ double extent_of(const PointSet& points, std::int64_t first, std::int64_t block,
     return distance_of(score, points.linf);
 }
 
-// Where the (k + 1)-th neighbour is as near as the k-th, the ties have to be counted.
+// Counts the ties of rows whose (k + 1)-th neighbor is as near as the k-th.
 void count_ties(const Tree& tree, const std::vector<std::int64_t>& open, const JointOut& out,
                 int threads) {
     if (open.empty()) return;
@@ -166,7 +169,8 @@ void joint_radii(const Tree& tree, std::int64_t k, const JointOut& out, int thre
     count_ties(tree, open, out, threads);
 }
 
-// One group after another, small ones side by side; work(first, last, threads).
+// Calls work(first, last, threads) for each group. Large groups follow each other and use all
+// threads; small groups run side by side.
 template <class Work>
 void for_groups(const PointSet& points, int threads, Work work) {
     std::vector<std::int64_t> small;
@@ -196,7 +200,7 @@ void nearest_tree(const PointSet& points, std::int64_t k, NearestOut& out, int t
             });
         });
     });
-    out.second = 0;
+    out.repeated = 0;
 }
 
 void joint_tree(const PointSet& points, std::int64_t k, bool rectangle, const JointOut& out,

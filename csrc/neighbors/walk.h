@@ -1,8 +1,9 @@
-// Walks through a tree for all points of one leaf at once, lanes over these points.
+// Walks through a tree for all points of one leaf at once; one lane per point.
 //
-// Distances to boxes are computed by the same operations in the same order as scores, and rounding
-// is monotone: a box's nearest distance is never above the score of a point in it, nor its farthest
-// below, so that nothing is lost to rounding.
+// The score from a point to a box is computed by the same operations in the same order as the score
+// of two points, and rounding is monotone. The score to the nearest place of a box is therefore
+// never above that of a point in it, and the score to the farthest place never below. Rounding
+// loses no point.
 #pragma once
 
 #include "neighbors/scan.h"
@@ -10,7 +11,7 @@
 namespace ncfast {
 namespace NCFAST_ISA {
 
-// Points come in any order: of equal scores the lower number wins.
+// Offers a point to a query. Points come in any order, so the lower number wins among equal scores.
 inline void take_any(Seeker<double>& q, double score, std::int32_t id) {
     if (id == q.self || score > q.threshold) return;
     if (q.found == q.k && score == q.best[q.k - 1] && id > q.ids[q.k - 1]) return;
@@ -26,7 +27,7 @@ inline void take_any(Seeker<double>& q, double score, std::int32_t id) {
     if (q.found == q.k) q.threshold = q.best[q.k - 1];
 }
 
-// Joint scores of one query against one panel.
+// The joint scores of one query and one panel.
 template <bool Linf>
 inline __attribute__((always_inline)) void panel_scores(const TreeView& tree, const double* panel,
                                                         const double* query,
@@ -40,6 +41,7 @@ inline __attribute__((always_inline)) void panel_scores(const TreeView& tree, co
     }
 }
 
+// Offers the points of a leaf to one query.
 template <bool Linf>
 inline void scan_leaf(const TreeView& tree, std::int64_t leaf, Seeker<double>& q) {
     for (std::int64_t p = 0; p < tree.panels_per_leaf; ++p) {
@@ -62,8 +64,8 @@ inline void scan_leaf(const TreeView& tree, std::int64_t leaf, Seeker<double>& q
 
 constexpr int kDeepest = 64;
 
-// Which points of a leaf, a bit for each, have a score up to their limit from gaps to a box, whose
-// column d is gap(d, coordinates of the points); and which have one from their limit on.
+// Compares the scores of the points of a leaf with their limits, one bit per point: scores at or
+// below the limit, and scores at or above it. Column d of a score comes from gap(d, coordinates).
 struct Against {
     unsigned within = 0, beyond = 0;
 };
@@ -95,7 +97,7 @@ inline __attribute__((always_inline)) Against against_limits(const TreeView& tre
     return bits;
 }
 
-// Of the nearest place in a node's box, or of the farthest one.
+// Compares the scores to the nearest or the farthest place of a node's box with the limits.
 template <bool Linf, bool Farthest>
 inline __attribute__((always_inline)) Against against_box(const TreeView& tree, std::int64_t leaf,
                                                           const double* limits, std::int64_t node) {
@@ -108,7 +110,7 @@ inline __attribute__((always_inline)) Against against_box(const TreeView& tree, 
         });
 }
 
-// Which of the numbers are below another one, a bit for each.
+// Compares numbers with another number, one bit each: those below it.
 inline unsigned numbers_below(const std::int32_t* numbers, std::int32_t other) {
 #if NCFAST_VECTOR_BYTES == 64
     return _mm512_cmplt_epi32_mask(_mm512_loadu_si512(numbers), _mm512_set1_epi32(other));
@@ -127,23 +129,23 @@ inline unsigned numbers_below(const std::int32_t* numbers, std::int32_t other) {
 #endif
 }
 
-// A box at exactly the threshold of a query
-// matters only if it holds a number below that of the query's last neighbour: without this rule a
-// search among repeated points would visit all of them.
+// Searches the neighbors of all points of a leaf, from the leaf outwards. A box at exactly the
+// threshold of a query is visited only if it holds a number below that of the query's last
+// neighbor. Without this rule a search among repeated points would visit all of them.
 template <bool Linf, bool Repeats>
 void walk_outwards(const TreeView& tree, std::int64_t leaf, Seeker<double>* queries) {
     const std::int64_t count = tree.start(leaf + 1) - tree.start(leaf);
     alignas(64) double limits[kLeafRows];
-    alignas(64) std::int32_t last[kLeafRows];  // number of the last neighbour
+    alignas(64) std::int32_t last[kLeafRows];  // number of the last neighbor of each query
     for (double& limit : limits) limit = -1;
     for (std::int32_t& number : last) number = INT32_MAX;
-    const auto look = [&](std::int64_t i, std::int64_t other) {
+    const auto visit = [&](std::int64_t i, std::int64_t other) {
         const Seeker<double>& q = queries[i];
         scan_leaf<Linf>(tree, other, queries[i]);
         limits[i] = q.threshold;
         if (Repeats && q.found == q.k) last[i] = q.ids[q.k - 1];
     };
-    for (std::int64_t i = 0; i < count; ++i) look(i, leaf);
+    for (std::int64_t i = 0; i < count; ++i) visit(i, leaf);
     std::int64_t stack[kDeepest];
     for (std::int64_t side = tree.leaves + leaf; side > 1; side /= 2) {
         int depth = 0;
@@ -154,7 +156,7 @@ void walk_outwards(const TreeView& tree, std::int64_t leaf, Seeker<double>* quer
             unsigned bits = box.within;
             if constexpr (Repeats) bits &= ~(box.beyond & numbers_below(last, tree.first[node]));
             if (node >= tree.leaves) {
-                for (; bits != 0; bits &= bits - 1) look(__builtin_ctz(bits), node - tree.leaves);
+                for (; bits != 0; bits &= bits - 1) visit(__builtin_ctz(bits), node - tree.leaves);
             } else if (bits != 0) {
                 stack[depth++] = 2 * node + 1;
                 stack[depth++] = 2 * node;
@@ -163,13 +165,14 @@ void walk_outwards(const TreeView& tree, std::int64_t leaf, Seeker<double>* quer
     }
 }
 
-// The queries are the points of the leaf, in its order.
+// Searches the neighbors of the points of a leaf; the queries are these points in order.
 template <bool Linf>
 void walk_nearest(const TreeView& tree, std::int64_t leaf, Seeker<double>* queries) {
     if (tree.first == nullptr) walk_outwards<Linf, false>(tree, leaf, queries);
     else walk_outwards<Linf, true>(tree, leaf, queries);
 }
 
+// The number of points of a leaf with a joint score up to `limit`.
 template <bool Linf>
 inline std::int64_t count_leaf(const TreeView& tree, std::int64_t leaf, const double* query,
                                double limit) {
@@ -184,6 +187,7 @@ inline std::int64_t count_leaf(const TreeView& tree, std::int64_t leaf, const do
     return inside;
 }
 
+// The number of points below a node.
 inline std::int64_t rows_below(const TreeView& tree, std::int64_t node) {
     std::int64_t first = node, last = node + 1;
     while (first < tree.leaves) {
@@ -193,14 +197,14 @@ inline std::int64_t rows_below(const TreeView& tree, std::int64_t node) {
     return tree.start(last - tree.leaves) - tree.start(first - tree.leaves);
 }
 
-// Adds, for each point of the leaf, the points of a joint score up to its limit, itself included;
-// `queries` are the points' coordinates. Limits are finite.
+// Counts, for each point of the leaf, the points with a joint score up to its limit, itself
+// included. `queries` are the coordinates of the points. Limits are finite.
 template <bool Linf>
 void walk_count(const TreeView& tree, std::int64_t leaf, const double* queries,
                 const double* limits, std::int64_t* counts) {
     struct Open {
         std::int64_t node;
-        unsigned queries;  // that neither miss its parent nor have it within their limit
+        unsigned queries;  // whose limit cuts the box of its parent
     };
     alignas(64) double own[kLeafRows];
     for (double& limit : own) limit = -1;

@@ -5,8 +5,8 @@
 
 #include "core/isa.h"
 #include "core/pool.h"
-#include "products/second_pass.h"
 #include "moments/plan.h"
+#include "products/second_pass.h"
 
 namespace ncfast {
 namespace {
@@ -14,7 +14,7 @@ namespace {
 constexpr std::int64_t kResidualBytes = 1 << 19;  // of one block of rows, which stays in L2
 constexpr std::int64_t kMostClasses = 32;         // of one task
 constexpr std::int64_t kTableBytes = 1 << 23;     // of the spreads of one task
-constexpr std::int64_t kFew = 512;                // for at most so many classes, double costs little
+constexpr std::int64_t kFew = 512;                // with at most so many classes double costs little
 
 // Left operands in C: a copy, or the given values if they are of that type.
 template <class C>

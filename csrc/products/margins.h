@@ -2,9 +2,9 @@
 // Products are in C, all other arithmetic is in double.
 #pragma once
 
-#include "products/second_pass.h"
 #include "products/products.h"
 #include "products/projection.h"
+#include "products/second_pass.h"
 
 namespace ncfast {
 namespace NCFAST_ISA {
@@ -127,7 +127,8 @@ inline VecD cantelli(VecD spread, VecD margin) {
 
 // Adds the terms of the classes from k on, one a lane.
 template <class C>
-inline void add_terms(const ClassPairs<C>& pairs, std::int64_t k, VecD scores, VecD dots, OneClass& of) {
+inline void add_terms(const ClassPairs<C>& pairs, std::int64_t k, VecD scores, VecD dots,
+                      OneClass& of) {
     VecD index, reach;
     for (int lane = 0; lane < kLanes<double>; ++lane) index[lane] = static_cast<double>(k + lane);
     const auto other = (index != static_cast<double>(of.c)) &

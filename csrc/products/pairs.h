@@ -1,8 +1,8 @@
 // Statistics over all pairs of class means: a block of rows against the rows after it, in double.
 #pragma once
 
-#include "products/second_pass.h"
 #include "products/products.h"
+#include "products/second_pass.h"
 
 namespace ncfast {
 namespace NCFAST_ISA {
@@ -21,8 +21,8 @@ inline VecD square_root(VecD x) {
 #endif
 }
 
-// The natural logarithm of normal numbers and zero, to two units in the last place. With x = m 2^e and
-// m near 1, log m = 2 atanh((m - 1) / (m + 1)).
+// The natural logarithm of normal numbers and zero, to two units in the last place. With x = m 2^e
+// and m near 1, log m = 2 atanh((m - 1) / (m + 1)).
 inline VecD logarithm(VecD x) {
     const VecL bits = (VecL)x;
     VecL exponent = (bits >> 52) - 1023;
@@ -109,8 +109,8 @@ inline void add_pairs(const ClassMeans& of, std::int64_t i, std::int64_t j, VecD
         row_nearest = gap[lane] < row_nearest ? gap[lane] : row_nearest;
 }
 
-// Sums over the pairs (i, j) with i in first .. first + count and j > i. Lowers `nearest` (padded K),
-// which no other thread may use.
+// Sums over the pairs (i, j) with i in first .. first + count and j > i. Lowers `nearest` (padded
+// K), which no other thread may use.
 void pair_block(const ClassMeans& of, std::int64_t first, std::int64_t count, PairSums& sums,
                 double* nearest) {
     constexpr int kWidth = kPanel<double>;

@@ -1,8 +1,8 @@
 // Products of packed matrices: the innermost loops of operations that cost N D^2, N K D or K^2 D.
 //
-// The right operand is stored as panels: kPanel of its rows side by side, one depth after the other,
-// padded with zeros. The left operand is read one value at a time from kLeft rows at once, so that all
-// sums stay in registers.
+// The right operand is stored as panels: kPanel of its rows side by side, one depth after the
+// other, padded with zeros. The left operand is read one value at a time from kLeft rows at once,
+// so that all sums stay in registers.
 #pragma once
 
 #include "core/simd.h"
@@ -12,7 +12,8 @@ namespace NCFAST_ISA {
 
 constexpr int kLeft = NCFAST_VECTOR_BYTES == 64 ? 8 : 4;
 
-// Computes total[r], the sum over depth of left[r][depth * Step] * right[depth], for kPanel columns.
+// Computes total[r], the sum over depth of left[r][depth * Step] * right[depth], for kPanel
+// columns.
 template <int Step, class C>
 inline __attribute__((always_inline)) void tile_product(const C* const (&left)[kLeft],
                                                         const C* right, std::int64_t depth,

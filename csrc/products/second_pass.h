@@ -17,8 +17,8 @@ void scatter(const Matrix& feats, const std::int64_t* labels, const double* mean
 void own_distances(const Matrix& feats, const std::int64_t* labels, const double* means,
                    double* out, int threads);
 
-// Writes sums[v], the sum over all rows of <x - mean of its class, vectors[v]>^2; vectors is (V, D).
-// A label out of range makes all sums NaN.
+// Writes sums[v], the sum over all rows of <x - mean of its class, vectors[v]>^2; vectors is (V,
+// D). A label out of range makes all sums NaN.
 void projected_ss(const Matrix& feats, const Labels& labels, std::int64_t num_classes,
                   const double* means, const double* vectors, std::int64_t num_vectors,
                   double* sums, int threads);
@@ -28,7 +28,8 @@ void projected_ss(const Matrix& feats, const Labels& labels, std::int64_t num_cl
 // 1 - cos below this has lost more than 1e-10 of its value to cancellation.
 constexpr double kClose = 1e-5;
 
-// The quantities whose mean and variance are computed: cdnv, abs(cos - simplex), distance, log, Riesz.
+// The quantities whose mean and variance are computed: cdnv, abs(cos - simplex), distance, log,
+// Riesz.
 constexpr int kPairMeans = 5;
 constexpr int kCdnv = 0, kAngle = 1;
 // The quantities whose maximum is computed: cdnv, abs(cos).
@@ -80,12 +81,13 @@ struct MarginSums {
     double* radius;     // within this distance of mean_c the rule surely chooses c
 };
 
-// Computes the margins of all pairs of classes. Without features (no rows) the projected sums are 0.
-// Products are in double for at most 512 classes, else in float relative to the centre.
+// Computes the margins of all pairs of classes. Without features (no rows) the projected sums are
+// 0. Products are in double for at most 512 classes, else in float relative to the centre.
 void margins(const Matrix& feats, const Labels& labels, const MarginInput& in,
              const MarginSums& out, int threads);
 
-// The operands of the kernels, whose products are in C. Arrays of K entries are padded to whole panels.
+// The operands of the kernels, whose products are in C. Arrays of K entries are padded to whole
+// panels.
 template <class C>
 struct ClassPairs {
     std::int64_t number;
@@ -116,7 +118,8 @@ struct Residuals {
 template <class C>
 struct MarginKernels {
     int panel;  // rows in a panel
-    // Writes the deviations of `count` rows of class c to `out` and their products with w_c to `own`.
+    // Writes the deviations of `count` rows of class c to `out` and their products with w_c to
+    // `own`.
     void (*pack[4])(const Matrix& feats, const std::int32_t* rows, std::int64_t count,
                     const double* mean, const double* row_c, std::int64_t stride, double* buffer,
                     C* out, double* own);

@@ -21,8 +21,9 @@ struct Spread {
     double mean, variance;
 };
 
-// Statistics of a matrix of products A = L R^T of the rows of present classes: the trace, the Frobenius
-// norm, and the distance norm_F(A / norm_F(A) - E) from the Gram matrix E of a simplex ETF.
+// Statistics of a matrix of products A = L R^T of the rows of present classes: the trace, the
+// Frobenius norm, and the distance norm_F(A / norm_F(A) - E) from the Gram matrix E of a simplex
+// ETF.
 struct Gram {
     double trace, norm, simplex_distance;
 };

@@ -54,8 +54,8 @@ private:
         return {found.mean + undefined_, found.variance + undefined_};
     }
 
-    // Copies the rows of present classes, 0 for absent ones; computes their norms, their sum and their
-    // products with the centred means.
+    // Copies the rows of present classes, 0 for absent ones; computes their norms, their sum and
+    // their products with the centred means.
     void take_rows(const double* weight) {
         squares_ = mean_squares_ = 0;
         std::fill(sum_.begin(), sum_.end(), 0.0);

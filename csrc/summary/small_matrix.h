@@ -1,14 +1,14 @@
 // Products, triangles and rotations of a few long rows in double, for summary.cpp and spectrum.h.
 #pragma once
 
-#include "products/products.h"
 #include "core/isa.h"
+#include "products/products.h"
 
 namespace ncfast {
 namespace NCFAST_ISA {
 
 constexpr int kDotRows = 4;
-constexpr int kDotCols = NCFAST_VECTOR_BYTES == 64 ? 4 : 2;  // so many that the sums fit in registers
+constexpr int kDotCols = NCFAST_VECTOR_BYTES == 64 ? 4 : 2;  // all sums fit in registers
 
 // Computes sums[r][c] = <row r of left, row c of right>.
 inline void dot_tile(const double* const (&left)[kDotRows], const double* const (&right)[kDotCols],

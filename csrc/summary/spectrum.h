@@ -21,9 +21,9 @@ inline double rank_cutoff(std::int64_t size) {
 }
 
 // Householder reflections turn the matrix into a triangle; products of its rows would square the
-// condition number. One-sided Jacobi rotations make the rows of the triangle orthogonal, and the norms
-// of the rows are then the singular values (Demmel & Veselic 1992). LAPACK spends most of its time at
-// this size on other things than arithmetic.
+// condition number. One-sided Jacobi rotations make the rows of the triangle orthogonal, and the
+// norms of the rows are then the singular values (Demmel & Veselic 1992). LAPACK spends most of its
+// time at this size on other things than arithmetic.
 class Spectrum {
 public:
     Spectrum(std::int64_t rows, std::int64_t cols);
@@ -31,8 +31,9 @@ public:
     // Returns min(rows, cols) values, largest first. All are NaN if the matrix is not finite.
     const std::vector<double>& operator()(const double* matrix);
 
-    // The same, but values that count as zero are exactly 0: those at or below the rank cutoff times the
-    // largest value, or times `norm_mean`, the mean norm of the features whose means the rows are.
+    // The same, but values that count as zero are exactly 0: those at or below the rank cutoff
+    // times the largest value, or times `norm_mean`, the mean norm of the features whose means the
+    // rows are.
     const std::vector<double>& nonzero(const double* matrix, double norm_mean);
 
 private:

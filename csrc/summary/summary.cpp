@@ -60,8 +60,8 @@ struct Values {
 
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
-// The largest singular value divided by the rank-th one, the smallest of a matrix of that rank. Infinite
-// if the latter is 0, even if both are.
+// The largest singular value divided by the rank-th one, the smallest of a matrix of that rank.
+// Infinite if the latter is 0, even if both are.
 double condition(const std::vector<double>& values, double rank) {
     const std::int64_t last = std::min(static_cast<std::int64_t>(rank),
                                        static_cast<std::int64_t>(values.size()));

@@ -1,8 +1,8 @@
-// Primitives of many states: traces, norms of Gram matrices, pair statistics, singular values, and the
-// products of a classifier with the class means.
+// Primitives of many states: traces, norms of Gram matrices, pair statistics, singular values, and
+// the products of a classifier with the class means.
 //
-// A state is the class moments at one log point. The metrics in ncfast/metrics/ are arithmetic on the
-// primitives. The reference is ncfast/ops/summary.py.
+// A state is the class moments at one log point. The metrics in ncfast/metrics/ are arithmetic on
+// the primitives. The reference is ncfast/ops/summary.py.
 #pragma once
 
 #include <string>
@@ -38,16 +38,16 @@ struct Parts {
 // The names of the fields of summarise, in order.
 const std::vector<std::string>& summary_names();
 
-// Writes out (number, fields + R): the fields, then R = min(K, D) singular values of the centred means,
-// largest first.
+// Writes out (number, fields + R): the fields, then R = min(K, D) singular values of the centred
+// means, largest first.
 void summarise(const States& states, Parts parts, double* out);
 
 // The names of the fields of classifier_summary, in order.
 const std::vector<std::string>& classifier_names();
 
-// Writes out (number, fields) for the classifier of each state, whose rows (K, D) are `weights`. Fields
-// are NaN with fewer than two present classes or invalid moments, and the fields of products of rows
-// also if `products` is false.
+// Writes out (number, fields) for the classifier of each state, whose rows (K, D) are `weights`.
+// Fields are NaN with fewer than two present classes or invalid moments, and the fields of products
+// of rows also if `products` is false.
 void classifier_summary(const States& states, Part weights, bool products, double* out);
 
 }  // namespace ncfast

@@ -1,5 +1,5 @@
-// What must cost numbers but never memory: labels that another thread changes during a call, tasks
-// of the pool that throw. For tests/ops/test_sanitizers.py.
+// Labels that another thread changes during a call, and tasks that throw: results may be wrong, but
+// no memory access may be.
 #pragma once
 
 #include <atomic>
@@ -8,13 +8,13 @@
 #include <thread>
 #include <vector>
 
-#include "moments/moments.h"
 #include "core/pool.h"
+#include "moments/moments.h"
 #include "products/second_pass.h"
 
 namespace ncfast {
 
-// Rows enough for one histogram a thread, and few enough that lanes are taken, too.
+// The number of rows gives each thread a histogram; few classes take the path of lanes.
 inline int check_changing_labels(std::int64_t classes, std::int64_t cols) {
     const std::int64_t rows = 70000;
     std::vector<float> values(static_cast<std::size_t>(rows * cols), 1.0f);
@@ -46,13 +46,13 @@ inline int check_changing_labels(std::int64_t classes, std::int64_t cols) {
     return total != rows;
 }
 
-// Every task but one throws; afterwards the pool does its work.
+// All tasks but one throw; afterwards the pool must work.
 inline int check_throwing_tasks() {
     int wrong = 0;
     for (int turn = 0; turn < 50; ++turn) {
         bool caught = false;
         try {
-            std::vector<int> own(64);  // dies with the caller's frame
+            std::vector<int> own(64);  // destroyed with the caller's frame
             parallel_for(64, 3, [&](std::int64_t i) {
                 own[static_cast<std::size_t>(i)] = 1;
                 if (i != turn) throw std::bad_alloc();

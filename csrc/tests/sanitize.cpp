@@ -1,5 +1,5 @@
-// The kernels against plain loops in double, built with -fsanitize=address,undefined by
-// tests/ops/test_sanitizers.py. Exits with 0 and prints what ran.
+// Compares the kernels with plain loops in double, for tests/ops/test_sanitizers.py and
+// test_neon.py. Exits with 0 if all agree, and prints the instruction sets that ran.
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -7,13 +7,12 @@
 #include <vector>
 
 #include "core/isa.h"
-#include "moments/moments.h"
-#include "average_shapes.h"
 #include "hostile.h"
+#include "moments/moments.h"
+#include "neighbors.h"
+#include "products/second_pass.h"
+#include "states.h"
 #include "tracker/norm.h"
-#include "sanitize_knn.h"
-#include "second_pass_shapes.h"
-#include "small_shapes.h"
 
 using namespace ncfast;
 
@@ -36,7 +35,7 @@ float from_bf16(std::uint16_t half) {
     return value;
 }
 
-// Exactly as many bytes as the matrix owns: a read beyond the last row's last column is caught.
+// A matrix in memory that ends with its last entry, so that the sanitizer catches a read beyond it.
 struct Data {
     std::vector<char> bytes;
     std::vector<double> values;
@@ -64,7 +63,7 @@ Data make(const Case& c, Dtype dtype) {
             std::memcpy(at, &half, 2);
             value = from_bf16(half);
         }
-        if (dtype == Dtype::f16) {  // 1 + j / 1024 is written by its bits
+        if (dtype == Dtype::f16) {  // the bits of 1 + j / 1024
             const auto step = static_cast<std::uint16_t>(generator() % 1024);
             const auto half = static_cast<std::uint16_t>(0x3c00 + step);
             std::memcpy(at, &half, 2);
@@ -78,6 +77,47 @@ Data make(const Case& c, Dtype dtype) {
 }
 
 bool close(double a, double b) { return std::abs(a - b) <= 1e-6 * std::abs(b) + 1e-300; }
+
+// Compares scatter and distances with plain loops. The other second passes must be finite: every
+// read and write happens under the sanitizers.
+bool second_passes_agree(const Matrix& feats, const std::vector<double>& values,
+                                const std::vector<std::int16_t>& short_labels,
+                                const std::vector<std::int64_t>& counts,
+                                const std::vector<double>& means, std::int64_t classes,
+                                int threads) {
+    const std::int64_t cols = feats.cols;
+    const std::vector<std::int64_t> labels(short_labels.begin(), short_labels.end());
+    std::vector<double> total(cols * cols, NAN), distances(feats.rows, NAN);
+    scatter(feats, labels.data(), means.data(), total.data(), threads);
+    own_distances(feats, labels.data(), means.data(), distances.data(), threads);
+    double trace = 0, sum = 0, expected = 0;
+    for (std::int64_t i = 0; i < feats.rows; ++i)
+        for (std::int64_t d = 0; d < cols; ++d) {
+            const double gap = values[i * feats.stride + d] - means[labels[i] * cols + d];
+            expected += gap * gap;
+        }
+    for (std::int64_t d = 0; d < cols; ++d) trace += total[d * cols + d];
+    for (const double each : distances) sum += each * each;
+    const auto near = [&](double found) {
+        return std::abs(found - expected) <= 1e-9 * expected + 1e-12;
+    };
+
+    std::vector<double> variances(classes, 0.5), bias(classes, 0.1), length(classes, 1.0);
+    std::vector<double> projected(classes, NAN), spread(classes, NAN), radius(classes, NAN);
+    std::vector<double> nearest(classes, NAN);
+    const MarginInput in{classes,          cols,          means.data(), means.data(),
+                         variances.data(), counts.data(), means.data(), bias.data()};
+    margins(feats, {labels.data(), LabelType::i64, 1}, in,
+            {projected.data(), spread.data(), radius.data()}, threads);
+    std::vector<double> unit(means);
+    for (double& each : unit) each /= std::sqrt(static_cast<double>(cols)) * 8;
+    const PairSums sums = class_pairs(unit.data(), length.data(), variances.data(), classes, cols,
+                                      0.0, nearest.data(), threads);
+    bool good = near(trace) && near(sum) && sums.count == classes * (classes - 1) / 2;
+    for (std::int64_t c = 0; c < classes; ++c)
+        good = good && projected[c] >= 0 && spread[c] >= 0 && radius[c] >= 0 && nearest[c] >= 0;
+    return good;
+}
 
 bool agrees(const Case& c, Dtype dtype) {
     const Data data = make(c, dtype);
@@ -119,8 +159,8 @@ bool agrees(const Case& c, Dtype dtype) {
     const double size = norm({{data.bytes.data(), dtype, elements}, {data.bytes.data(), dtype, 1}},
                              c.threads);
     const double first = data.values[0] * data.values[0];
-    bool good = rows == counts && close(size, std::sqrt(squares + first)) && close(norm_sum, sum) && close(norm_max, largest) &&
-                std::abs(sums[0] - projected) <= 1e-5 * projected;
+    bool good = rows == counts && close(size, std::sqrt(squares + first)) && close(norm_sum, sum) &&
+                close(norm_max, largest) && std::abs(sums[0] - projected) <= 1e-5 * projected;
     for (std::int64_t k = 0; k < c.classes; ++k) good = good && close(within[k], ss[k]);
     for (std::size_t i = 0; i < means.size(); ++i) good = good && close(means[i], expected[i]);
     return good && (c.rows * c.cols > 200000 ||
@@ -146,7 +186,7 @@ int main() {
                                 static_cast<long>(c.rows), static_cast<long>(c.cols),
                                 static_cast<int>(dtype));
                 }
-        failures += check_all_knn() + check_small() + check_averages() + check_hostile();
+        failures += check_all_neighbors() + check_states() + check_averages() + check_hostile();
         std::printf("%s: done\n", each->name);
     }
     return failures == 0 ? 0 : 1;

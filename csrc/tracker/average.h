@@ -1,11 +1,11 @@
-// Running averages of batches: replaces packed moments by packed averages, in place. The definition and
-// the reference are in ncfast/tracking/averaging.py.
+// Running averages of batches: replaces packed moments by packed averages, in place. The definition
+// and the reference are in ncfast/tracking/averaging.py.
 //
-// A sum over batches has two parts, from which nothing is ever subtracted: the batches since the last
-// turn, and the past before it. A window turns when each of its rows has been overwritten once. Each row
-// then becomes the sum of itself and the younger rows, so that row p + 1 is the past that the window
-// still contains when row p is overwritten. An exponential average turns every few batches, for accuracy
-// alone: its past is rounded once per turn.
+// A sum over batches has two parts, from which nothing is ever subtracted: the batches since the
+// last turn, and the past before it. A window turns when each of its rows has been overwritten
+// once. Each row then becomes the sum of itself and the younger rows, so that row p + 1 is the past
+// that the window still contains when row p is overwritten. An exponential average turns every few
+// batches, for accuracy alone: its past is rounded once per turn.
 #pragma once
 
 #include <algorithm>
@@ -19,8 +19,8 @@
 
 namespace ncfast {
 
-// Averages over the last `length` batches, or over all batches with the weight decay^age if `length`
-// is 0.
+// Averages over the last `length` batches, or over all batches with the weight decay^age if
+// `length` is 0.
 class Average {
 public:
     // Counts are read as the bits of int64 if `integer_counts`, else as double; they are written as
@@ -33,7 +33,7 @@ public:
 
 private:
     static constexpr std::int64_t kPiece = 16;  // batches per turn of an exponential average
-    static constexpr double kScale = 0x1p60, kForgotten = 1 / kScale;  // see the reference in Python
+    static constexpr double kScale = 0x1p60, kForgotten = 1 / kScale;  // see the reference
     static constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
     static double sum(const double* values, std::int64_t count) {
@@ -53,7 +53,7 @@ private:
     double* row(std::int64_t i) { return rows_.data() + i * width_; }
 
     const std::int64_t k_, d_, length_, size_;
-    const std::int64_t squares_, freedom_, ones_, norms_, largest_, totals_;  // first column of each part
+    const std::int64_t squares_, freedom_, ones_, norms_, largest_, totals_;  // first columns
     const std::int64_t width_;
     const double keep_;
     const bool integer_counts_;
@@ -94,7 +94,8 @@ inline void Average::add(double* state) {
     if (++position_ == (window() ? length_ : kPiece)) turn();
 }
 
-// Writes the columns before totals_: the quantities of a batch whose sums over batches give the average.
+// Writes the columns before totals_: the quantities of a batch whose sums over batches give the
+// average.
 inline void Average::split(const double* batch, double* row) const {
     const double* within = batch + k_ + k_ * d_;
     for (std::int64_t c = 0; c < k_; ++c) {

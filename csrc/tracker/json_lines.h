@@ -1,5 +1,5 @@
-// Writes records as lines of JSON without holding Python's lock. The bytes equal those of json_line in
-// ncfast.tracking.sinks.strict_json.
+// Writes records as lines of JSON without holding Python's lock. The bytes equal those of json_line
+// in ncfast.tracking.sinks.strict_json.
 #pragma once
 
 #include <charconv>
@@ -8,7 +8,8 @@
 #include <string>
 #include <vector>
 
-// Older standard libraries cannot write the shortest digits of a double; then Python writes the lines.
+// Older standard libraries cannot write the shortest digits of a double; then Python writes the
+// lines.
 #if defined(__cpp_lib_to_chars)
 #define NCFAST_HAS_JSON_LINES 1
 
@@ -33,8 +34,8 @@ inline void append(std::string& out, Format... format) {
     out.append(text, written.ptr);
 }
 
-// Appends a finite x as Python's repr writes it: the shortest digits that read back, always with a point
-// or an exponent.
+// Appends a finite x as Python's repr writes it: the shortest digits that read back, always with a
+// point or an exponent.
 inline void append_float(std::string& out, double x) {
     const double size = std::abs(x);
     if (size != 0 && (size < 1e-4 || size >= 1e16))
@@ -53,11 +54,12 @@ inline void list(std::string& listed, const std::string& key, double x) {
 
 }  // namespace json
 
-// Returns a line {"step": steps[i], keys[0]: values[i][0], ..., tails[i], "nonfinite": "..."} per row.
+// Returns a line {"step": steps[i], keys[0]: values[i][0], ..., tails[i], "nonfinite": "..."} per
+// row.
 //
-// Keys are JSON strings. A tail is the content of a JSON object without its braces, or empty. Values that
-// are not finite are written as null and listed in "nonfinite", followed by notes[i], which lists those of
-// the tail. "nonfinite" is absent if the list is empty.
+// Keys are JSON strings. A tail is the content of a JSON object without its braces, or empty.
+// Values that are not finite are written as null and listed in "nonfinite", followed by notes[i],
+// which lists those of the tail. "nonfinite" is absent if the list is empty.
 inline std::string json_lines(const Cells& cells, const std::vector<std::string>& keys,
                               const std::vector<std::string>& tails,
                               const std::vector<std::string>& notes) {

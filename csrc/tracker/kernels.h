@@ -30,7 +30,8 @@ void average_mean(const MeanStep& of, const double* past, double* row, double* r
          });
 }
 
-// Widens floats to double. For AVX-512 the instruction is named: gcc would convert quarters and join them.
+// Widens floats to double. For AVX-512 the instruction is named: gcc would convert quarters and
+// join them.
 inline __attribute__((always_inline)) VecD widened(HalfF value) {
 #if NCFAST_VECTOR_BYTES == 64
     return (VecD)_mm512_cvtps_pd((__m256)value);

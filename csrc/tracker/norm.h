@@ -19,8 +19,8 @@ struct Span {
     std::int64_t count;
 };
 
-// Numbers per partial sum: few enough that its rounding stays below 1e-13 of it, many enough to outweigh
-// handing over a task.
+// Numbers per partial sum: few enough that its rounding stays below 1e-13 of it, many enough to
+// outweigh handing over a task.
 constexpr std::int64_t kNormBlock = 1 << 16;
 
 // Cuts the spans into blocks of at most kNormBlock numbers.
@@ -53,8 +53,8 @@ inline std::int64_t bytes_of(const std::vector<Span>& spans) {
     return bytes;
 }
 
-// The square root of the sum of squares, accumulated in double. The bits do not depend on the number of
-// threads.
+// The square root of the sum of squares, accumulated in double. The bits do not depend on the
+// number of threads.
 inline double norm(const std::vector<Span>& spans, int threads) {
     const std::vector<Span> blocks = blocks_of(spans);
     std::vector<double> parts(blocks.size());

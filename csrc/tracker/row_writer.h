@@ -1,7 +1,7 @@
 // Writes the class moments of each training batch into the next row of a buffer.
 //
-// One call does all the work of a tracker's step: after a training step no cache holds the tracker's
-// code, so every further call would cost misses.
+// One call does all the work of a tracker's step: after a training step no cache holds the
+// tracker's code, so every further call would cost misses.
 #pragma once
 
 #include <algorithm>
@@ -9,8 +9,8 @@
 #include <memory>
 
 #include "moments/moments.h"
-#include "tracker/tensor_reader.h"
 #include "moments/plan.h"
+#include "tracker/tensor_reader.h"
 #include "tracker/weight_norm.h"
 
 namespace ncfast {
@@ -24,9 +24,9 @@ public:
         : base_(reinterpret_cast<double*>(base)), rows_(rows), classes_(classes), cols_(cols),
           steps_(std::move(steps)), reader_(std::move(reader)) {}
 
-    // Computes the moments of a batch into the next row and appends `step` to the steps. Returns false
-    // and changes nothing if the slow path must look at the batch: unexpected types, shapes or memory,
-    // labels out of range, features that are not finite, or a full buffer.
+    // Computes the moments of a batch into the next row and appends `step` to the steps. Returns
+    // false and changes nothing if the slow path must look at the batch: unexpected types, shapes
+    // or memory, labels out of range, features that are not finite, or a full buffer.
     bool push(const pybind11::object& step, const pybind11::object& feats,
               const pybind11::object& labels) {
         if (!fill(feats, labels)) return false;
@@ -34,8 +34,9 @@ public:
         return true;
     }
 
-    // Does the same and writes the norm of the module's parameters into `norms`: both or neither. The norm
-    // is computed first, because no other thread may run between filling a row and appending its step.
+    // Does the same and writes the norm of the module's parameters into `norms`: both or neither.
+    // The norm is computed first, because no other thread may run between filling a row and
+    // appending its step.
     bool push_with_norm(const pybind11::object& step, const pybind11::object& feats,
                         const pybind11::object& labels, NormWriter& norms,
                         const pybind11::object& module) {
@@ -85,8 +86,8 @@ private:
         return Labels{TensorReader::data_of(found), *type, found.strides[0]};
     }
 
-    // Returns false if a feature is not finite or a label is out of range: the norms are then NaN or
-    // infinite.
+    // Returns false if a feature is not finite or a label is out of range: the norms are then NaN
+    // or infinite.
     bool measure(const Matrix& x, const Labels& y) {
         const auto bytes = x.rows * cols_ * static_cast<std::int64_t>(size_of(x.dtype));
         return bytes < kUnitBytes ? measure_into(x, y, base_ + number() * size(), 1)
@@ -103,8 +104,8 @@ private:
         return std::isfinite(norms[0]);
     }
 
-    // Other threads run Python meanwhile. They may empty the buffer or fill the next row, so the row of
-    // this batch is chosen after its moments are computed.
+    // Other threads run Python meanwhile. They may empty the buffer or fill the next row, so the
+    // row of this batch is chosen after its moments are computed.
     bool measure_apart(const Matrix& x, const Labels& y) {
         std::unique_ptr<double[]> own = std::move(scratch_);
         if (!own) own.reset(new double[static_cast<std::size_t>(size())]);

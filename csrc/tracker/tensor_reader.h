@@ -1,5 +1,5 @@
-// Reads the address, shape and dtype of Python's tensors without a Python call per tensor and without
-// torch's headers.
+// Reads the address, shape and dtype of Python's tensors without a Python call per tensor and
+// without torch's headers.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -11,9 +11,9 @@
 
 namespace ncfast {
 
-// The part of DLPack 1.3 that describes a tensor: a table of C functions, which the type of the tensor
-// holds. Nothing is copied and no reference is counted.
-// The layouts are those of https://github.com/dmlc/dlpack, include/dlpack/dlpack.h.
+// The part of DLPack 1.3 that describes a tensor: a table of C functions, which the type of the
+// tensor holds. Nothing is copied and no reference is counted. The layouts are those of
+// https://github.com/dmlc/dlpack, include/dlpack/dlpack.h.
 namespace dlpack {
 
 constexpr std::uint32_t kMajor = 1;
@@ -51,8 +51,8 @@ struct Table {
 
 class TensorReader {
 public:
-    // Only objects of the types `tensor` and `parameter` are read, through their `table`, and only while
-    // all `guards` return a false value. `threads` returns the number of threads to use.
+    // Only objects of the types `tensor` and `parameter` are read, through their `table`, and only
+    // while all `guards` return a false value. `threads` returns the number of threads to use.
     TensorReader(pybind11::type tensor, pybind11::type parameter, const pybind11::capsule& table,
                  pybind11::tuple guards, pybind11::function threads)
         : tensor_(std::move(tensor)), parameter_(std::move(parameter)), guards_(std::move(guards)),
@@ -68,7 +68,8 @@ public:
         return false;
     }
 
-    // Whether the memory holds the negatives of the tensor's numbers. Another thread may run meanwhile.
+    // Whether the memory holds the negatives of the tensor's numbers. Another thread may run
+    // meanwhile.
     bool negated(pybind11::handle tensor) const {
         const auto found = pybind11::reinterpret_steal<pybind11::object>(
             PyObject_CallOneArg(is_neg_.ptr(), tensor.ptr()));  // creates no tuple of arguments

@@ -84,8 +84,8 @@ private:
 
 // The norm of all parameters of a module, or of a list of tensors.
 //
-// There is no result if a tensor is not an ordinary dense floating-point tensor on the CPU, or while a
-// tracer is active. Python then computes the norm.
+// There is no result if a tensor is not an ordinary dense floating-point tensor on the CPU, or
+// while a tracer is active. Python then computes the norm.
 class WeightNorm {
 public:
     WeightNorm(std::shared_ptr<const TensorReader> reader, const pybind11::type& module)
@@ -133,7 +133,8 @@ private:
         return Span{TensorReader::data_of(found), *dtype, count};
     }
 
-    // Whether the tensor is dense: its `count` elements fill adjacent memory in some order of the axes.
+    // Whether the tensor is dense: its `count` elements fill adjacent memory in some order of the
+    // axes.
     static bool dense(const dlpack::Tensor& of, std::int64_t count) {
         std::int64_t step = 1;
         while (step < count) {

@@ -12,7 +12,7 @@ from torch import Tensor
 from ncfast._arrays import Array
 from ncfast.metrics import decision, pairwise, variability
 from ncfast.metrics.arguments import Features, as_inputs, as_moments, check_not_moments
-from ncfast.metrics.catalogue import CATALOGUE, by_name, resolve
+from ncfast.metrics.catalogue import CATALOGUE, by_name, resolve, usable
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.metric import evaluate
 from ncfast.moments import ClassMoments
@@ -34,8 +34,8 @@ def collapse_metrics(
 ) -> dict[str, Tensor]:
     """Every collapse metric whose inputs are present, from one pass over the features or two.
 
-    Intermediate results are shared: one sweep over the pairs of classes, one singular value
-    decomposition of the means, one scatter matrix, whatever the number of metrics.
+    Metrics share intermediate results: one pass over the pairs of classes, one singular value
+    decomposition of the means, one scatter matrix.
 
     Args:
         feats_or_moments: (N, D) features in any floating dtype, or their `ClassMoments`, which
@@ -84,8 +84,7 @@ def collapse_metrics(
     )
     for name in by_name(metrics):
         _check_given(name, inputs)
-    usable = {name: CATALOGUE[name] for name in chosen if CATALOGUE[name].usable(inputs)}
-    return evaluate(usable, inputs)
+    return evaluate(usable(chosen, inputs.given), inputs)
 
 
 def _check_given(name: str, inputs: MetricInputs) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from ncfast.metrics import (
     bounds,
@@ -33,7 +34,7 @@ _CORE = (
 
 
 def _related(metrics: dict[str, Metric]) -> dict[str, Metric]:
-    """The same metrics, grouped by family, each knowing the others of its family."""
+    """The same metrics in the order of their families, with `Metric.variants` filled in."""
     families = dict.fromkeys(id_.split(".")[0] for id_ in metrics)
     ids = [id_ for family in families for id_ in metrics if id_.split(".")[0] == family]
     return {
@@ -49,9 +50,9 @@ def _related(metrics: dict[str, Metric]) -> dict[str, Metric]:
 CATALOGUE: dict[str, Metric] = _related(
     {id_: metric for family in _FAMILIES for id_, metric in family.METRICS.items()}
 )
-# what a tracker logs unless told otherwise: a small set that needs the moments alone
+# the default set of a tracker: a few metrics that need the moments alone
 METRICS: dict[str, Metric] = {id_: CATALOGUE[id_] for id_ in _CORE}
-# what a tracker can log: everything that needs the moments alone
+# every metric that needs the moments alone: a tracker can log these
 OF_MOMENTS: dict[str, Metric] = {id_: m for id_, m in CATALOGUE.items() if m.needs == {"moments"}}
 
 
@@ -98,6 +99,13 @@ def _resolve(names: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(chosen))
 
 
+@functools.lru_cache(maxsize=64)
+def usable(ids: tuple[str, ...], given: frozenset[str]) -> Mapping[str, Metric]:
+    """The metrics whose needs are all given."""
+    chosen = {id_: CATALOGUE[id_] for id_ in ids if CATALOGUE[id_].needs <= given}
+    return MappingProxyType(chosen)  # read-only, because the result is cached
+
+
 def _tier(id_: str) -> int:
     return TIERS.index(CATALOGUE[id_].tier) if id_ in CATALOGUE else 0
 
@@ -116,7 +124,7 @@ class Standalone:
     direction: str
 
 
-# quantities with a call of their own, outside `collapse_metrics`, known to `describe`
+# quantities outside `collapse_metrics`, each with a call of its own; `describe` knows them
 STANDALONE = {
     "weight.norm": Standalone(
         "ncfast.weight_norm",
@@ -162,7 +170,7 @@ class Description:
         variants: the other ids of its family.
         tier: "lite", "standard" or "full"; "" for quantities outside `collapse_metrics`.
         needs: inputs beyond the class moments.
-        stalls: whether computing it on CUDA waits for the device.
+        synchronizes: whether it waits for the device on CUDA.
         call: the function that computes it.
     """
 
@@ -174,8 +182,13 @@ class Description:
     variants: tuple[str, ...]
     tier: str
     needs: tuple[str, ...]
-    stalls: bool
+    synchronizes: bool
     call: str
+
+    @property
+    def stalls(self) -> bool:
+        """The former name of `synchronizes`."""
+        return self.synchronizes
 
 
 def describe(id_: str) -> Description:
@@ -203,7 +216,7 @@ def describe(id_: str) -> Description:
             m.variants,
             m.tier,
             m.arguments,
-            m.stalls,
+            m.synchronizes,
             "ncfast.collapse_metrics",
         )
     if id_ in STANDALONE:

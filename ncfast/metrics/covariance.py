@@ -78,7 +78,7 @@ METRICS = {
         _COLLAPSED,
         tier="full",
         needs=frozenset({"moments", "scatter"}),
-        stalls=True,
+        synchronizes=True,
     ),
     "nc1.svd": Metric(
         truncated_ratio,
@@ -88,7 +88,7 @@ METRICS = {
         _COLLAPSED,
         tier="full",
         needs=frozenset({"moments", "scatter"}),
-        stalls=True,
+        synchronizes=True,
     ),
     "nc1.bounded": Metric(
         bounded_ratio,
@@ -99,7 +99,7 @@ METRICS = {
         tier="full",
         needs=frozenset({"moments", "scatter"}),
         uses=frozenset({"scatter"}),
-        stalls=True,
+        synchronizes=True,
     ),
     "nc1.vci": Metric(
         variability_collapse_index,
@@ -110,6 +110,6 @@ METRICS = {
         tier="full",
         needs=frozenset({"moments", "scatter"}),
         uses=frozenset({"scatter"}),
-        stalls=True,
+        synchronizes=True,
     ),
 }

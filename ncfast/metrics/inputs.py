@@ -1,8 +1,8 @@
 """`MetricInputs`: the inputs of a call, and the results that several metrics share.
 
-A metric of the class moments alone is arithmetic on the properties of the first part, which have
-the leading axes of the moments: one state or many, on any device. What reads features or the
-principal axes of the means is computed for one state.
+A metric of the class moments alone is arithmetic on the properties of the first part. They have the
+leading axes of the moments: one state or many, on any device. Properties that read the features or
+the principal axes of the means are for one state.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ncfast.ops import summary
 from ncfast.ops._raw import plain
 from ncfast.ops.few_classes import FewClasses, few_classes
 from ncfast.ops.margins import Classes, Margins, cantelli_sums, margins
-from ncfast.ops.pairs import Statistic, Sweep, sweep
+from ncfast.ops.pairs import PairStatistics, Statistic, pair_statistics
 from ncfast.ops.projection import PROJECTION
 from ncfast.ops.scatter import SCATTER
 from ncfast.ops.spectra import Axes, condition, nonzero_singular, principal_axes
@@ -53,7 +53,7 @@ def given(value: T | None, argument: str) -> T:
 
 @dataclass(eq=False)
 class MetricInputs:
-    """What a metric reads; every property is computed once, when first asked for.
+    """The inputs of metrics. Every property is computed at its first use and kept.
 
     Attributes:
         moments: class moments of the features; leading axes are many states.
@@ -78,16 +78,17 @@ class MetricInputs:
 
     @cached_property
     def given(self) -> frozenset[str]:
-        """Which of the needs of metrics are there, see `Metric`."""
-        needs = {
-            "moments": True,
-            "classifier": self.weight is not None,
-            "bias": self.bias is not None,
-            "scatter": self.feats is not None,
-            "revisit": self.feats is not None,
-            "ood": self.ood is not None,
-        }
-        return frozenset(need for need, there in needs.items() if there)
+        """The needs of metrics (see `Metric`) that these inputs meet."""
+        needs = ["moments"]
+        if self.weight is not None:
+            needs.append("classifier")
+        if self.bias is not None:
+            needs.append("bias")
+        if self.feats is not None:
+            needs += ("scatter", "revisit")
+        if self.ood is not None:
+            needs.append("ood")
+        return frozenset(needs)
 
     def once(self, function: Callable[[MetricInputs], T]) -> T:
         """``function(self)``, computed at the first call only."""
@@ -104,8 +105,8 @@ class MetricInputs:
 
     @cached_property
     def traces(self) -> Traces:
-        """Sums over the classes: N, P, Tr(Sigma_W), mean norm, and what is NaN when undefined."""
-        return summary.traces(self.moments) if self._few is None else self._few.part("")["traces"]
+        """Sums over the classes: N, P, Tr(Sigma_W), the mean norm; NaN where undefined."""
+        return summary.traces(self.moments) if self._few is None else self._few.group("traces")
 
     @property
     def number(self) -> Tensor:
@@ -146,36 +147,36 @@ class MetricInputs:
     def between_trace(self) -> Tensor:
         """Tr(Sigma_B), every class counting the same, (...)."""
         if self._few is not None:
-            return self._few.part("products")["between"].trace
+            return self._few.group("between", "products").trace
         return self.norms.square().sum(-1) / self.number
 
     @cached_property
     def between_trace_sample(self) -> Tensor:
         """Tr(Sigma_B), every sample counting the same, (...)."""
         if self._few is not None:
-            return self._few.part("products")["between"].trace_sample
+            return self._few.group("between", "products").trace_sample
         return summary.between_trace_sample(self.centred, self.moments.counts)
 
     @cached_property
     def mean_norm(self) -> Spread:
         """Mean and variance over classes of norm(mu_c - m)."""
         if self._few is not None:
-            return self._few.part("products")["norm"]
+            return self._few.group("norm", "products")
         return summary.spread(self.norms, self.present)
 
     @cached_property
     def gram(self) -> Gram:
-        """Of the Gram matrix of the centred means."""
+        """Trace, norm and simplex distance of the Gram matrix of the centred means."""
         if self._few is not None:
-            return self._few.part("products")["gram"]
+            return self._few.group("gram", "products")
         shared = lambda: (self.product_of_means, self.product_of_means)  # noqa: E731
         return summary.gram(self.centred, self.centred, self.present, shared)
 
     @cached_property
     def gram_raw(self) -> Gram:
-        """Of the Gram matrix of the means."""
+        """Trace, norm and simplex distance of the Gram matrix of the means."""
         if self._few is not None:
-            return self._few.part("products")["gram_raw"]
+            return self._few.group("gram_raw", "products")
         return summary.gram(self.moments.means, self.moments.means, self.present)
 
     @cached_property
@@ -187,29 +188,29 @@ class MetricInputs:
     def cosine_mean(self) -> Tensor:
         """Mean over pairs of cos(mu_c - m, mu_k - m), (...)."""
         if self._few is not None:
-            return self._few.part("products")["cosine"].mean
+            return self._few.group("cosine", "products").mean
         return summary.mean_cosine(self._unit, self.number)
 
     @cached_property
     def cosine_variance(self) -> Tensor:
         """Population variance over pairs of cos(mu_c - m, mu_k - m), (...)."""
         if self._few is not None:
-            return self._few.part("products")["cosine"].variance
+            return self._few.group("cosine", "products").variance
         return summary.cosine_variance(self._unit, self.present)
 
     def pair(self, quantity: str) -> Statistic:
         """Mean, variance and maximum of a quantity of `pairs.QUANTITIES` over pairs of classes."""
         if self._few is not None:
-            return self._few.part("pairs")[quantity]
+            return self._few.group(quantity, "pairs")
         if f"pairs.{quantity}" not in self.planned:
             planned = frozenset({f"pairs.{quantity}"})
             return MetricInputs(self.moments, planned=planned, backend=self.backend).pair(quantity)
-        return self._sweep.statistics[quantity]
+        return self._pair_statistics.statistics[quantity]
 
     @cached_property
-    def _sweep(self) -> Sweep:
-        """Statistics of the planned pair quantities and the smallest distances, from one sweep."""
-        return sweep(
+    def _pair_statistics(self) -> PairStatistics:
+        """Statistics of the planned pair quantities, and the smallest distances."""
+        return pair_statistics(
             self.backend,
             self.centred,
             self.norms,
@@ -221,20 +222,20 @@ class MetricInputs:
     @property
     def nearest_gaps(self) -> Tensor:
         """Distance of each mean from the nearest other one, (..., K); infinite without another."""
-        return self._sweep.nearest
+        return self._pair_statistics.nearest
 
     @cached_property
     def condition(self) -> Tensor:
         """Condition number of the present means, (...)."""
         if self._few is not None and self._few.spectral:
-            return self._few.part("spectrum")["condition"].raw
+            return self._few.group("condition", "spectrum").raw
         return condition(self.moments.means, self.present, self.moments.norm_mean)
 
     @cached_property
     def condition_centred(self) -> Tensor:
         """Largest over (P - 1)-th singular value of the centred means, (...)."""
         if self._few is not None and self._few.spectral:
-            return self._few.part("centred_spectrum")["condition"].centred
+            return self._few.group("condition", "centred_spectrum").centred
         return condition(self.centred, self.present, self.moments.norm_mean, centred=True)
 
     @cached_property
@@ -255,17 +256,16 @@ class MetricInputs:
         return torch.where(self.present.unsqueeze(-1), self.classifier, 0.0)
 
     @cached_property
-    def _few_rows(self) -> dict[str, Any] | None:
+    def _few_rows(self) -> tuple[Rows, RowProducts | None] | None:
         if self._few is None or not plain(self.classifier):
             return None
         return self._few.classifier(self.classifier, products="row_products" in self.planned)
 
     @cached_property
     def rows(self) -> Rows:
-        """The classifier's rows of present classes beside the centred means."""
-        few = self._few_rows
-        if few is not None:
-            return Rows(*(few[name] for name in Rows._fields))
+        """Sizes and angles of the classifier's rows and the centred means, of present classes."""
+        if self._few_rows is not None:
+            return self._few_rows[0]
         return summary.rows(self.rows_present, self.centred, self.present, self._undefined)
 
     @cached_property
@@ -275,11 +275,11 @@ class MetricInputs:
     @cached_property
     def row_products(self) -> RowProducts:
         """Gram matrices of the classifier's rows of present classes."""
-        few = self._few_rows
-        if few is not None and self._few is not None:
-            if "cross" not in few:
-                few = self._few.classifier(self.classifier, products=True)
-            return RowProducts(*(few[name] for name in RowProducts._fields))
+        products = None if self._few_rows is None else self._few_rows[1]
+        if products is None and self._few is not None and self._few_rows is not None:
+            _, products = self._few.classifier(self.classifier, products=True)
+        if products is not None:
+            return products
         return summary.row_products(
             self.rows_present,
             self.centred,
@@ -289,7 +289,7 @@ class MetricInputs:
         )
 
     def margins(self, *, spread: bool = False) -> Margins:
-        """What follows from the margins; "projected" only with ``spread``, which needs features."""
+        """Results of the margins; ``spread`` adds "projected", which needs the features."""
         if self.feats is not None and (spread or "spread" in self.planned):
             return self._margins_with_spread
         return self._margins_alone
@@ -328,7 +328,7 @@ class MetricInputs:
         return cantelli_sums(self._classes, self.classifier_centred, self.bias, squares)
 
     def _margins_of_each(self) -> Margins:
-        """Of many states: their classes have K^2 margins each, which one state at a time bounds."""
+        """For many states, one after another: each has K^2 margins, which fill the memory."""
         batch = self.moments.counts.shape[:-1]
         weight = self.classifier.expand(*batch, *self.classifier.shape[-2:]).flatten(0, -3)
         bias = None if self.bias is None else self.bias.expand(*batch, -1).flatten(0, -2)

@@ -30,15 +30,16 @@ class Metric:
             second pass over the features, all pairs of classes, or a decomposition.
         needs: the inputs it reads: "moments", "classifier", "bias", "scatter" (Sigma_W, whole or in
             some directions), "revisit" (the features again, once the moments are known), "ood".
-        uses: shared results that a call plans for: "scatter" (all of the D x D matrix), "margins"
-            (of the classifier at the class means), "spread" (the variances along its differences),
-            "decisions" (of the classifier and the nearest mean), "scores" (NECO's of every row),
-            "pairs.cdnv" and the like (a quantity averaged over pairs of classes), "products" (of
-            the means with each other), "row_products" (of the classifier's rows), "spectrum" and
-            "centred_spectrum" (singular values of the means). A metric that leaves one out is
-            right all the same and slower.
-        stalls: whether a CUDA library routine behind it waits for the device.
-        variants: related ids, filled in by the catalogue.
+        uses: shared results that it reads, so that a call can compute them together: "scatter" (the
+            whole D x D matrix), "margins" (of the classifier at the class means), "spread" (the
+            variances along differences of the classifier's rows), "decisions" (of the classifier
+            and the nearest mean), "scores" (NECO's, of every row), "pairs.cdnv" and the like (a
+            statistic of pairs of classes), "products" (of the class means with each other),
+            "row_products" (of the classifier's rows with each other), "spectrum" and
+            "centred_spectrum" (singular values of the means). A metric that does not list one
+            gives the same value and is slower.
+        synchronizes: whether it waits for the device on CUDA, because a library routine does.
+        variants: the other ids of its family; the catalogue fills them in.
     """
 
     function: Callable[[MetricInputs], Tensor]
@@ -49,13 +50,18 @@ class Metric:
     tier: Tier = "lite"
     needs: frozenset[str] = frozenset({"moments"})
     uses: frozenset[str] = frozenset()
-    stalls: bool = False
+    synchronizes: bool = False
     variants: tuple[str, ...] = ()
 
     def __call__(self, source: ClassMoments | MetricInputs) -> Tensor:
         """The value, float64, with the leading axes of the moments: () for one state."""
         inputs = MetricInputs(source) if isinstance(source, ClassMoments) else source
         return self.function(inputs)
+
+    @property
+    def stalls(self) -> bool:
+        """The former name of `synchronizes`."""
+        return self.synchronizes
 
     def usable(self, inputs: MetricInputs) -> bool:
         """Whether every input it needs is there."""
@@ -77,8 +83,11 @@ _ARGUMENTS = {
 }
 
 
+_NOTHING: frozenset[str] = frozenset()
+
+
 def evaluate(metrics: Mapping[str, Metric], inputs: MetricInputs) -> dict[str, Tensor]:
-    """The value of every metric, with the work they have in common done once."""
+    """The value of every metric; shared results are computed once."""
     few = of_present(inputs)
     if few is None:
         return _evaluate(metrics, inputs)
@@ -89,5 +98,5 @@ def evaluate(metrics: Mapping[str, Metric], inputs: MetricInputs) -> dict[str, T
 
 
 def _evaluate(metrics: Mapping[str, Metric], inputs: MetricInputs) -> dict[str, Tensor]:
-    inputs.planned = frozenset[str]().union(*(metric.uses for metric in metrics.values()))
+    inputs.planned = _NOTHING.union(*[metric.uses for metric in metrics.values()])
     return {name: metric.function(inputs) for name, metric in metrics.items()}

@@ -100,7 +100,7 @@ METRICS = {
         tier="full",
         needs=frozenset({"moments", "scatter", "revisit", "ood"}),
         uses=frozenset({"scatter", "scores"}),
-        stalls=True,
+        synchronizes=True,
     ),
     "nc5.neco_fpr95": Metric(
         neco_fpr95,
@@ -111,6 +111,6 @@ METRICS = {
         tier="full",
         needs=frozenset({"moments", "scatter", "revisit", "ood"}),
         uses=frozenset({"scatter", "scores"}),
-        stalls=True,
+        synchronizes=True,
     ),
 }

@@ -32,19 +32,20 @@ def total_axes(inputs: MetricInputs) -> tuple[Tensor, Tensor]:
     return eigen(total_covariance(inputs))
 
 
-def entropy_rank(values: Tensor, dim: int) -> Tensor:
-    """Exponential entropy of the normalised singular values, the roots of ``values`` (..., R)."""
-    singular = torch.where(significant(values, dim), values.sqrt(), 0.0)
+def entropy_rank(singular: Tensor) -> Tensor:
+    """Exponential entropy of the normalised singular values (..., R)."""
     share = singular / singular.sum(-1, keepdim=True)
-    return torch.special.entr(share).sum(-1).exp() + 0 * values.sum(-1)
+    return torch.special.entr(share).sum(-1).exp()
 
 
 def _effective(inputs: MetricInputs) -> Tensor:
-    return entropy_rank(inputs.once(_moment_spectrum), inputs.moments.dim)
+    squares = inputs.once(_moment_spectrum)
+    singular = torch.where(significant(squares, inputs.moments.dim), squares.sqrt(), 0.0)
+    return entropy_rank(singular) + 0 * squares.sum()
 
 
 def _effective_means(inputs: MetricInputs) -> Tensor:
-    return entropy_rank(inputs.singular_values.square(), inputs.moments.dim)
+    return entropy_rank(inputs.singular_values)
 
 
 def _participation(inputs: MetricInputs) -> Tensor:
@@ -83,7 +84,7 @@ METRICS = {
         tier="full",
         needs=_SCATTER,
         uses=frozenset({"scatter"}),
-        stalls=True,
+        synchronizes=True,
     ),
     "rank.effective_means": Metric(
         _effective_means,
@@ -92,7 +93,7 @@ METRICS = {
         "[1, min(P - 1, D)]",
         _MEANS,
         tier="full",
-        stalls=True,
+        synchronizes=True,
         uses=frozenset({"centred_spectrum"}),
     ),
     "rank.participation": Metric(
@@ -123,7 +124,7 @@ METRICS = {
         tier="full",
         needs=_SCATTER,
         uses=frozenset({"scatter"}),
-        stalls=True,
+        synchronizes=True,
     ),
     "rank.stable_means": Metric(
         _stable_means,
@@ -132,7 +133,7 @@ METRICS = {
         "[1, min(P - 1, D)]",
         _MEANS,
         tier="full",
-        stalls=True,
+        synchronizes=True,
         uses=frozenset({"centred_spectrum"}),
     ),
 }

@@ -36,8 +36,9 @@ class Sums(NamedTuple):
     agreements: Tensor  # (K + 1,), see `decision.Correct`
     hits: Tensor  # (K + 1,)
     squares: Tensor  # (K + 1, K), see `add_projected_squares`; (0, K) unless "spread" is wanted
-    norms: Tensor  # (2,) sums of the norms of the rows, and of those outside the distribution
-    outside: Tensor  # (1,) rows outside the distribution
+    norm_sum: Tensor  # (1,) sum of the norms of the rows
+    outside: Tensor  # (1,) rows from outside the distribution
+    outside_norm_sum: Tensor  # (1,)
 
 
 class SecondLook:
@@ -68,7 +69,7 @@ class SecondLook:
     def _sizes(self) -> list[int]:
         number = self.inputs.moments.num_classes
         table = (number + 1) * number if "spread" in self.wanted else 0
-        return [number + 1, number + 1, number + 1, table, 2, 1]
+        return [number + 1, number + 1, number + 1, table, 1, 1, 1]
 
     @property
     def sums(self) -> Sums:
@@ -91,7 +92,7 @@ class SecondLook:
             feats = torch.where(left_out.unsqueeze(1), 0, feats)
         sums = self.sums
         norms = torch.linalg.vector_norm(feats, dim=1, dtype=torch.float64)
-        sums.norms[0] += norms.sum() + nan_if_invalid
+        sums.norm_sum.add_(norms.sum() + nan_if_invalid)
         sums.counts.scatter_add_(0, labels, torch.ones_like(norms))
         if "decisions" in self.wanted:
             correct = correct_by_class(self.inputs, feats, labels, number + 1)
@@ -116,7 +117,8 @@ class SecondLook:
         """Add rows (M, D) from outside the distribution."""
         sums = self.sums
         sums.outside.add_(len(feats))
-        sums.norms[1] += torch.linalg.vector_norm(feats, dim=1, dtype=torch.float64).sum()
+        norms = torch.linalg.vector_norm(feats, dim=1, dtype=torch.float64)
+        sums.outside_norm_sum.add_(norms.sum())
         if "scores" in self.wanted:
             self.outside_scores.append(neco_scores(self.inputs, feats))
 
@@ -135,9 +137,9 @@ class SecondLook:
             ValueError: they differ; the message says how far.
         """
         first, sums = self.inputs.moments, self.sums
-        _compare("revisit", "update", first, sums.counts[:-1], sums.norms[0])
+        _compare("revisit", "update", first, sums.counts[:-1], sums.norm_sum)
         if outside is not None:
-            _compare("revisit_ood", "update_ood", outside, sums.outside, sums.norms[1])
+            _compare("revisit_ood", "update_ood", outside, sums.outside, sums.outside_norm_sum)
 
     def row_sums(self) -> RowSums:
         """The sums as metrics read them, beside those that ``inputs`` holds already."""

@@ -1,8 +1,8 @@
-"""The memory of tensors: whether it may be read, and how the C++ extension is told where it lies.
+"""Says whether the memory of a tensor may be read, and passes its address to the C++ extension.
 
-The extension sees addresses alone. A caller makes sure with `plain` or `readable` that they are
-real: ordinary CPU tensors, outside of any tracing. An operator of `torch.ops.ncfast` is for
-everything else.
+The extension receives addresses only. A caller checks with `plain` or `readable` that they are
+valid: the tensors are ordinary CPU tensors, and nothing is being traced. Everything else goes
+through an operator of `torch.ops.ncfast`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LABEL_CODES = {torch.int8: 0, torch.int16: 1, torch.int32: 2, torch.int64: 3, t
 INT64 = torch.empty(0, dtype=torch.int64, device="cpu")
 FLOAT64 = torch.empty(0, dtype=torch.float64, device="cpu")
 _MOST_ROWS = 1 << 31  # the extension's row numbers are 32 bits wide
-# non-empty while operations are recorded, or transformed
+# non-empty while a dispatch mode records operations, or functorch transforms them
 _recorded = torch._C._len_torch_dispatch_stack
 _transformed = torch._C._functorch.peek_interpreter_stack
 
@@ -38,7 +38,7 @@ extension, import_error = _load()
 
 
 def loaded() -> ModuleType:
-    """The extension, which the caller knows to be there."""
+    """The extension; the caller has checked that it is there."""
     assert extension is not None, import_error
     return extension
 
@@ -58,15 +58,15 @@ def plain(*tensors: Tensor) -> bool:
     if traced():
         return False
     for tensor in tensors:
-        # of a negative view the memory holds the negatives of the numbers
+        # the memory of a negative view holds the numbers with the other sign
         if type(tensor) is not Tensor or not tensor.is_cpu or tensor.is_neg():
             return False
     return True
 
 
 def why_not_cpu(feats: Tensor) -> str | None:
-    """Why the memory of ``feats`` is not the extension's to read, tracing aside; None if it is."""
-    if feats.device.type != "cpu":
+    """The reason why the extension cannot read ``feats``, tracing aside; None if it can."""
+    if not feats.is_cpu:
         return f"the features are on {feats.device}"
     if type(feats) not in (Tensor, nn.Parameter, FakeTensor):  # an operator takes the last one
         return f"the features are a {type(feats).__name__}, whose memory is not theirs to read"
@@ -74,26 +74,29 @@ def why_not_cpu(feats: Tensor) -> str | None:
 
 
 def readable(feats: Tensor) -> bool:
-    """Whether the extension can take the memory of ``feats`` (N, D) as it lies."""
+    """Whether the extension can read ``feats`` (N, D) without a copy."""
     usable = extension is not None and why_not_cpu(feats) is None and len(feats) < _MOST_ROWS
     return usable and not traced(feats) and dense_rows(feats)
 
 
 def dense_rows(feats: Tensor, *others: Tensor) -> bool:
-    """Whether the columns of ``feats`` (N, D) are adjacent, and all have numbers in memory."""
+    """Whether the columns of ``feats`` (N, D) are adjacent, and all tensors have memory."""
     # a wrapper around other tensors has no memory of its own: its address is 0
-    if (feats.stride(1) != 1 and feats.shape[1] != 1) or feats.is_neg() or not feats.data_ptr():
+    if (feats.stride()[1] != 1 and feats.shape[1] != 1) or feats.is_neg() or not feats.data_ptr():
         return False
-    return not any(other.is_neg() or not other.data_ptr() for other in others)
+    for other in others:  # noqa: SIM110  a generator would take half a microsecond
+        if other.is_neg() or not other.data_ptr():
+            return False
+    return True
 
 
 def matrix(feats: Tensor) -> tuple[int, ...]:
-    """Address, dtype, rows, columns and stride, as the extension takes a matrix."""
-    return feats.data_ptr(), FEATURE_CODES[feats.dtype], *feats.shape, feats.stride(0)
+    """Address, dtype, rows, columns and stride: the arguments of the extension for a matrix."""
+    return feats.data_ptr(), FEATURE_CODES[feats.dtype], *feats.shape, feats.stride()[0]
 
 
 def label_code(labels: Tensor) -> int | None:
-    """The extension's number of the labels' dtype."""
+    """The number that the extension gives to the dtype of the labels."""
     return _LABEL_CODES.get(labels.dtype)
 
 
@@ -112,10 +115,10 @@ def classes_copy(labels: Tensor, number: int) -> Tensor:
 
 @functools.cache
 def tensor_reader(extension: ModuleType | None) -> Any | None:
-    """What reads tensors in C++, without one Python call per tensor.
+    """An object that reads tensors in C++, without one Python call per tensor.
 
-    It goes through the table of C functions that PyTorch has for DLPack, and takes nothing but
-    plain tensors and parameters on the CPU while nothing traces.
+    It uses PyTorch's table of C functions for DLPack. It takes plain tensors and parameters on the
+    CPU only, and only while nothing is traced.
 
     Returns:
         None without the extension, or with a PyTorch that has no such table.

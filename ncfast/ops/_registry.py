@@ -1,8 +1,8 @@
-"""Who runs an operation: the backends, why one cannot run, fallbacks, and torch operators.
+"""Decides which backend runs an operation, says why one cannot, and declares torch operators.
 
-An operation has a reference in torch, for any device and everything that traces. It may have a
-C++ call, for plain tensors on a CPU, and Triton kernels, for tensors on a CUDA device, which run
-only when asked for. `Operation.select` takes the one that can run.
+Every operation has a reference in torch, which runs on any device and can be traced. It may have a
+C++ call, for plain tensors on a CPU, and Triton kernels, for tensors on a CUDA device; the kernels
+run only when asked for. `Operation.select` takes the form that can run.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from torch import Tensor
 from ncfast.ops import _raw
 
 NAMES = ("auto", "reference", "cpu", "triton")
-CLASS_MOMENTS = "class moments"  # the operation without which a backend counts as unusable
+CLASS_MOMENTS = "class moments"  # a backend that cannot run this operation counts as unusable
 _BUILD_INFO = Path(__file__).parent.parent / "_build_info.json"
-_INSTALLED = importlib.util.find_spec("triton") is not None  # looks, imports nothing
-failures: dict[str, str] = {}  # of Triton's kernels on this machine, by operation
+_INSTALLED = importlib.util.find_spec("triton") is not None  # imports nothing
+failures: dict[str, str] = {}  # by operation: why its Triton kernels failed on this machine
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class BackendStatus:
 
 
 def backends() -> dict[str, BackendStatus]:
-    """What can compute class moments on this machine, and why the rest cannot.
+    """The backends that can compute class moments on this machine, and why the others cannot.
 
     Returns:
         One `BackendStatus` for each of ``reference``, ``cpu`` and ``triton``.
@@ -72,7 +72,7 @@ def _triton_status() -> BackendStatus:
         return BackendStatus(False, why_not)
     version = importlib.metadata.version("triton")
     failed = "".join(f"; {name} failed here: {why}" for name, why in failures.items())
-    # checked in the interpreter and by the compiler alone so far: not what "auto" may rest on
+    # so far only the interpreter and the compiler have checked the kernels: "auto" leaves them out
     return BackendStatus(
         True,
         f"Triton {version}, tensors on a CUDA device{failed}; only when asked for: "
@@ -90,12 +90,15 @@ def _why_no_extension() -> str:
 
 
 def why_not_cpu(feats: Tensor) -> str | None:
-    """Why the C++ backend cannot run on ``feats``; None if it can, as an operator at least."""
+    """The reason why the C++ backend cannot run on ``feats``; None if it, or its operator, can."""
     return _why_no_extension() if _raw.extension is None else _raw.why_not_cpu(feats)
 
 
 def why_not_triton(feats: Tensor | None = None) -> str | None:
-    """Why the kernels cannot run here, or not on ``feats``; None if they can. Imports nothing."""
+    """The reason why the kernels cannot run here, or on ``feats``; None if they can.
+
+    Imports nothing.
+    """
     if feats is not None and not feats.is_cuda:
         return f"the features are on {feats.device}"
     if not _INSTALLED:
@@ -110,10 +113,10 @@ def why_not_triton(feats: Tensor | None = None) -> str | None:
 def with_fallback(
     operation: str, feats: Tensor, kernels: Callable[[], T], reference: Callable[[], T]
 ) -> T:
-    """The result of the kernels, or of the reference once those of this operation have failed.
+    """The result of the kernels, or of the reference once the kernels of this operation failed.
 
-    Where kernels do not compile or launch, the reference takes over for the rest of the process,
-    with one warning, in the operation that failed: the others go on.
+    If kernels do not compile or launch, the reference replaces them for the rest of the process,
+    with one warning. The kernels of other operations go on.
     """
     if operation not in failures:
         try:
@@ -137,14 +140,14 @@ def _give_up(operation: str, feats: Tensor, error: Exception) -> None:
 
 @dataclass(frozen=True)
 class Operation(Generic[P, T]):
-    """One operation and who can run it; the first argument of each is on the device that decides.
+    """The forms of one operation. The device of the first argument decides which of them can run.
 
     Attributes:
-        name: in warnings.
-        reference: in torch.
-        cpu: by the C++ extension; called where `_raw.readable` says yes.
-        triton: by Triton's kernels, whatever they raise.
-        operator: the torch operator that stands for ``triton`` while something traces.
+        name: of the operation, for warnings.
+        reference: the form in torch.
+        cpu: the call of the C++ extension; used where `_raw.readable` is true.
+        triton: the call of Triton's kernels; it may raise anything.
+        operator: the torch operator that replaces ``triton`` while something is traced.
         float64: whether ``triton`` takes float64.
     """
 
@@ -156,9 +159,9 @@ class Operation(Generic[P, T]):
     float64: bool = False
 
     def select(self, backend: str, feats: Tensor) -> Callable[P, T]:
-        """What runs for tensors like ``feats`` (N, D) under backend ``backend``.
+        """The form that runs for tensors like ``feats`` (N, D) under backend ``backend``.
 
-        What a backend has no form of the operation for, or cannot do here, the reference does.
+        It is the reference if the backend has no form of the operation, or cannot run here.
         """
         if backend == "triton" and self.triton is not None and why_not_triton(feats) is None:
             return self.on_device
@@ -166,13 +169,13 @@ class Operation(Generic[P, T]):
         return self.cpu if self.cpu is not None and usable else self.reference
 
     def on_device(self, *given: P.args, **named: P.kwargs) -> T:
-        """By the kernels: as a torch operator while something traces, directly otherwise."""
+        """Run the kernels: as a torch operator while something is traced, else directly."""
         if self.operator is not None and _raw.traced(_first(given)):
             return self.operator(*given, **named)
         return self.eagerly(*given, **named)
 
     def eagerly(self, *given: P.args, **named: P.kwargs) -> T:
-        """By the kernels where nothing traces, or by the reference once they have failed."""
+        """Run the kernels while nothing is traced, or the reference once they have failed."""
         kernels, feats = self.triton, _first(given)
         if kernels is None or (feats.dtype == torch.float64 and not self.float64):
             return self.reference(*given, **named)
@@ -189,7 +192,7 @@ def _first(given: tuple[Any, ...]) -> Tensor:
     return feats
 
 
-_LIBRARY = torch.library.Library("ncfast", "FRAGMENT")  # the operators live as long as this does
+_LIBRARY = torch.library.Library("ncfast", "FRAGMENT")  # the operators live as long as this object
 
 
 def operator(
@@ -201,7 +204,7 @@ def operator(
 ) -> Callable[..., Any]:
     """Declare ``torch.ops.ncfast.NAME``, which can be traced, faked, compiled and exported.
 
-    Plain calls never go through the dispatcher.
+    Calls on plain tensors do not use the operator.
 
     Args:
         schema: "NAME(Tensor feats, ...) -> Tensor", of tensors and numbers.

@@ -1,4 +1,4 @@
-"""Running averages of packed moments by the C++ extension, see ``csrc/tracker/average.h``."""
+"""Running averages of packed moments, computed in C++ (``csrc/tracker/average.h``)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ncfast.ops.states import Layout
 
 
 class CpuAverage:
-    """The average over a window, or an exponential one, of batches on the CPU.
+    """An average over a window of batches on the CPU, or an exponential average.
 
     Args:
         layout: of the batches' packed moments.
@@ -28,9 +28,9 @@ class CpuAverage:
         )
 
     def update(self, states: Tensor) -> Tensor:
-        """Overwrite each of the next batches by the average that ends with it.
+        """Replace each of the next batches by the average that ends with it.
 
-        A batch that is not finite gives NaN, and leaves no trace in the average.
+        A batch that is not finite gives NaN, and does not enter later averages.
 
         Args:
             states: (n, size) packed moments, oldest first, contiguous.

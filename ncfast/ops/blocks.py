@@ -1,4 +1,4 @@
-"""What operations share: features block by block in float64, labels out of range, sums by class."""
+"""Helpers of operations: blocks of features in float64, labels out of range, sums by class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 _BLOCK_CPU, _BLOCK_GPU = 1 << 20, 1 << 24  # elements of a float64 block of rows
 
-# of the passes that gather by class: small enough for a CPU's cache, large enough to hide launches
+# elements of a block in a pass that gathers by class: it fits a CPU's cache, and hides launches
 _FIRST_CPU, _FIRST_GPU = 1 << 18, 1 << 22
 _UNKNOWN_MULTIPROCESSORS = 132  # of an H200; only without a device to ask
 
@@ -27,7 +27,7 @@ def _block_rows(feats: Tensor, width: int) -> int:
 
 
 def rows_of(feats: Tensor, width: int = 0) -> Iterator[Tensor]:
-    """Row blocks in float64, for results ``width`` wide."""
+    """Blocks of rows in float64, for results with ``width`` columns."""
     for x in feats.split(_block_rows(feats, width)):
         yield x.to(torch.float64)
 
@@ -35,9 +35,9 @@ def rows_of(feats: Tensor, width: int = 0) -> Iterator[Tensor]:
 def residuals(
     feats: Tensor, labels: Tensor, means: Tensor, width: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Blocks of x_i - mu_c, taken before any product, and of labels folded into 0..K-1.
+    """Blocks of x_i - mu_c, before any product, and of labels clamped to 0..K-1.
 
-    Moments of labels out of range are NaN, and so are the means.
+    With labels out of range the means are NaN, so that the results are too.
     """
     rows = _block_rows(feats, width)
     for x, y in zip(feats.split(rows), labels.split(rows), strict=True):
@@ -46,7 +46,7 @@ def residuals(
 
 
 def fold_invalid(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Map labels out of range to class 0, and give NaN to add to every result if there were any."""
+    """Labels, 0 where out of range; and NaN, to add to every result, if there were any such."""
     inside = (labels >= 0) & (labels < num_classes)
     nan = torch.full((), torch.nan, dtype=torch.float64, device=labels.device)
     return torch.where(inside, labels, 0), torch.where(inside.all(), torch.zeros_like(nan), nan)
@@ -63,7 +63,7 @@ def add_by_class(total: Tensor, labels: Tensor, values: Tensor) -> None:
 
 @functools.lru_cache
 def multiprocessors(device: torch.device) -> int:
-    """Of a CUDA device; those of an H200 for the CPU, where only the interpreter asks."""
+    """Multiprocessors of a CUDA device; on the CPU, for the interpreter, those of an H200."""
     if device.type != "cuda":
         return _UNKNOWN_MULTIPROCESSORS
     return torch.cuda.get_device_properties(device).multi_processor_count

@@ -1,8 +1,8 @@
 """Decisions by the largest affine score: the nearest class mean and the classifier.
 
 On a CPU with many classes the scores are computed in float32 first. A row whose two largest scores
-differ by more than the rounding of float32 can move them is decided; the others are computed again
-in float64. An accelerator takes float64 at once: asking which rows are open would wait for it.
+differ by more than the rounding error of float32 is decided; the others are computed again in
+float64. An accelerator takes float64 at once: asking which rows are undecided would wait for it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Rule(NamedTuple):
     """argmax_c <x - centre, rows_c> + offset_c; ties go to the smaller index.
 
     centre (D,), rows (K, D) and offset (K,) are float64; the offset is minus infinity for classes
-    out of the question.
+    that cannot be chosen.
     """
 
     centre: Tensor
@@ -37,7 +37,7 @@ class Rule(NamedTuple):
 
 
 def reference(feats: Tensor, rules: Sequence[Rule]) -> list[Tensor]:
-    """What each rule chooses for each row of ``feats`` (N, D), (N,) int64 a rule."""
+    """The class of each row of ``feats`` (N, D) by each rule: (N,) int64 for each rule."""
     deciders = [_Decider(rule) for rule in rules]
     chosen: list[list[Tensor]] = [[] for _ in rules]
     width = min(_CLASSES, max((len(rule.rows) for rule in rules), default=1))
@@ -95,24 +95,24 @@ def _largest(
 
 
 def stacked_reference(feats: Tensor, centres: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
-    """`reference` for R rules of as many classes each: (R, N) int64.
+    """`reference` for R rules with the same number of classes: (R, N) int64.
 
     Args:
         feats: (N, D).
         centres: (R, D), float64.
         weights: (R, K, D), float64.
-        offsets: (R, K), float64, minus infinity for classes out of the question.
+        offsets: (R, K), float64, minus infinity for classes that cannot be chosen.
     """
     rules = [Rule(*parts) for parts in zip(centres, weights, offsets, strict=True)]
     return torch.stack(reference(feats, rules))
 
 
 def _triton(feats: Tensor, centres: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
-    """By kernels that read the features once; no N x K matrix.
+    """Call kernels that read the features once; no N x K matrix.
 
-    A row is decided in float32 where the two largest scores differ by more than rounding can, in
-    float64 where they do not; which rows those are is found on the device. Ties go to the smaller
-    index, and a row that holds NaN to index 0. All of float64 is scored in float64.
+    A row is decided in float32 if the two largest scores differ by more than the rounding error,
+    else in float64; the device finds these rows. Ties go to the smaller index, and a row that holds
+    NaN to index 0. Features in float64 are scored in float64.
     """
     from ncfast.kernels.decisions import decisions
 
@@ -143,9 +143,9 @@ STACKED_DECISIONS = Operation(
 
 
 def decisions(backend: str, feats: Tensor, rules: Sequence[Rule]) -> list[Tensor]:
-    """What each rule chooses for each row of ``feats`` (N, D), (N,) int64 a rule, by ``backend``.
+    """The class of each row of ``feats`` (N, D) by each rule: (N,) int64 for each rule.
 
-    Rules of as many classes share a launch of a kernel.
+    Rules with the same number of classes share a launch of a kernel.
     """
     run = STACKED_DECISIONS.select(backend, feats)
     if run is stacked_reference:
@@ -154,7 +154,7 @@ def decisions(backend: str, feats: Tensor, rules: Sequence[Rule]) -> list[Tensor
 
 
 def stacked(run: Callable[..., Tensor], feats: Tensor, rules: Sequence[Rule]) -> list[Tensor]:
-    """What ``run``, which takes stacked rules, chooses by each rule."""
+    """The classes that ``run``, which takes stacked rules, chooses by each rule."""
     if len({rule.rows.shape for rule in rules}) > 1:
         return [found for rule in rules for found in stacked(run, feats, [rule])]
     return list(run(feats, *(torch.stack(parts) for parts in zip(*rules, strict=True))))

@@ -1,4 +1,4 @@
-"""The primitives of `ncfast.ops.summary` by the C++ extension, for few classes on a CPU."""
+"""Computes the primitives of `ncfast.ops.summary` in C++, for few classes on a CPU."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ncfast.ops.summary import (
     Gram,
     Moments,
     RowProducts,
+    Rows,
     Sizes,
     Spread,
     Traces,
@@ -26,9 +27,9 @@ _MOST_SPECTRAL = 32  # and beyond this their singular values
 
 
 class FewClasses:
-    """The primitives of states on the CPU by the C++ extension; see `few_classes`.
+    """Primitives of states on the CPU, computed by the C++ extension; see `few_classes`.
 
-    One pass over the states computes all that is planned; what is asked for beside that takes
+    One pass over the states computes everything planned. A result that was not planned costs
     another pass.
 
     Args:
@@ -38,105 +39,148 @@ class FewClasses:
 
     def __init__(self, moments: Moments, planned: frozenset[str]) -> None:
         assert _raw.extension is not None
-        *self._batch, classes, dim = moments.means.shape
+        counts, means, within = moments.counts, moments.means, moments.within_ss
+        norm_sum, norm_max = moments.norm_sum, moments.norm_max
+        *self._batch, classes, dim = means.shape
         self.spectral = classes <= _MOST_SPECTRAL
         self._rank = min(classes, dim)
-        counts, means, within = moments.counts, moments.means, moments.within_ss
         if not (_dense(counts, 1) and _dense(means, 2) and _dense(within, 1)):
-            counts, means, within = (part.contiguous() for part in (counts, means, within))
-        parts = (counts, means, within, moments.norm_sum, moments.norm_max)
+            counts, means, within = counts.contiguous(), means.contiguous(), within.contiguous()
+        parts = (counts, means, within, norm_sum, norm_max)
         self._kept = parts  # the extension holds addresses alone
-        number = self._batch[0] if self._batch else 1
-        strides = (part.stride(0) if self._batch else 0 for part in parts)
-        self._states = _raw.extension.States(
-            number,
+        self._states = _raw.extension.States(  # written out, each call of Python counts
+            self._batch[0] if self._batch else 1,
             classes,
             dim,
             counts.dtype == torch.int64,
-            *(part.data_ptr() for part in parts),
-            *strides,
+            counts.data_ptr(),
+            means.data_ptr(),
+            within.data_ptr(),
+            norm_sum.data_ptr(),
+            norm_max.data_ptr(),
+            *([part.stride(0) for part in parts] if self._batch else _NO_STRIDES),
         )
-        self._parts: set[str] = {part for part in _PARTS if part in planned}
-        if any(use.startswith("pairs.") for use in planned):
+        self._parts = planned & _PART_NAMES
+        if not planned.isdisjoint(_PAIRS):
             self._parts |= {"products", "pairs"}
-        self._found: dict[str, Any] | None = None
+        self._out: Tensor | None = None
+        self._groups: dict[str, Group] = {}
 
-    def part(self, part: str) -> dict[str, Any]:
-        """The groups of `_SUMMARY` with those of one of `_PARTS`, or with the traces alone ("")."""
-        if part and part not in self._parts:
+    def group(self, name: str, part: str = "") -> Any:
+        """One group of `_SUMMARY`.
+
+        Args:
+            name: of the group.
+            part: the member of `_PARTS` that the group belongs to; "" is always computed.
+        """
+        out = self._out
+        if out is None or (part and part not in self._parts):
+            out = self._summarise(part)
+        found = self._groups.get(name)
+        if found is None:
+            found = self._groups[name] = Group(out, _SUMMARY.places[name])
+        return found
+
+    def _summarise(self, part: str) -> Tensor:
+        if part:
             self._parts |= {part, "products"} if part == "pairs" else {part}
-            self._found = None
-        if self._found is None:
-            out = _raw.FLOAT64.new_empty((*self._batch, _SIZE + self._rank))
-            self._states.summarise(*(each in self._parts for each in _PARTS), out.data_ptr())
-            found = _SUMMARY if "pairs" in self._parts else _PRODUCTS
-            found = found if "products" in self._parts else _TRACES
-            self._found, self._out = _grouped(out, found), out
-        return self._found
+        parts = self._parts
+        self._out = out = _raw.FLOAT64.new_empty((*self._batch, _SUMMARY.size + self._rank))
+        self._groups = {}
+        self._states.summarise(*[each in parts for each in _PARTS], out.data_ptr())
+        return out
 
     def singular_values(self) -> Tensor:
-        """Of the centred means, largest first, (..., R)."""
-        self.part("centred_spectrum")
-        return self._out.narrow(-1, _SIZE, self._rank)
+        """Singular values of the centred means, largest first, (..., R)."""
+        out = self._out
+        if out is None or "centred_spectrum" not in self._parts:
+            out = self._summarise("centred_spectrum")
+        return out.narrow(-1, _SUMMARY.size, self._rank)
 
-    def classifier(self, weight: Tensor, *, products: bool) -> dict[str, Any]:
-        """The groups of `_CLASSIFIER`; those with Gram matrices only if ``products``.
+    def classifier(self, weight: Tensor, *, products: bool) -> tuple[Rows, RowProducts | None]:
+        """Sizes and angles of a classifier's rows, and with ``products`` their Gram matrices.
 
         Args:
             weight: (K, D) float64, or one for each state.
-            products: whether Gram matrices are wanted.
+            products: whether to compute the Gram matrices.
         """
         weight = weight if _dense(weight, 2) else weight.contiguous()
-        groups = _CLASSIFIER if products else _ROWS
-        out = _raw.FLOAT64.new_empty((*self._batch, _size(_CLASSIFIER)))
+        out = _raw.FLOAT64.new_empty((*self._batch, _CLASSIFIER.size))
         stride = weight.stride(0) if weight.ndim > 2 else 0
         self._states.classifier(weight.data_ptr(), stride, products, out.data_ptr())
-        return _grouped(out, groups)
+        groups: dict[str, Any] = {name: Group(out, at) for name, at in _CLASSIFIER.places.items()}
+        rows = Rows._make(groups[name] for name in Rows._fields)
+        if not products:
+            return rows, None
+        return rows, RowProducts._make(groups[name] for name in RowProducts._fields)
 
 
-# what the extension computes only where it is planned
+class Group:
+    """A NamedTuple of columns of the extension's output, each of which is cut when first read.
+
+    Args:
+        out: (..., fields).
+        places: where each field of the NamedTuple is.
+    """
+
+    def __init__(self, out: Tensor, places: dict[str, int]) -> None:
+        self._out, self._places = out, places
+
+    def __getattr__(self, name: str) -> Tensor:
+        """A field that was not read before; from then on it is an ordinary attribute."""
+        place = self.__dict__["_places"].get(name)
+        if place is None:
+            raise AttributeError(name)
+        column = self._out.select(-1, place)
+        self.__dict__[name] = column
+        return column
+
+
+# parts of the summary that the extension computes on request
 _PARTS = ("products", "pairs", "spectrum", "centred_spectrum")
-# the extension's fields, in order: see `_check`
-_TRACES: dict[str, Any] = {"traces": Traces, "condition": Condition}
-_PRODUCTS: dict[str, Any] = _TRACES | {
-    "between": Between,
-    "norm": Spread,
-    "gram": Gram,
-    "gram_raw": Gram,
-    "cosine": Statistic,
-}
-_SUMMARY: dict[str, Any] = _PRODUCTS | dict.fromkeys(QUANTITIES, Statistic)
+_PART_NAMES = frozenset(_PARTS)
+_PAIRS = frozenset(f"pairs.{quantity}" for quantity in QUANTITIES)
+_NO_STRIDES = (0, 0, 0, 0, 0)
+
+
+class _Fields:
+    """The extension's fields, in order.
+
+    Args:
+        kinds: the NamedTuple of each group of fields, by the name of the group.
+    """
+
+    def __init__(self, kinds: dict[str, Any]) -> None:
+        self.names = [f"{name}.{field}" for name, kind in kinds.items() for field in kind._fields]
+        self.size = len(self.names)
+        self.places = {
+            name: {field: self.names.index(f"{name}.{field}") for field in kind._fields}
+            for name, kind in kinds.items()
+        }
+
+
 _ROWS: dict[str, Any] = {"size": Sizes, "norm": Spread, "dot": Spread, "cosine": Spread}
-_CLASSIFIER: dict[str, Any] = _ROWS | dict.fromkeys(RowProducts._fields, Gram)
-
-
-def _size(groups: dict[str, Any]) -> int:
-    return sum(len(kind._fields) for kind in groups.values())
-
-
-_SIZE = _size(_SUMMARY)
-
-
-def _grouped(out: Tensor, groups: dict[str, Any]) -> dict[str, Any]:
-    """The first columns of the extension's output as one NamedTuple a group."""
-    columns, start, found = out.narrow(-1, 0, _size(groups)).unbind(-1), 0, {}
-    for name, kind in groups.items():
-        end = start + len(kind._fields)
-        found[name] = kind(*columns[start:end])
-        start = end
-    return found
+_CLASSIFIER = _Fields(_ROWS | dict.fromkeys(RowProducts._fields, Gram))
+_SUMMARY = _Fields(
+    {
+        "traces": Traces,
+        "condition": Condition,
+        "between": Between,
+        "norm": Spread,
+        "gram": Gram,
+        "gram_raw": Gram,
+        "cosine": Statistic,
+        **dict.fromkeys(QUANTITIES, Statistic),
+    }
+)
 
 
 def _check() -> None:
-    """That the extension's fields are those above; they come apart only in an old build."""
+    """Raise ImportError unless the extension's fields are those above: it may be an old build."""
     if _raw.extension is None:
         return
-    for groups, fields in (
-        (_SUMMARY, "SUMMARY_FIELDS"),
-        (_CLASSIFIER, "CLASSIFIER_FIELDS"),
-    ):
-        names = (f"{name}.{field}" for name, kind in groups.items() for field in kind._fields)
-        if tuple(names) != getattr(_raw.extension, fields, None):
+    for fields, name in ((_SUMMARY, "SUMMARY_FIELDS"), (_CLASSIFIER, "CLASSIFIER_FIELDS")):
+        if tuple(fields.names) != getattr(_raw.extension, name, None):
             raise ImportError("ncfast._C is from another version of ncfast. Build it again.")
 
 
@@ -144,33 +188,36 @@ _check()
 
 
 def few_classes(moments: Moments, planned: frozenset[str], backend: str) -> FewClasses | None:
-    """The extension's primitives; None where `why_not` has a reason."""
+    """The primitives of these moments from the extension; None where `why_not` gives a reason."""
     return FewClasses(moments, planned) if why_not(moments, backend) is None else None
 
 
 def why_not(moments: Moments, backend: str = "auto") -> str | None:
-    """Why `FewClasses` cannot take these moments; None if it can."""
+    """The reason why `FewClasses` cannot take these moments; None if it can."""
     if backend not in ("auto", "cpu"):
         return f"the backend is {backend}"
     if _raw.extension is None:
         return f"the C++ extension is missing: {_raw.import_error}"
-    parts = (moments.means, moments.counts, moments.within_ss, moments.norm_sum, moments.norm_max)
-    if not plain(*parts):
-        return f"the moments are on {moments.means.device}, or traced"
-    *batch, classes, dim = moments.means.shape
+    counts, means, within = moments.counts, moments.means, moments.within_ss
+    norm_sum, norm_max = moments.norm_sum, moments.norm_max
+    if not plain(means, counts, within, norm_sum, norm_max):
+        return f"the moments are on {means.device}, or traced"
+    shape = means.shape
+    classes, dim = shape[-2:]
     if classes > min(dim + 1, _MOST_CLASSES):
         return f"{classes} classes are more than {min(dim + 1, _MOST_CLASSES)}"
-    if len(batch) > 1 or any(part.dtype not in _DTYPES for part in parts):
+    double = means.dtype == within.dtype == norm_sum.dtype == norm_max.dtype == torch.float64
+    if len(shape) > 3 or not double or counts.dtype not in _COUNT_DTYPES:
         return "the moments have more than one leading axis, or other dtypes than ClassMoments has"
     return None
 
 
-_DTYPES = (torch.float64, torch.int64)
+_COUNT_DTYPES = (torch.int64, torch.float64)  # the latter are weights
 
 
 def _dense(tensor: Tensor, axes: int) -> bool:
     """Whether the last axes lie in memory one element after the other."""
-    if tensor.ndim == axes:
+    if tensor.ndim == axes:  # one state
         return tensor.is_contiguous()
     size = 1
     for axis in range(-1, -axes - 1, -1):

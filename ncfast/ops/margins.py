@@ -22,7 +22,7 @@ _TABLE = 1 << 24  # entries of a (K, k) table of projected variances: 128 MB
 
 
 class Margins(NamedTuple):
-    """What follows from the margins of each class, (K,) float64 each."""
+    """Results of the margins of each class, (K,) float64 each."""
 
     projected: Tensor
     trace: Tensor
@@ -93,7 +93,7 @@ def _margin(classes: Classes, rows: Tensor, bias: Tensor, some: range, others: r
 
 
 def _cantelli(spread: Tensor, margin: Tensor) -> Tensor:
-    # no margin, no guarantee: the term is one, also where the two rows are the same
+    # without a positive margin the term is one, also where the two rows are equal
     return torch.where(margin > 0, spread / (spread + margin.square()), 1.0)
 
 
@@ -169,7 +169,7 @@ def _cpu(
     feats: Tensor | None = None,
     labels: Tensor | None = None,
 ) -> Margins:
-    """By the extension; "radius" is a safe lower bound of the reference's."""
+    """Call the extension; its "radius" is a lower bound of the reference's."""
     without = feats is None or labels is None
     if feats is None or labels is None:
         feats, labels = classes.means.narrow(0, 0, 0), classes.counts

@@ -28,7 +28,8 @@ _MAXIMA = ("cdnv", "coherence")
 class Statistic(NamedTuple):
     """Mean, population variance and maximum over pairs, (...) each; NaN without a pair.
 
-    Variance and maximum are meaningless for quantities of which no metric asks them.
+    Variance and maximum are not computed for a quantity whose metrics do not read them; the fields
+    then hold no meaning.
     """
 
     mean: Tensor
@@ -36,8 +37,8 @@ class Statistic(NamedTuple):
     maximum: Tensor
 
 
-class Sweep(NamedTuple):
-    """What one sweep over the pairs gives."""
+class PairStatistics(NamedTuple):
+    """Results of one pass over the pairs of classes."""
 
     statistics: dict[str, Statistic]
     nearest: Tensor  # distance of each mean from the nearest other present one, (..., K)
@@ -67,8 +68,8 @@ _NEED_MAXIMUM = frozenset({"cdnv", "coherence"})
 
 def reference(
     centred: Tensor, norms: Tensor, variances: Tensor, present: Tensor, quantities: Sequence[str]
-) -> Sweep:
-    """Statistics of several quantities over pairs of present classes, in one sweep.
+) -> PairStatistics:
+    """Statistics of several quantities over pairs of present classes, from one pass over the pairs.
 
     Args:
         centred: (..., K, D) class means minus their mean, zero rows for absent classes; the
@@ -109,13 +110,13 @@ def reference(
         name: undefined_where(directionless, value) if name in ABOUT_DIRECTIONS else value
         for name, value in found.items()
     }
-    return Sweep(statistics, torch.where(present, nearest.sqrt(), torch.inf))
+    return PairStatistics(statistics, torch.where(present, nearest.sqrt(), torch.inf))
 
 
 def _note_nearest(
     nearest: Tensor, distance: Tensor, place: tuple[int, int], weights: tuple[Tensor, Tensor]
 ) -> None:
-    """Lower the entries of nearest (..., K) to the smallest of a tile of squared distances."""
+    """Lower ``nearest`` (..., K) to the smallest squared distances of a tile."""
     i, j = place
     if i == j:
         distance = distance.clone()
@@ -216,8 +217,8 @@ def squared_distance(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
 
 def _cpu(
     centred: Tensor, norms: Tensor, variances: Tensor, present: Tensor, quantities: Sequence[str]
-) -> Sweep:
-    """By the extension: all quantities come from one loop over the tiles."""
+) -> PairStatistics:
+    """Call the extension, which computes all quantities in one loop over the tiles."""
     if centred.ndim > 2:
         return _each_state(centred, norms, variances, present, quantities)
     index = present.nonzero().squeeze(1)
@@ -235,17 +236,19 @@ def _cpu(
         torch.get_num_threads(),
     )
     unusable = 0 * (norms.sum() + variances.sum())
-    poison = unusable if number else torch.full_like(unusable, torch.nan)
-    means, squares, maxima = (centred.new_tensor(v) + poison for v in (means, squares, maxima))
+    nan_if_invalid = unusable if number else torch.full_like(unusable, torch.nan)
+    means, squares, maxima = (
+        centred.new_tensor(values) + nan_if_invalid for values in (means, squares, maxima)
+    )
     count = centred.new_tensor(number)
     largest = dict(zip(_MAXIMA, maxima, strict=True))
-    means = dict(zip(_MEANS, means, strict=True), coherence=poison)
-    squares = dict(zip(_MEANS, squares, strict=True), coherence=poison)
-    # coinciding means without spread are 0 / 0, which a largest value must not pass over
+    means = dict(zip(_MEANS, means, strict=True), coherence=nan_if_invalid)
+    squares = dict(zip(_MEANS, squares, strict=True), coherence=nan_if_invalid)
+    # coinciding means without spread give 0 / 0: the maximum must be NaN too
     largest["cdnv"] = torch.where(means["cdnv"].isnan(), torch.nan, largest["cdnv"])
     directionless = (length == 0).any()  # a mean at m has no direction
     found = {
-        name: Statistic(means[name], squares[name] / count, largest.get(name, poison))
+        name: Statistic(means[name], squares[name] / count, largest.get(name, nan_if_invalid))
         for name in quantities
     }
     nearest = torch.full_like(norms, torch.inf)
@@ -255,12 +258,12 @@ def _cpu(
         name: undefined_where(directionless, value) if name in ABOUT_DIRECTIONS else value
         for name, value in found.items()
     }
-    return Sweep(statistics, nearest)
+    return PairStatistics(statistics, nearest)
 
 
 def _each_state(
     centred: Tensor, norms: Tensor, variances: Tensor, present: Tensor, quantities: Sequence[str]
-) -> Sweep:
+) -> PairStatistics:
     batch = norms.shape[:-1]
     parts = (part.flatten(0, len(batch) - 1) for part in (centred, norms, variances, present))
     found = [_cpu(c, n, v, p, quantities) for c, n, v, p in zip(*parts, strict=True)]
@@ -273,17 +276,19 @@ def _each_state(
         )
         for name in quantities
     }
-    return Sweep(statistics, torch.stack([one.nearest for one in found]).reshape(norms.shape))
+    return PairStatistics(
+        statistics, torch.stack([one.nearest for one in found]).reshape(norms.shape)
+    )
 
 
-def sweep(
+def pair_statistics(
     backend: str,
     centred: Tensor,
     norms: Tensor,
     variances: Tensor,
     present: Tensor,
     quantities: Sequence[str],
-) -> Sweep:
+) -> PairStatistics:
     """`reference`, or the extension where ``backend`` and the tensors allow it."""
     usable = backend != "reference" and _raw.readable(centred.flatten(0, -2))
     return (_cpu if usable else reference)(centred, norms, variances, present, quantities)

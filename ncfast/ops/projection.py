@@ -1,7 +1,7 @@
 """Sums of squared projections: sum of <x - mu, v>^2 over all rows, for each direction v.
 
-The second pass of metrics that need Sigma_W in a few directions, such as
-Tr(Sigma_W Sigma_B^+) = sum_v of this / (N lambda_v), without a D x D matrix.
+Metrics that need Sigma_W in a few directions v take a second pass over the features, such as
+Tr(Sigma_W Sigma_B^+) = sum_v (sum of v) / (N lambda_v). No D x D matrix is formed.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _cpu(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor) -> Tenso
 
 
 def _triton(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor) -> Tensor:
-    """One more read of the features, in the order they lie in; no D x D and no N x V matrix."""
+    """Call a kernel that reads the features once; no D x D and no N x V matrix."""
     from ncfast.kernels.projection import projected_ss
 
     config = project_config(len(feats), len(vectors), multiprocessors(feats.device))

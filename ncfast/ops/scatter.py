@@ -37,7 +37,7 @@ def reference(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
 
 
 def _cpu(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
-    """By the extension, in float64; labels are folded into range, their means are NaN anyway."""
+    """Call the extension, in float64. Labels out of range are clamped; the means are NaN then."""
     means = means.contiguous()
     total = means.new_empty((means.shape[1], means.shape[1]))
     _raw.loaded().scatter(
@@ -51,10 +51,10 @@ def _cpu(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
 
 
 def _triton(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
-    """By a kernel on tensor cores, to the accuracy of float32.
+    """Call a kernel on tensor cores, which is as accurate as float32.
 
-    Residuals in float32 around the exact mean, products of three bfloat16 pieces a factor, sums of
-    512 rows added in float64.
+    It takes residuals around the exact mean in float32, multiplies them as three bfloat16 pieces
+    each, and adds sums of 512 rows in float64.
     """
     from ncfast.kernels.scatter import scatter
 

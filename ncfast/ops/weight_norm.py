@@ -1,4 +1,4 @@
-"""The norm of many tensors: the reference, and readers that walk a module's parameters in C++."""
+"""The norm of many tensors: in torch, and in C++ for the parameters of a module."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from ncfast.ops import _raw
 
 
 class NormReader(Protocol):
-    """Norms of many tensors in one call; None for what takes another way."""
+    """Norms of many tensors in one call; None for tensors that it cannot read."""
 
     def of_module(self, module: nn.Module) -> float | None:
-        """Of all parameters of a module."""
+        """The norm of all parameters of a module."""
 
     def of_tensors(self, tensors: list[Tensor]) -> float | None:
-        """Of a list of tensors."""
+        """The norm of a list of tensors."""
 
 
 class NormWriter(Protocol):
-    """Norms of a module's parameters, one after another into memory of the caller."""
+    """Writes norms of a module's parameters one after another into memory of the caller."""
 
     def push(self, step: int, module: nn.Module) -> bool:
-        """The next norm; False, and nothing done, where there is none or no place is left."""
+        """Write the next norm; False, and nothing done, without a norm or a free place."""
 
 
 @functools.cache
 def norm_reader(extension: ModuleType | None) -> NormReader | None:
-    """What takes norms; None where there is no `tensor_reader`."""
+    """The reader of norms; None where there is no `tensor_reader`."""
     reader = _raw.tensor_reader(extension)
     if extension is None or reader is None:
         return None
@@ -43,13 +43,13 @@ def norm_reader(extension: ModuleType | None) -> NormReader | None:
 def norm_writer(
     extension: ModuleType | None, values: Tensor, steps: list[int]
 ) -> NormWriter | None:
-    """Writes a norm to ``values`` and its step to ``steps``; None without a `norm_reader`.
+    """A writer of norms to ``values`` and steps to ``steps``; None without a `norm_reader`.
 
     Args:
         extension: the C++ extension.
         values: (R,) float64 on the CPU, contiguous; the caller keeps it alive. A FakeTensor, which
             has no memory, gets None.
-        steps: one for each value that is there; shared with the caller.
+        steps: one for each value written so far; shared with the caller.
     """
     reader = norm_reader(extension)
     if extension is None or reader is None or type(values) is not Tensor:

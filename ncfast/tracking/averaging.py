@@ -52,10 +52,10 @@ class Averaging:
 
 
 def parse_averaging(text: str) -> Averaging:
-    """A stream from "batch", "window:LENGTH" or "ema:DECAY".
+    """The averaging that "batch", "window:LENGTH" or "ema:DECAY" stands for.
 
     Raises:
-        ValueError: the text is none of these, a length is below 1 or a decay outside (0, 1).
+        ValueError: the text is none of these, a length is below 1, or a decay is not in (0, 1).
 
     Example:
         >>> parse_averaging("ema:0.99")
@@ -66,7 +66,7 @@ def parse_averaging(text: str) -> Averaging:
         return Averaging("batch")
     if kind == "window" and number.isdigit() and int(number) > 0:
         return Averaging("window", length=int(number))
-    if kind == "ema" and _is_share(number):
+    if kind == "ema" and _is_fraction(number):
         return Averaging("ema", decay=float(number))
     raise ValueError(
         "Expected argument `stream` to be 'batch', 'window:LENGTH' with a positive length or "
@@ -74,39 +74,39 @@ def parse_averaging(text: str) -> Averaging:
     )
 
 
-def _is_share(number: str) -> bool:
+def _is_fraction(number: str) -> bool:
     try:
         return 0 < float(number) < 1
     except ValueError:
         return False
 
 
-# metrics depend on ratios of the weights alone; a power of two scales them without rounding, and
-# keeps old classes above the 1 that guards divisions by counts; what falls below is forgotten
+# Metrics depend only on ratios of the weights. Scaling by a power of two does not round, and keeps
+# the weights of old classes above 1, which guards divisions by counts. Smaller weights count as 0.
 _SCALE = 2.0**60
 _FORGOTTEN = 1 / _SCALE
-_CHUNK = 128  # batches a sweep
-_PIECE = 16  # batches a product with the weights, whose cost grows with its square
+_CHUNK = 128  # batches for which memory is kept
+_PIECE = 16  # batches for one product with the weights, whose cost grows with the square
 
 
 def running_average(
-    stream: Averaging, layout: Layout, device: torch.device
+    averaging: Averaging, layout: Layout, device: torch.device
 ) -> CpuAverage | TorchAverage:
-    """What averages batches whose packed moments are on ``device``, by the best engine for it.
+    """The fastest running average that can run on ``device``.
 
     Args:
-        stream: a window or an exponential average.
-        layout: of the batches' packed moments.
-        device: where they are.
+        averaging: a window or an exponential average.
+        layout: the layout of the batches' packed moments.
+        device: the device of the packed moments.
     """
     if _raw.extension is None or not plain(torch.empty(0, device=device)):
-        return TorchAverage(stream, layout, device)
-    length = stream.length if stream.kind == "window" else 0
-    return CpuAverage(layout, length, stream.decay)
+        return TorchAverage(averaging, layout, device)
+    length = averaging.length if averaging.kind == "window" else 0
+    return CpuAverage(layout, length, averaging.decay)
 
 
 def _decays(decay: float, device: torch.device) -> Tensor:
-    """(_PIECE, _PIECE + 1): weight of the past and of each batch of a piece in each average."""
+    """(_PIECE, _PIECE + 1): in each average, the weights of the past and of a piece's batches."""
     index = torch.arange(_PIECE + 1, device=device)
     age = index[1:].unsqueeze(1) - index
     weight = torch.pow(decay, age.clamp(min=0).to(torch.float64))
@@ -114,43 +114,48 @@ def _decays(decay: float, device: torch.device) -> Tensor:
 
 
 class TorchAverage:
-    """A running average of batches, by sums over blocks of them; see `running_average`.
+    """The reference of `CpuAverage` in torch, for any device; it sums over chunks of batches.
+
+    Args:
+        averaging: a window or an exponential average.
+        layout: the layout of the batches' packed moments.
+        device: the device of the packed moments.
 
     Attributes:
-        layout: of the averages, whose counts are weights.
+        layout: the layout of the averages, whose counts are weights.
     """
 
-    def __init__(self, stream: Averaging, layout: Layout, device: torch.device) -> None:
-        self._averaging, self._layout = stream, layout
+    def __init__(self, averaging: Averaging, layout: Layout, device: torch.device) -> None:
+        self._averaging, self._layout = averaging, layout
         self.layout = layout._replace(integer_counts=False)
         k, d = layout.classes, layout.dim
-        # additive rows: counts, counts times means, squares, degrees of freedom, sum of norms,
-        # largest norm, one; first those of the past
+        # rows that can be added: counts, counts times means, squares, degrees of freedom, sum of
+        # norms, largest norm, one. The rows of the past come first.
         self._columns = [k, k * d, k, k, 1, 1, 1]
-        self._past = 1 if stream.kind == "ema" else stream.length - 1
+        self._past = 1 if averaging.kind == "ema" else averaging.length - 1
         shape = (self._past + _CHUNK, sum(self._columns))
         self._rows = torch.zeros(shape, dtype=torch.float64, device=device)
-        self._weights = _decays(stream.decay, device)
+        self._weights = _decays(averaging.decay, device)
 
     def update(self, states: Tensor) -> Tensor:
         """Overwrite each of the next batches by the average that ends with it.
 
-        A batch that is not finite gives NaN, and leaves no trace in the average.
+        A batch that is not finite gives NaN at its step and does not enter later averages.
 
         Args:
             states: (n, size) packed moments, oldest first.
 
         Returns:
-            The same tensor, whose layout is `layout` now.
+            ``states``, in the layout `layout`.
         """
         for chunk in states.split(_CHUNK):
-            self._sweep(chunk)
+            self._update_chunk(chunk)
         return states
 
-    def _sweep(self, states: Tensor) -> None:
+    def _update_chunk(self, states: Tensor) -> None:
         rows = self._rows[: self._past + len(states)]
         unusable = torch.isfinite(states[:, -2:]).all(1, keepdim=True).logical_not()
-        # an accelerator masks without asking
+        # on an accelerator the mask is always applied: reading it would synchronise
         masks = states.device.type != "cpu" or bool(unusable.any())
         self._fill(states, rows[self._past :])
         if masks:
@@ -161,7 +166,7 @@ class TorchAverage:
             states.masked_fill_(unusable, torch.nan)
 
     def _fill(self, states: Tensor, rows: Tensor) -> None:
-        """Rows whose weighted sums make up the average: nothing in them cancels."""
+        """Fill rows whose weighted sums give the average without cancellation."""
         counts, means, within, norm_sum, norm_max = self._layout.split(states)
         number, total, squares, freedom, norms, largest, one = rows.split(self._columns, 1)
         number.copy_(counts)
@@ -173,7 +178,7 @@ class TorchAverage:
         one.fill_(1)
 
     def _decayed(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums over rows 0..i + 1 with weights decay^age, and the average largest norm."""
+        """The sums over rows 0..i + 1 with weights decay^age, and the average largest norm."""
         number = len(rows) - 1
         sums = torch.empty_like(rows[1:])
         for start in range(0, number, _PIECE):
@@ -185,7 +190,7 @@ class TorchAverage:
         return sums, sums[:, -2] / sums[:, -1]
 
     def _within(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums over the window that ends at each row, and the largest norm in it."""
+        """The sums over the window that ends at each row, and the largest norm in it."""
         length, past = self._averaging.length, self._past
         index = torch.arange(len(rows), device=rows.device)
         age = index[past:].unsqueeze(1) - index
@@ -195,6 +200,7 @@ class TorchAverage:
         return sums, largest
 
     def _pack(self, sums: Tensor, largest: Tensor, out: Tensor) -> None:
+        """Write the averages to the rows of ``out``."""
         weight, total, squares, freedom, norm_sum, *_ = sums.split(self._columns, 1)
         weights, means, within, norm_sums, norm_max = self.layout.split(out)
         pooled = squares.sum(1, keepdim=True) / freedom.sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Inputs, labels and loss of the batches of a split, and how a model takes them."""
+"""Reads the batches of a split: their inputs and labels, the model's outputs, and the loss."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ncfast._arrays import as_tensor
 from ncfast.tracking.numbers import as_number
 
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 
 
 def inputs_and_labels(batch: Any) -> tuple[Any, Any]:
-    """The first two entries of a tuple or list; of a dict the labels, and all else.
+    """The inputs and the labels of a batch.
 
-    Where a dict has one entry beside the labels, that entry is the input.
+    Of a tuple or list these are the first two entries. Of a dict the inputs are all entries but the
+    labels, or the only other entry itself.
 
     Raises:
-        TypeError: the batch is neither, or has no labels.
+        TypeError: the batch is no tuple, list or dict, or has no labels.
 
     Example:
         >>> inputs_and_labels({"image": "pixels", "label": [1]})
@@ -42,31 +44,31 @@ def inputs_and_labels(batch: Any) -> tuple[Any, Any]:
 
 
 def as_labels(labels: Any, device: torch.device) -> Tensor:
-    """Labels as a tensor on ``device``, of at least one axis.
+    """The labels as a tensor on ``device`` with at least one axis.
 
     Raises:
-        TypeError: they are no tensor, array or list of numbers.
+        TypeError: the labels are no tensor, array or list of numbers.
     """
     if not isinstance(labels, (Tensor, np.ndarray, list, tuple, int, np.integer)):
         raise TypeError(
             "Expected the labels of a batch to be a tensor or an array but got "
             f"{_kind(labels)}. Yield (inputs, labels)."
         )
-    return torch.atleast_1d(torch.as_tensor(labels, device=device))
+    return torch.atleast_1d(as_tensor("labels", labels).to(device))
 
 
 def outputs_of(model: nn.Module, inputs: Any, device: torch.device) -> Any:
-    """What the model makes of the inputs of a batch, moved to ``device``.
+    """The model's outputs for the inputs of a batch, which are moved to ``device``.
 
-    A dict is passed by keyword and a tuple by position if the model takes its entries so;
-    everything else is the only argument. Arrays become tensors.
+    The model gets a dict by keyword and a tuple by position if its signature allows, and anything
+    else as its only argument. Arrays become tensors.
     """
     inputs = _moved(inputs, device)
     if isinstance(inputs, Mapping) and _takes(model, lambda s: s.bind(**inputs)):
         return model(**inputs)
     if isinstance(inputs, tuple) and _takes(model, lambda s: s.bind(*inputs)):
         return model(*inputs)
-    # a DataLoader makes a list of a tuple
+    # a DataLoader turns a tuple into a list
     if isinstance(inputs, list) and not _takes(model, lambda s: s.bind(inputs)):
         return model(*inputs)
     return model(inputs)
@@ -104,15 +106,15 @@ Reduction = Literal["mean", "sum", "none"]
 
 
 def reduction_of(loss: LossFunction | None, given: Reduction | None) -> Reduction:
-    """What a loss function does with the samples of a batch: "sum" adds them, "mean" all else.
+    """The reduction of a loss function over the samples of a batch: "sum" if it says so, or "mean".
 
     Args:
-        loss: a module with ``reduction`` or a method of one, a ``functools.partial`` of these or of
-            one of torch's functions, or any function.
-        given: overrides it.
+        loss: a module with an attribute ``reduction``, a method of one, a ``functools.partial`` of
+            these or of one of torch's functions, or any function.
+        given: the user's choice, which takes precedence.
 
     Raises:
-        ValueError: ``given`` is neither.
+        ValueError: ``given`` is no reduction.
     """
     if given not in (None, "mean", "sum", "none"):
         raise ValueError(
@@ -132,17 +134,17 @@ def _stated(loss: Any) -> Any:
 
 
 def total_loss(value: Any, rows: int, reduction: Reduction) -> Tensor:
-    """Sum of the losses of a batch, () float64.
+    """The sum of the losses over the samples of a batch, () float64.
 
     Args:
-        value: what the loss function returned: one number, or a loss for each sample, (N, ...),
-            of which the mean over the further axes counts. Numbers are those of `as_number`.
+        value: the loss function's result: one number that `as_number` takes, or a loss for each
+            sample, (N, ...), which is averaged over the further axes.
         rows: N.
-        reduction: what one number is; "none", there is one for each sample.
+        reduction: what one number is, the mean or the sum; "none" asks for one for each sample.
 
     Raises:
-        TypeError: it is no real number and no tensor of these.
-        ValueError: its length is not N.
+        TypeError: the value is no real number and no tensor of real numbers.
+        ValueError: its shape is neither () nor (N, ...).
     """
     value = _as_tensor(value).detach().to(torch.float64)
     if value.ndim and len(value) == rows and (rows > 1 or value.ndim > 1):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import nn
 
+from ncfast._arrays import Array
+from ncfast.ops.grouping import Labels
 from ncfast.ops.states import FastRowWriter
 from ncfast.ops.weight_norm import NormWriter
 from ncfast.tracking.hook import Hook
@@ -45,7 +47,7 @@ class FastStep:
         self._split, self._hook, self._push = split, hook, writer.push
         self._norm = () if model is None else (norms, model)
 
-    def __call__(self, step: int, labels: Tensor | None, feats: Tensor | None, split: str) -> bool:
+    def __call__(self, step: int, labels: Labels | None, feats: Array | None, split: str) -> bool:
         """Measure the batch of ``step``; False, with nothing changed, if a full step must."""
         hook = self._hook
         if split != self._split or (feats is None) is (hook is None):

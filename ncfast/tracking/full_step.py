@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import nn
 
 from ncfast import _validate
+from ncfast._arrays import Array
 from ncfast.metrics.weights import weight_norm
+from ncfast.ops.grouping import Labels, labels_of
 from ncfast.tracking import messages
 from ncfast.tracking.buffer import MomentsBuffer
 from ncfast.tracking.capture import FeatureCapture
@@ -47,7 +49,7 @@ class FullStep:
         self._kind, self._warn = kind, warn
 
     def measure(
-        self, step: int, labels: Tensor | None, feats: Tensor | None, split: str
+        self, step: int, labels: Labels | None, feats: Array | None, split: str
     ) -> FastStep | None:
         """Measure a batch.
 
@@ -73,17 +75,17 @@ class FullStep:
                 self._capture.clear()  # the features that the hooks caught of the same batch
 
     def _measure_passed(
-        self, step: int, labels: Tensor | None, feats: Tensor, split: str
+        self, step: int, labels: Labels | None, feats: Array, split: str
     ) -> FastStep | None:
         if labels is None:
             self._warn(step, "labels", messages.NO_LABELS)
-        elif _validate.is_pair_without_rows(feats, labels):
+        elif _validate.is_pair_without_rows(feats, labels_of(labels)):
             self._warn(step, "rows", messages.NO_ROWS)
         else:
             return self._fast_step(split, None, self._push(step, split, "", feats, labels))
         return None
 
-    def _measure_captured(self, step: int, labels: Tensor | None, split: str) -> FastStep | None:
+    def _measure_captured(self, step: int, labels: Labels | None, split: str) -> FastStep | None:
         if self._capture is None:
             raise RuntimeError(
                 "Expected argument `feats`, because the Tracker has no model to capture from, but "
@@ -110,9 +112,9 @@ class FullStep:
         return fast
 
     def _push(
-        self, step: int, split: str, layer: str, feats: Tensor, labels: Tensor
+        self, step: int, split: str, layer: str, feats: Array, labels: Labels
     ) -> MomentsBuffer:
-        feats, labels = _validate.check_pair(feats, labels)
+        feats, labels = _validate.check_pair(feats, labels_of(labels))
         prefix = self._prefixes.prefix(self._kind, split, layer, step)
         return self._recorder.push(step, prefix, feats, labels)
 

@@ -15,14 +15,14 @@ INPUT = ":input"
 
 
 def resolve_layers(model: nn.Module, layers: Layer | Sequence[Layer] | None) -> tuple[str, ...]:
-    """Names of the chosen layers, in the order of ``layers`` and without repetition.
+    """The names of the chosen layers, in the order of ``layers`` and without repetition.
 
     Args:
         model: any module.
         layers: names from ``model.named_modules()``, patterns with wildcards ("blocks.*"), compiled
             regular expressions that match a whole name, or types of modules. A name or pattern
-            that ends in ":input" selects the first argument of the layer instead of its output.
-            The name of the model itself is "". None selects the input of the last nn.Linear.
+            that ends in ":input" selects the layer's first argument instead of its output. "" is
+            the name of the model itself. None selects the input of the last nn.Linear.
 
     Raises:
         ValueError: an entry matches no layer, or ``layers`` is None and there is no nn.Linear.
@@ -30,7 +30,7 @@ def resolve_layers(model: nn.Module, layers: Layer | Sequence[Layer] | None) -> 
     """
     modules = {name: module for name, module in model.named_modules() if name}
     if layers is None:
-        # a linear probe is its own last linear layer
+        # a model that is an nn.Linear, a linear probe, is its own last linear layer
         return (INPUT if isinstance(model, nn.Linear) else _last_linear(modules),)
     single = isinstance(layers, (str, re.Pattern, type))
     wanted: Iterable[Layer] = (layers,) if single else layers  # type: ignore[assignment]
@@ -74,13 +74,13 @@ def _last_linear(modules: dict[str, nn.Module]) -> str:
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
-    """The original module of a compiled one; any other module is returned unchanged."""
+    """The original module of a compiled model; any other model is returned unchanged."""
     inner = getattr(model, "_orig_mod", model)
     return inner if isinstance(inner, nn.Module) else model
 
 
 def model_device(model: nn.Module) -> torch.device:
-    """Device of the model's first parameter; the CPU if it has no parameter."""
+    """The device of the model's first parameter; the CPU if it has none."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
@@ -93,9 +93,9 @@ def tensor_of(output: Any) -> Tensor:
     """The tensor in the output of a layer.
 
     A tensor is returned unchanged. A tuple or list gives its first entry, which is the output of
-    attention and recurrent layers. A dict or ModelOutput gives the first of
-    ``last_hidden_state``, the last entry of ``hidden_states``, and ``logits`` that it has, or else
-    its only value.
+    attention and recurrent layers. A dict or ModelOutput gives the first that it has of
+    ``last_hidden_state``, the last entry of ``hidden_states``, and ``logits``; or else its only
+    value.
 
     Raises:
         TypeError: the output holds no tensor, or it is unclear which tensor is meant.
@@ -113,7 +113,7 @@ def tensor_of(output: Any) -> Tensor:
 
 
 def find_tensor(output: Any) -> Tensor | None:
-    """What `tensor_of` gives; None where that raises."""
+    """The tensor that `tensor_of` returns; None if it would raise."""
     if isinstance(output, Tensor):
         return output
     if isinstance(output, Mapping):
@@ -181,14 +181,15 @@ PRESETS: dict[str, Pool] = {"flatten": flatten, "gap": gap, "cls": cls, "last": 
 
 
 def is_preset(pool: Pool) -> bool:
-    """Whether ``pool`` is one of this module, which read only one tensor."""
+    """Whether ``pool`` is a function of this module; these read only one tensor."""
     return pool is tensor_of or pool in PRESETS.values()
 
 
 def batch_first(pool: Pool, layer: nn.Module) -> Pool:
-    """``pool`` for a layer whose sequences are (T, N, D), the default of torch's layers.
+    """A pooling for the outputs of ``layer``, whose sequences may be (T, N, D).
 
-    The layer decides, because the shape does not tell T from N if they are equal.
+    That is the default of torch's layers. The layer's settings decide, not the shape of the output,
+    in which T and N may be equal.
     """
     if pool not in PRESETS.values() or not _sequence_first(layer):
         return pool

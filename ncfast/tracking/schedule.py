@@ -1,4 +1,4 @@
-"""Schedules: functions that tell for a step whether to measure at it."""
+"""Schedules: functions from a step to whether it is measured."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def every(interval: int) -> Schedule:
     """A schedule of step 0 and every multiple of ``interval``.
 
     Raises:
-        TypeError: the interval is no whole number.
+        TypeError: the interval is not a whole number.
         ValueError: the interval is not positive.
 
     Example:

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import Self
 
 from ncfast import _validate
+from ncfast._arrays import Array
 from ncfast.metrics.catalogue import OF_MOMENTS
+from ncfast.ops.grouping import Labels
 from ncfast.tracking import messages, shutdown
 from ncfast.tracking.averaging import parse_averaging
 from ncfast.tracking.batches import LossFunction, Reduction, reduction_of
@@ -188,15 +190,17 @@ class Tracker:
         return self._due
 
     def step(
-        self, *, labels: Tensor | None, feats: Tensor | None = None, split: str = "train"
+        self, *, labels: Labels | None, feats: Array | None = None, split: str = "train"
     ) -> None:
         """Advance by one training step; measure its batch if the schedule says so.
 
         Call it after the optimiser's step.
 
         Args:
-            labels: (N,) integer class indices of the batch; None measures nothing, and warns once.
-            feats: (N, D) features of the batch; None takes those captured in its forward pass.
+            labels: (N,) integer class indices of the batch, a tensor or an array, or their `plan`;
+                None measures nothing, and warns once.
+            feats: (N, D) features of the batch, a tensor or an array; None takes those captured in
+                its forward pass.
             split: the first part of the keys.
 
         Raises:
@@ -229,7 +233,7 @@ class Tracker:
             recorder.seconds += time.perf_counter() - begin
 
     @signal_safe
-    def _step(self, labels: Tensor | None, feats: Tensor | None, split: str) -> None:
+    def _step(self, labels: Labels | None, feats: Array | None, split: str) -> None:
         """A step of any kind; an ordinary one prepares the fast step for those that follow."""
         captures = _capturing()
         if not captures:  # steps in a CUDA graph are counted when it is replayed

@@ -65,7 +65,7 @@ def test_the_metrics_take_it_where_reading_would_wait(monkeypatch):
     there = ncfast.collapse_metrics(moments, metrics=names, backend="reference")
     for name in names:
         assert float(there[name]) == pytest.approx(float(here[name]), rel=1e-12)
-        assert not ncfast.describe(name).stalls
+        assert not ncfast.describe(name).synchronizes
 
 
 def _dependent(kind, number, dim, generator):

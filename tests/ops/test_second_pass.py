@@ -10,7 +10,7 @@ import ncfast
 from ncfast.ops import _raw
 from ncfast.ops.decisions import decisions, own_distances
 from ncfast.ops.margins import Classes, margins
-from ncfast.ops.pairs import sweep
+from ncfast.ops.pairs import pair_statistics
 from ncfast.ops.projection import PROJECTION
 from ncfast.ops.scatter import SCATTER
 
@@ -36,7 +36,7 @@ def engine(backend, feats):
         projected_ss=PROJECTION.select(backend, feats),
         decisions=partial(decisions, backend),
         margins=partial(margins, backend),
-        sweep=partial(sweep, backend),
+        pair_statistics=partial(pair_statistics, backend),
         own_distances=own_distances if usable else None,
     )
 
@@ -109,7 +109,7 @@ def test_pairs(instruction_set, number, dim, gap):
     norms = torch.linalg.vector_norm(centred, dim=1)
     names = ["angle", "cdnv", "coherence", "distance", "log", "riesz"]
     given = (centred, norms, moments.class_variances, moments.present, names)
-    found, expected = fast.sweep(*given), plain.sweep(*given)
+    found, expected = fast.pair_statistics(*given), plain.pair_statistics(*given)
     torch.testing.assert_close(
         found.nearest, expected.nearest, rtol=1e-14 / gap + 1e-9, atol=0, equal_nan=True
     )
@@ -160,7 +160,7 @@ def test_any_number_of_threads_gives_the_same_bits():
     for threads in (1, 3):
         torch.set_num_threads(threads)
         fast, _ = both(feats)
-        swept = fast.sweep(rows, norms, moments.class_variances, moments.present, ["log"])
+        swept = fast.pair_statistics(rows, norms, moments.class_variances, moments.present, ["log"])
         results.append(
             [
                 fast.scatter(feats, labels, moments.means),

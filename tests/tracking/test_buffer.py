@@ -1,4 +1,4 @@
-"""weight.norm among the records: the column that the extension fills, and the way without it."""
+"""The buffers of moments and of norms of the weights, with the extension and without it."""
 
 import os
 
@@ -181,7 +181,7 @@ def test_a_fork_may_go_on_for_more_than_a_block():
 
 
 def buffer(monkeypatch=None):
-    if monkeypatch is not None:  # the way of an accelerator
+    if monkeypatch is not None:  # the path of an accelerator
         monkeypatch.setattr(_raw, "extension", None)
     return MomentsBuffer("a", ["rnc1.max"], Layout(3, 4), torch.device("cpu"), Averaging("batch"))
 

@@ -106,7 +106,7 @@ def test_a_value_changed_in_place_is_not_measured():
     assert "train/0/rnc1.max" not in records[0]
 
 
-@pytest.mark.parametrize("order", ["before", "after", "tapped"])
+@pytest.mark.parametrize("order", ["before", "after", "extractor"])
 def test_compiled_models(order):
     """Traced for real, by Dynamo; the code generator would only make this slow."""
     x, y = classes(dtype=torch.float32)
@@ -124,8 +124,8 @@ def test_compiled_models(order):
         run = compiled(model)
         tracker = Tracker(run, **options)  # it has not run yet
     else:
-        tapped = FeatureExtractor(model)
-        run = compiled(tapped)
+        extractor = FeatureExtractor(model)
+        run = compiled(extractor)
         run(x)
         tracker = Tracker(run, **options)
     with tracker:
@@ -151,16 +151,16 @@ def test_a_model_that_was_compiled_and_had_run_is_noticed():
 
 def test_an_extractor_is_a_model():
     x, y = classes(dtype=torch.float32)
-    tapped = FeatureExtractor(network(), layers="2")
-    again = copy.deepcopy(tapped)
-    assert torch.equal(tapped(x), again(x))
+    extractor = FeatureExtractor(network(), layers="2")
+    again = copy.deepcopy(extractor)
+    assert torch.equal(extractor(x), again(x))
     records = []
     with Tracker(again, num_classes=5, metrics="rnc1", sinks=[records.append]) as tracker:
         again(x)
         tracker.step(labels=y)
     assert "train/rnc1.max" in records[0]
     with pytest.raises(ValueError, match="Pass them to FeatureExtractor"):
-        Tracker(tapped, layers="0", num_classes=5)
+        Tracker(extractor, layers="0", num_classes=5)
 
 
 def test_models_saved_under_the_former_name_load():

@@ -1,4 +1,4 @@
-"""The short way of an ordinary step against the full one, and what it leaves to the full one."""
+"""The fast step gives the same records as the full step, and leaves unusual batches to it."""
 
 import math
 
@@ -100,7 +100,7 @@ def test_full_rows_are_not_overwritten():
 
 
 def train(steps, *, slow=False, every=1, stream="batch", inplace=False):
-    """Records and weights of a small network, tracked the short way or not."""
+    """Records and weights of a small network, tracked by fast steps or by full ones."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(10, 6), nn.ReLU(inplace=inplace), nn.Linear(6, 5))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -129,7 +129,7 @@ def train(steps, *, slow=False, every=1, stream="batch", inplace=False):
     [{}, {"every": 3}, {"every": lambda step: step % 5 < 2}, {"stream": "ema:0.9"}],
     ids=["each", "interval", "schedule", "average"],
 )
-def test_records_and_weights_do_not_depend_on_the_way(options, monkeypatch):
+def test_records_and_weights_do_not_depend_on_the_path(options, monkeypatch):
     pushed = []
     for slow in (False, True):
         calls = []

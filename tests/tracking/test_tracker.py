@@ -234,7 +234,7 @@ class Copied:
 @pytest.mark.parametrize("stream", ["batch", "ema:0.9", "window:3"])
 @pytest.mark.parametrize("metrics", ["all", "full"])
 def test_a_step_and_a_block_do_not_synchronise(stream, metrics, monkeypatch):
-    """Meta tensors raise when a value is read, and take the ways of an accelerator."""
+    """Meta tensors raise when a value is read, and take the paths of an accelerator."""
     monkeypatch.setattr("ncfast.tracking.records.HostCopy", Copied)
     monkeypatch.setattr(Copied, "made", ())
     records = []

@@ -1,6 +1,7 @@
-"""Where records go: files, experiment trackers, or anything callable.
+"""The sinks of a tracker: files, experiment trackers, and functions that take records.
 
-A sink has ``write(record)`` and ``close()``; ``start(header)`` and ``flush()`` are optional.
+A sink has ``write(record)`` and ``close()``; ``start(header)``, ``flush()`` and
+``write_block(records)`` are optional (see `Sink`).
 """
 
 from ncfast.tracking.sinks.csv import CsvSink

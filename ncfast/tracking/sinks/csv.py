@@ -1,4 +1,4 @@
-"""A table with a row a record, for spreadsheets."""
+"""Writes records as the rows of a CSV file, for spreadsheets."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ncfast.tracking.sinks.protocol import Header, Record
 
 
 class CsvSink:
-    """Appends a row a record to a CSV file; each row reaches the operating system whole.
+    """Appends a row for each record to a CSV file; each row reaches the operating system whole.
 
-    The columns are the keys in the order in which they first appear. A key that first appears later
-    becomes a new column on the right: the file is rewritten once, whole or not at all, and earlier
-    rows have an empty cell there, as has every record without a key. Numbers are written with all
-    their digits, NaN and infinities as ``nan`` and ``inf``. An existing file is continued, without
-    a row that a killed process left unfinished; several processes may append to it. The header goes
-    into a file of its own, ``metrics.header.json`` beside metrics.csv.
+    The columns are the keys, in the order in which they first appear. A key that appears later
+    becomes a new column on the right: the file is rewritten once, completely or not at all. A
+    record without a key has an empty cell. Numbers are written with all their digits, NaN and
+    infinities as ``nan`` and ``inf``. An existing file is continued, without a row that a killed
+    process left unfinished; several processes may append to it. The header is stored in a file of
+    its own, ``metrics.header.json`` beside metrics.csv.
 
     Args:
         path: the file; its folder is made if needed.
@@ -33,7 +33,7 @@ class CsvSink:
         self.path = Path(path)
         self._file = LineFile(path)
         self._columns: list[str] = []
-        self._opened = 0  # of which file the columns are
+        self._opened = 0  # the file that the columns belong to
 
     def start(self, header: Header) -> None:
         """Write the header file; a device or a pipe gets none."""
@@ -45,7 +45,7 @@ class CsvSink:
 
         Raises:
             OSError: the disk is full, or the file cannot be written; earlier rows are whole.
-            ValueError: a new key, and the path is a device or a pipe.
+            ValueError: a new key needs a column, and the path is a device or a pipe.
         """
         with self._file.locked():
             self._read_columns()
@@ -59,7 +59,7 @@ class CsvSink:
             self._columns = columns
 
     def _read_columns(self) -> None:
-        """Look at the file's first line, which another process may have written since."""
+        """Read the first line of the file, which another process may have written."""
         if self._file.is_empty() and self._opened == self._file.opened:  # emptied by a rotation
             self._columns = []
         if not self._file.regular or (self._columns and self._opened == self._file.opened):
@@ -95,7 +95,7 @@ class CsvSink:
 
 
 def read_csv(path: Path) -> Iterator[dict[str, float]]:
-    """The records of a CSV file in order; empty cells and a half-written last row are left out."""
+    """The records of a CSV file in order, without empty cells and an unfinished last row."""
     with path.open(newline="") as file:
         for row in csv.DictReader(line for line in file if line.endswith("\n")):
             yield {name: _number(cell) for name, cell in row.items() if cell}

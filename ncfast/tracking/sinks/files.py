@@ -1,4 +1,4 @@
-"""Files that end with a whole line, also when several processes append to one of them."""
+"""Appends whole lines to files that several processes may share, and replaces files at once."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ _UNFINISHED = ".tmp"
 class LineFile:
     """A file that grows by whole lines, each handed to the operating system in one write.
 
-    A line that an earlier, killed process left unfinished is removed on opening, and so are its
-    temporary files. Processes that write to one file wait for each other, on systems with `fcntl`.
-    When the file is deleted or renamed while it is open, a warning says so and later lines go to a
-    new file at the path.
+    Opening removes a line that a killed process left unfinished, and its temporary files. Processes
+    that write to one file wait for each other, on systems with `fcntl`. If the file is deleted or
+    renamed while it is open, later lines go to a new file at the path, and a warning says so.
 
     Args:
         path: the file; its folder is made if needed.
@@ -40,7 +39,7 @@ class LineFile:
 
     Attributes:
         regular: whether it is a file, not a device or a pipe.
-        opened: how often a file was opened; what was known of an earlier one may not hold.
+        opened: how often a file was opened; it changes when another file is at the path.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -54,11 +53,11 @@ class LineFile:
                 self._truncate()
 
     def append(self, lines: bytes, steps: Sequence[object]) -> None:
-        """Append whole lines; when that fails, those that are not whole are taken back.
+        """Append whole lines; a failure removes the part of a line that was written.
 
         Args:
             lines: any number of lines.
-            steps: the step of each, or of all.
+            steps: the step of each line, or one step for all.
 
         Raises:
             OSError: the disk is full, or the file cannot be written; the message names the step.
@@ -88,7 +87,7 @@ class LineFile:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Inside, no other process writes to the file, which is the one at the path."""
+        """Lock the file inside the block, and make sure that it is the one at the path."""
         if not self.regular:
             yield
             return
@@ -101,13 +100,13 @@ class LineFile:
             unlock(self._file)
 
     def reopen_locked(self) -> None:
-        """Open and lock the file that is at the path now."""
+        """Open and lock the file that is now at the path."""
         self._file.close()  # and unlock
         self._open()
         lock(self._file)
 
     def is_empty(self) -> bool:
-        """Whether nothing is in the file."""
+        """Whether the file is empty."""
         return self.regular and os.fstat(self._file.fileno()).st_size == 0
 
     def close(self) -> None:
@@ -116,7 +115,7 @@ class LineFile:
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # unbuffered: a line is one write, and after a crash the file ends with a whole line
+        # unbuffered: each line is one write, so that after a crash the file ends with a whole line
         self._file: Any = self.path.open("ab", buffering=0)
         self.regular = self.path.is_file()
         self.opened += 1
@@ -145,7 +144,7 @@ def lock(file: Any) -> None:
 
 
 def try_lock(file: Any) -> bool:
-    """Lock the file; False if another process has. True on file systems without locks."""
+    """Lock the file; False if another process holds the lock. True on systems without locks."""
     if fcntl is None:
         return True
     try:
@@ -158,15 +157,15 @@ def try_lock(file: Any) -> bool:
 
 
 def unlock(file: Any) -> None:
-    """Undo `lock`; a closed file is unlocked."""
+    """Release the lock; closing a file releases it too."""
     if fcntl is not None and not file.closed:
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def warn_of_new_file(path: Path) -> None:
-    """Say that a log was deleted or renamed under its writer."""
-    # in the thread of the sink, where a warning that is made an error would only lose records
+    """Warn that a log was deleted or renamed while it was open."""
+    # this runs in the sink's thread, where a warning turned into an error would lose records
     with contextlib.suppress(RuntimeWarning):
         warnings.warn(
             f"{path} was deleted or renamed while it was open. Later records go to a new file of "
@@ -177,7 +176,7 @@ def warn_of_new_file(path: Path) -> None:
 
 
 def end_of_last_line(path: Path) -> int:
-    """Bytes of ``path`` up to and with its last line break."""
+    """The number of bytes of ``path`` up to its last line break, inclusive."""
     with open(path, "rb") as file:
         end = file.seek(0, os.SEEK_END)
         while end > 0:
@@ -192,10 +191,10 @@ def end_of_last_line(path: Path) -> int:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A hidden file beside ``path`` that takes its place when the block ends without error.
+    """A hidden file beside ``path``, which replaces it when the block ends without an error.
 
-    It stays locked meanwhile: one that nobody has locked is of a killed process, see
-    `remove_unfinished`.
+    The hidden file is locked until then. One without a lock was left by a killed process, and
+    `remove_unfinished` deletes it.
     """
     path = path.resolve()  # a link stays a link
     remove_unfinished(path)
@@ -217,14 +216,14 @@ def _temporary(path: Path) -> Iterator[Path]:
             dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED
         )
         with os.fdopen(handle, "rb") as file:
-            # another process may have taken it for a leftover before it was locked
+            # before the lock another process may have deleted it as a leftover
             if try_lock(file) and os.path.exists(name):
                 yield Path(name)
                 return
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what killed processes left of `replacing` beside ``path``."""
+    """Delete the hidden files of `replacing` that killed processes left beside ``path``."""
     path = path.resolve()
     for entry in _entries(path.parent):
         if entry.startswith(f".{path.name}.") and entry.endswith(_UNFINISHED):
@@ -241,12 +240,12 @@ def _entries(folder: Path) -> list[str]:
 
 
 def header_path(path: Path) -> Path:
-    """Where the header of the log at ``path`` is: ``metrics.header.json`` for metrics.jsonl."""
+    """The path of a log's header: ``metrics.header.json`` for metrics.jsonl."""
     return path.with_suffix(".header.json")
 
 
 def write_header(path: Path, header: Header) -> None:
-    """Put the header beside the log at ``path``, whole or not at all; replaces an earlier one.
+    """Write the header beside the log at ``path``, completely or not at all, over an earlier one.
 
     Raises:
         OSError: the disk is full or the directory cannot be written.

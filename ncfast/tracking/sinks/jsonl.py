@@ -1,4 +1,4 @@
-"""A JSON object a line: the default, and the one that loses least in a crash."""
+"""Writes each record as a line of JSON: the default format, which loses least in a crash."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ncfast.tracking.sinks.strict_json import json_line, restored
 
 
 class JsonlSink:
-    """Appends one JSON object a line to a file; each line reaches the operating system whole.
+    """Appends a line of JSON for each record; each line reaches the operating system whole.
 
     The JSON is strict: NaN and infinities are null, and the field "nonfinite" lists them, see
     `ncfast.tracking.sinks.strict_json`. A line that an earlier, killed process left unfinished is
     removed on opening. When a write fails, the part of the line that was written is removed and
-    OSError is raised. Several processes may append to one file. The header goes into a file of its
-    own, ``metrics.header.json`` beside metrics.jsonl: every line of the log is a record.
+    OSError is raised. Several processes may append to one file. Every line of the log is a record;
+    the header is stored in a file of its own, ``metrics.header.json`` beside metrics.jsonl.
 
     Args:
         path: the file; its folder is made if needed.
@@ -47,7 +47,7 @@ class JsonlSink:
         self._append(json_line(record).encode(), [record.get("step")])
 
     def write_block(self, records: Records) -> None:
-        """Append many records; raises what `write` does, and keeps those that were whole."""
+        """Append many records. On an OSError, as in `write`, the whole lines so far stay."""
         self._append(records.json_lines(), records.steps)
 
     def _append(self, lines: bytes, steps: Sequence[object]) -> None:
@@ -62,13 +62,12 @@ class JsonlSink:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, float]]:
-    """The records of a JSONL file in order; a half-written last line is left out.
+    """The records of a JSONL file in order, without an unfinished last line.
 
-    NaN and infinities are in their places again, also those of version 0.1, which wrote them as NaN
-    and Infinity.
+    NaN and infinities are restored, also those of version 0.1, which wrote NaN and Infinity.
 
     Raises:
-        ValueError: a line other than the last is no JSON object; it is named.
+        ValueError: a line other than the last is no JSON object; the message names it.
     """
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):

@@ -1,4 +1,4 @@
-"""Runs of MLflow."""
+"""Logs records to runs of MLflow."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _REFUSED = re.compile(r"[^\w\-. :/]")  # characters that a metric's name may not
 class MlflowSink:
     """Logs records to a run of MLflow, at the record's own step.
 
-    The run is, in this order: the one that ``run_id`` names; the caller's active run where it
-    belongs to ``experiment``, or where ``experiment`` is None; a new run. A run of yours stays
-    open; a new run is ended by `close`. The tracking server is the one that ``MLFLOW_TRACKING_URI``
+    The run is the first that exists of: the run that ``run_id`` names; the caller's active run, if
+    it belongs to ``experiment`` or if ``experiment`` is None; a new run. Your run stays open, and
+    `close` ends a new run. The tracking server is the one that ``MLFLOW_TRACKING_URI``
     or ``mlflow.set_tracking_uri`` names. The header becomes the artifact ``ncfast.json``.
     Characters that MLflow refuses in a metric's name become underscores.
 
     Args:
         experiment: the name of an experiment, which is made if needed.
-        run_id: a run of yours.
+        run_id: the id of your run.
 
     Raises:
         ModuleNotFoundError: mlflow (or mlflow-skinny) is not installed.
@@ -54,7 +54,7 @@ class MlflowSink:
         self.write_block([record])
 
     def write_block(self, records: Iterable[Record]) -> None:
-        """Log many records with as few calls of the server as it allows."""
+        """Log many records with as few calls of the server as possible."""
         now = int(time.time() * 1000)
         metrics = (
             self._metric(_REFUSED.sub("_", name), float(value), now, int(record["step"]))

@@ -1,4 +1,4 @@
-"""Columns on disk, for long runs that a data frame library reads back."""
+"""Writes records as Parquet files, for long runs that a data frame library reads."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _HEADER = b"ncfast"
 class ParquetSink:
     """Writes a directory of Parquet files, which pandas, polars, DuckDB and pyarrow read as one.
 
-    A Parquet file cannot be read before it is finished, so records gather in memory and become one
-    part file after another, each put in place whole. `flush` writes the part that is not full yet,
-    and later writes it again: a killed process loses what came after the last flush. Steps are
-    int64, other numbers float64, absent values null. All parts have the same columns: a key that
-    first appears later is added to the earlier parts. An existing directory is continued. The
-    header is in the schema's metadata, under "ncfast", as JSON.
+    A Parquet file cannot be read before it is complete. Records therefore gather in memory and are
+    written in part files, each of which appears complete or not at all. `flush` writes the part
+    that is not full yet, and the next flush writes it again: a killed process loses the records
+    since the last flush. Steps are int64, other numbers float64, absent values null. All parts have
+    the same columns: a key that appears later is added to the earlier parts. An existing directory
+    is continued. The header is JSON in the schema's metadata, under "ncfast".
 
     Args:
         path: the directory, such as "runs/mine/metrics.parquet"; it is made if needed.
-        rows: records a part.
-        seconds: a record waits at most this long for a flush, if another one comes.
+        rows: records in a part.
+        seconds: the first record after so many seconds writes the pending ones.
 
     Raises:
         ModuleNotFoundError: pyarrow is not installed.
@@ -58,7 +58,7 @@ class ParquetSink:
         self._schema = self._schema.with_metadata({_HEADER: text})
 
     def write(self, record: Record) -> None:
-        """Keep a record until its part is written.
+        """Add a record to the part that is not full yet.
 
         Raises:
             OSError: the disk is full; the parts before are whole.
@@ -119,7 +119,7 @@ def parts(path: Path) -> list[Path]:
 
 
 def read_parquet(path: Path) -> Iterator[dict[str, float]]:
-    """The records of a directory of parts in order; null values are left out."""
+    """The records of a directory of parts in order, without null values."""
     parquet = need("pyarrow.parquet", "Reading a Parquet log")
     for part in parts(path):
         for row in parquet.read_table(part).to_pylist():

@@ -1,4 +1,4 @@
-"""What a sink is."""
+"""The protocol of a sink, and a sink around a function."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ Header = Mapping[str, object]
 
 @runtime_checkable
 class Sink(Protocol):
-    """Takes finished records, one at a time, in order, from one thread.
+    """Takes complete records, one at a time, in order, from one thread.
 
-    Three more methods are called where a sink has them: ``start(header)``, once and before the
-    first record, with versions, conventions and definitions of the metrics; ``flush()``, after
-    which every record so far must survive a killed process; and ``write_block(records)`` in place
-    of ``write``, with many records at once: see `Records`.
+    Three methods are optional. ``start(header)`` is called once before the first record, with
+    versions, conventions and definitions of the metrics. After ``flush()`` every record so far must
+    survive a killed process. ``write_block(records)`` is called instead of ``write`` and takes many
+    records at once, see `Records`.
     """
 
     def write(self, record: Record) -> None:
-        """Take a record; may keep it, must not change it."""
+        """Take a record. The sink may keep it, and must not change it."""
 
     def close(self) -> None:
-        """Finish; nothing is written afterwards."""
+        """Release resources; `write` is not called afterwards."""
 
 
 class Records(Protocol):
@@ -35,21 +35,21 @@ class Records(Protocol):
         """The step of each record."""
 
     def __iter__(self) -> Iterator[Record]:
-        """One record after another."""
+        """Iterate over the records."""
 
     def json_lines(self) -> bytes:
-        """All of them, a line of JSON each."""
+        """All records, each as a line of JSON."""
 
 
 class CallableSink:
     """A sink around a function, such as ``records.append``.
 
-    A function whose further parameters include ``step``, such as ``mlflow.log_metrics`` and
-    ``trackio.log``, gets the step there, and the other numbers of the record as its first argument.
+    A function with a parameter ``step`` after its first, such as ``mlflow.log_metrics`` and
+    ``trackio.log``, gets the step there and the other numbers of the record as its first argument.
     Any other function gets the record.
 
     Args:
-        function: called once a record.
+        function: called once for each record.
     """
 
     def __init__(self, function: Callable[..., object]) -> None:
@@ -74,6 +74,6 @@ def numbers_of(record: Record) -> dict[str, float]:
 def _takes_step(function: Callable[..., object]) -> bool:
     try:
         parameters = list(inspect.signature(function).parameters)
-    except (TypeError, ValueError):  # of some built-in functions nothing is known
+    except (TypeError, ValueError):  # some built-in functions have no signature
         return False
     return "step" in parameters[1:]

@@ -1,4 +1,4 @@
-"""Which sink a path or a name stands for, and how a log is read back."""
+"""Finds the sink that a path or a name stands for, and reads logs back."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ _NAMED = re.compile(r"\s*[A-Za-z][\w+.-]+\s*:")  # a single letter is a drive of
 
 
 def as_sink(sink: Sink | str | os.PathLike[str] | Callable[..., object]) -> Sink:
-    """The sink that a path, a name or a callable stands for; a sink as it is.
+    """The sink that a path, a name or a callable stands for; a sink is returned unchanged.
 
-    A path ending in ``.csv`` is a CSV file, one ending in ``.parquet`` a directory of Parquet
-    files, in upper case too; any other path is a JSONL file, and ``~`` is the home directory. The
-    string ``"tensorboard:DIR"`` writes event files to DIR, ``"wandb:PROJECT"`` and
-    ``"trackio:PROJECT"`` make a run there (of W&B's default project where nothing follows the
-    colon), ``"mlflow:EXPERIMENT"`` logs to the active run of that experiment, or to a new one.
+    A path ending in ``.csv`` is a CSV file, and one ending in ``.parquet`` a directory of Parquet
+    files, in upper case too; any other path is a JSONL file. ``~`` is the home directory. The
+    string ``"tensorboard:DIR"`` writes event files to DIR. ``"wandb:PROJECT"`` and
+    ``"trackio:PROJECT"`` make a run there (``"wandb:"`` in W&B's default project).
+    ``"mlflow:EXPERIMENT"`` logs to the active run of that experiment, or to a new run.
 
     Args:
         sink: one of these, a callable that takes a record (see `CallableSink`), or a sink. A run of
-            Weights & Biases, and its ``log``, stand for `WandbSink` of the run.
+            Weights & Biases, or its ``log``, stands for a `WandbSink` of the run.
 
     Raises:
         TypeError: it is none of these.
-        ValueError: the name is unknown; the path is a URL, ends in the suffix of another format, is
-            that of a directory, or of a file where a directory is needed.
+        ValueError: the name is unknown; the path is a URL, has spaces at its ends or the suffix of
+            another format, is a directory, or is a file where a directory is needed.
         ModuleNotFoundError: the sink needs a package that is not installed.
         OSError: the file cannot be opened.
     """
@@ -75,13 +75,13 @@ def as_sink(sink: Sink | str | os.PathLike[str] | Callable[..., object]) -> Sink
 
 
 def listed(sinks: Any) -> list[Any]:
-    """What was passed as ``sinks=``, as a list; a single path, name, function or sink is one."""
+    """The argument ``sinks=`` as a list; a single path, name, function or sink becomes one."""
     single = isinstance(sinks, (str, os.PathLike, Sink)) or callable(sinks)
     return [sinks] if single else list(sinks)
 
 
 def open_sinks(sinks: Any, undo: contextlib.ExitStack) -> list[Sink]:
-    """The sinks for what was passed as ``sinks=``; ``undo`` closes those that are opened here."""
+    """The sinks for the argument ``sinks=``; ``undo`` closes those that are opened here."""
     opened = []
     for given in listed(sinks):
         sink = as_sink(given)
@@ -137,7 +137,7 @@ def _of_path(given: str | os.PathLike[str]) -> Sink:
 
 
 def _checked(given: str | os.PathLike[str]) -> Path:
-    """A path on this machine, in a format that is known."""
+    """The path, if it is on this machine and of a known format."""
     text = os.fspath(given)
     if isinstance(given, str) and text != text.strip():
         raise ValueError(
@@ -168,14 +168,14 @@ def _checked(given: str | os.PathLike[str]) -> Path:
 def read_records(path: str | os.PathLike[str]) -> Iterator[dict[str, float]]:
     """The records of a JSONL file, CSV file or Parquet directory in order.
 
-    What a killed process left unfinished is left out.
+    A line that a killed process left unfinished is left out.
 
     Args:
-        path: the log; its suffix says the format, as in `as_sink`.
+        path: the log; its suffix gives the format, as in `as_sink`.
 
     Raises:
-        ValueError: a line of a JSONL file other than the last is no JSON object; it is named. Or
-            the path is a URL, or ends in the suffix of another format.
+        ValueError: a line of a JSONL file other than the last is no JSON object; the message names
+            it. Or the path is a URL, or has the suffix of another format.
         OSError: there is no such log.
     """
     found = _checked(path)

@@ -1,4 +1,4 @@
-"""Scalars for TensorBoard."""
+"""Writes records as scalars for TensorBoard."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _PURPOSE = "A TensorBoard sink"
 
 
 class TensorBoardSink:
-    """Writes a record as one event with a scalar a key, in an event file of ``log_dir``.
+    """Writes each record as one event, with a scalar for each key, to an event file.
 
-    TensorBoard groups keys by their first part, ``train`` or ``test``. It stores values in float32.
+    TensorBoard groups keys by their first part, such as ``train``, and stores values in float32.
     The header appears under Text.
 
     Args:
-        log_dir: the directory that ``tensorboard --logdir`` is given, or one below it.
-        flush_seconds: how long an event may wait in memory.
+        log_dir: the directory for ``tensorboard --logdir``, or one below it.
+        flush_seconds: the longest time that an event waits in memory.
 
     Raises:
         ModuleNotFoundError: tensorboard is not installed.
@@ -29,7 +29,7 @@ class TensorBoardSink:
 
     def __init__(self, log_dir: str | os.PathLike[str], *, flush_seconds: int = 10) -> None:
         need("tensorboard", _PURPOSE)
-        # its FileWriter takes many scalars at once; SummaryWriter makes an event of each
+        # FileWriter takes many scalars in one event; SummaryWriter makes an event for each
         self._torch: Any = need("torch.utils.tensorboard", _PURPOSE)
         self._proto: Any = need("tensorboard.compat.proto.summary_pb2", _PURPOSE)
         self._writer = self._torch.FileWriter(os.path.expanduser(log_dir), flush_secs=flush_seconds)

@@ -1,4 +1,4 @@
-"""Runs of Weights & Biases."""
+"""Logs records to runs of Weights & Biases."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from ncfast.tracking.sinks.protocol import Header, Record
 
 
 class WandbSink:
-    """Logs records to a run of its own of Weights & Biases, over the record's ``step``.
+    """Logs records to a separate run of Weights & Biases, plotted over the record's ``step``.
 
-    A run has one counter of rows, and W&B drops each row whose ``step=`` lies behind it. Records
-    are logged in blocks, behind the training, so rows of theirs in your run would cost you rows of
-    yours. They go to a run of their own, beside any that is open: neither run knows of the other,
-    and ``wandb.run`` stays yours. Next to ``run`` that is a run of the same project, entity, group
-    and mode, named after it. Every key is plotted over the logged value ``step``. The header
-    becomes the entry ``ncfast`` of the config.
+    A run has one counter of rows, and W&B drops each row whose ``step=`` is below it. Records are
+    logged in blocks, later than their steps, so in your run they would cost you rows. They go to a
+    separate run instead, which does not affect your open run; ``wandb.run`` stays yours. With
+    ``run``, the separate run has its project, entity, group and mode, and is named after it. Every
+    key is plotted over the logged value ``step``. The header becomes the entry ``ncfast`` of the
+    config.
 
     Args:
-        run: an open run of yours, which stays open; None for none.
-        share: log into ``run`` itself. Every record is then a row of your run and advances its
-            counter: choose it only if you never pass ``step=`` to ``run.log``.
-        **settings: arguments of ``wandb.init`` where there is no ``run``, such as
+        run: an open run of yours, which stays open, or None.
+        share: log to ``run`` itself. Every record is then a row of your run and advances its
+            counter: choose this only if you never pass ``step=`` to ``run.log``.
+        **settings: arguments of ``wandb.init`` if there is no ``run``, such as
             ``project="collapse"`` and ``mode="offline"``.
 
     Raises:
@@ -53,19 +53,19 @@ class WandbSink:
         self._run.log(dict(record))
 
     def close(self) -> None:
-        """Finish the run that was opened here."""
+        """Finish the run if it was made here."""
         if self._owned:
             self._run.finish()
 
 
 def _new_run(settings: Mapping[str, Any]) -> Any:
-    # "create_new" neither returns an open run nor makes the new one the process's
+    # "create_new" does not return an open run, and leaves wandb.run as it is
     wandb = need("wandb", "A Weights & Biases sink")
     return wandb.init(**{**settings, "reinit": "create_new"})
 
 
 def _beside(run: Any) -> dict[str, Any]:
-    """Settings of a run that lies next to ``run``."""
+    """The settings of a separate run that belongs to ``run``."""
     return {
         "project": run.project or None,
         "entity": run.entity or None,
@@ -75,12 +75,12 @@ def _beside(run: Any) -> dict[str, Any]:
         "mode": run.settings.mode,
         "dir": run.settings.root_dir,
         "config": {"run": run.id},
-        "settings": {"console": "off"},  # what is printed is in the log of ``run``
+        "settings": {"console": "off"},  # ``run`` logs what is printed
     }
 
 
 def refuse_settings(run: Any, settings: Mapping[str, Any], init: str) -> None:
-    """Refuse settings of a new run beside a run.
+    """Check that settings of a new run were not passed together with a run.
 
     Raises:
         ValueError: both were passed.

@@ -270,14 +270,14 @@ def test_a_change_in_place_is_noticed_also_within_a_tuple(pool):
     assert records == []
 
 
-@pytest.mark.parametrize("way", ["step", "snapshot"])
+@pytest.mark.parametrize("call", ["step", "snapshot"])
 @pytest.mark.parametrize("structure", [False, True])
-def test_a_change_in_place_under_inference_mode_does_not_reach_the_features(way, structure):
+def test_a_change_in_place_under_inference_mode_does_not_reach_the_features(call, structure):
     """No tensor counts its changes there, so the hook copies."""
     model = InPlace(structure)
     layer = "inner" if structure else "body"
     with tracked(model, layers=layer) as (tracker, records), torch.inference_mode():
-        if way == "step":
+        if call == "step":
             model(X)
             tracker.step(labels=Y)
         else:
@@ -286,13 +286,13 @@ def test_a_change_in_place_under_inference_mode_does_not_reach_the_features(way,
 
 
 @pytest.mark.parametrize("structure", [False, True])
-@pytest.mark.parametrize("tapped", [False, True])
-def test_a_change_in_place_in_a_compiled_model_does_not_reach_the_features(structure, tapped):
+@pytest.mark.parametrize("extractor", [False, True])
+def test_a_change_in_place_in_a_compiled_model_does_not_reach_the_features(structure, extractor):
     model = InPlace(structure)
     layer = "inner" if structure else "body"
     torch.compiler.reset()
-    subject = FeatureExtractor(model, layer) if tapped else model
-    options = {} if tapped else {"layers": layer}
+    subject = FeatureExtractor(model, layer) if extractor else model
+    options = {} if extractor else {"layers": layer}
     with tracked(subject, **options) as (tracker, records):
         run = torch.compile(subject, backend="aot_eager", fullgraph=True)
         for _ in range(2):
@@ -562,14 +562,14 @@ def test_scripting_a_tracked_model_says_what_to_do():
     assert torch.jit.script(model)(X).shape == (200, 5)
 
 
-def test_a_tapped_model_serves_one_tracker_after_another():
+def test_a_extractor_model_serves_one_tracker_after_another():
     """Its taps are part of the model; closing a tracker lets them rest."""
-    tapped = FeatureExtractor(network())
+    extractor = FeatureExtractor(network())
     for _ in range(2):
-        with tracked(tapped) as (tracker, records):
-            tapped(X)
+        with tracked(extractor) as (tracker, records):
+            extractor(X)
             tracker.step(labels=Y)
-        assert records[0]["train/rnc1.max"] == value_of(tapped.module[:2](X))
+        assert records[0]["train/rnc1.max"] == value_of(extractor.module[:2](X))
 
 
 class Odd(nn.Module):

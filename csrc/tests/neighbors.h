@@ -1,4 +1,4 @@
-// The searches for neighbours against plain loops, for tests/ops/test_sanitizers.py.
+// Compares the searches for neighbors with plain loops.
 #pragma once
 
 #include <algorithm>
@@ -7,13 +7,13 @@
 #include <random>
 #include <vector>
 
-#include "neighbors/search.h"
 #include "neighbors/exact.h"
+#include "neighbors/search.h"
 
 namespace ncfast {
 
-// Rows of three groups, the last of one member; with `step` > 0 on a lattice, full of ties.
-inline std::vector<double> knn_rows(std::int64_t rows, std::int64_t dim, double step) {
+// Random rows; with `step` > 0 on a lattice, which gives many ties.
+inline std::vector<double> random_rows(std::int64_t rows, std::int64_t dim, double step) {
     std::mt19937 generator(11);
     std::normal_distribution<double> normal;
     std::vector<double> data(static_cast<std::size_t>(rows * dim));
@@ -21,7 +21,7 @@ inline std::vector<double> knn_rows(std::int64_t rows, std::int64_t dim, double 
     return data;
 }
 
-inline std::vector<Neighbor> knn_truth(const PointSet& points, std::int64_t row, std::int64_t group) {
+inline std::vector<Neighbor> oracle(const PointSet& points, std::int64_t row, std::int64_t group) {
     std::vector<Neighbor> all;
     for (std::int64_t i = points.offsets[group]; i < points.offsets[group + 1]; ++i)
         if (i != row)
@@ -31,8 +31,9 @@ inline std::vector<Neighbor> knn_truth(const PointSet& points, std::int64_t row,
     return all;
 }
 
-inline int check_knn(std::int64_t rows, std::int64_t dim, double step, bool linf, int threads) {
-    const std::vector<double> data = knn_rows(rows, dim, step);
+// Three groups, the last of one row.
+inline int check_neighbors(std::int64_t rows, std::int64_t dim, double step, bool linf, int threads) {
+    const std::vector<double> data = random_rows(rows, dim, step);
     const std::int64_t offsets[] = {0, rows / 3, rows - 1, rows}, ends[] = {(dim + 1) / 2, dim};
     const std::int64_t blocks = dim > 1 ? 2 : 1, k = 3;
     const PointSet points{data.data(), dim, dim > 1 ? ends : ends + 1, blocks, offsets, 3, linf};
@@ -49,28 +50,28 @@ inline int check_knn(std::int64_t rows, std::int64_t dim, double step, bool linf
         (tree ? count_tree : count_direct)(together, radii.data(), true, inside.data(), threads);
         for (std::int64_t group = 0; group < 3; ++group)
             for (std::int64_t row = offsets[group]; row < offsets[group + 1]; ++row) {
-                const std::vector<Neighbor> truth = knn_truth(points, row, group);
+                const std::vector<Neighbor> expected = oracle(points, row, group);
                 for (std::int64_t j = 0; j < k; ++j) {
-                    const bool there = j < static_cast<std::int64_t>(truth.size());
-                    wrong += ids[row * k + j] != (there ? truth[j].id : -1);
+                    const bool there = j < static_cast<std::int64_t>(expected.size());
+                    wrong += ids[row * k + j] != (there ? expected[j].id : -1);
                 }
-                const std::vector<Neighbor> whole = knn_truth(together, row, group);
+                const std::vector<Neighbor> whole = oracle(together, row, group);
                 const auto near = std::count_if(whole.begin(), whole.end(), [&](const Neighbor& each) {
                     return distance_of(each.score, linf) < radii[row];
                 });
                 wrong += inside[row] != near;
             }
     }
-    if (wrong != 0) std::printf("neighbours of %lld x %lld: %d wrong\n", (long long)rows, (long long)dim, wrong);
+    if (wrong != 0) std::printf("neighbors of %lld x %lld: %d wrong\n", (long long)rows, (long long)dim, wrong);
     return wrong;
 }
 
-inline int check_all_knn() {
+inline int check_all_neighbors() {
     int wrong = 0;
     for (const std::int64_t dim : {1, 2, 5, 40})
         for (const double step : {0.0, 1.0})
             for (const bool linf : {false, true})
-                wrong += check_knn(dim == 5 ? 700 : 90, dim, step, linf, 1 + static_cast<int>(dim % 3));
+                wrong += check_neighbors(dim == 5 ? 700 : 90, dim, step, linf, 1 + static_cast<int>(dim % 3));
     return wrong;
 }
 
