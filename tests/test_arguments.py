@@ -130,6 +130,8 @@ CALLS = {
 OTHERS = {
     *("ClassMoments", "Estimate", "EstimateWarning", "LabelPlan", "PermutationTest", "PlanePoint"),
     *("InformationPlane", "Tracker", "backends", "describe", "information_correlation"),
+    *("Evaluation", "evaluate"),  # of networks and loaders
+    "Accumulator",
 }
 
 
