@@ -99,6 +99,7 @@ def collected(
     return Evaluation(
         numbers,
         layers=tuple(accumulators),
+        dims=tuple(accumulator.moments.dim for accumulator in accumulators.values()),
         num_classes=first.num_classes,
         samples=int(first.moments.total),
         ignored=int(first.ignored) - nonfinite[0],

@@ -134,6 +134,11 @@ class Forward:
 
     def _outputs(self, inputs: Any) -> Any:
         mask = inputs.get(MASK) if isinstance(inputs, Mapping) else None
+        if self.pools and mask is None and _are_ids(inputs):
+            self._warn(
+                "Padding cannot be told from tokens without an attention_mask: pool='last' and "
+                "'gap' take it for tokens. Pass batches that are dicts with an attention_mask."
+            )
         for pool in self.pools:
             pool.mask = None if mask is None else torch.as_tensor(mask).bool()
         return outputs_of(self.network, inputs, self.device)
@@ -183,8 +188,10 @@ class Forward:
         if self.shift or self.checked:
             return
         self.checked = True
-        ids = inputs.get(IDS) if isinstance(inputs, Mapping) else inputs
-        if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.shape != labels.shape:
+        if not _are_ids(inputs):
+            return
+        ids = inputs[IDS] if isinstance(inputs, Mapping) else inputs
+        if ids.shape != labels.shape:
             return
         left_out = torch.zeros_like(labels, dtype=torch.bool)
         if self.ignore_index is not None:
@@ -199,6 +206,12 @@ class Forward:
         if message not in self.warned:
             self.warned.add(message)
             warnings.warn(message, UserWarning, stacklevel=user_level())
+
+
+def _are_ids(inputs: Any) -> bool:
+    """Whether the input of a network is a batch of token ids (B, T)."""
+    ids = inputs.get(IDS) if isinstance(inputs, Mapping) else inputs
+    return isinstance(ids, Tensor) and ids.ndim == 2 and not ids.is_floating_point()
 
 
 def _logits(outputs: Any) -> Tensor | None:

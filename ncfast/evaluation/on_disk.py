@@ -23,9 +23,9 @@ from ncfast.evaluation.files import (
     open_labels,
     open_rows,
 )
-from ncfast.evaluation.formats import FileError
 from ncfast.evaluation.looks import Batch, Kept, Visit, look_twice
 from ncfast.evaluation.result import Evaluation
+from ncfast.evaluation.stored import FileError
 from ncfast.ops.decisions import Rule
 from ncfast.ops.decisions import decisions as decide
 from ncfast.tracking.reduction import as_group

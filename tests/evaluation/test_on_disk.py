@@ -7,8 +7,8 @@ from safetensors.torch import save_file
 
 import ncfast
 from ncfast.evaluation import on_disk
-from ncfast.evaluation.formats import FileError
 from ncfast.evaluation.on_disk import evaluate_files
+from ncfast.evaluation.stored import FileError
 
 K, D, N = 5, 16, 700
 GENERATOR = np.random.default_rng(0)
