@@ -7,14 +7,18 @@ its memory do not grow with the number of classes of the state.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ncfast.kernels.configuration import update_config
 from ncfast.ops import moments as class_moments
-from ncfast.ops._registry import Operation
-from ncfast.ops.blocks import add_by_class, residuals
+from ncfast.ops._registry import Operation, operator
+from ncfast.ops.blocks import add_by_class, multiprocessors, residuals
+from ncfast.ops.grouping import present_items
+from ncfast.ops.moments import RawMoments
 from ncfast.ops.summary import Moments
 
 
@@ -77,25 +81,36 @@ def keep(
     feats: Tensor, labels: Tensor, num_classes: int, mask: Tensor | None, ignore_index: int | None
 ) -> Kept:
     """Which rows count, and the classes among them in ascending order."""
+    keys, skipped, outside = _keys(labels, num_classes, mask, ignore_index)
+    ordered, order = keys.sort(stable=True)
+    first = torch.ones_like(ordered)
+    first[1:] = (ordered[1:] != ordered[:-1]).to(torch.int64)
+    slot = first.cumsum(0) - 1
+    size = min(len(keys), num_classes + 1)
+    classes = torch.full((size,), num_classes, device=keys.device).scatter_(0, slot, ordered)
+    return Kept(
+        torch.where((keys < num_classes).unsqueeze(1), feats, 0),
+        torch.empty_like(slot).scatter_(0, order, slot),
+        classes,
+        skipped,
+        _nan_if(outside),
+    )
+
+
+def _keys(
+    labels: Tensor, num_classes: int, mask: Tensor | None, ignore_index: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The class of each row, K where it does not count; rows left out; which labels are invalid."""
     wide = labels.to(torch.int64)
     wanted = torch.ones_like(wide, dtype=torch.bool) if mask is None else mask.to(torch.bool)
     if ignore_index is not None:
         wanted = wanted & (wide != ignore_index)
     inside = (wide >= 0) & (wide < num_classes)
-    invalid = (wanted & ~inside).any()
-    ordered, order = torch.where(wanted & inside, wide, num_classes).sort(stable=True)
-    first = torch.ones_like(ordered)
-    first[1:] = (ordered[1:] != ordered[:-1]).to(torch.int64)
-    slot = first.cumsum(0) - 1
-    size = min(len(wide), num_classes + 1)
-    classes = torch.full((size,), num_classes, device=wide.device).scatter_(0, slot, ordered)
-    return Kept(
-        torch.where((wanted & inside).unsqueeze(1), feats, 0),
-        torch.empty_like(slot).scatter_(0, order, slot),
-        classes,
-        (~wanted).sum(),
-        torch.where(invalid, torch.nan, 0.0).to(torch.float64),
-    )
+    return torch.where(wanted & inside, wide, num_classes), (~wanted).sum(), wanted & ~inside
+
+
+def _nan_if(outside: Tensor) -> Tensor:
+    return torch.where(outside.any(), torch.nan, 0.0).to(torch.float64)
 
 
 def _add_scatter(
@@ -107,4 +122,74 @@ def _add_scatter(
     scatter.addmm_(scaled.T, scaled)
 
 
-UPDATE = Operation("the update of class moments", reference)
+def _triton(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> None:
+    """By kernels that read the features once, and once more for the scatter matrix.
+
+    The moments have the same bits with rows left out as without these rows. The scatter matrix is
+    accurate to float32; with float64 features the reference computes it.
+    """
+    from ncfast.kernels.update import Batch, update
+
+    scatter, ignored = options.get("scatter"), options.get("ignored")
+    (count, dim), classes = feats.shape, state.counts.shape[0]
+    if count == 0:
+        return
+    if scatter is not None and feats.dtype == torch.float64:
+        return reference(feats, labels, state, **options)
+    keys, skipped, outside = _keys(
+        labels, classes, options.get("mask"), options.get("ignore_index")
+    )
+    config = update_config(count, dim, feats.dtype.itemsize, multiprocessors(feats.device))
+    items = present_items(keys, classes, config.items.item_rows)
+    batch = Batch(feats.resolve_neg(), *items, _nan_if(outside))
+    gained = update(batch, state, config, with_scatter=scatter is not None)
+    if scatter is not None:
+        scatter.add_(gained)
+    if ignored is not None:
+        ignored.add_(skipped)
+
+
+def _by_operator(
+    feats: Tensor,
+    labels: Tensor,
+    state: Moments,
+    *,
+    mask: Tensor | None = None,
+    ignore_index: int | None = None,
+    ignored: Tensor | None = None,
+    scatter: Tensor | None = None,
+) -> None:
+    """`_triton` through the dispatcher: can be traced, faked and compiled."""
+    parts = state.counts, state.means, state.within_ss, state.norm_sum, state.norm_max
+    _OPERATOR(feats.detach(), labels, *parts, mask, ignore_index, ignored, scatter)
+
+
+def _eagerly(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> None:
+    UPDATE.eagerly(feats, labels, state, **options)
+
+
+def _implemented(run: Callable[..., None]) -> Callable[..., None]:
+    """``run`` with the arguments in the order of the operator's schema."""
+
+    def call(feats: Tensor, labels: Tensor, *given: Any) -> None:
+        names = ("mask", "ignore_index", "ignored", "scatter")
+        run(feats, labels, RawMoments(*given[:5]), **dict(zip(names, given[5:], strict=True)))
+
+    return call
+
+
+_OPERATOR = operator(
+    "triton_update(Tensor feats, Tensor labels, Tensor(a!) counts, Tensor(b!) means, "
+    "Tensor(c!) within_ss, Tensor(d!) norm_sum, Tensor(e!) norm_max, Tensor? mask, "
+    "int? ignore_index, Tensor(f!)? ignored, Tensor(g!)? scatter) -> ()",
+    lambda *given: None,
+    cpu=_implemented(reference),
+    cuda=_implemented(_eagerly),
+)
+UPDATE = Operation(
+    "the update of class moments",
+    reference,
+    triton=_triton,
+    operator=_by_operator,
+    float64=True,
+)

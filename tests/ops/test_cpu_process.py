@@ -1,4 +1,4 @@
-"""The C++ backend among threads, forked children and in bounded memory."""
+"""The C++ backend with threads, in forked children and in bounded memory."""
 
 from __future__ import annotations
 
