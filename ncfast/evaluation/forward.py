@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ncfast._optional import Show
+from ncfast._validate import LABEL_DTYPES
 from ncfast.evaluation.looks import Batch, Run, Visit
 from ncfast.evaluation.samplers import OwnRows
 from ncfast.evaluation.tokens import MaskedPool, next_tokens, real_tokens
@@ -75,6 +76,7 @@ class Forward:
     def _inside(self, batch: Any, own: OwnRows) -> Batch:
         inputs, labels, mask = self._unpacked(batch)
         labels = as_labels(labels, self.device)
+        _check_indices(labels)
         mask = None if mask is None else torch.as_tensor(mask, device=self.device).bool()
         self._warn_of_unshifted(inputs, labels)
         outputs = self._outputs(inputs)
@@ -161,7 +163,8 @@ class Forward:
             raise ValueError(
                 f"Expected features of layer {name!r} of shape (N, D) for labels (N,), or "
                 f"(B, T, D) for (B, T), but got {tuple(feats.shape)} for labels "
-                f"{tuple(labels.shape)}. Pass pool=, such as 'gap', 'last', 'cls' or 'flatten'."
+                f"{tuple(labels.shape)}. Pass pool=, such as 'gap', 'last', 'cls' or 'flatten'; or "
+                "unpack=, where the labels have another form."
             )
         return feats
 
@@ -206,6 +209,15 @@ class Forward:
         if message not in self.warned:
             self.warned.add(message)
             warnings.warn(message, UserWarning, stacklevel=user_level())
+
+
+def _check_indices(labels: Tensor) -> None:
+    if labels.dtype not in LABEL_DTYPES:
+        raise TypeError(
+            f"Expected the labels of a batch to be integers but got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}. Yield class indices, or pass unpack=: for one-hot rows "
+            "lambda batch: (batch[0], batch[1].argmax(1))."
+        )
 
 
 def _are_ids(inputs: Any) -> bool:
