@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,13 +34,14 @@ class Forward:
     Attributes:
         network: run in eval mode.
         capture: the hooks on its layers.
-        pools: those of the pooling functions that leave out padding.
+        pools: the pooling functions that leave out padding; they get the mask of each batch.
         num_classes: K.
         device: where inputs go.
-        ignore_index, shift, unpack: see `evaluate`.
+        ignore_index: see `evaluate`, as for ``shift`` and ``unpack``.
         show: wraps a loader for a progress bar.
-        scores: (2,) float64: correct and counted predictions of the last pass over labels.
-        warned: what was said; checked: whether a batch was looked at for `shift`.
+        scores: correct and counted predictions of the last pass over labels, (2,) float64.
+        warned: the warnings that were given; each is given once.
+        checked: whether a batch was looked at for labels that lack their shift.
     """
 
     network: nn.Module
@@ -56,7 +58,7 @@ class Forward:
     checked: bool = False
 
     def over(self, loader: Iterable[Any]) -> Run:
-        """The pass over batches with labels."""
+        """The pass over batches with labels; it can be run several times."""
         return functools.partial(self._run, loader, self._inside)
 
     def outside(self, loader: Iterable[Any]) -> Run:
@@ -121,7 +123,7 @@ class Forward:
             return found[0], found[1], found[2] if len(found) == 3 else None
         inputs, labels = self._inputs_and_labels(batch)
         mask = batch.get(MASK) if isinstance(batch, Mapping) else None
-        of_labels = mask is not None and tuple(mask.shape) == tuple(getattr(labels, "shape", ()))
+        of_labels = mask is not None and np.shape(mask) == np.shape(labels)
         return inputs, labels, mask if of_labels else None
 
     def _inputs_and_labels(self, batch: Any) -> tuple[Any, Any]:
@@ -148,7 +150,7 @@ class Forward:
     def _taken(self) -> dict[str, Tensor]:
         for name, calls in self.capture.repeated().items():
             self._warn(
-                f"Layer {name!r} ran {calls} times for one batch: its last call is measured.",
+                f"Layer {name!r} ran {calls} times for one batch: its last call is measured."
             )
         found, wrong = self.capture.take()
         for name, error in wrong.items():
@@ -187,7 +189,7 @@ class Forward:
         self.scores = self.scores.to(found.device) + found
 
     def _warn_of_unshifted(self, inputs: Any, labels: Tensor) -> None:
-        """Labels that are the input ids were meant to be shifted; the first batch tells."""
+        """Warn where the labels of the first batch are its input ids."""
         if self.shift or self.checked:
             return
         self.checked = True

@@ -154,7 +154,7 @@ def _inner(
             f"Expected argument `model` to be an nn.Module but got {type(model).__name__}."
         )
     network = uncompiled(model)
-    if isinstance(network, DistributedDataParallel):
+    if isinstance(network, (nn.DataParallel, DistributedDataParallel)):
         network = uncompiled(network.module)
     if isinstance(network, FeatureExtractor):
         if layers is None and pool is None:
