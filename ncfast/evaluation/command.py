@@ -1,4 +1,4 @@
-"""`ncfast eval`: options, ranks of torchrun, the table on the terminal and the JSON file."""
+"""Runs `ncfast eval`: its options, the ranks of torchrun, the table and the JSON file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of features and labels in one file or in several, larger than memory."""
+"""Reads rows of features and labels from one file or several, in blocks."""
 
 from __future__ import annotations
 

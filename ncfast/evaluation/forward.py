@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ncfast._optional import Show
 from ncfast._validate import LABEL_DTYPES
+from ncfast.evaluation.classifier import Readers
 from ncfast.evaluation.looks import Batch, Run, Visit
 from ncfast.evaluation.samplers import OwnRows
 from ncfast.evaluation.tokens import MaskedPool, next_tokens, real_tokens
@@ -34,6 +35,7 @@ class Forward:
     Attributes:
         network: run in eval mode.
         capture: the hooks on its layers.
+        readers: observe which classifier reads them.
         pools: the pooling functions that leave out padding; they get the mask of each batch.
         num_classes: K.
         device: where inputs go.
@@ -46,6 +48,7 @@ class Forward:
 
     network: nn.Module
     capture: FeatureCapture
+    readers: Readers
     pools: Sequence[MaskedPool]
     num_classes: int
     device: torch.device
@@ -84,7 +87,9 @@ class Forward:
         outputs = self._outputs(inputs)
         if self.shift:
             labels, mask = next_tokens(labels, mask, self.shift)
-        feats = {name: self._fitting(name, f, labels) for name, f in self._taken().items()}
+        taken = self._taken()
+        self.readers.compare(taken)
+        feats = {name: self._fitting(name, found, labels) for name, found in taken.items()}
         logits = self._fitting_logits(outputs, labels)
         rows = own.of(len(labels))
         labels, mask = labels[:rows], None if mask is None else mask[:rows]
