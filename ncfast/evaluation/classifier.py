@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ncfast.evaluation.group import Group
-from ncfast.tracking.layers import INPUT
+from ncfast.tracking.layers import INPUT, resolve_layers
 
 Classifier = tuple[Tensor, Tensor | None]
 
@@ -19,12 +19,14 @@ def rows_of_last_linear(network: nn.Module) -> int:
     Raises:
         ValueError: it has no nn.Linear.
     """
-    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    if not linear:
+    try:
+        (name,) = resolve_layers(network, None)
+    except ValueError:
         raise ValueError(
             "Expected argument `num_classes` for a network without an nn.Linear but got None."
-        )
-    return linear[-1].out_features
+        ) from None
+    last: nn.Linear = network.get_submodule(name.removesuffix(INPUT))  # type: ignore[assignment]
+    return last.out_features
 
 
 def classifier_of_input(network: nn.Module, layer: str, num_classes: int) -> Classifier | None:

@@ -59,6 +59,8 @@ def run(config: EvalConfig) -> None:
     Raises:
         ValueError, OSError: see `evaluate_files`.
     """
+    if config.out is not None and not config.out.parent.is_dir():
+        raise FileNotFoundError(f"{config.out}: the folder does not exist. Make it first.")
     with _processes(config.device) as (rank, group):
         found = evaluate_files(
             config.feats,

@@ -79,7 +79,7 @@ def evaluate_files(
 
     Example:
         >>> import tempfile, numpy as np
-        >>> from ncfast.evaluation.on_disk import evaluate_files
+        >>> from ncfast.evaluation import evaluate_files
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     np.savez(f"{folder}/x.npz", feats=np.eye(6, 4), labels=np.arange(6) % 2)
         ...     found = evaluate_files(f"{folder}/x.npz", f"{folder}/x.npz")
