@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from ncfast._optional import Show
+from ncfast._validate import LABEL_DTYPES
 from ncfast.evaluation.looks import Batch, Run, Visit
 from ncfast.evaluation.samplers import OwnRows
-from ncfast.evaluation.tokens import MaskedPool, next_tokens
+from ncfast.evaluation.tokens import MaskedPool, next_tokens, real_tokens
 from ncfast.tracking.batches import LABEL_KEYS, as_labels, inputs_and_labels, outputs_of
 from ncfast.tracking.capture import FeatureCapture
+from ncfast.tracking.messages import user_level
 from ncfast.tracking.snapshot import evaluation_mode
 
 Unpack = Callable[[Any], Sequence[Any]]
@@ -74,6 +76,7 @@ class Forward:
     def _inside(self, batch: Any, own: OwnRows) -> Batch:
         inputs, labels, mask = self._unpacked(batch)
         labels = as_labels(labels, self.device)
+        _check_indices(labels)
         mask = None if mask is None else torch.as_tensor(mask, device=self.device).bool()
         self._warn_of_unshifted(inputs, labels)
         outputs = self._outputs(inputs)
@@ -88,14 +91,23 @@ class Forward:
         return Batch({name: found[:rows] for name, found in feats.items()}, labels, mask)
 
     def _outside(self, batch: Any, own: OwnRows) -> Batch:
-        inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-        if isinstance(batch, Mapping):
-            rest = {key: value for key, value in batch.items() if key not in LABEL_KEYS}
-            inputs = next(iter(rest.values())) if len(rest) == 1 else rest
+        inputs, mask = self._outside_inputs(batch)
         self._outputs(inputs)
         feats = self._taken()
         rows = own.of(max(map(len, feats.values())))
-        return Batch({name: found[:rows].flatten(0, -2) for name, found in feats.items()}, None)
+        mask = None if mask is None else torch.as_tensor(mask).bool()[:rows]
+        real = {name: real_tokens(f[:rows], mask, self.shift) for name, f in feats.items()}
+        return Batch(real, None)
+
+    def _outside_inputs(self, batch: Any) -> tuple[Any, Any]:
+        """Inputs and the mask of tokens, of a batch with or without labels."""
+        if self.unpack is not None:
+            inputs, _, mask = self._unpacked(batch)
+            return inputs, mask
+        if isinstance(batch, Mapping):
+            rest = {key: value for key, value in batch.items() if key not in LABEL_KEYS}
+            return next(iter(rest.values())) if len(rest) == 1 else rest, batch.get(MASK)
+        return batch[0] if isinstance(batch, (tuple, list)) else batch, None
 
     def _unpacked(self, batch: Any) -> tuple[Any, Any, Any]:
         """Inputs, labels and the mask of token labels."""
@@ -124,6 +136,11 @@ class Forward:
 
     def _outputs(self, inputs: Any) -> Any:
         mask = inputs.get(MASK) if isinstance(inputs, Mapping) else None
+        if self.pools and mask is None and _are_ids(inputs):
+            self._warn(
+                "Padding cannot be told from tokens without an attention_mask: pool='last' and "
+                "'gap' take it for tokens. Pass batches that are dicts with an attention_mask."
+            )
         for pool in self.pools:
             pool.mask = None if mask is None else torch.as_tensor(mask).bool()
         return outputs_of(self.network, inputs, self.device)
@@ -146,7 +163,8 @@ class Forward:
             raise ValueError(
                 f"Expected features of layer {name!r} of shape (N, D) for labels (N,), or "
                 f"(B, T, D) for (B, T), but got {tuple(feats.shape)} for labels "
-                f"{tuple(labels.shape)}. Pass pool=, such as 'gap', 'last', 'cls' or 'flatten'."
+                f"{tuple(labels.shape)}. Pass pool=, such as 'gap', 'last', 'cls' or 'flatten'; or "
+                "unpack=, where the labels have another form."
             )
         return feats
 
@@ -159,7 +177,9 @@ class Forward:
         return logits if fits else None
 
     def _score(self, logits: Tensor, labels: Tensor, mask: Tensor | None) -> None:
-        counted = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask
+        labels = labels.to(logits.device)  # of a network on several devices
+        everything = torch.ones_like(labels, dtype=torch.bool)
+        counted = everything if mask is None else mask.to(logits.device)
         if self.ignore_index is not None:
             counted = counted & (labels != self.ignore_index)
         correct = counted & (logits.argmax(-1) == labels)
@@ -171,8 +191,10 @@ class Forward:
         if self.shift or self.checked:
             return
         self.checked = True
-        ids = inputs.get(IDS) if isinstance(inputs, Mapping) else inputs
-        if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.shape != labels.shape:
+        if not _are_ids(inputs):
+            return
+        ids = inputs[IDS] if isinstance(inputs, Mapping) else inputs
+        if ids.shape != labels.shape:
             return
         left_out = torch.zeros_like(labels, dtype=torch.bool)
         if self.ignore_index is not None:
@@ -186,7 +208,22 @@ class Forward:
     def _warn(self, message: str) -> None:
         if message not in self.warned:
             self.warned.add(message)
-            warnings.warn(message, UserWarning, stacklevel=2)
+            warnings.warn(message, UserWarning, stacklevel=user_level())
+
+
+def _check_indices(labels: Tensor) -> None:
+    if labels.dtype not in LABEL_DTYPES:
+        raise TypeError(
+            f"Expected the labels of a batch to be integers but got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}. Yield class indices, or pass unpack=: for one-hot rows "
+            "lambda batch: (batch[0], batch[1].argmax(1))."
+        )
+
+
+def _are_ids(inputs: Any) -> bool:
+    """Whether the input of a network is a batch of token ids (B, T)."""
+    ids = inputs.get(IDS) if isinstance(inputs, Mapping) else inputs
+    return isinstance(ids, Tensor) and ids.ndim == 2 and not ids.is_floating_point()
 
 
 def _logits(outputs: Any) -> Tensor | None:

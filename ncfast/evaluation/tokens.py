@@ -28,6 +28,23 @@ def next_tokens(labels: Tensor, mask: Tensor | None, shift: int) -> tuple[Tensor
     return labels[:, shift:], mask
 
 
+def real_tokens(feats: Tensor, mask: Tensor | None, shift: int) -> Tensor:
+    """The features (M, D) that count among those of tokens (B, T, D); (N, D) is left unchanged.
+
+    Args:
+        feats: features.
+        mask: (B, T) bool; a mask of another shape says nothing of these tokens.
+        shift: see `next_tokens`.
+    """
+    if feats.ndim < 3:
+        return feats
+    fits = mask is not None and mask.shape == feats.shape[:2]
+    kept = mask if fits and mask is not None else feats.new_ones(feats.shape[:2]).bool()
+    if shift:
+        feats, kept = feats[:, :-shift], kept[:, :-shift] & kept[:, shift:]
+    return feats[kept.to(feats.device)].flatten(0, -2)
+
+
 class MaskedPool:
     """Pooling that leaves out the padding of the batch at hand.
 

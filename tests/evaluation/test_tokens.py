@@ -65,6 +65,28 @@ def test_next_tokens(net, side, shift):
     assert found.num_classes == V
 
 
+@pytest.mark.parametrize("shift", [0, 1])
+def test_padding_outside_the_distribution_is_left_out(net, shift):
+    ids, mask = sequences()
+    inside = [{"input_ids": ids, "labels": ids.flip(0), "attention_mask": mask.flip(0)}]
+    found = evaluate(
+        net, inside, ood_loader=masked(ids, mask), shift=shift, metrics="nc5.ood_cosine"
+    )
+    with torch.no_grad():
+        hidden = net.hidden(ids)
+    end = T - shift
+    keep = (mask[:, :end] * mask[:, shift:]).bool()
+    own = (mask.flip(0)[:, :end] * mask.flip(0)[:, shift:]).bool()
+    alone = ncfast.collapse_metrics(
+        hidden[:, :end][own],
+        ids.flip(0)[:, shift:][own],
+        ood_feats=hidden[:, :end][keep],
+        num_classes=V,
+        metrics="nc5.ood_cosine",
+    )
+    assert found["nc5.ood_cosine"] == pytest.approx(float(alone["nc5.ood_cosine"]))
+
+
 @pytest.mark.parametrize("form", [lambda ids: ids, lambda ids: [ids], lambda ids: (ids, ids)])
 def test_next_tokens_without_a_dict(net, form):
     ids, _ = sequences()
@@ -104,6 +126,15 @@ def test_pooling_leaves_out_padding(net, how, side):
     feats = torch.stack([row[-1] if how == "last" else row.mean(0) for row in rows])
     alone = ncfast.collapse_metrics(feats, labels, metrics="nc1")
     assert dict(found) == pytest.approx({k: float(v) for k, v in alone.items()}, rel=1e-5)
+
+
+def test_padding_that_cannot_be_told_is_pointed_out_once(net):
+    ids, _ = sequences()
+    loader = [{"input_ids": ids, "labels": torch.arange(B) % 3}] * 2
+    with pytest.warns(UserWarning, match="Padding cannot be told") as caught:
+        evaluate(net, loader, layers="mix", pool="gap", num_classes=3, metrics="nc1")
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
 
 
 def test_padding_that_is_nan_does_no_harm():
