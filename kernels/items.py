@@ -77,6 +77,14 @@ def largest_entry(
 
 
 @triton.jit
+def misled(length, norm_max, ss):
+    """Whether squares overflowed, or may have vanished, at the scale of the first row."""
+    # below 2^-20 the squares of residuals may have vanished; comparisons with NaN are false
+    fits = (norm_max > 9.5367431640625e-07) & (norm_max < float("inf")) & (ss < float("inf"))
+    return (length > 0) & ~fits
+
+
+@triton.jit
 def moments_of_run(
     feats,
     permutation,
@@ -88,9 +96,9 @@ def moments_of_run(
     row_squares,
     known,
     ROWS: tl.constexpr,
+    again,  # take the scale from all rows, not from the first
     ACC: tl.constexpr,
     WIDE: tl.constexpr,
-    AGAIN: tl.constexpr,  # the scale is that of all rows, not of the first
 ):
     """Moments of the first ``length`` rows of ``permutation``, over one block of columns.
 
@@ -107,7 +115,7 @@ def moments_of_run(
     mask = live[:, None] & inside[None, :]
     x = load_tile(feats, rows, cols, row_stride, col_stride, mask, ACC)
     first = tl.sum(tl.where((row == 0)[:, None], x, 0.0), 0)
-    if AGAIN:
+    if again:
         peak = largest_entry(
             feats, permutation, length, cols, inside, row_stride, col_stride, ROWS, ACC
         )
@@ -201,10 +209,8 @@ def moments_of_items(
     start = tl.load(items + item)
     length = tl.load(items + number + item)
     if AGAIN:
-        # below 2^-20 the squares of residuals may have vanished; comparisons with NaN are false
-        seen = tl.load(norm_maxs + item)
-        fits = (seen > 9.5367431640625e-07) & (seen < float("inf"))
-        if (length == 0) | (fits & (tl.load(partial_ss + item) < float("inf"))):
+        wanted = misled(length, tl.load(norm_maxs + item), tl.load(partial_ss + item))
+        if not wanted:
             return
     owner = tl.load(items + 2 * number + item).to(tl.int64)
     pivot = tl.load(items + 3 * number + item).to(tl.int64)
@@ -222,7 +228,7 @@ def moments_of_items(
         inside = cols < dim
         shift, rest, unscale, ss, total, largest = moments_of_run(
             feats, permutation + start, length, cols, inside, row_stride, col_stride,
-            row_squares + start, turn > 0, ROWS, ACC, WIDE, AGAIN,
+            row_squares + start, turn > 0, ROWS, AGAIN, ACC, WIDE,
         )  # fmt: skip
         inner += ss
         if owner >= 0:

@@ -85,7 +85,8 @@ def main():
         for target, found in targets.items():
             print(f"{name:<34}{target:<8}", *(f"{key} {value:<5}" for key, value in found.items()))
     if arguments.write:
-        TABLE.write_text(json.dumps(table, indent=1) + "\n")
+        kept = json.loads(TABLE.read_text()) if arguments.only else {}
+        TABLE.write_text(json.dumps(kept | table, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ def moments(request):
 def check(moments, feats, labels, num_classes, rtol=None):
     """Kernels against oracle: every class, and the contract's bound on the whole."""
     double = feats.dtype == torch.float64
+    whole = rtol or (1e-12 if double else 1e-6)
     rtol = rtol or (1e-12 if double else 2e-6)
     found = moments(feats, labels, num_classes)
     expected = two_pass(feats, labels, num_classes)
@@ -40,7 +41,7 @@ def check(moments, feats, labels, num_classes, rtol=None):
         assert value.dtype == torch.float64
         np.testing.assert_allclose(value.numpy(), expected[name], rtol=rtol, err_msg=name)
     total = expected["within_ss"].sum()
-    assert abs(found.within_ss.sum().item() - total) <= (1e-12 if double else 1e-6) * total
+    assert abs(found.within_ss.sum().item() - total) <= whole * total
     # a mean may be off by float32 rounding of the class's spread, not of the mean itself
     spread = np.sqrt(expected["within_ss"] / expected["counts"].clip(1))[:, None]
     away = np.abs(found.means.numpy() - expected["means"])
@@ -87,14 +88,27 @@ def test_squares_neither_vanish_nor_overflow(moments, scale, dtype):
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize(("first", "others"), MAGNITUDES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_first_row_of_another_magnitude(first, others, dtype):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_first_row_of_another_magnitude(moments, first, others, dtype):
     """A saturated activation is far below the others of its class, or zero."""
     feats, labels = classes(200, 12, 2, dtype=torch.float64)
     feats *= others
     for c in range(2):
         feats[int((labels == c).nonzero()[0])] = first
-    check(planned, feats.to(dtype), labels, 2)
+    # the interpreter adds the rows of a tile one after another, the compiled kernel in pairs
+    check(moments, feats.to(dtype), labels, 2, rtol=None if dtype == torch.float64 else 3e-6)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", [torch.nn.functional.silu, torch.sigmoid])
+def test_a_saturated_first_row(moments, activation, dtype):
+    """Activations of -50: 1e-20 and less in float32 and bfloat16, 0 in float16."""
+    feats, labels = classes(200, 12, 2, dtype=torch.float64)
+    for c in range(2):
+        feats[int((labels == c).nonzero()[0])] = -50.0
+    check(moments, activation(feats).to(dtype), labels, 2)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -180,16 +194,23 @@ def test_every_run_gives_the_same_bits(moments):
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
-def test_a_counter_is_ready_for_the_next_launch(monkeypatch):
-    """A captured graph launches with the same counter for ever."""
+def test_no_memory_is_shared_between_launches(monkeypatch):
+    """Memory kept from a warm-up inside the pool of a CUDA graph would be handed out again."""
     from ncfast.kernels import launch
 
-    counter = torch.zeros((), dtype=torch.int32)
-    monkeypatch.setattr(launch, "counter", lambda device: counter)
+    counters = []
+
+    class Recorded:
+        def __getitem__(self, grid):
+            return lambda *given, **constants: counters.append(given[4])
+
+    monkeypatch.setattr(launch, "moments_of_classes", Recorded())
     feats, labels = classes(60, 9, 3, dtype=torch.float32)
-    for _ in range(3):
-        assert passes.compute(feats, labels, 3).norm_sum.isfinite()
-        assert counter == 0
+    for _ in range(2):
+        passes.compute(feats, labels, 3)
+    first, second = counters
+    assert first[0] == second[0] == 0
+    assert first.data_ptr() != second.data_ptr()
 
 
 def test_a_plan_gives_the_same_bits():
