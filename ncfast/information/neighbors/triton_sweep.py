@@ -16,7 +16,7 @@ from torch import Tensor
 from ncfast.information.neighbors import reference
 from ncfast.information.neighbors._types import Metric
 from ncfast.kernels.configuration import NeighborsConfig, neighbors_config
-from ncfast.ops._registry import with_fallback
+from ncfast.ops._fallback import with_fallback
 from ncfast.ops.blocks import multiprocessors
 
 _NAME = "neighbours"
@@ -72,7 +72,7 @@ def knn(x: Tensor, k: int, metric: Metric, labels: Tensor | None) -> tuple[Tenso
             indices = torch.where(indices < 0, -1, rows.order[indices.clamp(min=0)])
         return _back(distances, rows.order), _back(indices, rows.order), 1.0
 
-    return plain() if k > _MOST else with_fallback(_NAME, x, kernels, plain)
+    return plain() if k > _MOST else with_fallback(_NAME, x, kernels, plain, f"k = {k}")
 
 
 def joint(
@@ -105,7 +105,9 @@ def joint(
             tied,
         )
 
-    return plain() if k > _MOST else with_fallback(_NAME, blocks[0], kernels, plain)
+    return (
+        plain() if k > _MOST else with_fallback(_NAME, blocks[0], kernels, plain, f"joint, k = {k}")
+    )
 
 
 def count(x: Tensor, radii: Tensor, metric: Metric, strict: bool, labels: Tensor | None) -> Tensor:
@@ -123,7 +125,7 @@ def count(x: Tensor, radii: Tensor, metric: Metric, strict: bool, labels: Tensor
         counts = count_rows(*rows[:3], limits, metric == "l2", _config(x))
         return _back(counts[0, 0].to(torch.int64), rows.order)
 
-    return with_fallback(_NAME, x, kernels, plain)
+    return with_fallback(_NAME, x, kernels, plain, "count")
 
 
 def _limits(radii: Tensor, metric: Metric, *, strict: bool) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from oracle import two_pass
 from samples import classes, collapsed
 
-from ncfast.ops import _registry
+from ncfast.ops import _fallback
 from ncfast.ops import moments as passes
 from ncfast.ops.grouping import build
 from ncfast.ops.projection import PROJECTION
@@ -239,7 +239,7 @@ def test_a_failure_falls_back_once_and_says_why(monkeypatch):
         raise RuntimeError("no kernel image for this device")
 
     monkeypatch.setattr(launch, "tiny_moments", broken)
-    monkeypatch.setattr(_registry, "failures", {})
+    monkeypatch.setattr(_fallback, "failures", {})
     feats, labels = classes(50, 4, 3)
     with pytest.warns(RuntimeWarning, match="no kernel image for this device"):
         found = passes.triton(feats, labels, 3)
@@ -248,12 +248,13 @@ def test_a_failure_falls_back_once_and_says_why(monkeypatch):
     for values in zip(found, again, expected, strict=True):
         assert torch.equal(values[0], values[2])
         assert torch.equal(values[1], values[2])
-    assert "no kernel image" in _registry.why_not_triton()
+    assert "one launch, float64" in str(*_fallback.failures)
 
 
 def test_a_failure_leaves_the_other_operations_alone(monkeypatch):
-    monkeypatch.setattr(_registry, "failures", {"class moments": "RuntimeError: broken"})
     feats, labels = classes(50, 4, 3, dtype=torch.float32)
+    failed = {_fallback.variant_of("class moments", feats, "one launch"): "RuntimeError: broken"}
+    monkeypatch.setattr(_fallback, "failures", failed)
     means = passes.reference(feats, labels, 3).means
     expected = PROJECTION.reference(feats, labels, means, means)
     kernels = replace(PROJECTION, reference=None)
