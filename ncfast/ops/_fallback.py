@@ -78,7 +78,7 @@ def with_fallback(
 def variant_of(operation: str, feats: Tensor, path: str = "") -> Variant:
     """The variant of the kernels that ``feats`` (N, D) needs."""
     size, (rows, cols) = feats.element_size(), feats.stride()
-    place = feats.storage_offset() * size | rows * size | 16
+    place = int(feats.storage_offset()) * size | rows * size | 16
     width = 1 << max(feats.shape[1] - 1, 0).bit_length()
     return Variant(operation, path, feats.device, feats.dtype, width, place & -place, cols == 1)
 
