@@ -14,15 +14,17 @@ def ieee_float32(device: torch.device) -> Iterator[None]:
     """IEEE float32 in matrix products on this device: no TF32, no bfloat16, no autocast.
 
     Products of float64 need none of this. Both generations of settings are honoured: a setting of
-    the new interface (`fp32_precision`) stands above `allow_tf32`, and reading the old one after
-    the new one was set is an error in torch.
+    the new interface (`fp32_precision`, torch 2.9) stands above `allow_tf32`, and reading the old
+    one after the new one was set is an error in torch.
     """
     backends: Any = torch.backends
-    settings = [backends.cuda.matmul, backends.mkldnn.matmul]
     with ExitStack() as stack:
         stack.enter_context(torch.autocast(device.type, enabled=False))
-        for setting in settings:
-            stack.enter_context(_ieee(setting))
+        if hasattr(backends.cuda.matmul, "fp32_precision"):
+            for setting in (backends.cuda.matmul, backends.mkldnn.matmul):
+                stack.enter_context(_ieee(setting))
+        else:
+            stack.enter_context(_highest())
         yield
 
 
@@ -36,3 +38,13 @@ def _ieee(setting: Any) -> Iterator[None]:
         setting.fp32_precision = "none"  # which inherits from the setting above
         if setting.fp32_precision != before:
             setting.fp32_precision = before
+
+
+@contextmanager
+def _highest() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
