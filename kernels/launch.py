@@ -149,12 +149,28 @@ def on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 
 def interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, on the CPU."""
-    return bool(triton.knobs.runtime.interpret)
+    return not isinstance(moments_of_items, triton.JITFunction)
 
 
-def precision(name: str) -> str:
-    """Precision of float32 products: ``name`` on CUDA's tensor cores, "ieee" elsewhere."""
-    return "ieee" if interpreted() or torch.version.hip is not None else name
+def precision(name: str, device: torch.device) -> str:
+    """Precision of float32 products: ``name``, or what this Triton and ``device`` have instead.
+
+    Tensor cores that multiply pieces of float32 came with capability 8.0. Before it, and elsewhere
+    than on CUDA, products are ordinary float32. "tf32x3", which every version of Triton has, is as
+    accurate as the kernels need; "bf16x6" is more accurate.
+    """
+    if interpreted() or torch.version.hip is not None:
+        return "ieee"
+    return precision_for(name, torch.cuda.get_device_capability(device))
+
+
+def precision_for(name: str, capability: tuple[int, int]) -> str:
+    """`precision` for the capability of a CUDA device."""
+    from triton.backends.nvidia.compiler import CUDAOptions  # Triton for ROCm has no such backend
+
+    if capability < (8, 0):
+        return "ieee"
+    return name if name in CUDAOptions.allowed_dot_input_precisions else "tf32x3"
 
 
 def known(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:

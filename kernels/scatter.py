@@ -123,7 +123,7 @@ def scaled_scatter(
         scatter_tiles[(config.tiles, config.parts)](
             feats, labels, centres, scale, partial, len(feats),
             centres.shape[-2], *layout(feats), config.span, ALIGN=align_of(feats), SIDE=side,
-            ROWS=config.rows, FLUSH=config.flush, PRECISION=precision("bf16x6"),
+            ROWS=config.rows, FLUSH=config.flush, PRECISION=precision("bf16x6", feats.device),
             TWO=centres.ndim == 4, num_warps=config.warps, num_stages=config.stages, **OPTIONS,
         )  # fmt: skip
     return _unfold(partial.sum(0) / scale.to(torch.float64) ** 2, feats.shape[1])
