@@ -1,17 +1,20 @@
-"""Packages that only some features need."""
+"""Imports optional packages, with an error that says how to install them."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Iterable
 from typing import Any
+
+Show = Callable[[Iterable[Any]], Iterable[Any]]  # such as tqdm
 
 
 def need(module: str, purpose: str) -> Any:
-    """Import ``module``, or say how to get it.
+    """Import ``module``, or raise an error that says how to install it.
 
     Args:
         module: an importable name, such as "pyarrow.parquet".
-        purpose: what it is needed for, to begin the message with.
+        purpose: the feature that needs it; the message begins with it.
 
     Raises:
         ModuleNotFoundError: its package is not installed; the message names the extra.
@@ -24,3 +27,21 @@ def need(module: str, purpose: str) -> Any:
             "Install it, or all of them: pip install 'ncfast[integrations]'",
             name=error.name,
         ) from error
+
+
+def shown(progress: bool | Show | None) -> Show:
+    """What wraps an iterable to show its progress: a function as given, or the bar of tqdm.
+
+    Args:
+        progress: True for the bar, a function that takes an iterable and returns one, or False or
+            None to show nothing.
+
+    Raises:
+        ModuleNotFoundError: the bar is asked for and tqdm is not installed.
+    """
+    if callable(progress):
+        return progress
+    if not progress:
+        return iter
+    bar: Show = need("tqdm", "`progress=True`").tqdm
+    return bar

@@ -1,4 +1,4 @@
-"""float32 products as certificates assume them, whatever autocast and precision settings say."""
+"""Calls that mean the same under autocast, precision settings and inference mode."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from typing import Any
 
 import torch
 
+# For functions that make tensors which are updated in place later: a tensor that was made in
+# inference mode cannot be updated outside of it.
+updatable = torch.inference_mode(False)
+
 
 @contextmanager
 def ieee_float32(device: torch.device) -> Iterator[None]:
-    """IEEE float32 in matrix products on this device: no TF32, no bfloat16, no autocast.
+    """Use IEEE float32 in matrix products on this device: no TF32, no bfloat16, no autocast.
 
-    Products of float64 need none of this. Both generations of settings are honoured: a setting of
-    the new interface (`fp32_precision`, torch 2.9) stands above `allow_tf32`, and reading the old
-    one after the new one was set is an error in torch.
+    float64 products are not affected by these settings. Where torch has the new interface
+    (`fp32_precision`, torch 2.9) it alone is used: it overrides `allow_tf32`, and torch raises an
+    error if the old setting is read after the new one was set.
     """
     backends: Any = torch.backends
     with ExitStack() as stack:
@@ -35,7 +39,7 @@ def _ieee(setting: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        setting.fp32_precision = "none"  # which inherits from the setting above
+        setting.fp32_precision = "none"  # inherits from the parent setting
         if setting.fp32_precision != before:
             setting.fp32_precision = before
 

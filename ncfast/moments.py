@@ -154,7 +154,6 @@ class ClassMoments:
             torch.maximum(self.norm_max, other.norm_max),
         )
 
-    @torch.no_grad()
     def update_(
         self,
         feats: Array,
@@ -263,8 +262,8 @@ def check_batch(
         _validate.check_pair(feats, labels)
     if feats.shape[1] != moments.dim:
         raise ValueError(
-            f"Expected argument `feats` of shape (N, D) with D = {moments.dim}, as in the batches "
-            f"before, but got {tuple(feats.shape)}."
+            f"Expected argument `feats` of shape (N, D) with D = {moments.dim}, as the moments "
+            f"have, but got {tuple(feats.shape)}."
         )
     if feats.device != moments.means.device:
         raise ValueError(

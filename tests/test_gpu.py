@@ -1,4 +1,4 @@
-"""On a GPU: the same numbers, bit for bit on every run, and no host synchronisation."""
+"""Tests on a GPU: the same bits on every run, and no host synchronisation."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_metrics_do_not_synchronise(no_synchronisation):
         weight=torch.randn(10, 64, device="cuda"),
         bias=torch.randn(10, device="cuda"),
         ood_feats=torch.randn(300, 64, device="cuda"),
-        which=[name for name, metric in CATALOGUE.items() if not metric.synchronizes],
+        metrics=[name for name, metric in CATALOGUE.items() if not metric.synchronizes],
     )
     ncfast.rnc1(feats, labels, num_classes=10)
     assert {value.device.type for value in values.values()} == {"cuda"}

@@ -1,4 +1,4 @@
-"""Every Triton kernel once on small shapes, for compute-sanitizer to watch.
+"""Runs every Triton kernel once on small shapes, for compute-sanitizer.
 
 compute-sanitizer --tool racecheck python benchmarks/studies/gpu_every_kernel.py
 TRITON_INTERPRET=1 python benchmarks/studies/gpu_every_kernel.py --rehearse     on a CPU

@@ -66,7 +66,7 @@ class CollapseMetric(Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        _validate.check_num_classes(num_classes)
+        num_classes = _validate.check_num_classes(num_classes)
         if dim < 1:
             raise ValueError(f"Expected argument `dim` to be at least 1 but got {dim}.")
         self.num_classes, self.dim = num_classes, dim
@@ -100,7 +100,7 @@ class CollapseMetric(Metric):
 
     def compute(self) -> Any:
         """The values by metric id, 0-d float64."""
-        return collapse_metrics(self.moments, which=list(self.metrics))
+        return collapse_metrics(self.moments, metrics=list(self.metrics))
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Draw values of `compute` or `forward` with matplotlib.

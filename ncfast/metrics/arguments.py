@@ -125,19 +125,53 @@ def as_classifier(
     return rows, _as_parameter("bias", as_tensor("bias", bias), (len(rows),), "(K,)", device)
 
 
+def as_parameters(
+    weight: Array | None, bias: Array | None, number: int, dim: int | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Weight (K, D) and bias (K,) as tensors that share their memory, of any dtype and device.
+
+    Args:
+        weight: of a linear classifier; None is none.
+        bias: of the same; None is none.
+        number: K.
+        dim: D, or None where the weight tells it.
+
+    Raises:
+        TypeError: one is not an array of real numbers.
+        ValueError: a shape does not fit, or there is a bias without a weight.
+    """
+    if weight is None:
+        if bias is not None:
+            raise ValueError("Expected argument `weight` beside `bias` but got None.")
+        return None, None
+    rows = as_tensor("weight", weight).detach()
+    if dim is None:
+        dim = rows.shape[-1] if rows.ndim else 1
+    _check_parameter("weight", rows, (number, dim), "(K, D)")
+    if bias is None:
+        return rows, None
+    offsets = as_tensor("bias", bias).detach()
+    _check_parameter("bias", offsets, (number,), "(K,)")
+    return rows, offsets
+
+
 def _as_parameter(
     name: str, tensor: Tensor, shape: tuple[int, ...], axes: str, device: torch.device
 ) -> Tensor:
+    _check_parameter(name, tensor, shape, axes)
+    if tensor.device != device:
+        raise ValueError(f"Expected argument `{name}` on {device} but got {tensor.device}.")
+    return tensor.detach().to(torch.float64).resolve_neg()
+
+
+def _check_parameter(name: str, tensor: Tensor, shape: tuple[int, ...], axes: str) -> None:
     if tensor.shape != shape:
         raise ValueError(
             f"Expected argument `{name}` of shape {axes} = {shape} but got {tuple(tensor.shape)}. "
             "Pass the classifier's own parameter, as in nn.Linear(D, K), and K as `num_classes`."
         )
-    if tensor.device != device:
-        raise ValueError(f"Expected argument `{name}` on {device} but got {tensor.device}.")
     if tensor.is_complex():
         raise TypeError(f"Expected argument `{name}` to hold real numbers but got {tensor.dtype}.")
-    return tensor.detach().to(torch.float64).resolve_neg()
 
 
 def _as_ood(value: Array, moments: ClassMoments) -> Tensor:

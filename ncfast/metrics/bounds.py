@@ -22,7 +22,7 @@ def trace_bound(inputs: MetricInputs) -> Tensor:
 
 def projected_bound(inputs: MetricInputs) -> Tensor:
     """The generalisation bound with the variance along w_c - w_k alone."""
-    return inputs.shares @ inputs.margins(spread=True).projected + _nan_if_invalid(inputs)
+    return inputs.shares @ inputs.projected + _nan_if_invalid(inputs)
 
 
 def _nan_if_invalid(inputs: MetricInputs) -> Tensor:

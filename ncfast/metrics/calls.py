@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Literal
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from ncfast._arrays import Array
 from ncfast.metrics import decision, pairwise, variability
 from ncfast.metrics.arguments import Features, as_inputs, as_moments, check_not_moments
-from ncfast.metrics.catalogue import CATALOGUE, resolve, usable
+from ncfast.metrics.catalogue import CATALOGUE, by_name, resolve, usable
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.metric import evaluate
 from ncfast.moments import ClassMoments
@@ -26,9 +27,10 @@ def collapse_metrics(
     weight: Array | None = None,
     bias: Array | None = None,
     ood_feats: Array | None = None,
-    which: str | Sequence[str] = "all",
+    metrics: str | Sequence[str] = "all",
     num_classes: int | None = None,
     backend: str = "auto",
+    which: str | Sequence[str] | None = None,
 ) -> dict[str, Tensor]:
     """Every collapse metric whose inputs are present, from one pass over the features or two.
 
@@ -42,26 +44,35 @@ def collapse_metrics(
         weight: (K, D) rows of the linear classifier, for NC3, NC4 and the bounds.
         bias: (K,) its bias; zero when None, except for nc3.bias_collapse, which needs one.
         ood_feats: (M, D) features of inputs from outside the distribution, for NC5.
-        which: "all", an id ("nc1.cdnv"), a family ("nc2"), a tier of cost ("lite", "standard",
-            "full", each with the cheaper ones), or a sequence of them.
+        metrics: "all" (every id whose inputs are there), "default" (the eight that a `Tracker`
+            logs), an id ("nc1.cdnv"), a family ("nc2"), a tier of cost ("lite", "standard", "full",
+            each with the cheaper ones), or a sequence of them.
         num_classes: K; None takes the rows of `weight`, or reads it off the labels, which
             synchronises with an accelerator.
         backend: see `class_moments`.
+        which: the former name of ``metrics``, deprecated.
 
     Returns:
         A () float64 tensor for each metric id, on the features' device. Detached from the graph.
 
     Raises:
-        ValueError, TypeError: see `class_moments`; an unknown name in `which`; an id asked for by
+        ValueError, TypeError: see `class_moments`; an unknown name in `metrics`; an id asked for by
             name whose inputs are missing; a classifier or `ood_feats` of the wrong shape.
 
     Example:
         >>> import torch, ncfast
-        >>> values = ncfast.collapse_metrics(torch.eye(3), torch.arange(3), which=["rnc1", "nc2"])
+        >>> values = ncfast.collapse_metrics(torch.eye(3), torch.arange(3), metrics=["rnc1", "nc2"])
         >>> list(values)[:3]
         ['rnc1.max', 'rnc1.mean', 'nc2.condition']
     """
-    chosen = resolve(which, CATALOGUE)
+    if which is not None:
+        warnings.warn(
+            "The argument `which` of collapse_metrics is now `metrics`.",
+            DeprecationWarning,
+            stacklevel=3,  # past the decorator
+        )
+        metrics = which
+    chosen = resolve(metrics, CATALOGUE)
     inputs = as_inputs(
         feats_or_moments,
         labels,
@@ -71,9 +82,8 @@ def collapse_metrics(
         num_classes=num_classes,
         backend=backend,
     )
-    for name in [which] if isinstance(which, str) else which:
-        if name in CATALOGUE:
-            _check_given(name, inputs)
+    for name in by_name(metrics):
+        _check_given(name, inputs)
     return evaluate(usable(chosen, inputs.given), inputs)
 
 

@@ -57,7 +57,7 @@ OF_MOMENTS: dict[str, Metric] = {id_: m for id_, m in CATALOGUE.items() if m.nee
 
 
 def resolve(which: str | Sequence[str], known: Iterable[str] = tuple(METRICS)) -> tuple[str, ...]:
-    """The ids of ``known`` that ``which`` names: "all", an id, a family, a tier, or several.
+    """The ids of ``known`` that ``which`` names: "default", "all", ids, families or tiers.
 
     A tier includes the cheaper ones: "standard" is everything in "lite" as well.
 
@@ -74,6 +74,11 @@ def resolve(which: str | Sequence[str], known: Iterable[str] = tuple(METRICS)) -
     return _resolve(tuple(n if isinstance(n, str) else repr(n) for n in names), tuple(known))
 
 
+def by_name(which: str | Sequence[str]) -> tuple[str, ...]:
+    """The ids that ``which`` names one by one, whose inputs must be there."""
+    return tuple(id_ for id_ in ([which] if isinstance(which, str) else which) if id_ in CATALOGUE)
+
+
 @functools.lru_cache(maxsize=64)
 def _resolve(names: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
     chosen: list[str] = []
@@ -81,11 +86,14 @@ def _resolve(names: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
         if name in TIERS:
             chosen += [id_ for id_ in known if _tier(id_) <= TIERS.index(name)]
             continue
+        if name == "default":
+            chosen += [id_ for id_ in METRICS if id_ in known]
+            continue
         found = [id_ for id_ in known if name in ("all", id_, id_.split(".")[0])]
         if not found:
             raise ValueError(
                 f"Expected the names of metrics but got {name!r}. Known ids: {', '.join(known)}; "
-                f"or a family such as 'nc2', a tier of {TIERS}, or 'all'."
+                f"or a family such as 'nc2', a tier of {TIERS}, 'default' or 'all'."
             )
         chosen += found
     return tuple(dict.fromkeys(chosen))

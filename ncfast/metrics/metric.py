@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from ncfast.metrics.inputs import MetricInputs
+from ncfast.metrics.present import SEE_ABSENT, of_present
 from ncfast.moments import ClassMoments
 
 Tier = Literal["lite", "standard", "full"]
@@ -31,7 +32,8 @@ class Metric:
             some directions), "revisit" (the features again, once the moments are known), "ood".
         uses: shared results that it reads, so that a call can compute them together: "scatter" (the
             whole D x D matrix), "margins" (of the classifier at the class means), "spread" (the
-            variances along differences of the classifier's rows), "pairs.cdnv" and the like (a
+            variances along differences of the classifier's rows), "decisions" (of the classifier
+            and the nearest mean), "scores" (NECO's, of every row), "pairs.cdnv" and the like (a
             statistic of pairs of classes), "products" (of the class means with each other),
             "row_products" (of the classifier's rows with each other), "spectrum" and
             "centred_spectrum" (singular values of the means). A metric that does not list one
@@ -86,5 +88,15 @@ _NOTHING: frozenset[str] = frozenset()
 
 def evaluate(metrics: Mapping[str, Metric], inputs: MetricInputs) -> dict[str, Tensor]:
     """The value of every metric; shared results are computed once."""
+    few = of_present(inputs)
+    if few is None:
+        return _evaluate(metrics, inputs)
+    whole = {name: m for name, m in metrics.items() if m.uses & SEE_ABSENT}
+    rest = {name: m for name, m in metrics.items() if name not in whole}
+    found = _evaluate(whole, inputs) | _evaluate(rest, few)
+    return {name: found[name] for name in metrics}
+
+
+def _evaluate(metrics: Mapping[str, Metric], inputs: MetricInputs) -> dict[str, Tensor]:
     inputs.planned = _NOTHING.union(*[metric.uses for metric in metrics.values()])
     return {name: metric.function(inputs) for name, metric in metrics.items()}

@@ -43,6 +43,8 @@ def neco_scores(inputs: MetricInputs, rows: Tensor) -> Tensor:
 
 
 def _scores(inputs: MetricInputs) -> tuple[Tensor, Tensor]:
+    if inputs.sums is not None:
+        return given(inputs.sums.scores, "ood_feats")
     feats, _ = inputs.samples
     return neco_scores(inputs, feats), neco_scores(inputs, given(inputs.ood, "ood_feats"))
 
@@ -73,9 +75,8 @@ def neco_fpr95(inputs: MetricInputs) -> Tensor:
 
 
 def _undefined(inputs: MetricInputs, value: Tensor) -> Tensor:
-    outside = given(inputs.ood, "ood_feats").sum(dtype=torch.float64)
     value = torch.where(inputs.number > 1, value, torch.nan)
-    return value + inputs.nan_if_invalid + 0 * outside
+    return value + inputs.nan_if_invalid + 0 * inputs.outside.sum()
 
 
 _NECO = "Ben Ammar et al. 2024 (NECO), arXiv 2310.06823"
@@ -98,7 +99,7 @@ METRICS = {
         "1: told apart",
         tier="full",
         needs=frozenset({"moments", "scatter", "revisit", "ood"}),
-        uses=frozenset({"scatter"}),
+        uses=frozenset({"scatter", "scores"}),
         synchronizes=True,
     ),
     "nc5.neco_fpr95": Metric(
@@ -109,7 +110,7 @@ METRICS = {
         "0: told apart",
         tier="full",
         needs=frozenset({"moments", "scatter", "revisit", "ood"}),
-        uses=frozenset({"scatter"}),
+        uses=frozenset({"scatter", "scores"}),
         synchronizes=True,
     ),
 }

@@ -37,7 +37,7 @@ def evaluate_states(states: Tensor, layout: Layout, ids: Sequence[str]) -> Tenso
     Returns:
         (n, len(ids)) float64 on the states' device.
     """
-    values = evaluate_moments(layout.unpack(states), ids)
+    values = evaluate_moments(ClassMoments(*layout.split(states)), ids)
     return torch.stack([values[id_] for id_ in ids], 1)
 
 

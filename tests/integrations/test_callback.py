@@ -1,3 +1,5 @@
+"""Tests the parts that all callbacks share: warnings, sinks, and samples of ranks."""
+
 import copy
 import gc
 import pickle
@@ -7,7 +9,7 @@ import torch
 from torch import nn
 
 from ncfast.integrations.callback import KeptOpen, Measuring, harmless
-from ncfast.integrations.split import Logits, own_rows
+from ncfast.integrations.split import Logits
 
 
 class Sink:
@@ -23,7 +25,7 @@ class Sink:
 
 
 def test_a_callback_that_is_forgotten_loses_nothing():
-    """A training ended in an exception that no hook was told of, and the Trainer is gone."""
+    """Training ended in an exception without a hook, and the Trainer was deleted."""
     sink, model = Sink(), nn.Sequential(nn.Linear(4, 2))
     callback = Measuring([sink], {"num_classes": 2, "metrics": "rnc1"})
     callback._start(model, 0, writes=True)
@@ -57,7 +59,7 @@ def test_a_sink_that_fails_is_named():
 
 @pytest.mark.parametrize("ask", ["warn", "raise"])
 def test_what_a_hook_raises(ask):
-    """It is said once; with on_sink_error="raise", which asks for it, it is raised."""
+    """The error is reported once; with on_sink_error="raise" it is raised."""
 
     class Callback(Measuring):
         @harmless
@@ -81,38 +83,6 @@ def test_kept_open_shows_what_its_sink_has():
     kept.open()
     assert not hasattr(kept, "flush")
     assert hasattr(KeptOpen(Sink()), "write")
-
-
-def loader(size, batch, **options):
-    data = torch.utils.data.TensorDataset(torch.arange(size))
-    return torch.utils.data.DataLoader(data, batch, **options)
-
-
-@pytest.mark.parametrize("world", [2, 3, 5])
-@pytest.mark.parametrize("size", [1, 4, 9, 10, 13])
-@pytest.mark.parametrize("kind", ["torch", "torch shuffled", "accelerate", "accelerate split"])
-def test_rows_that_a_sampler_repeats_do_not_count(kind, size, world):
-    """Over all ranks every sample is there exactly once, whatever the sizes."""
-    data_loader = pytest.importorskip("accelerate.data_loader")
-    found = []
-    for rank in range(world):
-        if kind.startswith("torch"):
-            data = range(size)
-            sampler = torch.utils.data.DistributedSampler(
-                data, world, rank, shuffle=kind.endswith("shuffled")
-            )
-            mine = loader(size, 2, sampler=sampler)
-        else:
-            split = kind.endswith("split")
-            inner = loader(size, 2 * world if split else 2).batch_sampler
-            shard = data_loader.BatchSamplerShard(inner, world, rank, split_batches=split)
-            mine = loader(size, 1)
-            mine = torch.utils.data.DataLoader(mine.dataset, batch_sampler=shard)
-        seen = 0
-        for number, (batch,) in enumerate(mine):
-            found += batch[: own_rows(mine, number, seen, len(batch))].tolist()
-            seen += len(batch)
-    assert sorted(found) == list(range(size))
 
 
 def test_logits_are_those_of_the_one_module_that_gives_them():

@@ -1,4 +1,4 @@
-"""The Triton backend on a GPU: compiled, both paths, graphs, streams, torch.compile."""
+"""Tests the Triton backend on a GPU: compiled, both paths, graphs, streams, torch.compile."""
 
 from functools import partial
 
@@ -18,7 +18,7 @@ pytestmark = [
         not ncfast.backends()["triton"].available, reason=ncfast.backends()["triton"].reason
     ),
 ]
-# "auto" does not take these kernels before they have passed here
+# "auto" does not select these kernels until they have passed these tests.
 moments = partial(ncfast.class_moments, backend="triton")
 rnc1 = partial(ncfast.rnc1, backend="triton")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -156,7 +156,7 @@ def test_no_host_synchronisation():
 
 
 def test_streams_side_by_side():
-    """Small inputs share nothing between streams, not even the counter."""
+    """Small inputs share no memory between streams, not even the counter."""
     feats, labels = (t.cuda() for t in classes(1000, 200, 10, dtype=torch.float32))
     expected = moments(feats, labels, num_classes=10)
     torch.cuda.synchronize()

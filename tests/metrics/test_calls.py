@@ -41,22 +41,33 @@ def test_which_selects_by_id_family_tier_and_list():
     ]
     moments = ncfast.class_moments(feats, labels)
     assert list(ncfast.collapse_metrics(moments)) == list(OF_MOMENTS)
-    assert set(ncfast.collapse_metrics(moments, which="nc1")) == {
+    assert set(ncfast.collapse_metrics(moments, metrics="nc1")) == {
         *("nc1.quotient", "nc1.quotient_sample", "nc1.within_fraction"),
         *("nc1.within_fraction_sample", "nc1.cdnv", "nc1.cdnv_max"),
     }
-    chosen = ncfast.collapse_metrics(feats, labels, which=["nc2.equinorm", "rnc1", "nc2.equinorm"])
+    chosen = ncfast.collapse_metrics(
+        feats, labels, metrics=["nc2.equinorm", "rnc1", "nc2.equinorm"]
+    )
     assert list(chosen) == ["nc2.equinorm", "rnc1.max", "rnc1.mean"]
     lite, standard, full = (
-        set(ncfast.collapse_metrics(feats, labels, which=tier))
+        set(ncfast.collapse_metrics(feats, labels, metrics=tier))
         for tier in ("lite", "standard", "full")
     )
     assert lite < standard < full == set(everything)
     with pytest.raises(ValueError, match=r"'nc9'.*Known ids: rnc1\.max"):
-        ncfast.collapse_metrics(feats, labels, which="nc9")
+        ncfast.collapse_metrics(feats, labels, metrics="nc9")
 
 
-def test_cheap_tiers_never_stall_a_device():
+def test_the_default_metrics_and_the_former_name_of_the_argument():
+    moments = ncfast.class_moments(*classes())
+    assert tuple(ncfast.collapse_metrics(moments, metrics="default")) == tuple(METRICS)
+    with pytest.warns(DeprecationWarning, match="`which`.*`metrics`") as caught:
+        found = ncfast.collapse_metrics(moments, which="rnc1")
+    assert caught[0].filename == __file__
+    assert list(found) == ["rnc1.max", "rnc1.mean"]
+
+
+def test_cheap_tiers_never_wait_for_a_device():
     for name, metric in CATALOGUE.items():
         assert metric.tier == "full" or not metric.synchronizes, name
         assert metric.tier == "full" or not metric.needs & {"scatter", "revisit"}, name
@@ -66,7 +77,7 @@ def test_a_metric_alone_equals_the_metric_among_all():
     feats, labels = classes()
     together = evaluate_all(feats, labels, 5)
     for name in IDS:
-        # the variances along the class directions come from the scatter matrix when that is there
+        # with the scatter matrix at hand, variances along the class directions come from it
         assert evaluate(name, feats, labels, 5) == pytest.approx(together[name], rel=1e-12), name
 
 
@@ -145,9 +156,12 @@ def test_the_core_set_of_the_tracker_is_part_of_the_catalogue():
         ),
         (lambda x, y: ncfast.nc5(x, y, torch.ones(5, 3)), r"`ood_feats` of shape \(M, D\)"),
         (lambda x, y: ncfast.collapse_metrics(x, y, bias=torch.ones(5)), "`weight` beside `bias`"),
-        (lambda x, y: ncfast.collapse_metrics(x, y, which="nc3.cosine"), "`weight` for the metric"),
         (
-            lambda x, y: ncfast.collapse_metrics(ncfast.class_moments(x, y), which="nc1.pinv"),
+            lambda x, y: ncfast.collapse_metrics(x, y, metrics="nc3.cosine"),
+            "`weight` for the metric",
+        ),
+        (
+            lambda x, y: ncfast.collapse_metrics(ncfast.class_moments(x, y), metrics="nc1.pinv"),
             "moments are not enough",
         ),
     ],

@@ -1,4 +1,4 @@
-"""One harness: every metric answers the same questions."""
+"""Every metric of the catalogue passes the same tests."""
 
 import math
 
@@ -33,7 +33,7 @@ GOLDEN_NAMES = {
     "nc4.agreement": "nc4_ncc_agreement",
     "nc5.ood_cosine": "nc5_ood_deviation",
 }
-# these look at the origin, so a translation changes them
+# these depend on the origin: a translation changes them
 ROTATION_ONLY = {
     *("rnc1.max", "rnc1.mean", "nc2.condition", "nc2.etf_error_raw", "nc3.bias_collapse"),
     *("nc4.agreement", "nc4.agreement_class", "nc5.ood_cosine", "rank.effective", "rank.stable"),
@@ -99,8 +99,8 @@ def test_absent_classes_are_left_out(name):
     feats, labels = classes(num_classes=4)
     weight, bias, ood = companions(15, 12)
     there = torch.tensor([1, 4, 7, 10])
-    expected = evaluate_all(feats, labels, 4, weight[there], bias[there], ood, which=name)
-    found = evaluate_all(feats, there[labels], 15, weight, bias, ood, which=name)
+    expected = evaluate_all(feats, labels, 4, weight[there], bias[there], ood, metrics=name)
+    found = evaluate_all(feats, there[labels], 15, weight, bias, ood, metrics=name)
     assert found == pytest.approx(expected, rel=1e-12, abs=1e-14)
 
 

@@ -152,7 +152,7 @@ def test_messages(call, error, message):
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_no_host_synchronisation(device):
-    """Fake tensors raise on any read of a value."""
+    """Fake tensors raise if a value is read."""
     with FakeTensorMode():
         plan = ncfast.plan(torch.empty(5000, dtype=torch.int64, device=device), 10)
         assert _cut(plan, 64).items.shape == (5, 5000 // 64 + 10)

@@ -67,7 +67,7 @@ def test_condition_numbers_that_are_known(instruction_set, shape, condition, sca
 
 @pytest.mark.parametrize("id_", OF_MOMENTS)
 def test_one_pass_over_the_states_gives_what_a_metric_plans(id_, monkeypatch):
-    """What `Metric.uses` leaves out is computed by another pass: right, and slower."""
+    """A result that `Metric.uses` does not list costs another pass, and has the same value."""
     passes = []
     summarise = _raw.extension.States.summarise
     monkeypatch.setattr(
@@ -92,10 +92,10 @@ def test_what_is_not_finite_stays_so(bad):
 def test_a_call_with_the_extension_and_without(which, monkeypatch):
     feats = torch.randn(60, 9)
     labels = torch.arange(60) % 5
-    found = ncfast.collapse_metrics(feats, labels, which=which)
-    plain = ncfast.collapse_metrics(feats, labels, which=which, backend="reference")
+    found = ncfast.collapse_metrics(feats, labels, metrics=which)
+    plain = ncfast.collapse_metrics(feats, labels, metrics=which, backend="reference")
     monkeypatch.setattr(_raw, "extension", None)
-    without = ncfast.collapse_metrics(feats, labels, which=which)
+    without = ncfast.collapse_metrics(feats, labels, metrics=which)
     assert list(found) == list(plain) == list(without)
     for other in (plain, without):
         torch.testing.assert_close(found, other, rtol=1e-6, atol=1e-7)
@@ -104,9 +104,9 @@ def test_a_call_with_the_extension_and_without(which, monkeypatch):
 def test_a_default_device_is_not_that_of_the_results():
     feats, labels = torch.randn(60, 9), torch.arange(60) % 5
     given = {"weight": torch.randn(5, 9), "bias": torch.randn(5), "ood_feats": torch.randn(8, 9)}
-    expected = ncfast.collapse_metrics(feats, labels, which="standard", **given)
+    expected = ncfast.collapse_metrics(feats, labels, metrics="standard", **given)
     with torch.device("meta"):
-        found = ncfast.collapse_metrics(feats, labels, which="standard", **given)
+        found = ncfast.collapse_metrics(feats, labels, metrics="standard", **given)
     assert found == expected
 
 
@@ -134,7 +134,9 @@ def test_many_states_are_each_state(shape, backend):
     moments[1].means[2] = 0
     moments[1].within_ss[2] = 0
     one_by_one = torch.stack([values(each, backend=backend) for each in moments])
-    stacked = Layout(*shape).unpack(torch.stack([pack(each) for each in moments]))
+    stacked = ncfast.ClassMoments(
+        *Layout(*shape).split(torch.stack([pack(each) for each in moments]))
+    )
     columns = values(stacked, backend=backend).T
     torch.testing.assert_close(columns, one_by_one, rtol=1e-11, atol=1e-13, equal_nan=True)
     two_axes = ncfast.ClassMoments(

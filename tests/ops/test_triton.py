@@ -1,4 +1,4 @@
-"""The Triton backend as far as a machine without a GPU can see it."""
+"""The Triton backend, as far as a machine without a GPU can test it."""
 
 import sys
 from types import SimpleNamespace
@@ -166,7 +166,7 @@ def test_compiled_code_holds_one_operator_for_an_update():
 
 
 def test_reference_of_the_second_read():
-    """Against the definition, in one expression."""
+    """The reference equals the definition in one expression."""
     cases = second_read()
     for name, twin in (("projected_ss", twins.project), ("scatter", twins.scatter)):
         arguments, _ = cases[name]
@@ -186,7 +186,7 @@ def test_second_passes_use_the_kernels_when_asked_for():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_operator_on_fake_cuda_tensors(dtype):
-    """What torch.compile sees on a GPU: shapes, dtypes and devices without a kernel."""
+    """torch.compile for a GPU traces shapes, dtypes and devices without a kernel."""
     with FakeTensorMode():
         feats = torch.empty(50, 6, dtype=dtype, device="cuda")
         labels = torch.empty(50, dtype=torch.int32, device="cuda")
@@ -242,7 +242,7 @@ def test_alignment(numbers, expected):
 
 
 def test_compiled_code_holds_one_operator():
-    """Traced whole, as for a GPU: fake CUDA tensors need none."""
+    """One graph as for a GPU: fake CUDA tensors need no device."""
     graphs = []
 
     def backend(module, inputs):

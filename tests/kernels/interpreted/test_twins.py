@@ -1,4 +1,4 @@
-"""Each kernel by itself against its twin."""
+"""Tests each kernel separately against its oracle."""
 
 import pytest
 import torch
@@ -70,7 +70,7 @@ def test_merge():
 
 @pytest.mark.parametrize("seed", range(6))
 def test_any_configuration_gives_the_same(seed):
-    """The launch is a choice of speed alone."""
+    """The launch configuration affects only the speed."""
     generator = torch.Generator().manual_seed(seed)
     count, dim, classes = (int(torch.randint(1, n, (), generator=generator)) for n in (200, 50, 9))
     feats, labels = collapsed(1e-2, count=count, dim=dim, num_classes=classes, seed=seed)
