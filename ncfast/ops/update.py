@@ -175,12 +175,12 @@ def _cpu(
             ignored=ignored,
             scatter=scatter,
         )
-    labels, code = _raw.with_code(labels)
+    read, code = _raw.with_code(labels)
     row = _raw.loaded().update_moments(
         *_raw.matrix(feats),
-        labels.data_ptr(),
+        read.data_ptr(),
         code,
-        labels.stride(0),
+        read.stride(0),
         0 if mask is None else mask.data_ptr(),
         0 if mask is None else mask.stride(0),
         ignore_index,
@@ -199,7 +199,7 @@ def _cpu(
 
 
 def _writable(state: Moments, ignored: Tensor | None, scatter: Tensor | None) -> bool:
-    """Whether the extension can write to these tensors where they lie. Takes a microsecond."""
+    """Whether the extension can write to these tensors where they lie."""
     classes, dim = state.means.shape
     for tensor in (state.means, state.within_ss, state.norm_sum, state.norm_max, scatter):
         if tensor is not None and not (tensor.dtype is torch.float64 and _lies_plainly(tensor)):
