@@ -53,9 +53,9 @@ def moments_of_classes(
 
     cols = tl.arange(0, COLS)
     inside = cols < width * ALIGN
-    shift, rest, _, unscale, ss, total, largest = moments_of_run(
+    shift, rest, unscale, ss, total, largest = moments_of_run(
         feats, own, length, cols, inside, row_units.to(tl.int64) * ALIGN, col_stride,
-        norms, False, ROWS, ACC, False,
+        norms, False, ROWS, ACC, False, False,
     )  # fmt: skip
     mean = (shift.to(tl.float64) + rest.to(tl.float64)) * unscale
     tl.store(means + owner.to(tl.int64) * width * ALIGN + cols, mean + mend, mask=inside)

@@ -154,7 +154,6 @@ class ClassMoments:
             torch.maximum(self.norm_max, other.norm_max),
         )
 
-    @torch.no_grad()
     def update_(
         self,
         feats: Array,

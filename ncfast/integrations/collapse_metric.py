@@ -115,6 +115,7 @@ class CollapseMetric(Metric):
             memory_limit=memory_limit,
             backend=backend,
         )
+        num_classes, dim = self._stream.num_classes, int(dim)
         self.num_classes, self.dim = num_classes, dim
         self.metrics = self._stream.ids
         selection = self._stream._selection

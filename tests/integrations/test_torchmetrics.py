@@ -1,3 +1,5 @@
+"""Tests the metrics for torchmetrics."""
+
 import copy
 import os
 import pickle
@@ -168,7 +170,7 @@ def test_a_module_that_holds_one_can_be_scripted():
 
 
 def test_plots():
-    """As all of torchmetrics: one value, values over time, a dict, a collection."""
+    """As for all metrics of torchmetrics: one value, values over time, a dict, a collection."""
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -188,7 +190,7 @@ def test_plots():
 
 @pytest.mark.parametrize("full", [False, True])
 def test_the_state_stays_float64(full):
-    """Also while it is empty: a rank without data sends as many bytes as the others."""
+    """Also for an empty state: a rank without data sends as many bytes as the others."""
     metric = CollapseMetric(K, D)
     if full:
         metric.update(*batches()[1])
@@ -212,7 +214,7 @@ def test_a_batch_without_rows():
 
 
 def test_states_are_saved_with_their_shape():
-    """K = 5, D = 12 and K = 7, D = 8 have as many numbers."""
+    """K = 5, D = 12 and K = 7, D = 8 have the same number of values."""
     metric = RNC1(5, 12)
     metric.persistent(True)
     feats, labels = classes(100, 12, 5)
@@ -238,6 +240,7 @@ def test_states_of_version_0_1_are_loaded():
     saved = {"moments_state": pack(ncfast.class_moments(feats, labels, num_classes=K))}
     metric = CollapseMetric(K, D)
     metric.load_state_dict(saved)
+    metric.update(feats[:0], labels[:0])
     close(metric.compute(), whole())
     with pytest.raises(RuntimeError, match="metrics of the state"):
         NC1(K, D, variant="pinv").load_state_dict(saved)  # it lacks the scatter matrix

@@ -67,7 +67,7 @@ def test_condition_numbers_that_are_known(instruction_set, shape, condition, sca
 
 @pytest.mark.parametrize("id_", OF_MOMENTS)
 def test_one_pass_over_the_states_gives_what_a_metric_plans(id_, monkeypatch):
-    """What `Metric.uses` leaves out is computed by another pass: right, and slower."""
+    """A result that `Metric.uses` does not list costs another pass, and has the same value."""
     passes = []
     summarise = _raw.extension.States.summarise
     monkeypatch.setattr(
