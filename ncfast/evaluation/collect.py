@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from ncfast import _ranks
 from ncfast.accumulator import Accumulator
 from ncfast.evaluation.result import Evaluation
 from ncfast.metrics.catalogue import CATALOGUE
@@ -51,41 +49,32 @@ def _reads_classifier(id_: str) -> bool:
     return bool(CATALOGUE[id_].needs & {"classifier", "bias"})
 
 
-def summed(values: Tensor, several: bool, group: dist.ProcessGroup | None) -> list[float]:
-    """Sums over the ranks of a (n,) float64 tensor, as Python numbers."""
-    if several:
-        device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
-        call = f"{len(values)} counts of an evaluation"
-        values = _ranks.gather(values.to(device), call, f"{len(values)} sums", group).sum(0)
-    found: list[float] = values.tolist()
-    return found
-
-
 @torch.no_grad()
 def collected(
     accumulators: Mapping[str, Accumulator],
     *,
-    accuracy: float | None,
+    scores: Sequence[float],
     missing: Mapping[str, str],
     nonfinite: tuple[int, int] = (0, 0),
 ) -> Evaluation:
     """The metrics of every layer, read on the host once a layer.
 
-    Raises:
-        ValueError: there is no row to measure; see `Accumulator.compute`.
-
     Args:
         accumulators: by layer.
-        accuracy: of the network; None where nothing told it.
+        scores: numbers of correct and of counted predictions, of all ranks.
         missing: keys that no accumulator was asked for, and why.
         nonfinite: rows that were skipped, of the data and from outside the distribution.
+
+    Raises:
+        ValueError: there is no row to measure; see `Accumulator.compute`.
     """
     if not all(map(_rows, accumulators.values())):
         raise ValueError(
             "Expected at least one row to measure but got no batch, or batches whose labels and "
             "masks leave out every row."
         )
-    numbers = {} if accuracy is None else {"accuracy": accuracy}
+    correct, counted = scores
+    numbers = {"accuracy": correct / counted} if counted else {}
     left_out = dict(missing)
     for layer, accumulator in accumulators.items():
         prefix = f"{layer}/" if len(accumulators) > 1 else ""
@@ -99,6 +88,7 @@ def collected(
     return Evaluation(
         numbers,
         layers=tuple(accumulators),
+        dims=tuple(accumulator.moments.dim for accumulator in accumulators.values()),
         num_classes=first.num_classes,
         samples=int(first.moments.total),
         ignored=int(first.ignored) - nonfinite[0],

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ncfast._validate import FEATURE_DTYPES, LABEL_DTYPES
-from ncfast.evaluation.formats import FORMATS, FileError, Stored, open_stored
+from ncfast.evaluation.formats import FORMATS, open_stored
+from ncfast.evaluation.stored import FileError, Stored
 
 PathLike = str | os.PathLike[str]
 Paths = PathLike | Sequence[PathLike]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ncfast._optional import Show
+from ncfast._validate import LABEL_DTYPES
 from ncfast.evaluation.looks import Batch, Run, Visit
 from ncfast.evaluation.samplers import OwnRows
 from ncfast.evaluation.tokens import MaskedPool, next_tokens, real_tokens
@@ -75,6 +76,7 @@ class Forward:
     def _inside(self, batch: Any, own: OwnRows) -> Batch:
         inputs, labels, mask = self._unpacked(batch)
         labels = as_labels(labels, self.device)
+        _check_indices(labels)
         mask = None if mask is None else torch.as_tensor(mask, device=self.device).bool()
         self._warn_of_unshifted(inputs, labels)
         outputs = self._outputs(inputs)
@@ -134,6 +136,11 @@ class Forward:
 
     def _outputs(self, inputs: Any) -> Any:
         mask = inputs.get(MASK) if isinstance(inputs, Mapping) else None
+        if self.pools and mask is None and _are_ids(inputs):
+            self._warn(
+                "Padding cannot be told from tokens without an attention_mask: pool='last' and "
+                "'gap' take it for tokens. Pass batches that are dicts with an attention_mask."
+            )
         for pool in self.pools:
             pool.mask = None if mask is None else torch.as_tensor(mask).bool()
         return outputs_of(self.network, inputs, self.device)
@@ -156,7 +163,8 @@ class Forward:
             raise ValueError(
                 f"Expected features of layer {name!r} of shape (N, D) for labels (N,), or "
                 f"(B, T, D) for (B, T), but got {tuple(feats.shape)} for labels "
-                f"{tuple(labels.shape)}. Pass pool=, such as 'gap', 'last', 'cls' or 'flatten'."
+                f"{tuple(labels.shape)}. Pass pool=, such as 'gap', 'last', 'cls' or 'flatten'; or "
+                "unpack=, where the labels have another form."
             )
         return feats
 
@@ -183,8 +191,10 @@ class Forward:
         if self.shift or self.checked:
             return
         self.checked = True
-        ids = inputs.get(IDS) if isinstance(inputs, Mapping) else inputs
-        if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.shape != labels.shape:
+        if not _are_ids(inputs):
+            return
+        ids = inputs[IDS] if isinstance(inputs, Mapping) else inputs
+        if ids.shape != labels.shape:
             return
         left_out = torch.zeros_like(labels, dtype=torch.bool)
         if self.ignore_index is not None:
@@ -199,6 +209,21 @@ class Forward:
         if message not in self.warned:
             self.warned.add(message)
             warnings.warn(message, UserWarning, stacklevel=user_level())
+
+
+def _check_indices(labels: Tensor) -> None:
+    if labels.dtype not in LABEL_DTYPES:
+        raise TypeError(
+            f"Expected the labels of a batch to be integers but got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}. Yield class indices, or pass unpack=: for one-hot rows "
+            "lambda batch: (batch[0], batch[1].argmax(1))."
+        )
+
+
+def _are_ids(inputs: Any) -> bool:
+    """Whether the input of a network is a batch of token ids (B, T)."""
+    ids = inputs.get(IDS) if isinstance(inputs, Mapping) else inputs
+    return isinstance(ids, Tensor) and ids.ndim == 2 and not ids.is_floating_point()
 
 
 def _logits(outputs: Any) -> Tensor | None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ncfast.accumulator import Accumulator
+from ncfast.evaluation.group import Group
 from ncfast.tracking.messages import user_level
 
 
@@ -90,10 +91,7 @@ def _size(batch: Batch) -> int:
 
 
 def look_twice(
-    accumulators: Mapping[str, Accumulator],
-    inside: Kept,
-    outside: Kept | None,
-    reduce: Callable[[Accumulator], object] | None,
+    accumulators: Mapping[str, Accumulator], inside: Kept, outside: Kept | None, group: Group
 ) -> None:
     """Update the accumulators with every batch, and revisit the batches where one needs that.
 
@@ -101,22 +99,21 @@ def look_twice(
         accumulators: by layer.
         inside: the batches of the data set.
         outside: the batches from outside the distribution.
-        reduce: merges an accumulator with those of the other ranks; None for a single process.
+        group: whose accumulators are merged.
     """
-    inside.first(lambda batch: _update(accumulators, batch))
-    if outside is not None:
-        outside.first(lambda batch: _update(accumulators, batch))
-    _reduce(accumulators, reduce)
+    passes = [inside] if outside is None else [inside, outside]
+    for batches in passes:
+        batches.first(lambda batch: _update(accumulators, batch))
+    group.reduce(accumulators.values())
     waiting = {name: acc for name, acc in accumulators.items() if acc.needs_revisit}
     if not waiting:
         return
-    if not (inside.can_repeat and (outside is None or outside.can_repeat)):
+    if not group.all(all(batches.can_repeat for batches in passes)):
         warnings.warn(_CANNOT_REPEAT, RuntimeWarning, stacklevel=user_level())
         return
-    inside.again(lambda batch: _revisit(waiting, batch))
-    if outside is not None:
-        outside.again(lambda batch: _revisit(waiting, batch))
-    _reduce(waiting, reduce)
+    for batches in passes:
+        batches.again(lambda batch: _revisit(waiting, batch))
+    group.reduce(waiting.values())
 
 
 _CANNOT_REPEAT = (
@@ -140,11 +137,3 @@ def _revisit(accumulators: Mapping[str, Accumulator], batch: Batch) -> None:
             accumulator.revisit_ood(batch.feats[name])
         else:
             accumulator.revisit(batch.feats[name], batch.labels, mask=batch.mask)
-
-
-def _reduce(
-    accumulators: Mapping[str, Accumulator], reduce: Callable[[Accumulator], object] | None
-) -> None:
-    if reduce is not None:
-        for accumulator in accumulators.values():
-            reduce(accumulator)

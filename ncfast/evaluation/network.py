@@ -14,9 +14,9 @@ from ncfast.evaluation.collect import (
     Classifier,
     accumulators_of,
     collected,
-    summed,
 )
 from ncfast.evaluation.forward import Forward, Unpack
+from ncfast.evaluation.group import Group
 from ncfast.evaluation.looks import Kept, Memory, look_twice
 from ncfast.evaluation.result import Evaluation
 from ncfast.evaluation.tokens import MaskedPool
@@ -31,7 +31,6 @@ from ncfast.tracking.layers import (
     resolve_layers,
     uncompiled,
 )
-from ncfast.tracking.reduction import as_group
 
 
 def evaluate(
@@ -102,16 +101,12 @@ def evaluate(
     """
     if shift < 0:
         raise ValueError(f"Expected argument `shift` to be 0 or more but got {shift}.")
+    processes = Group(group)
     network, layers, pool = _inner(model, layers, pool)
-    several, processes = as_group(group)
     classes = _rows_of_last_linear(network) if num_classes is None else num_classes
     pools, masked = _without_padding(network, resolve_layers(network, layers), pool)
     capture = FeatureCapture(network, layers, pools)
     try:
-        heads = {name: _classifier(network, name, classes) for name in capture.names}
-        accumulators, missing = accumulators_of(
-            heads, classes, metrics, ignore_index=ignore_index, memory_limit=memory_limit
-        )
         forward = Forward(
             network,
             capture,
@@ -123,6 +118,13 @@ def evaluate(
             unpack=unpack,
             show=shown(progress),
         )
+        accumulators, missing = accumulators_of(
+            {name: _classifier(network, name, classes) for name in capture.names},
+            classes,
+            metrics,
+            ignore_index=ignore_index,
+            memory_limit=memory_limit,
+        )
         # of metrics that need rows from outside, no accumulator knows yet that it needs them twice
         twice = ood_loader is not None or any(a.needs_revisit for a in accumulators.values())
         memory = Memory(as_bytes(memory_limit)) if twice else None
@@ -131,11 +133,9 @@ def evaluate(
         if ood_loader is not None:
             again = _repeatable(ood_loader)
             outside = Kept(forward.outside(ood_loader), memory, repeatable=again)
-        reduce = (lambda acc: acc.all_reduce(processes)) if several else None
-        look_twice(accumulators, inside, outside, reduce)
-        correct, counted = summed(forward.scores, several, processes)
-        accuracy = correct / counted if counted else None
-        return collected(accumulators, accuracy=accuracy, missing=missing)
+        look_twice(accumulators, inside, outside, processes)
+        scores = processes.summed(forward.scores)
+        return collected(accumulators, scores=scores, missing=missing)
     finally:
         capture.remove()
 

@@ -23,7 +23,7 @@ def test_a_table_and_a_file(folder, capsys):
     options = ["--weight", "w.npy", "--metrics", "nc1", "nc4.agreement", "--out", "found.json"]
     assert cli.main(["eval", "data.npz", "data.npz", *options]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "300 samples, 4 classes"
+    assert lines[0] == "300 samples, 4 classes, 8 columns"
     assert lines[-1] == "Written: found.json"
     record = json.loads((folder / "found.json").read_text())
     assert {"accuracy", "nc1.pinv", "nc4.agreement"} <= record["metrics"].keys()
