@@ -235,10 +235,13 @@ class Tracker:
     @signal_safe
     def _step(self, labels: Labels | None, feats: Array | None, split: str) -> None:
         """A step of any kind; an ordinary one prepares the fast step for those that follow."""
-        captures = _capturing()
+        captures, fast = _capturing(), self._fast_step
         if not captures:  # steps in a CUDA graph are counted when it is replayed
             self._advance()
             if self._ended() or not self._due:
+                return
+            # a block may just have been sent, which leaves room for an ordinary batch
+            if fast is not None and fast(self.current_step, labels, feats, split):
                 return
         self._fast_step = None
         fast = self._full_step.measure(self.current_step, labels, feats, split)

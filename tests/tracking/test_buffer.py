@@ -13,6 +13,7 @@ from ncfast.ops.states import Layout
 from ncfast.tracking import Tracker, read_records
 from ncfast.tracking.averaging import Averaging
 from ncfast.tracking.buffer import MomentsBuffer, NormBuffer
+from ncfast.tracking.full_step import FullStep
 from ncfast.tracking.recorder import Recorder
 
 needs_column = pytest.mark.skipif(
@@ -82,10 +83,12 @@ def test_every_record_has_the_norm_of_its_step(tmp_path, monkeypatch, extension,
 
 @needs_column
 def test_ordinary_steps_are_short(tmp_path, monkeypatch):
-    calls, original = [], Tracker._step
-    monkeypatch.setattr(Tracker, "_step", lambda *args: calls.append(1) or original(*args))
+    steps, full, original, measure = [], [], Tracker._step, FullStep.measure
+    monkeypatch.setattr(Tracker, "_step", lambda *args: steps.append(1) or original(*args))
+    monkeypatch.setattr(FullStep, "measure", lambda *args: full.append(1) or measure(*args))
     track(tmp_path / "log.jsonl", flush_seconds=1e9)
-    assert len(calls) == 3  # the first, and the first of each further block
+    assert len(steps) == 3  # the first, and the first of each further block
+    assert len(full) == 1
 
 
 class Own(nn.Linear):
