@@ -7,6 +7,7 @@ from ncfast import _interrupt  # noqa: F401  before torch, which takes a second
 from importlib.metadata import version
 
 from ncfast.accumulator import Accumulator
+from ncfast.evaluation import Evaluation, evaluate
 from ncfast.information import (
     Estimate,
     EstimateWarning,
@@ -56,6 +57,7 @@ __all__ = [
     "ClassMoments",
     "Estimate",
     "EstimateWarning",
+    "Evaluation",
     "InformationPlane",
     "LabelPlan",
     "PermutationTest",
@@ -72,6 +74,7 @@ __all__ = [
     "describe",
     "discrete_mutual_information",
     "entropy",
+    "evaluate",
     "generalization_bound",
     "information_correlation",
     "information_plane",

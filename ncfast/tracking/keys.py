@@ -130,11 +130,12 @@ def build_header(
             "snapshot": _SNAPSHOT,
         },
         "conventions": CONVENTIONS,
-        "metrics": {id_: _definition(id_) for id_ in metrics},
+        "metrics": {id_: definition_of(id_) for id_ in metrics},
     }
 
 
-def _definition(id_: str) -> dict[str, str]:
+def definition_of(id_: str) -> dict[str, str]:
+    """Formula, source, range and direction of a metric, as a header stores them."""
     entry = CATALOGUE[id_] if id_ in CATALOGUE else STANDALONE[id_]
     return {
         "formula": entry.formula,
