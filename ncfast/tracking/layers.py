@@ -73,6 +73,18 @@ def _last_linear(modules: dict[str, nn.Module]) -> str:
     return linear[-1] + INPUT
 
 
+def head_of(module: nn.Module, name: str, num_classes: int) -> nn.Linear | None:
+    """The linear classifier of a measured layer: an nn.Linear with K rows whose input it is.
+
+    Args:
+        module: the module that is hooked.
+        name: of the layer; only that of an input has a classifier.
+        num_classes: K.
+    """
+    fits = isinstance(module, nn.Linear) and module.out_features == num_classes
+    return module if fits and name.endswith(INPUT) else None
+
+
 def uncompiled(model: nn.Module) -> nn.Module:
     """The original module of a compiled model; any other model is returned unchanged."""
     inner = getattr(model, "_orig_mod", model)
