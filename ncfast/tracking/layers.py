@@ -81,8 +81,9 @@ def head_of(module: nn.Module, name: str, num_classes: int) -> nn.Linear | None:
         name: of the layer; only that of an input has a classifier.
         num_classes: K.
     """
-    fits = isinstance(module, nn.Linear) and module.out_features == num_classes
-    return module if fits and name.endswith(INPUT) else None
+    if not isinstance(module, nn.Linear) or not name.endswith(INPUT):
+        return None
+    return module if module.out_features == num_classes else None
 
 
 def uncompiled(model: nn.Module) -> nn.Module:

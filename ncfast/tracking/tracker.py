@@ -286,8 +286,11 @@ class Tracker:
             if self._ended() or not self._due:
                 return
             # a block may just have been sent, which leaves room for an ordinary batch
-            ready = fast is not None and given.usual
-            if ready and fast(self.current_step, given.labels, feats, given.split):
+            if (
+                fast is not None
+                and given.usual
+                and fast(self.current_step, given.labels, feats, given.split)
+            ):
                 return
         self._fast_step = None
         fast = self._full_step.measure(self.current_step, feats, given)
