@@ -27,6 +27,7 @@ from ncfast.tracking.layers import (
     PRESETS,
     Layer,
     batch_first,
+    head_of,
     model_device,
     resolve_layers,
     uncompiled,
@@ -174,13 +175,10 @@ def _rows_of_last_linear(network: nn.Module) -> int:
 
 def _classifier(network: nn.Module, name: str, num_classes: int) -> Classifier | None:
     """Weight and bias of the nn.Linear with K rows whose input is measured."""
-    if not name.endswith(INPUT):
+    head = head_of(network.get_submodule(name.removesuffix(INPUT)), name, num_classes)
+    if head is None:
         return None
-    module = network.get_submodule(name.removesuffix(INPUT))
-    if not isinstance(module, nn.Linear) or module.out_features != num_classes:
-        return None
-    bias = None if module.bias is None else module.bias.detach()
-    return module.weight.detach(), bias
+    return head.weight.detach(), None if head.bias is None else head.bias.detach()
 
 
 def _without_padding(

@@ -86,7 +86,7 @@ class SecondLook:
             ValueError: on the CPU, a label out of range that is not left out.
         """
         number = self.inputs.moments.num_classes
-        labels, nan_if_invalid = _folded(labels, number, mask, ignore_index)
+        labels, nan_if_invalid = folded(labels, number, mask, ignore_index)
         left_out = labels == number
         if not _validate.labels_are_on_host(labels) or bool(left_out.any()):
             feats = torch.where(left_out.unsqueeze(1), 0, feats)
@@ -191,7 +191,7 @@ class SecondLook:
         return {"inputs": inputs} | {name: getattr(self, name) for name in kept}
 
 
-def _folded(
+def folded(
     labels: Tensor, number: int, mask: Tensor | None, ignore_index: int | None
 ) -> tuple[Tensor, Tensor]:
     """Labels, int64, with K for rows that are left out; and NaN if another is out of range."""

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ncfast._validate import LABEL_DTYPES
+from ncfast.metrics.catalogue import OF_MOMENTS
+from ncfast.metrics.inputs import MetricInputs
+from ncfast.metrics.metric import evaluate
 from ncfast.moments import ClassMoments, class_moments
 from ncfast.tracking.batches import (
     LossFunction,
@@ -22,7 +25,6 @@ from ncfast.tracking.batches import (
     total_loss,
 )
 from ncfast.tracking.capture import FeatureCapture
-from ncfast.tracking.evaluation import evaluate_moments
 from ncfast.tracking.layers import model_device
 from ncfast.tracking.reduction import Ranks
 
@@ -98,7 +100,7 @@ class Snapshot:
             if layer not in self.errors:
                 lead = prefix(layer)
                 with torch.no_grad():
-                    metrics = evaluate_moments(moments, ids)
+                    metrics = evaluate({i: OF_MOMENTS[i] for i in ids}, MetricInputs(moments))
                 found.update({f"{lead}/{id_}": value for id_, value in metrics.items()})
         return found
 

@@ -584,7 +584,7 @@ class Odd(nn.Module):
 
 def test_the_norm_of_complex_parameters():
     model = Odd(torch.tensor([3 + 4j]).conj())
-    with tracked(model, metrics="all") as (tracker, records):
+    with tracked(model, metrics="default") as (tracker, records):
         model(X)
         tracker.step(labels=Y)
     rest = ncfast.weight_norm(model.head).item()
@@ -594,7 +594,7 @@ def test_the_norm_of_complex_parameters():
 def test_the_norm_of_integer_parameters_is_left_out():
     """They may be codes of a quantised layer; the other metrics are there."""
     model = Odd(torch.tensor([3], dtype=torch.int8))
-    with tracked(model, metrics="all") as (tracker, records):
+    with tracked(model, metrics="default") as (tracker, records):
         model(X)
         with pytest.warns(RuntimeWarning, match=r"weight\.norm is not measured.*torch\.int8"):
             tracker.step(labels=Y)
