@@ -21,10 +21,10 @@ from ncfast._surroundings import updatable
 from ncfast.accumulator import Accumulator
 from ncfast.integrations import packed
 from ncfast.metrics.catalogue import CATALOGUE
-from ncfast.metrics.metric import evaluate
 from ncfast.metrics.needs import SECOND_LOOK
 from ncfast.moments import ClassMoments
 from ncfast.ops.grouping import Labels
+from ncfast.tracking.messages import user_level, warn_of_all
 
 need("torchmetrics", "ncfast.integrations.torchmetrics")
 from torchmetrics import Metric  # noqa: E402
@@ -106,7 +106,7 @@ class CollapseMetric(Metric):
         self.kept_labels: list[Tensor]
         self.kept_outside: list[Tensor]
         if metrics == "all":
-            warnings.warn(_ALL, FutureWarning, stacklevel=2)
+            warn_of_all()
         self._stream = Accumulator(
             num_classes,
             dim,
@@ -230,6 +230,11 @@ class CollapseMetric(Metric):
         super().reset()
         self._dropped = False
 
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Add the rows of another metric, or of its states by name."""
+        super().merge_state(incoming_state)
+        self._computed = None  # torchmetrics keeps the value of before
+
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Draw values of `compute` or `forward` with matplotlib.
 
@@ -307,7 +312,7 @@ class CollapseMetric(Metric):
         self._dropped = True
         if not self._warned:
             self._warned = True
-            warnings.warn(_LARGE.format(limit=self._limit), UserWarning, stacklevel=4)
+            warnings.warn(_LARGE.format(limit=self._limit), UserWarning, stacklevel=user_level())
 
     def _sync_dist(self, dist_sync_fn: Any = gather_all_tensors, process_group: Any = None) -> None:
         """Merge the sums of all ranks; kept features stay where they are."""
@@ -342,15 +347,13 @@ class CollapseMetric(Metric):
     def _without_features(self, stream: Accumulator) -> dict[str, Tensor]:
         """The values where kept features were dropped: NaN for the ids that look at them again."""
         if not self._dropped:  # on this rank; another one did
-            warnings.warn(_LARGE_ELSEWHERE, UserWarning, stacklevel=4)
+            warnings.warn(_LARGE_ELSEWHERE, UserWarning, stacklevel=user_level())
         missing = self.missing
         stream._selection.check_named(missing)
-        ids = [id_ for id_ in self.metrics if id_ not in missing]
-        chosen = {i: CATALOGUE[i] for i in ids if "revisit" not in CATALOGUE[i].needs}
-        assert stream._state is not None
-        found = evaluate(chosen, stream._inputs(stream._state))
+        stream._look, stream._selection = None, stream._selection.without("revisit")
+        found = stream.compute()
         nan = self.moments_state.new_tensor(torch.nan)
-        return {id_: found.get(id_, nan) for id_ in ids}
+        return {id_: found.get(id_, nan) for id_ in self.metrics if id_ not in missing}
 
 
 class _Classifier:
@@ -384,10 +387,6 @@ def _saw_all(stream: Accumulator) -> bool:
 
 
 _SHAPE = "moments_shape"
-_ALL = (
-    'metrics="all" means every metric whose inputs are there, since version 0.2. Pass '
-    'metrics="default" for the eight that it meant before.'
-)
 _LARGE = (
     "The features kept for metrics that look at them a second time, such as nc4.*, exceed "
     "memory_limit = {limit:,} bytes and are dropped: these metrics are NaN until the next reset. "

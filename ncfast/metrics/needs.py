@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ncfast.metrics.catalogue import CATALOGUE, by_name, resolve
 from ncfast.metrics.metric import Metric
@@ -62,6 +62,11 @@ class Selection:
                     f"Expected all inputs of the metric {id_!r}, asked for by name, but it "
                     f"{missing[id_]}."
                 )
+
+    def without(self, need: str) -> Selection:
+        """The metrics that do not need it, such as "revisit"."""
+        ids = tuple(id_ for id_ in self.ids if need not in CATALOGUE[id_].needs)
+        return replace(self, ids=ids, named=tuple(id_ for id_ in self.named if id_ in ids))
 
     def keeps_scatter(self, dim: int) -> bool:
         """Whether a stream keeps the (D, D) scatter matrix."""
