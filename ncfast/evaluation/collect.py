@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
@@ -12,43 +11,12 @@ from torch import Tensor
 from ncfast import _ranks
 from ncfast.accumulator import Accumulator
 from ncfast.evaluation.result import Evaluation
-from ncfast.metrics.catalogue import CATALOGUE
-
-Classifier = tuple[Tensor, Tensor | None]
-_NO_CLASSIFIER = "needs a classifier"
 
 
-def accumulators_of(
-    classifiers: Mapping[str, Classifier | None],
-    num_classes: int,
-    metrics: str | Sequence[str],
-    **options: Any,
-) -> tuple[dict[str, Accumulator], dict[str, str]]:
-    """An accumulator for each layer, and the keys that a layer without classifier cannot have.
-
-    Args:
-        classifiers: by layer, weight and bias, or None.
-        num_classes: K.
-        metrics: as for `Accumulator`.
-        **options: of `Accumulator`.
-    """
-    made: dict[str, Accumulator] = {}
-    missing: dict[str, str] = {}
-    by_name = [] if isinstance(metrics, str) else list(metrics)
-    for layer, classifier in classifiers.items():
-        chosen: str | Sequence[str] = metrics
-        if classifier is None and any(classifiers.values()):
-            # asked for by name, and had by another layer
-            out = [id_ for id_ in by_name if id_ in CATALOGUE and _reads_classifier(id_)]
-            missing |= {f"{layer}/{id_}": _NO_CLASSIFIER for id_ in out}
-            chosen = [id_ for id_ in by_name if id_ not in out] if out else metrics
-        weight, bias = classifier if classifier is not None else (None, None)
-        made[layer] = Accumulator(num_classes, metrics=chosen, weight=weight, bias=bias, **options)
-    return made, missing
-
-
-def _reads_classifier(id_: str) -> bool:
-    return bool(CATALOGUE[id_].needs & {"classifier", "bias"})
+def all_reduced(accumulators: Mapping[str, Accumulator], group: dist.ProcessGroup | None) -> None:
+    """Merge every accumulator with those of the other ranks."""
+    for accumulator in accumulators.values():
+        accumulator.all_reduce(group)
 
 
 def summed(values: Tensor, several: bool, group: dist.ProcessGroup | None) -> list[float]:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ncfast._optional import Show
-from ncfast.evaluation.looks import Batch, Run, Visit
 from ncfast.evaluation.samplers import OwnRows
 from ncfast.evaluation.tokens import MaskedPool, next_tokens, real_tokens
 from ncfast.tracking.batches import LABEL_KEYS, as_labels, inputs_and_labels, outputs_of
 from ncfast.tracking.capture import FeatureCapture
+from ncfast.tracking.looks import Batch, Run, Visit
 from ncfast.tracking.messages import user_level
 from ncfast.tracking.snapshot import evaluation_mode
 

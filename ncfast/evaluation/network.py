@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,14 +10,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ncfast._optional import Show, shown
+from ncfast.accumulator import Accumulator
 from ncfast.evaluation.collect import (
-    Classifier,
-    accumulators_of,
+    all_reduced,
     collected,
     summed,
 )
 from ncfast.evaluation.forward import Forward, Unpack
-from ncfast.evaluation.looks import Kept, Memory, look_twice
 from ncfast.evaluation.result import Evaluation
 from ncfast.evaluation.tokens import MaskedPool
 from ncfast.metrics.needs import as_bytes
@@ -32,6 +31,7 @@ from ncfast.tracking.layers import (
     resolve_layers,
     uncompiled,
 )
+from ncfast.tracking.looks import Classifier, Kept, Memory, accumulators_of, look_twice, repeatable
 from ncfast.tracking.reduction import as_group
 
 
@@ -111,7 +111,12 @@ def evaluate(
     try:
         heads = {name: _classifier(network, name, classes) for name in capture.names}
         accumulators, missing = accumulators_of(
-            heads, classes, metrics, ignore_index=ignore_index, memory_limit=memory_limit
+            heads,
+            classes,
+            metrics,
+            Accumulator,
+            ignore_index=ignore_index,
+            memory_limit=memory_limit,
         )
         forward = Forward(
             network,
@@ -127,12 +132,12 @@ def evaluate(
         # of metrics that need rows from outside, no accumulator knows yet that it needs them twice
         twice = ood_loader is not None or any(a.needs_revisit for a in accumulators.values())
         memory = Memory(as_bytes(memory_limit)) if twice else None
-        inside = Kept(forward.over(loader), memory, repeatable=_repeatable(loader))
+        inside = Kept(forward.over(loader), memory, repeatable=repeatable(loader))
         outside = None
         if ood_loader is not None:
-            again = _repeatable(ood_loader)
+            again = repeatable(ood_loader)
             outside = Kept(forward.outside(ood_loader), memory, repeatable=again)
-        reduce = (lambda acc: acc.all_reduce(processes)) if several else None
+        reduce = (lambda accs: all_reduced(accs, processes)) if several else None
         look_twice(accumulators, inside, outside, reduce)
         correct, counted = summed(forward.scores, several, processes)
         accuracy = correct / counted if counted else None
@@ -197,8 +202,3 @@ def _without_padding(
             masked.append(MaskedPool(how))
             pools[name] = masked[-1]
     return pools, masked
-
-
-def _repeatable(loader: Iterable[Any]) -> bool:
-    """Whether the batches can be read a second time: not those of an iterator."""
-    return not isinstance(loader, Iterator)

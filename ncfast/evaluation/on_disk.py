@@ -12,7 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ncfast._optional import Show, shown
-from ncfast.evaluation.collect import Classifier, accumulators_of, collected, summed
+from ncfast.accumulator import Accumulator
+from ncfast.evaluation.collect import all_reduced, collected, summed
 from ncfast.evaluation.files import (
     BIAS,
     WEIGHT,
@@ -24,10 +25,10 @@ from ncfast.evaluation.files import (
     open_rows,
 )
 from ncfast.evaluation.formats import FileError
-from ncfast.evaluation.looks import Batch, Kept, Visit, look_twice
 from ncfast.evaluation.result import Evaluation
 from ncfast.ops.decisions import Rule
 from ncfast.ops.decisions import decisions as decide
+from ncfast.tracking.looks import Batch, Classifier, Kept, Visit, accumulators_of, look_twice
 from ncfast.tracking.reduction import as_group
 
 _BLOCK = 32 << 20  # bytes of features that are read at a time
@@ -102,6 +103,7 @@ def evaluate_files(
         {"": head},
         num_classes,
         metrics,
+        Accumulator,
         ignore_index=ignore_index,
         memory_limit=memory_limit,
         device=place,
@@ -125,7 +127,7 @@ def evaluate_files(
         accumulators,
         Kept(inside.run),
         None if outside is None else Kept(outside.run),
-        (lambda accumulator: accumulator.all_reduce(processes)) if several else None,
+        (lambda found: all_reduced(found, processes)) if several else None,
     )
     skipped = 0 if outside is None else outside.skipped
     counts = torch.tensor([*inside.scores, inside.skipped, skipped], dtype=torch.float64)

@@ -1,15 +1,19 @@
-"""Two looks at a stream of batches: moments first, then what needs the final means."""
+"""Two looks at a stream of batches: moments first, then what needs the final means.
+
+The batches of a loader have features of one or more layers, each with an accumulator of its own.
+"""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
 from ncfast.accumulator import Accumulator
+from ncfast.metrics.catalogue import CATALOGUE
 from ncfast.tracking.messages import user_level
 
 
@@ -25,6 +29,46 @@ class Batch(NamedTuple):
     feats: Mapping[str, Tensor]
     labels: Tensor | None
     mask: Tensor | None = None
+
+
+Kind = TypeVar("Kind", bound=Accumulator)
+Classifier = tuple[Tensor, Tensor | None]
+_NO_CLASSIFIER = "needs a classifier"
+
+
+def accumulators_of(
+    classifiers: Mapping[str, Classifier | None],
+    num_classes: int,
+    metrics: str | Sequence[str],
+    make: Callable[..., Kind],
+    **options: Any,
+) -> tuple[dict[str, Kind], dict[str, str]]:
+    """An accumulator for each layer, and the keys that a layer without classifier cannot have.
+
+    Args:
+        classifiers: by layer, weight and bias, or None.
+        num_classes: K.
+        metrics: as for `Accumulator`.
+        make: the class of the accumulators.
+        **options: of `Accumulator`.
+    """
+    made: dict[str, Kind] = {}
+    missing: dict[str, str] = {}
+    by_name = [metrics] if isinstance(metrics, str) else list(metrics)
+    for layer, classifier in classifiers.items():
+        chosen: str | Sequence[str] = metrics
+        if classifier is None and any(classifiers.values()):
+            # asked for by name, and had by another layer
+            out = [id_ for id_ in by_name if id_ in CATALOGUE and _reads_classifier(id_)]
+            missing |= {f"{layer}/{id_}": _NO_CLASSIFIER for id_ in out}
+            chosen = [id_ for id_ in by_name if id_ not in out] if out else metrics
+        weight, bias = classifier if classifier is not None else (None, None)
+        made[layer] = make(num_classes, metrics=chosen, weight=weight, bias=bias, **options)
+    return made, missing
+
+
+def _reads_classifier(id_: str) -> bool:
+    return bool(CATALOGUE[id_].needs & {"classifier", "bias"})
 
 
 Visit = Callable[[Batch], None]
@@ -93,7 +137,7 @@ def look_twice(
     accumulators: Mapping[str, Accumulator],
     inside: Kept,
     outside: Kept | None,
-    reduce: Callable[[Accumulator], object] | None,
+    reduce: Callable[[Mapping[str, Accumulator]], object] | None,
 ) -> None:
     """Update the accumulators with every batch, and revisit the batches where one needs that.
 
@@ -101,12 +145,13 @@ def look_twice(
         accumulators: by layer.
         inside: the batches of the data set.
         outside: the batches from outside the distribution.
-        reduce: merges an accumulator with those of the other ranks; None for a single process.
+        reduce: merges accumulators with those of the other ranks; None for a single process.
     """
     inside.first(lambda batch: _update(accumulators, batch))
     if outside is not None:
         outside.first(lambda batch: _update(accumulators, batch))
-    _reduce(accumulators, reduce)
+    if reduce is not None:
+        reduce(accumulators)
     waiting = {name: acc for name, acc in accumulators.items() if acc.needs_revisit}
     if not waiting:
         return
@@ -116,7 +161,8 @@ def look_twice(
     inside.again(lambda batch: _revisit(waiting, batch))
     if outside is not None:
         outside.again(lambda batch: _revisit(waiting, batch))
-    _reduce(waiting, reduce)
+    if reduce is not None:
+        reduce(waiting)
 
 
 _CANNOT_REPEAT = (
@@ -124,6 +170,11 @@ _CANNOT_REPEAT = (
     "the metrics that need a second look, such as nc4.*, are left out. Pass a DataLoader or a "
     "list, or raise memory_limit."
 )
+
+
+def repeatable(loader: Iterable[Any]) -> bool:
+    """Whether the batches can be read a second time: not those of an iterator."""
+    return not isinstance(loader, Iterator)
 
 
 def _update(accumulators: Mapping[str, Accumulator], batch: Batch) -> None:
@@ -136,15 +187,9 @@ def _update(accumulators: Mapping[str, Accumulator], batch: Batch) -> None:
 
 def _revisit(accumulators: Mapping[str, Accumulator], batch: Batch) -> None:
     for name, accumulator in accumulators.items():
+        if name not in batch.feats:
+            continue
         if batch.labels is None:
             accumulator.revisit_ood(batch.feats[name])
         else:
             accumulator.revisit(batch.feats[name], batch.labels, mask=batch.mask)
-
-
-def _reduce(
-    accumulators: Mapping[str, Accumulator], reduce: Callable[[Accumulator], object] | None
-) -> None:
-    if reduce is not None:
-        for accumulator in accumulators.values():
-            reduce(accumulator)
