@@ -1,1 +1,1 @@
-"""Benchmarks anyone can rerun: ``ncfast bench``; installed as ``ncfast.benchmarks``."""
+"""Benchmarks behind ``ncfast bench``, installed as ``ncfast.benchmarks``."""

@@ -1,4 +1,4 @@
-"""Why a contestant cannot run: what is missing, or what would take too much."""
+"""Reasons why a contestant cannot run: missing packages or devices, or too large inputs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def backend(name: str) -> Available:
 
 
 def backends(prepare: Callable[[str], Callable[[Inputs], Call]]) -> list[Contestant]:
-    """A contestant for each backend of ncfast; the fastest comes first where it runs."""
+    """A contestant for each backend of ncfast, the fastest first."""
     return [
         Contestant(f"ncfast {name}", "ncfast", prepare(name), backend(name), name)
         for name in ("triton", "cpu", "reference")
@@ -41,7 +41,7 @@ def package(name: str) -> Available:
 
 
 def for_numpy(name: str) -> Available:
-    """For a library that takes NumPy's arrays, on a CPU."""
+    """For a library that takes NumPy arrays on a CPU."""
 
     def reason(case: Case) -> str | None:
         if case.sizes.get("dtype") == "bfloat16":
@@ -52,15 +52,15 @@ def for_numpy(name: str) -> Available:
 
 
 def compiler(case: Case) -> str | None:
-    """For torch.compile on a CPU, which builds C++."""
+    """For torch.compile on a CPU, which needs a C++ compiler."""
     if case.quick:
-        return "left out of a quick run: compiling takes longer than all the rest"
+        return "skipped in a quick run: compiling takes longer than all other contestants"
     command = os.environ.get("CXX", "g++")
     return None if shutil.which(command) else f"torch.compile finds no C++ compiler ({command})"
 
 
 def within(limit: int, what: Callable[[Case], int], name: str) -> Available:
-    """For a contestant whose ``what`` of a case must stay below ``limit``."""
+    """For a contestant that runs only if ``what(case)`` is at most ``limit``."""
 
     def reason(case: Case) -> str | None:
         size = what(case)

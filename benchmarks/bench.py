@@ -1,4 +1,4 @@
-"""`ncfast bench`: run the operations asked for, print as it goes, write the file after each."""
+"""Runs ``ncfast bench``: measures operations, prints each result, and updates the file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECONDS, QUICK_SECONDS = 10.0, 1.5
 
 
 def bench(config: BenchConfig) -> Path | None:
-    """Measure, print and write; returns the file, if there is one to write.
+    """Measure, print and write the results; returns the path of the file, or None without one.
 
     Raises:
         ValueError: an operation is unknown.
@@ -67,7 +67,7 @@ def bench(config: BenchConfig) -> Path | None:
 
 
 def compare_files(old: Path, new: Path) -> bool:
-    """Print how two runs differ; returns whether the new one is slower or less right anywhere.
+    """Print the changes between two runs; returns whether the new one is slower or less accurate.
 
     Raises:
         ValueError: a file is none of `ncfast bench`, or the two have no case in common.
@@ -83,7 +83,7 @@ def compare_files(old: Path, new: Path) -> bool:
 
 
 def choose(names: Sequence[str]) -> list[Operation]:
-    """The operations of those names; without names all but those that run `when_named`.
+    """The operations of these names. Without names, all except those with `when_named`.
 
     Raises:
         ValueError: a name is unknown.
@@ -107,7 +107,7 @@ def _device(name: str) -> torch.device:
 
 @contextmanager
 def _limited(threads: int) -> Iterator[None]:
-    """That many threads for torch and, where scikit-learn brought threadpoolctl, for the rest."""
+    """Set the number of threads of torch and, if threadpoolctl is installed, of other libraries."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

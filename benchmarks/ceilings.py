@@ -1,4 +1,4 @@
-"""What the machine can do at most, measured in the same run: reads, copies, matrix products."""
+"""Measures the limits of the machine in the same run: reads, copies and matrix products."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import torch
 
 from ncfast.benchmarks.registry import Call
 
-ROUNDS, SECONDS = 7, 0.3  # at least
-SMALLEST = 256 << 20  # bytes that are read, unless four times the cache is more
+ROUNDS, SECONDS = 7, 0.3  # least number and duration of the rounds
+SMALLEST = 256 << 20  # least number of bytes to read; four times the cache if that is more
 GEMM_SIZE = {"cpu": 1024, "cuda": 8192}
 GATHERED_ROW = 512  # float32 entries
 
 
 def measure(device: torch.device, threads: int, cache_bytes: int) -> dict[str, Any]:
-    """Bytes and float32 operations a second; the best of a few rounds each.
+    """Bytes and float32 operations per second, each the best of several rounds.
 
     Returns:
-        ``threads``, the count in use, and under ``by_threads`` (on CUDA: under
+        ``threads``, the number in use, and under ``by_threads`` (on CUDA: under
         ``cuda``) ``read_bytes_per_s``, ``copy_bytes_per_s`` (read and written bytes),
         ``gather_bytes_per_s`` (rows of 2 KiB in random order, read and written) and
         ``gemm_flops_per_s`` (float32).
@@ -38,7 +38,7 @@ def measure(device: torch.device, threads: int, cache_bytes: int) -> dict[str, A
 
 
 def current(ceilings: dict[str, Any]) -> dict[str, float]:
-    """The figures that shares refer to: the best by any number of threads up to that in use."""
+    """The limits that shares refer to: the best for any number of threads up to that in use."""
     if "cuda" in ceilings:
         return ceilings["cuda"]
     usable = [f for n, f in ceilings["by_threads"].items() if int(n) <= ceilings["threads"]]
@@ -46,7 +46,7 @@ def current(ceilings: dict[str, Any]) -> dict[str, float]:
 
 
 def _thread_counts(threads: int) -> list[int]:
-    """1, 2, 4, ... up to the cores, and the count in use."""
+    """1, 2, 4, ... up to the number of cores, and the number of threads in use."""
     cores = os.cpu_count() or 1
     return sorted({threads, *(1 << i for i in range(cores.bit_length()) if 1 << i <= cores)})
 

@@ -1,9 +1,9 @@
-"""Two runs against each other: what became slower or less right, beyond the noise.
+"""Compares two runs and reports what became slower or less accurate, beyond the noise.
 
-On the same machine times are compared as they are. Otherwise each time is divided by that of a
-yardstick of its own run: the fastest plain torch contestant that was right in both, or, where there
-is none, the least time by the roofline. A change counts if the quartiles of the two runs do not
-overlap and the medians are more than `LEAST_CHANGE` apart.
+On the same machine, times are compared directly. Otherwise each time is divided by a yardstick of
+its own run: the time of the fastest plain torch contestant that was right in both runs, or else the
+least time by the roofline. A change counts if the quartiles of the two runs do not overlap and the
+medians differ by more than `LEAST_CHANGE`.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class Change:
 
 
 def compare(old: Report, new: Report) -> list[Change]:
-    """Every ncfast contestant that both runs timed.
+    """The changes of all ncfast contestants that both runs timed.
 
     Args:
-        old: the run to hold the other to.
+        old: the run to compare with.
         new: the run under test.
     """
     raw = environment.same_machine(old["environment"], new["environment"])

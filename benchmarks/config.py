@@ -1,4 +1,4 @@
-"""Every setting of `ncfast bench`."""
+"""Settings of ``ncfast bench``."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig:
-    """Time every operation against plain torch, public ways and libraries, accuracy first."""
+    """Check and time every operation against plain torch, public code and libraries."""
 
     quick: bool = False
     """Few small cases: under two minutes on two cores."""
     ops: tuple[str, ...] = ()
-    """Operations by name. Without: class_moments, rnc1, metrics.lite, metrics.standard,
-    metrics.full, sigma_w, knn, mutual_information, plane, tracker_block, tracker_step,
-    replica_step. Only when named, because they take long or need data: class_moments.grid,
-    rnc1.call, metrics.suite, knn.grid, knn.engines, entropy, mutual_information.grid,
-    mutual_information.engines, tracker_cost.mlp, tracker_cost.resnet18, tracker_cost.alone,
-    replica_step.f2, log_point, all_reduce."""
+    """Operations by name. Without: class_moments, update, update.scatter, rnc1, metrics.lite,
+    metrics.standard, metrics.full, sigma_w, knn, mutual_information, plane, tracker_block,
+    tracker_step, replica_step. Only when named, because they take long, much memory or data:
+    class_moments.grid, update.vocabulary, rnc1.call, metrics.suite, knn.grid, knn.engines, entropy,
+    mutual_information.grid, mutual_information.engines, tracker_cost.mlp, tracker_cost.resnet18,
+    tracker_cost.alone, replica_step.f2, log_point, all_reduce."""
     cases: tuple[int, ...] = ()
-    """Numbers of the cases of each operation, from 0; the others in --out stay. Without: all."""
+    """Numbers of the cases of each operation, from 0; other cases in --out stay. Default: all."""
     threads: int | None = None
-    """Threads of torch, ncfast and libraries; None: one a core."""
+    """Threads of torch, ncfast and libraries; None: one per core."""
     device: str = "auto"
-    """cpu or cuda; auto takes a GPU when there is one."""
+    """cpu or cuda; auto takes a GPU if there is one."""
     seconds: float | None = None
-    """Of timing a case, apart from set-up and slow contestants; None: 10, or 1.5 with --quick."""
+    """Time of a case without set-up and slow contestants; None: 10, or 1.5 with --quick."""
     out: Path | None = None
     """JSON file to write; other operations in it are kept if the environment is the same. It may be
     left out with --quick or --ops: then the tables are printed alone."""
     compare: tuple[Path, Path] | None = None
-    """Two JSON files, old and new: no run, exit status 1 if the new one is slower or less right."""
+    """Compare two JSON files, old and new; status 1 if the new one is slower or less accurate."""
 
     @property
     def command(self) -> str:
-        """The command line that repeats this run, all cases and operations in one go."""
+        """The command line that repeats this run, with all cases and operations."""
         given = {"threads": self.threads, "seconds": self.seconds}
         words = ["ncfast bench", *(["--quick"] if self.quick else [])]
         words += [f"--{name} {value:g}" for name, value in given.items() if value is not None]

@@ -1,3 +1,3 @@
-"""``pytest benchmarks --benchmark-only``: the package alone, not the scripts beside it."""
+"""Configures ``pytest benchmarks --benchmark-only``: it collects the package, not the scripts."""
 
 collect_ignore_glob = ["studies/*", "plain/*", "operations/*"]

@@ -1,4 +1,4 @@
-"""What a figure depends on besides the code: versions, processor, clocks, threads, memory."""
+"""Describes the environment of a run: versions, processor, clocks, threads and memory."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import ncfast
 from ncfast.ops import _raw
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "faiss-cpu", "triton")
-# what may differ between runs whose figures belong together
+# Entries that may differ between runs in one file.
 PASSING = ("clocks_mhz", "load")
-# what tells whether two runs were on the same machine
+# Entries that identify the machine.
 MACHINE = ("processor", "cores", "memory_gib", "gpu", "device", "threads", "instruction_set")
 
 
 def describe(device: torch.device, threads: int) -> dict[str, Any]:
-    """The environment of a run, before it; `clocks_mhz` is asked for again after it."""
+    """The environment before a run; `finish` adds clocks and load after it."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         "ncfast": ncfast.__version__,
@@ -43,19 +43,19 @@ def describe(device: torch.device, threads: int) -> dict[str, Any]:
 
 
 def finish(environment: dict[str, Any]) -> None:
-    """Note clocks and load at the end."""
+    """Add clocks and load at the end of a run."""
     environment["clocks_mhz"]["after"] = clocks_mhz()
     environment["load"]["after"] = _load()
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether figures of two runs may stand in one file: all but clocks and load agree."""
+    """Whether two runs may be in one file: all entries except clocks and load agree."""
     names = (set(one) | set(other)) - set(PASSING)
     return all(one.get(name) == other.get(name) for name in names)
 
 
 def same_machine(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether times of two runs may be compared as they are; versions may differ."""
+    """Whether times of two runs can be compared directly; versions may differ."""
     return all(one.get(name) == other.get(name) for name in MACHINE)
 
 
@@ -67,13 +67,13 @@ def _version(package: str) -> str | None:
 
 
 def processor() -> str:
-    """The model's name where Linux tells, else what Python knows."""
+    """The name of the processor, from Linux or else from Python."""
     found = _cpuinfo("model name")
     return found[0] if found else platform.processor() or platform.machine()
 
 
 def clocks_mhz() -> list[float]:
-    """Of each core at this moment; empty where Linux does not tell."""
+    """The current clock of each core; empty if Linux does not report it."""
     return [float(value) for value in _cpuinfo("cpu MHz")]
 
 
@@ -94,7 +94,7 @@ def _load() -> float | None:
 
 
 def last_cache_bytes() -> int:
-    """Of the last level; 32 MiB where Linux does not tell."""
+    """Size of the last cache level; 32 MiB if Linux does not report it."""
     sizes = [
         path.read_text().strip()
         for path in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"))

@@ -1,8 +1,8 @@
 """Distributions whose mutual or conditional mutual information is known, in nats.
 
-The forty of Czyz et al. 2023 (arXiv 2306.11078, the package benchmark-mi), written again from their
-definitions, and more: strong and sparse dependence in many columns, fine structure, clusters,
-independence, and conditions of up to fifty columns.
+They are the forty of Czyz et al. 2023 (arXiv 2306.11078, the package benchmark-mi), written from
+their definitions, and others: strong and sparse dependence in many columns, fine structure,
+clusters, independence, and conditions of up to fifty columns.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Transform = Callable[[Rows], Rows]
 
 @dataclass(frozen=True)
 class Task:
-    """One distribution: two blocks of columns, or three where the third is the condition."""
+    """One distribution of two blocks of columns, or of three, the third being the condition."""
 
     name: str
     truth: float
     draw: Callable[[int, Generator], Blocks]
 
     def sample(self, count: int, seed: int) -> Blocks:
-        """Blocks of `count` rows; the same for the same name and seed."""
+        """Blocks of `count` rows, which depend on the name of the task and the seed alone."""
         entropy = [seed, *self.name.encode()]
         return self.draw(count, np.random.default_rng(entropy))
 
@@ -41,7 +41,7 @@ class Task:
 
 
 def gaussian_truth(covariance: Rows, sizes: Sequence[int]) -> float:
-    """I(X;Y) or I(X;Y|Z) of a Gaussian whose columns are x, y and perhaps z."""
+    """I(X;Y) or I(X;Y|Z) of a Gaussian with columns x, y and perhaps z."""
     x, y, *z = np.split(np.arange(len(covariance)), np.cumsum(sizes)[:-1])
     given = z[0] if z else np.array([], dtype=int)
 
@@ -53,7 +53,7 @@ def gaussian_truth(covariance: Rows, sizes: Sequence[int]) -> float:
 
 
 def student_truth(freedom: float, dx: int, dy: int) -> float:
-    """Student-t with identity dispersion (Arellano-Valle et al. 2013): the shared scale alone."""
+    """I(X;Y) of Student-t with identity dispersion (Arellano-Valle et al. 2013)."""
 
     def term(number: float) -> float:
         return float(gammaln(number / 2) - number / 2 * psi(number / 2))
@@ -116,7 +116,7 @@ def wiggly_y(rows: Rows) -> Rows:
 
 
 def spiral(rows: Rows, first: int, second: int, speed: float = 1 / 3) -> Rows:
-    """Turn two columns by an angle that grows with the squared norm of the row."""
+    """Rotate two columns by an angle that grows with the squared norm of the row."""
     angle = speed * (rows**2).sum(1)
     out = rows.copy()
     out[:, first] = np.cos(angle) * rows[:, first] - np.sin(angle) * rows[:, second]
@@ -125,7 +125,7 @@ def spiral(rows: Rows, first: int, second: int, speed: float = 1 / 3) -> Rows:
 
 
 def swiss_roll(rows: Rows) -> Rows:
-    """A uniform column rolled up in the plane."""
+    """Map a uniform column to a spiral in the plane."""
     angle = 1.5 * math.pi * (1 + 2 * ndtr(rows[:, 0]))
     return np.stack((angle * np.cos(angle), angle * np.sin(angle)), 1) / 21
 
@@ -160,7 +160,7 @@ def dense(dim: int, rho: float = 0.5) -> Rows:
 
 
 def sparse(dx: int, dy: int, pairs: int, rho: float) -> Rows:
-    """The first `pairs` columns of both sides correlate, one with one."""
+    """The first `pairs` columns of x and y are correlated in pairs."""
     covariance = np.eye(dx + dy)
     for pair in range(pairs):
         covariance[pair, dx + pair] = covariance[dx + pair, pair] = rho
@@ -222,7 +222,7 @@ def gamma_exponential(shape: float) -> Task:
 
 
 def clusters(dim: int, spread: float, rho: float = 0.8, classes: int = 10) -> Task:
-    """Ten classes far apart that x and y share, and within them a Gaussian part."""
+    """Ten distant classes that x and y share, and a Gaussian part within them."""
     places = np.random.default_rng(7).standard_normal((2, classes, dim)) * 3
     if dim == 1:
         places = np.stack([np.arange(classes), np.roll(np.arange(classes), 3)])[:, :, None] * 1.0
@@ -242,7 +242,7 @@ def independent(name: str, one: Callable[[int, Generator], Rows]) -> Task:
 
 
 def conditional(dz: int, rho: float, maps: Sequence[Transform] = (), dim: int = 1) -> Task:
-    """x and y share rho beyond z, and all columns of z enter both as their sum."""
+    """x and y correlate by rho given z; both contain the sum of the columns of z."""
     eye = np.eye(dim)
     noise = np.block([[eye, rho * eye], [rho * eye, eye]])
     top = noise + dz
@@ -253,7 +253,7 @@ def conditional(dz: int, rho: float, maps: Sequence[Transform] = (), dim: int = 
 
 
 def confounded(name: str, curve: Transform, rho: float, discrete: bool = False) -> Task:
-    """x and y follow z by the same curve, and share rho beyond it."""
+    """x and y depend on z by the same curve, and correlate by rho given z."""
 
     def draw(count: int, rng: Generator) -> Blocks:
         one, two = rng.standard_normal((2, count, 1))
@@ -345,7 +345,7 @@ def _normal(dim: int) -> Callable[[int, Generator], Rows]:
 
 @cache
 def unrelated() -> tuple[Task, ...]:
-    """x and y drawn apart."""
+    """Independent x and y."""
 
     def heavy(dim: int) -> Callable[[int, Generator], Rows]:
         return lambda n, rng: rng.standard_normal((n, dim)) / np.sqrt(rng.chisquare(2, (n, 1)) / 2)

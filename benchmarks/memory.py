@@ -1,4 +1,4 @@
-"""Memory of this process, as Linux tells it; elsewhere nothing is known."""
+"""Measures the memory of this process on Linux; on other systems the result is None."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def physical() -> int:
 
 
 class Peak:
-    """The largest memory inside the context beyond what was there on entering.
+    """The peak of the memory inside the context, minus the memory on entering.
 
     Attributes:
-        bytes: set on leaving; None where the system does not tell.
+        bytes: set on leaving; None on systems that do not report it.
     """
 
     bytes: int | None = None
 
     def __enter__(self) -> Peak:
         try:
-            FORGET.write_text("5")  # the peak so far is forgotten
+            FORGET.write_text("5")  # resets the peak
             self._before = _status("VmHWM")
         except OSError:
             self._before = None
@@ -41,5 +41,5 @@ class Peak:
 
 
 def _status(key: str) -> int:
-    """Of the process's status, in KiB."""
+    """An entry of the status of the process, in KiB."""
     return int(STATUS.read_text().split(f"{key}:")[1].split()[0])

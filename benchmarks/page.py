@@ -2,8 +2,8 @@
 
     python -m ncfast.benchmarks.page
 
-Nothing on that page is typed by hand: it says what the files say. A file belongs to it if it has
-the schema of `ncfast bench`, `scaling`, `streaming` or `projection`.
+All content of the page comes from these files. The page uses every file with the schema of
+`ncfast bench`, `scaling`, `streaming` or `projection`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Reports = Mapping[str, Mapping[str, Any]]
 
 
 def load(folder: Path) -> Reports:
-    """Every file of this schema, by name."""
+    """All files with this schema, by name."""
     found = {}
     for path in sorted(folder.glob("*.json")):
         report = json.loads(path.read_text())
@@ -33,17 +33,17 @@ def load(folder: Path) -> Reports:
 
 
 def with_part(reports: Reports, part: str) -> Reports:
-    """The files that have something of that kind."""
+    """The files that have this part."""
     return {name: report for name, report in reports.items() if report.get(part)}
 
 
 def image(name: str, kind: str) -> str:
-    """A figure's file name."""
+    """The file name of a figure."""
     return f"performance-{kind}-{Path(name).stem}.png"
 
 
 def environments(reports: Reports) -> str:
-    """A column a file: machine, versions, threads; and how it was made."""
+    """A table of machine, versions and threads, with one column per file."""
     files = {name: report for name, report in reports.items() if "environment" in report}
     keys: dict[str, None] = {}
     for report in files.values():
@@ -63,7 +63,7 @@ def _value(value: object) -> str:
 
 
 def limits(report: Mapping[str, Any]) -> str:
-    """What the machine can do, measured in the same run."""
+    """The measured limits of the machine."""
     found = report["ceilings"]
     rows = [
         [count, *(f"{best[key] / 1e9:.1f}" for key in keys)]
@@ -77,7 +77,7 @@ def limits(report: Mapping[str, Any]) -> str:
 
 
 def commands(name: str, report: Mapping[str, Any]) -> str:
-    """Which command measured which operations; they may have been run one by one."""
+    """The command that measured each operation."""
     known = report.get("commands", {})
     by_command: dict[str, list[str]] = {}
     for operation in report["operations"]:
@@ -90,14 +90,16 @@ def measured(name: str, report: Mapping[str, Any]) -> str:
     """One file of `ncfast bench`."""
     about = report["environment"]
     parts = [f"## {about['processor']}, {text.plural(about['threads'], 'thread')} (`{name}`)"]
-    parts += ["The command, run at once or with `--ops` and `--cases`:", commands(name, report)]
-    parts += ["Ceilings, measured in the latest call:", limits(report)]
+    for operation, entries in report["operations"].items():
+        full = "\n\n".join(operations.in_full(entry) for entry in entries)
+        parts += [f"### {operation}", operations.overview(entries)]
+        parts.append(text.folded("All contestants, case by case", full))
+    parts += ["### Limits of the machine", "Measured in the latest call:", limits(report)]
     if roofline.points(report):
         parts.append(f"![Roofline]({IMAGES}/{image(name, 'roofline')})")
         parts.append(prose.ROOFLINE)
-    for operation, entries in report["operations"].items():
-        parts += [f"### {operation}", operations.overview(entries)]
-        parts += ["Everyone, case by case:", *(operations.in_full(entry) for entry in entries)]
+    ran = commands(name, report)
+    parts += ["Commands, possibly run in parts with `--ops` and `--cases`:", ran]
     return "\n\n".join(parts)
 
 
@@ -105,12 +107,12 @@ def scaled(name: str, report: Mapping[str, Any]) -> str:
     """One file of `ncfast.benchmarks.scaling`."""
     cores = report["environment"]["processor"]
     parts = [f"## Scaling, {cores} (`{name}`)", f"![Scaling]({IMAGES}/{image(name, 'scaling')})"]
-    parts += [prose.SCALING, growth.exponents(report), "Ceilings by thread count:", limits(report)]
-    parts += ["How many times faster more threads are:", growth.thread_gain(report)]
+    parts += [prose.SCALING, growth.exponents(report)]
+    parts += ["Time with one thread over time with more:", growth.thread_gain(report)]
+    parts += ["Limits of the machine by number of threads:", limits(report)]
     for series in report["scaling"]:
         title = f"{series['axis']}, {text.plural(series['threads'], 'thread')}"
-        folded = growth.points(series)
-        parts.append(f"<details><summary>{title}</summary>\n\n{folded}\n\n</details>")
+        parts.append(text.folded(title, growth.points(series)))
     return "\n\n".join(parts)
 
 
@@ -122,30 +124,33 @@ def streamed(name: str, report: Mapping[str, Any]) -> str:
 
 
 def unmeasured(reports: Reports) -> str:
-    """What no file tells."""
+    """What the files do not cover."""
     known = [r["environment"] for r in reports.values() if "environment" in r]
     lines = []
     if not any(about.get("gpu") for about in known):
-        lines.append("- GPUs: no file here comes from one, so nothing about a GPU was measured.")
+        lines.append("- GPUs: no file comes from a machine with a GPU.")
     processors = sorted({about["processor"] for about in known})
     lines.append(f"- Other processors than {', '.join(processors) or 'none'}.")
-    lines.append("- More than one machine: the projection stands in for it.")
+    lines.append("- Several machines: the projection is computed, not measured.")
     return "\n".join(lines)
 
 
 def render(reports: Reports) -> str:
     """The page."""
     timed = with_part(reports, "operations")
-    parts = [prose.HEAD, "## Where the numbers come from", environments(reports), prose.RERUN]
-    parts += ["## Where ncfast loses", operations.losses(timed)]
-    parts += ["## Wrong, however fast", operations.wrong(timed)]
+    parts = [prose.HEAD, "## At a glance", prose.GLANCE, operations.glance(timed)]
+    parts += ["## Where ncfast is slower", operations.losses(timed)]
+    parts += ["## Wrong results", prose.WRONG, operations.wrong_counts(timed)]
+    parts.append(text.folded("All wrong results", operations.wrong(timed)))
     parts += [measured(name, report) for name, report in timed.items()]
     parts += [scaled(name, report) for name, report in with_part(reports, "scaling").items()]
     parts += [streamed(name, report) for name, report in with_part(reports, "streaming").items()]
     for report in with_part(reports, "projection").values():
-        parts += [prose.PROJECTION, growth.projection(report)]
-    parts += ["## Not measured", unmeasured(reports), "Who did not run, and why:"]
-    parts += [operations.absent(timed), "## Other pages"]
+        parts += [prose.PROJECTION, text.folded("All sizes", growth.projection(report))]
+    parts += ["## Not measured", unmeasured(reports)]
+    parts.append(text.folded("Contestants that did not run, and why", operations.absent(timed)))
+    parts += [prose.METHOD, prose.RERUN, "## Machines and versions", environments(reports)]
+    parts.append("## Other pages")
     parts.append(
         "\n".join(f"- [{page}]({page}): {what}" for page, what in prose.OTHER_PAGES.items())
     )
@@ -153,7 +158,7 @@ def render(reports: Reports) -> str:
 
 
 def draw(reports: Reports, folder: Path) -> None:
-    """Every figure of the page."""
+    """Draw all figures of the page."""
     for name, report in with_part(reports, "operations").items():
         roofline.figure(report, folder / image(name, "roofline"))
     for part, function in (("scaling", figures.scaling), ("streaming", figures.streaming)):

@@ -1,11 +1,11 @@
-"""What the state of class moments weighs on a cluster, and what combining it moves: a projection.
+"""Computes the size of class moments on a cluster and the bytes that combining them moves.
 
     python -m ncfast.benchmarks.projection --out benchmarks/results/projection.json
 
-Nothing here was measured. Bytes follow from the layout that `ncfast.distributed` packs, which the
-tests compare with real packed states and with what its two ways hand to their collectives. Seconds
-are bytes received by a rank over a stated bandwidth of its link: no latency, no congestion, no
-merging, no overlap with anything.
+Nothing here is measured. Bytes follow from the layout that `ncfast.distributed` packs. The tests
+compare them with real packed states and with the arguments of its collectives. Seconds are the
+bytes received by a rank over a stated bandwidth of its link, without latency, congestion, merging
+and overlap.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ncfast.benchmarks import results_file
 from ncfast.distributed import EXCHANGE_BYTES
 
 DOUBLE = 8
-# one direction of a rank's link, bytes/s: nominal figures of the interconnects, not measurements
+# Bandwidth of one direction of a link, bytes/s: nominal figures, not measurements.
 LINKS = {"100 Gb/s network": 12.5e9, "400 Gb/s network": 50e9, "900 GB/s NVLink": 450e9}
 STATES = ((10, 512), (1000, 2048), (50_257, 768), (128_000, 4096))
 RANKS = (8, 64, 1024)
@@ -32,12 +32,12 @@ def state_bytes(num_classes: int, dim: int) -> int:
 
 
 def gather_bytes(num_classes: int, dim: int, ranks: int) -> int:
-    """Bytes a rank receives when all states go to all ranks."""
+    """Bytes that a rank receives if all states go to all ranks."""
     return (ranks - 1) * state_bytes(num_classes, dim)
 
 
 def exchange_bytes(num_classes: int, dim: int, ranks: int) -> int:
-    """Bytes a rank receives in two collectives: its share of all states, then all merged shares."""
+    """Bytes that a rank receives in two collectives: its share of all states, then all shares."""
     share = -(-num_classes // ranks)
     first = DOUBLE * (2 + share * (dim + 2))
     second = DOUBLE * share * (dim + 2)
@@ -45,12 +45,12 @@ def exchange_bytes(num_classes: int, dim: int, ranks: int) -> int:
 
 
 def tree_steps(ranks: int) -> int:
-    """Steps in which a binary tree, or pairs at doubling distance, combine all ranks."""
+    """Number of steps of a binary tree, or of pairs at doubling distance, over all ranks."""
     return math.ceil(math.log2(ranks))
 
 
 def all_reduce_bytes(num_classes: int, dim: int, ranks: int) -> tuple[str, int]:
-    """Which way `ncfast.distributed.all_reduce_many` goes, and the bytes a rank receives."""
+    """The form that `ncfast.distributed.all_reduce_many` uses, and the bytes a rank receives."""
     packed = DOUBLE * num_classes * (dim + 2)
     if ranks > 2 and packed >= EXCHANGE_BYTES:
         return "two collectives", exchange_bytes(num_classes, dim, ranks)

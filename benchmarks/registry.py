@@ -1,8 +1,8 @@
-"""What is measured: an operation, its cases, and the contestants that compute it.
+"""Types of the benchmarks: an operation, its cases, and the contestants that compute it.
 
-An operation knows its inputs, its float64 truth and how far a result is from it. A contestant is
-prepared once for each copy of the inputs and then called many times; only the calls are timed.
-`ncfast.benchmarks.operations.OPERATIONS` holds them all.
+An operation defines its inputs, its float64 truth and the error of a result. A contestant is
+prepared once for each copy of the inputs and then called many times. Only the calls are timed.
+`ncfast.benchmarks.operations.OPERATIONS` holds all operations.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Inputs = dict[str, Any]
 Call = Callable[[], Any]
 
 PROMISE = 1e-6  # relative error that ncfast promises against float64
-RIGHT = 1e-3  # what everybody else may be off by and still count as right
+RIGHT = 1e-3  # largest relative error of other contestants that counts as right
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Case:
     """One size of an operation.
 
     Attributes:
-        sizes: what the inputs are made from and how the case is named: N, D, K, dtype and so on.
-        bytes: what any algorithm moves at least: every input read once, every output written.
-        flops: floating-point operations of the plain algorithm.
-        promise: largest relative error allowed to ncfast.
-        budget: largest relative error allowed to everybody else.
-        quick: whether it belongs to ``--quick``, where nothing may take long to set up.
+        sizes: sizes and options of the inputs, which also name the case: N, D, K, dtype and so on.
+        bytes: least number of bytes to move: every input read once, every output written once.
+        flops: number of floating-point operations of the plain algorithm.
+        promise: largest relative error allowed for ncfast.
+        budget: largest relative error allowed for other contestants.
+        quick: whether it belongs to ``--quick``. Such cases must be quick to set up.
     """
 
     sizes: Mapping[str, int | float | str]
@@ -51,7 +51,7 @@ class Case:
 
 
 def anywhere(case: Case) -> str | None:
-    """For contestants that can always run."""
+    """For contestants that can always run: no reason against it."""
     return None
 
 
@@ -61,12 +61,12 @@ class Contestant:
 
     Attributes:
         name: unique within its operation.
-        kind: "ncfast" itself; "torch", an honest reference; "public", the way of published code;
+        kind: "ncfast"; "torch", a good implementation in torch; "public", as in published code;
             "library", SciPy, scikit-learn or FAISS.
-        prepare: inputs to a call without arguments that returns the operation's output; what it
-            does once (a model, a contiguous copy the library asks for) is not timed.
-        available: a case to None, or to the reason why it cannot run there.
-        backend: of ncfast: "cpu", "reference" or "triton".
+        prepare: maps inputs to a call without arguments that returns the output of the operation.
+            Its own work (a model, a contiguous copy for the library) is not timed.
+        available: maps a case to None, or to the reason why the contestant cannot run.
+        backend: backend of ncfast: "cpu", "reference" or "triton".
     """
 
     name: str
@@ -82,17 +82,17 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Operation:
-    """Something to compute, and everyone who does.
+    """A computation and its contestants.
 
     Attributes:
-        name: as ``--ops`` takes it.
-        cases: whether it is a quick run, to the cases.
-        make: case, seed and device to inputs; another seed gives another copy for cold caches.
-        truth: inputs to the output in float64, by an algorithm that no contestant shares.
-        error: an output and the truth to a relative error; NaN is wrong.
-        contestants: the first one of kind "ncfast" that runs and is right is what the others are
-            compared with.
-        when_named: leave it out of a run that names no operation: it takes long, or needs data.
+        name: name for ``--ops``.
+        cases: returns the cases of a quick run (True) or of a full run (False).
+        make: makes inputs from case, seed and device. Other seeds give copies for cold caches.
+        truth: computes the output in float64, by an algorithm that no contestant uses.
+        error: computes the relative error of an output; NaN is wrong.
+        contestants: all contestants. Ratios refer to the first of kind "ncfast" that runs and is
+            right.
+        when_named: whether it runs only if named, because it takes long or needs data.
     """
 
     name: str

@@ -1,10 +1,10 @@
-"""The JSON file of a run.
+"""Reads and writes the JSON file of a run, which has this layout.
 
 ::
 
     {"schema": 1,
-     "environment": {...},                    what `environment.describe` tells
-     "ceilings": {...},                       what `ceilings.measure` tells, of the latest run
+     "environment": {...},                    from `environment.describe`
+     "ceilings": {...},                       from `ceilings.measure`, of the latest run
      "commands": {NAME: the command that measured it},
      "operations": {
        NAME: [{"case": {"N": ..., ..., "caches": "cold" or "warm"},
@@ -13,8 +13,8 @@
                  "contestant": ..., "kind": ..., "backend": "" unless ncfast's,
                  "error": relative, against float64, null where it is no number,
                  "budget": the largest right one, "ok": whether it is,
-                 "peak_bytes": of host memory in the first call, beyond what was there before;
-                               null where the system does not tell, absent in older files
+                 "peak_bytes": host memory that the first call added at its peak; null if the
+                               system does not report it, absent in older files
                  "rounds": number of timings,
                  "median_s": of one call, "quartiles_s": [first, third],
                  "ratio_to_ncfast": {"median": ..., "quartiles": [...]} of the ratios within a
@@ -39,16 +39,16 @@ from ncfast.benchmarks import environment
 
 SCHEMA = 1
 Report = dict[str, Any]
-OURS = Path(__file__).parent / "results"  # what the documents are made from
+OURS = Path(__file__).parent / "results"  # the results that the pages of docs show
 
 
 def folder() -> Path:
-    """Where studies write: $NCFAST_RESULTS, or `OURS`; only then they write into documents too."""
+    """The folder of results: $NCFAST_RESULTS, or `OURS`, from which studies also write docs."""
     return Path(os.environ.get("NCFAST_RESULTS", OURS))
 
 
 def new(about: dict[str, Any], ceilings: dict[str, Any]) -> Report:
-    """A report without an operation."""
+    """A report without operations."""
     return {
         "schema": SCHEMA,
         "environment": about,
@@ -62,7 +62,7 @@ def load(path: Path) -> Report:
     """Read a report.
 
     Raises:
-        ValueError: the file is none, or of another version of the schema.
+        ValueError: the file is no report, or has another version of the schema.
     """
     try:
         report = json.loads(path.read_text())
@@ -81,8 +81,8 @@ def merge_into(path: Path, report: Report, *, single_cases: bool = False) -> lis
     """Write ``report``, keeping the other operations of a file of the same environment.
 
     Args:
-        path: the file, there or not.
-        report: what was measured now.
+        path: the file, which need not exist.
+        report: the new results.
         single_cases: keep the other cases of the same operations, too.
 
     Returns:
@@ -103,7 +103,7 @@ def merge_into(path: Path, report: Report, *, single_cases: bool = False) -> lis
 
 
 def write(path: Path, content: Any) -> None:
-    """The file as a whole or not at all; every result is stored by this.
+    """Write a result file completely or not at all.
 
     Raises:
         ValueError: a number is not finite, which JSON does not have.
@@ -125,10 +125,10 @@ def _merged(kept: Report, report: Report, single_cases: bool) -> dict[str, Any]:
 
 
 def key(entry: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """What identifies a case within its operation."""
+    """The key of a case within its operation."""
     return tuple(sorted(entry["case"].items()))
 
 
 def ran(entry: dict[str, Any]) -> Sequence[dict[str, Any]]:
-    """The results that have a time."""
+    """The results with a time."""
     return [result for result in entry["results"] if "median_s" in result]

@@ -1,9 +1,8 @@
-"""Roofline: operations a second against operations a byte, under ceilings of the same run.
+"""Roofline: operations per second against operations per byte, below the limits of the same run.
 
-Drawn from a result file by `ncfast.benchmarks.page`. Cases whose inputs stayed in the cache are
-left out, as memory does not bound them, and so are those without a count of bytes or operations.
-The operations are those of the plain algorithm: a tree that leaves most of them out may stand
-above the roof.
+`ncfast.benchmarks.page` draws it from a result file. Cases with warm caches are left out, because
+memory does not limit them. So are cases without a number of bytes or operations. The operations are
+those of the plain algorithm, so a tree, which skips most of them, may be above the roof.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ class Point(NamedTuple):
     """One case of one contestant."""
 
     operation: str
-    who: str  # "ncfast" or "other", the fastest one that was right
-    intensity: float  # operations a byte
-    speed: float  # operations a second
+    who: str  # "ncfast" or "other", the fastest right one
+    intensity: float  # operations per byte
+    speed: float  # operations per second
 
 
 def points(report: Mapping[str, Any]) -> list[Point]:
-    """ncfast and its fastest right rival at every case that memory or arithmetic may bound."""
+    """ncfast and its fastest right rival in every case that memory or arithmetic may limit."""
     return [
         Point(operation, who, entry["flops"] / entry["bytes"], entry["flops"] / result["median_s"])
         for operation, entries in report["operations"].items()
@@ -48,7 +47,7 @@ def _pair(entry: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def figure(report: Mapping[str, Any], path: Path) -> bool:
-    """Draw it; False, and no file, where nothing can be drawn."""
+    """Draw the roofline; returns False, and writes no file, if there is no point."""
     found = points(report)
     if not found:
         return False
@@ -64,7 +63,7 @@ def figure(report: Mapping[str, Any], path: Path) -> bool:
     right = max(4 * gemm / read, *(2 * point.intensity for point in found))
     ridge = gemm / read
     axis.plot([left, ridge, right], [left * read, gemm, gemm], color=INK, linewidth=1.6)
-    slope = 0.55 * ridge  # a place on the sloping part, near its top, where no point is
+    slope = 0.55 * ridge  # a free place near the top of the sloping part
     axis.annotate(f"read {read / 1e9:.0f} GB/s", (slope, slope * read), xytext=(-8, 4),
                   textcoords="offset points", ha="right", color=INK, fontsize=9)  # fmt: skip
     axis.annotate(f"float32 product {gemm / 1e9:.0f} GFLOP/s", (right, gemm), xytext=(-4, 5),

@@ -1,8 +1,7 @@
-"""Accuracy first, then time: what one operation yields.
+"""Measures one operation: first the accuracy of every contestant, then the times.
 
-Every contestant's result is compared with float64 before it is timed, in the same run. One whose
-error is over its budget is timed as well, so that fast and wrong can be seen as such, but never
-serves in a ratio.
+The result of every contestant is compared with float64 before it is timed, in the same run. A
+contestant whose error is over its budget is timed, too, but it takes part in no ratio.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ _FAILURES = (RuntimeError, ValueError, ImportError, MemoryError)
 
 @dataclass(frozen=True)
 class Conditions:
-    """Where and for how long things run.
+    """Device, time and limits of a run.
 
     Attributes:
-        device: of the inputs.
-        seconds: of timing for one case.
-        cache_bytes: of the last level of cache.
-        read: bytes a second that this device reads, or None where it was not measured.
-        gemm: float32 operations a second of a matrix product, or None.
+        device: device of the inputs.
+        seconds: time of the rounds of one case.
+        cache_bytes: size of the last level of cache.
+        read: measured bytes per second of a plain read on this device, or None.
+        gemm: measured float32 operations per second of a matrix product, or None.
     """
 
     device: torch.device
@@ -46,7 +45,7 @@ class Conditions:
 
 @dataclass
 class _Entry:
-    """A contestant that ran: what it is called with, its error, and what its first call took."""
+    """A contestant that ran: its calls, its error, and time and memory of its first call."""
 
     contestant: Contestant
     calls: list[Call]
@@ -66,9 +65,9 @@ def run(
 
 
 def run_case(operation: Operation, case: Case, conditions: Conditions) -> dict[str, Any]:
-    """Check, then time, everyone on one case."""
+    """Check, then time, all contestants of one case."""
     if "torch._dynamo" in sys.modules:
-        torch.compiler.reset()  # each case compiles for its own shapes; there is a limit on them
+        torch.compiler.reset()  # each case compiles for its shapes, whose number is limited
     copies, cold = _copies(operation, case, conditions)
     truth = operation.truth(copies[0])
     entries, absent = [], []
@@ -79,7 +78,7 @@ def run_case(operation: Operation, case: Case, conditions: Conditions) -> dict[s
             absent.append(_describe(contestant, case) | {"reason": found})
         else:
             entries.append(found)
-    # what everyone is compared with comes first: it takes part in every round
+    # The base of the ratios comes first, because it takes part in every round.
     entries.sort(key=lambda entry: not (entry.ok and entry.contestant.kind == "ncfast"))
     rounds = measure(
         {entry.contestant.name: entry.calls for entry in entries},
@@ -96,19 +95,19 @@ def run_case(operation: Operation, case: Case, conditions: Conditions) -> dict[s
 
 
 def _copies(operation: Operation, case: Case, conditions: Conditions) -> tuple[list[Inputs], bool]:
-    """Copies that do not fit in the cache together, or one that may stay there."""
+    """Copies that exceed the cache together, or one copy; and whether caches are cold."""
     wanted = 1 + math.ceil(2 * conditions.cache_bytes / max(case.bytes, 1))
     cold = conditions.device.type == "cuda" or wanted <= MOST_COPIES
     count = max(2, min(wanted, MOST_BYTES // max(case.bytes, 1))) if cold else 1
     if conditions.device.type == "cuda":
-        count = 1  # the timer flushes the cache there
+        count = 1  # the timer flushes the cache
     return [operation.make(case, seed, conditions.device) for seed in range(count)], cold
 
 
 def _try(
     operation: Operation, case: Case, contestant: Contestant, copies: Sequence[Inputs], truth: Any
 ) -> _Entry | str:
-    """Its entry, or why it failed."""
+    """The entry of a contestant, or the reason of its failure."""
     try:
         calls = [contestant.prepare(inputs) for inputs in copies]
         with Peak() as peak:
@@ -145,7 +144,7 @@ def _results(
         mine = rounds[entry.contestant.name]
         median = statistics.median(mine.values())
         result = _describe(entry.contestant, case) | {
-            # JSON has no NaN: an error that is no number is null
+            # JSON has no NaN, so an error of NaN is stored as null.
             "error": entry.error if math.isfinite(entry.error) else None,
             "ok": entry.ok,
             "peak_bytes": entry.peak,
@@ -167,7 +166,7 @@ def _results(
 
 
 def quartiles(values: Sequence[float]) -> list[float]:
-    """The first and the third; both the value itself where there is one."""
+    """The first and the third quartile; for a single value both are that value."""
     if len(values) == 1:
         return [values[0], values[0]]
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -175,7 +174,7 @@ def quartiles(values: Sequence[float]) -> list[float]:
 
 
 def share_of_ceiling(case: Case, seconds: float, conditions: Conditions | None) -> float | None:
-    """Least time by the roofline over the time taken; None where caches are warm."""
+    """Least time by the roofline over the measured time; None if caches are warm."""
     if conditions is None or conditions.read is None:
         return None
     least = case.bytes / conditions.read

@@ -1,4 +1,4 @@
-"""Inputs that several operations share, and the usual measure of error."""
+"""Inputs that several operations share, and the common measure of error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ncfast.benchmarks.registry import Case, Inputs
 
-BLOCK = 1 << 16  # rows that are drawn or converted to float64 at once
+BLOCK = 1 << 16  # number of rows that are drawn or converted to float64 at once
 
 
 def classes(case: Case, seed: int, device: torch.device) -> Inputs:
@@ -43,14 +43,14 @@ def item_bytes(case: Case) -> int:
 
 
 def error_of_found(found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> float:
-    """`relative_error` of what was computed; zero of nothing, which is what a floor computes."""
+    """`relative_error` of the entries that were computed; zero if there are none."""
     return relative_error(found, {name: truth[name] for name in found})
 
 
 def relative_error(found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> float:
     """Largest over the entries of norm(found - truth) / norm(truth), in float64.
 
-    Where the truth is exactly zero the norm of what was found counts.
+    For a truth of exactly zero it is the norm of the result.
     """
     worst = 0.0
     for name, expected in truth.items():

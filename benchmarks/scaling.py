@@ -1,11 +1,12 @@
-"""Cost of class moments and RNC1 against N, D and K, by thread count.
+"""Measures the cost of class moments and RNC1 by N, D, K and number of threads.
 
     python -m ncfast.benchmarks.scaling --axes N D K --out scaling.json
 
-Along an axis one size grows and the others stay. Every point is checked against float64 and timed
-beside a plain read of the same features, in the same rounds. The exponent of an axis is the slope
-of a straight line through the logarithms of its larger half, where what a call costs by itself has
-faded. Axes and thread counts can be measured in several calls: the file keeps the others.
+Along an axis one size grows and the others are constant. Every point is checked against float64 and
+timed together with a plain read of the same features, in the same rounds. The exponent of an axis
+is the slope of a line through the logarithms of its larger half, where the constant cost of a call
+is negligible. Axes and thread counts can be measured in several calls, because the file keeps the
+others.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ CLASS_MOMENTS, RNC1, READ = "class_moments", "rnc1", class_moments.READ
 
 
 def truth(inputs: Inputs) -> dict[str, torch.Tensor]:
-    """What every contestant's output is compared with, by name."""
+    """The reference of every output, by name."""
     found = class_moments.truth_of_read(inputs)
     count, norm = len(inputs["labels"]), found["norm_max"]
     found["rnc1"] = found["within_ss"].sum() / count / norm.square()
@@ -64,9 +65,9 @@ def rnc1(inputs: Inputs, backend: str) -> Call:
 
 
 def _make(case: Case, seed: int, device: torch.device) -> Inputs:
-    """Many rows are the first ones again and again: drawing them would take longer than the rest.
+    """Features and labels; beyond `DRAWN_ROWS` the first rows repeat, because drawing takes long.
 
-    Without the offset the sum of all features would be noise around zero.
+    The offset keeps the sum of all features away from zero.
     """
     count = int(case.sizes["N"])
     part = dict(case.sizes) | {"N": min(count, DRAWN_ROWS), "offset": 1.0}
@@ -98,7 +99,7 @@ OPERATION = Operation(
 
 
 def slope(points: Sequence[tuple[float, float]]) -> float:
-    """Of the least-squares line through the logarithms of the larger half, three points or more.
+    """Slope of the line through the logarithms of the larger half, of at least three points.
 
     Example:
         >>> from ncfast.benchmarks.scaling import slope
@@ -113,7 +114,7 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
 
 
 def seconds_of(entry: dict[str, Any], contestant: str) -> float | None:
-    """The median of one contestant at one point; None where it did not run or was wrong."""
+    """The median of one contestant at one point; None if it did not run or was wrong."""
     for result in results_file.ran(entry):
         if result["contestant"] == contestant and result["ok"]:
             return float(result["median_s"])
@@ -132,7 +133,7 @@ def exponents(axis: str, entries: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def measure(axis: str, threads: int, quick: bool, seconds: float) -> dict[str, Any]:
-    """All points of one axis with so many threads, and the exponents."""
+    """All points of one axis with a number of threads, and the exponents."""
     cache = environment.last_cache_bytes()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -152,7 +153,7 @@ def measure(axis: str, threads: int, quick: bool, seconds: float) -> dict[str, A
 
 
 def stored(path: Path | None, about: dict[str, Any]) -> dict[str, Any]:
-    """The file so far, or an empty one; that of another environment is dropped."""
+    """The stored report, or an empty one if there is none of this environment."""
     if path is not None and path.exists():
         report = results_file.load(path)
         if environment.same(report["environment"], about):
@@ -161,7 +162,7 @@ def stored(path: Path | None, about: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure the axes asked for and merge them into the file."""
+    """Measure the chosen axes and merge them into the file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--axes", nargs="+", choices=list(SIZES), default=list(SIZES))
     parser.add_argument(

@@ -1,13 +1,13 @@
-"""Class moments of a file larger than memory: time, memory over time, and the error of the result.
+"""Class moments of a file larger than memory: time, memory over time, and error.
 
     python -m ncfast.benchmarks.streaming FOLDER --gib 28 --out streaming.json
     python -m ncfast.benchmarks.streaming FOLDER --gib 28 --only make     # in two parts
     python -m ncfast.benchmarks.streaming FOLDER --only measure --out ...
 
-`make` writes features and labels chunk by chunk, with float64 sums of deviations from the means
-they were drawn around, which is the truth about the file that anyone can repeat. `measure` drops
-the file from the page cache, reads it once with a plain sum, drops it again and reads it through
-``class_moments`` and ``merge``, while a thread samples the memory of the process. Linux only.
+`make` writes features and labels chunk by chunk, and the reference: float64 sums of deviations from
+the means that the features were drawn around. `measure` drops the file from the page cache and
+reads it once with a plain sum. It drops the file again and reads it through ``class_moments`` and
+``merge``, while a thread samples the memory of the process. Linux only.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Sampler:
 
     def __enter__(self) -> Sampler:
         self._start = time.perf_counter()
-        self._sample()  # before anything inside happens
+        self._sample()  # the memory on entering
         self._thread.start()
         return self
 
@@ -62,7 +62,7 @@ class Sampler:
 
 
 def make(folder: Path, size: int, *, dim: int = DIM, classes: int = CLASSES) -> dict[str, object]:
-    """Write the files of about ``size`` bytes and the float64 truth about them."""
+    """Write files of about ``size`` bytes and their float64 reference."""
     folder.mkdir(parents=True, exist_ok=True)
     count = max(1, round(size / (4 * dim * CHUNK_ROWS)))
     centres = torch.randn(classes, dim, generator=torch.Generator().manual_seed(0))
@@ -90,13 +90,13 @@ def make(folder: Path, size: int, *, dim: int = DIM, classes: int = CLASSES) -> 
 
 
 def chunks(folder: Path, about: dict[str, int], limit: int | None = None) -> Iterator[list[Tensor]]:
-    """Features and labels chunk by chunk, each mapped while it is looked at."""
+    """Features and labels chunk by chunk; each chunk is mapped only while in use."""
     size = 4 * about["dim"] * CHUNK_ROWS
     with (folder / "feats.bin").open("rb") as file:
         for chunk in range(about["rows"] // CHUNK_ROWS)[:limit]:
-            # the disk fetches the next chunk while this one is worked on
+            # The disk reads the next chunk while this one is processed.
             os.posix_fadvise(file.fileno(), (chunk + 1) * size, size, os.POSIX_FADV_WILLNEED)
-            # mode "c" gives writable memory, which torch wants, and writes nothing to the file
+            # Mode "c" gives writable memory, as torch requires, and never changes the file.
             yield [
                 torch.from_numpy(np.memmap(folder / name, kind, "c", chunk * width, shape))
                 for name, kind, width, shape in (
@@ -115,7 +115,7 @@ def streamed(folder: Path, about: dict[str, int], limit: int | None = None) -> n
 
 
 def plain_read(folder: Path, about: dict[str, int]) -> Tensor:
-    """What reading the file costs: the sum of all features."""
+    """A plain read of the file: the sum of all features."""
     return sum((feats.sum() for feats, _ in chunks(folder, about)), torch.zeros(()))
 
 
@@ -129,7 +129,7 @@ def cold(folder: Path) -> None:
 
 
 def subset_difference(folder: Path, about: dict[str, int]) -> float:
-    """Largest relative difference of the first chunks streamed from the same rows taken whole."""
+    """Largest relative difference between the first chunks, streamed, and the same rows at once."""
     parts = [[t.clone() for t in part] for part in chunks(folder, about, SUBSET_CHUNKS)]
     feats, labels = (torch.cat(column) for column in zip(*parts, strict=True))
     whole = ncfast.class_moments(feats, labels, num_classes=about["classes"]).state_dict()
@@ -145,7 +145,7 @@ def distance(found: Tensor, exact: Tensor) -> float:
 
 
 def errors(total: ncfast.ClassMoments, folder: Path) -> dict[str, float]:
-    """Relative errors against the truth that was summed while the file was written."""
+    """Relative errors against the reference that `make` stored."""
     truth = torch.load(folder / "truth.pt")
     if not torch.equal(total.counts, truth["counts"]):
         raise SystemExit("streamed counts differ from the truth")
@@ -156,7 +156,7 @@ def errors(total: ncfast.ClassMoments, folder: Path) -> dict[str, float]:
 
 
 def timed(folder: Path, call: Callable[[], object]) -> tuple[object, float, Sampler]:
-    """Its result on a cold cache, seconds, and the memory over time."""
+    """The result of a call on a cold cache, its seconds, and the memory over time."""
     cold(folder)
     with Sampler() as sampler:
         start = time.perf_counter()
@@ -166,9 +166,9 @@ def timed(folder: Path, call: Callable[[], object]) -> tuple[object, float, Samp
 
 
 def measure(folder: Path) -> dict[str, object]:
-    """A plain read of the file, its moments, and the error of what came out."""
+    """Time a plain read of the file and its moments, and compute the errors."""
     about = json.loads((folder / "about.json").read_text())
-    streamed(folder, about, 1)  # a first call loads code
+    streamed(folder, about, 1)  # warm-up: the first call loads code
     _, read, _ = timed(folder, lambda: plain_read(folder, about))
     total, seconds, sampler = timed(folder, lambda: streamed(folder, about))
     assert isinstance(total, ncfast.ClassMoments)
@@ -193,7 +193,7 @@ def measure(folder: Path) -> dict[str, object]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the files, measure, write the result."""
+    """Write the files, measure, and write the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the files are; they stay there")
     parser.add_argument("--gib", type=float, default=1.2 * memory.physical() / 2**30)

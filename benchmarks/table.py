@@ -1,4 +1,4 @@
-"""A case as lines of text: contestant, error, time, ratio, share, right or wrong."""
+"""Prints a case as text: contestant, error, time, ratio, share, and whether it is right."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def header(operation: str, entry: dict[str, Any]) -> str:
 
 
 def lines(entry: dict[str, Any]) -> list[str]:
-    """One line a contestant, under a line of titles."""
+    """A line of titles, and one line per contestant."""
     title = f"  {'contestant':<{WIDTH}} {'error':>8} {'time':>10} {'+-':>5} {'x ncfast':>9} "
     title += f"{'ceiling':>7} {'MiB':>6}"
     return [title, *(_line(result) for result in entry["results"])]
@@ -42,7 +42,7 @@ def _line(result: dict[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """With three digits and a unit."""
+    """Seconds with three digits and a unit."""
     for unit, factor in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
         if seconds * factor >= 1:
             return f"{seconds * factor:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""One small case of every operation: ``pytest benchmarks --benchmark-only``."""
+"""Runs one small case of every operation: ``pytest benchmarks --benchmark-only``."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Pairs and triples with equal values whose information is known, in nats."""
+"""Pairs and triples of variables with equal values and known information, in nats."""
 
 import math
 
@@ -32,7 +32,7 @@ def rounded(step, rho, dim=1):
 
 
 def rounded_information(step, rho):
-    """Of two correlated Gaussians rounded to a step, by their table of probabilities."""
+    """I(X;Y) of two correlated Gaussians rounded to a step, from their table of probabilities."""
     edges = (np.arange(-int(6 / step), int(6 / step) + 2) - 0.5) * step
     fine = 40
     x = edges[:-1, None] + (np.arange(fine) + 0.5) / fine * step
@@ -46,7 +46,7 @@ def relu(rho, dim=1):
 
 
 def relu_information(rho):
-    """Of two rectified correlated Gaussians: the atom, the two edges and the quarter plane."""
+    """I(X;Y) of two rectified correlated Gaussians: the atom, the edges and the quarter plane."""
     count, reach = 400, 7.0
     x = (np.arange(count) + 0.5) / count * reach
     step, density = reach / count, stats.norm.pdf(x)
@@ -201,7 +201,7 @@ def one_die_given_normal(rng, n):
 
 
 def normals_given(condition):
-    """Correlated by 0.6 given the condition."""
+    """x and y, which correlate by 0.6 given the condition."""
 
     def draw(rng, n):
         z = condition(rng, n)

@@ -1,9 +1,9 @@
-"""Paired, interleaved rounds, in an order that is drawn anew, with inputs that rotate.
+"""Times contestants in paired, interleaved rounds of random order, with inputs that rotate.
 
-Every contestant is timed once a round, so that what else the machine does hits all of them; what
-counts is the ratio within a round. Each call takes the next copy of the inputs: where the copies
-together exceed the last cache twice, none of them is in it any more. A contestant too slow for its
-share of the time takes part in fewer rounds.
+Every contestant is timed once per round, so that other load on the machine affects all of them. The
+result is the ratio within a round. Each call takes the next copy of the inputs. If all copies
+together are twice as large as the last cache, a copy is no longer in the cache when its turn comes.
+A contestant too slow for its share of the time takes part in fewer rounds.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import torch
 
 from ncfast.benchmarks.registry import Call
 
-# torch's OpenMP threads spin for a while after their work, on the cores of whoever comes next
+# torch's OpenMP threads spin for a while after their work, on the cores of the next contestant.
 SETTLE_SECONDS = 0.005
-SHORTEST = 2e-3  # seconds that one timing should last
+SHORTEST = 2e-3  # least duration of a timing in seconds
 MOST_REPEATS, MOST_ROUNDS = 200, 31
 Rounds = dict[int, float]
 
@@ -35,16 +35,16 @@ def measure(
     """Seconds of one call, by contestant and round.
 
     Args:
-        calls: for each contestant one call a copy of the inputs; the first contestant is in every
-            round.
-        first_calls: what a first call took; where that was little, another one warms up.
-        device: where they run; on CUDA the device's own time counts, and its L2 is flushed.
-        seconds: what the rounds may take in all, apart from one in which all take part.
+        calls: for each contestant one call per copy of the inputs. The first contestant takes part
+            in every round.
+        first_calls: seconds of the first calls. Short ones are followed by a second warm-up call.
+        device: device of the calls. On CUDA the time is that of the device, with a flushed L2.
+        seconds: time for all rounds, apart from a first one with all contestants.
     """
     clock = _clock(device)
     turns = {name: cycle(copies) for name, copies in calls.items()}
     share = seconds / len(calls)
-    # the lesser of two: one call that was disturbed would cost a contestant its rounds
+    # The lesser of two, because one disturbed call would cost a contestant its rounds.
     once = {
         name: min(first, clock(_next(turns[name]), 1)) if first < share else first
         for name, first in ((name, first_calls[name]) for name in calls)
@@ -54,7 +54,7 @@ def measure(
     ours, *others = calls
     wanted[ours] = max(wanted.values())
     times: dict[str, Rounds] = {name: {} for name in calls}
-    latest = time.perf_counter() + 2 * seconds  # the estimates may have been far too low
+    latest = time.perf_counter() + 2 * seconds  # limit, if the estimates were far too low
     with _no_collection():
         for number in range(wanted[ours]):
             if number and time.perf_counter() > latest:
@@ -67,7 +67,7 @@ def measure(
 
 
 def shares(costs: Mapping[str, float], seconds: float) -> dict[str, int]:
-    """Rounds for each: equal shares of the time, what the quick leave over going to the slow."""
+    """Rounds of each contestant. All get equal shares of the time, and slow ones the time left."""
     rounds, left = {}, seconds
     for done, (name, cost) in enumerate(sorted(costs.items(), key=lambda item: item[1])):
         share = left / (len(costs) - done)
@@ -81,9 +81,10 @@ def _next(turn: Iterator[Call]) -> Call:
 
 
 def shuffled(names: list[str], seed: int) -> list[str]:
-    """Another order a round: a rotation would leave everyone behind the same neighbour.
+    """The order of a round, a random one.
 
-    Who comes after a library whose threads still wait in a loop pays for that.
+    In a rotation each contestant would always follow the same one. A contestant that follows a
+    library with spinning threads is slowed down by them.
     """
     return random.Random(seed).sample(names, len(names))
 
@@ -103,7 +104,7 @@ def _clock(device: torch.device) -> Callable[[Call, int], float]:
 
 
 def _wall(call: Call, repeats: int) -> float:
-    if repeats > 1:  # the pause cooled caches and clock, which a short call would pay for alone
+    if repeats > 1:  # warm-up: after the pause the first short calls are slower
         for _ in range(min(3, repeats)):
             call()
     start = time.perf_counter()

@@ -4,6 +4,7 @@
 
 #include "core/isa.h"
 #include "moments/moments.h"
+#include "moments/update.h"
 #include "neighbors/bind.h"
 #include "products/second_pass.h"
 #include "summary/summary.h"
@@ -37,6 +38,23 @@ void moments(std::uintptr_t feats, int dtype, std::int64_t rows, std::int64_t co
                   {pointer<std::int64_t>(counts), pointer<double>(means),
                    pointer<double>(within_ss), pointer<double>(norm_sum), pointer<double>(norm_max)},
                   threads);
+}
+
+std::int64_t update(std::uintptr_t feats, int dtype, std::int64_t rows, std::int64_t cols,
+                    std::int64_t stride, std::uintptr_t labels, int label_type,
+                    std::int64_t label_stride, std::uintptr_t mask, std::int64_t mask_stride,
+                    std::optional<std::int64_t> ignored, std::int64_t num_classes,
+                    std::uintptr_t counts, std::uintptr_t means, std::uintptr_t within_ss,
+                    std::uintptr_t norm_sum, std::uintptr_t norm_max, std::uintptr_t left_out,
+                    std::uintptr_t scatter, int threads) {
+    return update_moments(
+        {matrix(feats, dtype, rows, cols, stride),
+         {pointer<const void>(labels), static_cast<LabelType>(label_type), label_stride},
+         pointer<const std::uint8_t>(mask), mask_stride, ignored},
+        num_classes,
+        {pointer<std::int64_t>(counts), pointer<double>(means), pointer<double>(within_ss),
+         pointer<double>(norm_sum), pointer<double>(norm_max)},
+        pointer<std::int64_t>(left_out), pointer<double>(scatter), threads);
 }
 
 void projections(std::uintptr_t feats, int dtype, std::int64_t rows, std::int64_t cols,
@@ -158,6 +176,8 @@ PYBIND11_MODULE(_C, module) {
     module.doc() = "Fused CPU kernels; called through ncfast.ops.";
     const auto no_gil = py::call_guard<py::gil_scoped_release>();
     module.def("class_moments", &moments, no_gil);
+    module.def("update_moments", &update, no_gil,
+               "The first row with a label out of range, or -1.");
     module.def("projected_ss", &projections, no_gil);
     StatesBinding::bind(module);
 #if defined(NCFAST_HAS_JSON_LINES)

@@ -7,7 +7,7 @@ tuned on a device.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # The following tables are keyed by the bytes of an entry.
 # The widest row of a tile, in entries. It takes 4 or 8 warps, so several programs share a
@@ -105,6 +105,15 @@ class MergeConfig:
     warps: int
 
 
+@dataclass(frozen=True)
+class UpdateConfig:
+    """Launches of an update: items, their merge into the state, and the scatter matrix."""
+
+    items: ItemsConfig
+    merge: MergeConfig
+    scatter: ScatterConfig
+
+
 def power_of_two(number: int) -> int:
     """The smallest power of two that is at least ``number``."""
     return 1 << (number - 1).bit_length()
@@ -152,6 +161,19 @@ def merge_config(rows: int, dim: int, num_classes: int, item_rows: int) -> Merge
     items = power_of_two(max(1, -(-rows // (num_classes * item_rows))))
     tile_items = min(max(items, 8), 32)
     return MergeConfig(tile_items, min(4096 // tile_items, max(16, power_of_two(dim))), 8)
+
+
+def update_config(rows: int, dim: int, itemsize: int, multiprocessors: int) -> UpdateConfig:
+    """The launches of an update by ``rows`` x ``dim`` features of ``itemsize`` bytes.
+
+    Items and merge are the same for any number of rows. A batch with rows left out is then cut and
+    summed exactly as the batch without these rows. Items are short because a batch is, and because
+    most classes of a large vocabulary have few rows in it.
+    """
+    items = replace(items_config(1, dim, 1, itemsize, 1), item_rows=64)
+    cols = min(512, max(16, power_of_two(dim)))
+    merge = MergeConfig(4, cols, 8 if cols > 256 else 4)
+    return UpdateConfig(items, merge, scatter_config(rows, dim, multiprocessors))
 
 
 def tiny_config(rows: int, dim: int, num_classes: int, itemsize: int) -> TinyConfig | None:

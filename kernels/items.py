@@ -6,7 +6,9 @@ plus the mean difference of the tile's rows from it. Starting from the first row
 exact for identical rows. Adding the mean difference limits the loss of accuracy if the first row is
 an outlier: with L rows in the item and R in the tile, ``S2 - S1^2 / n`` loses a factor of at most
 about 1 + L / R^2. All rows are scaled by a power of two that brings the item's first row near 1, so
-that squares neither overflow nor underflow.
+that squares neither overflow nor underflow. The first row may be far below the others, or zero: a
+second launch computes the items whose squares did overflow or may have vanished again, at the scale
+of their largest entry. It leaves the other items at once.
 
 Oracle: `items` in tests/twins.py.
 """
@@ -52,6 +54,29 @@ def load_tile(feats, rows, cols, row_stride, col_stride, mask, ACC: tl.constexpr
 
 
 @triton.jit
+def largest_entry(
+    feats,
+    permutation,
+    length,
+    cols,
+    inside,
+    row_stride,
+    col_stride,
+    ROWS: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """The largest absolute value in the first ``length`` rows, over one block of columns."""
+    largest = tl.zeros_like(cols).to(ACC)
+    for begin in tl.range(0, length, ROWS):
+        row = begin + tl.arange(0, ROWS)
+        rows = tl.load(permutation + row, mask=row < length, other=0)
+        mask = (row < length)[:, None] & inside[None, :]
+        x = load_tile(feats, rows, cols, row_stride, col_stride, mask, ACC)
+        largest = tl.maximum(largest, tl.max(tl.abs(x), 0))
+    return tl.max(largest, 0)
+
+
+@triton.jit
 def moments_of_run(
     feats,
     permutation,
@@ -65,6 +90,7 @@ def moments_of_run(
     ROWS: tl.constexpr,
     ACC: tl.constexpr,
     WIDE: tl.constexpr,
+    AGAIN: tl.constexpr,  # the scale is that of all rows, not of the first
 ):
     """Moments of the first ``length`` rows of ``permutation``, over one block of columns.
 
@@ -81,7 +107,13 @@ def moments_of_run(
     mask = live[:, None] & inside[None, :]
     x = load_tile(feats, rows, cols, row_stride, col_stride, mask, ACC)
     first = tl.sum(tl.where((row == 0)[:, None], x, 0.0), 0)
-    scale = power_of_two_below(tl.max(tl.abs(first), 0)).to(ACC)
+    if AGAIN:
+        peak = largest_entry(
+            feats, permutation, length, cols, inside, row_stride, col_stride, ROWS, ACC
+        )
+    else:
+        peak = tl.max(tl.abs(first), 0)
+    scale = power_of_two_below(peak).to(ACC)
     unscale = 1.0 / scale.to(tl.float64)
     x *= scale
     first *= scale
@@ -123,7 +155,17 @@ def moments_of_run(
     total = tl.sum(norm_sum, 0).to(tl.float64) * unscale
     largest = tl.max(norm_max, 0).to(tl.float64) * unscale
     largest = tl.where(total != total, total, largest)  # max drops NaN
-    return shift, rest, scale, unscale, ss, total, largest
+    return shift, rest, unscale, ss, total, largest
+
+
+@triton.jit
+def misled(ss, largest):
+    """Whether the first row may have given a scale that does not suit the others.
+
+    Below 2^-20 the squares of residuals may have vanished. Comparisons with NaN are false.
+    """
+    inf = float("inf")
+    return ~((largest > 9.5367431640625e-07) & (largest < inf) & (ss < inf))
 
 
 @triton.jit
@@ -162,11 +204,16 @@ def moments_of_items(
     COLS: tl.constexpr,
     WIDE: tl.constexpr,  # a row is wider than COLS; the program loops over blocks of columns
     ACC: tl.constexpr,
+    AGAIN: tl.constexpr,  # the second launch
 ):
     """One program per item; the grid is (number,)."""
     item = tl.program_id(0)
     start = tl.load(items + item)
     length = tl.load(items + number + item)
+    if AGAIN:
+        fits = ~misled(tl.load(partial_ss + item), tl.load(norm_maxs + item))
+        if (length == 0) | fits:
+            return
     owner = tl.load(items + 2 * number + item).to(tl.int64)
     pivot = tl.load(items + 3 * number + item).to(tl.int64)
     slot = tl.load(items + 4 * number + item).to(tl.int64)
@@ -181,20 +228,20 @@ def moments_of_items(
     for turn in tl.range(0, turns, disable_licm=True):
         cols = turn * COLS + tl.arange(0, COLS)
         inside = cols < dim
-        shift, rest, scale, unscale, ss, total, largest = moments_of_run(
+        shift, rest, unscale, ss, total, largest = moments_of_run(
             feats, permutation + start, length, cols, inside, row_stride, col_stride,
-            row_squares + start, turn > 0, ROWS, ACC, WIDE,
+            row_squares + start, turn > 0, ROWS, ACC, WIDE, AGAIN,
         )  # fmt: skip
         inner += ss
         if owner >= 0:
+            mean = (shift.to(tl.float64) + rest.to(tl.float64)) * unscale
             if slot < 0:
-                mean = (shift.to(tl.float64) + rest.to(tl.float64)) * unscale
                 tl.store(means + owner * dim + cols, mean + mend, mask=inside)
             else:
                 origin = feats + pivot * row_stride + cols.to(tl.int64) * col_stride
-                base = tl.load(origin, mask=inside, other=0.0).to(ACC) * scale
-                relative = ((shift - base) + rest) * unscale.to(ACC)
-                tl.store(partial_mean + slot * dim + cols, relative, mask=inside)
+                # in float64: at the scale of this item the first row of the class might overflow
+                base = tl.load(origin, mask=inside, other=0.0).to(tl.float64)
+                tl.store(partial_mean + slot * dim + cols, (mean - base).to(ACC), mask=inside)
         if WIDE:
             tl.debug_barrier()  # threads read squares that other threads wrote
     if WIDE:

@@ -21,7 +21,7 @@ from ncfast.kernels.items import moments_of_items
 from ncfast.kernels.merge import merge_items
 from ncfast.kernels.tiny import moments_of_classes
 
-_NORMS_SIZE = 2048
+NORMS_SIZE = 2048
 # explicit, because the default changes in Triton 3.10
 OPTIONS = {"enable_fp_fusion": True}
 
@@ -46,52 +46,57 @@ class Outputs(NamedTuple):
     norm_max: Tensor  # () float64
 
 
-class _Scratch(NamedTuple):
-    partial_mean: Tensor
-    partial_ss: Tensor
-    norm_sums: Tensor
-    norm_maxs: Tensor
-    row_squares: Tensor
+class Scratch(NamedTuple):
+    """What the first launch leaves to the merge, for W items."""
+
+    partial_mean: Tensor  # (slots, D) float32, or float64 for float64 features
+    partial_ss: Tensor  # (W,) float64
+    norm_sums: Tensor  # (W,) float64
+    norm_maxs: Tensor  # (W,) float64
+    row_squares: Tensor  # (N,) float64 where rows are wider than a tile, else empty
 
 
 def grouped_moments(
     feats: Tensor, rows: Grouped, config: ItemsConfig, merge: MergeConfig
 ) -> Outputs:
-    """Class moments of ``feats`` (N, D), grouped as in ``rows``, in two launches."""
+    """Class moments of ``feats`` (N, D), grouped as in ``rows``, in three launches."""
     dim, classes, number = feats.shape[1], rows.counts.shape[0], rows.items.shape[1]
-    scratch, align, shared = _allocate(feats, rows, config), alignment(dim), rows.shared.shape[1]
+    scratch, align, shared = allocate(feats, rows, config), alignment(dim), rows.shared.shape[1]
     double = {"dtype": torch.float64, "device": feats.device}
     means, within = torch.empty((classes, dim), **double), torch.empty(classes, **double)
     norms = torch.empty(2, **double)
     with on(feats.device):
-        _launch_items(feats, rows, config, scratch, means, within)
+        launch_items(feats, rows, config, scratch, means, within)
         merge_items[(shared + 1,)](
             feats, rows.items, rows.shared, rows.counts, rows.poison, scratch.partial_mean,
             scratch.partial_ss, scratch.norm_sums, scratch.norm_maxs, means, within, norms,
             dim // align, feats.stride(0), feats.stride(1), number, shared, ALIGN=align,
-            ITEMS=merge.tile_items, COLS=merge.tile_cols, SIZE=_NORMS_SIZE,
+            ITEMS=merge.tile_items, COLS=merge.tile_cols, SIZE=NORMS_SIZE,
             num_warps=merge.warps, **OPTIONS,
         )  # fmt: skip
     return Outputs(means, within, norms[0], norms[1])
 
 
-def _launch_items(
+def launch_items(
     feats: Tensor,
     rows: Grouped,
     config: ItemsConfig,
-    scratch: _Scratch,
+    scratch: Scratch,
     means: Tensor,
     within: Tensor,
 ) -> None:
+    """The moments of every item; the second launch is for those that the first row misled."""
     dim, number = feats.shape[1], rows.items.shape[1]
     align = alignment(dim, feats.stride(0))
-    moments_of_items[(number,)](
-        feats, rows.permutation, rows.items, rows.poison, scratch.partial_mean, scratch.partial_ss,
-        means, within, scratch.norm_sums, scratch.norm_maxs, scratch.row_squares, dim // align,
-        feats.stride(0) // align, feats.stride(1), number, ALIGN=align, ROWS=config.tile_rows,
-        COLS=config.tile_cols, WIDE=dim > config.tile_cols, ACC=accumulator(feats.dtype),
-        num_warps=config.warps, **OPTIONS,
-    )  # fmt: skip
+    for again in (False, True):
+        moments_of_items[(number,)](
+            feats, rows.permutation, rows.items, rows.poison, scratch.partial_mean,
+            scratch.partial_ss, means, within, scratch.norm_sums, scratch.norm_maxs,
+            scratch.row_squares, dim // align, feats.stride(0) // align, feats.stride(1), number,
+            ALIGN=align, ROWS=config.tile_rows, COLS=config.tile_cols,
+            WIDE=dim > config.tile_cols, ACC=accumulator(feats.dtype), AGAIN=again,
+            num_warps=config.warps, **OPTIONS,
+        )  # fmt: skip
 
 
 def tiny_moments(
@@ -123,11 +128,12 @@ def accumulator(dtype: torch.dtype) -> Any:
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 
-def _allocate(feats: Tensor, rows: Grouped, config: ItemsConfig) -> _Scratch:
+def allocate(feats: Tensor, rows: Grouped, config: ItemsConfig) -> Scratch:
+    """Memory for the first launch."""
     (count, dim), number = feats.shape, rows.items.shape[1]
     double = {"dtype": torch.float64, "device": feats.device}
     exact = torch.float64 if feats.dtype == torch.float64 else torch.float32
-    return _Scratch(
+    return Scratch(
         torch.empty((rows.slots, dim), dtype=exact, device=feats.device),
         torch.empty(number, **double),
         torch.empty(number, **double),

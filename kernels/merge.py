@@ -1,11 +1,11 @@
-"""Second launch: merges the moments of each class's items and the norms of all items.
+"""Last launch: merges the moments of each class's items and the norms of all items.
 
 Sums are in float64 and in the order of the items, so every run gives the same bits. The items'
 means are relative to the first row of their class, so ``Q - |S|^2 / n`` loses at most a factor of
 n + 1 of float64's accuracy.
 
 One program merges a class and loops over all its columns, so the sum of squares over columns needs
-no third launch. `items_config` chooses items long enough to keep this loop short.
+no further launch. `items_config` chooses items long enough to keep this loop short.
 
 Oracle: `merge` in tests/twins.py.
 """
@@ -15,8 +15,8 @@ import triton.language as tl
 
 
 @triton.jit
-def add_norms(norm_sums, norm_maxs, norms, number, mend, SIZE: tl.constexpr):
-    """Stores the sum and the maximum of the norms of all rows."""
+def add_norms(norm_sums, norm_maxs, number, SIZE: tl.constexpr):
+    """The sum and the maximum of the norms of all rows."""
     lane = tl.arange(0, SIZE)
     total = tl.zeros([SIZE], tl.float64)
     largest = tl.zeros([SIZE], tl.float64)
@@ -26,10 +26,8 @@ def add_norms(norm_sums, norm_maxs, norms, number, mend, SIZE: tl.constexpr):
         value = tl.load(norm_maxs + item, mask=item < number, other=0.0)
         largest = tl.where(value > largest, value, largest)
     norm_sum = tl.sum(total, 0)
-    tl.store(norms, norm_sum + mend)
     # comparisons drop NaN, the sum keeps it; norms are not negative, so inf - inf cannot occur
-    norm_max = tl.where(norm_sum != norm_sum, norm_sum, tl.max(largest, 0))
-    tl.store(norms + 1, norm_max + mend)
+    return norm_sum, tl.where(norm_sum != norm_sum, norm_sum, tl.max(largest, 0))
 
 
 @triton.jit(do_not_specialize=["width", "row_stride", "number", "classes"])
@@ -60,7 +58,9 @@ def merge_items(
     rank = tl.program_id(0)
     mend = tl.load(poison)
     if rank == classes:
-        add_norms(norm_sums, norm_maxs, norms, number, mend, SIZE)
+        norm_sum, norm_max = add_norms(norm_sums, norm_maxs, number, SIZE)
+        tl.store(norms, norm_sum + mend)
+        tl.store(norms + 1, norm_max + mend)
     else:
         owner = tl.load(shared + rank).to(tl.int64)
         if owner >= 0:

@@ -6,6 +6,9 @@ accurate to float32 rounding even if the class is strongly collapsed. Each facto
 split into three bfloat16 pieces. The sum of a few hundred rows is kept in float32 and then added to
 a float64 in memory.
 
+An update of class moments takes the residuals of the two factors around two means, see
+`ncfast.kernels.update`, and leaves out rows whose label is out of range.
+
 Oracle: `scatter` in tests/twins.py.
 """
 
@@ -34,7 +37,7 @@ def residual(feats, centres, rest, row, owner, live, cols, dim, row_stride, col_
 def scatter_tiles(
     feats,
     labels,
-    centres,  # (2, K, D) float32: rounded means, and the remainder of rounding
+    centres,  # (2, K, D) float32: rounded means, and the remainder of rounding; with TWO, twice
     scale,  # () float32, a power of two that brings the features near 1
     partial,  # (parts, tiles, SIDE, SIDE) float64
     count,
@@ -48,6 +51,7 @@ def scatter_tiles(
     ROWS: tl.constexpr,  # rows multiplied in one step of the product
     FLUSH: tl.constexpr,  # rows summed in float32 before they are added in float64
     PRECISION: tl.constexpr,
+    TWO: tl.constexpr,  # the second factor has means of its own
 ):
     """One program per tile of the lower triangle and part of the rows: (tiles, parts)."""
     tile = tl.program_id(0)
@@ -59,6 +63,7 @@ def scatter_tiles(
     dim = width * ALIGN
     row_stride = row_units.to(tl.int64) * ALIGN
     rest = classes.to(tl.int64) * dim
+    others = centres + 2 * rest if TWO else centres
     side = tl.arange(0, SIDE)
     factor = tl.load(scale)
     place = (tl.program_id(1) * tl.num_programs(0) + tile).to(tl.int64) * SIDE * SIDE
@@ -70,15 +75,14 @@ def scatter_tiles(
         product = tl.zeros([SIDE, SIDE], tl.float32)
         for start in tl.range(block, tl.minimum(block + FLUSH, stop), ROWS):
             row = start + tl.arange(0, ROWS)
-            live = row < stop
-            owner = tl.load(labels + row, mask=live, other=0).to(tl.int64)
-            owner = tl.where((owner >= 0) & (owner < classes), owner, 0)
+            owner = tl.load(labels + row, mask=row < stop, other=-1).to(tl.int64)
+            live = (owner >= 0) & (owner < classes)
             a = residual(
                 feats, centres, rest, row, owner, live, high * SIDE + side, dim, row_stride,
                 col_stride, factor,
             )  # fmt: skip
             b = residual(
-                feats, centres, rest, row, owner, live, low * SIDE + side, dim, row_stride,
+                feats, others, rest, row, owner, live, low * SIDE + side, dim, row_stride,
                 col_stride, factor,
             )  # fmt: skip
             product = tl.dot(tl.trans(a), b, product, input_precision=PRECISION)
@@ -91,27 +95,40 @@ def scatter(feats: Tensor, labels: Tensor, means: Tensor, config: ScatterConfig)
 
     Arguments as in `projected_ss`.
     """
-    count, dim = feats.shape
     labels, inside = known(labels, means.shape[0])
+    largest = torch.maximum(feats[0].to(torch.float64).abs().amax(), means.abs().amax())
+    total = scaled_scatter(feats, labels, in_two(means), largest, config)
+    return torch.where(inside, total, torch.nan)
+
+
+def scaled_scatter(
+    feats: Tensor, labels: Tensor, centres: Tensor, largest: Tensor, config: ScatterConfig
+) -> Tensor:
+    """The sum over the rows with a label in 0..K-1; the features are scaled by ``largest``, ().
+
+    Args:
+        feats: (N, D).
+        labels: (N,) int64, contiguous.
+        centres: (2, K, D) as from `in_two`; (2, 2, K, D) where each factor has means of its own.
+        largest: () float64, about the magnitude of features or residuals.
+        config: the launch configuration.
+    """
     side = config.side
     shape = (config.parts, config.tiles, side, side)
     partial = torch.empty(shape, dtype=torch.float64, device=feats.device)
-    scale = _power_of_two(feats, means)
+    scale = _power_of_two(largest)
     with on(feats.device):
         scatter_tiles[(config.tiles, config.parts)](
-            feats, labels, in_two(means), scale, partial, count,
-            means.shape[0], *layout(feats), config.span, ALIGN=align_of(feats), SIDE=side,
+            feats, labels, centres, scale, partial, len(feats),
+            centres.shape[-2], *layout(feats), config.span, ALIGN=align_of(feats), SIDE=side,
             ROWS=config.rows, FLUSH=config.flush, PRECISION=precision("bf16x6"),
-            num_warps=config.warps, num_stages=config.stages, **OPTIONS,
+            TWO=centres.ndim == 4, num_warps=config.warps, num_stages=config.stages, **OPTIONS,
         )  # fmt: skip
-    return torch.where(
-        inside, _unfold(partial.sum(0) / scale.to(torch.float64) ** 2, dim), torch.nan
-    )
+    return _unfold(partial.sum(0) / scale.to(torch.float64) ** 2, feats.shape[1])
 
 
-def _power_of_two(feats: Tensor, means: Tensor) -> Tensor:
-    """Power of two that brings the first row and the means near 1: () float32."""
-    largest = torch.maximum(feats[0].to(torch.float64).abs().amax(), means.abs().amax())
+def _power_of_two(largest: Tensor) -> Tensor:
+    """Power of two that brings a magnitude near 1: () float32."""
     exponent = torch.frexp(largest).exponent.clamp(-126, 126)
     return ((127 - exponent) << 23).to(torch.int32).view(torch.float32)  # exact, unlike exp2
 

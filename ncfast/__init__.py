@@ -4,29 +4,11 @@
 from ncfast import _interrupt  # noqa: F401  before torch, which takes a second
 
 # isort: on
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from ncfast.accumulator import Accumulator
-from ncfast.evaluation import Evaluation, evaluate
-from ncfast.information import (
-    Estimate,
-    EstimateWarning,
-    InformationPlane,
-    PermutationTest,
-    PlanePoint,
-    cka,
-    conditional_mutual_information,
-    discrete_mutual_information,
-    entropy,
-    information_correlation,
-    information_plane,
-    label_information,
-    mutual_information,
-    nhsic,
-    noise_sensitivity,
-    permutation_test,
-    superfluous_information,
-)
 from ncfast.metrics import (
     balancedness,
     cdnv,
@@ -49,7 +31,29 @@ from ncfast.metrics import (
 )
 from ncfast.moments import ClassMoments, class_moments
 from ncfast.ops import LabelPlan, backends, plan
-from ncfast.tracking.tracker import Tracker
+
+if TYPE_CHECKING:
+    from ncfast.evaluation import Evaluation, evaluate
+    from ncfast.information import (
+        Estimate,
+        EstimateWarning,
+        InformationPlane,
+        PermutationTest,
+        PlanePoint,
+        cka,
+        conditional_mutual_information,
+        discrete_mutual_information,
+        entropy,
+        information_correlation,
+        information_plane,
+        label_information,
+        mutual_information,
+        nhsic,
+        noise_sensitivity,
+        permutation_test,
+        superfluous_information,
+    )
+    from ncfast.tracking.tracker import Tracker
 
 __version__ = version("ncfast")
 __all__ = [
@@ -98,3 +102,26 @@ __all__ = [
     "superfluous_information_bound",
     "weight_norm",
 ]
+
+
+# imported when first used: they are most of the package, and a program seldom needs all of them
+_LATER = ("evaluation", "information", "tracking")
+_HOME = {
+    "Evaluation": "ncfast.evaluation",
+    "Tracker": "ncfast.tracking.tracker",
+    "evaluate": "ncfast.evaluation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return import_module(f"ncfast.{name}")
+    if name not in __all__:
+        raise AttributeError(f"module 'ncfast' has no attribute {name!r}")
+    value = getattr(import_module(_HOME.get(name, "ncfast.information")), name)
+    globals()[name] = value  # the next use does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_LATER})

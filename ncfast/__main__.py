@@ -1,4 +1,4 @@
-"""``python -m ncfast`` is the ``ncfast`` command."""
+"""Runs the ``ncfast`` command by ``python -m ncfast``."""
 
 import sys
 

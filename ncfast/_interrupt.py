@@ -1,6 +1,6 @@
-"""Ctrl-C ends the ``ncfast`` command with one line, also in the seconds that importing torch takes.
+"""Ends the ``ncfast`` command with one line on Ctrl-C, also while torch is still being imported.
 
-This is imported before everything else, and does nothing in any other program.
+This module is imported first. It has no effect in other programs.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ LINE = "ncfast: interrupted"
 
 def is_command() -> bool:
     """Whether this process is ``ncfast`` or ``python -m ncfast``."""
-    original = sys.orig_argv  # of -m, sys.argv does not yet know the module's name
+    original = sys.orig_argv  # with -m, sys.argv does not hold the name of the module yet
     slot = original[-len(sys.argv)] if 0 < len(sys.argv) <= len(original) else ""
     return PurePath(slot).stem == "ncfast"
 
 
 def quit_at_once() -> None:
-    """From now on Ctrl-C ends the process at once: while there is nothing to save."""
-    # not where it is ignored, as in a shell's background job, nor outside the main thread
+    """Let Ctrl-C end the process at once, as long as there is nothing to save."""
+    # Ignored signals stay ignored (background jobs of a shell); other threads cannot set handlers.
     with contextlib.suppress(ValueError):
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, _quit)
@@ -34,7 +34,7 @@ def quit_at_once() -> None:
 
 @contextlib.contextmanager
 def raised() -> Iterator[Interrupts]:
-    """In the block Ctrl-C is a KeyboardInterrupt, so that what is half written is cleaned up."""
+    """Let Ctrl-C raise KeyboardInterrupt in the block, so that unfinished files are cleaned up."""
     interrupts = Interrupts()
     if not is_command() or signal.getsignal(signal.SIGINT) is not _quit:
         yield interrupts
@@ -52,7 +52,7 @@ def raised() -> Iterator[Interrupts]:
 
 
 class Interrupts:
-    """Whether there was one: an extension that is being imported makes an ImportError of it."""
+    """Whether Ctrl-C was pressed. During the import of an extension it becomes an ImportError."""
 
     seen = False
 

@@ -1,4 +1,4 @@
-"""Packages that only some features need."""
+"""Imports optional packages, with an error that says how to install them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Show = Callable[[Iterable[Any]], Iterable[Any]]  # such as tqdm
 
 
 def need(module: str, purpose: str) -> Any:
-    """Import ``module``, or say how to get it.
+    """Import ``module``, or raise an error that says how to install it.
 
     Args:
         module: an importable name, such as "pyarrow.parquet".
-        purpose: what it is needed for, to begin the message with.
+        purpose: the feature that needs it; the message begins with it.
 
     Raises:
         ModuleNotFoundError: its package is not installed; the message names the extra.

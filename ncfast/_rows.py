@@ -56,7 +56,7 @@ def _as_mask(mask: Tensor, labels: Tensor) -> Tensor:
         )
     if mask.shape != labels.shape:
         raise ValueError(
-            f"Expected argument `mask` to have the shape of the labels, {tuple(labels.shape)}, but "
+            f"Expected argument `mask` to have the shape of `labels`, {tuple(labels.shape)}, but "
             f"got {tuple(mask.shape)}."
         )
     return mask.to(torch.bool)

@@ -15,11 +15,11 @@ updatable = torch.inference_mode(False)
 
 @contextmanager
 def ieee_float32(device: torch.device) -> Iterator[None]:
-    """IEEE float32 in matrix products on this device: no TF32, no bfloat16, no autocast.
+    """Use IEEE float32 in matrix products on this device: no TF32, no bfloat16, no autocast.
 
-    Products of float64 need none of this. Both generations of settings are honoured: a setting of
-    the new interface (`fp32_precision`) stands above `allow_tf32`, and reading the old one after
-    the new one was set is an error in torch.
+    float64 products are not affected by these settings. Only the new interface (`fp32_precision`)
+    is used: it overrides `allow_tf32`, and torch raises an error if the old setting is read after
+    the new one was set.
     """
     backends: Any = torch.backends
     settings = [backends.cuda.matmul, backends.mkldnn.matmul]
@@ -37,6 +37,6 @@ def _ieee(setting: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        setting.fp32_precision = "none"  # which inherits from the setting above
+        setting.fp32_precision = "none"  # inherits from the parent setting
         if setting.fp32_precision != before:
             setting.fp32_precision = before

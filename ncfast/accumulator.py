@@ -59,9 +59,6 @@ class Accumulator:
             metrics that need a larger one (8 D^2 bytes, or 8 K^2 for bound.generalization) are left
             out with one warning. None: 2 GiB, and no limit for ids asked for by name.
 
-    Attributes:
-        missing: the ids asked for that `compute` leaves out now, and why.
-
     Raises:
         TypeError, ValueError: an argument that does not fit, or the unknown name of a metric.
 
@@ -318,8 +315,8 @@ class Accumulator:
         """Replace the state by that of the rows of all ranks, the same on each; return self.
 
         Call it after the last `update`. Where `needs_revisit` is true let every rank then revisit
-        its own rows, and call it again: it adds up the second looks. From then on `update` and
-        `merge` are refused until `reset`, because the next `all_reduce` would count rows twice.
+        its own rows, and call it again: it adds up the second looks. From the first call on
+        `update` and `merge` are refused until `reset`: another `all_reduce` would count rows twice.
 
         One packed collective for small states, two for large ones. One more where D is not known
         in advance, or a metric needs a second look or features from outside.
@@ -497,7 +494,9 @@ class Accumulator:
     @property
     def _settings(self) -> str:
         """What all ranks must have in common, as text."""
-        text = f"num_classes = {self.num_classes}, metrics = {', '.join(self.ids)}"
+        limit = self._selection.memory_limit
+        text = f"num_classes = {self.num_classes}, memory_limit = {limit}, metrics = "
+        text += ", ".join(self.ids)
         if not self._flags.shared:
             return text
         looks = sorted(self._selection.looks(self.dim, self._there()))

@@ -1,4 +1,4 @@
-"""The ``ncfast`` command."""
+"""The ``ncfast`` command: chooses the subcommand and turns errors into one line and a status."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ncfast import _interrupt
 from ncfast._arguments import USAGE, parse
 
 _EXTRA = "more packages: pip install 'ncfast[experiments]'"
-# what a user can cause and mend: shown as one line, without a traceback
+# Errors that a user can cause and fix. They are shown as one line, without a traceback.
 _USER_ERRORS = (OSError, ValueError, RuntimeError)
 INTERRUPTED = _interrupt.STATUS
-PIPE_CLOSED = 141  # as a shell reports a process that SIGPIPE has ended
+PIPE_CLOSED = 141  # the status that a shell reports after SIGPIPE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
-    0 after success and help, 1 after a failure, 2 after a mistake in the options, 130 after Ctrl-C
-    and 141 where nobody reads the output any more.
+    The status is 0 after success and help, 1 after a failure, 2 after a mistake in the options, 130
+    after Ctrl-C, and 141 after the reader of the output has closed it.
 
     Args:
         argv: the arguments; None takes those of the process.
@@ -71,7 +71,7 @@ def _run(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         if {"-h", "--help"} & {*arguments}:
             print(f"usage: ncfast {arguments[0]} [options]\n\n{command.__doc__}\n")
-            print(f"The options are listed once they can be read: they need {_EXTRA}")
+            print(f"The list of options needs {_EXTRA}")
             return 0
         print(f"ncfast: {error}. The experiments need {_EXTRA}", file=sys.stderr)
         return 1
@@ -83,7 +83,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _silence() -> None:
-    """Nothing is written to a closed pipe any more, also not at exit."""
+    """Redirect closed output streams to the null device, so that the exit does not fail."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         if _is_closed(stream):
@@ -91,7 +91,7 @@ def _silence() -> None:
 
 
 def _is_closed(stream: TextIO) -> bool:
-    """Whether the pipe has no reader, which writing nothing does not tell."""
+    """Whether the stream is a pipe without a reader. A write of zero bytes would not show it."""
     try:
         found = select.poll()
         found.register(stream.fileno(), 0)
@@ -114,7 +114,7 @@ def _train(arguments: Sequence[str]) -> int:
     if config.resume:
         from ncfast.experiments.run_dir import load_config
 
-        # what is not given on the command line stays as it was
+        # Options that are not on the command line keep their saved values.
         saved = TrainConfig.from_settings(load_config(config.out)["settings"], config.out)
         config = parse(TrainConfig, "train", arguments, saved)
     from ncfast.experiments.report import build_report
@@ -141,7 +141,7 @@ def _sweep(arguments: Sequence[str]) -> int:
     from ncfast.experiments.sweep_file import load_sweep
 
     config = parse(SweepConfig, "sweep", arguments)
-    # what is not given on the command line comes from the sweep that is resumed, or the preset
+    # Options that are not on the command line come from the resumed sweep or from the preset.
     if config.resume:
         saved = SweepConfig.from_settings(load_sweep(config.out)["settings"], config.out)
         config = parse(SweepConfig, "sweep", arguments, saved)
@@ -163,7 +163,7 @@ def _sweep(arguments: Sequence[str]) -> int:
 
 
 def _report(arguments: Sequence[str]) -> int:
-    """Draw the report of one run, or of several beside each other."""
+    """Draw the report of one run, or of several runs together."""
     from ncfast.experiments.config import ReportConfig
 
     config = parse(ReportConfig, "report", arguments)
@@ -184,7 +184,7 @@ def _eval(arguments: Sequence[str]) -> int:
 
 
 def _bench(arguments: Sequence[str]) -> int:
-    """Time every operation against plain torch and libraries, accuracy first."""
+    """Check and time every operation against plain torch and other libraries."""
     from ncfast.benchmarks.config import BenchConfig
 
     config = parse(BenchConfig, "bench", arguments)
@@ -197,7 +197,7 @@ def _bench(arguments: Sequence[str]) -> int:
 
 
 def _info(arguments: Sequence[str]) -> int:
-    """Show versions, devices, and which backends can run here and why."""
+    """Show versions and devices, and which backends can run here, with the reason."""
     if arguments:
         asked = arguments[0] in ("-h", "--help")
         print("usage: ncfast info", file=sys.stdout if asked else sys.stderr)

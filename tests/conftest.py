@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-# the tests are small; threads that wait by spinning would slow down other tests
+# The tests are small, and threads that wait by spinning would slow down other tests.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # for processes started by tests
 

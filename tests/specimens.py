@@ -10,6 +10,7 @@ from ncfast.kernels.configuration import (
     project_config,
     scatter_config,
     tiny_config,
+    update_config,
 )
 
 TYPES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp64": 8}
@@ -26,6 +27,11 @@ def cases():
         for kind in TYPES if dim == 512 else ("fp32", "bf16"):
             found[f"items {kind} D={dim}"] = items(kind, count, dim, classes)
     found["items fp32 D=8192"] = items("fp32", 100_000, 8192, 10)
+    found["items again fp32 D=512"] = items("fp32", 1_000_000, 512, 10, again=True)
+    found["items again bf16 D=4096"] = items("bf16", 1_000_000, 4096, 1000, again=True)
+    for kind, dim in (("fp32", 512), ("bf16", 4096), ("fp64", 200)):
+        found[f"update {kind} D={dim}"] = update(kind, dim)
+    found["update look fp32 D=512"] = update("fp32", 512, apply=False)
     found["merge fp32 K=10"] = merge(1_000_000, 512, 10)
     found["merge fp32 K=1000"] = merge(1_000_000, 512, 1000)
     for kind, count, dim, classes in TINY:
@@ -37,6 +43,7 @@ def cases():
             found[f"decide {kind} K={classes}"] = decide(kind, 512, classes)
         for dim in (64, 512):
             found[f"scatter {kind} D={dim}"] = scatter(kind, dim)
+    found["scatter of an update fp32 D=512"] = scatter("fp32", 512, two=True)
     for kind in ("fp32", "bf16", "fp64"):
         found[f"decide exactly {kind}"] = decide_exactly(kind, 512)
     for kind, k in (("fp32", 5), ("fp64", 5), ("fp32", 32), ("fp64", 32)):
@@ -46,7 +53,7 @@ def cases():
     return found
 
 
-def items(kind, count, dim, classes):
+def items(kind, count, dim, classes, *, again=False):
     import triton.language as tl
 
     from ncfast.kernels.items import moments_of_items
@@ -59,7 +66,7 @@ def items(kind, count, dim, classes):
     signature |= {"row_squares": "*fp64", "width": "i32", "row_units": "i32", "number": "i32"}
     constants = {"col_stride": 1, "ALIGN": alignment(dim), "ROWS": config.tile_rows}
     constants |= {"COLS": config.tile_cols, "WIDE": dim > config.tile_cols}
-    constants["ACC"] = tl.float64 if kind == "fp64" else tl.float32
+    constants |= {"ACC": tl.float64 if kind == "fp64" else tl.float32, "AGAIN": again}
     return described(moments_of_items, signature, constants, config.warps)
 
 
@@ -75,6 +82,25 @@ def merge(count, dim, classes):
     constants = {"col_stride": 1, "ALIGN": alignment(dim), "SIZE": 2048}
     constants |= {"ITEMS": config.tile_items, "COLS": config.tile_cols}
     return described(merge_items, signature, constants, config.warps)
+
+
+def update(kind, dim, *, apply=True):
+    from ncfast.kernels.update import merge_batch
+
+    items, merge = (config := update_config(8192, dim, TYPES[kind], 132)).items, config.merge
+    exact = "*fp64" if kind == "fp64" else "*fp32"
+    signature = {"feats": f"*{kind}", "items": "*i32", "partial_mean": exact}
+    signature |= {"partial_ss": "*fp64", "norm_sums": "*fp64", "norm_maxs": "*fp64"}
+    signature |= {"nan_if_invalid": "*fp64", "counts": "*i64", "means": "*fp64"}
+    signature |= {"within": "*fp64", "norm_sum": "*fp64", "norm_max": "*fp64"}
+    signature |= {"width": "i32", "row_stride": "i32", "number": "i32"}
+    constants = {"col_stride": 1, "ALIGN": alignment(dim), "ITEMS": merge.tile_items}
+    constants |= {"COLS": merge.tile_cols, "SIZE": 2048, "LENGTH": items.item_rows, "APPLY": apply}
+    if apply:
+        constants |= {"centres": None, "reach": None}
+    else:
+        signature |= {"centres": "*fp32", "reach": "*fp64"}
+    return described(merge_batch, signature, constants, merge.warps)
 
 
 def tiny(kind, count, dim, classes):
@@ -104,7 +130,7 @@ def project(kind, dim, vectors):
     return described(projected_squares, signature, constants, config.warps, config.stages)
 
 
-def scatter(kind, dim):
+def scatter(kind, dim, *, two=False):
     from ncfast.kernels.scatter import scatter_tiles
 
     config = scatter_config(1_000_000, dim, 132)
@@ -112,7 +138,7 @@ def scatter(kind, dim):
     signature |= {"partial": "*fp64", "count": "i32", "classes": "i32", "width": "i32"}
     signature |= {"row_units": "i32", "span": "i32"}
     constants = {"col_stride": 1, "ALIGN": alignment(dim), "SIDE": config.side}
-    constants |= {"ROWS": config.rows, "FLUSH": config.flush, "PRECISION": "bf16x6"}
+    constants |= {"ROWS": config.rows, "FLUSH": config.flush, "PRECISION": "bf16x6", "TWO": two}
     return described(scatter_tiles, signature, constants, config.warps, config.stages)
 
 

@@ -308,8 +308,9 @@ def test_bad_input():
         "same length": lambda: acc.update(feats, labels[:9]),
         r"`labels` of shape \(4, 50\)": lambda: acc.update(feats.view(4, 50, 12), labels),
         "integer dtype": lambda: acc.update(feats, labels.float()),
+        "row 1 holds 7": lambda: acc.update(feats[:2], torch.tensor([0, 7])),
         "row 2 holds -1": lambda: acc.revisit(feats[:3], torch.tensor([0, -100, -1])),
-        "`mask` to have the shape": lambda: acc.update(feats, labels, mask=labels[:9]),
+        "`mask` to have the shape of `labels`": lambda: acc.update(feats, labels, mask=labels[:9]),
         "`mask` to be bool": lambda: acc.update(feats, labels, mask=labels.float()),
         r"`weight` of shape \(K, D\) = \(5, 12\)": lambda: acc.set_classifier(feats),
         r"`bias` of shape \(K,\)": lambda: acc.set_classifier(case.weight, feats[0]),
@@ -363,7 +364,9 @@ def test_reset_and_repr():
     case = Case()
     acc = ncfast.Accumulator(5, metrics="nc1").update(case.feats, case.labels)
     assert repr(acc) == "Accumulator(N=200, K=5, D=12, metrics='nc1', backend='auto')"
-    first = acc.compute()
+    first, moments = acc.compute(), acc.moments
+    assert acc.update(case.feats, case.labels).moments is moments, "it is updated in place"
+    assert moments.total == 400
     assert math.isnan(acc.reset().compute()["nc1.pinv"])
     assert_equal(acc.update(case.feats, case.labels).compute(), first, rel=0)
 

@@ -112,6 +112,8 @@ def differing(rank, world, port, folder):
         ncfast.Accumulator(5).update(*batch).all_reduce()
     with pytest.raises(ValueError, match="num_classes = 5.*on rank 0; .*num_classes = 6"):
         ncfast.Accumulator(5 + rank, 9).all_reduce()
+    with pytest.raises(ValueError, match="memory_limit = None.*on rank 0; .*memory_limit = 9"):
+        ncfast.Accumulator(5, 9, metrics="lite", memory_limit=[None, 9][rank]).all_reduce()
     with pytest.raises(ValueError, match="metrics = nc1.*on rank 0; .*metrics = nc2"):
         ncfast.Accumulator(5, metrics=["nc1.cdnv", "nc2.condition"][rank]).all_reduce()
     dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Every wrong input gets an error that names the argument, what came, and the remedy."""
+"""Tests that wrong input raises an error that names the argument, the value and the remedy."""
 
 import numpy as np
 import pytest

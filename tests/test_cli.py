@@ -1,3 +1,5 @@
+"""Tests the ``ncfast`` command: exit status, one-line errors, interrupts and closed pipes."""
+
 import builtins
 import fcntl
 import os

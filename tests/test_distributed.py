@@ -1,4 +1,4 @@
-"""`all_reduce` over real gloo processes: unequal shards, absent classes, idle and dying ranks."""
+"""Tests `all_reduce` over gloo processes: unequal shards, absent classes, idle and dying ranks."""
 
 import os
 import time
@@ -118,7 +118,7 @@ def test_without_a_process_group():
 
 
 def doomed(rank, world, port, folder):
-    """Rank 1 falls silent after a first reduction; the others must hear of it in time."""
+    """Rank 1 makes no call after the first reduction; the others must raise in time."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=world)
     # the short time-out is not that of the start, when a busy machine may keep a rank waiting

@@ -1,4 +1,4 @@
-"""Every Python example of the README and the docs runs as it stands."""
+"""Tests that every Python example of the README and the docs runs."""
 
 import re
 from pathlib import Path

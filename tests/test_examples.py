@@ -1,4 +1,4 @@
-"""Every script in examples/ runs with the real libraries and does what it says."""
+"""Tests that every script in examples/ runs with the real libraries and does what it states."""
 
 import math
 import runpy
@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 def run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():
-        warnings.simplefilter("default")  # what other libraries warn of is not our business
+        warnings.simplefilter("default")  # warnings of other libraries are ignored
         runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
 
 

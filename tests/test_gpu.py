@@ -1,4 +1,4 @@
-"""On a GPU: the same numbers, bit for bit on every run, and no host synchronisation."""
+"""Tests on a GPU: the same bits on every run, and no host synchronisation."""
 
 import numpy as np
 import pytest

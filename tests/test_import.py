@@ -1,8 +1,13 @@
-"""Importing ncfast is cheap beside importing torch, and imports nothing optional."""
+"""Tests importing ncfast: the time it takes, what it imports, and the names a user gets."""
 
 import json
+import pkgutil
 import subprocess
 import sys
+
+import pytest
+
+import ncfast
 
 PROBE = """
 import json, sys, time
@@ -36,3 +41,17 @@ def test_import_adds_little_and_nothing_optional():
         assert not [name for name in loaded if name not in already]
     # a share of processor time: another program on the machine slows both
     assert min(share for share, _ in runs) < 0.25
+
+
+def test_no_module_hides_behind_a_function_of_the_same_name():
+    modules = {module.name for module in pkgutil.iter_modules(ncfast.information.__path__)}
+    assert not modules & set(ncfast.information.__all__)
+
+
+def test_every_public_name_is_there_and_no_other():
+    for name in (*ncfast.__all__, "information", "tracking", "evaluation", "distributed"):
+        assert getattr(ncfast, name) is not None
+        assert name in dir(ncfast)
+    assert ncfast.Tracker is ncfast.tracking.Tracker
+    with pytest.raises(AttributeError, match="no attribute 'missing'"):
+        ncfast.missing  # noqa: B018

@@ -1,4 +1,4 @@
-"""Class moments against the float64 oracle, on every dtype and awkward shape."""
+"""Tests class moments against the float64 oracle, for every dtype and unusual shapes."""
 
 import subprocess
 import sys
@@ -123,7 +123,7 @@ def test_an_unused_nan_row_does_not_leak_into_an_absent_class():
 
 
 def test_labels_out_of_range_poison_everything_where_they_cannot_be_read():
-    """On an accelerator nothing may look at the labels; the backend itself answers with NaN."""
+    """On an accelerator the labels are not read; the backend returns NaN for invalid ones."""
 
     from ncfast.ops import moments as passes
 

@@ -1,4 +1,4 @@
-"""Merging: properties by hypothesis, and the accuracy table."""
+"""Tests merging: its properties by hypothesis, and its accuracy."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What an installation holds, with and without a compiler."""
+"""Tests the content of an installation, with and without a compiler."""
 
 import json
 import os

@@ -15,6 +15,7 @@ from ncfast.benchmarks.operations import (
     tracker_block,
     tracker_cost,
     tracker_step,
+    update,
 )
 from ncfast.benchmarks.registry import Operation
 
@@ -23,6 +24,9 @@ OPERATIONS: dict[str, Operation] = {
     for operation in (
         class_moments.OPERATION,
         class_moments.GRID_OPERATION,
+        update.OPERATION,
+        update.SCATTER_OPERATION,
+        update.VOCABULARY_OPERATION,
         rnc1.OPERATION,
         rnc1.CALL,
         *metrics.TIERS,

@@ -1,6 +1,6 @@
-"""Class moments over the ranks of one machine (gloo): one collective against two.
+"""Combines class moments over the ranks of one machine (gloo): one collective against two.
 
-Runs only when named, on a quiet machine: every rank needs a core.
+It runs only if named, on an idle machine: every rank needs a core.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ QUICK: list[dict[str, Any]] = [{"ranks": 2, "K": 10, "D": 64, "calls": 3}]
 
 
 def cases(quick: bool) -> list[Case]:
-    """Bytes are not counted: they are in the projection."""
+    """Bytes are not counted here but in the projection."""
     return [
         Case(sizes, bytes=0, flops=0, promise=1e-12, quick=quick)
         for sizes in (QUICK if quick else FULL)
@@ -37,14 +37,14 @@ def cases(quick: bool) -> list[Case]:
 
 
 def samples(rank: int, k: int, d: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Features of one rank: two rows a class in float64, elsewhere on every rank."""
+    """Features of one rank: two rows per class in float64, different on every rank."""
     draw = torch.Generator().manual_seed(1000 * seed + rank)
     feats = torch.randn(2 * k, d, generator=draw, dtype=torch.float64) + rank
     return feats, torch.arange(2 * k) % k
 
 
 def make(case: Case, seed: int, device: torch.device) -> Inputs:
-    """The processes, each with the moments of its samples."""
+    """Processes that hold the moments of their samples."""
     ranks, k, d = (int(case.sizes[name]) for name in ("ranks", "K", "D"))
     settings = {"k": k, "d": d, "seed": seed, "ranks": ranks}
     return settings | {
@@ -54,7 +54,7 @@ def make(case: Case, seed: int, device: torch.device) -> Inputs:
 
 
 def functions(rank: int, settings: dict[str, Any]) -> dict[str, Found]:
-    """What a rank can be told to call."""
+    """The functions that a rank can call."""
     k, ranks = settings["k"], settings["ranks"]
     feats, labels = samples(rank, k, settings["d"], settings["seed"])
     own = [ncfast.class_moments(feats, labels, num_classes=k)]
@@ -79,7 +79,7 @@ def truth(inputs: Inputs) -> dict[str, Tensor]:
 
 
 def error(found: Found, exact: dict[str, Tensor]) -> float:
-    """Relative, of what the first rank has."""
+    """Relative error of the result of the first rank."""
     return relative_error(found(), exact)
 
 

@@ -1,7 +1,7 @@
-"""Counts, means, within-class sums of squares and row norms by class.
+"""Class moments: counts, means, within-class sums of squares and row norms by class.
 
-`class_moments.grid` has many more shapes, beside a plain read of the same features, and runs only
-when named.
+`class_moments.grid` has many more shapes, and a plain read of the same features. It runs only if
+named.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FULL: list[dict[str, Any]] = [
     {"N": 100_000, "D": 512, "K": 10, "dtype": "float32", "spread": 1e-5},
     {"N": 100_000, "D": 512, "K": 10, "dtype": "float32", "spread": 1e-3, "offset": 100.0},
 ]
-# an offset, without which the sum of all features, a plain read, is noise around zero
+# The offset keeps the sum of all features, the result of a plain read, away from zero.
 GRID: list[dict[str, Any]] = [
     {"N": n, "D": d, "K": k, "dtype": dtype, "offset": 1.0}
     for dtype, shapes, classes_ in (
@@ -65,7 +65,7 @@ def cases(quick: bool) -> list[Case]:
 
 
 def grid(quick: bool) -> list[Case]:
-    """All of the grid; in a quick run two of the smallest features."""
+    """The grid; in a quick run two small cases."""
     sizes = [each for each in GRID if each["N"] == 100][:2] if quick else GRID
     return [describe(each, quick) for each in sizes]
 
@@ -74,7 +74,7 @@ def describe(sizes: dict[str, Any], quick: bool) -> Case:
     """Features and labels are read once; the means are written in float64."""
     n, d, k = sizes["N"], sizes["D"], sizes["K"]
     read = n * d * getattr(torch, sizes["dtype"]).itemsize + 8 * n
-    # shift, add, square and add, and the norm's square and add
+    # Shift, add, square and add; and square and add for the norm.
     return Case(sizes, bytes=read + 8 * k * d, flops=6 * n * d, quick=quick)
 
 
@@ -86,13 +86,13 @@ def truth(inputs: Inputs) -> dict[str, torch.Tensor]:
 
 
 def truth_of_read(inputs: Inputs) -> dict[str, torch.Tensor]:
-    """That, and the sum of all features."""
+    """The truth of the moments, and the sum of all features."""
     parts = [part.double().sum() for part in inputs["feats"].split(4096)]
     return truth(inputs) | {"sum": torch.stack(parts).sum().cpu()}
 
 
 def read(inputs: Inputs) -> Call:
-    """What reading the features costs."""
+    """A plain read of the features."""
     return lambda: {"sum": inputs["feats"].sum()}
 
 
@@ -109,7 +109,7 @@ def ours(inputs: Inputs, backend: str) -> Call:
 def plainly(
     inputs: Inputs, function: Callable[..., plain.Result], batch: int, dtype: torch.dtype
 ) -> Call:
-    """A form of `plain.moments`, in a dtype of its own."""
+    """A function of `plain.moments` in a given dtype."""
     feats, labels, k = inputs["feats"], inputs["labels"], inputs["k"]
     return lambda: dict(zip(FIELDS, function(feats, labels, k, batch, dtype), strict=True))
 
@@ -117,12 +117,12 @@ def plainly(
 def compiled(inputs: Inputs) -> Call:
     function = torch.compile(plain.compilable, dynamic=False)
     given = inputs["feats"], inputs["labels"], inputs["k"]
-    function(*given)  # compiling is no part of the time
+    function(*given)  # compiles outside the timing
     return lambda: dict(zip(FIELDS, function(*given), strict=True))
 
 
 def naive_bayes(inputs: Inputs) -> Call:
-    """GaussianNB's means and variances, and the norms by NumPy."""
+    """Means and variances by GaussianNB, and norms by NumPy."""
     import numpy as np
     from sklearn.naive_bayes import GaussianNB
 
@@ -141,7 +141,7 @@ def naive_bayes(inputs: Inputs) -> Call:
 def _plain(
     label: str, name: str, kind: Any, *, batches: Sequence[int], wide: bool = False
 ) -> list[Contestant]:
-    """A form of `plain.moments` by each number of rows at once."""
+    """A function of `plain.moments` with several numbers of rows per batch."""
     dtype = torch.float64 if wide else torch.float32
 
     def reason(case: Case, batch: int) -> str | None:

@@ -1,4 +1,4 @@
-"""Differential entropy by nearest neighbours, in nats; runs only when named."""
+"""Differential entropy by nearest neighbours, in nats. It runs only if named."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def cases(quick: bool) -> list[Case]:
 
 
 def describe(sizes: dict[str, Any], quick: bool) -> Case:
-    """Products of all pairs; a tree leaves most of them out."""
+    """The operations are products of all pairs; a tree skips most of them."""
     n, d = sizes["N"], sizes["D"]
     return Case(sizes, bytes=8 * n * d, flops=2 * n * n * d, promise=1e-9, budget=1e-6, quick=quick)
 
 
 def truth(inputs: Inputs) -> float:
-    """By all distances."""
+    """The entropy from all distances."""
     return brute.entropy(inputs["rows"].cpu(), inputs["k"])
 
 
@@ -50,7 +50,7 @@ def ours(inputs: Inputs, stderr: bool) -> Call:
 
 
 def plainly(inputs: Inputs, distances: Callable[[np.ndarray, int], np.ndarray]) -> Call:
-    """The formula around distances to the k nearest rows."""
+    """The formula on distances to the k nearest rows."""
     rows, k = inputs["rows"].cpu().numpy(), inputs["k"]
 
     def call() -> float:

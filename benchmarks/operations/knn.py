@@ -1,6 +1,6 @@
-"""The k nearest other rows of every row: distances.
+"""Distances to the k nearest other rows of every row.
 
-`knn.grid` has more shapes, `knn.engines` our searches against each other; both run only when named.
+`knn.grid` has more shapes, and `knn.engines` compares the engines. Both run only if named.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ENGINE_GRID: list[dict[str, Any]] = [
     *({"N": n, "D": d, "k": K} for n in ROWS for d in (1, 2, 3, 4, 5, 6, 8)),
     *({"N": n, "D": d, "k": K} for n in (5000, 20_000) for d in (64, 256, 512, 1024)),
 ]
-# columns that a search is meant for
+# Numbers of columns that an engine is meant for.
 COLUMNS = {
     "direct": range(1, 1 << 20),
     "tree": range(1, 9),
@@ -49,7 +49,7 @@ COLUMNS = {
     "faiss": range(64, 1 << 20),
     "gemm": range(64, 1 << 20),
 }
-# N D and pairs of rows from which somebody takes seconds a call, and all wait for him
+# Largest N D, and numbers of pairs of rows, that a contestant handles within about a second.
 TREES = {"BallTree": 150_000, "KDTree": 150_000, "cKDTree": 400_000}
 PRODUCTS, DIFFERENCES = 1 << 30, 1 << 27
 
@@ -67,16 +67,16 @@ def engine_grid(quick: bool) -> list[Case]:
 
 
 def describe(sizes: dict[str, Any], quick: bool) -> Case:
-    """Products of all pairs: the least without a tree, which leaves most of them out."""
+    """The operations are products of all pairs; a tree skips most of them."""
     n, d, k = sizes["N"], sizes["D"], sizes["k"]
     moved = 8 * n * d + 8 * n * k
     return Case(sizes, bytes=moved, flops=2 * n * n * d, promise=1e-12, quick=quick)
 
 
 def make(case: Case, seed: int, device: torch.device) -> Inputs:
-    """Standard normal rows; with ``spread`` ten classes around means of norm one.
+    """Standard normal rows. With ``spread`` they form ten classes around means of norm one.
 
-    With ``values`` each column takes so many whole numbers.
+    With ``values`` each column holds this number of different integers.
     """
     n, d = int(case.sizes["N"]), int(case.sizes["D"])
     draw = {"generator": torch.Generator(device).manual_seed(seed), "dtype": torch.float64}
@@ -91,19 +91,19 @@ def make(case: Case, seed: int, device: torch.device) -> Inputs:
 
 
 def sample(count: int) -> Tensor:
-    """The rows whose neighbours are compared."""
+    """Numbers of the rows whose neighbours are compared."""
     return torch.arange(0, count, max(1, count // CHECKED_ROWS))
 
 
 def truth(inputs: Inputs) -> Tensor:
-    """Sorted direct differences in float64 of some rows from all."""
+    """The nearest distances of the compared rows, by direct differences in float64."""
     rows = inputs["rows"].cpu()
     gaps = [(rows - rows[i]).square().sum(1).sqrt().sort().values for i in sample(len(rows))]
     return torch.stack(gaps)[:, 1 : inputs["k"] + 1]
 
 
 def error(found: Any, exact: Tensor) -> float:
-    """Relative, of all distances of the rows compared."""
+    """Relative error of all distances of the compared rows."""
     distances = torch.as_tensor(found).cpu().double()
     size = exact.norm()
     return float((distances[sample(len(distances))] - exact).norm() / (size if size > 0 else 1.0))
@@ -119,7 +119,7 @@ def library(inputs: Inputs, function: Callable[[np.ndarray, int], np.ndarray]) -
 
 
 def direct_torch(inputs: Inputs) -> Call:
-    """Cdist by differences, which does not cancel, in float64."""
+    """Cdist by differences, without cancellation, in float64."""
     rows, k = inputs["rows"], inputs["k"]
 
     def call() -> Tensor:
@@ -140,7 +140,7 @@ def pairs(case: Case) -> int:
 
 
 def tree(name: str) -> availability.Available:
-    """In time, and installed."""
+    """Whether a tree is fast enough, and installed."""
     size = availability.within(
         TREES[name], lambda case: int(case.sizes["N"]) * int(case.sizes["D"]), "N D, for a tree,"
     )
@@ -151,7 +151,7 @@ def tree(name: str) -> availability.Available:
 
 
 def engine(name: str) -> availability.Available:
-    """Whether that search of ours can run here."""
+    """Whether an engine of ncfast can run here."""
     from ncfast.information.neighbors import neighbor_backends
 
     def reason(case: Case) -> str | None:
@@ -162,7 +162,7 @@ def engine(name: str) -> availability.Available:
 
 
 def suited(name: str) -> availability.Available:
-    """Able to run, and meant for so many columns."""
+    """Whether an engine can run here and is meant for the number of columns."""
     able, columns = engine(name), COLUMNS[name]
 
     def reason(case: Case) -> str | None:
@@ -174,7 +174,7 @@ def suited(name: str) -> availability.Available:
 
 
 def _few(limit: int, package: str | None = None) -> availability.Available:
-    """In time, and installed."""
+    """Whether a contestant is fast enough for all pairs of rows, and installed."""
     size = availability.within(limit, pairs, "pairs of rows")
     if package is None:
         return size

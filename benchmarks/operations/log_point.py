@@ -1,7 +1,7 @@
 """A log point of the networks of figure 2: metrics of both splits, as numbers on the host.
 
-What the authors log is less than what ncfast logs; each value is compared with float64. It runs
-only when named, and needs MNIST (NCFAST_DATA).
+The authors log fewer values than ncfast. Each value is compared with float64. It runs only if
+named, and needs MNIST (NCFAST_DATA).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def make(case: Case, seed: int, device: torch.device) -> Inputs:
 
 
 def truth(inputs: Inputs) -> Records:
-    """In float64 from the weights that a network begins with."""
+    """The values in float64, from the initial weights of a network."""
     from ncfast.experiments.models import build_model
 
     records = []

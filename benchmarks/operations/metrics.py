@@ -1,6 +1,6 @@
 """Collapse metrics tier by tier; each tier includes the cheaper ones.
 
-`metrics.suite` is the full tier at N = 50,000, up to 10,000 classes, and runs only when named.
+`metrics.suite` is the full tier at N = 50,000 with up to 10,000 classes. It runs only if named.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ncfast.benchmarks.plain import moments as plain
 from ncfast.benchmarks.registry import Call, Case, Contestant, Inputs, Operation, anywhere
 from ncfast.benchmarks.samples import classes
 
-BUDGET = 1e-2  # float32 Gram matrices of many classes are that far off
+BUDGET = 1e-2  # the error of float32 Gram matrices of many classes
 FOREIGN_ROWS = 2000
 FLOATS = ("feats", "weight", "bias", "ood")
 MANY_CLASSES = 1000  # beyond, the loops of the public suite take minutes, in float64 hours
@@ -102,13 +102,13 @@ def ours(inputs: Inputs, tier: str, backend: str) -> Call:
 
 
 def whole(inputs: Inputs, function: Callable[..., Any], dtype: torch.dtype) -> Call:
-    """Everything a plain suite computes."""
+    """All metrics of a plain suite."""
     given = _given(inputs)
     return lambda: function(*(t.to(dtype) if t.is_floating_point() else t for t in given))
 
 
 def cheap(inputs: Inputs, tier: str, name: str, batch: int, dtype: torch.dtype) -> Call:
-    """Some form of `plain.moments`, then formulas."""
+    """A function of `plain.moments`, then formulas."""
     feats, labels, weight, bias, ood = _given(inputs)
     formulas = getattr(metrics_public, tier)
 
@@ -120,9 +120,9 @@ def cheap(inputs: Inputs, tier: str, name: str, batch: int, dtype: torch.dtype) 
 
 
 def truth(inputs: Inputs, tier: str) -> Truth:
-    """The plain formulas in float64, and ncfast's reference form in float64 of what they lack.
+    """The plain formulas in float64. Metrics without one come from ncfast's reference in float64.
 
-    Plain formulas of many classes take hours: there the reference form stands for all.
+    Plain formulas of many classes take hours, so all metrics then come from the reference.
     """
     wide = {n: v.double() if n in FLOATS else v for n, v in inputs.items()}
     exact = _numbers(ours(wide, tier, "reference")())

@@ -1,7 +1,7 @@
-"""Mutual information of two continuous variables by KSG's first estimator, in nats.
+"""Mutual information of two continuous variables by KSG-1, in nats.
 
-`mutual_information.grid` has more sizes, `mutual_information.engines` our searches against each
-other; both run only when named.
+`mutual_information.grid` has more sizes, and `mutual_information.engines` compares the engines.
+Both run only if named.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ GRID: list[dict[str, Any]] = [
     {"N": n, "columns": d, "k": K}
     for n in knn.ROWS
     for d in (1, 2, 5, 10)
-    if (n, d) != (60_000, 10)  # minutes a call for every tree
+    if (n, d) != (60_000, 10)  # every tree would take minutes per call
 ]
 ENGINE_GRID: list[dict[str, Any]] = [
     {"N": n, "columns": d, "k": K} for n in knn.ROWS for d in (1, 2, 3, 4)
 ]
-# N times columns from which trees take a minute
+# N times columns above which trees take a minute.
 TREES = {"cKDTree": 120_000, "KDTree": 250_000, "cKDTree + KDTree threads": 250_000}
-PAIRS = 1 << 28  # of rows, from which taking all distances lasts seconds
+PAIRS = 1 << 28  # number of pairs of rows above which all distances take seconds
 NAMES = {
     "cKDTree": "SciPy cKDTree",
     "KDTree": "scikit-learn KDTree, one thread (NPEET's way)",
@@ -62,7 +62,7 @@ def engine_grid(quick: bool) -> list[Case]:
 
 
 def describe(sizes: dict[str, Any], quick: bool) -> Case:
-    """Differences and maxima of all pairs; a tree leaves most of them out."""
+    """The operations are differences and maxima of all pairs; a tree skips most of them."""
     n, d = sizes["N"], 2 * sizes["columns"]
     return Case(sizes, bytes=8 * n * d, flops=2 * n * n * d, promise=1e-9, budget=1e-6, quick=quick)
 
@@ -76,13 +76,13 @@ def make(case: Case, seed: int, device: torch.device) -> Inputs:
 
 
 def truth(inputs: Inputs) -> Values:
-    """By all distances, for both joint distances: they are two estimators."""
+    """The estimates from all distances, one for each joint distance."""
     x, y, k = inputs["x"].cpu(), inputs["y"].cpu(), inputs["k"]
     return {"linf": brute.ksg(x, y, k, "linf"), "l2max": brute.ksg(x, y, k, "l2")}
 
 
 def error(found: Values, exact: Values) -> float:
-    """Relative, of the estimator that was computed."""
+    """Relative error of the estimator that was computed."""
     return max(abs(value / exact[name] - 1) for name, value in found.items())
 
 
@@ -118,7 +118,7 @@ def by_trees(inputs: Inputs, function: Callable[..., Any]) -> Call:
 
 
 def by_torch(inputs: Inputs) -> Call:
-    """All distances by cdist, a block of rows at a time, in float64."""
+    """All distances by cdist, in blocks of rows, in float64."""
     x, y, k = inputs["x"], inputs["y"], inputs["k"]
 
     def call() -> Values:

@@ -37,14 +37,17 @@ def cases(quick: bool) -> list[Case]:
 
 
 def describe(sizes: dict[str, Any], quick: bool) -> Case:
-    """Two scatter matrices; all pairs in 8 and in 9 columns, those within classes twice in 4."""
+    """The operations of two scatter matrices and of pairs of rows.
+
+    All pairs count in 8 and in 9 columns, pairs within classes twice in 4 columns.
+    """
     n, d = sizes["N"], sizes["D"]
     flops = 4 * n * d * d + 2 * n * n * (2 * DIM + CLASSES - 1) + 4 * n * n * DIM // CLASSES
     return Case(sizes, bytes=8 * n * d, flops=flops, promise=1e-7, budget=1e-6, quick=quick)
 
 
 def make(case: Case, seed: int, device: torch.device) -> Inputs:
-    """Gaussian classes with hidden directions, and features that a random layer makes of them."""
+    """Gaussian classes with hidden directions as inputs, and features from a random layer."""
     n, m, d = (int(case.sizes[name]) for name in ("N", "inputs", "D"))
     draw = {"generator": torch.Generator(device).manual_seed(seed), "dtype": torch.float64}
     labels = torch.arange(n, device=device) % CLASSES
@@ -61,18 +64,18 @@ def make(case: Case, seed: int, device: torch.device) -> Inputs:
 
 
 def noise(count: int, columns: int) -> Tensor:
-    """The draw that `ncfast.InformationPlane` makes at every call."""
+    """The noise that `ncfast.InformationPlane` draws in every call."""
     generator = private_generator(torch.device("cpu"), 0)
     return torch.randn(count, columns, dtype=torch.float64, generator=generator)
 
 
 def axes(rows: Tensor, dim: int) -> Tensor:
-    """(D, dim) principal axes by singular vectors."""
+    """(D, dim) principal axes from singular vectors."""
     return torch.linalg.svd(rows, full_matrices=False).Vh[:dim].T
 
 
 def turned(found: Tensor, like: Tensor) -> Tensor:
-    """The axes with the signs of others."""
+    """The axes with the signs of `like`."""
     return found * (found * like).sum(0).sign()
 
 
@@ -82,13 +85,13 @@ def standardized(rows: Tensor) -> Tensor:
 
 
 def within(rows: Tensor, labels: Tensor) -> Tensor:
-    """Rows less the mean of their class."""
+    """Rows minus the mean of their class."""
     masks = [labels == c for c in range(CLASSES)]
     return rows - torch.stack([rows[mask].mean(0) for mask in masks])[labels]
 
 
 def codes(inputs: Inputs) -> dict[str, Tensor]:
-    """What the three estimates are made of, by singular value decompositions in float64."""
+    """The codes of the three estimates, by singular value decompositions in float64."""
     x, feats, labels = (inputs[name].cpu() for name in ("inputs", "feats", "labels"))
     count = len(feats)
     scale = SIGMA * torch.linalg.vector_norm(feats, dim=1).max()
@@ -105,7 +108,7 @@ def codes(inputs: Inputs) -> dict[str, Tensor]:
 
 
 def truth(inputs: Inputs) -> Values:
-    """By the definitions: singular vectors, all distances, float64."""
+    """The estimates by their definitions: singular vectors and all distances, in float64."""
     labels, k, code = inputs["labels"].cpu(), inputs["k"], codes(inputs)
     noisy, alone = (brute.log_radii(code[name], labels, k, "linf") for name in ("noisy", "noise"))
     one_class = torch.zeros_like(labels)
@@ -122,13 +125,13 @@ def truth(inputs: Inputs) -> Values:
             - brute.entropy(joint, k, "linf")
         ),
         "labels": brute.ross(code["by_label"], labels, k),
-        # the other terms of h(Z|Y) and of h(noise) are equal and cancel
+        # The other terms of h(Z|Y) and of h(noise) are equal and cancel.
         "superfluous": DIM * float((noisy - alone).mean()),
     }
 
 
 def error(found: Values, exact: Values) -> float:
-    """Largest relative error of what was estimated."""
+    """Largest relative error of the estimates."""
     return max(abs(value / exact[name] - 1) for name, value in found.items())
 
 
@@ -157,13 +160,13 @@ def ours(inputs: Inputs, method: Any = "ksg", name: str = "inputs", **options: A
 
 
 def plainly(inputs: Inputs, radii_and_counts: Callable[..., Any]) -> Call:
-    """PCA by scikit-learn, KSG by the trees given, the rest by cKDTree, class by class."""
+    """PCA by scikit-learn, KSG by the given trees, all else by cKDTree class by class."""
     from scipy.special import digamma
     from sklearn.decomposition import PCA
 
     feats, labels, k = inputs["feats"].numpy(), inputs["labels"].numpy(), inputs["k"]
     members = [np.flatnonzero(labels == c) for c in range(CLASSES)]
-    # left to itself PCA takes a randomised solver here, which is off by more than is allowed
+    # By default PCA takes a randomised solver here, whose error is too large.
     x = PCA(DIM, svd_solver="full").fit_transform(inputs["inputs"].numpy())
     x /= x.std(0)
     draws = {columns: noise(len(feats), columns).numpy() for columns in (DIM, CLASSES - 1)}
@@ -186,7 +189,7 @@ def plainly(inputs: Inputs, radii_and_counts: Callable[..., Any]) -> Call:
 
 
 def three_entropies(inputs: Inputs) -> Call:
-    """I(Z;X) alone, from three entropies by cKDTree: what is usually done."""
+    """I(Z;X) alone, from three entropies by cKDTree, as is common."""
     from sklearn.decomposition import PCA
 
     feats, k = inputs["feats"].numpy(), inputs["k"]
@@ -206,7 +209,7 @@ def three_entropies(inputs: Inputs) -> Call:
 
 
 def _entropy(rows: np.ndarray, k: int) -> float:
-    """Of Kozachenko and Leonenko, in the maximum norm."""
+    """The entropy by Kozachenko and Leonenko in the maximum norm."""
     from scipy.special import digamma
 
     count, dim = rows.shape

@@ -1,7 +1,7 @@
 """Steps of several replicas of one network, each with its own seed and weight decay.
 
-`replica_step.f2` trains the network of figure 2 on MNIST, which must be there (NCFAST_DATA); it
-runs only when named.
+`replica_step.f2` trains the network of figure 2 on MNIST, which it needs (NCFAST_DATA). It runs
+only if named.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FULL: list[dict[str, Any]] = [
     {"data": "digits", "model": "mlp", "replicas": replicas, "steps": 10} for replicas in (4, 8, 16)
 ] + [{"data": "digits", "model": "cnn", "replicas": 4, "steps": 4}]
 F2: dict[str, Any] = {"data": "mnist", "model": "mlp", "replicas": 8, "steps": 10}
-# Adam divides by the size of the gradient: where that is rounding, so is the first update
+# Adam divides by the size of the gradient. If the gradient is rounding, so is the first update.
 ROUNDED = 1e-3
 
 
@@ -32,7 +32,7 @@ def cases(quick: bool) -> list[Case]:
 
 
 def describe(sizes: dict[str, Any], quick: bool) -> Case:
-    """Neither bytes nor operations are counted: they are those of the network."""
+    """Bytes and operations of the network are not counted."""
     return Case(sizes, bytes=0, flops=0, promise=ROUNDED, budget=ROUNDED, quick=quick)
 
 
@@ -74,7 +74,7 @@ def truth(inputs: Inputs) -> list[Tensor]:
 
 
 def _flat(state: dict[str, Tensor]) -> Tensor:
-    """Sorted by name, in float64 on the host."""
+    """The weights sorted by name, in float64 on the host."""
     return torch.cat([state[name].detach().double().cpu().flatten() for name in sorted(state)])
 
 
@@ -113,13 +113,13 @@ def one_after_the_other(inputs: Inputs) -> Call:
 
 
 def by_itself(inputs: Inputs) -> Call:
-    """As `ncfast train` does it: a program of one replica, one run after another."""
+    """As in `ncfast train`: a program of one replica, one run after another."""
     calls = [batched(inputs | {"configs": [config]}) for config in inputs["configs"]]
     return lambda: [weights for call in calls for weights in call()]
 
 
 def released(inputs: Inputs, loaded: bool) -> Call:
-    """As the paper's authors do it, with their data loader or without, one run after another."""
+    """As in the authors' code, with their data loader or without, one run after another."""
     from ncfast.benchmarks.plain.released import TheirWay
 
     splits = inputs["train"], inputs["test"]
@@ -135,7 +135,7 @@ def released(inputs: Inputs, loaded: bool) -> Call:
 
 
 def _in_our_order(model: torch.nn.Module, inputs: Inputs) -> Tensor:
-    """Its weights under our names, which decide the order."""
+    """The weights under the names of ncfast, which define the order."""
     from ncfast.experiments.models import build_model
 
     names = build_model(inputs["configs"][0], inputs["train"]).state_dict()
@@ -143,7 +143,7 @@ def _in_our_order(model: torch.nn.Module, inputs: Inputs) -> Tensor:
 
 
 def experiments(case: Case) -> str | None:
-    """The trainers need what the experiments need."""
+    """The trainers need the packages of the experiments."""
     for name in ("tyro", "sklearn"):
         if reason := availability.package(name)(case):
             return reason

@@ -1,6 +1,6 @@
-"""rnc1.max, the relative within-class variability, as `ncfast.rnc1` gives it in one call.
+"""rnc1.max, the relative within-class variability, from one call of `ncfast.rnc1`.
 
-`rnc1.call` sets a small call beside an operator that does nothing; it runs only when named.
+`rnc1.call` compares a small call with an operator that computes nothing. It runs only if named.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FULL: list[dict[str, Any]] = [
 
 
 def cases(quick: bool) -> list[Case]:
-    """As those of the moments, but nothing as large as the means is written."""
+    """The bytes and operations of the moments, without writing the means."""
     found = [class_moments.describe(sizes, quick) for sizes in (QUICK if quick else FULL)]
     return [
         replace(case, bytes=case.bytes - 8 * int(case.sizes["K"]) * int(case.sizes["D"]))
@@ -58,7 +58,7 @@ def ours(inputs: Inputs, backend: str) -> Call:
 
 
 def reduced(contestant: Contestant) -> Contestant:
-    """A way to the moments and from there to the number."""
+    """A function of `plain.moments`, and RNC1 from its result."""
 
     def prepare(inputs: Inputs) -> Call:
         call = contestant.prepare(inputs)
@@ -77,7 +77,7 @@ OPERATION = Operation("rnc1", cases, classes, truth, relative_error, CONTESTANTS
 
 @cache
 def empty_operator() -> torch.library.CustomOpDef:
-    """An operator of torch that computes nothing: what a call costs by itself."""
+    """A torch operator that computes nothing, for the cost of a call."""
     return torch.library.custom_op(
         "ncfast_bench::empty",
         lambda x: x.new_empty(()),

@@ -88,7 +88,7 @@ def masked(x: Tensor, y: Tensor, k: int, batch: int, dtype: torch.dtype) -> Tens
 
 
 def raw_moments(x: Tensor, y: Tensor, k: int, batch: int, dtype: torch.dtype) -> Tensor:
-    """E[x x^T] minus the products of the means: one pass, and no digit left on collapse."""
+    """E[x x^T] minus the products of the means: one pass, which loses all digits on collapse."""
     total = x.new_zeros(x.shape[1], x.shape[1], dtype=dtype)
     sums = x.new_zeros(k, x.shape[1], dtype=dtype)
     for rows, label in zip(x.split(batch), y.split(batch), strict=True):
@@ -107,12 +107,12 @@ def plainly(inputs: Inputs, function: Any, batch: int, dtype: torch.dtype) -> Ca
 def compiled(inputs: Inputs) -> Call:
     function = torch.compile(compilable, dynamic=False)
     given = inputs["feats"], inputs["labels"], inputs["k"]
-    function(*given)  # compiling is no part of the time
+    function(*given)  # compiles outside the timing
     return lambda: {"sigma_w": function(*given)}
 
 
 def compilable(x: Tensor, y: Tensor, k: int) -> Tensor:
-    """Of operations that torch.compile can fuse."""
+    """The same with operations that torch.compile can fuse."""
     wide = x.float()
     counts = wide.new_zeros(k).index_add(0, y, wide.new_ones(len(y))).clamp(min=1)
     means = wide.new_zeros(k, x.shape[1]).index_add(0, y, wide) / counts[:, None]
@@ -138,7 +138,7 @@ def covariances(inputs: Inputs) -> Call:
 
 
 def discriminant(inputs: Inputs) -> Call:
-    """The covariance of scikit-learn's discriminant analysis, which also solves for a rule."""
+    """The covariance of discriminant analysis in scikit-learn, which also solves for a rule."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     feats, labels = inputs["feats"].numpy(), inputs["labels"].numpy()

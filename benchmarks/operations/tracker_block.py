@@ -1,8 +1,7 @@
-"""Log points of a tracker, a block of them at once: from class moments to the numbers of a record.
+"""Evaluates a block of log points of a tracker: from class moments to the numbers of records.
 
-The figures count a whole block; a log point costs a call's time over ``points``. With ``added`` a
-metric is evaluated beside the others that is a plain function of the moments, as CONTRIBUTING says
-to add one.
+The times are those of a whole block; divide them by ``points`` for a log point. With ``added`` the
+block also evaluates a metric that is a plain function of the moments, as CONTRIBUTING describes.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def cases(quick: bool) -> list[Case]:
 
 
 def make(case: Case, seed: int, device: torch.device) -> Inputs:
-    """Packed moments of as many batches of 10 K rows, and the ids."""
+    """Packed moments of batches of 10 K rows, one for each log point, and the ids."""
     points, k, d = (int(case.sizes[name]) for name in ("points", "K", "D"))
     batch = Case(dict(case.sizes) | {"N": 10 * k, "dtype": "float32"}, 0, 0)
     states = []
@@ -72,13 +71,15 @@ def ours(inputs: Inputs, backend: str) -> Call:
     states, layout, metrics = inputs["states"], inputs["layout"], inputs["metrics"]
 
     def call() -> dict[str, Tensor]:
-        return evaluate(metrics, MetricInputs(layout.unpack(states), backend=backend))
+        return evaluate(
+            metrics, MetricInputs(ncfast.ClassMoments(*layout.split(states)), backend=backend)
+        )
 
     return call
 
 
 def batched(inputs: Inputs) -> Call:
-    """Six of the metrics as their definitions read, all log points in each operation."""
+    """Six of the metrics by their definitions, for all log points at once."""
     states, layout = inputs["states"], inputs["layout"]
 
     def call() -> dict[str, Tensor]:
@@ -103,7 +104,7 @@ def batched(inputs: Inputs) -> Call:
 
 
 def truth(inputs: Inputs) -> dict[str, np.ndarray[Any, Any]]:
-    """The same six by NumPy, one log point after another."""
+    """The same six metrics by NumPy, one log point after another."""
     found: dict[str, list[float]] = {}
     for state in inputs["states"]:
         counts, means, within, norm_sum, norm_max = (
@@ -127,7 +128,7 @@ def truth(inputs: Inputs) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def error(found: dict[str, Tensor], expected: dict[str, np.ndarray[Any, Any]]) -> float:
-    """Largest relative difference of a metric that both have, at any log point."""
+    """Largest relative difference of a metric in both results, over all log points."""
     gaps = [np.abs(found[id_].numpy() / expected[id_] - 1).max() for id_ in found.keys() & expected]
     return float(max(gaps))
 

@@ -1,7 +1,7 @@
 """The cost of tracking in full: more settings, a ResNet18, and the tracker alone.
 
-All run only when named. "the steps alone, again" is a second copy without tracking: what sets it
-apart from the first is noise.
+All run only if named. "the steps alone, again" is a second copy without tracking. Its difference
+from the first is noise.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def mlp(quick: bool) -> list[Case]:
 
 
 def resnet(quick: bool) -> list[Case]:
-    """Neither bytes nor operations are counted; pooled float32 features are off by more."""
+    """Bytes and operations are not counted. Pooled float32 features have a larger error."""
     sizes = RESNET | {"pixels": 8, "batch": 20} if quick else RESNET
     return [Case(sizes, bytes=0, flops=0, promise=1e-5, budget=1e-4, quick=quick)]
 
@@ -71,7 +71,7 @@ def truth_of_features(inputs: Inputs) -> dict[str, float]:
 
 
 def steps(inputs: Inputs, kept: bool) -> Call:
-    """Of the tracker alone, into a file or without a sink."""
+    """Steps of the tracker alone, into a file or without a sink."""
     feats, labels = inputs["feats"], inputs["labels"]
     path = tracker_step.file_of(feats)
     sinks: Sequence[Any] = [path] if kept else []

@@ -1,8 +1,8 @@
-"""Training steps with a log line each: what watching a network costs. `tracker_cost` has more.
+"""Training steps with one log record each: the cost of tracking. `tracker_cost` has more cases.
 
-Every contestant trains its own copy of the network from the same seed on the same batches, and a
-call makes a block of steps whose records are in the file at its end. What they log differs: each
-value is compared with float64 from the same features. "the steps alone" is what nobody can beat.
+Every contestant trains its own copy of the network from the same seed on the same batches. A call
+makes a block of steps, whose records are in the file at its end. Contestants log different values;
+each value is compared with float64 from the same features. "the steps alone" is a lower bound.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ncfast.benchmarks.plain.loop import CLASSES, Loop
 from ncfast.benchmarks.registry import Call, Case, Contestant, Inputs, Operation
 
 BATCHES = 10
-OWN = ("step", "tracker/seconds")  # what a record says of itself
+OWN = ("step", "tracker/seconds")  # keys that are no measurements
 IDS = ("rnc1.max", "rnc1.mean", "nc1.quotient", "nc1.cdnv", "nc2.equinorm", "nc2.equiangular",
        "nc2.etf_error")  # fmt: skip
 QUICK: list[dict[str, Any]] = [{"D": 200, "batch": 100, "steps": 16}]
@@ -61,7 +61,7 @@ def make(case: Case, seed: int, device: torch.device) -> Inputs:
 
 
 def truth(inputs: Inputs) -> dict[str, float]:
-    """What the first record should hold, in float64 from the float32 features."""
+    """The values of the first record, in float64 from the float32 features."""
     loop, outputs = Loop(inputs), dict[str, Tensor]()
     for name in inputs["layers"]:
         loop.model.get_submodule(name).register_forward_hook(
@@ -98,7 +98,7 @@ def of_features(x: Tensor, y: Tensor, unbiased: bool) -> dict[str, Tensor]:
 
 
 def collapse(feats: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """The seven metrics as their definitions read, in two passes, in the features' dtype."""
+    """The seven metrics by their definitions, in two passes, in the dtype of the features."""
     k = CLASSES
     counts = torch.bincount(labels, minlength=k).to(feats.dtype)
     means = feats.new_zeros(k, feats.shape[1]).index_add_(0, labels, feats) / counts[:, None]
@@ -126,7 +126,7 @@ def collapse(feats: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 def error(found: Path | None, exact: dict[str, float]) -> float:
-    """Largest relative error in the first line of the file; zero where nothing was logged.
+    """Largest relative error in the first line of the file; zero if nothing was logged.
 
     Raises:
         LookupError: a value has no truth.
@@ -165,7 +165,7 @@ def _logged(
 
 
 def file_of(owner: object) -> Path:
-    """A log file that goes when its owner does."""
+    """A log file that is deleted with its owner."""
     folder = tempfile.mkdtemp(prefix="ncfast-bench-")
     weakref.finalize(owner, shutil.rmtree, folder, True)
     return Path(folder) / "metrics.jsonl"
@@ -176,7 +176,7 @@ def tracked(inputs: Inputs, **options: Any) -> Call:
     path = file_of(loop)
     if inputs["layers"]:
         options |= {"layers": list(inputs["layers"]), "pool": "gap"}
-    # what the others take must not make its records old
+    # The time of other contestants must not make its records old.
     tracker = ncfast.Tracker(
         loop.model,
         num_classes=CLASSES,
@@ -193,7 +193,7 @@ def tracked(inputs: Inputs, **options: Any) -> Call:
 
 
 def by_items(inputs: Inputs, values: Callable[..., dict[str, Tensor]]) -> Call:
-    """What many loops do: numbers to the host at every step, a line of JSON each."""
+    """As in many loops: numbers go to the host at every step, as one line of JSON."""
     loop = Loop(inputs)
     path = file_of(loop)
     file = path.open("a", buffering=1)

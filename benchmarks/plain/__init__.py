@@ -1,1 +1,1 @@
-"""How the same numbers are computed without ncfast: plain torch, NumPy, SciPy, scikit-learn."""
+"""The contestants of ncfast: the same results by plain torch, NumPy, SciPy and scikit-learn."""

@@ -1,6 +1,6 @@
-"""Estimators of information by the definition: all distances, column by column, in float64.
+"""Estimators of information by their definition, from all distances, column by column.
 
-What the benchmarks hold everybody to. Nothing here shares code or an algorithm with a contestant.
+They are the reference of the benchmarks and share no code or algorithm with a contestant.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BLOCK = 512
 
 
 def gaps(part: Tensor, rows: Tensor, norm: Norm) -> Tensor:
-    """Distances of some rows from all, (B, N)."""
+    """(B, N) distances between some rows and all rows."""
     total = part.new_zeros(len(part), len(rows))
     for one, all_ in zip(part.T, rows.T, strict=True):
         gap = (one[:, None] - all_).abs_()
@@ -30,7 +30,7 @@ def gaps(part: Tensor, rows: Tensor, norm: Norm) -> Tensor:
 
 
 def psi(counts: Tensor) -> Tensor:
-    """Digamma of whole numbers, in float64."""
+    """The digamma function of integers in float64."""
     return digamma(counts.double())
 
 
@@ -39,7 +39,7 @@ def ksg(x: Tensor, y: Tensor, k: int, norm: Norm) -> float:
     terms = []
     for one, two in zip(x.split(BLOCK), y.split(BLOCK), strict=True):
         first, second = gaps(one, x, norm), gaps(two, y, norm)
-        # the row itself is nearest, so the k-th neighbour is the k + 1st; it also counts itself
+        # The row itself is nearest, so its k-th neighbour has place k + 1. It also counts itself.
         radius = torch.maximum(first, second).kthvalue(k + 1, dim=1, keepdim=True).values
         counts = [(gap < radius).sum(1) for gap in (first, second)]
         terms.append(psi(counts[0]) + psi(counts[1]))
@@ -50,7 +50,7 @@ def ksg(x: Tensor, y: Tensor, k: int, norm: Norm) -> float:
 def entropy(x: Tensor, k: int, norm: Norm = "l2") -> float:
     """h(X), Kozachenko & Leonenko 1987, in nats."""
     dim = x.shape[1]
-    ball = dim * math.log(2)  # of radius one: a cube in the maximum norm
+    ball = dim * math.log(2)  # log volume of the unit ball, a cube in the maximum norm
     if norm == "l2":
         ball = dim / 2 * math.log(math.pi) - math.lgamma(dim / 2 + 1)
     radii = log_radii(x, torch.zeros(len(x)), k, norm)

@@ -1,4 +1,4 @@
-"""A network in plain training, which others watch."""
+"""Plain training of a network, for the measurement of tracking."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Parts = tuple[nn.Module, nn.Module, nn.Module]  # a model, its features and its 
 
 
 class Loop:
-    """A network in training: of figure 2 with eightfold parameters, or a ResNet18."""
+    """A network in training: that of figure 2 with parameters times 8, or a ResNet18."""
 
     def __init__(self, inputs: Inputs) -> None:
         with torch.random.fork_rng(devices=[]):

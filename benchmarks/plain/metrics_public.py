@@ -1,4 +1,4 @@
-"""All metrics without ncfast: formulas of class moments, the public way, and whole matrices.
+"""All metrics without ncfast: from class moments, as in public code, and from whole matrices.
 
 `lite` and `standard` are the cheap tiers, written plainly from class moments: O(K D), and K x K
 products. Every class must be present.
@@ -7,7 +7,7 @@ products. Every class must be present.
 minibatches of 128 rows as its examples take them; class sums and variances as products with a
 (K, B) mask; the covariance as D x D products of deviations; nearest means from inner products;
 grids of pairs in tiles of 64 x 64 differences (tile_size=64 in its examples), one grid a quantity.
-What that package lacks follows its definition with torch's own routines: RankMe as singular values
+Metrics that it lacks follow their definitions with routines of torch: RankMe as singular values
 of the features, NECO as principal components, the bounds as a loop over classes. Its checksums of
 the means and its reads of single numbers are left out.
 
@@ -73,7 +73,7 @@ def lite(moments, w, b, ood):
 
 
 def standard(moments, w, b, ood):
-    """Those of `lite`, and what takes the K x K products."""
+    """The metrics of `lite`, and those from K x K products."""
     means = moments[1]
     centred, wc = means - means.mean(0), w - w.mean(0)
     unit = torch.nn.functional.normalize(centred, dim=1)
@@ -140,7 +140,7 @@ def add_moments(state, counts, means, squares, norms, within):
 
 
 def covariances(state, out, **options):
-    """NC1 from pseudo-inverses, with those options, and singular vectors of D x D matrices."""
+    """NC1 from pseudo-inverses with these options, and singular vectors of D x D matrices."""
     within, between, sample = state["within"], state["between"], state["between_sample"]
     k, rank = len(state["w"]), min(len(state["w"]) - 1, len(within))
     pinv = partial(torch.linalg.pinv, **options)
@@ -183,7 +183,7 @@ def cdnv(state, out):
 
 
 def energies(name, function):
-    """A part: mean and variance over pairs of a function of the distance of unit vectors."""
+    """Mean and variance over pairs of a function of the distance of unit vectors."""
 
     def part(state, out):
         unit = torch.nn.functional.normalize(state["centred"], dim=1)
@@ -194,7 +194,7 @@ def energies(name, function):
 
 
 def whole_pairs(state, out):
-    """What `cdnv` and `energies` give, by cdist."""
+    """The results of `cdnv` and `energies`, by cdist."""
     variances, means = state["variances"], state["means"]
     spread = (variances[:, None] + variances) / 2
     values = over_pairs(spread / torch.cdist(means, means).square())
@@ -240,7 +240,7 @@ def whole_decisions(state, out):
 
 
 def add_decisions(out, agree, hit, counts):
-    """From how often each class is chosen alike, and rightly."""
+    """Metrics from the counts of equal and of right decisions of each class."""
     for name, total in (("agreement", agree), ("ncc_accuracy", hit)):
         out[f"nc4.{name}"] = total.sum() / counts.sum()
         out[f"nc4.{name}_class"] = (total / counts).mean()
@@ -323,7 +323,7 @@ MATRICES = (
 
 
 def suite(parts, x, y, w, b, ood):
-    """Everything that those parts compute."""
+    """All metrics of these parts."""
     state, out = {"x": x, "y": y, "w": w, "b": b, "ood": ood}, {}
     for part in parts:
         part(state, out)

@@ -1,10 +1,10 @@
-"""Class moments as people write them in torch: what ncfast is measured against.
+"""Class moments as commonly written in torch, the contestants of ncfast.
 
 Each takes features (N, D), int64 labels, K and the rows per batch, and returns counts, means,
 within-class sums of squares, sum and maximum of the row norms. `published` is the one-pass
-E[x^2] - E[x]^2 of published collapse code, `sums` the same with its temporaries taken out; neither
-is stable on collapsed features. The others are honest competitors. They compute in the dtype
-of the features, or in ``dtype``, to which rows are converted batch by batch.
+E[x^2] - E[x]^2 of published collapse code, and `sums` the same with fewer temporaries. Both are
+unstable on collapsed features. The others are stable. They compute in the dtype of the features, or
+in ``dtype``, to which rows are converted batch by batch.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def one_hot(x: Tensor, y: Tensor, k: int, batch: int, dtype: torch.dtype | None 
 
 
 def compilable(x: Tensor, y: Tensor, k: int) -> Result:
-    """Two passes over everything at once, of operations that torch.compile can fuse."""
+    """Two passes over all rows at once, with operations that torch.compile can fuse."""
     wide = x.float() if x.itemsize < 4 else x
     counts = y.new_zeros(k).index_add(0, y, torch.ones_like(y))
     means = wide.new_zeros(k, x.shape[1]).index_add(0, y, wide) / counts.clamp(min=1)[:, None]
@@ -103,7 +103,7 @@ def compilable(x: Tensor, y: Tensor, k: int) -> Result:
 
 
 def _zeros(x: Tensor, k: int, dtype: torch.dtype | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of a (K, D) and a (K,) sum, and of the sum and the maximum of the norms."""
+    """Zeros for a (K, D) and a (K,) sum, and for the sum and the maximum of the norms."""
     like = x.new_zeros((), dtype=dtype or x.dtype)
     return like.new_zeros(k, x.shape[1]), like.new_zeros(k), like.new_zeros(()), like.new_zeros(())
 

@@ -1,4 +1,4 @@
-"""The usual ways to nearest neighbours and to KSG's counts, in plain calls of public packages.
+"""Nearest neighbours and the counts of KSG by plain calls of public packages.
 
 Each k-NN function takes float64 rows and k and returns distances (N, k), the row itself left out
 by position as such code does. Each KSG function takes two blocks of float64 rows and returns the
@@ -68,7 +68,7 @@ KNN = {
 
 
 def ksg_scipy(x: np.ndarray, y: np.ndarray, k: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """One cKDTree for everything."""
+    """One cKDTree for radii and counts."""
     joint = np.hstack([x, y])
     radii = cKDTree(joint).query(joint, k + 1, p=np.inf, workers=THREADS)[0][:, -1]
     inside = np.nextafter(radii, 0)
@@ -80,7 +80,7 @@ def ksg_scipy(x: np.ndarray, y: np.ndarray, k: int) -> tuple[np.ndarray, list[np
 
 
 def ksg_sklearn(x: np.ndarray, y: np.ndarray, k: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Scikit-learn's KDTree for everything, in one thread: NPEET's way."""
+    """Scikit-learn's KDTree for radii and counts, in one thread, as in NPEET."""
     from sklearn.neighbors import KDTree
 
     joint = np.hstack([x, y])

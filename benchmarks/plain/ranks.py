@@ -1,4 +1,4 @@
-"""Processes of one machine that call something together, told when by their parent."""
+"""Runs calls together in several processes of one machine, at times that the parent sets."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ class World:
             given = rank, ranks, store, theirs, prepare, settings
             processes.append(context.Process(target=_serve, args=given, daemon=True))
             processes[-1].start()
-            theirs.close()  # so that the end of the process is seen as the end of its pipe
+            theirs.close()  # so that the end of the process closes the pipe
             self.pipes.append(mine)
         weakref.finalize(self, _close, self.pipes, processes, folder)
 
     def run(self, name: str, times: int) -> None:
-        """Every rank calls that function so many times; returns when all are done."""
+        """Call a function a number of times on every rank, and wait for all ranks."""
         self._ask((name, times))
 
     def result(self, name: str) -> Any:
-        """What the function gave the first rank."""
+        """The result of the function on the first rank."""
         return self._ask((name, 0))[0]
 
     def _ask(self, command: tuple[str, int]) -> list[Any]:
@@ -59,7 +59,7 @@ class World:
 def _serve(
     rank: int, ranks: int, store: str, pipe: Connection, prepare: Prepare, settings: dict[str, Any]
 ) -> None:
-    """Call what the parent names until the pipe is closed."""
+    """Call the functions that the parent names, until it closes the pipe."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
     functions, results = prepare(rank, settings), dict[str, Any]()

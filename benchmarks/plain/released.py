@@ -1,10 +1,11 @@
-"""F2 the way the paper's authors train and log it, written from a reading of their program.
+"""Trains and logs network F2 as the paper's authors do, written from a reading of their code.
 
-It is not their code (arXiv 2509.20829): samples are decoded and normalised one by one in a data
-loader, AdamW is torch's default, a log point takes accuracy and loss batch by batch on both splits,
-and the collapse of the training split in two more passes with a mask a class. Their logging
-service, their information estimates and torchvision are left out; its two transforms are done with
-the same tensor operations. Batches come in our order, so that both train on the same ones.
+It is not their code (arXiv 2509.20829). Samples are decoded and normalised one by one in a data
+loader, and AdamW is that of torch. A log point takes accuracy and loss batch by batch on both
+splits, and the collapse of the training split in two more passes with one mask per class. Their
+logging service, their information estimates and torchvision are left out. The two transforms of
+torchvision are replaced by the same tensor operations. Batches are in the order of ncfast, so that
+both train on the same ones.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ WHITE, BATCH = 255, 100
 
 
 class PerSample(Dataset[tuple[Tensor, int]]):
-    """Images that are decoded and normalised when one is asked for."""
+    """Images that are decoded and normalised on access."""
 
     def __init__(self, split: ImageSet) -> None:
         self.images, self.labels = split.inputs.squeeze(1), split.labels
@@ -43,7 +44,7 @@ class PerSample(Dataset[tuple[Tensor, int]]):
 
 
 class Order:
-    """Our batches, for a data loader that never ends."""
+    """The batches of ncfast, for an endless data loader."""
 
     def __init__(self, size: int, config: TrainConfig) -> None:
         self.order = BatchOrder(size, config.effective_batch_size(size), config.seed)
@@ -54,7 +55,7 @@ class Order:
 
 
 class TheirWay:
-    """A perceptron, its training step and its log point; the weights begin as ours do.
+    """A perceptron with the initial weights of ncfast, its training step and its log point.
 
     Args:
         loaded: whether steps take their samples one by one, or by an index into all at once.

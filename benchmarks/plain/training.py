@@ -1,4 +1,4 @@
-"""Training as one writes it in plain PyTorch: autograd and torch.optim, one network at a time."""
+"""Training in plain PyTorch with autograd and torch.optim, one network at a time."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The performance page: its tables and figures, all made from result files."""
+"""Tables and figures of the performance page, made from result files."""

@@ -1,4 +1,4 @@
-"""Figures of scaling and streaming."""
+"""Draws the figures of scaling and streaming."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LABELS = {"N": "samples N", "D": "columns D", "K": "classes K"}
 
 
 def scaling(report: Mapping[str, Any], path: Path) -> None:
-    """Time against each axis, a line a contestant and thread count, and the read by threads."""
+    """Time along each axis, with one line per contestant and number of threads."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -55,7 +55,7 @@ def _panel(panel: Any, axis: str, series: list[Any]) -> None:
     panel.set_title(", ".join(f"{k} = {v:,}" for k, v in fixed.items()), fontsize=9)
     panel.set(xscale="log", yscale="log", xlabel=LABELS[axis])
     for scale in (panel.xaxis, panel.yaxis):
-        scale.set_minor_formatter("")  # within a decade matplotlib would write them over each other
+        scale.set_minor_formatter("")  # within a decade labels would overlap
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(True, which="major", color="0.92", linewidth=0.8)
 

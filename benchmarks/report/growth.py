@@ -1,4 +1,4 @@
-"""Scaling, streaming and the projection as Markdown."""
+"""Tables of scaling, streaming and the projection in Markdown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Report = Mapping[str, Any]
 
 
 def exponents(report: Report) -> str:
-    """The slope of each axis, by thread count."""
+    """The slope of each axis, by number of threads."""
     names = (CLASS_MOMENTS, RNC1, READ)
     rows = []
     for series in report["scaling"]:
@@ -26,7 +26,7 @@ def exponents(report: Report) -> str:
 
 
 def points(series: Report) -> str:
-    """Every point of one axis at one thread count."""
+    """All points of one axis at one number of threads."""
     rows = []
     for point in series["points"]:
         found = {name: seconds_of(point, name) for name in (CLASS_MOMENTS, RNC1, READ)}
@@ -105,7 +105,7 @@ def streaming(report: Report) -> str:
 
 
 def projection(report: Report) -> str:
-    """Bytes and seconds of combining the states of many ranks; nothing of it was run."""
+    """Bytes and seconds of combining the states of many ranks, computed and not measured."""
     links = list(report["links_bytes_per_s"])
     rows = []
     for line in report["projection"]:

@@ -1,7 +1,8 @@
-"""What `ncfast bench` found: an overview, the losses, who was wrong, and everyone in full."""
+"""Tables of the results of `ncfast bench`: overviews, losses, wrong results and all contestants."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ Result = Mapping[str, Any]
 
 
 def ours(entry: Entry) -> Result | None:
-    """What the ratios of this case refer to: the first of ncfast that ran and was right."""
+    """The result that ratios of this case refer to: the first right one of ncfast."""
     for result in ran(entry):
         if result["kind"] == "ncfast" and result["ok"]:
             return result
@@ -22,7 +23,7 @@ def ours(entry: Entry) -> Result | None:
 
 
 def others(entry: Entry) -> list[Result]:
-    """Everyone else who was right, the fastest one first."""
+    """All other right results, the fastest first."""
     found = [r for r in ran(entry) if r["kind"] != "ncfast" and r["ok"] and r["ratio_to_ncfast"]]
     return sorted(found, key=lambda result: result["ratio_to_ncfast"]["median"])
 
@@ -36,7 +37,7 @@ def every(reports: Mapping[str, Any]) -> Iterator[tuple[str, str, Entry]]:
 
 
 def overview(entries: Sequence[Entry]) -> str:
-    """A line a case: ncfast beside the fastest right one of all others."""
+    """One row per case: ncfast and the fastest right contestant."""
     rows = []
     for entry in entries:
         mine, rivals = ours(entry), others(entry)
@@ -63,8 +64,40 @@ def _bold_below_one(rival: Result) -> str:
     return f"**{ratio}**" if rival["ratio_to_ncfast"]["median"] < 1 else ratio
 
 
+def glance(reports: Mapping[str, Any]) -> str:
+    """One row per file and operation: the time of the fastest right contestant over ncfast's."""
+    rows = []
+    for name, report in reports.items():
+        for operation, entries in report.get("operations", {}).items():
+            best = [others(entry)[0] for entry in entries if ours(entry) and others(entry)]
+            found = sorted(rival["ratio_to_ncfast"]["median"] for rival in best)
+            if found:
+                middle = f"{statistics.median(found):.2f}"
+                faster = str(sum(ratio >= 1 for ratio in found))
+                ends = [f"{found[0]:.2f}", middle, f"{found[-1]:.2f}"]
+                rows.append([operation, f"`{name}`", str(len(found)), faster, *ends])
+    titles = ["operation", "file", "cases", "ncfast fastest", "least", "median", "largest"]
+    return text.table(titles, rows, 2)
+
+
+def wrong_counts(reports: Mapping[str, Any]) -> str:
+    """One row per operation: results of ncfast and of others that were wrong, and of how many."""
+    counts: dict[str, list[int]] = {}
+    for _, operation, entry in every(reports):
+        line = counts.setdefault(operation, [0, 0, 0, 0])
+        for result in ran(entry):
+            first = 0 if result["kind"] == "ncfast" else 2
+            line[first] += not result["ok"]
+            line[first + 1] += 1
+    rows = [
+        [operation, f"{mine} of {own}", f"{theirs} of {all_theirs}"]
+        for operation, (mine, own, theirs, all_theirs) in counts.items()
+    ]
+    return text.table(["operation", "ncfast wrong", "others wrong"], rows)
+
+
 def losses(reports: Mapping[str, Any]) -> str:
-    """Every case in which somebody who is right is faster than ncfast."""
+    """All cases in which a right contestant is faster than ncfast."""
     rows = []
     for name, operation, entry in every(reports):
         for rival in others(entry):
@@ -86,14 +119,14 @@ def losses(reports: Mapping[str, Any]) -> str:
 
 
 def _clear(rival: Result) -> str:
-    """Whether the quartiles of the ratio leave a doubt."""
+    """Whether the quartiles of the ratio show a clear difference."""
     if rival["rounds"] < 3:
         return text.plural(rival["rounds"], "round") + " only"
     return "clearly" if rival["ratio_to_ncfast"]["quartiles"][1] < 1 else "within the noise"
 
 
 def wrong(reports: Mapping[str, Any]) -> str:
-    """Every contestant whose error is over its budget, with the time it took for that."""
+    """All results with an error over their budget, with their times."""
     rows = []
     for name, operation, entry in every(reports):
         mine = ours(entry)
@@ -110,7 +143,7 @@ def wrong(reports: Mapping[str, Any]) -> str:
 
 
 def absent(reports: Mapping[str, Any]) -> str:
-    """Who did not run, and why."""
+    """Contestants that did not run, and the reasons."""
     reasons: dict[tuple[str, str, str], int] = {}
     for _, operation, entry in every(reports):
         for result in entry["results"]:
@@ -124,7 +157,7 @@ def absent(reports: Mapping[str, Any]) -> str:
 
 
 def in_full(entry: Entry) -> str:
-    """Everyone who ran on one case, folded away."""
+    """All contestants of one case, folded away."""
     rows = [
         [
             result["contestant"] + ("" if result["ok"] else " (wrong)"),
@@ -143,4 +176,4 @@ def in_full(entry: Entry) -> str:
     counts = [text.size(entry["bytes"])] if entry["bytes"] else []
     counts += [f"{entry['flops']:.1e} operations"] if entry["flops"] else []
     head = text.case(entry["case"]) + (": " if counts else "") + ", ".join(counts)
-    return f"<details><summary>{head}</summary>\n\n{body}\n\n</details>"
+    return text.folded(head, body)

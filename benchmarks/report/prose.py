@@ -1,14 +1,23 @@
-"""What the performance page says in words: how to read it, never what came out."""
+"""Texts of the performance page: they explain how to read its tables."""
 
 HEAD = """# Performance
 
-Every number, table and figure here is made by `python -m ncfast.benchmarks.page` from the JSON
-files in `benchmarks/results`; nothing is typed. A contestant is timed only after its result was
-compared with float64 in the same run. The error stands beside the time; who is off by more than
-allowed counts as wrong, however fast, and takes part in no ratio. Contestants run in turn, round
-after round; a ratio is the median of the ratios within a round, with quartiles in brackets, and is
-above one where ncfast is faster. "cold" means that the inputs rotate through more memory than the
-last cache holds."""
+How fast is ncfast against plain torch and other libraries, where is it slower, and whose results
+are wrong? `python -m ncfast.benchmarks.page` writes this page from the JSON files in
+`benchmarks/results`. Pages with further measurements are [listed at the end](#other-pages)."""
+
+GLANCE = """Time of the fastest right contestant over that of ncfast. A value above one means that
+ncfast is faster. Every case counts once; its contestants are under the heading of the operation."""
+
+WRONG = (
+    """A result whose error is larger than allowed counts as wrong, and takes part in no ratio."""
+)
+
+METHOD = """## How it was measured
+
+A contestant is timed only after its result was compared with float64 in the same run. Contestants
+run in turn, round after round. A ratio is the median of the ratios within a round, with quartiles
+in brackets. "cold" means that the inputs rotate through more memory than the last cache holds."""
 
 RERUN = """## Rerun it
 
@@ -22,40 +31,40 @@ $ python -m ncfast.benchmarks.scaling --out scaling.json
 $ python -m ncfast.benchmarks.streaming FOLDER --gib 28 --out streaming.json
 $ python -m ncfast.benchmarks.projection --out projection.json
 $ python -m ncfast.benchmarks.page
-$ bash benchmarks/evidence.sh                     # and what the other pages claim: hours
+$ bash benchmarks/evidence.sh                     # and the other pages: hours
 ```
 
-Times depend on the machine; ratios less so. `benchmarks/operations` has every contestant, a file
-an operation. The machine must be idle: what else runs on it is not seen in the errors, but in the
+Times depend on the machine, ratios less so. `benchmarks/operations` holds all contestants, one file
+per operation. The machine must be idle: other programs do not change the errors, but they widen the
 quartiles."""
 
-ROOFLINE = """Cold cases alone. Operations are those of the plain algorithm (for neighbours: all
-pairs), so what leaves most of them out may stand above the roof. The ceilings drawn are those of
-the latest call: a case that was measured in another call, when memory answered faster, may stand
-above them, too. Shares of the ceiling refer to the ceilings of their own call."""
+ROOFLINE = """The figure shows cold cases. The number of operations is that of the plain algorithm
+(for neighbours: all pairs), so an algorithm that skips most of them may be above the roof. The
+lines are the limits of the latest call. A case of an earlier call, with faster memory, may be
+above them, too. Shares of the limit in the tables refer to the limits of their own call."""
 
-SCALING = """The exponent is the slope of a straight line through the logarithms of time and size,
-over the larger half of the points; one is linear. Every point was checked against float64 first,
-and the plain read of the same features, `feats.sum()`, was timed in the same rounds."""
+SCALING = """The exponent is the slope of a line through the logarithms of time and size, over the
+larger half of the points. An exponent of one means linear growth. Every point was checked against
+float64 first. The plain read is `feats.sum()` on the same features, timed in the same rounds."""
 
-STREAMING = """The file does not fit in memory: chunks are mapped by `np.memmap`, passed to
-`class_moments` and merged. The page cache was emptied of it before either pass. Anonymous memory is
-what the process cannot give back; mapped pages of the file belong to the kernel, which may drop
-them. The truth was summed in float64 from the same numbers while the file was written."""
+STREAMING = """The file does not fit in memory. Chunks are mapped by `np.memmap`, passed to
+`class_moments` and merged. The page cache held no part of the file before either pass. Anonymous
+memory cannot be released without swapping; mapped pages of the file belong to the kernel, which may
+drop them. The reference was summed in float64 while the file was written."""
 
 PROJECTION = """## Projection to a cluster
 
-**Computed, not measured**: no cluster was at hand. Bytes follow from the layout that is sent (tests
-compare them with real packed states); seconds are the bytes a rank receives over the nominal
-bandwidth of its link in one direction, without latency, congestion or the merging itself."""
+**Computed, not measured**: no cluster was available. Bytes follow from the layout of the messages;
+tests compare them with real packed states. Seconds are the bytes that a rank receives over the
+nominal bandwidth of its link in one direction, without latency, congestion and merging."""
 
 OTHER_PAGES = {
     "accuracy.md": "errors at every level of collapse",
-    "cpu-backend.md": "class moments on a CPU in many more shapes, and what bounds them",
-    "metrics.md": "the whole suite against the public way",
-    "neighbors.md": "nearest neighbours and KSG cell by cell, the engines against each other",
-    "information.md": "estimators of information, their bias",
-    "tracking.md": "what tracking costs beside a training step",
+    "cpu-backend.md": "class moments on a CPU in many more shapes, and their limits",
+    "metrics.md": "all metrics against public code",
+    "neighbors.md": "nearest neighbours and KSG by cell, and the engines compared",
+    "information.md": "estimators of information, their bias and speed",
+    "tracking.md": "the cost of tracking beside a training step",
     "experiments.md": "replicas in one program",
     "gpu-backend.md": "the Triton kernels",
 }

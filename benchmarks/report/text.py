@@ -1,8 +1,9 @@
-"""Numbers and tables as Markdown."""
+"""Writes numbers and tables as Markdown, and tables into the pages of docs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ncfast.benchmarks.table import duration
@@ -23,6 +24,25 @@ def table(
     lines = ["| " + " | ".join(titles) + " |", "|" + "|".join(rule) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def write_between(page: Path, name: str, content: str) -> None:
+    """Replace the content between ``<!-- table: NAME -->`` and the next ``<!-- end -->``.
+
+    Raises:
+        ValueError: the page does not hold exactly one such marker, or no end after it.
+    """
+    opening, closing = f"<!-- table: {name} -->", "<!-- end -->"
+    before, *rest = page.read_text().split(opening)
+    if len(rest) != 1 or closing not in rest[0]:
+        raise ValueError(f"Expected {page} to hold {opening} once, and {closing} after it.")
+    after = rest[0].partition(closing)[2]
+    page.write_text(f"{before}{opening}\n{content}\n{closing}{after}")
+
+
+def folded(summary: str, content: str) -> str:
+    """Content that a reader unfolds by a click on the summary."""
+    return f"<details><summary>{summary}</summary>\n\n{content}\n\n</details>"
 
 
 def case(sizes: Mapping[str, Any]) -> str:

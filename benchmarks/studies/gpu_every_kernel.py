@@ -1,4 +1,4 @@
-"""Every Triton kernel once on small shapes, for compute-sanitizer to watch.
+"""Runs every Triton kernel once on small shapes, for compute-sanitizer.
 
 compute-sanitizer --tool racecheck python benchmarks/studies/gpu_every_kernel.py
 TRITON_INTERPRET=1 python benchmarks/studies/gpu_every_kernel.py --rehearse     on a CPU
@@ -12,12 +12,14 @@ import torch
 from gpu_timing import Bench, features
 from torch import Tensor
 
+from ncfast import ClassMoments
 from ncfast.information.neighbors import triton_sweep
 from ncfast.ops import moments as passes
 from ncfast.ops.decisions import STACKED_DECISIONS
 from ncfast.ops.grouping import build
 from ncfast.ops.projection import PROJECTION
 from ncfast.ops.scatter import SCATTER
+from ncfast.ops.update import UPDATE
 
 # (N, D, K): the launch for tiny inputs, the planned path, more columns than a tile, many classes
 SIZES = [(1000, 200, 10), (9000, 64, 40), (600, 4100, 7), (3000, 24, 1500)]
@@ -26,7 +28,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def every_kernel(bench: Bench, count: int, dim: int, k: int, dtype: torch.dtype) -> list[Tensor]:
-    """Results of moments by both paths, projections, scatter, decisions and neighbours."""
+    """Results of moments by both paths, an update, projections, scatter, decisions, neighbours."""
     feats, labels = features(bench, count, dim, k, dtype)
     means = passes.reference(feats, labels, k).means
     weight = means - means.mean(0)
@@ -34,7 +36,13 @@ def every_kernel(bench: Bench, count: int, dim: int, k: int, dtype: torch.dtype)
     vectors = torch.linalg.qr(weight[: min(k - 1, dim, 31)].T).Q.T.contiguous()
     points = feats[:400, :3].float()
     halves = [points[:, :1].contiguous(), points[:, 1:].contiguous()]
+    state = ClassMoments.empty(k, dim, feats.device)
+    total = torch.zeros(dim, dim, dtype=torch.float64, device=feats.device)
+    for _ in range(2):
+        UPDATE.on_device(feats, labels, state, scatter=total)
     return [
+        state.means,
+        total,
         passes.compute(feats, labels, k).within_ss,
         passes.planned(feats, build(labels, k)).within_ss,
         PROJECTION.on_device(feats, labels, means, vectors),

@@ -1,11 +1,11 @@
-"""The Triton backend against a plain read of the same matrix and against torch, on a GPU.
+"""Compares the Triton backend with a plain read of the same matrix and with torch, on a GPU.
 
     python benchmarks/studies/gpu_moments.py [--quick]
     TRITON_INTERPRET=1 python benchmarks/studies/gpu_moments.py --rehearse     on a CPU, no times
 
 A case is timed only after its result passed against float64 (1e-6 for the sum of squares), gave
 the same bits in 20 runs and did not synchronise. Times are medians of CUDA events with a cold L2;
-"python" is wall time per call, many calls in a row. Predictions are bytes over the read bandwidth
+"python" is wall time per call over many calls. Predictions are bytes over the read bandwidth
 measured in the same run. Second reads and neighbours are in gpu_second_read.py. Writes
 benchmarks/results/<device>-kernels.json and .md.
 """

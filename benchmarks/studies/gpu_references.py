@@ -1,4 +1,4 @@
-"""What the Triton backend is measured against, and the float64 truth. Any device."""
+"""Contestants of the Triton backend, and the float64 reference, for any device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ncfast.ops import moments as passes
 
-_BLOCK = 1 << 24  # entries converted to float64 at once
+_BLOCK = 1 << 24  # number of entries that are converted to float64 at once
 
 
 def truth(feats: Tensor, labels: Tensor, k: int) -> float:
@@ -18,7 +18,7 @@ def truth(feats: Tensor, labels: Tensor, k: int) -> float:
     rows = max(1, _BLOCK // feats.shape[1])
     blocks = list(zip(feats.split(rows), labels.split(rows), strict=True))
     sums = torch.zeros(k, feats.shape[1], dtype=torch.float64, device=feats.device)
-    pivot = feats[0].double()  # any common shift keeps the means exact enough
+    pivot = feats[0].double()  # a common shift keeps the means accurate enough
     for block, label in blocks:
         sums.index_add_(0, label, block.double() - pivot)
     means = pivot + sums / torch.bincount(labels, minlength=k).clamp(min=1)[:, None]
@@ -26,7 +26,7 @@ def truth(feats: Tensor, labels: Tensor, k: int) -> float:
 
 
 def authors(feats: Tensor, labels: Tensor, k: int) -> Tensor:
-    """E[x^2] - E[x]^2 in float32, the whole matrix at once, as published code has it.
+    """E[x^2] - E[x]^2 in float32 on the whole matrix, as in published code.
 
     Kept as a measure of speed alone: on collapsed features its result is meaningless.
     """
@@ -47,7 +47,7 @@ def authors_batched(feats: Tensor, labels: Tensor, k: int, batch: int = 512) -> 
 
 
 def two_pass(feats: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Class means by index_add_, then the residuals: the obvious stable expression."""
+    """Class means by index_add_, then the residuals: the usual stable form."""
     counts = torch.zeros(k, device=feats.device).index_add_(
         0, labels, torch.ones_like(labels, dtype=torch.float32)
     )
@@ -82,7 +82,7 @@ def ncfast_reference(feats: Tensor, labels: Tensor, k: int) -> object:
 
 
 def contention(feats: Tensor, labels: Tensor, k: int) -> Tensor:
-    """index_add_ alone: what atomics cost when classes are few."""
+    """index_add_ alone, for the cost of atomics with few classes."""
     return feats.new_zeros(k, feats.shape[1]).index_add_(0, labels, feats)
 
 

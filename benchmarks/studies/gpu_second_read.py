@@ -1,4 +1,4 @@
-"""Second reads and nearest neighbours on a GPU, each held to float64 before it is timed."""
+"""Checks second reads and nearest neighbours on a GPU against float64, and times them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NEIGHBOURS = 5
 
 
 def second_read_cases(bench: Bench, read_gb_s: float, *, quick: bool) -> list[dict[str, Any]]:
-    """Projection on K - 1 directions, scatter, and decisions, beside their references."""
+    """Projection on K - 1 directions, scatter and decisions, with their references."""
     sizes = REHEARSAL if bench.rehearse else QUICK if quick else SIZES
     return [
         row
@@ -78,7 +78,7 @@ def _verified(
 ) -> dict[str, Any]:
     found, expected = fast(), plain()
     if label == "decisions":
-        # where two scores are equal but for float64 rounding, either is right
+        # If two scores differ only by float64 rounding, both decisions are right.
         error = float((found != expected).double().mean())
         bound = 1e-7
     else:
@@ -90,7 +90,7 @@ def _verified(
 
 
 def neighbour_cases(bench: Bench, *, quick: bool) -> list[dict[str, Any]]:
-    """k nearest rows, beside torch.cdist with topk and, where it is installed, FAISS."""
+    """k nearest rows, with torch.cdist and topk and, if installed, FAISS."""
     clouds = [(60, 3, 1e-4)] if bench.rehearse else CLOUDS[:2] if quick else CLOUDS
     return [_neighbours(bench, *cloud) for cloud in clouds]
 
@@ -113,7 +113,7 @@ def _neighbours(bench: Bench, count: int, dim: int, level: float) -> dict[str, A
 
 
 def _same_as_brute_force(x: Tensor) -> None:
-    """The first rows against float64 scores of all."""
+    """Check the first rows against float64 scores of all rows."""
     distances, _, _ = triton_sweep.knn(x, NEIGHBOURS, "l2", None)
     some = torch.arange(min(256, len(x)), device=x.device)
     scores = brute.scores(x[some].double(), x.double(), "l2")
@@ -124,7 +124,7 @@ def _same_as_brute_force(x: Tensor) -> None:
 
 
 def _in_float32(x: Tensor) -> Callable[[], object]:
-    """The kernel on float32 points: what the exactness of float64 costs."""
+    """The kernel on float32 points, for the cost of float64."""
     from ncfast.kernels.neighbors import nearest_rows
 
     points = x.T.contiguous()[None]

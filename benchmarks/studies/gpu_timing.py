@@ -1,4 +1,4 @@
-"""How things are timed on a GPU, and the inputs they are timed on."""
+"""Timing on a GPU, and the inputs for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FLUSH_BYTES = 256 << 20  # several times the largest L2
 
 
 class Bench:
-    """Where things run, and how they are timed there."""
+    """The device, and its timing."""
 
     def __init__(self, rehearse: bool) -> None:
         self.rehearse = rehearse
@@ -23,7 +23,7 @@ class Bench:
         )
 
     def milliseconds(self, call: Callable[[], object], repeats: int = 21) -> float:
-        """Median of device time, every call with a cold L2."""
+        """Median device time of calls with a cold L2."""
         if self.rehearse:
             call()
             return float("nan")
@@ -41,7 +41,7 @@ class Bench:
         return statistics.median(start.elapsed_time(stop) for start, stop in spans)
 
     def python_milliseconds(self, call: Callable[[], object], calls: int = 300) -> float:
-        """Wall time of one call among many, the queue of the device included."""
+        """Wall time per call of many calls, with the queue of the device."""
         if self.rehearse:
             return float("nan")
         call()
@@ -53,7 +53,7 @@ class Bench:
         return (time.perf_counter() - begin) / calls * 1e3
 
     def graph_milliseconds(self, call: Callable[[], object]) -> float:
-        """Device time of a replay, from 100 of them in a row: what is read is in the L2."""
+        """Device time per replay of 100 in a row, with inputs in the L2."""
         if self.rehearse:
             return float("nan")
         call()
@@ -74,7 +74,7 @@ def features(
 
 
 def must_not_change(bench: Bench, name: str, call: Callable[[], tuple[Tensor, ...]]) -> None:
-    """Fail where 20 runs differ in a bit, or one of them synchronises with the host."""
+    """Fail if 20 runs differ in a bit, or one of them synchronises with the host."""
     first = call()
     if not bench.rehearse:
         torch.cuda.set_sync_debug_mode("error")

@@ -1,4 +1,4 @@
-"""Bias of the estimators against the true value and the dimension: a figure and its numbers.
+"""Measures the bias of the estimators by true value and dimension, and draws it.
 
     python benchmarks/studies/information_bias.py
 
@@ -47,7 +47,7 @@ def information(method, truth, dim):
 
 
 def channel(truth, dim):
-    """The same pair as a channel: y = x + noise, told apart by one class."""
+    """The same pair as a channel y = x + noise, with a single class."""
     if truth == 0:
         return 0.0
 

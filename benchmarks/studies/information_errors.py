@@ -1,13 +1,13 @@
-"""How often value +- 1.96 stderr holds the mean of the estimator: numbers, a table and a figure.
+"""Measures how often value +- 1.96 stderr covers the mean of the estimator.
 
     OMP_NUM_THREADS=1 nice python benchmarks/studies/information_errors.py      # 15 minutes
     python benchmarks/studies/information_errors.py --page                      # from the numbers
 
-Each cell, an estimator with a distribution, k and N, is repeated on new draws. Coverage is the
-share of intervals that hold the mean of all values; width is the mean interval over the exact one,
-the standard deviation of the values. Cells that benchmarks/results/information_errors.json holds
-with as many repetitions are kept. Writes that file, the table of docs/information.md between the
-markers, and docs/images/information-errors.png.
+A cell is an estimator with a distribution, k and N. It is repeated on new draws. Coverage is the
+share of intervals that contain the mean of all values. Width is the mean standard error over the
+standard deviation of the values. Cells in benchmarks/results/information_errors.json with enough
+repetitions are not measured again. Writes that file, a table of docs/information.md, and
+docs/images/information-errors.png.
 """
 
 import argparse
@@ -24,14 +24,14 @@ import torch
 
 import ncfast
 from ncfast.benchmarks import results_file
+from ncfast.benchmarks.report import text
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = results_file.folder() / "information_errors.json"
-OPENING, CLOSING = "<!-- table: benchmarks/studies/information_errors.py -->", "<!-- end -->"
-# N and k: the cheap ones first, then what rounds them off
+# (N, k), the cheap ones first
 SIZES = [
     (30, 3),
     (30, 5),
@@ -147,7 +147,13 @@ def run(repeats):
 
 
 def table(cells):
-    """Coverage in % and width of every cell, a line for each task and k."""
+    """The range over all cells, and folded away the coverage in % and the width of each."""
+    known = [cell for cell in cells if cell["width"] is not None]
+    coverage, width = ([cell[name] for cell in known] for name in ("coverage", "width"))
+    head = (
+        f"Over {len(known)} cells the coverage is {min(coverage):.0%} to {max(coverage):.0%}, and "
+        f"the width {min(width):.1f} to {max(width):.1f} times the exact one."
+    )
     found = {key(cell): cell for cell in cells}
     counts = sorted({cell["N"] for cell in cells})
     lines = ["| | k | " + " | ".join(f"N = {count:,}" for count in counts) + " |"]
@@ -161,7 +167,7 @@ def table(cells):
             ]
             if any(row):
                 lines.append(f"| {task} | {k} | " + " | ".join(texts) + " |")
-    return "\n".join(lines)
+    return f"{head}\n\n{text.folded('All cells', chr(10).join(lines))}"
 
 
 def _text(cell):
@@ -190,7 +196,7 @@ def figure(cells):
         axis.set_xlabel("samples N")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].axhline(0.9, color="0.5", linewidth=1)
-    axes[0].set(title="value ± 1.96 stderr holds the estimator's mean", ylim=(0.8, 1.005))
+    axes[0].set(title="value ± 1.96 stderr covers the estimator's mean", ylim=(0.8, 1.005))
     axes[0].set_yticks([0.8, 0.85, 0.9, 0.95, 1.0])
     axes[0].yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
     axes[1].axhline(2, color="0.5", linewidth=1)
@@ -204,20 +210,17 @@ def figure(cells):
 def page():
     cells = json.loads(RESULTS.read_text())
     figure(cells)
-    text = table(cells)
-    path = ROOT / "docs/information.md"
-    if results_file.folder() != results_file.OURS:
-        print(text)
-        return
-    before, _, rest = path.read_text().partition(OPENING)
-    after = rest.partition(CLOSING)[2]
-    path.write_text(f"{before}{OPENING}\n\n{text}\n\n{CLOSING}{after}")
+    content = table(cells)
+    if results_file.folder() == results_file.OURS:
+        text.write_between(ROOT / "docs/information.md", "standard errors", content)
+    else:
+        print(content)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=200)
-    parser.add_argument("--page", action="store_true", help="only the table and the figure")
+    parser.add_argument("--page", action="store_true", help="write only the table and the figure")
     asked = parser.parse_args()
     warnings.simplefilter("ignore", ncfast.EstimateWarning)
     torch.set_num_threads(1)

@@ -1,12 +1,11 @@
-"""The same inputs through ncfast and four public packages, side by side with the truth.
+"""Compares ncfast with four public packages on inputs of known information.
 
     pip install ncfast[bench]
     python benchmarks/studies/information_rivals.py
 
-The inputs are those on which estimators by neighbours have been reported wrong: ties, counts,
-zeros, roundings, repeated rows, offsets, heavy tails, many columns. k = 5, and every package as it
-is called by default. A value that carries a warning has an asterisk. Writes
-benchmarks/results/information_rivals.json and the table of docs/information.md.
+Estimators by neighbours have been reported to fail on these inputs: ties, counts, zeros, roundings,
+repeated rows, offsets, heavy tails, many columns. Every package is called with k = 5 and its
+defaults. Writes benchmarks/results/information_rivals.json and a table of docs/information.md.
 """
 
 import json
@@ -14,14 +13,16 @@ import math
 import warnings
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import torch
-from information_warnings import ROOT, write_between
 
 import ncfast
 from ncfast.benchmarks import known_information, results_file
+from ncfast.benchmarks.report import text
 
+ROOT = Path(__file__).resolve().parents[2]
 K = 5
 
 
@@ -187,9 +188,13 @@ def value_of(call, blocks):
 def cell(found, truth):
     if found["value"] is None:
         return found["error"]
-    text = f"{found['value']:.3f}" + ("\\*" if found["warnings"] else "")
-    far = not abs(found["value"] - truth) <= max(0.05, 0.1 * truth)
-    return f"**{text}**" if far else text
+    shown = f"{found['value']:.3f}" + ("\\*" if found["warnings"] else "")
+    return f"**{shown}**" if wrong(found, truth) else shown
+
+
+def wrong(found, truth):
+    """Off by more than 10 % and 0.05 nats."""
+    return not abs(found["value"] - truth) <= max(0.05, 0.1 * truth)
 
 
 def markdown(rows):
@@ -200,6 +205,17 @@ def markdown(rows):
     for row in rows:
         cells = [cell(row["found"][name], row["truth"]) for name in PACKAGES]
         lines.append(f"| {row['case']} | {row['truth']:.3f} | " + " | ".join(cells) + " |")
+    return f"{overview(rows)}\n\n{text.folded('All inputs', chr(10).join(lines))}"
+
+
+def overview(rows):
+    """How often each package is wrong, how often it warns then, and on how many inputs it runs."""
+    lines = ["| | " + " | ".join(PACKAGES) + " |", "|---|" + "--:|" * len(PACKAGES)]
+    ran = {name: [r for r in rows if r["found"][name]["value"] is not None] for name in PACKAGES}
+    off = {name: [r for r in ran[name] if wrong(r["found"][name], r["truth"])] for name in ran}
+    warned = {name: [r for r in off[name] if r["found"][name]["warnings"]] for name in off}
+    for title, chosen in (("inputs", ran), ("wrong", off), ("wrong, with a warning", warned)):
+        lines.append(f"| {title} | " + " | ".join(str(len(chosen[n])) for n in PACKAGES) + " |")
     return "\n".join(lines)
 
 
@@ -216,10 +232,10 @@ def main():
     table = markdown(rows)
     print(table)
     about = {"versions": {name: version(name) for name in PACKAGES}, "k": K, "rows": rows}
-    text = json.dumps(about, indent=1, ensure_ascii=False)
-    (results_file.folder() / "information_rivals.json").write_text(text + "\n")
+    report = json.dumps(about, indent=1, ensure_ascii=False)
+    (results_file.folder() / "information_rivals.json").write_text(report + "\n")
     if results_file.folder() == results_file.OURS:
-        write_between(ROOT / "docs/information.md", "table: other packages", table)
+        text.write_between(ROOT / "docs/information.md", "other packages", table)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Information of discrete, mixed and rounded columns against the truth: numbers and a table.
+"""Estimates the information of discrete, mixed and rounded columns with known truth.
 
     OMP_NUM_THREADS=1 nice python benchmarks/studies/information_ties.py      # 3 minutes
 
 Every pair and triple of `ncfast.benchmarks.tied_information` is drawn 20 times with N = 2,000 and
-estimated by default. Writes benchmarks/results/information_ties.json and the table of
-docs/information.md between the markers.
+estimated with default options. Writes benchmarks/results/information_ties.json and a table of
+docs/information.md.
 """
 
 import argparse
@@ -17,11 +17,11 @@ import torch
 
 import ncfast
 from ncfast.benchmarks import results_file
+from ncfast.benchmarks.report import text
 from ncfast.benchmarks.tied_information import PAIRS, TRIPLES
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = results_file.folder() / "information_ties.json"
-OPENING, CLOSING = "<!-- table: benchmarks/studies/information_ties.py -->", "<!-- end -->"
 COUNT = 2000
 
 
@@ -57,14 +57,13 @@ def run(draws):
 def table(found):
     rows = found["cases"]
     worst = max(rows, key=lambda row: abs(row["mean"] - row["truth"]))
-    lines = [
+    head = (
         f"{len(rows)} kinds, N = {found['N']:,}, k = {found['k']}, {found['draws']} draws each. "
         f"Largest difference between the mean and the truth: "
         f"{worst['mean'] - worst['truth']:+.3f} nats ({worst['case']}). "
-        f"Smallest share of draws within 3 stderr: {min(row['within'] for row in rows):.0%}.",
-        "",
-        "<details><summary>All kinds</summary>",
-        "",
+        f"Smallest share of draws within 3 stderr: {min(row['within'] for row in rows):.0%}."
+    )
+    lines = [
         "| | truth | mean | spread | stderr | within 3 stderr | method |",
         "|---|--:|--:|--:|--:|--:|---|",
     ]
@@ -75,18 +74,15 @@ def table(found):
         lines.append(
             f"| {given}{row['case']} | {numbers} | {row['within']:.0%} | {row['method']} |"
         )
-    return "\n".join([*lines, "", "</details>"])
+    return f"{head}\n\n{text.folded('All kinds', chr(10).join(lines))}"
 
 
 def page():
-    text = table(json.loads(RESULTS.read_text()))
-    path = ROOT / "docs/information.md"
-    if results_file.folder() != results_file.OURS:
-        print(text)
-        return
-    before, _, rest = path.read_text().partition(OPENING)
-    after = rest.partition(CLOSING)[2]
-    path.write_text(f"{before}{OPENING}\n\n{text}\n\n{CLOSING}{after}")
+    content = table(json.loads(RESULTS.read_text()))
+    if results_file.folder() == results_file.OURS:
+        text.write_between(ROOT / "docs/information.md", "equal values", content)
+    else:
+        print(content)
 
 
 if __name__ == "__main__":

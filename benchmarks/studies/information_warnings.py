@@ -1,12 +1,12 @@
-"""How often a wrong estimate carries a warning, and a right one: rates, a table and a figure.
+"""Measures how often wrong estimates carry a warning, and how often right ones do.
 
     OMP_NUM_THREADS=1 nice python benchmarks/studies/information_warnings.py        # 10 minutes
     python benchmarks/studies/information_warnings.py --draws 1 0 --ranks 1 0       # seconds
 
 Every distribution of `ncfast.benchmarks.known_information` is drawn several times. The thresholds
-are fitted on half of the distributions and judged on the other half; those of the package stand in
-ncfast/information/caveats.py. Writes benchmarks/results/information_warnings.json, the tables of
-docs/information.md between the markers, and docs/images/information-warnings.png.
+of the warnings are fitted on half of the distributions and judged by the other half. The thresholds
+in use are in ncfast/information/caveats.py. Writes benchmarks/results/information_warnings.json,
+two tables of docs/information.md, and docs/images/information-warnings.png.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import torch
 
 import ncfast
 from ncfast.benchmarks import known_information, results_file
+from ncfast.benchmarks.report import text
 from ncfast.information import caveats, signals
 
 mpl.use("Agg")
@@ -32,15 +33,15 @@ import matplotlib.pyplot as plt
 ROOT = Path(__file__).resolve().parents[2]
 COUNTS = (1_000, 10_000)
 SPLIT_SEED, FIRST_DRAW = 15, 100
-ALARMS = 0.025  # half of what is allowed: the other half of the distributions has its own noise
+ALARMS = 0.025  # largest share of false warnings in the fit: half of the share that is allowed
 CONSTANTS = ("LINEAR", "RADII", "SQUARES", "TREND", "SHARE", "CONDITIONAL_SHARE")
 PACKAGE = tuple(getattr(caveats, name) for name in CONSTANTS)
-# three standard errors for the linear part, which has noise of its own at smaller N
+# Three standard errors for the linear signal, because its own noise is larger at small N.
 GRID = ((3.0,), (1.5, 2.0), (0.5, 1.0), (1.5, 2.0, 2.5), (0.1,), (0.15, 0.2))
 
 
 def estimate(task, count, seed):
-    """One draw, as a record of what came out."""
+    """The estimate for one draw, with its signals and warnings."""
     blocks = task.sample(count, seed)
     call = ncfast.mutual_information if len(blocks) == 2 else ncfast.conditional_mutual_information
     start = time.perf_counter()
@@ -54,7 +55,7 @@ def estimate(task, count, seed):
         "value": found.value,
         "stderr": found.stderr,
         "signals": dict(found.details),
-        "other": [text for text in found.warnings if text not in compared],
+        "other": [doubt for doubt in found.warnings if doubt not in compared],
         "seconds": time.perf_counter() - start,
     }
 
@@ -92,7 +93,7 @@ def by_rule(record, rule=PACKAGE):
 
 
 def rates(records, alarm):
-    """Shares of the wrong, of those on right tasks and of the independent that carry a warning."""
+    """Numbers of records with a warning: of wrong ones, of right ones, and of independent data."""
     right = right_tasks(records)
     kinds = {
         "wrong": [r for r in records if wrong(r)],
@@ -110,19 +111,19 @@ def share(entry):
 
 
 def fit(records):
-    """The rule of the grid that finds the most wrong ones with at most `ALARMS` of the others."""
+    """The rule that finds most wrong estimates with at most `ALARMS` false warnings."""
 
     def worth(rule):
         found = rates(records, lambda r: by_rule(r, rule))
         alarms = max(share(found["right"]), share(found["independent"]))
-        # ties go to the larger thresholds
+        # Of equal rules the one with larger thresholds is taken.
         return alarms <= ALARMS, share(found["wrong"]), sum(rule)
 
     return max(itertools.product(*GRID), key=worth)
 
 
 def halves():
-    """Names of the tasks to fit on and of those to judge by, half of each suite."""
+    """Names of the tasks to fit on and of the tasks to judge by, each half of every suite."""
     rng = np.random.default_rng(SPLIT_SEED)
     fitted, judged = [], []
     for suite in ("published", "further", "unrelated", "conditioned"):
@@ -134,7 +135,7 @@ def halves():
 
 
 def summary(records):
-    """A line a task and size."""
+    """The summary of each task and size."""
     lines = []
     for key in dict.fromkeys((r["task"], r["N"]) for r in records):
         group = [r for r in records if (r["task"], r["N"]) == key]
@@ -160,7 +161,7 @@ def summary(records):
 
 
 def rank_against_standardize(draws):
-    """Relative errors of the mean estimate over the published forty, by preprocessing."""
+    """Relative errors of the mean estimate on the forty published tasks, by preprocessing."""
     table = []
     for count, number in zip(COUNTS, draws, strict=True):
         for preprocess in ("standardize", "rank") if number else ():
@@ -208,13 +209,6 @@ def ranks_markdown(table):
         for row in table
     ]
     return "\n".join(lines)
-
-
-def write_between(page, marker, text):
-    """Replace what stands between the two markers."""
-    begin, end = f"<!-- {marker} -->", f"<!-- end of {marker} -->"
-    before, rest = page.read_text().split(begin)
-    page.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
 
 
 def figure(lines, judged, folder):
@@ -310,8 +304,8 @@ def main():
     figure(lines, judged, ROOT / "docs/images" if ours else folder)
     if ours:
         page = ROOT / "docs/information.md"
-        write_between(page, "table: rates of warnings", rates_markdown(found))
-        write_between(page, "table: preprocess", ranks_markdown(ranks))
+        text.write_between(page, "rates of warnings", rates_markdown(found))
+        text.write_between(page, "preprocess", ranks_markdown(ranks))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""The tables of docs/metrics.md: definitions from the catalogue, typical values from three samples.
+"""Writes the tables of docs/metrics.md: definitions, and typical values from three samples.
 
 python benchmarks/studies/metrics_table.py
 """
 
-import re
 from pathlib import Path
 
 import torch
@@ -43,7 +42,6 @@ def main():
     for stage, (feats, labels, weight, bias, ood) in samples():
         found = ncfast.collapse_metrics(feats, labels, weight=weight, bias=bias, ood_feats=ood)
         values[stage] = {name: float(value) for name, value in found.items()}
-    page = PAGE.read_text()
     for family in dict.fromkeys(name.split(".")[0] for name in CATALOGUE):
         rows = [
             [
@@ -58,14 +56,7 @@ def main():
             if name.split(".")[0] == family
         ]
         table = text.table(HEAD, rows, 4, 7)
-        pattern = f"(<!-- table: {family} -->\n).*?(<!-- end -->)"
-        page = re.sub(
-            pattern,
-            lambda found, table=table: f"{found[1]}{table}\n{found[2]}",
-            page,
-            flags=re.DOTALL,
-        )
-    PAGE.write_text(page)
+        text.write_between(PAGE, family, table)
 
 
 if __name__ == "__main__":

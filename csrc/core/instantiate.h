@@ -6,6 +6,7 @@
 
 #include "core/isa.h"
 #include "moments/accumulate.h"
+#include "moments/welford.h"
 #include "neighbors/scan.h"
 #include "neighbors/walk.h"
 #include "products/margins.h"
@@ -25,6 +26,7 @@
     const Kernels variable = {                                                              \
         name,                                                                               \
         NCFAST_EACH(accumulate),                                                            \
+        NCFAST_EACH(join),                                                                  \
         NCFAST_EACH(project),                                                               \
         &NCFAST_ISA::average_mean,                                                          \
         NCFAST_EACH(sum_squares),                                                           \

@@ -19,6 +19,21 @@ struct Run {
 // Adds the rows of a run to the state of their class and to the norms.
 using Accumulate = void (*)(const Run& run, ClassState& state, Norms& norms);
 
+// Where the deviations of a run go: panels as in PackedRows, of `depth` rows.
+struct Deviations {
+    double* panels;  // null: they are not kept
+    std::int64_t depth;
+    std::int64_t row;  // of the first deviation
+};
+
+// Adds the rows of a run to the state of their class one after another, in double.
+struct Joining {
+    Run run;
+    const double* next_mean;  // of the class to come, to be prefetched
+    Deviations deviations;
+};
+using Join = void (*)(const Joining& of, ClassState& state, Norms& norms);
+
 // Adds to sums[v] the square of <x - mean, vectors[v]> for every row x of the run.
 // `buffer` holds kProjectionRows * cols doubles.
 using Project = void (*)(const Run& run, const double* mean, const double* vectors,
@@ -69,6 +84,7 @@ struct SmallMatrix {
 struct Kernels {
     const char* name;
     Accumulate accumulate[4];  // indexed by Dtype
+    Join join[4];
     Project project[4];
     AverageMean average_mean;
     SumSquares sum_squares[4];

@@ -133,13 +133,61 @@ inline __attribute__((always_inline)) void store(C* to, V value) {
     std::memcpy(to, &value, sizeof(V));
 }
 
+// Converts floats to double. On x86 the instruction is named: gcc would convert quarters and join
+// them.
+inline __attribute__((always_inline)) VecD to_double(HalfF value) {
+#if NCFAST_VECTOR_BYTES == 64
+    return (VecD)_mm512_maskz_cvtps_pd(0xff, (__m256)value);
+#elif NCFAST_VECTOR_BYTES == 32
+    return (VecD)_mm256_cvtps_pd((__m128)value);
+#else
+    return __builtin_convertvector(value, VecD);
+#endif
+}
+
 // Converts a vector of float to two vectors of double.
 inline __attribute__((always_inline)) void widen_halves(VecF value, VecD& low, VecD& high) {
     HalfF halves[2];
     std::memcpy(halves, &value, sizeof(value));
-    low = __builtin_convertvector(halves[0], VecD);
-    high = __builtin_convertvector(halves[1], VecD);
+    low = to_double(halves[0]);
+    high = to_double(halves[1]);
 }
+
+// Loads kParts vectors of double from values of type T: as many as one load of T fills.
+template <class T>
+struct Doubles {
+    static constexpr int kParts = 2;
+    static inline __attribute__((always_inline)) void load_from(const T* x, VecD* out) {
+        widen_halves(load(x), out[0], out[1]);
+    }
+    static inline __attribute__((always_inline)) void load_part_from(const T* x, int count,
+                                                                     VecD* out) {
+        widen_halves(load_part(x, count), out[0], out[1]);
+    }
+};
+template <>
+struct Doubles<float> {  // widened as they are loaded: no vector is split
+    static constexpr int kParts = 1;
+    static inline __attribute__((always_inline)) void load_from(const float* x, VecD* out) {
+        out[0] = to_double(load_bits<HalfF>(x));
+    }
+    static inline __attribute__((always_inline)) void load_part_from(const float* x, int count,
+                                                                     VecD* out) {
+        VecD zeros;
+        widen_halves(load_part(x, count), out[0], zeros);
+    }
+};
+template <>
+struct Doubles<double> {
+    static constexpr int kParts = 1;
+    static inline __attribute__((always_inline)) void load_from(const double* x, VecD* out) {
+        out[0] = load(x);
+    }
+    static inline __attribute__((always_inline)) void load_part_from(const double* x, int count,
+                                                                     VecD* out) {
+        out[0] = load_part(x, count);
+    }
+};
 
 // Converts a vector to vectors of double; returns their number.
 inline __attribute__((always_inline)) int as_doubles(VecF value, VecD* out) {

@@ -32,6 +32,18 @@ struct Labels {
     std::int64_t stride;
 };
 
+// Calls f with the labels as integers of their own type.
+template <class F>
+auto visit(const Labels& labels, F f) {
+    switch (labels.type) {
+        case LabelType::i8: return f(static_cast<const std::int8_t*>(labels.data));
+        case LabelType::i16: return f(static_cast<const std::int16_t*>(labels.data));
+        case LabelType::i32: return f(static_cast<const std::int32_t*>(labels.data));
+        case LabelType::u8: return f(static_cast<const std::uint8_t*>(labels.data));
+        default: return f(static_cast<const std::int64_t*>(labels.data));
+    }
+}
+
 // The moments of one class so far. `mean` has `cols` entries, which are not read while count is 0.
 struct ClassState {
     std::int64_t count;

@@ -43,9 +43,11 @@ struct Fold {
     double delta_ss = 0;  // |segment mean - mean so far|^2
 };
 
-inline VecD load_double(const double* x) { return load_bits<VecD>(x); }
-inline VecD load_double(const float* x) {
-    return __builtin_convertvector(load_bits<HalfF>(x), VecD);
+template <class C>
+inline __attribute__((always_inline)) VecD load_double(const C* x) {
+    VecD value;
+    Doubles<C>::load_from(x, &value);
+    return value;
 }
 
 // Moves `mean` (width entries) to the mean of the class with the segment. `share` is the segment's

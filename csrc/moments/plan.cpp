@@ -82,13 +82,7 @@ void sort_rows(const Labels& labels, std::int64_t first, std::int64_t count,
                                static_cast<std::uint64_t>(num_classes)};
         sort_by(reader, count, num_classes, threads, plan);
     };
-    switch (labels.type) {
-        case LabelType::i8: return sort(static_cast<const std::int8_t*>(labels.data));
-        case LabelType::i16: return sort(static_cast<const std::int16_t*>(labels.data));
-        case LabelType::i32: return sort(static_cast<const std::int32_t*>(labels.data));
-        case LabelType::i64: return sort(static_cast<const std::int64_t*>(labels.data));
-        case LabelType::u8: return sort(static_cast<const std::uint8_t*>(labels.data));
-    }
+    visit(labels, sort);
 }
 
 }  // namespace ncfast

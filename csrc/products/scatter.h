@@ -33,20 +33,42 @@ void distances(const Matrix& feats, const std::int64_t* labels, const double* me
     }
 }
 
-// Adds the products of panel `right` with each panel up to it to total[left][right].
-void add_gram(const double* panels, std::int64_t depth, std::int64_t right, double* total,
-              std::int64_t stride) {
+// Computes the products of kLeft columns of one panel with all columns of another.
+inline __attribute__((always_inline)) void gram_tile(const double* left, const double* right,
+                                                     std::int64_t depth, VecD (&sums)[kLeft][2]) {
     constexpr int kWidth = kPanel<double>;
-    VecD sums[kLeft][2];
-    for (std::int64_t col = 0; col < (right + 1) * kWidth; col += kLeft) {
-        const double* left[kLeft];
-        const double* panel = panels + col / kWidth * kWidth * depth + col % kWidth;
-        for (int r = 0; r < kLeft; ++r) left[r] = panel + r;
-        tile_product<kWidth>(left, panels + right * kWidth * depth, depth, sums);
+    for (auto& row : sums) row[0] = row[1] = VecD{};
+    for (std::int64_t d = 0; d < depth; ++d) {
+        const VecD low = load(right + d * kWidth);
+        const VecD high = load(right + d * kWidth + kLanes<double>);
+#pragma GCC unroll 8
         for (int r = 0; r < kLeft; ++r) {
-            double* to = total + (col + r) * stride + right * kWidth;
-            store(to, load(to) + sums[r][0]);
-            store(to + kLanes<double>, load(to + kLanes<double>) + sums[r][1]);
+            const double value = left[d * kWidth + r];
+            sums[r][0] += low * value;
+            sums[r][1] += high * value;
+        }
+    }
+}
+
+// Adds the products of panel `right` with each panel up to it to total (cols, cols).
+void add_gram(const double* panels, std::int64_t depth, std::int64_t right, double* total,
+              std::int64_t cols) {
+    constexpr int kWidth = kPanel<double>;
+    const std::int64_t col = right * kWidth, width = least(kWidth, cols - col);
+    VecD sums[kLeft][2];
+    for (std::int64_t row = 0; row < least(col + kWidth, cols); row += kLeft) {
+        const double* left = panels + row / kWidth * kWidth * depth + row % kWidth;
+        gram_tile(left, panels + col * depth, depth, sums);
+        for (int r = 0; r < least(kLeft, cols - row); ++r) {
+            double* to = total + (row + r) * cols + col;
+            if (width == kWidth) {
+                store(to, load(to) + sums[r][0]);
+                store(to + kLanes<double>, load(to + kLanes<double>) + sums[r][1]);
+            } else {
+                double line[kWidth];
+                std::memcpy(line, sums[r], sizeof(line));
+                for (int k = 0; k < width; ++k) to[k] += line[k];
+            }
         }
     }
 }

@@ -15,7 +15,9 @@
 namespace ncfast {
 namespace {
 
-constexpr std::int64_t kBlockRows = 512;       // a panel of so many rows stays in L2
+constexpr std::int64_t kMostPanel = 16, kLineDoubles = 8;
+constexpr std::int64_t kOneThread = 1 << 22;   // products: waking a thread takes as long
+constexpr std::int64_t kMirrored = 32;         // rows and columns at once
 constexpr std::int64_t kPackRows = 64;         // per task
 constexpr std::int64_t kDistanceRows = 1024;   // per task
 constexpr std::int64_t kPairRows = 64;         // per task: sums stay close to their pilot
@@ -24,34 +26,66 @@ std::int64_t round_up(std::int64_t value, std::int64_t step) {
     return (value + step - 1) / step * step;
 }
 
+// Transposes the square from (row, col) of the upper triangle on into the lower one. It passes
+// through a buffer because rows a power of two apart push each other out of the cache.
+void mirror_square(std::int64_t row, std::int64_t col, std::int64_t cols, double* total) {
+    double square[kMirrored][kMirrored];
+    const std::int64_t height = std::min(kMirrored, cols - row);
+    const std::int64_t width = std::min(kMirrored, cols - col);
+    for (std::int64_t i = 0; i < height; ++i)
+        for (std::int64_t j = 0; j < width; ++j) square[j][i] = total[(row + i) * cols + col + j];
+    for (std::int64_t j = 0; j < width; ++j)
+        std::copy(square[j], square[j] + std::min(height, col + j - row),
+                  total + (col + j) * cols + row);
+}
+
 }  // namespace
+
+PackedRows::PackedRows(std::int64_t rows, std::int64_t cols)
+    : depth(std::min(rows, kGramRows)), cols(cols) {
+    const auto size = static_cast<std::size_t>(round_up(cols, kernels().products.panel) * depth);
+    memory_.reset(new double[size + kLineDoubles]);
+    const auto address = reinterpret_cast<std::uintptr_t>(memory_.get()) / sizeof(double);
+    data = memory_.get() + (kLineDoubles - address % kLineDoubles) % kLineDoubles;
+}
+
+void PackedRows::add_products(double* total, int threads) const {
+    const Products& use = kernels().products;
+    const std::int64_t number = (cols + use.panel - 1) / use.panel;
+    parallel_for(number, depth * cols * cols < kOneThread ? 1 : threads, [&](std::int64_t task) {
+        use.add_gram(data, depth, number - 1 - task, total, cols);  // the longest task first
+    });
+}
+
+void mirror(double* total, std::int64_t cols, int threads) {
+    const std::int64_t number = (cols + kMirrored - 1) / kMirrored;
+    parallel_for(number, cols * cols < kOneThread ? 1 : threads, [&](std::int64_t task) {
+        const std::int64_t col = (number - 1 - task) * kMirrored;
+        for (std::int64_t row = 0; row <= col; row += kMirrored)
+            mirror_square(row, col, cols, total);
+    });
+}
 
 void scatter(const Matrix& feats, const std::int64_t* labels, const double* means, double* total,
              int threads) {
-    const Products& use = kernels().products;
-    const std::int64_t cols = feats.cols, width = round_up(cols, use.panel);
-    std::vector<double> sums(static_cast<std::size_t>(width * width));
-    std::vector<double> panels(static_cast<std::size_t>(width * kBlockRows));
-    const auto pack = use.pack_deviations[static_cast<int>(feats.dtype)];
-    for (std::int64_t first = 0; first < feats.rows; first += kBlockRows) {
-        const std::int64_t depth = std::min(kBlockRows, feats.rows - first);
+    const std::int64_t cols = feats.cols;
+    const auto pack = kernels().products.pack_deviations[static_cast<int>(feats.dtype)];
+    std::fill(total, total + cols * cols, 0.0);
+    PackedRows packed(feats.rows, cols);
+    for (std::int64_t first = 0; first < feats.rows; first += kGramRows) {
+        packed.depth = std::min(kGramRows, feats.rows - first);
         Matrix block = feats;
         block.data = static_cast<const char*>(feats.data) +
                      first * feats.stride * static_cast<std::int64_t>(size_of(feats.dtype));
-        parallel_for((depth + kPackRows - 1) / kPackRows, threads, [&](std::int64_t task) {
-            std::vector<double> row(static_cast<std::size_t>(width));
+        parallel_for((packed.depth + kPackRows - 1) / kPackRows, threads, [&](std::int64_t task) {
+            std::vector<double> row(static_cast<std::size_t>(cols + kMostPanel));
             const std::int64_t begin = task * kPackRows;
-            pack(block, labels + first, means, begin, std::min(kPackRows, depth - begin), depth,
-                 row.data(), panels.data());
+            pack(block, labels + first, means, begin, std::min(kPackRows, packed.depth - begin),
+                 packed.depth, row.data(), packed.data);
         });
-        const std::int64_t number = width / use.panel;
-        parallel_for(number, threads, [&](std::int64_t task) {  // the longest task first
-            use.add_gram(panels.data(), depth, number - 1 - task, sums.data(), width);
-        });
+        packed.add_products(total, threads);
     }
-    for (std::int64_t i = 0; i < cols; ++i)
-        for (std::int64_t j = i; j < cols; ++j)
-            total[i * cols + j] = total[j * cols + i] = sums[static_cast<std::size_t>(i * width + j)];
+    mirror(total, cols, threads);
 }
 
 void own_distances(const Matrix& feats, const std::int64_t* labels, const double* means,

@@ -4,6 +4,8 @@
 // The bits of every result are independent of the number of threads.
 #pragma once
 
+#include <memory>
+
 #include "core/types.h"
 
 namespace ncfast {
@@ -22,6 +24,29 @@ void own_distances(const Matrix& feats, const std::int64_t* labels, const double
 void projected_ss(const Matrix& feats, const Labels& labels, std::int64_t num_classes,
                   const double* means, const double* vectors, std::int64_t num_vectors,
                   double* sums, int threads);
+
+// ---- products of packed rows ----
+
+constexpr std::int64_t kGramRows = 512;  // at most, so that a panel stays in L2
+
+// Rows packed for the products of all pairs of columns: panels of columns, row after row in each.
+struct PackedRows {
+    std::int64_t depth;  // rows
+    std::int64_t cols;
+    double* data;  // column c of row i is at (c / width * depth + i) * width + c % width
+
+    PackedRows(std::int64_t rows, std::int64_t cols);
+
+    // Adds the sum of the outer products of the rows to the upper triangle of total (cols, cols).
+    // Columns past the last one hold zeros.
+    void add_products(double* total, int threads) const;
+
+private:
+    std::unique_ptr<double[]> memory_;
+};
+
+// Copies the upper triangle of total (cols, cols) to the lower one.
+void mirror(double* total, std::int64_t cols, int threads);
 
 // ---- pairs of class means ----
 
@@ -144,7 +169,7 @@ struct Products {
     PackDeviations pack_deviations[4];  // indexed by Dtype
     Distances distances[4];
     void (*add_gram)(const double* panels, std::int64_t depth, std::int64_t right, double* total,
-                     std::int64_t stride);
+                     std::int64_t cols);
     // Pairs rows first .. first + count with the rows after them; lowers nearest (padded K).
     void (*pair_block)(const ClassMeans& of, std::int64_t first, std::int64_t count, PairSums& sums,
                        double* nearest);

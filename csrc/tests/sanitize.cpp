@@ -13,6 +13,7 @@
 #include "products/second_pass.h"
 #include "states.h"
 #include "tracker/norm.h"
+#include "update_shapes.h"
 
 using namespace ncfast;
 
@@ -186,7 +187,8 @@ int main() {
                                 static_cast<long>(c.rows), static_cast<long>(c.cols),
                                 static_cast<int>(dtype));
                 }
-        failures += check_all_neighbors() + check_states() + check_averages() + check_hostile();
+        failures += check_all_neighbors() + check_states() + check_averages() + check_updates() +
+                    check_hostile();
         std::printf("%s: done\n", each->name);
     }
     return failures == 0 ? 0 : 1;

@@ -30,42 +30,6 @@ void average_mean(const MeanStep& of, const double* past, double* row, double* r
          });
 }
 
-// Widens floats to double. For AVX-512 the instruction is named: gcc would convert quarters and
-// join them.
-inline __attribute__((always_inline)) VecD widened(HalfF value) {
-#if NCFAST_VECTOR_BYTES == 64
-    return (VecD)_mm512_cvtps_pd((__m256)value);
-#else
-    return __builtin_convertvector(value, VecD);
-#endif
-}
-
-// Loads one vector of T as kParts vectors of double.
-template <class T>
-struct Doubles {
-    static constexpr int kParts = 2;
-    static inline __attribute__((always_inline)) void load_from(const T* x, VecD* out) {
-        const VecF value = load(x);
-        HalfF halves[2];
-        std::memcpy(halves, &value, sizeof(value));
-        for (int p = 0; p < kParts; ++p) out[p] = widened(halves[p]);
-    }
-};
-template <>
-struct Doubles<float> {  // widened as they are loaded: no vector is split
-    static constexpr int kParts = 1;
-    static inline __attribute__((always_inline)) void load_from(const float* x, VecD* out) {
-        out[0] = widened(load_bits<HalfF>(x));
-    }
-};
-template <>
-struct Doubles<double> {
-    static constexpr int kParts = 1;
-    static inline __attribute__((always_inline)) void load_from(const double* x, VecD* out) {
-        out[0] = load(x);
-    }
-};
-
 // The sum of squares in double, in which the square of a float or a narrower number is exact.
 template <class T>
 double sum_squares(const void* data, std::int64_t count) {

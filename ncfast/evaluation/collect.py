@@ -1,59 +1,79 @@
-"""From arguments to accumulators, one for each layer, and from those to an `Evaluation`."""
+"""Makes an accumulator for each layer, and an `Evaluation` of what the accumulators hold."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor
 
-from ncfast import _ranks
 from ncfast.accumulator import Accumulator
+from ncfast.evaluation.classifier import Classifier
 from ncfast.evaluation.result import Evaluation
+from ncfast.metrics.catalogue import CATALOGUE
+
+_NO_CLASSIFIER = "needs a classifier"
 
 
-def all_reduced(accumulators: Mapping[str, Accumulator], group: dist.ProcessGroup | None) -> None:
-    """Merge every accumulator with those of the other ranks."""
-    for accumulator in accumulators.values():
-        accumulator.all_reduce(group)
+def accumulators_of(
+    classifiers: Mapping[str, Classifier | None],
+    num_classes: int,
+    metrics: str | Sequence[str],
+    **options: Any,
+) -> tuple[dict[str, Accumulator], dict[str, str]]:
+    """An accumulator for each layer, and the keys that a layer without classifier cannot have.
+
+    Args:
+        classifiers: by layer, weight and bias, or None.
+        num_classes: K.
+        metrics: as for `Accumulator`.
+        **options: of `Accumulator`.
+    """
+    made: dict[str, Accumulator] = {}
+    missing: dict[str, str] = {}
+    by_name = [] if isinstance(metrics, str) else list(metrics)
+    for layer, classifier in classifiers.items():
+        chosen: str | Sequence[str] = metrics
+        if classifier is None and any(classifiers.values()):
+            # asked for by name, and had by another layer
+            out = [id_ for id_ in by_name if id_ in CATALOGUE and _reads_classifier(id_)]
+            missing |= {f"{layer}/{id_}": _NO_CLASSIFIER for id_ in out}
+            chosen = [id_ for id_ in by_name if id_ not in out] if out else metrics
+        weight, bias = classifier if classifier is not None else (None, None)
+        made[layer] = Accumulator(num_classes, metrics=chosen, weight=weight, bias=bias, **options)
+    return made, missing
 
 
-def summed(values: Tensor, several: bool, group: dist.ProcessGroup | None) -> list[float]:
-    """Sums over the ranks of a (n,) float64 tensor, as Python numbers."""
-    if several:
-        device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
-        call = f"{len(values)} counts of an evaluation"
-        values = _ranks.gather(values.to(device), call, f"{len(values)} sums", group).sum(0)
-    found: list[float] = values.tolist()
-    return found
+def _reads_classifier(id_: str) -> bool:
+    return bool(CATALOGUE[id_].needs & {"classifier", "bias"})
 
 
 @torch.no_grad()
 def collected(
     accumulators: Mapping[str, Accumulator],
     *,
-    accuracy: float | None,
+    scores: Sequence[float],
     missing: Mapping[str, str],
     nonfinite: tuple[int, int] = (0, 0),
 ) -> Evaluation:
     """The metrics of every layer, read on the host once a layer.
 
-    Raises:
-        ValueError: there is no row to measure; see `Accumulator.compute`.
-
     Args:
         accumulators: by layer.
-        accuracy: of the network; None where nothing told it.
+        scores: numbers of correct and of counted predictions, of all ranks.
         missing: keys that no accumulator was asked for, and why.
         nonfinite: rows that were skipped, of the data and from outside the distribution.
+
+    Raises:
+        ValueError: there is no row to measure; see `Accumulator.compute`.
     """
     if not all(map(_rows, accumulators.values())):
         raise ValueError(
             "Expected at least one row to measure but got no batch, or batches whose labels and "
             "masks leave out every row."
         )
-    numbers = {} if accuracy is None else {"accuracy": accuracy}
+    correct, counted = scores
+    numbers = {"accuracy": correct / counted} if counted else {}
     left_out = dict(missing)
     for layer, accumulator in accumulators.items():
         prefix = f"{layer}/" if len(accumulators) > 1 else ""
@@ -67,6 +87,7 @@ def collected(
     return Evaluation(
         numbers,
         layers=tuple(accumulators),
+        dims=tuple(accumulator.moments.dim for accumulator in accumulators.values()),
         num_classes=first.num_classes,
         samples=int(first.moments.total),
         ignored=int(first.ignored) - nonfinite[0],

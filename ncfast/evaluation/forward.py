@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ncfast._optional import Show
+from ncfast._validate import LABEL_DTYPES
+from ncfast.evaluation.classifier import Readers
+from ncfast.evaluation.looks import Batch, Run, Visit
 from ncfast.evaluation.samplers import OwnRows
 from ncfast.evaluation.tokens import MaskedPool, next_tokens, real_tokens
 from ncfast.tracking.batches import LABEL_KEYS, as_labels, inputs_and_labels, outputs_of
 from ncfast.tracking.capture import FeatureCapture
-from ncfast.tracking.looks import Batch, Run, Visit
 from ncfast.tracking.messages import user_level
 from ncfast.tracking.snapshot import evaluation_mode
 
@@ -32,17 +35,20 @@ class Forward:
     Attributes:
         network: run in eval mode.
         capture: the hooks on its layers.
-        pools: those of the pooling functions that leave out padding.
+        readers: observe which classifier reads them.
+        pools: the pooling functions that leave out padding; they get the mask of each batch.
         num_classes: K.
         device: where inputs go.
-        ignore_index, shift, unpack: see `evaluate`.
+        ignore_index: see `evaluate`, as for ``shift`` and ``unpack``.
         show: wraps a loader for a progress bar.
-        scores: (2,) float64: correct and counted predictions of the last pass over labels.
-        warned: what was said; checked: whether a batch was looked at for `shift`.
+        scores: correct and counted predictions of the last pass over labels, (2,) float64.
+        warned: the warnings that were given; each is given once.
+        checked: whether a batch was looked at for labels that lack their shift.
     """
 
     network: nn.Module
     capture: FeatureCapture
+    readers: Readers
     pools: Sequence[MaskedPool]
     num_classes: int
     device: torch.device
@@ -55,7 +61,7 @@ class Forward:
     checked: bool = False
 
     def over(self, loader: Iterable[Any]) -> Run:
-        """The pass over batches with labels."""
+        """The pass over batches with labels; it can be run several times."""
         return functools.partial(self._run, loader, self._inside)
 
     def outside(self, loader: Iterable[Any]) -> Run:
@@ -75,12 +81,15 @@ class Forward:
     def _inside(self, batch: Any, own: OwnRows) -> Batch:
         inputs, labels, mask = self._unpacked(batch)
         labels = as_labels(labels, self.device)
+        _check_indices(labels)
         mask = None if mask is None else torch.as_tensor(mask, device=self.device).bool()
         self._warn_of_unshifted(inputs, labels)
         outputs = self._outputs(inputs)
         if self.shift:
             labels, mask = next_tokens(labels, mask, self.shift)
-        feats = {name: self._fitting(name, f, labels) for name, f in self._taken().items()}
+        taken = self._taken()
+        self.readers.compare(taken)
+        feats = {name: self._fitting(name, found, labels) for name, found in taken.items()}
         logits = self._fitting_logits(outputs, labels)
         rows = own.of(len(labels))
         labels, mask = labels[:rows], None if mask is None else mask[:rows]
@@ -119,7 +128,7 @@ class Forward:
             return found[0], found[1], found[2] if len(found) == 3 else None
         inputs, labels = self._inputs_and_labels(batch)
         mask = batch.get(MASK) if isinstance(batch, Mapping) else None
-        of_labels = mask is not None and tuple(mask.shape) == tuple(getattr(labels, "shape", ()))
+        of_labels = mask is not None and np.shape(mask) == np.shape(labels)
         return inputs, labels, mask if of_labels else None
 
     def _inputs_and_labels(self, batch: Any) -> tuple[Any, Any]:
@@ -134,6 +143,11 @@ class Forward:
 
     def _outputs(self, inputs: Any) -> Any:
         mask = inputs.get(MASK) if isinstance(inputs, Mapping) else None
+        if self.pools and mask is None and _are_ids(inputs):
+            self._warn(
+                "Padding cannot be told from tokens without an attention_mask: pool='last' and "
+                "'gap' take it for tokens. Pass batches that are dicts with an attention_mask."
+            )
         for pool in self.pools:
             pool.mask = None if mask is None else torch.as_tensor(mask).bool()
         return outputs_of(self.network, inputs, self.device)
@@ -141,7 +155,7 @@ class Forward:
     def _taken(self) -> dict[str, Tensor]:
         for name, calls in self.capture.repeated().items():
             self._warn(
-                f"Layer {name!r} ran {calls} times for one batch: its last call is measured.",
+                f"Layer {name!r} ran {calls} times for one batch: its last call is measured."
             )
         found, wrong = self.capture.take()
         for name, error in wrong.items():
@@ -156,7 +170,8 @@ class Forward:
             raise ValueError(
                 f"Expected features of layer {name!r} of shape (N, D) for labels (N,), or "
                 f"(B, T, D) for (B, T), but got {tuple(feats.shape)} for labels "
-                f"{tuple(labels.shape)}. Pass pool=, such as 'gap', 'last', 'cls' or 'flatten'."
+                f"{tuple(labels.shape)}. Pass pool=, such as 'gap', 'last', 'cls' or 'flatten'; or "
+                "unpack=, where the labels have another form."
             )
         return feats
 
@@ -179,12 +194,14 @@ class Forward:
         self.scores = self.scores.to(found.device) + found
 
     def _warn_of_unshifted(self, inputs: Any, labels: Tensor) -> None:
-        """Labels that are the input ids were meant to be shifted; the first batch tells."""
+        """Warn where the labels of the first batch are its input ids."""
         if self.shift or self.checked:
             return
         self.checked = True
-        ids = inputs.get(IDS) if isinstance(inputs, Mapping) else inputs
-        if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.shape != labels.shape:
+        if not _are_ids(inputs):
+            return
+        ids = inputs[IDS] if isinstance(inputs, Mapping) else inputs
+        if ids.shape != labels.shape:
             return
         left_out = torch.zeros_like(labels, dtype=torch.bool)
         if self.ignore_index is not None:
@@ -199,6 +216,21 @@ class Forward:
         if message not in self.warned:
             self.warned.add(message)
             warnings.warn(message, UserWarning, stacklevel=user_level())
+
+
+def _check_indices(labels: Tensor) -> None:
+    if labels.dtype not in LABEL_DTYPES:
+        raise TypeError(
+            f"Expected the labels of a batch to be integers but got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}. Yield class indices, or pass unpack=: for one-hot rows "
+            "lambda batch: (batch[0], batch[1].argmax(1))."
+        )
+
+
+def _are_ids(inputs: Any) -> bool:
+    """Whether the input of a network is a batch of token ids (B, T)."""
+    ids = inputs.get(IDS) if isinstance(inputs, Mapping) else inputs
+    return isinstance(ids, Tensor) and ids.ndim == 2 and not ids.is_floating_point()
 
 
 def _logits(outputs: Any) -> Tensor | None:

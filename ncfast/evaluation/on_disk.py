@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ncfast._optional import Show, shown
-from ncfast.accumulator import Accumulator
-from ncfast.evaluation.collect import all_reduced, collected, summed
+from ncfast.evaluation.classifier import Classifier
+from ncfast.evaluation.collect import accumulators_of, collected
 from ncfast.evaluation.files import (
     BIAS,
     WEIGHT,
@@ -24,12 +23,12 @@ from ncfast.evaluation.files import (
     open_labels,
     open_rows,
 )
-from ncfast.evaluation.formats import FileError
+from ncfast.evaluation.group import Group
+from ncfast.evaluation.looks import Batch, Kept, Visit, first_look, second_look
 from ncfast.evaluation.result import Evaluation
+from ncfast.evaluation.stored import FileError
 from ncfast.ops.decisions import Rule
 from ncfast.ops.decisions import decisions as decide
-from ncfast.tracking.looks import Batch, Classifier, Kept, Visit, accumulators_of, look_twice
-from ncfast.tracking.reduction import as_group
 
 _BLOCK = 32 << 20  # bytes of features that are read at a time
 
@@ -91,50 +90,37 @@ def evaluate_files(
         raise ValueError(
             f"Expected argument `nonfinite` to be 'error' or 'skip' but got {nonfinite!r}."
         )
-    several, processes = as_group(group)
+    processes = Group(group)
     place = torch.device("cpu" if device is None else device)
     data = open_features(feats)
     targets = open_labels(labels, data)
     head = _classifier(weight, bias, data, place)
     if num_classes is None and head is not None:
         num_classes = len(head[0])
-    num_classes = check_range(targets, num_classes, ignore_index)
     accumulators, missing = accumulators_of(
         {"": head},
-        num_classes,
+        check_range(targets, num_classes, ignore_index),
         metrics,
-        Accumulator,
         ignore_index=ignore_index,
         memory_limit=memory_limit,
         device=place,
     )
-    rank, ranks = (dist.get_rank(processes), dist.get_world_size(processes)) if several else (0, 1)
-    options: dict[str, Any] = {
-        "rank": rank,
-        "ranks": ranks,
-        "device": place,
-        "show": shown(progress),
-    }
-    skip = nonfinite == "skip"
-    inside = Reading(
-        feats=data, labels=targets, skip=skip, head=head, ignore_index=ignore_index, **options
-    )
-    outside = None
+    options: dict[str, Any] = {"group": processes, "device": place, "show": shown(progress)}
+    options["skip"] = nonfinite == "skip"
+    inside = Reading(feats=data, labels=targets, head=head, ignore_index=ignore_index, **options)
+    readings = [inside]
     if ood is not None:
         beyond = _as_wide(open_features(ood), data)
-        outside = Reading(feats=beyond, labels=None, skip=skip, **options)
-    look_twice(
-        accumulators,
-        Kept(inside.run),
-        None if outside is None else Kept(outside.run),
-        (lambda found: all_reduced(found, processes)) if several else None,
-    )
-    skipped = 0 if outside is None else outside.skipped
-    counts = torch.tensor([*inside.scores, inside.skipped, skipped], dtype=torch.float64)
-    correct, counted, *bad = summed(counts, several, processes)
+        readings.append(Reading(feats=beyond, labels=None, **options))
+    passes = [Kept(reading.run) for reading in readings]
+    first_look(accumulators, passes)
+    second_look(accumulators, passes, processes)
+    skipped = inside.skipped, sum(reading.skipped for reading in readings[1:])
+    counts = torch.tensor([*inside.scores, *skipped], dtype=torch.float64)
+    correct, counted, *bad = processes.summed(counts)
     return collected(
         accumulators,
-        accuracy=correct / counted if counted else None,
+        scores=(correct, counted),
         missing=missing,
         nonfinite=(int(bad[0]), int(bad[1])),
     )
@@ -146,7 +132,7 @@ class Reading:
 
     Attributes:
         feats: of all ranks; labels: None outside the distribution.
-        rank, ranks: which share is read.
+        group: each rank of which reads a share.
         device: where the blocks go.
         show: wraps an iterable for a progress bar.
         skip: whether rows that are not finite are left out; otherwise they are an error.
@@ -158,8 +144,7 @@ class Reading:
 
     feats: Rows
     labels: Rows | None
-    rank: int
-    ranks: int
+    group: Group
     device: torch.device
     show: Show
     skip: bool
@@ -174,7 +159,7 @@ class Reading:
         Raises:
             FileError: rows hold NaN or infinities; a file ends early.
         """
-        start, stop = (len(self.feats) * r // self.ranks for r in (self.rank, self.rank + 1))
+        start, stop = (len(self.feats) * (self.group.rank + i) // self.group.size for i in (0, 1))
         row = math.prod(self.feats.shape[1:]) * self.feats.dtype.itemsize
         size = max(_BLOCK // row, 1)
         feats = self.feats.blocks(start, stop, size)

@@ -1,4 +1,4 @@
-"""`Evaluation`: the metrics of a data set as a mapping, table, figure or file."""
+"""`Evaluation` holds the metrics of a data set; it makes a table, a figure or a file of them."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class Evaluation(Mapping[str, float]):
     Attributes:
         numbers: the metrics by key.
         layers: the measured layers, in the order of the call.
+        dims: D of each layer.
         num_classes: K.
         samples: the rows that were measured.
         ignored: the rows that a mask or ``ignore_index`` left out.
@@ -43,6 +44,7 @@ class Evaluation(Mapping[str, float]):
 
     numbers: Mapping[str, float]
     layers: tuple[str, ...] = ("",)
+    dims: tuple[int, ...] = ()
     num_classes: int = 0
     samples: int = 0
     ignored: int = 0
@@ -138,6 +140,7 @@ class Evaluation(Mapping[str, float]):
             "metrics": with_nulls(self.numbers),
             "nonfinite": nonfinite_values(self.numbers),
             "layers": list(self.layers),
+            "dims": list(self.dims),
             "num_classes": self.num_classes,
             "samples": self.samples,
             "ignored": self.ignored,
@@ -166,6 +169,7 @@ class Evaluation(Mapping[str, float]):
 
     def _heading(self) -> str:
         parts = [f"{self.samples} samples", f"{self.num_classes} classes"]
+        parts += [f"{' or '.join(map(str, dict.fromkeys(self.dims)))} columns"] if self.dims else []
         parts += [f"{self.ignored} left out"] if self.ignored else []
         parts += [f"{self.nonfinite} not finite and skipped"] if self.nonfinite else []
         parts += [f"layer {self.layers[0]}"] if self.layers[0] and len(self.layers) == 1 else []

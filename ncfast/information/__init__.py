@@ -1,12 +1,12 @@
-"""Entropy and mutual information by nearest neighbours, in nats."""
+"""Estimators of entropy and mutual information by nearest neighbours, in nats."""
 
 from ncfast.information.conditional import conditional_mutual_information
+from ncfast.information.differential_entropy import entropy
 from ncfast.information.discrete import discrete_mutual_information
-from ncfast.information.entropy import entropy
 from ncfast.information.estimate import Estimate, EstimateWarning
-from ncfast.information.label_information import label_information
-from ncfast.information.mutual_information import mutual_information
-from ncfast.information.nhsic import cka, nhsic
+from ncfast.information.kernel_dependence import cka, nhsic
+from ncfast.information.labels import label_information
+from ncfast.information.mutual import mutual_information
 from ncfast.information.permutation import (
     PermutationTest,
     information_correlation,

@@ -1,4 +1,4 @@
-"""Entropy and mutual information of discrete variables by their frequencies."""
+"""Entropy and mutual information of discrete variables, from their frequencies."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def plugin_entropy(classes: Tensor) -> float:
 def discrete_mutual_information(x: Array, y: Array, *, correction: Correction = None) -> Estimate:
     """Mutual information I(X;Y) in nats of two discrete variables, from their joint frequencies.
 
-    The plug-in value is biased by about (K_x - 1)(K_y - 1) / 2N upwards.
+    The plug-in estimate is too large by about (K_x - 1)(K_y - 1) / 2N.
 
     Args:
         x: (N,) integers.
         y: (N,) integers; row i of both is the same sample.
-        correction: "miller-madow" subtracts the bias as far as the occupied cells tell it,
-            (K_xy - K_x - K_y + 1) / 2N; the value can then be negative.
+        correction: "miller-madow" subtracts the bias as estimated from the occupied cells,
+            (K_xy - K_x - K_y + 1) / 2N. The value can then be negative.
 
     Returns:
-        `Estimate` with the standard error of the delta method, the standard deviation of
-        ln p(x,y) / p(x) p(y) over sqrt(N). It warns when one of them is constant, and when there
-        are fewer than five samples an occupied cell.
+        `Estimate`. The standard error is that of the delta method, the standard deviation of
+        ln p(x,y) / p(x) p(y) over sqrt(N). It warns if x or y is constant, and if there are fewer
+        than five samples per occupied cell.
 
     Raises:
         TypeError, ValueError: not integers, other shapes, lengths that differ, an unknown option.
@@ -63,8 +63,8 @@ def discrete_mutual_information(x: Array, y: Array, *, correction: Correction = 
         doubts.append("A variable is constant and shares no information.")
     if count < 5 * len(cells) and len(cells) > 1:
         doubts.append(
-            f"{count} samples in {len(cells)} occupied cells are few: the bias of the plug-in is "
-            f"about {(len(cells) - len(rows) - len(columns) + 1) / (2 * count):.2f} nats."
+            f"{count} samples in {len(cells)} occupied cells are few: the plug-in estimate has a "
+            f"bias of about {(len(cells) - len(rows) - len(columns) + 1) / (2 * count):.2f} nats."
         )
     error = float(terms.std(correction=0)) / math.sqrt(count)
     method = "plugin" if correction is None else correction

@@ -1,4 +1,8 @@
-"""Equal rows: a continuous distribution has none, and nearest neighbours do not forgive them."""
+"""Finds equal rows, and leaves, drops, separates or refuses them as the policy says.
+
+A continuous distribution has no equal rows. Their distance of zero distorts estimates by nearest
+neighbours.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +17,15 @@ from ncfast.information.samples import check_choice
 Duplicates = Literal["warn", "drop", "jitter", "error"]
 PairDuplicates = Literal["auto"] | Duplicates
 _STREAM = 0x3C6EF372FE94F82B
-_ODD = 0x5851F42D4C957F2D  # spreads group numbers over all bits
+_ODD = 0x5851F42D4C957F2D  # distributes group numbers over all bits
 JITTER = 1e-10  # standard deviation of the noise over that of the column
 
 
 def private_generator(device: torch.device, seed: int = 0) -> torch.Generator:
-    """A seeded generator, so that no estimate touches the random stream of the training.
+    """A generator of its own with a fixed seed, which leaves the global random stream alone.
 
-    Its stream is not the one of `manual_seed(seed)`: data drawn from that would be the noise.
+    Its stream differs from that of `manual_seed(seed)`. With the same stream, data that a user drew
+    with that seed would equal the noise.
     """
     return torch.Generator(device=device).manual_seed(_STREAM + seed)
 
@@ -28,8 +33,8 @@ def private_generator(device: torch.device, seed: int = 0) -> torch.Generator:
 def row_codes(rows: Tensor) -> Tensor:
     """(N,) int64 hash of each row's bits; equal rows have equal codes.
 
-    Integer sums wrap around and so do not depend on their order, unlike a product in floating
-    point. Two different rows collide with probability 2^-64.
+    The hash is a sum of integers, which wraps around and does not depend on the order of summation.
+    Two different rows have the same code with probability 2^-64.
     """
     bits = (rows + 0.0).view(torch.int64)  # adding zero makes -0.0 the same as 0.0
     low, high = -(1 << 62), 1 << 62
@@ -40,13 +45,13 @@ def row_codes(rows: Tensor) -> Tensor:
 
 
 def count_duplicates(rows: Tensor) -> int:
-    """Rows less distinct rows."""
+    """Number of rows minus number of distinct rows."""
     ordered = row_codes(rows).sort().values
     return int((ordered[1:] == ordered[:-1]).sum())
 
 
 def multiplicity(rows: Tensor, groups: Tensor | None = None) -> Tensor:
-    """(N,) int64: how many rows, of the same group, equal each row; itself included."""
+    """(N,) int64: the number of rows (of the same group) equal to each row, itself included."""
     codes = row_codes(rows)
     if groups is not None:
         codes = codes + groups * _ODD
@@ -57,19 +62,19 @@ def multiplicity(rows: Tensor, groups: Tensor | None = None) -> Tensor:
 def resolve(
     rows: Tensor, policy: Duplicates, generator: torch.Generator | None = None
 ) -> tuple[Tensor, int]:
-    """Apply the policy: rows as they should be used, and the number of duplicates.
+    """Apply the policy for duplicates to the rows.
 
     Args:
         rows: (N, d) float64.
-        policy: "warn" leaves them, "drop" keeps the first of equal rows, "jitter" adds Gaussian
+        policy: "warn" leaves equal rows, "drop" keeps the first of them, "jitter" adds Gaussian
             noise of 1e-10 standard deviations to every column, "error" refuses them.
-        generator: for "jitter"; None takes a private one with a fixed seed.
+        generator: source of the noise for "jitter"; None takes a private one with a fixed seed.
 
     Returns:
-        (M, d) rows; rows less distinct rows.
+        The rows to use, (M, d), and the number of rows minus that of distinct rows.
 
     Raises:
-        ValueError: an unknown policy; duplicates with policy "error".
+        ValueError: the policy is unknown, or rows are equal and the policy is "error".
     """
     check_choice("duplicates", policy, ("warn", "drop", "jitter", "error"))
     (rows,), found = _resolve([rows], policy, generator, "duplicates='drop' or 'jitter'")
@@ -79,9 +84,9 @@ def resolve(
 def resolve_blocks(
     blocks: Sequence[Tensor], policy: PairDuplicates, generator: torch.Generator | None = None
 ) -> tuple[list[Tensor], int]:
-    """`resolve` for the rows of several blocks together; "auto" leaves them as they are.
+    """`resolve` for rows that span several blocks; "auto" leaves them as they are.
 
-    "jitter" draws the noise of all blocks from one generator: every column has its own.
+    "jitter" draws the noise of all blocks from one generator, independently for each column.
     """
     check_choice("duplicates", policy, ("auto", "warn", "drop", "jitter", "error"))
     if policy == "auto":
@@ -113,9 +118,9 @@ def _first_of_each(rows: Tensor) -> Tensor:
 
 
 def jitter(rows: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Rows plus Gaussian noise of `JITTER` standard deviations of each column."""
+    """The centred rows plus Gaussian noise of `JITTER` standard deviations of each column."""
     if generator is None:
         generator = private_generator(rows.device)
-    centred = rows - rows.mean(0)  # the noise would drown in the rounding of a large mean
+    centred = rows - rows.mean(0)  # the rounding of a large mean would exceed the noise
     noise = torch.randn(rows.shape, dtype=rows.dtype, device=rows.device, generator=generator)
     return centred + JITTER * centred.square().mean(0).sqrt() * noise

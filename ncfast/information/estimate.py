@@ -1,4 +1,4 @@
-"""What every estimator returns: a value, its standard error, and what speaks against it."""
+"""The result of every estimator: a value, its standard error and its warnings."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from typing import Literal
 
 
 class EstimateWarning(UserWarning):
-    """An estimate that should not be believed as it stands, and why."""
+    """Warns that an estimate may be wrong, with the reasons."""
 
 
 @dataclass(frozen=True)
 class Estimate:
     """An estimate, in nats unless `unit` says bits.
 
-    Plain Python numbers: reading an estimate off an accelerator synchronises, so estimators belong
-    at log points and not into every step.
+    The numbers are Python floats. Every estimator synchronises with its device, so call estimators
+    at log points and not in every step.
 
     Attributes:
         value: the estimate.
-        stderr: one standard error; NaN when it was switched off, or could not be had, which
-            `warnings` says.
-        n: samples it rests on.
-        k: neighbours, None for estimators without.
-        method: the estimator. Method "auto" reports "ksg" (neighbours alone), "counts" (the
-            multiplicities of equal rows alone) or "ksg+counts" (both, each for some rows).
-        dims: columns of each block it has seen.
-        backend: the engine that found the neighbours; all of them are exact.
-        warnings: reasons for doubt, in words; also raised once as `EstimateWarning`.
-        details: further numbers of the estimator by name; amounts of information are in nats.
-        unit: "nats" or "bits", of `value` and `stderr`.
+        stderr: one standard error. NaN if it was switched off or is not available; `warnings` says
+            so in the second case.
+        n: number of samples used.
+        k: number of neighbours; None for estimators without neighbours.
+        method: the estimator. Method "auto" reports "ksg" (all rows by neighbours), "counts" (all
+            rows by the multiplicities of equal rows) or "ksg+counts" (some rows by each).
+        dims: number of columns of each block.
+        backend: the engine that found the neighbours. All engines are exact.
+        warnings: reasons to doubt the estimate; also raised once as `EstimateWarning`.
+        details: further numbers of the estimator by name. Information is in nats.
+        unit: "nats" or "bits", for `value` and `stderr`.
 
     Example:
         >>> from ncfast.information import Estimate
@@ -69,8 +69,8 @@ class Estimate:
 
 
 def announce(estimate: Estimate) -> Estimate:
-    """Raise the estimate's doubts as one Python warning at the caller of the public function."""
+    """Raise the warnings of an estimate as one Python warning, at the estimator's caller."""
     if estimate.warnings:
         text = f"{estimate.method}: " + " ".join(estimate.warnings)
-        python_warnings.warn(text, EstimateWarning, stacklevel=4)  # no_grad is a frame
+        python_warnings.warn(text, EstimateWarning, stacklevel=4)  # `torch.no_grad` adds a frame
     return estimate

@@ -1,4 +1,7 @@
-"""Mutual information of Gaussians with the covariance of the data: a reference, not a bound."""
+"""Mutual information of Gaussians with the covariance of the data: a reference, not a bound.
+
+Warnings compare estimates by neighbours with it.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,14 @@ from ncfast.information.duplicates import private_generator
 from ncfast.information.neighbors import knn
 from ncfast.information.preprocess import normal_scores
 
-_RANK = 1e-10  # eigenvalues below this share of the largest are rounding
-_ROUNDING = 1e-8  # of a column with unit variance: what is left where nothing is left
-SMOOTHED = 10  # neighbours in z whose mean is taken away
-PLENTY = 20  # samples a column from which the correlations of the sample itself are good enough
+_RANK = 1e-10  # smaller eigenvalues, relative to the largest, count as zero
+_ROUNDING = 1e-8  # residuals of unit-variance columns below this size count as zero
+SMOOTHED = 10  # number of neighbours in z over which a residual is averaged
+PLENTY = 20  # samples per column from which in-sample correlations are accurate enough
 
 
 def _whiten(rows: Tensor) -> Tensor:
-    """(N, r) with identity second moments, r the rank of the centred rows."""
+    """(N, r) centred rows with identity covariance, where r is their rank."""
     centred = rows - rows.mean(0)
     values, vectors = torch.linalg.eigh(centred.T @ centred / len(rows))
     kept = values > _RANK * values[-1].clamp(min=torch.finfo(rows.dtype).tiny)
@@ -31,11 +34,12 @@ def _information(correlation: Tensor) -> float:
 
 
 def canonical_information(x: Tensor, y: Tensor, freedom: int | None = None) -> float:
-    """-1/2 sum ln(1 - r^2) over the canonical correlations r, less its bias dx dy / 2N, in nats.
+    """-1/2 sum ln(1 - r^2) over the canonical correlations r, minus its bias dx dy / 2N, in nats.
 
-    Exact for Gaussians and blind to dependence that is not linear. Infinite where one block
-    determines a combination of the other. `freedom`: N in the bias, where fewer than all rows are
-    independent.
+    This is exact for Gaussians and ignores nonlinear dependence. It is infinite if one block
+    determines a linear combination of the other's columns.
+
+    `freedom`: replaces N in the bias if not all rows are independent.
     """
     first, second = _whiten(x), _whiten(y)
     if first.shape[1] == 0 or second.shape[1] == 0:
@@ -46,23 +50,24 @@ def canonical_information(x: Tensor, y: Tensor, freedom: int | None = None) -> f
 
 
 def held_out_information(x: Tensor, y: Tensor) -> float:
-    """`canonical_information` where columns are many: correlations of directions of other rows.
+    """`canonical_information` for many columns, from correlations on held-out rows.
 
-    Ridge-regularised canonical directions of one half of the rows, with covariances shrunk towards
-    the identity by the share columns / rows; the correlations of their normal scores on the other
-    half, those that exceed 3 / sqrt(rows); both ways averaged. At independence it is zero. Each
-    pair of directions by itself is a lower bound of I(X;Y), whatever the distribution.
+    Canonical directions are fitted to one half of the rows, with covariances shrunk towards the
+    identity by the share columns / rows. The correlations of their normal scores are taken on the
+    other half; only those above 3 / sqrt(rows) count. The result is the mean over both choices of
+    the half. It is zero for independent x and y. Each pair of directions alone gives a lower bound
+    of I(X;Y) for any distribution.
 
     Args:
         x: (N, dx) columns of about unit variance.
-        y: (N, dy) such columns.
+        y: (N, dy) columns of about unit variance.
     """
     one, two = halves(len(x), x.device)
     return (_carried_over(x, y, one, two) + _carried_over(x, y, two, one)) / 2
 
 
 def halves(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Numbers of two halves of the rows, at random and always the same."""
+    """Row numbers of two random halves of the rows, the same in every call."""
     generator = private_generator(torch.device("cpu"))
     order = torch.randperm(count, generator=generator, device="cpu").to(device)
     return order[::2], order[1::2]
@@ -75,7 +80,7 @@ def _carried_over(x: Tensor, y: Tensor, fitted: Tensor, tested: Tensor) -> float
 
 
 def canonical_codes(x: Tensor, y: Tensor, fitted: Tensor, tested: Tensor) -> tuple[Tensor, Tensor]:
-    """Canonical variates of the tested rows, (M, r) each, by directions of the fitted rows."""
+    """Canonical variates (M, r) of the tested rows, in directions fitted to the fitted rows."""
     first, second = _shrunk_code(x, fitted), _shrunk_code(y, fitted)
     cross = first[fitted].T @ second[fitted] / len(fitted)
     left, _, right = torch.linalg.svd(cross, full_matrices=False)
@@ -83,10 +88,10 @@ def canonical_codes(x: Tensor, y: Tensor, fitted: Tensor, tested: Tensor) -> tup
 
 
 def _shrunk_code(rows: Tensor, fitted: Tensor) -> Tensor:
-    """(N, r) rows times the inverse root of their covariance, which is that of the fitted rows.
+    """(N, r) rows times the inverse root of the covariance of the fitted rows.
 
     The covariance is shrunk towards the identity by columns / rows. Only the span of the fitted
-    rows is kept: by the smaller of the two Gram matrices.
+    rows is kept. It comes from the smaller of the two Gram matrices.
     """
     centred = rows - rows[fitted].mean(0)
     part = centred[fitted]
@@ -100,7 +105,11 @@ def _shrunk_code(rows: Tensor, fitted: Tensor) -> Tensor:
 
 
 def linear_information(x: Tensor, y: Tensor, freedom: int | None = None) -> float:
-    """Gaussian information in the linear dependence of columns of about unit variance, in nats."""
+    """Information in the linear dependence of columns of about unit variance, in nats.
+
+    Correlations are taken in-sample if there are many samples per column, and on held-out rows
+    otherwise. NaN with fewer than 40 rows.
+    """
     rows = freedom or len(x)
     if rows >= PLENTY * (x.shape[1] + y.shape[1]):
         return canonical_information(x, y, freedom)
@@ -108,17 +117,17 @@ def linear_information(x: Tensor, y: Tensor, freedom: int | None = None) -> floa
 
 
 def partial_information(x: Tensor, y: Tensor, z: Tensor, backend: str = "auto") -> float:
-    """`linear_information` of what is left of x and y beside a fit by z.
+    """`linear_information` of the residuals of x and y after a fit by z.
 
-    That of Gaussians given z. The fit is a least-squares one by z and, with samples enough, its
-    squares, followed by the mean over neighbours in z, which takes away what is curved. NaN where
-    z has too many columns for the samples to leave a rest.
+    For Gaussians this is I(X;Y|Z). The fit is a least-squares fit by z, with its squares if there
+    are enough samples. The mean residual over neighbours in z is then subtracted, which removes
+    curved dependence on z. The result is NaN if z has too many columns for the samples.
 
     Args:
-        x: (N, dx) normal scores; y and z too.
-        y: (N, dy).
-        z: (N, dz).
-        backend: of the neighbour search.
+        x: (N, dx) normal scores.
+        y: (N, dy) normal scores.
+        z: (N, dz) normal scores.
+        backend: engine of the neighbour search.
     """
     curved = len(z) >= PLENTY * 2 * z.shape[1]
     basis = _whiten(torch.cat((z, z.square()), 1) if curved else z) / math.sqrt(len(z))
@@ -135,4 +144,4 @@ def _rest(rows: Tensor, basis: Tensor, near: Tensor) -> Tensor:
     rest = rest - basis @ (basis.T @ rest)
     rest = rest - rest[near].mean(1)
     size = rest.square().mean(0).sqrt()
-    return torch.where(size > _ROUNDING, rest / size, 0.0)  # z tells all of such a column
+    return torch.where(size > _ROUNDING, rest / size, 0.0)  # z determines columns without a rest

@@ -1,4 +1,4 @@
-"""Whether an information could be chance: a test by permutations, and a scale from 0 to 1."""
+"""A permutation test of independence, and a correlation-like scale from 0 to 1 for nats."""
 
 from __future__ import annotations
 
@@ -12,17 +12,13 @@ from torch import Tensor
 
 from ncfast._arrays import Array, as_integer
 from ncfast._optional import Show, shown
+from ncfast.information.dependence import terms_at
 from ncfast.information.duplicates import private_generator
 from ncfast.information.estimate import Estimate
-from ncfast.information.label_information import label_information, label_terms
-from ncfast.information.mutual_information import mutual_information, terms_at
+from ncfast.information.labels import label_information, label_terms
+from ncfast.information.mutual import mutual_information, searching
 from ncfast.information.preprocess import normal_scores, power_of_two
-from ncfast.information.samples import (
-    as_classes,
-    as_samples,
-    check_same,
-    holds_classes,
-)
+from ncfast.information.samples import as_classes, as_samples, check_same, holds_classes
 from ncfast.information.ties import Sample, counted_sample
 
 Reordered = Callable[[Tensor], float]
@@ -30,12 +26,13 @@ Reordered = Callable[[Tensor], float]
 
 @dataclass(frozen=True)
 class PermutationTest:
-    """An estimate, and how often chance gives as much.
+    """The result of `permutation_test`.
 
     Attributes:
         value: the estimate for the samples as given, in nats.
-        p: (1 + permutations with at least that value) / (1 + permutations); never zero.
-        null: the estimates for the permuted samples, in nats, in the order drawn.
+        p: (1 + number of permutations with at least that value) / (1 + number of permutations);
+            never zero.
+        null: the estimates for the permuted samples, in nats, in the order of the draws.
         estimate: the whole estimate, with its standard error and warnings.
     """
 
@@ -55,21 +52,21 @@ def permutation_test(
     generator: torch.Generator | None = None,
     progress: bool | Show = False,
 ) -> PermutationTest:
-    """Test of independence: the information of x with y against that of x with permuted y.
+    """Test of independence: the information of x and y against that of x and permuted y.
 
-    The p-value is exact at any N, bias and ties included, if rows are exchangeable under
-    independence: samples of a time series are not (Phipson & Smyth 2010 for the ones in it). Each
-    permutation takes the neighbour search of one estimate, without its standard error and warnings;
-    columns are checked and transformed once.
+    The p-value is exact for any N, whatever the bias and the ties, if the rows are exchangeable
+    under independence (Phipson & Smyth 2010). Samples of a time series are not. Each permutation
+    costs the neighbour search of one estimate. Columns are checked and transformed once.
 
     Args:
         x: (N, dx) or (N,) samples, as in `mutual_information`.
-        y: (N, dy) or (N,) samples; or (N,) class labels, integers, booleans or strings, for which
-            `label_information` is taken. Counts that are quantities are passed as floats.
-        permutations: how many; the smallest p-value is 1 / (1 + permutations).
-        k: neighbours.
-        generator: of the permutations; None takes a private one with a fixed seed.
-        progress: True shows a bar of tqdm; or a function that wraps an iterable, as tqdm does.
+        y: (N, dy) or (N,) samples; or (N,) class labels (integers, booleans or strings), for which
+            the test uses `label_information`. Pass counts that are quantities as floats.
+        permutations: number of permutations; the smallest p-value is 1 / (1 + permutations).
+        k: number of neighbours.
+        generator: source of the permutations; None takes a private one with a fixed seed.
+        progress: True shows a tqdm bar. A function wraps the iterable of permutations, as tqdm
+            does.
 
     Returns:
         `PermutationTest` with `value` in nats and `p`.
@@ -88,7 +85,7 @@ def permutation_test(
     if permutations < 1:
         raise ValueError(
             f"Expected argument `permutations` to be at least 1 but got {permutations}. "
-            "A p-value of 0.01 takes 99 or more."
+            "A p-value of 0.01 needs 99 or more."
         )
     classes = holds_classes("y", y)
     first, second = as_samples("x", x), as_classes("y", y) if classes else as_samples("y", y)
@@ -111,19 +108,20 @@ def _of_samples(x: Tensor, y: Tensor, k: int) -> Reordered:
     """The value of `mutual_information` with the rows of y in another order."""
     blocks = normal_scores(x), normal_scores(y)
     tied = counted_sample((x, y), blocks, "rank", None).cells is not None
+    search = searching("auto", "l2max", "auto")
 
     def value(order: Tensor) -> float:
         moved = blocks[0], blocks[1][order]
         sample = Sample(moved, "rank")
-        if tied:  # noise and multiplicities are those of the pairs
+        if tied:  # noise and multiplicities belong to the permuted pairs
             sample = counted_sample((x, y[order]), moved, "rank", None)
-        return float(terms_at(sample, None, k, "auto", "l2max", "auto").terms.mean())
+        return float(terms_at(sample, None, k, "auto", search).terms.mean())
 
     return value
 
 
 def _of_labels(z: Tensor, classes: Tensor, k: int) -> Reordered:
-    """The value of `label_information` with the labels in another order."""
+    """Maps an order of the labels to the value of `label_information`."""
     rows = z / power_of_two(z)
     return lambda order: float(
         label_terms(rows, classes[order], k, "ross", "l2", "auto")[0].nanmean()
@@ -133,12 +131,12 @@ def _of_labels(z: Tensor, classes: Tensor, k: int) -> Reordered:
 def information_correlation(nats: float | Estimate) -> float:
     """sqrt(1 - exp(-2 I)), from 0 to 1: the correlation of a Gaussian pair with this information.
 
-    Linfoot 1957. It is defined for every pair of variables whose information is finite, and 1 where
-    it is infinite. Estimates below zero give 0. For class labels the share of what could be known,
-    I / H(Y), is `estimate.value / estimate.details["label_entropy"]`.
+    The scale of Linfoot 1957. It is defined for every pair of variables and is 1 for infinite
+    information. Estimates below zero give 0. For class labels, the share I / H(Y) of the label
+    entropy is `estimate.value / estimate.details["label_entropy"]`.
 
     Args:
-        nats: an information in nats, or an `Estimate` of one in nats or bits.
+        nats: mutual information in nats, or an `Estimate` of it in nats or bits.
 
     Returns:
         The correlation, a float; NaN for NaN.

@@ -1,4 +1,4 @@
-"""The information plane: I(Z;X) against I(Z;Y), with the superfluous information beside them."""
+"""The information plane: estimates of I(Z;X), I(Z;Y) and the superfluous information I(Z;X|Y)."""
 
 from __future__ import annotations
 
@@ -10,22 +10,17 @@ from torch import Tensor
 
 from ncfast._arrays import Array, as_integer
 from ncfast.information.caveats import BIAS
+from ncfast.information.differential_entropy import Norm, kl_terms
 from ncfast.information.duplicates import private_generator
-from ncfast.information.entropy import Norm, kl_terms
 from ncfast.information.errors import jackknife_stderr
 from ncfast.information.estimate import Estimate, announce
-from ncfast.information.label_information import measure as measure_labels
-from ncfast.information.mutual_information import JointNorm
-from ncfast.information.mutual_information import measure as measure_inputs
+from ncfast.information.estimators import JointNorm
+from ncfast.information.labels import measure as measure_labels
+from ncfast.information.mutual import estimate as measure_inputs
 from ncfast.information.neighbors import knn
 from ncfast.information.preprocess import Preprocess, power_of_two, transform
 from ncfast.information.reduction import Projection, principal
-from ncfast.information.samples import (
-    as_classes,
-    as_samples,
-    check_choice,
-    check_same,
-)
+from ncfast.information.samples import as_classes, as_samples, check_choice, check_same
 from ncfast.information.ties import Sample
 from ncfast.information.within_classes import (
     ESTIMATORS_INSIDE,
@@ -35,6 +30,7 @@ from ncfast.information.within_classes import (
     channel_terms,
     check_options,
     check_sigma,
+    draw,
     input_code,
 )
 from ncfast.information.within_classes import measure as measure_superfluous
@@ -43,19 +39,19 @@ from ncfast.ops.grouping import Labels
 
 @dataclass(frozen=True)
 class PlanePoint:
-    """One layer at one log point, in nats, all for Z = g(X) + B_g sigma noise.
+    """The estimates for one layer at one log point, in nats, for Z = g(X) + B_g sigma noise.
 
-    Z depends on Y through X alone, so I(Z;X) = I(Z;Y) + I(Z;X|Y), up to what the codes lose.
+    Z depends on Y only through X, so I(Z;X) = I(Z;Y) + I(Z;X|Y), except for losses in the codes.
 
     Attributes:
         inputs: I(Z;X) of the codes.
         labels: I(Z;Y); `details["label_entropy"]` is H(Y).
-        superfluous: I(Z;X|Y), estimated inside each class; `details` hold its upper bounds.
+        superfluous: I(Z;X|Y), estimated inside each class; `details` holds its upper bounds.
         sigma: noise level relative to B_g.
         norm_max: B_g, the largest row norm of the features.
         explained_inputs: share of the variance of X that its code keeps.
         explained_feats: share of the variance of g(X) that the code for `inputs` keeps.
-        explained_label_feats: the same of the code for `labels`.
+        explained_label_feats: share of the variance of g(X) that the code for `labels` keeps.
     """
 
     inputs: Estimate
@@ -69,35 +65,35 @@ class PlanePoint:
 
     @property
     def gap(self) -> float:
-        """I(Z;X) - I(Z;Y), a difference of two biased numbers; prefer `superfluous`."""
+        """I(Z;X) - I(Z;Y), a difference of two biased estimates; prefer `superfluous`."""
         return self.inputs.value - self.labels.value
 
 
 class InformationPlane:
-    """Estimates the information plane of features of one data set, many times.
+    """Estimates the information plane of features of one data set at many log points.
 
-    What depends on inputs and labels alone is computed once: the principal components of X, its
-    code over all samples and inside each class, and for method "kl" its neighbours and entropy
-    (KSG measures X only within distances that Z decides, so it has nothing to keep). The noise is
-    the same at every call, so that differences between log points are not those of the noise.
+    Quantities that depend only on inputs and labels are computed once: the principal components of
+    X, its codes over all samples and inside each class, and for method "kl" its entropy. The noise
+    is the same in every call, so that it does not add to differences between log points.
 
     Args:
-        inputs: (N, M) inputs X, flattened, or a code of them: tensor or NumPy array.
+        inputs: (N, M) flattened inputs X, or a code of them: tensor or NumPy array.
         labels: (N,) integers.
-        dim: principal components of X and of Z for I(Z;X) and I(Z;X|Y); None keeps all columns.
-        label_dim: principal components of Z for I(Z;Y); None takes K - 1, as many directions as
-            class means span, and at least `dim`.
+        dim: number of principal components of X and of Z for I(Z;X) and I(Z;X|Y); None keeps all
+            columns.
+        label_dim: number of principal components of Z for I(Z;Y). None takes K - 1, the number of
+            directions that class means span, and at least `dim`.
         sigma: standard deviation of the noise relative to B_g.
-        k: neighbours.
-        method: of I(Z;X): one of `mutual_information` between the codes, or "channel",
-            h(Z) - h(noise), which needs no code of X and misses less; see
-            `superfluous_information` for what it takes for granted.
-        superfluous_method: of I(Z;X|Y), see `superfluous_information`.
+        k: number of neighbours.
+        method: estimator of I(Z;X): one of `mutual_information` between the codes, or "channel",
+            h(Z) - h(noise). "channel" needs no code of X and loses less information;
+            `superfluous_information` states its assumption.
+        superfluous_method: estimator of I(Z;X|Y), see `superfluous_information`.
         metric: joint distance.
         preprocess: see `mutual_information`.
-        stderr: False saves the standard errors.
+        stderr: False skips the standard errors.
         backend: see `ncfast.information.neighbors.knn`.
-        seed: of the noise, drawn from a private generator.
+        seed: seed of the noise, which comes from a private generator.
 
     Raises:
         TypeError, ValueError: see `superfluous_information`.
@@ -106,9 +102,9 @@ class InformationPlane:
         >>> import torch, ncfast
         >>> draw = torch.Generator().manual_seed(0)
         >>> x, labels = torch.randn(600, 2, generator=draw), torch.arange(600) % 2
-        >>> x[:, 0] += 20 * labels  # the inputs tell the class
+        >>> x[:, 0] += 20 * labels  # the inputs determine the class
         >>> plane = ncfast.InformationPlane(x, labels, method="channel")
-        >>> point = plane(x @ torch.tensor([[1.0, 0.0], [0.0, 0.1]]))  # most of the rest is gone
+        >>> point = plane(x @ torch.tensor([[1.0, 0.0], [0.0, 0.1]]))  # keeps little beyond it
         >>> round(point.labels.value, 1), point.superfluous.value < point.inputs.value
         (0.7, True)
     """
@@ -156,13 +152,14 @@ class InformationPlane:
 
     @torch.no_grad()
     def __call__(self, feats: Array) -> PlanePoint:
-        """The plane's point of one layer.
+        """The estimates for one layer.
 
         Args:
             feats: (N, D) features of the same samples in the same order.
 
         Returns:
-            `PlanePoint`. Doubts of all three estimates are raised once as `EstimateWarning`.
+            `PlanePoint`. The warnings of each of its three estimates are raised once as
+            `EstimateWarning`.
 
         Raises:
             TypeError, ValueError: wrong types or shapes, another length, NaN.
@@ -194,7 +191,7 @@ class InformationPlane:
         return point
 
     def _components(self, rows: Tensor) -> tuple[Projection, Projection]:
-        """For I(Z;X) and for I(Z;Y); of the same decomposition where both are one."""
+        """The components for I(Z;X) and for I(Z;Y), from one decomposition where possible."""
         small, large = self.dim, self.label_dim
         if small is None or max(small, large) >= rows.shape[1]:
             return principal(rows, small), principal(rows, large)
@@ -202,12 +199,11 @@ class InformationPlane:
         return both.first(small), both.first(large)
 
     def _noise(self, like: Tensor) -> Tensor:
-        generator = private_generator(like.device, self.seed)
-        return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
+        return draw(like, private_generator(like.device, self.seed))
 
     def _noisy(self, rows: Tensor, onto: Projection, scale: float) -> Tensor:
         code = rows @ onto.axes
-        # noise of the same variance in all directions stays so under a projection
+        # A projection of noise with equal variance in all directions has that variance, too.
         return code + scale * self._noise(code)
 
     def _inputs(self, rows: Tensor, onto: Projection, scale: float) -> Estimate:
@@ -222,7 +218,6 @@ class InformationPlane:
             options.metric,
             stderr=options.stderr,
             backend=options.backend,
-            doubts=[],
             known=self.known,
             compare=False,
         )
@@ -256,15 +251,15 @@ class InformationPlane:
 
 
 def _chain(inputs: Estimate, labels: Estimate, superfluous: Estimate) -> Estimate:
-    """Add a doubt where I(Z;X) falls short of I(Z;Y) + I(Z;X|Y), its two parts."""
+    """I(Z;X), with a warning if it is less than I(Z;Y) + I(Z;X|Y), its two parts."""
     parts = labels.value + superfluous.value
-    # a standard error that is switched off is NaN and allows for nothing
+    # A standard error that is switched off is NaN and adds nothing to the tolerance.
     slack = 3 * sum(found.stderr**2 for found in (inputs, labels, superfluous)) ** 0.5
     if not parts - inputs.value > BIAS + (0.0 if math.isnan(slack) else slack):
         return inputs
     text = (
         f"I(Z;X) = {inputs.value:.2f} is less than I(Z;Y) + I(Z;X|Y) = {parts:.2f}: the estimator "
-        "or the code of X misses a part of it."
+        "or the code of X loses information."
     )
     return replace(inputs, warnings=(*inputs.warnings, text))
 
@@ -286,23 +281,26 @@ def information_plane(
     backend: str = "auto",
     seed: int = 0,
 ) -> PlanePoint:
-    """The information plane of one layer at one log point; for many, keep an `InformationPlane`.
+    """The information plane of one layer at one log point.
+
+    For several log points an `InformationPlane` avoids repeated work.
 
     Args:
-        inputs: (N, M) inputs X, flattened, or a code of them.
+        inputs: (N, M) flattened inputs X, or a code of them.
         feats: (N, D) features of the same samples in the same order.
         labels: (N,) integers.
-        dim: see `InformationPlane`, as for all that follow.
-        label_dim: principal components of Z for I(Z;Y).
+        dim: number of principal components of X and Z; this and all further arguments are those of
+            `InformationPlane`.
+        label_dim: number of principal components of Z for I(Z;Y).
         sigma: noise level.
-        k: neighbours.
-        method: of I(Z;X).
-        superfluous_method: of I(Z;X|Y).
+        k: number of neighbours.
+        method: estimator of I(Z;X).
+        superfluous_method: estimator of I(Z;X|Y).
         metric: joint distance.
-        preprocess: of the codes.
-        stderr: False saves the standard errors.
-        backend: of the neighbour search.
-        seed: of the noise.
+        preprocess: transformation of the codes.
+        stderr: False skips the standard errors.
+        backend: engine of the neighbour search.
+        seed: seed of the noise.
 
     Returns:
         `PlanePoint`.

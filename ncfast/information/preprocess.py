@@ -1,4 +1,4 @@
-"""Transformations that leave mutual information as it is and help the estimators."""
+"""Transformations of columns that keep mutual information and make estimates more accurate."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Preprocess = Literal["standardize", "rank"] | None
 
 
 def standardize(rows: Tensor) -> Tensor:
-    """(N, d), each column with mean zero and standard deviation one; constant ones zero.
+    """(N, d) columns with mean zero and standard deviation one; constant columns become zero.
 
-    Columns are brought to a common size first, so that no square leaves the range of float64.
+    Columns are first scaled to a common size, so that their squares stay in the range of float64.
     """
     rows = in_range(rows, dim=0)
     spread = standard_deviations(rows)
@@ -24,15 +24,15 @@ def standardize(rows: Tensor) -> Tensor:
 
 
 def standard_deviations(rows: Tensor) -> Tensor:
-    """(d,), zero for constant columns."""
-    # a constant column leaves rounding of its mean behind, which must not be blown up
+    """(d,) standard deviations of the columns, exactly zero for constant ones."""
+    # The deviations of a constant column are the rounding error of its mean, not a spread.
     noise = 8 * torch.finfo(rows.dtype).eps * rows.abs().amax(0)
     spread = (rows - rows.mean(0)).square().mean(0).sqrt()
     return torch.where(spread > noise, spread, 0.0)
 
 
 def normal_scores(rows: Tensor) -> Tensor:
-    """(N, d), each column's ranks as Gaussian quantiles; ties share their mean rank."""
+    """(N, d) Gaussian quantiles of the ranks in each column; ties share their mean rank."""
     ordered, order = rows.sort(0)
     count = len(rows)
     first = torch.ones_like(order, dtype=torch.bool)
@@ -46,15 +46,15 @@ def normal_scores(rows: Tensor) -> Tensor:
 
 
 def scores_of_ranks(ranks: Tensor, count: int) -> Tensor:
-    """Gaussian quantiles of ranks from 1 to `count`."""
+    """Gaussian quantiles of ranks in 1..`count`."""
     return torch.special.ndtri(ranks / (count + 1))
 
 
 def transform(rows: Tensor, preprocess: Preprocess) -> Tensor:
-    """The rows after the transformation that the option names.
+    """Apply the transformation that `preprocess` names.
 
     Raises:
-        ValueError: an unknown option.
+        ValueError: `preprocess` is unknown.
     """
     check_choice("preprocess", preprocess, ("standardize", "rank", None))
     if preprocess == "standardize":
@@ -63,13 +63,13 @@ def transform(rows: Tensor, preprocess: Preprocess) -> Tensor:
 
 
 def common_unit(blocks: Sequence[Tensor]) -> list[Tensor]:
-    """Blocks over one power of two: distances between 1e-300 and 1e300 stay numbers."""
+    """Blocks divided by one power of two, so that distances stay in the range of float64."""
     unit = torch.stack([power_of_two(rows) for rows in blocks]).amax()
     return [rows / unit for rows in blocks]
 
 
 def by_class(function: Callable[[Tensor], Tensor], rows: Tensor, classes: Tensor) -> Tensor:
-    """The function applied to the rows of each class by themselves."""
+    """Apply `function` to the rows of each class separately."""
     order = classes.argsort(stable=True)
     sizes = torch.bincount(classes).tolist()
     parts = [function(part) for part in rows[order].split(sizes) if len(part)]
@@ -79,18 +79,18 @@ def by_class(function: Callable[[Tensor], Tensor], rows: Tensor, classes: Tensor
 
 
 def in_range(rows: Tensor, dim: int | None = None) -> Tensor:
-    """Rows (or with `dim=0` columns) over a power of two near the largest size: nothing rounds.
+    """Rows divided by a power of two near the largest magnitude, of each column with `dim=0`.
 
-    Squares and their products stay in the range of float64, whatever the unit.
+    The division is exact. Squares and their products then stay in the range of float64.
     """
     largest = rows.abs().amax() if dim is None else rows.abs().amax(dim)
     exponent = torch.where(largest > 0, torch.frexp(largest)[1] - 1, 0)
-    half = exponent // 2  # in two steps: the power itself may lie outside the range
+    half = exponent // 2  # two steps, because the power itself may be out of range
     return torch.ldexp(torch.ldexp(rows, -half), half - exponent)
 
 
 def power_of_two(rows: Tensor) -> Tensor:
-    """() a power of two near the largest spread of a column: dividing by it rounds nothing."""
+    """() a power of two near the largest spread of a column; division by it is exact."""
     spread = (rows - rows.mean(0)).abs().amax()
     exponent = torch.frexp(spread)[1].clamp(-1021, 1023)
     return torch.ldexp(torch.ones_like(spread), torch.where(spread > 0, exponent, 0))

@@ -1,4 +1,4 @@
-"""Principal components, of all rows or within classes."""
+"""Principal components of all rows, or of the scatter within classes."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from ncfast._arrays import as_integer
 
 
 class Projection(NamedTuple):
-    """Orthonormal axes (D, r) and the shares (r,) of the variance that they hold, descending."""
+    """Orthonormal axes (D, r) and their shares (r,) of the variance, in descending order."""
 
     axes: Tensor
     shares: Tensor
 
     @property
     def explained(self) -> float:
-        """Share of the variance that all axes together hold."""
+        """Share of the variance along all axes together."""
         return float(self.shares.sum())
 
     def first(self, dim: int) -> Projection:
-        """The leading axes alone."""
+        """The projection on the first `dim` axes."""
         return Projection(self.axes[:, :dim], self.shares[:dim])
 
 
 def residuals(rows: Tensor, classes: Tensor | None) -> Tensor:
-    """Rows less their mean, or less the mean of their class."""
+    """Rows minus their mean, or minus the mean of their class."""
     centred = rows - rows.mean(0)
     if classes is None:
         return centred
@@ -37,23 +37,23 @@ def residuals(rows: Tensor, classes: Tensor | None) -> Tensor:
 
 
 def principal(rows: Tensor, dim: int | None, classes: Tensor | None = None) -> Projection:
-    """The first principal components, in float64, exact and without a random number.
+    """The first principal components in float64, exact and without random numbers.
 
-    By the eigenvectors of the smaller of the D x D and N x N matrices. With classes, those of the
-    pooled scatter within classes: after collapse the components of all rows only tell classes
-    apart, and what is left inside a class lies elsewhere.
+    They are eigenvectors of the smaller of the D x D and N x N matrices. With `classes` they are
+    the components of the pooled scatter within classes. After collapse, the components of all rows
+    only separate the classes, and the variation inside a class lies in other directions.
 
     Args:
         rows: (N, D) float64.
-        dim: components; None, or D and more, keeps all columns as they are.
+        dim: number of components; None, or D and more, keeps all columns as they are.
         classes: (N,) class numbers without gaps.
 
     Returns:
-        `Projection`, with min(dim, D, N) axes; of equal shares where columns are kept as they are.
+        `Projection` with min(dim, D, N) axes. Its shares are equal if all columns are kept.
     """
     columns = rows.shape[1]
     if dim is not None:
-        dim = as_integer("dim", dim)  # of NumPy's, -dim could wrap around
+        dim = as_integer("dim", dim)  # the negative of a NumPy integer could wrap around
     if dim is None or dim >= columns:
         everything = torch.eye(columns, dtype=rows.dtype, device=rows.device)
         return Projection(everything, rows.new_full((columns,), 1 / columns))

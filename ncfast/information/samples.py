@@ -1,4 +1,4 @@
-"""What the user passes in, as float64 rows or class numbers: tensors, arrays, lists, columns."""
+"""Converts the arguments of estimators to float64 rows or class numbers, and checks options."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from ncfast.ops.grouping import LabelPlan, Labels, labels_of
 
 
 def as_samples(name: str, value: Array) -> Tensor:
-    """(N, d) float64 rows on the argument's device; one dimension is one column.
+    """(N, d) float64 rows on the argument's device; a vector becomes one column.
 
-    Takes tensors, NumPy arrays of any real dtype and byte order, nested lists and tuples, and
-    whatever NumPy can read, such as the columns of a data frame.
+    The argument is a tensor, a NumPy array of any real dtype and byte order, a nested list or
+    tuple, or any object that NumPy can read, such as columns of a data frame.
 
     Raises:
-        TypeError: not an array of numbers, or neither real numbers nor integers; a sparse or
-            quantized tensor, or one without values (meta).
-        ValueError: wrong shape, no row, NaN, infinite or masked entries, a device without float64.
+        TypeError: the argument is no array of real numbers; or it is a sparse, quantized or meta
+            tensor.
+        ValueError: wrong shape, no row, NaN, infinite or masked entries, or a device without
+            float64.
     """
     rows = _plain(name, value) if isinstance(value, Tensor) else _numbers(name, value)
     if rows.dtype.is_complex or rows.dtype == torch.bool:
@@ -47,11 +48,11 @@ def as_samples(name: str, value: Array) -> Tensor:
 def as_classes(name: str, value: Labels) -> Tensor:
     """(N,) int64 class numbers 0..K-1 without gaps, on the argument's device.
 
-    Labels are integers, booleans, strings or other objects that can be told apart; or a `plan`.
+    Labels are integers, booleans, strings or other objects that can be compared, or a `plan`.
 
     Raises:
-        TypeError: real numbers, or labels that cannot be compared.
-        ValueError: not one dimension, empty, masked, or a label is missing.
+        TypeError: the labels are real numbers, or cannot be compared.
+        ValueError: the labels are not one-dimensional, empty or masked, or one is missing.
     """
     value = labels_of(value)
     labels = _plain(name, value) if isinstance(value, Tensor) else as_array(name, value)
@@ -68,9 +69,9 @@ def as_classes(name: str, value: Labels) -> Tensor:
 
 
 def holds_classes(name: str, value: Labels) -> bool:
-    """Whether an argument that may be features or labels holds one label a row.
+    """Whether an argument that may be features or labels holds one label per row.
 
-    Objects are labels unless all of them are numbers and one is no integer.
+    Python objects are labels, unless all of them are numbers and at least one is no integer.
     """
     if isinstance(value, LabelPlan):
         return True
@@ -85,11 +86,11 @@ def holds_classes(name: str, value: Labels) -> bool:
 
 
 def _plain(name: str, value: Tensor) -> Tensor:
-    """A tensor that holds its values one by one."""
+    """The detached tensor, after a check that it is dense and holds values."""
     if value.is_meta:
         raise TypeError(
-            f"Expected argument `{name}` to hold values but got a tensor on the device meta, which "
-            "holds none. Pass the tensor that was computed."
+            f"Expected argument `{name}` to hold values but got a tensor on the meta device. Pass "
+            "a tensor with values."
         )
     if value.layout != torch.strided or value.is_quantized:
         kind, remedy = ("quantized", "dequantize") if value.is_quantized else ("sparse", "to_dense")
@@ -109,8 +110,8 @@ def _numbers(name: str, value: Array) -> Tensor:
     if array.dtype.kind not in "fiuOV":
         raise _not_real(name, value, str(array.dtype))
     try:
-        with np.errstate(over="ignore"):  # a value beyond float64 is then told as infinite
-            # a copy, because torch shares neither read-only arrays nor negative strides
+        with np.errstate(over="ignore"):  # a value too large for float64 is reported as infinite
+            # Copy: torch cannot share read-only arrays or negative strides.
             return torch.from_numpy(np.array(array, dtype=np.float64, order="C"))
     except (TypeError, ValueError):
         kind = type(value).__name__ if array.ndim == 0 else f"dtype {array.dtype}"
@@ -146,7 +147,7 @@ def _not_real(name: str, value: Array, found: str) -> TypeError:
     else:
         return TypeError(
             f"Expected argument `{name}` to hold real numbers but got {found}. "
-            "Names of classes are labels: see label_information."
+            "For class names use label_information."
         )
     return TypeError(
         f"Expected argument `{name}` to hold real numbers but got {found}. Pass {remedy}."
@@ -159,16 +160,16 @@ def _not_classes(name: str, value: Array, found: str) -> TypeError:
     else:
         wanted, remedy = "integers, booleans or strings", f"np.asarray({name}).astype(int)"
     return TypeError(
-        f"Expected argument `{name}` to hold {wanted} but got {found}. Measured values are no "
-        f"classes; if these are class numbers pass {remedy}."
+        f"Expected argument `{name}` to hold {wanted} but got {found}. Measured values are "
+        f"not classes. If these are class numbers pass {remedy}."
     )
 
 
 def _flatten(name: str, value: Array, rows: Tensor) -> str:
     if rows.ndim == 0:
-        return "Pass one row a sample."
+        return "Pass one row per sample."
     if rows.numel() == 0:
-        return "There is nothing to estimate from."
+        return "Pass at least one row and one column."
     if isinstance(value, Tensor):
         return f"Flatten it with {name}.flatten(1)."
     return f"Flatten it with np.reshape({name}, (len({name}), -1))."
@@ -177,7 +178,7 @@ def _flatten(name: str, value: Array, rows: Tensor) -> str:
 def _one_label(name: str, value: Array, shape: tuple[int, ...]) -> str:
     tensor = isinstance(value, Tensor)
     if len(shape) != 2 or 0 in shape:
-        return "Pass one label a sample."
+        return "Pass one label per sample."
     if shape[1] == 1:
         return f"Flatten it with {name}.flatten()." if tensor else f"Pass np.ravel({name})."
     chosen = f"{name}.argmax(1)" if tensor else f"np.argmax({name}, 1)"
@@ -225,22 +226,22 @@ def check_k(k: SupportsIndex, samples: int) -> int:
     k = as_integer("k", k)
     if samples < 2:
         raise ValueError(
-            f"Expected at least two samples but got {samples}. A sample has only the others as "
-            "neighbours."
+            f"Expected at least two samples but got {samples}. The neighbours of a sample are the "
+            "other samples."
         )
     if not 1 <= k < samples:
         raise ValueError(
             f"Expected argument `k` to lie in 1..{samples - 1} for {samples} samples but got {k}. "
-            "A sample has only the others as neighbours: pass more samples or a smaller k."
+            "Pass more samples or a smaller k."
         )
     return k
 
 
 def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    """Check that an option is one of those offered.
+    """Check that `value` is one of `choices`.
 
     Raises:
-        ValueError: it is not; the choices are listed.
+        ValueError: it is not; the message lists the choices.
     """
     if value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)

@@ -1,8 +1,8 @@
-"""What an estimate by neighbours is compared with before it is believed, in nats.
+"""Signals, in nats, that show when an estimate by neighbours misses dependence.
 
-An estimate that misses dependence fails to match one of three numbers: the linear part of the
-dependence; what the spreads of x and y share, by their norms or their squared columns; the estimate
-at four times the neighbours, whose bias is that of a quarter of the samples.
+An estimate is compared with three signals: the information in linear dependence; the information
+that the spreads of x and y share, from their norms or their squared columns; and the estimate with
+four times as many neighbours, which has the bias of a quarter of the samples.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from ncfast.information.gaussian import (
 from ncfast.information.neighbors import joint_radii_and_counts
 from ncfast.information.preprocess import normal_scores, scores_of_ranks
 
-ROWS = 10_000  # rows that are looked at: bounds the cost
-DIRECTIONS = 3  # for labels
-WIDER = 4  # times the neighbours
-SPREAD = 0.4  # standard deviation of KSG with 10 neighbours at independence, times the root of N
+ROWS = 10_000  # largest number of rows for the signals; bounds the cost
+DIRECTIONS = 3  # number of linear directions for labels
+WIDER = 4  # factor between the two numbers of neighbours
+SPREAD = 0.4  # sqrt(N) times the standard deviation of KSG with k = 10 at independence
 At = Callable[[Tensor, int], float]  # (rows, k) -> estimate
 
 
-def looked_at(count: int, device: torch.device) -> Tensor:
-    """(M,) rows for the signals: all of them, or `ROWS` at random, always the same."""
+def chosen_rows(count: int, device: torch.device) -> Tensor:
+    """(M,) row numbers for the signals: all, or `ROWS` random ones, the same in every call."""
     if count <= ROWS:
         return torch.arange(count, device=device)
     generator = private_generator(torch.device("cpu"), 1)
@@ -43,17 +43,18 @@ def looked_at(count: int, device: torch.device) -> Tensor:
 
 
 def random_scores(blocks: Sequence[Tensor]) -> list[Tensor]:
-    """Normal scores of each column, equal values ranked at random and apart in every column.
+    """Normal scores of each column; equal values get a random order, different in each column.
 
-    A variable with private noise shares no more than the variable itself, so that what these share
-    is a lower bound for counts and zeros too, which mean ranks are not.
+    Independent noise does not increase the information that a variable shares. The information of
+    these scores is therefore a lower bound also for counts and repeated zeros. That of mean ranks
+    is not.
     """
     generator = private_generator(torch.device("cpu"), 2)
     return [scores_of_ranks(_ranks(rows, generator), len(rows)) for rows in blocks]
 
 
 def _ranks(rows: Tensor, generator: torch.Generator) -> Tensor:
-    """(N, d) ranks from one, ties in random order."""
+    """(N, d) ranks in 1..N, with ties in random order."""
     ordered, order = rows.sort(0)
     if bool((ordered[1:] == ordered[:-1]).any()):
         keys = torch.rand(rows.shape, generator=generator, dtype=rows.dtype, device="cpu")
@@ -64,16 +65,17 @@ def _ranks(rows: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def radii_information(x: Tensor, y: Tensor, backend: str = "auto", k: int = 10) -> float:
-    """KSG between the norms of the rows of x and of y, both as normal scores.
+    """The KSG estimate between the row norms of x and of y, both as normal scores.
 
-    A function of x and one of y share at most I(X;Y), and one column a side is estimated well: it
-    sees dependence of scale, which heavy tails are made of, in any number of columns.
+    A function of x and a function of y share at most I(X;Y), and KSG is accurate for one column
+    each. The estimate detects dependence of scale, as in heavy tails, in any number of columns. It
+    is NaN with fewer than 5 k rows.
 
     Args:
         x: (N, dx) normal scores.
         y: (N, dy) normal scores.
-        backend: of the neighbour search.
-        k: neighbours.
+        backend: engine of the neighbour search.
+        k: number of neighbours.
     """
     if len(x) < 5 * k:
         return math.nan
@@ -85,9 +87,9 @@ def radii_information(x: Tensor, y: Tensor, backend: str = "auto", k: int = 10) 
 
 
 def squares_information(x: Tensor, y: Tensor) -> float:
-    """`held_out_information` of the squares of normal scores: dependence of scale in few columns.
+    """`held_out_information` of the squares of normal scores.
 
-    NaN with fewer than 40 rows.
+    It detects dependence of scale between a few of the columns. It is NaN with fewer than 40 rows.
     """
     if len(x) < 40:
         return math.nan
@@ -99,13 +101,13 @@ def pair_signals(blocks: Sequence[Tensor], at: At | None, k: int, backend: str) 
     """The signals of I(X;Y): "gaussian", and with `at` also "radii", "squares" and "wider".
 
     Args:
-        blocks: x and y as the estimator sees them, (N, dx) and (N, dy).
-        at: the estimate on some rows with another number of neighbours; None where there is no
-            standard error to judge the others by.
-        k: neighbours of the estimate.
-        backend: of the neighbour search.
+        blocks: x (N, dx) and y (N, dy) after preprocessing.
+        at: computes the estimate on some rows with another number of neighbours. None skips all
+            signals but the first, because there is no standard error to compare them with.
+        k: number of neighbours of the estimate.
+        backend: engine of the neighbour search.
     """
-    rows = looked_at(len(blocks[0]), blocks[0].device)
+    rows = chosen_rows(len(blocks[0]), blocks[0].device)
     x, y = random_scores([block[rows] for block in blocks])
     gaussian = linear_information(x, y)
     if at is None:
@@ -121,10 +123,10 @@ def pair_signals(blocks: Sequence[Tensor], at: At | None, k: int, backend: str) 
 def conditional_signals(
     blocks: Sequence[Tensor], at: At | None, k: int, backend: str
 ) -> dict[str, float]:
-    """The signals of I(X;Y|Z): "gaussian", of residuals given z, and with `at` also "wider"."""
-    rows = looked_at(len(blocks[0]), blocks[0].device)
+    """The signals of I(X;Y|Z): "gaussian" from residuals given z, and with `at` also "wider"."""
+    rows = chosen_rows(len(blocks[0]), blocks[0].device)
     x, y = random_scores([block[rows] for block in blocks[:2]])
-    z = normal_scores(blocks[2][rows])  # with noise of its own it would explain less
+    z = normal_scores(blocks[2][rows])  # random order of equal values would weaken the condition
     gaussian = partial_information(x, y, z, backend)
     if at is None:
         return {"gaussian": gaussian}
@@ -135,20 +137,21 @@ def conditional_signals(
 
 
 def label_signal(rows: Tensor, classes: Tensor, of: Callable[[Tensor, Tensor], float]) -> float:
-    """What few canonical directions of one half of the rows tell about the labels of the other.
+    """Information about held-out labels in a few canonical directions of the features.
 
-    A lower bound of I(Z;Y) that a single informative column among hundreds reaches. NaN with few
-    columns, where neighbours do as well, or fewer than ten rows a class.
+    The directions are fitted to one half of the rows and tested on the other, both ways. The result
+    is a lower bound of I(Z;Y) that one informative column among hundreds is enough to reach. It is
+    NaN with few columns, where neighbours are as accurate, and with fewer than ten rows per class.
 
     Args:
         rows: (N, d) features.
         classes: (N,) class numbers without gaps.
-        of: the estimate of some features and their classes.
+        of: computes the estimate of features and their classes.
     """
     enough = len(rows) >= max(40, 10 * (int(classes.max()) + 1))
     if rows.shape[1] <= DIRECTIONS or not enough:
         return math.nan
-    index = looked_at(len(rows), rows.device)
+    index = chosen_rows(len(rows), rows.device)
     (scores,), classes = random_scores([rows[index]]), classes[index]
     members = torch.nn.functional.one_hot(classes).to(rows.dtype)
     one, two = halves(len(index), rows.device)
@@ -160,19 +163,20 @@ def label_signal(rows: Tensor, classes: Tensor, of: Callable[[Tensor, Tensor], f
 
 
 def wider(at: At, rows: Tensor, count: int, k: int) -> float:
-    """The estimate where neighbours are as far as four times k of all rows; NaN with too few.
+    """The estimate with four times as many neighbours; NaN if there are too few rows.
 
-    Bias is a function of about k / N: on M of N rows it takes 4 k M / N neighbours, at least k.
+    The bias depends on about k / N. M of N rows therefore take 4 k M / N neighbours, at least k.
     """
     reach = max(k, round(WIDER * k * len(rows) / count))
     return at(rows, reach) if reach < len(rows) / 5 else math.nan
 
 
 def doubts(value: float, stderr: float, count: int, k: int, found: dict[str, float]) -> list[str]:
-    """Warnings from the signals that were `found`, of N = `count` samples.
+    """Warnings from the signals `found` for an estimate of N = `count` samples.
 
-    Their own noise is that of the rows that were looked at; that of neighbours is at least `SPREAD`
-    over the root of their number, also where the estimate counts and hardly spreads.
+    The noise of a signal follows from the number of rows it was computed on. For signals by
+    neighbours it is at least `SPREAD` over the root of that number, even if the estimate counts
+    equal rows and therefore varies little.
     """
     noise = stderr * math.sqrt(max(1.0, count / ROWS))
     texts = caveats.missed(value, noise, found["gaussian"])

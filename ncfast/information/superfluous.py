@@ -1,4 +1,4 @@
-"""Superfluous information I(Z;X|Y): what features keep of the inputs beyond the label."""
+"""Superfluous information I(Z;X|Y): the information of features on inputs beyond the label."""
 
 from __future__ import annotations
 
@@ -9,14 +9,9 @@ import torch
 
 from ncfast._arrays import Array, as_integer
 from ncfast.information.estimate import Estimate, announce
-from ncfast.information.mutual_information import JointNorm
+from ncfast.information.estimators import JointNorm
 from ncfast.information.preprocess import Preprocess
-from ncfast.information.samples import (
-    as_classes,
-    as_samples,
-    check_choice,
-    check_same,
-)
+from ncfast.information.samples import as_classes, as_samples, check_choice, check_same
 from ncfast.information.within_classes import (
     ESTIMATORS_INSIDE,
     Aligned,
@@ -61,38 +56,40 @@ def superfluous_information(
 ) -> Estimate:
     """Superfluous information I(Z;X|Y) = I(Z;X) - I(Z;Y) in nats, for Z = g(X) + B_g sigma noise.
 
-    Theorem 3.4 of Sakamoto & Sato 2025, arXiv 2509.20829, is about this noisy Z: without noise the
-    quantity is infinite. It is estimated inside each class, over the same samples, where no
-    difference of two large numbers arises; and the upper bounds of the theorem stand beside it.
+    Theorem 3.4 of Sakamoto & Sato 2025, arXiv 2509.20829, applies to this noisy Z; without noise
+    the quantity is infinite. It is estimated inside each class, which avoids the difference of two
+    large numbers. `details` holds the upper bounds of the theorem.
 
-    "channel" uses that Z is a function of X plus noise that was drawn here:
-    I(Z;X|Y) = h(Z|Y) - h(noise), both by nearest neighbours on the same draw, so that their biases
-    cancel. It needs no neighbours in the space of X, and is the only one that still works in ten
-    dimensions. It takes every variation of `feats` inside a class for information on X: features
-    that are random given X (dropout, augmentation) need an estimator of dependence, such as "ksg".
+    "channel" uses that Z is a function of X plus noise that this function draws:
+    I(Z;X|Y) = h(Z|Y) - h(noise). Both entropies are estimated by nearest neighbours on the same
+    draw, so that their biases cancel. It needs no neighbours in the space of X, and it alone works
+    in ten dimensions. It assumes that all variation of `feats` inside a class is information on X.
+    Features that are random given X (dropout, augmentation) need another method, such as "ksg".
 
     Args:
         feats: (N, D) features g(X): a tensor of any real dtype and device, or a NumPy array.
         labels: (N,) integers.
-        inputs: (N, M) inputs X, or a code of them; row i of all three is the same sample.
+        inputs: (N, M) inputs X, or a code of them; row i of all three arguments is sample i.
         sigma: standard deviation of the noise relative to B_g, the largest row norm of `feats`.
-        k: neighbours.
-        method: "channel", or one of `mutual_information`: those miss most of a strong dependence.
+        k: number of neighbours.
+        method: "channel", or a method of `mutual_information`. The latter miss most of a strong
+            dependence.
         metric: see `mutual_information`.
-        dim: reduce features and inputs to so many principal components of their scatter within
-            classes; the result is then a lower bound. None takes them as they are.
-        preprocess: applied inside each class, except by "channel"; see `mutual_information`.
-        stderr: False saves the standard error.
+        dim: number of principal components, of the scatter within classes, to which features and
+            inputs are reduced. The result is then a lower bound. None keeps all columns.
+        preprocess: transformation inside each class, see `mutual_information`. "channel" ignores
+            it.
+        stderr: False skips the standard error.
         backend: see `ncfast.information.neighbors.knn`.
-        generator: for the noise, on the device of `feats`; None takes a private one with a fixed
-            seed. The training's random stream is never touched.
+        generator: source of the noise, on the device of `feats`; None takes a private one with a
+            fixed seed. The global random stream is never used.
 
     Returns:
         `Estimate` with `details`: "logdet_bound" and "trace_bound" (of all columns, see
         `superfluous_information_bound`), "gaussian" (canonical correlations within classes; not for
         "channel"), "sigma", "norm_max", "explained_feats" and "explained_inputs" (shares of the
         variance within classes). It warns of classes left out because they have at most k members,
-        near the ceiling psi(n_c) - psi(k), and where estimate and bound contradict each other.
+        near the largest possible value psi(n_c) - psi(k), and if the estimate exceeds its bound.
 
     Raises:
         TypeError, ValueError: wrong types or shapes, lengths that differ, NaN, no class with more
@@ -132,22 +129,22 @@ def noise_sensitivity(
     """`superfluous_information` over noise levels and estimators, with one draw of the noise.
 
     Args:
-        feats: see `superfluous_information`, as for all other arguments.
+        feats: (N, D) features; this and all other arguments are those of `superfluous_information`.
         labels: (N,) integers.
         inputs: (N, M) inputs.
         sigmas: noise levels.
         methods: estimators.
-        k: neighbours.
+        k: number of neighbours.
         metric: joint distance.
-        dim: principal components.
-        preprocess: inside each class.
-        stderr: False saves the standard errors.
-        backend: of the neighbour search.
-        generator: for the noise.
+        dim: number of principal components.
+        preprocess: transformation inside each class.
+        stderr: False skips the standard errors.
+        backend: engine of the neighbour search.
+        generator: source of the noise.
 
     Returns:
-        An `Estimate` for every (method, sigma). Its doubts are in `warnings` alone: a sweep goes
-        where estimators fail on purpose, so no Python warning is raised.
+        An `Estimate` for every (method, sigma). Reasons for doubt are only in its `warnings`. No
+        Python warning is raised, because some combinations are expected to fail.
 
     Raises:
         TypeError, ValueError: see `superfluous_information`.

@@ -1,4 +1,4 @@
-"""Rows that fill no volume: planes, spheres and other thin supports, where a density is missing."""
+"""Detects rows without a density: rows in a plane, on a sphere or on another thin support."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor
 
 from ncfast.information.caveats import digamma, gaussian_log_radius
 
-_ROUNDINGS = 2  # times the rounding of the rows: what counts as zero
+_ROUNDINGS = 2  # a singular value below this many rounding errors counts as zero
 _EPS = torch.finfo(torch.float64).eps
 
 
 def resolution(value: object) -> float:
-    """Relative rounding of what the user passed: eps of its dtype, at least that of float64."""
+    """Relative rounding error of an argument: eps of its dtype, at least that of float64."""
     dtype = getattr(value, "dtype", None)
     if isinstance(dtype, torch.dtype):
         return torch.finfo(dtype).eps if dtype.is_floating_point else _EPS
@@ -23,12 +23,13 @@ def resolution(value: object) -> float:
 
 
 def on_plane_or_sphere(rows: Tensor, eps: float) -> bool:
-    """Whether all rows fulfil one equation a + b x + c |x|^2 = 0, up to their own rounding.
+    """Whether all rows satisfy one equation a + b x + c |x|^2 = 0, up to their own rounding.
 
-    The matrix of 1, x and |x|^2, each row scaled to unit size, has a singular value of at most
-    `_ROUNDINGS` times the Frobenius norm of the rounding in it, whatever the unit of its columns:
-    the median size is a poor one for collapsed classes, the mean size for an outlier. N <= d + 2
-    rows always fulfil one and do not count.
+    The test is on the matrix with columns 1, x and |x|^2, whose rows are scaled to unit size. Its
+    smallest singular value must be at most `_ROUNDINGS` times the Frobenius norm of its rounding
+    errors. This must hold for two scales of the columns, because the median size misleads for
+    collapsed classes and the mean size with an outlier. The answer is False for N <= d + 2 rows,
+    which always satisfy such an equation.
     """
     if len(rows) <= rows.shape[1] + 2:
         return False
@@ -44,15 +45,16 @@ def _singular(rows: Tensor, centred: Tensor, unit: Tensor, eps: float) -> bool:
     columns = torch.cat((torch.ones_like(square), centred / unit, square / middle), 1)
     of_square = 2 * (centred * rows).abs().sum(1, keepdim=True) / middle
     rounding = torch.cat((rows.abs() / unit, of_square), 1)
-    weight = 1 / columns.abs().amax(1, keepdim=True)  # an outlier must not hide the others
+    weight = 1 / columns.abs().amax(1, keepdim=True)  # so that an outlier does not dominate
     smallest = torch.linalg.svdvals(weight * columns)[-1]
     return bool(smallest <= _ROUNDINGS * eps * torch.linalg.vector_norm(weight * rounding))
 
 
 def local_dimension(distances: Tensor) -> float:
-    """Dimension from how distances grow from the first to the last neighbour (N, k); NaN if k = 1.
+    """Dimension of the support, from distances (N, k) to the nearest neighbours; NaN if k = 1.
 
-    log r grows by psi(k) - psi(1) over the dimension (Levina & Bickel 2004).
+    From the first to the k-th neighbour, log r grows by (psi(k) - psi(1)) / dimension (Levina &
+    Bickel 2004).
     """
     growth = distances[:, -1].log() - distances[:, 0].log()
     mean = float(growth[torch.isfinite(growth)].mean())
@@ -61,7 +63,7 @@ def local_dimension(distances: Tensor) -> float:
 
 
 def thin(distances: Tensor, dim: int) -> list[str]:
-    """Rows that spread in fewer directions than a Gaussian of as many columns."""
+    """Warns of rows that vary in fewer directions than a Gaussian with the same columns."""
     count, k = distances.shape
     found = local_dimension(distances)
     if not 0 < found < dim:
@@ -72,7 +74,7 @@ def thin(distances: Tensor, dim: int) -> list[str]:
     if expected - found <= max(0.7, 0.15 * dim, 4 * noise):
         return []
     return [
-        f"Neighbours spread in about {found:.1f} of {dim} directions: on a curved surface the "
-        "entropy is -inf, and on a thin layer it is lower than shown. Use coordinates on the "
+        f"Neighbours vary in about {found:.1f} of {dim} directions: on a curved surface the "
+        "entropy is -inf, and on a thin layer it is below the estimate. Use coordinates on the "
         "surface, fewer columns or more samples."
     ]

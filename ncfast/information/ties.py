@@ -1,10 +1,11 @@
-"""Equal values in a neighbour estimate: counted where rows repeat often, parted elsewhere.
+"""Handles equal values in estimates by neighbours: counts frequent rows, separates other values.
 
-A row that occurs more than k times gets a term of its multiplicities. Every other row gets a term
-of neighbours, found after independent noise far below the smallest gap between values. The noise
-decides at random which of several equally distant rows is nearest, without the bias of counting all
-of them or none. For a row that occurs often, the expectation of the neighbour term over the noise
-is the term of its multiplicities. Without equal values no noise is drawn.
+The term of a row that occurs more than k times is computed from its multiplicities. The term of any
+other row is computed from neighbours, after noise has separated equal values. The noise is
+independent and far smaller than the smallest gap between values. It selects at random which of
+several equally distant rows is nearest, and so avoids the bias of counting all or none of them. For
+a frequent row, the expectation of the neighbour term over the noise equals the term of its
+multiplicities. Without equal values no noise is drawn.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from ncfast.information.caveats import psi
 from ncfast.information.duplicates import private_generator, row_codes
 from ncfast.information.preprocess import Preprocess, transform
 
-SHARE = 1e-3  # size of the noise over the smallest gap between two values of the column
-LEAST = 4  # and at least so many units in the last place of the largest value
+SHARE = 1e-3  # size of the noise relative to the smallest gap between values of the column
+LEAST = 4  # least size of the noise in units in the last place of the largest value
 _ODD = 0x5851F42D4C957F2D
 
 
 class Cells(NamedTuple):
-    """Numbers of the distinct rows, (N,) int64: of (x, y, z), z, (x, z) and (y, z)."""
+    """(N,) int64 numbers that are equal for equal rows of (x, y, z), z, (x, z) and (y, z)."""
 
     whole: Tensor
     given: Tensor
@@ -35,14 +36,14 @@ class Cells(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """Noise in -1..1 for the columns that hold equal values."""
+    """Noise in [-1, 1] for the columns that hold equal values."""
 
-    columns: Tensor  # (r,) their numbers
+    columns: Tensor  # (r,) numbers of these columns
     values: Tensor  # (N, r)
 
 
 class Found(NamedTuple):
-    """Terms of an estimate, (N,), the engine and the method that was used."""
+    """(N,) terms of an estimate, the engine of the search, and the method used."""
 
     terms: Tensor
     backend: str
@@ -51,13 +52,13 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """Blocks of columns after their transformation, which row subsets undergo again.
+    """Transformed blocks of columns. Subsets of the rows are transformed again.
 
     Attributes:
         blocks: (N, d) each, transformed.
         preprocess: the transformation of the columns.
-        cells: what equal rows are counted by; None without equal rows, or where they do not matter.
-        noise: for each block; empty without equal values.
+        cells: numbers of equal rows; None without equal values or if the method ignores them.
+        noise: noise for each block; empty without equal values.
     """
 
     blocks: tuple[Tensor, ...]
@@ -84,13 +85,13 @@ def counted_sample(
     preprocess: Preprocess,
     generator: torch.Generator | None,
 ) -> Sample:
-    """A sample whose equal values are counted or parted.
+    """A sample with numbers for equal rows, and noise that separates equal values.
 
     Args:
-        raw: (N, d) blocks x, y and perhaps z as they came.
-        blocks: the same after the transformation.
+        raw: (N, d) blocks x, y and perhaps z before the transformation.
+        blocks: the blocks after the transformation.
         preprocess: the transformation.
-        generator: of the noise, on the device of the rows; None takes a private one.
+        generator: source of the noise, on the device of the rows; None takes a private one.
     """
     found = [_repeating(rows) for rows in raw]
     if not any(bool(repeated.any()) for repeated, _ in found):
@@ -103,21 +104,21 @@ def counted_sample(
 def by_point(
     cells: Cells | None, rows: Tensor | None, k: int, search: Callable[[], tuple[Tensor, str]]
 ) -> Found:
-    """Terms of multiplicities where more than k rows are equal, terms of neighbours elsewhere.
+    """Terms from multiplicities for rows that occur more than k times, from neighbours for others.
 
-    psi(m) + psi(m_z) - psi(m_xz) - psi(m_yz), with N for m_z where there is no z.
+    The former are psi(m) + psi(m_z) - psi(m_xz) - psi(m_yz). Without z, m_z is N.
 
     Args:
         cells: see `Sample`.
         rows: the subset of the samples; None means all.
-        k: neighbours.
-        search: the terms of neighbours, and the engine.
+        k: number of neighbours.
+        search: computes the terms from neighbours, and returns them with the engine's name.
     """
     if cells is None:
         return Found(*search(), "ksg")
     whole, given, left, right = (_multiplicity(each, rows) for each in cells)
     many = whole > k
-    counted = psi(whole) + psi(given) - (psi(left) + psi(right))  # symmetric to the bit
+    counted = psi(whole) + psi(given) - (psi(left) + psi(right))  # this order is symmetric in x, y
     if bool(many.all()) or _determined(given, left, k) or _determined(given, right, k):
         return Found(counted, "", "counts")
     terms, backend = search()
@@ -127,13 +128,13 @@ def by_point(
 
 
 def copied(cells: Cells, k: int) -> int:
-    """Rows that occur at most k times, but whose parts occur nowhere without the rest."""
+    """Number of rows that occur 2 to k times and whose x and y never occur in another row."""
     whole, _, left, right = (_multiplicity(each, None) for each in cells)
     return int(((whole > 1) & (whole <= k) & (whole == left) & (whole == right)).sum())
 
 
 def mostly_counted(cells: Cells | None, k: int) -> bool:
-    """Whether three quarters of the rows occur more than k times."""
+    """Whether at least three quarters of the rows occur more than k times."""
     if cells is None:
         return False
     many = _multiplicity(cells.whole, None) > k
@@ -141,7 +142,7 @@ def mostly_counted(cells: Cells | None, k: int) -> bool:
 
 
 def _determined(given: Tensor, both: Tensor, k: int) -> bool:
-    """Whether a block is a function of what is given, such as a constant: it shares nothing."""
+    """Whether z determines a block, as it does a constant. Such a block shares no information."""
     return bool((both == given).all()) and int(given.min()) > k
 
 
@@ -163,7 +164,7 @@ def _cells(raw: Sequence[Tensor]) -> Cells:
 
 
 def _repeating(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(d,) whether a column holds equal values, and whether it holds different ones."""
+    """(d,) each: whether a column holds equal values, and whether it holds different values."""
     ordered = rows.sort(0).values
     return (ordered[1:] == ordered[:-1]).any(0), ordered[0] != ordered[-1]
 
@@ -171,7 +172,7 @@ def _repeating(rows: Tensor) -> tuple[Tensor, Tensor]:
 def _draw(
     raw: Sequence[Tensor], columns: Sequence[Tensor], generator: torch.Generator | None
 ) -> tuple[Noise, ...]:
-    """One draw for all blocks, the same whichever of x and y comes first and in any row order."""
+    """Noise for all blocks. It does not depend on the order of x and y, or of the rows."""
     codes = [row_codes(_dense_ranks(rows)) for rows in raw]
     order = sorted(range(2), key=lambda block: _checksum(codes[block])) + list(range(2, len(raw)))
     mixed = codes[order[0]]
@@ -191,24 +192,24 @@ def _draw(
 
 
 def _dense_ranks(rows: Tensor) -> Tensor:
-    """(N, d) numbers of the distinct values of each column: the same in any unit."""
+    """(N, d) ranks of the distinct values of each column, independent of its scale."""
     columns = [torch.unique(column, return_inverse=True)[1] for column in rows.T]
     return torch.stack(columns, 1).to(torch.float64)
 
 
 def _checksum(codes: Tensor) -> tuple[int, int]:
-    """Of a block: first one that ignores the order of the rows, then one that does not."""
+    """Two checksums of a block: the first ignores the order of the rows, the second does not."""
     place = 2 * torch.arange(len(codes), device=codes.device) + 1
     return int(codes.sum()), int((codes * place).sum())
 
 
 def _separate(rows: Tensor, noise: Noise) -> Tensor:
-    """Rows with noise of a thousandth of the smallest gap in the columns with equal values."""
+    """Rows plus noise, of `SHARE` times the smallest gap, in the columns with equal values."""
     if not len(noise.columns):
         return rows
     part = rows[:, noise.columns]
     ordered = part.sort(0).values
-    part = part - ordered[len(rows) // 2]  # the noise would drown in the rounding of a large mean
+    part = part - ordered[len(rows) // 2]  # the rounding of a large mean would exceed the noise
     gaps = ordered.diff(dim=0)
     gap = torch.where(gaps > 0, gaps, torch.inf).amin(0)
     least = LEAST * torch.finfo(rows.dtype).eps * part.abs().amax(0)

@@ -1,4 +1,4 @@
-"""Estimates inside classes of I(Z;X|Y) for Z = g(X) + B_g sigma noise, from aligned samples."""
+"""Estimates I(Z;X|Y) inside each class, for Z = g(X) + B_g sigma noise."""
 
 from __future__ import annotations
 
@@ -12,23 +12,15 @@ from torch import Tensor
 
 from ncfast._arrays import as_integer
 from ncfast.information import caveats
+from ncfast.information.differential_entropy import Norm, kl_terms
 from ncfast.information.duplicates import private_generator
-from ncfast.information.entropy import Norm, kl_terms
 from ncfast.information.errors import LIMIT, PLENTY, jackknife_stderr
 from ncfast.information.estimate import Estimate
-from ncfast.information.mutual_information import (
-    ESTIMATORS,
-    Blocks,
-    JointNorm,
-    Method,
-)
+from ncfast.information.estimators import ESTIMATORS, Blocks, JointNorm, Method
 from ncfast.information.neighbors import knn
 from ncfast.information.preprocess import Preprocess, by_class, transform
 from ncfast.information.reduction import principal
-from ncfast.information.samples import (
-    check_choice,
-    check_k,
-)
+from ncfast.information.samples import check_choice, check_k
 from ncfast.information.signals import pair_signals
 from ncfast.metrics.bounds import superfluous_information_bound
 
@@ -37,7 +29,7 @@ Estimator = Literal["channel"] | Method
 
 @dataclass(frozen=True)
 class Options:
-    """How I(Z;X|Y) is estimated."""
+    """Options of the estimate of I(Z;X|Y)."""
 
     k: int
     method: Estimator
@@ -49,34 +41,34 @@ class Options:
 
 @dataclass(frozen=True)
 class Aligned:
-    """One pass over the same samples: row i of everything is sample i."""
+    """Features, codes and classes of the same samples: row i of each belongs to sample i."""
 
-    feats: Tensor  # (N, D), as they came
+    feats: Tensor  # (N, D) as given
     code: Tensor  # (N, r), projected, without noise
     inputs: Tensor  # (N, s), projected and transformed inside each class
-    classes: Tensor
+    classes: Tensor  # (N,)
     norm_max: float
     explained: Mapping[str, float]
     doubts: tuple[str, ...] = ()
 
 
 def check_sigma(sigma: float) -> None:
-    """Check the noise level.
+    """Check that the noise level is positive and finite.
 
     Raises:
-        ValueError: it is not positive and finite.
+        ValueError: it is not.
     """
     if not 0 < sigma < math.inf:
         raise ValueError(
             f"Expected argument `sigma` to be positive and finite but got {sigma}. Without noise "
-            "I(Z;X|Y) of a deterministic network is infinite, and no estimate of it means anything."
+            "I(Z;X|Y) of a deterministic network is infinite and cannot be estimated."
         )
 
 
 def input_code(
     inputs: Tensor, classes: Tensor, dim: int | None, preprocess: Preprocess
 ) -> tuple[Tensor, float]:
-    """Inputs projected and transformed inside each class, and the variance that is left."""
+    """Inputs projected and transformed inside each class, and the share of variance kept."""
     found = principal(inputs, dim, classes)
     code = by_class(lambda part: transform(part, preprocess), inputs @ found.axes, classes)
     return code, found.explained
@@ -85,14 +77,18 @@ def input_code(
 def align(
     feats: Tensor, classes: Tensor, code: Tensor, dim: int | None, explained: float
 ) -> Aligned:
-    """The features beside an input code that is there already."""
+    """Project the features and join them with the code of the inputs.
+
+    Raises:
+        ValueError: all features are zero.
+    """
     found = principal(feats, dim, classes)
     norms = torch.linalg.vector_norm(feats, dim=1)
     norm = float(norms.max())
     if norm == 0:
         raise ValueError(
-            "Expected argument `feats` to have a row that is not zero but all are. The noise is "
-            "relative to the largest row norm: look at the layer, it is dead."
+            "Expected argument `feats` to have a nonzero row but all rows are zero. The noise is "
+            "relative to the largest row norm. Check whether the layer is dead."
         )
     shares = {"explained_feats": found.explained, "explained_inputs": explained}
     doubts = tuple(caveats.outlying(norms))
@@ -102,11 +98,11 @@ def align(
 def channel_terms(
     blocks: Blocks, k: int, groups: Tensor | None, metric: JointNorm, backend: str
 ) -> tuple[Tensor, str]:
-    """h(Z) - h(noise) of the blocks Z and noise: I(Z;X) when Z = g(X) + noise.
+    """h(Z) - h(noise) of the blocks Z and noise: this is I(Z;X) for Z = g(X) + noise.
 
-    The noise's entropy is known, and measured all the same, on the draw that is in Z: what is wrong
-    with the estimator in so many dimensions is wrong with both, and without any signal the
-    difference is zero to the digit.
+    The entropy of the noise is known but estimated nevertheless, from the draw that Z contains. The
+    bias of the estimator is then the same for both terms and cancels. Without signal the result is
+    exactly 0.
     """
     norm: Norm = "linf" if metric == "linf" else "l2"
     noisy, noise = (knn(block, k, metric=norm, labels=groups, backend=backend) for block in blocks)
@@ -130,7 +126,7 @@ def _terms(blocks: Blocks, classes: Tensor, options: Options) -> tuple[Tensor, s
 
 
 def measure(aligned: Aligned, noise: Tensor, sigma: float, options: Options) -> Estimate:
-    """I(Z;X|Y) of aligned samples, without raising its warnings."""
+    """I(Z;X|Y) of aligned samples. It raises no warnings."""
     classes, k = aligned.classes, options.k
     blocks = _blocks(aligned, noise, sigma, options)
     counts = torch.bincount(classes)
@@ -165,7 +161,7 @@ def _blocks(aligned: Aligned, noise: Tensor, sigma: float, options: Options) -> 
 
 
 def _inside(rows: Tensor, classes: Tensor, options: Options) -> Tensor:
-    """The columns transformed inside each class; again for a subset of rows that were."""
+    """The columns transformed inside each class. Subsets of the rows are transformed again."""
     if options.method == "channel":
         return rows
     return by_class(lambda part: transform(part, options.preprocess), rows, classes)
@@ -199,16 +195,17 @@ def _doubts(
     if value > details["logdet_bound"] + slack:
         texts.append(
             f"The estimate {value:.2f} exceeds the log-det bound {details['logdet_bound']:.2f}, "
-            "which the true value cannot."
+            "an upper bound of the true value."
         )
     return texts
 
 
 def check_options(classes: Tensor, options: Options, dim: int | None) -> None:
-    """Check what does not depend on the features.
+    """Check the options against the classes.
 
     Raises:
-        ValueError, TypeError: an unknown option; `k` or `dim` out of range; no class above k.
+        ValueError, TypeError: an unknown option, `k` or `dim` out of range, or no class with more
+            than k members.
     """
     check_choice("method", options.method, tuple(ESTIMATORS_INSIDE))
     check_choice("metric", options.metric, ("l2max", "linf"))
@@ -224,7 +221,7 @@ def check_options(classes: Tensor, options: Options, dim: int | None) -> None:
 
 
 def draw(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard Gaussian noise of the shape of a code, from a private generator unless given one."""
+    """Standard Gaussian noise in the shape of a code; None takes a private generator."""
     if generator is None:
         generator = private_generator(like.device)
     return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)

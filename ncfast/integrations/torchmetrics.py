@@ -66,7 +66,7 @@ class CollapseMetric(Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        _validate.check_num_classes(num_classes)
+        num_classes = _validate.check_num_classes(num_classes)
         if dim < 1:
             raise ValueError(f"Expected argument `dim` to be at least 1 but got {dim}.")
         self.num_classes, self.dim = num_classes, dim

@@ -8,10 +8,13 @@ where the search costs N K D.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from ncfast.metrics.inputs import MetricInputs
+from ncfast.metrics.present import few_present
 from ncfast.ops import _raw
 from ncfast.ops.decisions import Rule, own_distances
 from ncfast.ops.decisions import decisions as decide
@@ -30,25 +33,46 @@ def decisions(inputs: MetricInputs, feats: Tensor, labels: Tensor) -> tuple[Tens
         feats: (N, D), all of the samples or some.
         labels: (N,) their classes.
     """
-    rules = [inputs.once(_nearest_mean)]
+    searches = [inputs.once(_nearest_mean)]
     if inputs.weight is not None:
-        rules.append(inputs.once(_classifier))
-    found = _decide(inputs, rules, feats, labels)
+        searches.append(inputs.once(_classifier))
+    found = _decide(inputs, searches, feats, labels)
     nothing = torch.full_like(found[0], -1)
     return found[0], found[1] if len(found) > 1 else nothing
 
 
-def _nearest_mean(inputs: MetricInputs) -> Rule:
+class _Search(NamedTuple):
+    """A rule over some of the classes."""
+
+    rule: Rule
+    classes: Tensor | None  # (P,) which its rows stand for, ascending; None for all
+
+    def named(self, found: Tensor) -> Tensor:
+        """The classes that rows of the rule stand for."""
+        return found if self.classes is None else self.classes.index_select(0, found)
+
+
+def _nearest_mean(inputs: MetricInputs) -> _Search:
     # norm(x - mu)^2 orders as norm(mu)^2 / 2 - <x, mu>; centring keeps it from cancelling
-    means = inputs.centred
-    offset = torch.where(inputs.moments.present, -means.square().sum(1) / 2, -torch.inf)
-    return Rule(inputs.moments.mean_of_means, means, offset)
+    centre, classes = inputs.moments.mean_of_means, few_present(inputs.moments)
+    if classes is None:
+        means = inputs.centred
+        offset = torch.where(inputs.moments.present, -means.square().sum(1) / 2, -torch.inf)
+    else:
+        means = inputs.moments.means.index_select(0, classes) - centre
+        offset = -means.square().sum(1) / 2
+    return _Search(Rule(centre, means, offset), classes)
 
 
-def _classifier(inputs: MetricInputs) -> Rule:
+def _classifier(inputs: MetricInputs) -> _Search:
     weight = inputs.classifier
     bias = weight.new_zeros(len(weight)) if inputs.bias is None else inputs.bias
-    return Rule(torch.zeros_like(weight.narrow(0, 0, 1)).squeeze(0), weight, bias)
+    return _Search(Rule(torch.zeros_like(weight.narrow(0, 0, 1)).squeeze(0), weight, bias), None)
+
+
+def _searched(backend: str, feats: Tensor, searches: list[_Search]) -> list[Tensor]:
+    found = decide(backend, feats, [search.rule for search in searches])
+    return [search.named(rows) for search, rows in zip(searches, found, strict=True)]
 
 
 def _pays(inputs: MetricInputs, products: int) -> bool:
@@ -72,28 +96,30 @@ def _margin_radii(inputs: MetricInputs) -> Tensor | None:
     return inputs.margins().radius
 
 
-def _decide(inputs: MetricInputs, rules: list[Rule], feats: Tensor, labels: Tensor) -> list[Tensor]:
+def _decide(
+    inputs: MetricInputs, searches: list[_Search], feats: Tensor, labels: Tensor
+) -> list[Tensor]:
     backend = inputs.backend
     if backend == "reference" or not _raw.readable(feats):
-        return decide(backend, feats, rules)
-    radii = [_half_gaps(inputs), _margin_radii(inputs) if len(rules) > 1 else None]
-    radii = radii[: len(rules)]
+        return _searched(backend, feats, searches)
+    radii = [_half_gaps(inputs), _margin_radii(inputs) if len(searches) > 1 else None]
+    radii = radii[: len(searches)]
     if all(radius is None for radius in radii):
-        return decide(backend, feats, rules)
+        return _searched(backend, feats, searches)
     own = labels.to(torch.int64).clamp(max=inputs.moments.num_classes - 1)
     distances = own_distances(feats, own, inputs.moments.means)
     found = []
-    for rule, radius in zip(rules, radii, strict=True):
+    for search, radius in zip(searches, radii, strict=True):
         if radius is None:
-            found += decide(backend, feats, [rule])
+            found += _searched(backend, feats, [search])
             continue
         sure = distances < _SURE * radius.index_select(0, own)
         open_rows = sure.logical_not().nonzero().squeeze(1)
         if 2 * len(open_rows) > len(own):  # not worth gathering
-            found += decide(backend, feats, [rule])
+            found += _searched(backend, feats, [search])
             continue
         chosen = own.clone()
         for rows in open_rows.split(_ROWS):
-            chosen[rows] = decide(backend, feats.index_select(0, rows), [rule])[0]
+            chosen[rows] = _searched(backend, feats.index_select(0, rows), [search])[0]
         found.append(chosen)
     return found

@@ -16,19 +16,27 @@ SEE_ABSENT = frozenset({"margins", "spread", "decisions"})
 _MANY = 128  # so few classes cost little, present or not
 
 
+def few_present(moments: ClassMoments) -> Tensor | None:
+    """The classes present in any state, ascending; None where leaving out the rest saves nothing.
+
+    On an accelerator finding them would wait: None.
+    """
+    if moments.num_classes <= _MANY or not plain(moments.counts):
+        return None
+    present = (moments.counts > 0).reshape(-1, moments.num_classes).any(0)
+    index = present.nonzero().squeeze(1)
+    return index if 0 < 2 * len(index) <= moments.num_classes else None
+
+
 def of_present(inputs: MetricInputs) -> MetricInputs | None:
     """The same inputs without the rows of absent classes; None where that saves nothing.
 
     Metrics that leave absent classes out have the same values, at a cost that grows with the
-    classes that are present in any of the states. On an accelerator finding them would wait.
+    classes that are present.
     """
     moments = inputs.moments
-    if moments.num_classes <= _MANY or not plain(moments.counts):
-        return None
-    present = moments.counts > 0
-    index = present.flatten(0, -2).any(0).nonzero().squeeze(1) if present.ndim > 1 else None
-    index = present.nonzero().squeeze(1) if index is None else index
-    if not 0 < 2 * len(index) <= moments.num_classes:
+    index = few_present(moments)
+    if index is None:
         return None
     return replace(
         inputs,

@@ -75,17 +75,22 @@ def why_not_cpu(feats: Tensor) -> str | None:
 
 def readable(feats: Tensor) -> bool:
     """Whether the extension can read ``feats`` (N, D) without a copy."""
-    usable = extension is not None and why_not_cpu(feats) is None and len(feats) < _MOST_ROWS
+    usable = extension is not None and why_not_cpu(feats) is None and feats.shape[0] < _MOST_ROWS
     return usable and not traced(feats) and dense_rows(feats)
 
 
 def dense_rows(feats: Tensor, *others: Tensor) -> bool:
     """Whether the columns of ``feats`` (N, D) are adjacent, and all tensors have memory."""
-    # a wrapper around other tensors has no memory of its own: its address is 0
-    if (feats.stride()[1] != 1 and feats.shape[1] != 1) or feats.is_neg() or not feats.data_ptr():
+    if feats.stride()[1] != 1 and feats.shape[1] != 1:
         return False
-    for other in others:  # noqa: SIM110  a generator would take half a microsecond
-        if other.is_neg() or not other.data_ptr():
+    return have_memory(feats, *others)
+
+
+def have_memory(*tensors: Tensor | None) -> bool:
+    """Whether the memory of all these tensors that are given holds their numbers."""
+    for tensor in tensors:
+        # a wrapper around other tensors has no memory of its own: its address is 0
+        if tensor is not None and (tensor.is_neg() or not tensor.data_ptr()):
             return False
     return True
 

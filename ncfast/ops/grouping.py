@@ -144,10 +144,9 @@ def build(labels: Tensor, num_classes: int) -> LabelPlan:
     inside = (wide >= 0) & (wide < num_classes)
     wide = torch.where(inside, wide, 0)
     zero = torch.zeros((), dtype=torch.float64, device=labels.device)
-    narrow = next(dtype for bound, dtype in _NARROW if num_classes <= bound)
-    ordered, permutation = torch.sort(wide.to(narrow), stable=True)
+    ordered, permutation = _sorted(wide, num_classes)
     # counted by bisection: atomic additions would queue at a few addresses
-    index = torch.arange(num_classes, device=labels.device).to(narrow)
+    index = torch.arange(num_classes, device=labels.device).to(ordered.dtype)
     offsets = torch.searchsorted(ordered, index)
     return LabelPlan(
         labels,
@@ -157,6 +156,57 @@ def build(labels: Tensor, num_classes: int) -> LabelPlan:
         offsets,
         torch.where(inside.all(), zero, torch.nan),
     )
+
+
+def _sorted(keys: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Keys in 0..number-1 in ascending order, and the rows they came from; stable."""
+    narrow = next(dtype for bound, dtype in _NARROW if number <= bound)
+    return torch.sort(keys.to(narrow), stable=True)
+
+
+class PresentItems(NamedTuple):
+    """The rows of a batch that count, cut into items: runs of rows that share a class.
+
+    Absent classes own no item, so the bound on the number of items, W = N // rows + min(N, K),
+    does not grow with K beyond N. No value is read to allocate.
+    """
+
+    permutation: Tensor  # (N,) int32: rows in the order of their classes, left-out rows last
+    # (6, W) int32: start, length (0 past the end), class (-1 past the end), first row of the class,
+    # the item's own number, and the rows of the class in its first item, 0 in the others
+    items: Tensor
+    leaders: Tensor  # (N,) int64: the first item of a row's class; -1 for rows left out
+
+
+def present_items(keys: Tensor, num_classes: int, rows: int) -> PresentItems:
+    """Items of at most ``rows`` rows from ``keys`` (N,): classes, or K in rows left out.
+
+    The cuts depend on the rows that count alone. No host synchronisation.
+    """
+    ordered, permutation = _sorted(keys, num_classes + 1)
+    begins = torch.searchsorted(ordered, ordered)  # where the class of each position begins
+    position = torch.arange(len(keys), device=keys.device)
+    counts = ordered < num_classes
+    opens = counts & ((position - begins) % rows == 0)
+    number = opens.cumsum(0)
+    item = torch.arange(len(keys) // rows + min(len(keys), num_classes), device=keys.device)
+    start = torch.searchsorted(number, item + 1)
+    used = start < len(keys)
+    start = torch.where(used, start, 0)
+    owner = ordered.index_select(0, start)
+    begin = begins.index_select(0, start)
+    stop = torch.searchsorted(ordered, owner, right=True)
+    columns = (
+        start,
+        torch.where(used, (stop - start).clamp(max=rows), 0),
+        torch.where(used, owner.to(torch.int64), -1),
+        permutation.index_select(0, begin),
+        item,
+        torch.where(used & (start == begin), stop - begin, 0),
+    )
+    leader = torch.where(counts, number.index_select(0, begins) - 1, -1)
+    leaders = torch.empty_like(leader).scatter_(0, permutation, leader)
+    return PresentItems(permutation.to(torch.int32), _int32(columns), leaders)
 
 
 def _cut(plan: LabelPlan, rows: int) -> ItemTable:

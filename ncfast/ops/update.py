@@ -7,14 +7,19 @@ its memory do not grow with the number of classes of the state.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ncfast.kernels.configuration import update_config
+from ncfast.ops import _raw
 from ncfast.ops import moments as class_moments
-from ncfast.ops._registry import Operation
-from ncfast.ops.blocks import add_by_class, residuals
+from ncfast.ops._registry import Operation, operator
+from ncfast.ops.blocks import add_by_class, multiprocessors, residuals
+from ncfast.ops.grouping import present_items
+from ncfast.ops.moments import RawMoments
 from ncfast.ops.summary import Moments
 
 
@@ -28,6 +33,7 @@ class Kept(NamedTuple):
     nan_if_invalid: Tensor  # () float64: NaN when a label that counts is out of range, else 0
 
 
+@torch.no_grad()
 def reference(
     feats: Tensor,
     labels: Tensor,
@@ -42,15 +48,22 @@ def reference(
 
     Args:
         feats: (N, D) in any floating dtype.
-        labels: (N,) integers. One outside 0..K-1 that is not left out makes the norms NaN.
+        labels: (N,) integers.
         state: class moments of K classes and D columns, contiguous. The rows of classes that are
             not in the batch are not touched.
         mask: (N,) bool; rows where it is False are left out, whatever they hold.
         ignore_index: rows with this label are left out; None leaves out none.
         ignored: () int64; the number of rows that were left out is added to it.
-        scatter: (D, D) float64 of the rows so far around their class means. The sum of the outer
-            products of the batch is merged into it, so that it is N Sigma_W of all rows.
+        scatter: (D, D) float64, N Sigma_W of the rows so far: the sum of the outer products of
+            their deviations from the class means. It becomes that of all rows, the whole matrix,
+            exactly symmetric.
+
+    Raises:
+        ValueError: on the CPU, a label outside 0..K-1 that is not left out; nothing is written.
+            On a device, and while something traces, such a label makes the norms NaN.
     """
+    if feats.shape[0] == 0:
+        return
     kept = keep(feats, labels, state.counts.shape[0], mask, ignore_index)
     raw = class_moments.reference(kept.feats, kept.slots, len(kept.classes))
     counts_here = kept.classes < state.counts.shape[0]
@@ -77,24 +90,57 @@ def keep(
     feats: Tensor, labels: Tensor, num_classes: int, mask: Tensor | None, ignore_index: int | None
 ) -> Kept:
     """Which rows count, and the classes among them in ascending order."""
+    keys, skipped, outside = checked_keys(labels, num_classes, mask, ignore_index)
+    ordered, order = keys.sort(stable=True)
+    first = torch.ones_like(ordered)
+    first[1:] = (ordered[1:] != ordered[:-1]).to(torch.int64)
+    slot = first.cumsum(0) - 1
+    size = min(len(keys), num_classes + 1)
+    classes = torch.full((size,), num_classes, device=keys.device).scatter_(0, slot, ordered)
+    return Kept(
+        torch.where((keys < num_classes).unsqueeze(1), feats, 0),
+        torch.empty_like(slot).scatter_(0, order, slot),
+        classes,
+        skipped,
+        nan_if(outside),
+    )
+
+
+def checked_keys(
+    labels: Tensor, num_classes: int, mask: Tensor | None, ignore_index: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The class of each row, K where it does not count; rows left out; which labels are invalid.
+
+    Raises:
+        ValueError: on the CPU, unless something traces, a label is invalid.
+    """
+    keys, skipped, outside = _keys(labels, num_classes, mask, ignore_index)
+    if labels.is_cpu and not _raw.traced(labels, outside) and outside.any():
+        raise _out_of_range(labels, int(outside.to(torch.int8).argmax()), num_classes)
+    return keys, skipped, outside
+
+
+def _keys(
+    labels: Tensor, num_classes: int, mask: Tensor | None, ignore_index: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`checked_keys` without the check."""
     wide = labels.to(torch.int64)
     wanted = torch.ones_like(wide, dtype=torch.bool) if mask is None else mask.to(torch.bool)
     if ignore_index is not None:
         wanted = wanted & (wide != ignore_index)
     inside = (wide >= 0) & (wide < num_classes)
-    invalid = (wanted & ~inside).any()
-    ordered, order = torch.where(wanted & inside, wide, num_classes).sort(stable=True)
-    first = torch.ones_like(ordered)
-    first[1:] = (ordered[1:] != ordered[:-1]).to(torch.int64)
-    slot = first.cumsum(0) - 1
-    size = min(len(wide), num_classes + 1)
-    classes = torch.full((size,), num_classes, device=wide.device).scatter_(0, slot, ordered)
-    return Kept(
-        torch.where((wanted & inside).unsqueeze(1), feats, 0),
-        torch.empty_like(slot).scatter_(0, order, slot),
-        classes,
-        (~wanted).sum(),
-        torch.where(invalid, torch.nan, 0.0).to(torch.float64),
+    return torch.where(wanted & inside, wide, num_classes), (~wanted).sum(), wanted & ~inside
+
+
+def nan_if(outside: Tensor) -> Tensor:
+    """NaN if any entry is True, else zero, () float64."""
+    return torch.where(outside.any(), torch.nan, 0.0).to(torch.float64)
+
+
+def _out_of_range(labels: Tensor, row: int, num_classes: int) -> ValueError:
+    return ValueError(
+        f"Expected argument `labels` to lie in 0..{num_classes - 1} but row {row} holds "
+        f"{int(labels[row])}. Leave such rows out by `mask` or `ignore_index`, or relabel them."
     )
 
 
@@ -105,6 +151,140 @@ def _add_scatter(
         scatter.addmm_(residual.T, residual)
     scaled = delta * between.sqrt().unsqueeze(1)
     scatter.addmm_(scaled.T, scaled)
+    scatter.copy_(scatter.triu() + scatter.triu(1).T)  # a product need not be exactly symmetric
 
 
-UPDATE = Operation("the update of class moments", reference)
+def _cpu(
+    feats: Tensor,
+    labels: Tensor,
+    state: Moments,
+    *,
+    mask: Tensor | None = None,
+    ignore_index: int | None = None,
+    ignored: Tensor | None = None,
+    scatter: Tensor | None = None,
+) -> None:
+    """By the extension: one pass over the batch and the rows of its classes, all in float64."""
+    if not _writable(state, ignored, scatter) or not _raw.have_memory(labels, mask):
+        return reference(
+            feats,
+            labels,
+            state,
+            mask=mask,
+            ignore_index=ignore_index,
+            ignored=ignored,
+            scatter=scatter,
+        )
+    read, code = _raw.with_code(labels)
+    row = _raw.loaded().update_moments(
+        *_raw.matrix(feats),
+        read.data_ptr(),
+        code,
+        read.stride(0),
+        0 if mask is None else mask.data_ptr(),
+        0 if mask is None else mask.stride(0),
+        ignore_index,
+        state.counts.numel(),
+        state.counts.data_ptr(),
+        state.means.data_ptr(),
+        state.within_ss.data_ptr(),
+        state.norm_sum.data_ptr(),
+        state.norm_max.data_ptr(),
+        0 if ignored is None else ignored.data_ptr(),
+        0 if scatter is None else scatter.data_ptr(),
+        torch.get_num_threads(),
+    )
+    if row >= 0:
+        raise _out_of_range(labels, row, len(state.counts))
+
+
+def _writable(state: Moments, ignored: Tensor | None, scatter: Tensor | None) -> bool:
+    """Whether the extension can write to these tensors where they lie."""
+    classes, dim = state.means.shape
+    for tensor in (state.means, state.within_ss, state.norm_sum, state.norm_max, scatter):
+        if tensor is not None and not (tensor.dtype is torch.float64 and _lies_plainly(tensor)):
+            return False
+    for tensor in (state.counts, ignored):
+        if tensor is not None and not (tensor.dtype is torch.int64 and _lies_plainly(tensor)):
+            return False
+    fits = state.counts.numel() == classes and state.within_ss.numel() == classes
+    return fits and (scatter is None or scatter.numel() == dim * dim)
+
+
+def _lies_plainly(tensor: Tensor) -> bool:
+    plain = type(tensor) is Tensor and tensor.is_cpu and not tensor.is_neg()
+    return plain and tensor.is_contiguous()
+
+
+def _triton(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> None:
+    """By kernels that read the features once, and once more for the scatter matrix.
+
+    The moments have the same bits with rows left out as without these rows. The scatter matrix is
+    accurate to float32; with float64 features the reference computes it.
+    """
+    from ncfast.kernels.update import Batch, update
+
+    scatter, ignored = options.get("scatter"), options.get("ignored")
+    (count, dim), classes = feats.shape, state.counts.shape[0]
+    if count == 0:
+        return
+    if scatter is not None and feats.dtype == torch.float64:
+        return reference(feats, labels, state, **options)
+    keys, skipped, outside = _keys(
+        labels, classes, options.get("mask"), options.get("ignore_index")
+    )
+    config = update_config(count, dim, feats.dtype.itemsize, multiprocessors(feats.device))
+    items = present_items(keys, classes, config.items.item_rows)
+    batch = Batch(feats.resolve_neg(), *items, nan_if(outside))
+    gained = update(batch, state, config, with_scatter=scatter is not None)
+    if scatter is not None:
+        scatter.add_(gained)
+    if ignored is not None:
+        ignored.add_(skipped)
+
+
+def _by_operator(
+    feats: Tensor,
+    labels: Tensor,
+    state: Moments,
+    *,
+    mask: Tensor | None = None,
+    ignore_index: int | None = None,
+    ignored: Tensor | None = None,
+    scatter: Tensor | None = None,
+) -> None:
+    """`_triton` through the dispatcher: can be traced, faked and compiled."""
+    parts = state.counts, state.means, state.within_ss, state.norm_sum, state.norm_max
+    _OPERATOR(feats.detach(), labels, *parts, mask, ignore_index, ignored, scatter)
+
+
+def _eagerly(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> None:
+    UPDATE.eagerly(feats, labels, state, **options)
+
+
+def _implemented(run: Callable[..., None]) -> Callable[..., None]:
+    """``run`` with the arguments in the order of the operator's schema."""
+
+    def call(feats: Tensor, labels: Tensor, *given: Any) -> None:
+        names = ("mask", "ignore_index", "ignored", "scatter")
+        run(feats, labels, RawMoments(*given[:5]), **dict(zip(names, given[5:], strict=True)))
+
+    return call
+
+
+_OPERATOR = operator(
+    "triton_update(Tensor feats, Tensor labels, Tensor(a!) counts, Tensor(b!) means, "
+    "Tensor(c!) within_ss, Tensor(d!) norm_sum, Tensor(e!) norm_max, Tensor? mask, "
+    "int? ignore_index, Tensor(f!)? ignored, Tensor(g!)? scatter) -> ()",
+    lambda *given: None,
+    cpu=_implemented(reference),
+    cuda=_implemented(_eagerly),
+)
+UPDATE = Operation(
+    "the update of class moments",
+    reference,
+    _cpu,
+    triton=_triton,
+    operator=_by_operator,
+    float64=True,
+)

@@ -101,7 +101,8 @@ class Ranks:
         self, layouts: Sequence[Layout], states: Sequence[Tensor], call: str
     ) -> list[Tensor]:
         pairs = zip(layouts, states, strict=True)
-        merged = iter(self.moments([of.unpack(row) for of, rows in pairs for row in rows], call))
+        parts = [ClassMoments(*layout.split(row)) for layout, rows in pairs for row in rows]
+        merged = iter(self.moments(parts, call))
         return [torch.stack([pack(next(merged)) for _ in rows]) for rows in states]
 
     def moments(self, moments: Sequence[ClassMoments], call: str) -> list[ClassMoments]:

@@ -7,12 +7,11 @@ import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from ncfast._arrays import as_tensor
 from ncfast._validate import LABEL_DTYPES
@@ -33,80 +32,13 @@ from ncfast.tracking.batches import (
 from ncfast.tracking.capture import FeatureCapture
 from ncfast.tracking.keys import IGNORED
 from ncfast.tracking.layers import model_device
-from ncfast.tracking.looks import (
-    Batch,
-    Kept,
-    Memory,
-    Visit,
-    accumulators_of,
-    look_twice,
-    repeatable,
-)
 from ncfast.tracking.reduction import Ranks
 from ncfast.tracking.step_metrics import classifier_of
 
+if TYPE_CHECKING:
+    from ncfast.evaluation.looks import Batch, Visit
+
 Batches = Iterable[Any]
-
-
-class Measuring(Accumulator):
-    """An accumulator that keeps the error of a batch for later: the other layers go on.
-
-    Attributes:
-        error: the first error, or None.
-    """
-
-    error: Exception | None = None
-
-    def update(self, feats: Any, labels: Any, *, mask: Any = None) -> Self:
-        """See `Accumulator.update`."""
-        return self._tried(super().update, feats, labels, mask=mask)
-
-    def revisit(self, feats: Any, labels: Any, *, mask: Any = None) -> Self:
-        """See `Accumulator.revisit`."""
-        return self._tried(super().revisit, feats, labels, mask=mask)
-
-    def update_ood(self, feats: Any) -> Self:
-        """See `Accumulator.update_ood`."""
-        return self._tried(super().update_ood, feats)
-
-    def revisit_ood(self, feats: Any) -> Self:
-        """See `Accumulator.revisit_ood`."""
-        return self._tried(super().revisit_ood, feats)
-
-    def _tried(self, call: Callable[..., object], *args: Any, **options: Any) -> Self:
-        if self.error is None:
-            try:
-                call(*args, **options)
-            except (TypeError, ValueError) as error:
-                self.error = error
-        return self
-
-    def check_inputs(self, *, ood: bool) -> None:
-        """Raise ValueError if an id asked for by name lacks an input that no batch brings."""
-        there = self._there() | {"revisit", "scores", *(("ood",) if ood else ())}
-        for id_, why in self._selection.missing(self.dim, there).items():
-            if id_ in self._selection.named and "memory_limit" not in why:
-                raise ValueError(
-                    f"Expected all inputs of the metric {id_!r}, asked for by name, but it "
-                    f"{why.partition(':')[0]}. {_REMEDY}"
-                )
-
-    def values(self) -> dict[str, Tensor]:
-        """The metrics; after a second look at other rows than the first, those that need none."""
-        self._selection = replace(self._selection, named=())  # one that lacks a look stops no other
-        try:
-            return self.compute()
-        except ValueError as error:
-            self._look = None
-            text = f"Metrics that look at the rows a second time are left out: {error}"
-            warnings.warn(text, RuntimeWarning, stacklevel=messages.user_level())
-            return self.compute()
-
-
-_REMEDY = (
-    "Pass ood=, batches from outside the distribution, for NC5; track the input of an nn.Linear "
-    "with K rows for metrics of a classifier."
-)
 
 
 class Snapshot:
@@ -141,13 +73,14 @@ class Snapshot:
         ignore_index: int | None = -100,
         memory_limit: int | str | None = "2GiB",
     ) -> None:
+        from ncfast.evaluation.collect import accumulators_of  # it imports this module
+
         wanted = any("classifier" in CATALOGUE[i].needs for i in resolve(metrics, CATALOGUE))
         heads = capture.heads(num_classes) if wanted else {}
         self.accumulators, _ = accumulators_of(
             {name: classifier_of(heads.get(name)) for name in capture.names},
             num_classes,
             metrics,
-            Measuring,
             ignore_index=ignore_index,
             memory_limit=memory_limit,
         )
@@ -160,6 +93,7 @@ class Snapshot:
         self._sums: dict[str, Tensor] = {}
         self._counted: Tensor | float = 0.0  # rows that were not left out
         self._count = 0
+        self._cannot_repeat = False
         self._undefined: set[str] = set()  # layers that another rank could not measure
 
     @property
@@ -168,7 +102,7 @@ class Snapshot:
         return not (self._count or self.skipped)
 
     @property
-    def moments(self) -> dict[str, Measuring]:
+    def moments(self) -> dict[str, Accumulator]:
         """The accumulators of the layers that have some features, by layer."""
         return {n: a for n, a in self.accumulators.items() if a._state is not None}
 
@@ -189,22 +123,62 @@ class Snapshot:
             TypeError: a batch has no inputs and labels, or its loss is no number.
             ValueError: the loss has another shape; a metric asked for by name lacks an input.
         """
+        from ncfast.evaluation.looks import Kept, Memory
+
         for accumulator in self.accumulators.values():
-            accumulator.check_inputs(ood=ood is not None)
-        twice = any(
-            a.needs_revisit or (ood is not None and "revisit" in a._selection.needs)
+            _check_inputs(accumulator, ood=ood is not None)
+        memory = Memory(self._memory_limit) if self._looks_twice(ood is not None) else None
+        passes = [Kept(self._pass(batches, self._inside), memory, repeatable=_repeatable(batches))]
+        if ood is not None:
+            again = _repeatable(ood)
+            passes.append(Kept(self._pass(ood, self._outside), memory, repeatable=again))
+        for each in passes:
+            each.first(self._update)
+        self._cannot_repeat = not all(each.can_repeat for each in passes)
+        if reduce is not None:
+            reduce()
+        if not any(a.needs_revisit for a in self.accumulators.values()):
+            return
+        if self._cannot_repeat:
+            warnings.warn(_CANNOT_REPEAT, RuntimeWarning, stacklevel=messages.user_level())
+            return
+        for each in passes:
+            each.again(self._revisit)
+        if reduce is not None:
+            reduce()
+
+    def _looks_twice(self, ood: bool) -> bool:
+        """Whether a metric looks at the features a second time."""
+        return any(
+            a.needs_revisit or (ood and "revisit" in a._selection.needs)
             for a in self.accumulators.values()
         )
-        memory = Memory(self._memory_limit) if twice else None
-        inside = Kept(self._pass(batches, self._inside), memory, repeatable=repeatable(batches))
-        outside = None
-        if ood is not None:
-            outside = Kept(self._pass(ood, self._outside), memory, repeatable=repeatable(ood))
-        reduced = None if reduce is None else lambda _: reduce()
-        look_twice(self.accumulators, inside, outside, reduced)
-        for name, accumulator in self.accumulators.items():
-            if accumulator.error is not None:
-                self.errors.setdefault(name, accumulator.error)
+
+    def _update(self, batch: Batch) -> None:
+        for name, feats in batch.feats.items():
+            accumulator = self.accumulators[name]
+            if batch.labels is None:
+                self._try(name, accumulator.update_ood, feats)
+            else:
+                self._try(name, accumulator.update, feats, batch.labels, mask=batch.mask)
+
+    def _revisit(self, batch: Batch) -> None:
+        for name, feats in batch.feats.items():
+            accumulator = self.accumulators[name]
+            if not accumulator.needs_revisit:
+                continue
+            if batch.labels is None:
+                self._try(name, accumulator.revisit_ood, feats)
+            else:
+                self._try(name, accumulator.revisit, feats, batch.labels, mask=batch.mask)
+
+    def _try(self, name: str, call: Callable[..., object], *args: Any, **options: Any) -> None:
+        """Call a method of a layer's accumulator; a layer that fails once is called no more."""
+        if name not in self.errors:
+            try:
+                call(*args, **options)
+            except (TypeError, ValueError) as error:
+                self.errors[name] = error
 
     def values(self, ids: Sequence[str], prefix: Callable[[str], str]) -> dict[str, Tensor]:
         """The values for the record by key, 0-d tensors, of the layers that all batches have.
@@ -218,7 +192,7 @@ class Snapshot:
         for layer, accumulator in self.moments.items():
             if layer in self.errors:
                 continue
-            metrics, way = accumulator.values(), prefix(layer)
+            metrics, way = _values(accumulator), prefix(layer)
             if layer in self._undefined:
                 metrics = {id_: torch.full_like(value, torch.nan) for id_, value in metrics.items()}
             found |= {f"{way}/{id_}": metrics[id_] for id_ in ids if id_ in metrics}
@@ -250,16 +224,14 @@ class Snapshot:
         layers = list(self.accumulators)
         device = next(iter(self._sums.values()), torch.zeros(())).device
         own = [float(self._count), float(self._counted)]
-        own += [float(self.accumulators[name].error is not None) for name in layers]
-        own += [float(name in self.errors) for name in layers]
+        own += [float(self._cannot_repeat), *(float(name in self.errors) for name in layers)]
         scores = torch.tensor(own, dtype=torch.float64, device=device)
         packed = torch.cat([scores, *(total.view(1) for total in self._sums.values())])
         sums = ranks.sums(packed, f"{call} with {', '.join([*layers, *self._sums])}")
-        count, self._counted, *rest = sums.unbind()
-        self._count = int(count)
-        wrong = [*zip([*layers, *layers], rest[: 2 * len(layers)], strict=True)]
-        self._undefined = {name for name, number in wrong if number}
-        self._sums = dict(zip(self._sums, rest[2 * len(layers) :], strict=True))
+        count, self._counted, cannot_repeat, *rest = sums.unbind()
+        self._count, self._cannot_repeat = int(count), bool(cannot_repeat)
+        self._undefined = {name for name, wrong in zip(layers, rest, strict=False) if wrong}
+        self._sums = dict(zip(self._sums, rest[len(layers) :], strict=True))
 
     def _pass(
         self, batches: Batches, read: Callable[[Any, bool], Batch | None]
@@ -293,12 +265,18 @@ class Snapshot:
         features = self._taken()
         if first:
             self._score(outputs, labels, mask)
-        return Batch(features, labels, mask)
+        return self._batch(features, labels, mask)
 
     def _outside(self, batch: Any, first: bool) -> Batch:
         """Features of a batch from outside the distribution."""
         outputs_of(self._model, inputs_of(batch), model_device(self._model))
-        return Batch(self._taken(), None)
+        return self._batch(self._taken(), None, None)
+
+    @staticmethod
+    def _batch(features: dict[str, Tensor], labels: Tensor | None, mask: Tensor | None) -> Batch:
+        from ncfast.evaluation.looks import Batch
+
+        return Batch(features, labels, mask)
 
     def _taken(self) -> dict[str, Tensor]:
         self.repeated |= self._capture.repeated()
@@ -336,6 +314,47 @@ class Snapshot:
             return total
         # torch's mean over no row is NaN
         return torch.where(number > 0, total * (number / rows), 0.0)
+
+
+def _check_inputs(accumulator: Accumulator, *, ood: bool) -> None:
+    """Raise ValueError if an id asked for by name lacks an input that no batch brings."""
+    there = accumulator._there() | {"revisit", "scores", *(("ood",) if ood else ())}
+    missing = accumulator._selection.missing(accumulator.dim, frozenset(there))
+    for id_ in accumulator._selection.named:
+        if id_ in missing and "memory_limit" not in missing[id_]:
+            raise ValueError(
+                f"Expected all inputs of the metric {id_!r}, asked for by name, but it "
+                f"{missing[id_].partition(':')[0]}. {_REMEDY}"
+            )
+
+
+def _values(accumulator: Accumulator) -> dict[str, Tensor]:
+    """The metrics; after a second look at other rows than the first, those that need none."""
+    # what lacks its second look now was said; it takes no other metric with it
+    accumulator._selection = replace(accumulator._selection, named=())
+    try:
+        return accumulator.compute()
+    except ValueError as error:
+        accumulator._look = None
+        text = f"Metrics that look at the rows a second time are left out: {error}"
+        warnings.warn(text, RuntimeWarning, stacklevel=messages.user_level())
+        return accumulator.compute()
+
+
+def _repeatable(batches: Batches) -> bool:
+    """Whether batches can be read a second time: not those of an iterator."""
+    return not isinstance(batches, Iterator)
+
+
+_REMEDY = (
+    "Pass ood=, batches from outside the distribution, for NC5; track the input of an nn.Linear "
+    "with K rows for metrics of a classifier."
+)
+_CANNOT_REPEAT = (
+    "The split is an iterator that cannot be read twice, and its features exceed `memory_limit`: "
+    "the metrics that need a second look, such as nc4.*, are left out. Pass a DataLoader or a "
+    "list, or raise memory_limit."
+)
 
 
 @contextlib.contextmanager

@@ -131,9 +131,9 @@ class Tracker:
         on_sigterm: bool = True,
         log_cost: bool = True,
     ) -> None:
-        _validate.check_num_classes(num_classes)
+        num_classes = _validate.check_num_classes(num_classes)
         _check_options(start_step, flush_seconds, sink_timeout, on_sink_error)
-        self.num_classes = int(num_classes)
+        self.num_classes = num_classes
         self.current_step = int(start_step)
         self.metrics = choose_metrics(metrics, model is not None)
         if metrics == "all":

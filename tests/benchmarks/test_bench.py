@@ -1,4 +1,4 @@
-"""`ncfast bench` on one small operation: the file, its schema, and merging."""
+"""Tests `ncfast bench` on one small operation: the file, its schema, and merging."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Cases by number, for machines that are quiet for a minute at a time."""
+"""Tests single cases by number, for machines that are idle only for short times."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A regression is flagged, noise is not, and machines that differ need a yardstick."""
+"""Tests comparisons of runs: regressions are flagged, noise and other machines are not."""
 
 import copy
 
@@ -36,7 +36,7 @@ def verdict(old, new):
         (1.0, 0.02, "within the noise"),
         (1.2, 0.02, "slower"),
         (1.2, 0.15, "within the noise"),  # the quartiles overlap
-        (1.041, 0.001, "within the noise"),  # too little to speak of
+        (1.041, 0.001, "within the noise"),  # below the least change
         (0.8, 0.02, "faster"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The script that repeats every measurement: its stages, and that the repository stays as it is."""
+"""Tests the script that repeats every measurement: its stages, and that no tracked file changes."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The script for a GPU, as far as a CPU can try it."""
+"""Tests the script for a GPU, as far as a CPU can."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Operations on neighbours and information: everyone who is right is found right, nobody else."""
+"""Tests the operations on neighbours and information: right contestants pass, wrong ones do not."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ CPU = torch.device("cpu")
 
 
 def errors(operation: Operation, case: Case) -> dict[str, float]:
-    """By contestant, of those that can run here."""
+    """The errors of the contestants that can run here, by name."""
     inputs = operation.make(case, 0, CPU)
     truth = operation.truth(inputs)
     return {

@@ -1,4 +1,4 @@
-"""Peak memory of a call: what it takes is seen, and what was there before is not counted."""
+"""Tests the peak memory of a call: it includes what the call allocates and nothing older."""
 
 import pytest
 import torch

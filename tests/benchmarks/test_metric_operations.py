@@ -1,4 +1,4 @@
-"""Collapse metrics: every value has a truth, whether or not a rival computes it."""
+"""Tests the operations on metrics: every value has a reference, also without a rival."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The page says what the files say: losses and errors too, and the committed one is up to date."""
+"""Tests the performance page: it shows losses and errors, and the committed page is up to date."""
 
 import copy
 import re
@@ -56,26 +56,33 @@ def section(text, title):
 
 def test_losses_errors_and_gaps_are_told(report):
     text = page.render({"one.json": report})
-    losses = section(text, "Where ncfast loses")
+    losses = section(text, "Where ncfast is slower")
     assert "quick one" in losses
     assert "0.80 [0.72, 0.84]" in losses
     assert "clearly" in losses
     assert "slow one" not in losses
-    wrong = section(text, "Wrong, however fast")
+    wrong = section(text, "Wrong results")
+    assert "| sums | 0 of 1 | 1 of 3 |" in wrong
     assert "bad one" in wrong
     assert "5e-01" in wrong
     assert "0.10" in wrong, "its time over that of ncfast"
     assert "quick one" not in wrong
     missing = section(text, "Not measured")
     assert "no such device" in missing
-    assert "GPUs: no file here comes from one" in missing
+    assert "GPUs: no file comes from a machine with a GPU" in missing
     assert "**0.80 [0.72, 0.84]**" in text, "the overview marks a loss"
+
+
+def test_the_glance_counts_cases_by_their_fastest_right_contestant(report):
+    glance = section(page.render({"one.json": report}), "At a glance")
+    assert "| sums | `one.json` | 1 | 0 | 0.80 | 0.80 | 0.80 |" in glance
+    assert "| more |" not in glance, "nobody else ran"
 
 
 def test_a_win_in_all_cases_leaves_no_loss(report):
     report["operations"].pop("sums")
     text = page.render({"one.json": report})
-    assert "None in these files." in section(text, "Where ncfast loses")
+    assert "None in these files." in section(text, "Where ncfast is slower")
 
 
 def test_a_gpu_file_is_no_gap(report):
@@ -88,7 +95,7 @@ def test_nobody_right(report):
     lost["operations"] = {"sums": [entry(result("ours", "ncfast", 1.0, error=None, ok=False))]}
     text = page.render({"one.json": lost})
     assert "none was right" in text
-    assert "NaN" in section(text, "Wrong, however fast")
+    assert "NaN" in section(text, "Wrong results")
 
 
 def test_only_files_of_the_schema_count(tmp_path, report):

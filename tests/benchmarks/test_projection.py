@@ -1,4 +1,4 @@
-"""The projection's bytes are those of the states that are really packed and sent."""
+"""Tests that projected bytes equal those of states that are packed and sent."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_a_state_weighs_what_is_packed(classes, dim):
 
 @pytest.fixture
 def received(monkeypatch):
-    """Bytes that the collectives of one rank bring from others, in a world of copies of itself."""
+    """Bytes that one rank receives in its collectives; all ranks are copies of it."""
     counted = [0]
 
     def all_to_all(output, own, group=None):

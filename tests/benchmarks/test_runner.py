@@ -1,4 +1,4 @@
-"""Accuracy first: who is timed, who may serve in a ratio, and that rounds are paired."""
+"""Tests the runner: who is timed, who takes part in ratios, and that rounds are paired."""
 
 import json
 import time
@@ -58,7 +58,7 @@ def test_ncfast_is_held_to_less():
     found = results(contestant("ours", "ncfast", off=1e-5), contestant("theirs", off=1e-5))
     assert not found["ours"]["ok"]
     assert found["theirs"]["ok"]
-    assert found["theirs"]["ratio_to_ncfast"] is None  # nobody right to be compared with
+    assert found["theirs"]["ratio_to_ncfast"] is None  # no right result to compare with
 
 
 def test_a_wrong_ncfast_backend_is_not_the_baseline():
@@ -108,7 +108,7 @@ def test_what_fits_in_no_cache_rotates():
 
 @pytest.fixture
 def _stopped_clock(monkeypatch):
-    """A call takes what it returns, whatever else the machine does."""
+    """A clock on which a call takes the seconds that it returns."""
     still = SimpleNamespace(perf_counter=lambda: 0.0, sleep=lambda seconds: None)
     monkeypatch.setattr(timing, "time", still)
     monkeypatch.setattr(timing, "_clock", lambda device: lambda call, repeats: call())
@@ -137,7 +137,7 @@ def test_everyone_follows_everyone():
 
 def test_shares_of_the_time():
     assert timing.shares({"a": 0.125, "b": 0.25}, 1.5) == {"a": 6, "b": 3}
-    assert timing.shares({"a": 0.0001, "b": 0.2}, 1.0)["b"] == 4  # the quick leave time over
+    assert timing.shares({"a": 0.0001, "b": 0.2}, 1.0)["b"] == 4  # fast contestants leave time
     assert timing.shares({"a": 0.1, "b": 100.0}, 1.0)["b"] == 1
 
 

@@ -1,4 +1,4 @@
-"""Scaling: slopes of known lines, and a small sweep from measurement to file."""
+"""Tests scaling: slopes of known lines, and a small run from measurement to file."""
 
 import json
 

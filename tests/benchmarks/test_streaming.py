@@ -1,4 +1,4 @@
-"""A file in chunks: right against float64 and against the whole, and its memory is watched."""
+"""Tests streaming of a file in chunks: its accuracy and the record of memory."""
 
 import json
 import mmap
@@ -49,14 +49,14 @@ def test_an_error_is_told(folder):
 
 
 def test_a_sampler_sees_memory_that_is_taken():
-    # mapped here: the allocator may give a tensor memory that the process already holds
+    # Mapped memory, because the allocator may reuse memory that the process already holds.
     with (
         streaming.Sampler(every=0.01) as sampler,
         mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as block,
     ):
         block.write(b"1" * len(block))
         taken = len(sampler.rows)
-        while len(sampler.rows) < taken + 2:  # the first may have begun before the last page
+        while len(sampler.rows) < taken + 2:  # the first sample may be older than the last page
             time.sleep(0.01)
     anonymous = [row[1] for row in sampler.rows]
     assert max(anonymous) - anonymous[0] > 48

@@ -1,4 +1,4 @@
-"""Tracker and replicas: what is logged and trained is compared before anything is timed."""
+"""Tests the operations on trackers and replicas: results are compared before anything is timed."""
 
 import json
 from dataclasses import replace

@@ -23,7 +23,7 @@ def test_a_table_and_a_file(folder, capsys):
     options = ["--weight", "w.npy", "--metrics", "nc1", "nc4.agreement", "--out", "found.json"]
     assert cli.main(["eval", "data.npz", "data.npz", *options]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "300 samples, 4 classes"
+    assert lines[0] == "300 samples, 4 classes, 8 columns"
     assert lines[-1] == "Written: found.json"
     record = json.loads((folder / "found.json").read_text())
     assert {"accuracy", "nc1.pinv", "nc4.agreement"} <= record["metrics"].keys()
@@ -37,6 +37,7 @@ def test_a_table_and_a_file(folder, capsys):
         (["data.npz", "w.npy"], 1, "ncfast: w.npy: expected integer labels"),
         (["data.npz", "data.npz", "--metrics", "nc9"], 1, "'nc9'"),
         (["data.npz", "data.npz", "--num-classes", "2"], 1, "labels in 0..1"),
+        (["data.npz", "data.npz", "--out", "no/x.json"], 1, "no/x.json: the folder does not exist"),
         (["data.npz"], 2, "LABELS"),
     ],
 )

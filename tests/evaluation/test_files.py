@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from ncfast.evaluation.files import check_range, open_features, open_labels, open_rows
-from ncfast.evaluation.formats import FORMATS, FileError
+from ncfast.evaluation.formats import FORMATS
+from ncfast.evaluation.stored import FileError
 
 GENERATOR = np.random.default_rng(0)
 FEATS = GENERATOR.standard_normal((1000, 6)).astype("float32")
@@ -71,7 +72,8 @@ def test_numpy_layouts(tmp_path):
         _, values = blocks(open_features(tmp_path / name), 3, 900, 256)
         np.testing.assert_array_equal(values, FEATS[3:900])
     np.save(tmp_path / "e.npy", FEATS.astype("float16"))
-    assert open_features(tmp_path / "e.npy").dtype == torch.float16
+    (tmp_path / "e.npy").rename(tmp_path / "E.NPY")
+    assert open_features(tmp_path / "E.NPY").dtype == torch.float16
 
 
 def test_the_format_of_torch_before_zip_files(tmp_path):
@@ -89,8 +91,11 @@ def test_parquet_columns(tmp_path):
     np.testing.assert_array_equal(values, FEATS[250:950])
     np.testing.assert_array_equal(open_rows(path, ["y"]).whole().numpy(), LABELS)
     columns = {f"f{column}": FEATS[:, column] for column in range(6)}
-    pq.write_table(pa.table({"n": LABELS, **columns}), path)
+    pq.write_table(pa.table({"n": LABELS, "loss": FEATS[:, 0], **columns}), path)
     np.testing.assert_array_equal(open_features(path).whole().numpy(), FEATS)
+    pq.write_table(pa.table({"loss": FEATS[:, 0], "score": FEATS[:, 1]}), path)
+    with pytest.raises(FileError, match=r"holds \['loss', 'score'\]. Name one of them"):
+        open_features(path)
 
 
 def test_several_files_in_natural_order(tmp_path):

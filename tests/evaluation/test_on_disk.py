@@ -6,7 +6,9 @@ from ranks import run_ranks
 from safetensors.torch import save_file
 
 import ncfast
-from ncfast.evaluation import FileError, evaluate_files, on_disk
+from ncfast.evaluation import on_disk
+from ncfast.evaluation.on_disk import evaluate_files
+from ncfast.evaluation.stored import FileError
 
 K, D, N = 5, 16, 700
 GENERATOR = np.random.default_rng(0)

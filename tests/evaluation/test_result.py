@@ -13,6 +13,7 @@ def one_layer():
     return Evaluation(
         {"accuracy": 0.5, "nc1.pinv": 0.25, "nc2.condition": math.nan},
         layers=("fc:input",),
+        dims=(16,),
         num_classes=3,
         samples=10,
         ignored=2,
@@ -38,7 +39,7 @@ def test_it_is_a_mapping():
 
 def test_the_table_of_one_layer():
     lines = repr(one_layer()).splitlines()
-    assert lines[0] == "10 samples, 3 classes, 2 left out, layer fc:input"
+    assert lines[0] == "10 samples, 3 classes, 16 columns, 2 left out, layer fc:input"
     assert lines[2].split() == ["metric", "value", "meaning"]
     assert lines[4].split() == ["nc1.pinv", "0.25", "0:", "collapsed"]
     assert lines[-1] == "left out: nc5.ood_cosine (needs rows)"

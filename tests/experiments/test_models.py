@@ -1,3 +1,5 @@
+"""Tests the models: their interface to the trainer, layers, activations and initialisation."""
+
 from pathlib import Path
 
 import pytest

@@ -1,3 +1,5 @@
+"""Tests that presets expand to the settings of the paper and run."""
+
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import get_args
@@ -35,7 +37,7 @@ def test_presets_are_settings_of_a_sweep(name):
 def test_quick_presets_take_a_step(name):
     replicas = list(config(name, True).replicas().values())
     kind = [one for one in replicas if one.program == replicas[0].program][:2]
-    if name == "f14":  # a small batch is enough to see that it runs
+    if name == "f14":  # a small batch is enough for a test
         kind = [replace(one, batch_size=4) for one in kind]
     program = ReplicaProgram(kind, load_splits(kind[0], CPU)[0], CPU)
     before = [v.clone() for v in program.model_state(0).values()]

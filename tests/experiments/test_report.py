@@ -1,3 +1,5 @@
+"""Tests reports of runs: figures, tables and texts."""
+
 import base64
 import re
 from html.parser import HTMLParser
@@ -12,7 +14,7 @@ from ncfast.experiments.report.runs import read_run
 from ncfast.experiments.run_dir import RunDirectoryError
 from ncfast.experiments.trainer import train
 
-# what the probes show
+# Texts that come from the probes.
 PROBED = {"bounds", "information", "plane", "margins", "components"}
 
 

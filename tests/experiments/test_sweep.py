@@ -1,3 +1,5 @@
+"""Tests sweeps: files, interruption, exact resume and errors."""
+
 import json
 import signal
 import subprocess

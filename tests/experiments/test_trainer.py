@@ -1,3 +1,5 @@
+"""Tests the trainer: steps, logs, checkpoints, exact resume and damaged files."""
+
 import json
 import os
 import resource
@@ -237,7 +239,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
 
 
 def test_a_log_that_cannot_grow_stops_with_one_clear_line(tmp_path):
-    """A real limit on file sizes cuts a record in two, as a full disk does."""
+    """A limit on file sizes cuts a record in two, as a full disk does."""
     command = [sys.executable, "-m", "ncfast", "train", "--steps", "50", "--widths", "4"]
     options = ["--schedule", "every", "--probes", "every:100", "--out", str(tmp_path)]
     limit = 40_000
@@ -284,7 +286,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path, number):
     line = errors.splitlines()[-1].strip()
     assert line.startswith("ncfast train")
     assert line.endswith("--resume")
-    # the printed line works as it stands
+    # The printed command works without changes.
     words = shlex.split(line)[1:]
     step = int(load_file(out / run_dir.CHECKPOINT)["step"])
     assert step > 100
@@ -355,7 +357,7 @@ def test_every_loss_and_small_dataset(tmp_path, dataset, loss):
 
 
 def test_real_mnist_starts_where_the_reference_run_does(tmp_path, data_dir):
-    """The seed fixes initialisation: step 0 of the reference values, to their printed digits."""
+    """The seed fixes the initialisation: step 0 equals the printed digits of the reference."""
     full = TrainConfig(out=tmp_path, dataset="mnist", steps=10, data_dir=data_dir, device="cpu")
     train(replace(full, schedule="every:10"))
     first = next(read_records(tmp_path / "metrics.jsonl"))

@@ -1,4 +1,4 @@
-"""Conditional mutual information of Gaussians and of chains."""
+"""Tests conditional mutual information on Gaussians and chains."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Claimed standard errors against the spread over repetitions."""
+"""Tests standard errors against the spread over repetitions."""
 
 import math
 
@@ -12,7 +12,7 @@ from ncfast.information.errors import BLOCKS, LIMIT, jackknife_stderr
 
 
 def coverage(estimate, repeats):
-    """Share of intervals that hold the mean of all values, and their width over the exact one."""
+    """Share of intervals that contain the mean of all values, and width over the exact one."""
     found = [estimate(seed) for seed in range(repeats)]
     values = np.array([one.value for one in found])
     errors = np.array([one.stderr for one in found])
@@ -53,7 +53,7 @@ def superfluous(seed):
     return ncfast.superfluous_information(feats, labels, x, sigma=0.1)
 
 
-# docs/information.md has the table of 200 repetitions; a share of 50 is known to 0.04
+# docs/information.md has the table of 200 repetitions. A share of 50 has an error of 0.04.
 CELLS = {
     "independent, N = 30, k = 3": pair(30, 0.0, 3),
     "independent, N = 100, k = 20": pair(100, 0.0, 20),
@@ -120,7 +120,9 @@ def test_too_few_samples_give_nan_and_a_warning(name):
 
 
 def test_too_few_members_a_class_give_nan_and_a_warning():
-    with pytest.warns(ncfast.EstimateWarning, match="60 samples of 20 classes are fewer than 5 a"):
+    with pytest.warns(
+        ncfast.EstimateWarning, match="60 samples of 20 classes are fewer than 5 per class"
+    ):
         found = ncfast.label_information(normal(60, 1), torch.arange(60) % 20)
     assert math.isnan(found.stderr)
 

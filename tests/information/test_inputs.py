@@ -1,4 +1,4 @@
-"""Every estimator meets wrong input with an error that names the argument and the remedy."""
+"""Tests that wrong input raises an error that names the argument and the remedy."""
 
 import math
 
@@ -39,7 +39,7 @@ NAN = torch.where(torch.arange(60).view(30, 2) == 9, torch.nan, X)
         (X.view(30, 1, 2), {}, ValueError, r"shape \(N,\) or \(N, d\).*flatten\(1\)"),
         (X[:, :0], {}, ValueError, "N, d > 0"),
         (None, {}, TypeError, "to be an array but got None"),
-        (X.to("meta"), {}, TypeError, "a tensor on the device meta, which holds none"),
+        (X.to("meta"), {}, TypeError, "a tensor on the meta device"),
         (X.to_sparse(), {}, TypeError, r"a sparse one. Pass \w+.to_dense\(\)"),
         (NAN, {}, ValueError, "to be finite but row 4 holds nan in column 1"),
         (X / 0, {}, ValueError, "to be finite but row 0 holds -?inf"),

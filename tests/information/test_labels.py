@@ -1,4 +1,4 @@
-"""Information on class labels: Ross's estimator, its edges, and plain frequencies."""
+"""Tests information about class labels: Ross's estimator, its special cases, and frequencies."""
 
 import math
 
@@ -33,7 +33,7 @@ def test_two_gaussians(method, distance, truth):
 def test_collapsed_with_labels_right_and_random(classes, dim, spread):
     z, labels = collapsed(1200, classes, dim, spread)
     found = ncfast.label_information(z.float(), labels, **QUICK)
-    # psi is not the logarithm: the bias with n samples a class is 1 / 2n
+    # psi differs from the logarithm: with n samples per class the bias is 1 / 2n.
     assert found.value == pytest.approx(math.log(classes), abs=0.005 + classes / 2400)
     if classes <= 10:
         shuffled = labels[torch.randperm(1200, generator=draw(3))]
@@ -65,7 +65,7 @@ def test_the_entropy_of_the_labels_is_the_limit():
 
 def test_a_constant_feature_says_nothing_on_a_rare_class():
     labels = (torch.arange(3000) % 100 == 0).long()
-    with pytest.warns(ncfast.EstimateWarning, match="3000 of 3000 rows coincide.*counted as atoms"):
+    with pytest.warns(ncfast.EstimateWarning, match="3000 of 3000 rows equal.*counted as atoms"):
         found = ncfast.label_information(torch.full((3000, 1), 0.7), labels, **QUICK)
     assert found.value == pytest.approx(0.0, abs=1e-12)
 
@@ -75,7 +75,7 @@ def test_atoms_that_tell_the_class_and_atoms_that_do_not():
     with pytest.warns(ncfast.EstimateWarning, match="counted as atoms"):
         found = ncfast.label_information(labels.float(), labels, **QUICK)
     assert found.value == pytest.approx(math.log(3), abs=0.002)
-    # half of the samples know their class exactly, the others sit on one common atom
+    # Half of the samples determine their class; the others share one atom.
     known = uniform(900) < 0.5
     with pytest.warns(ncfast.EstimateWarning, match="counted as atoms"):
         found = ncfast.label_information(torch.where(known, labels + 1.0, 0.0), labels, **QUICK)
@@ -100,7 +100,7 @@ def test_small_classes_use_fewer_neighbours():
 
 
 def test_one_class_is_zero_with_a_warning():
-    with pytest.warns(ncfast.EstimateWarning, match="All labels are the same"):
+    with pytest.warns(ncfast.EstimateWarning, match="All labels are equal"):
         found = ncfast.label_information(normal(100, 2), torch.zeros(100, dtype=torch.int64))
     assert found.value == pytest.approx(0.0, abs=1e-12)
 
@@ -152,6 +152,6 @@ def test_a_narrow_column_among_wide_ones_is_missed_with_a_warning():
     labels = torch.arange(900) % 3
     told = 2 * labels + normal(900, 1)[:, 0]
     z = torch.stack((told, *(1e4 * normal(900, 2, seed=1)).T), 1)
-    with pytest.warns(ncfast.EstimateWarning, match="times as far as another and hides it"):
+    with pytest.warns(ncfast.EstimateWarning, match="times the spread of another and hides it"):
         found = ncfast.label_information(z, labels)
     assert found.value < 0.1 < ncfast.label_information(told, labels).value

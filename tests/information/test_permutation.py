@@ -1,4 +1,4 @@
-"""The permutation test against its definition, and the scale from 0 to 1."""
+"""Tests the permutation test against its definition, and the scale from 0 to 1."""
 
 import math
 
@@ -40,7 +40,7 @@ def test_null_is_the_estimate_of_permuted_rows(x, y, monkeypatch):
     orders = [torch.randperm(60, generator=source) for _ in range(4)]
     expected = [estimate(x, y[order], k=3, stderr=False).value for order in orders]
     compared = []
-    for name in ("pair_signals", "looked_at"):
+    for name in ("pair_signals", "chosen_rows"):
         original = getattr(signals, name)
         monkeypatch.setattr(
             signals, name, lambda *args, of=original: (compared.append(1), of(*args))[1]
@@ -48,7 +48,7 @@ def test_null_is_the_estimate_of_permuted_rows(x, y, monkeypatch):
     source.manual_seed(3)
     found = ncfast.permutation_test(x, y, k=3, permutations=4, generator=source)
     assert list(found.null) == expected
-    assert len(compared) <= 2  # of the estimate itself, none of the permutations
+    assert len(compared) <= 2  # for the estimate itself; none for the permutations
 
 
 def test_p_is_uniform_at_independence():

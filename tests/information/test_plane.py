@@ -1,4 +1,4 @@
-"""The information plane on features of which everything is known."""
+"""Tests the information plane on features with known information."""
 
 import math
 
@@ -11,7 +11,7 @@ from ncfast.information.reduction import principal, residuals
 
 
 def problem(number=1500, classes=3):
-    """Inputs tell the class in their first column and have two Gaussians beside it."""
+    """Inputs with the class in their first column and two Gaussian columns."""
     labels = torch.arange(number) % classes
     nuisance = normal(number, 2)
     told = 10.0 * labels.unsqueeze(1) + normal(number, 1, seed=1)
@@ -42,7 +42,7 @@ def test_random_labels_are_told_nothing_by_collapsed_features():
     assert point.labels.value == pytest.approx(0.0, abs=0.06)
 
 
-@pytest.mark.filterwarnings("ignore:.*misses a part of it")
+@pytest.mark.filterwarnings("ignore:.*loses information")
 def test_the_object_and_the_function_agree_at_every_call():
     x, labels, _ = problem(600)
     plane = ncfast.InformationPlane(x, labels, sigma=0.3, stderr=False)
@@ -51,7 +51,7 @@ def test_the_object_and_the_function_agree_at_every_call():
     assert two.superfluous.value == pytest.approx(one.superfluous.value, abs=1e-3)
 
 
-@pytest.mark.filterwarnings("ignore:.*misses a part of it")
+@pytest.mark.filterwarnings("ignore:.*loses information")
 def test_known_entropy_of_the_inputs_is_the_same_as_a_new_one():
     x, labels, _ = problem(400)
     plane = ncfast.InformationPlane(x, labels, sigma=0.3, method="kl", stderr=False)
@@ -68,7 +68,7 @@ def test_a_shortfall_of_the_estimate_is_told():
     assert point.superfluous.value > point.inputs.value
 
 
-@pytest.mark.filterwarnings("ignore:.*misses a part of it")
+@pytest.mark.filterwarnings("ignore:.*loses information")
 def test_dimensions_and_explained_variance():
     x, labels, _ = problem(300)
     wide = torch.cat((x, normal(300, 5, seed=4)), 1)

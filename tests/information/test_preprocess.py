@@ -1,4 +1,4 @@
-"""Column transforms: ranks, units from 1e-300 to 1e300, and columns that hide others."""
+"""Tests transformations of columns: ranks, scales from 1e-300 to 1e300, and hidden columns."""
 
 import math
 
@@ -53,7 +53,7 @@ def test_a_column_that_hides_the_others():
     assert found.value < 0.1
     assert ncfast.label_information(z, classes, preprocess="standardize").value > 0.6
     ncfast.label_information(z[:, :1], classes)
-    z[:, 0] /= 1e4  # the label follows the wide column: nothing is hidden
+    z[:, 0] /= 1e4  # the label depends on the wide column: nothing is hidden
     ncfast.label_information(z.flip(1), (z[:, 1] > 0).long())
 
 

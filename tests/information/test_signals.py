@@ -1,7 +1,7 @@
-"""Warnings are there when the estimate is wrong, and absent when it is right.
+"""Tests that wrong estimates carry warnings and right ones do not.
 
-A handful of distributions; the rates over all of them come from
-benchmarks/studies/information_warnings.py.
+These tests use a few distributions. benchmarks/studies/information_warnings.py measures the rates
+over many.
 """
 
 import math
@@ -107,7 +107,7 @@ def test_what_saves_time_and_what_bounds_it():
         "squares",
         "wider",
     }
-    rows = signals.looked_at(50_000, torch.device("cpu"))
+    rows = signals.chosen_rows(50_000, torch.device("cpu"))
     assert len(rows.unique()) == len(rows) == signals.ROWS
     seen = []
     signals.wider(lambda rows, k: seen.append((len(rows), k)) or 0.0, rows, 20_000, 5)
@@ -157,14 +157,14 @@ def test_labels_in_one_of_many_columns():
     z = normal(2000, 300)
     ncfast.label_information(z, labels)
     z[:, 7] += 2 * labels
-    with pytest.warns(ncfast.EstimateWarning, match="A few linear directions tell 0.[12]"):
+    with pytest.warns(ncfast.EstimateWarning, match="A few linear directions give 0.[12]"):
         found = ncfast.label_information(z, labels)
-    assert found.value < 0.15  # of 0.337
+    assert found.value < 0.15  # the truth is 0.337
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.6])
 def test_a_curved_condition_is_not_taken_for_dependence(rho):
-    """x and y follow z by curves that a linear fit leaves in both."""
+    """x and y depend on z by curves that a linear fit does not remove."""
     z, one, two = normal(3, 1500)
     y = rho * one + math.sqrt(1 - rho**2) * two
     kinds = torch.arange(1500) % 4
@@ -182,7 +182,7 @@ def test_ties_are_broken_at_random_so_that_a_bound_stays_one():
     assert linear_information(x, y) < math.log(6)
     assert signals.radii_information(x, y) < math.log(6)
     assert (x.argsort(0) != y.argsort(0)).any()
-    assert bool((dice[x.argsort(0).squeeze()].diff(dim=0) >= 0).all())  # ranks respect the values
+    assert bool((dice[x.argsort(0).squeeze()].diff(dim=0) >= 0).all())  # ranks follow the values
 
 
 def test_truths_of_the_suite():
@@ -208,7 +208,7 @@ def test_rows_that_are_counted_stay_counted_with_more_neighbours():
     one, two = torch.randint(0, 6, (2, 2000, 2), generator=torch.Generator().manual_seed(0))
     found = ncfast.mutual_information(one, torch.stack((one[:, 0], two[:, 0]), 1))
     assert found.value == pytest.approx(math.log(6), abs=0.05)
-    assert not found.warnings  # about nine of each row: more than k, fewer than 4 k
+    assert not found.warnings  # about nine copies of each row: more than k, fewer than 4 k
     few = torch.randint(0, 2, (2000, 6), generator=torch.Generator().manual_seed(1))
     other = torch.randint(0, 2, (2000, 6), generator=torch.Generator().manual_seed(2))
     kept = torch.rand(2000, 6, generator=torch.Generator().manual_seed(3)) < 0.6

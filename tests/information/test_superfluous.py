@@ -1,4 +1,4 @@
-"""I(Z;X|Y) of linear Gaussian features against theorem, bounds and estimators."""
+"""Tests I(Z;X|Y) of linear Gaussian features against theory, bounds and other estimators."""
 
 import math
 
@@ -17,7 +17,7 @@ def linear(number, variance, sigma=0.1, classes=10, dim=4, seed=0):
     means = torch.nn.functional.normalize(normal(classes, dim, seed=seed + 1), dim=1)
     feats = means[labels] + math.sqrt(variance / dim) * x
     scale = float(torch.linalg.vector_norm(feats, dim=1).max())
-    feats = feats / scale  # so that B_g is one
+    feats = feats / scale  # B_g is one
     signal = variance / dim / scale**2
     return x, labels, feats, dim / 2 * math.log1p(signal / sigma**2)
 
@@ -48,7 +48,7 @@ def test_estimators_of_dependence_agree_in_one_dimension():
 
 
 def test_features_that_are_noise_carry_no_information_on_the_inputs():
-    """Only an estimator of dependence can tell: the channel takes all variation for the inputs'."""
+    """An estimator of dependence gives zero; "channel" attributes all variation to the inputs."""
     _, labels, feats, _ = linear(1500, 0.03, dim=1, classes=3)
     other = normal(1500, 1, seed=77)
     ksg = ncfast.superfluous_information(feats, labels, other, sigma=0.1, method="ksg")
@@ -108,7 +108,7 @@ def test_small_classes_are_left_out_and_told():
         ({"method": "magic"}, "`method` to be one of 'channel', 'ksg'"),
         ({"k": 30}, "more than k = 30 members but the largest has 20"),
         ({"labels": torch.zeros(39).long()}, "same length but got 40 and 39"),
-        ({"feats": torch.zeros(40, 2)}, "row that is not zero but all are"),
+        ({"feats": torch.zeros(40, 2)}, "a nonzero row but all rows are zero"),
     ],
 )
 def test_wrong_arguments(options, message):

@@ -1,4 +1,4 @@
-"""What a program has set around a call changes no result."""
+"""Tests that global settings of torch around a call change no result."""
 
 from contextlib import contextmanager
 

@@ -1,4 +1,4 @@
-"""Discrete, mixed, rounded and continuous columns against known information."""
+"""Tests discrete, mixed, rounded and continuous columns against known information."""
 
 import math
 import warnings
@@ -17,7 +17,7 @@ DRAWS = 3
 
 
 def mean_error(function, case, **options):
-    """Over a few draws; benchmarks/studies/information_ties.py does twenty, with their errors."""
+    """A few draws each; benchmarks/studies/information_ties.py makes twenty, with their errors."""
     truth, draw = case
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*constant", ncfast.EstimateWarning)

@@ -1,3 +1,5 @@
+"""Tests the parts that all callbacks share: warnings, sinks, and samples of ranks."""
+
 import copy
 import gc
 import pickle
@@ -23,7 +25,7 @@ class Sink:
 
 
 def test_a_callback_that_is_forgotten_loses_nothing():
-    """A training ended in an exception that no hook was told of, and the Trainer is gone."""
+    """Training ended in an exception without a hook, and the Trainer was deleted."""
     sink, model = Sink(), nn.Sequential(nn.Linear(4, 2))
     callback = Measuring([sink], {"num_classes": 2, "metrics": "rnc1"})
     callback._start(model, 0, writes=True)
@@ -57,7 +59,7 @@ def test_a_sink_that_fails_is_named():
 
 @pytest.mark.parametrize("ask", ["warn", "raise"])
 def test_what_a_hook_raises(ask):
-    """It is said once; with on_sink_error="raise", which asks for it, it is raised."""
+    """The error is reported once; with on_sink_error="raise" it is raised."""
 
     class Callback(Measuring):
         @harmless

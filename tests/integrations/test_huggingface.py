@@ -1,3 +1,5 @@
+"""Tests the callback for the Trainer of Hugging Face transformers."""
+
 import math
 import os
 import warnings
@@ -21,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 class Model(nn.Module):
-    """Speaks the language of the Trainer; the real library's own models are in the example."""
+    """A small model with the interface of the Trainer; the example uses models of the library."""
 
     def __init__(self):
         super().__init__()
@@ -84,7 +86,7 @@ def test_batches_and_the_evaluation_split(tmp_path):
     assert records[-1]["eval/loss"] > 0
     assert not model._forward_hooks
     assert not model._forward_pre_hooks
-    trainer.evaluate()  # after the training nothing is measured, and nothing fails
+    trainer.evaluate()  # after the training nothing is measured and nothing fails
     assert len(records) == 8
 
 
@@ -144,13 +146,13 @@ def test_evaluation_sets_by_name(tmp_path):
 
 
 def test_label_smoothing(tmp_path):
-    """It takes the labels away in training, which is said once; evaluations are measured."""
+    """It removes the labels in training: one warning; evaluations are measured."""
     records = []
     callback = CollapseCallback(num_classes=3, metrics="rnc1", sinks=[records.append])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = Model()
-        model.config = PretrainedConfig()  # the Trainer asks it for the kind of model
+        model.config = PretrainedConfig()  # the Trainer reads the type of model from it
         train(callback, tmp_path, model, label_smoothing_factor=0.1)
     assert len(warned(caught)) == 1
     assert "Label smoothing" in warned(caught)[0]
@@ -159,7 +161,7 @@ def test_label_smoothing(tmp_path):
 
 
 class Tokens(nn.Module):
-    """A label for each of 5 tokens, -100 where there is none."""
+    """A label for each of 5 tokens; -100 means no label."""
 
     def __init__(self):
         super().__init__()
@@ -174,7 +176,7 @@ class Tokens(nn.Module):
 
 
 def test_token_level_models_end_no_training(tmp_path):
-    """They cannot be measured yet: training and evaluations say so, once each."""
+    """They cannot be measured: training and evaluations each warn once."""
     records = []
     callback = CollapseCallback(num_classes=3, metrics="rnc1", sinks=[records.append])
     with warnings.catch_warnings(record=True) as caught:
@@ -187,7 +189,7 @@ def test_token_level_models_end_no_training(tmp_path):
 
 @pytest.mark.parametrize("stage", ["train", "eval"])
 def test_a_label_of_minus_100_ends_no_training(tmp_path, stage):
-    """A user rightly expects the other split's numbers, a warning, and no number for this one."""
+    """The other split is measured; this one has a warning and no numbers."""
     records = []
     callback = CollapseCallback(num_classes=3, metrics="rnc1", sinks=[records.append])
     sets = {"train": rows(), "eval": rows(30, seed=1)}
@@ -203,7 +205,7 @@ def test_a_label_of_minus_100_ends_no_training(tmp_path, stage):
 
 
 def test_a_second_training_writes_too(tmp_path):
-    """A sink that was passed as an object is still open; a path is appended to."""
+    """A sink object is still open; a path is appended to."""
     closed, path = [], tmp_path / "log.jsonl"
 
     class Sink(JsonlSink):
@@ -223,7 +225,7 @@ def test_a_second_training_writes_too(tmp_path):
 
 
 def test_a_measurement_that_fails_ends_no_training(tmp_path):
-    """Whatever it is: here the evaluation data cannot be read a second time."""
+    """Here the evaluation data cannot be read a second time."""
     records = []
 
     class Once(CollapseCallback):

@@ -1,3 +1,5 @@
+"""Tests the callback for Lightning."""
+
 import os
 import warnings
 
@@ -218,7 +220,7 @@ class Pairs(torch.utils.data.Dataset):
 
 @pytest.mark.parametrize("module", [NoForward, TwoArguments])
 def test_modules_without_a_forward_of_one_argument(module):
-    """Their validations are measured as all others, with the accuracy."""
+    """Their validations are measured like all others, with the accuracy."""
     records = []
     callback = CollapseCallback(num_classes=5, metrics="rnc1", sinks=[records.append])
     make = loader if module is NoForward else lambda size=50: DataLoader(Pairs(), size)
@@ -235,7 +237,7 @@ def test_modules_without_a_forward_of_one_argument(module):
 
 
 def test_the_loss_is_the_one_that_the_training_step_returned():
-    """Also with accumulated gradients, where Lightning divides it."""
+    """The same with accumulated gradients, where Lightning divides the loss."""
     records, returned = [], []
 
     class Noting(Module):
@@ -261,7 +263,7 @@ def test_loaders_of_a_dict_have_their_names():
 
 
 class Sink:
-    """Of the user's: refuses records once it is closed."""
+    """A sink of the user, which refuses records after it was closed."""
 
     def __init__(self):
         self.records, self.closed, self.starts = [], 0, 0
@@ -278,7 +280,7 @@ class Sink:
 
 
 def test_a_second_fit_writes_too(tmp_path):
-    """A sink that was passed as an object is still open; a path is appended to."""
+    """A sink object is still open; a path is appended to."""
     sink, path = Sink(), tmp_path / "log.jsonl"
     callback = CollapseCallback(num_classes=5, metrics="rnc1", snapshots=2, sinks=[sink, path])
     for _ in range(2):
@@ -316,7 +318,7 @@ LABELS = {
 
 
 class Labelled(Module):
-    """Its labels are of a kind that cannot be measured."""
+    """A split whose labels cannot be measured."""
 
     def __init__(self, change, stage):
         super().__init__()
@@ -336,7 +338,7 @@ class Labelled(Module):
 @pytest.mark.parametrize("stage", ["train", "val"])
 @pytest.mark.parametrize("kind", LABELS)
 def test_labels_that_cannot_be_measured_end_no_training(kind, stage):
-    """A warning says so, once; the other split is measured, and no number is made up."""
+    """One warning; the other split is measured, and this one has no numbers."""
     records = []
     callback = CollapseCallback(num_classes=5, metrics="rnc1", sinks=[records.append])
     with warnings.catch_warnings(record=True) as caught:
@@ -351,7 +353,7 @@ def test_labels_that_cannot_be_measured_end_no_training(kind, stage):
 
 
 def test_labels_that_are_a_list_are_measured():
-    """As in a snapshot: both take batches apart with the same function."""
+    """As in a snapshot: both split batches with the same function."""
     records = []
     callback = CollapseCallback(num_classes=5, metrics="rnc1", sinks=[records.append])
     fit(callback, Labelled(lambda y: y.tolist(), "train"), val=loader(64), max_epochs=1)
@@ -371,7 +373,7 @@ def test_a_batch_that_is_not_understood_ends_no_training():
 
 
 def worker(rank, world, port, folder):
-    """Joins the other ranks in the way torchrun sets up."""
+    """Join the other ranks, with the environment of torchrun."""
     names = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT")
     values = (rank, rank, 0, world, world, port)
     os.environ.update({name: str(value) for name, value in zip(names, values, strict=True)})
@@ -386,7 +388,7 @@ def worker(rank, world, port, folder):
 
 
 def test_two_processes_measure_together(tmp_path):
-    """Samples that a sampler repeats, so that both ranks have as many, count once."""
+    """Samples that a sampler repeats to give both ranks the same number count once."""
     run_ranks(worker, 2, str(tmp_path))
     records = list(read_records(tmp_path / "metrics.jsonl"))
     assert [record["step"] for record in records] == [1, 2], "two of four batches each"

@@ -1,3 +1,5 @@
+"""Tests the metrics for torchmetrics."""
+
 import copy
 import os
 import pickle
@@ -155,7 +157,7 @@ def test_a_module_that_holds_one_can_be_scripted():
 
 
 def test_plots():
-    """As all of torchmetrics: one value, values over time, a dict, a collection."""
+    """As for all metrics of torchmetrics: one value, values over time, a dict, a collection."""
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -175,7 +177,7 @@ def test_plots():
 
 @pytest.mark.parametrize("full", [False, True])
 def test_the_state_stays_float64(full):
-    """Also while it is empty: a rank without data sends as many bytes as the others."""
+    """Also for an empty state: a rank without data sends as many bytes as the others."""
     metric = CollapseMetric(K, D)
     if full:
         metric.update(*batches()[1])
@@ -199,7 +201,7 @@ def test_a_batch_without_rows():
 
 
 def test_states_are_saved_with_their_shape():
-    """K = 5, D = 12 and K = 7, D = 8 have as many numbers."""
+    """K = 5, D = 12 and K = 7, D = 8 have the same number of values."""
     metric = RNC1(5, 12)
     metric.persistent(True)
     feats, labels = classes(100, 12, 5)

@@ -1,4 +1,4 @@
-"""The Triton backend on a GPU: compiled, both paths, graphs, streams, torch.compile."""
+"""Tests the Triton backend on a GPU: compiled, both paths, graphs, streams, torch.compile."""
 
 from functools import partial
 
@@ -10,6 +10,7 @@ from samples import classes, collapsed
 
 import ncfast
 from ncfast.ops import _registry
+from ncfast.ops.update import UPDATE
 
 pytestmark = [
     pytest.mark.gpu,
@@ -17,7 +18,7 @@ pytestmark = [
         not ncfast.backends()["triton"].available, reason=ncfast.backends()["triton"].reason
     ),
 ]
-# "auto" does not take these kernels before they have passed here
+# "auto" does not select these kernels until they have passed these tests.
 moments = partial(ncfast.class_moments, backend="triton")
 rnc1 = partial(ncfast.rnc1, backend="triton")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -84,6 +85,54 @@ def test_graph_capture_and_replay(size):
         check(found, other, order, k)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [(512, 200, 10), (8192, 768, 50_257), (600, 4100, 7)])
+def test_updates_equal_the_oracle(size, dtype):
+    """Two batches with rows left out, in a fresh state and in one of the same bits."""
+    count, dim, k = size
+    feats, labels = collapsed(1e-2, count=count, dim=dim, num_classes=k, dtype=dtype)
+    mask, labels[::7] = torch.arange(count) % 5 > 0, -100
+    kept = mask & (labels >= 0)
+    states = []
+    for _ in range(2):
+        state = ncfast.ClassMoments.empty(k, dim, "cuda")
+        for part in (slice(0, count // 3), slice(count // 3, count)):
+            batch = feats[part].cuda(), labels[part].cuda()
+            options = {"ignore_index": -100, "backend": "triton"}
+            state.update_(*batch, mask=mask[part].cuda(), **options)
+        states.append(state)
+    check(states[0], feats[kept], labels[kept], k)
+    first, again = (state.state_dict() for state in states)
+    assert all(torch.equal(again[name], value) for name, value in first.items())
+
+
+def test_an_update_in_a_graph():
+    """Replayed for batches with other classes, it does what the reference does; no sync."""
+    feats, labels = (t.cuda() for t in classes(600, 64, 30, dtype=torch.float32))
+    states = [ncfast.ClassMoments.empty(1000, 64, "cuda") for _ in range(2)]
+    scatters = [torch.zeros(64, 64, dtype=torch.float64, device="cuda") for _ in range(2)]
+    run = [UPDATE.select("triton", feats), UPDATE.reference]
+    run[0](feats, labels, ncfast.ClassMoments.empty(1000, 64, "cuda"), scatter=scatters[0])
+    scatters[0].zero_()
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with torch.cuda.graph(graph):
+            run[0](feats, labels, states[0], scatter=scatters[0])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for seed in range(3):
+        batch = (t.cuda() for t in classes(600, 64, 30, dtype=torch.float32, seed=seed))
+        for given, new in zip((feats, labels), batch, strict=True):
+            given.copy_(new)
+        labels.mul_(1 + seed * 11)
+        graph.replay()
+        run[1](feats, labels, states[1], scatter=scatters[1])
+    for name, value in states[1].state_dict().items():
+        torch.testing.assert_close(getattr(states[0], name), value, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(*scatters, rtol=1e-6, atol=1e-6 * scatters[1].abs().max().item())
+
+
 def test_a_plan_first_used_in_a_capture_is_not_spoilt():
     feats, labels = (t.cuda() for t in classes(20_000, 64, 7, dtype=torch.float32))
     expected = moments(feats, labels, num_classes=7)
@@ -107,7 +156,7 @@ def test_no_host_synchronisation():
 
 
 def test_streams_side_by_side():
-    """Small inputs share nothing between streams, not even the counter."""
+    """Small inputs share no memory between streams, not even the counter."""
     feats, labels = (t.cuda() for t in classes(1000, 200, 10, dtype=torch.float32))
     expected = moments(feats, labels, num_classes=10)
     torch.cuda.synchronize()

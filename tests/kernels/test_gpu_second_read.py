@@ -1,4 +1,4 @@
-"""Second reads and neighbours in Triton on a GPU: results, bits, graphs, no synchronisation."""
+"""Tests second reads and neighbours on a GPU: results, bits, graphs, no synchronisation."""
 
 import brute_neighbors as brute
 import pytest
@@ -127,7 +127,7 @@ def test_decisions(size, level, dtype):
 @pytest.mark.parametrize("gap", [1e-4, 1e-6, 1e-9])
 @pytest.mark.parametrize("dim", [24, 3000])
 def test_means_nearly_equal(dim, gap):
-    """The bound on the rounding of tensor cores: whatever they get wrong must be found out."""
+    """Every wrong decision of tensor cores must be within the bound on their rounding."""
     base = torch.randn(20, dim).double()
     means = torch.cat((base, base + gap * torch.randn(20, dim)))
     feats = (base[torch.arange(8000) % 20] + torch.randn(8000, dim) / 9).float()

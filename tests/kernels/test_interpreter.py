@@ -1,4 +1,4 @@
-"""Runs the tests of ``interpreted/`` where Triton's kernels are Python: in a process of its own."""
+"""Runs the tests of ``interpreted/`` with Triton's interpreter, in a process of its own."""
 
 import importlib.metadata
 import importlib.util

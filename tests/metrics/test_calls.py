@@ -67,7 +67,7 @@ def test_the_default_metrics_and_the_former_name_of_the_argument():
     assert list(found) == ["rnc1.max", "rnc1.mean"]
 
 
-def test_cheap_tiers_never_stall_a_device():
+def test_cheap_tiers_never_wait_for_a_device():
     for name, metric in CATALOGUE.items():
         assert metric.tier == "full" or not metric.synchronizes, name
         assert metric.tier == "full" or not metric.needs & {"scatter", "revisit"}, name
@@ -77,7 +77,7 @@ def test_a_metric_alone_equals_the_metric_among_all():
     feats, labels = classes()
     together = evaluate_all(feats, labels, 5)
     for name in IDS:
-        # the variances along the class directions come from the scatter matrix when that is there
+        # with the scatter matrix at hand, variances along the class directions come from it
         assert evaluate(name, feats, labels, 5) == pytest.approx(together[name], rel=1e-12), name
 
 

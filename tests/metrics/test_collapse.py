@@ -1,4 +1,4 @@
-"""One harness: every metric answers the same questions."""
+"""Every metric of the catalogue passes the same tests."""
 
 import math
 
@@ -33,7 +33,7 @@ GOLDEN_NAMES = {
     "nc4.agreement": "nc4_ncc_agreement",
     "nc5.ood_cosine": "nc5_ood_deviation",
 }
-# these look at the origin, so a translation changes them
+# these depend on the origin: a translation changes them
 ROTATION_ONLY = {
     *("rnc1.max", "rnc1.mean", "nc2.condition", "nc2.etf_error_raw", "nc3.bias_collapse"),
     *("nc4.agreement", "nc4.agreement_class", "nc5.ood_cosine", "rank.effective", "rank.stable"),

@@ -84,10 +84,10 @@ def _dependent(kind, number, dim, generator):
 @pytest.mark.parametrize(("number", "dim"), [(4, 64), (3, 5), (10, 512), (7, 6)])
 @pytest.mark.parametrize("scale", [1.0, 1e-150, 1e150])
 def test_dependent_means_are_infinite_on_every_path(kind, number, dim, scale, monkeypatch):
-    """Whatever LAPACK leaves of a singular value that is zero: all count by one cut-off."""
+    """LAPACK leaves a rounding error in place of a zero: one cut-off decides on all paths."""
     generator = torch.Generator().manual_seed(number)
     means = scale * _dependent(kind, number, dim, generator)
-    if kind == "line" and number > dim:  # of D + 1 rows with two on a line the D others span
+    if kind == "line" and number > dim:  # else the other rows span the space
         means[1:] = means[:1]
     labels = torch.arange(5 * number) % number
     exact = torch.linalg.svdvals
@@ -108,7 +108,7 @@ def test_dependent_means_are_infinite_on_every_path(kind, number, dim, scale, mo
 
 
 def test_means_that_are_nearly_dependent_keep_their_number():
-    """The cut-off is at rounding: a condition number of 1e12 is a number."""
+    """The cut-off is at the rounding error: a condition number of 1e12 stays finite."""
     means = torch.eye(3, 8, dtype=torch.float64)
     means[2, 2] = 1e-12
     for backend in BACKENDS:

@@ -1,4 +1,4 @@
-"""Known geometries, foreign oracles, many classes."""
+"""Metrics of known geometries, against other packages, and of many classes."""
 
 import subprocess
 import sys
@@ -16,11 +16,11 @@ from ncfast.ops import decisions, pairs
 
 
 def simplex(number, dim, scale=7.0, seed=0):
-    """A simplex ETF, turned, and moved away from the origin."""
+    """A simplex ETF, rotated and moved away from the origin."""
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(dim, dim, generator=generator, dtype=torch.float64)
     frame = torch.eye(number, dtype=torch.float64) - 1 / number
-    # its own singular vectors bring K rows of rank K - 1 into D >= K - 1 columns
+    # K rows of rank K - 1 in D >= K - 1 columns, by singular vectors
     left, values, _ = torch.linalg.svd(frame)
     return scale * (left * values)[:, : number - 1] @ torch.linalg.qr(normal)[0][: number - 1] + 1
 
@@ -53,7 +53,7 @@ def test_a_simplex_etf_has_the_known_values(number, dim):
         "rank.stable_means": number - 1,
     }
     for name, value in expected.items():
-        if name == "nc4.agreement":  # the offset of the features is not the classifier's business
+        if name == "nc4.agreement":  # the classifier has no offset
             continue
         assert float(values[name]) == pytest.approx(value, rel=1e-9, abs=1e-12), name
 
@@ -128,7 +128,7 @@ def test_pairs_of_nearly_coinciding_classes_keep_their_accuracy(gap):
 
 
 def many(number, dim, seed=0):
-    """Moments of many classes, some absent, without any sample in sight."""
+    """Moments of many classes, some absent, made without samples."""
     generator = torch.Generator().manual_seed(seed)
     moments = ncfast.ClassMoments.empty(number, dim)
     moments.counts = torch.randint(0, 5, (number,), generator=generator)

@@ -1,4 +1,4 @@
-"""Known values: frames, two classes on a line, and where naive forms fail."""
+"""Metrics with known values: frames, two classes on a line, and cases where naive forms fail."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_cdnv_of_close_means_far_from_the_origin():
 
 
 def test_float32_variance_loss_of_the_naive_formula_is_not_ours():
-    """The published expression E[x^2] - E[x]^2 in float32 is wrong here by far; ours is not."""
+    """The published form E[x^2] - E[x]^2 in float32 has a large error here; ncfast has none."""
     generator = torch.Generator().manual_seed(0)
     mean = torch.randn(64, generator=generator)
     feats = mean + 1e-5 * torch.randn(5000, 64, generator=generator)
@@ -51,7 +51,7 @@ def test_float32_variance_loss_of_the_naive_formula_is_not_ours():
 
 
 def test_results_are_on_the_scale_of_numpy():
-    """A check by hand: two classes on a line."""
+    """Two classes on a line, computed by hand."""
     feats = torch.tensor([[0.0], [2.0], [10.0], [10.0]])
     labels = torch.tensor([0, 0, 1, 1])
     assert float(ncfast.rnc1(feats, labels)) == pytest.approx(0.5 / 100)

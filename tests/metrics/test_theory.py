@@ -1,4 +1,4 @@
-"""The theory as numbers: bounds, the realised gap, margins, spectra, drift."""
+"""Quantities of the theory: bounds, the realised gap, margins, spectra, drift."""
 
 import math
 
@@ -12,7 +12,7 @@ import ncfast
 
 
 def linear_problem(spread, seed=0):
-    """Classes and the classifier made of their means, which decides well when spread is small."""
+    """Classes, and a classifier made of their means: it decides well when the spread is small."""
     feats, labels = classes(4000, 10, 4, spread=spread, seed=seed)
     means = ncfast.class_moments(feats, labels).means
     weight, bias = means, -means.square().sum(1) / 2
@@ -34,7 +34,7 @@ def test_bound_without_bias_and_with_equal_rows():
     weight, _, _ = companions(3, 5)
     expected = generalization(case(feats, labels, 3, weight))
     assert float(ncfast.generalization_bound(feats, labels, weight)) == pytest.approx(expected)
-    # two rows that are the same never separate their classes: both terms are one
+    # two equal rows never separate their classes: both terms are one
     same = torch.ones(2, 5)
     for projected in (True, False):
         bound = ncfast.generalization_bound(feats, labels % 2, same, projected=projected)

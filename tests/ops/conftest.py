@@ -23,7 +23,7 @@ def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 class Poisoned:
-    """Returns tensors of NaN, so that unwritten entries fail a test."""
+    """Stands for an empty tensor; makes tensors of NaN, so that unwritten entries fail a test."""
 
     def __init__(self, dtype: torch.dtype, value: float) -> None:
         self.dtype, self.value = dtype, value
@@ -35,6 +35,6 @@ class Poisoned:
 
 @pytest.fixture
 def poison(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start the outputs of the C++ backend as NaN."""
+    """Fill the outputs of the C++ backend with NaN before it writes them."""
     monkeypatch.setattr(_raw, "FLOAT64", Poisoned(torch.float64, float("nan")))
     monkeypatch.setattr(_raw, "INT64", Poisoned(torch.int64, -(10**9)))

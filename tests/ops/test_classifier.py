@@ -1,4 +1,4 @@
-"""Primitives of a classifier beside the class means: C++ against the reference."""
+"""Primitives of a classifier and class means: C++ against the reference."""
 
 from dataclasses import replace
 
@@ -66,7 +66,7 @@ def test_one_class_and_none():
 
 def test_unusable_features_show_in_every_metric():
     of = inputs(4, 6)
-    of.moments.norm_sum.fill_(torch.nan)  # as labels out of range do, with all of the rest
+    of.moments.norm_sum.fill_(torch.nan)  # as labels out of range make it
     of.moments.means.fill_(torch.nan)
     of.moments.within_ss.fill_(torch.nan)
     found, expected = both(of)

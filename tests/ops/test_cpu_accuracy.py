@@ -32,7 +32,7 @@ def test_collapsed(instruction_set: str, dtype: torch.dtype, std: float, outlier
 def test_collapsed_by_lanes(std: float) -> None:
     feats, labels = collapsed(std, outliers=True)
     feats, labels = feats.float().repeat(10, 1), labels.repeat(10)
-    feats[15_000:] *= 1 + std  # so that the lanes' means differ
+    feats[15_000:] *= 1 + std  # makes the means of the lanes differ
     got = passes.cpu(feats, labels, 7).within_ss.sum()
     torch.testing.assert_close(got, two_pass(feats, labels, 7)[1].sum(), rtol=1e-6, atol=0)
 

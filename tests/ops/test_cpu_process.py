@@ -1,4 +1,4 @@
-"""The C++ backend among threads, forked children and in bounded memory."""
+"""The C++ backend with threads, in forked children and in bounded memory."""
 
 from __future__ import annotations
 
@@ -91,5 +91,32 @@ print(status("VmHWM") - before - state)
 )
 def test_extra_memory_is_bounded(rows: int, dim: int, classes: int) -> None:
     command = [sys.executable, "-c", MEMORY_SCRIPT, str(rows), str(dim), str(classes)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(ran.stdout) < 64  # MiB
+
+
+UPDATE_SCRIPT = MEMORY_SCRIPT.replace("raw = passes.cpu(feats, labels, classes)", "raw = update()")
+UPDATE_SCRIPT = UPDATE_SCRIPT.replace(
+    "before = status",
+    """
+from ncfast import ClassMoments
+from ncfast.ops.update import UPDATE
+moments = ClassMoments.empty(classes, dim)
+scatter = torch.zeros(dim, dim, dtype=torch.float64)
+moments.means.fill_(0.0), moments.within_ss.fill_(0.0), moments.counts.fill_(0)
+def update():
+    UPDATE.select("cpu", feats)(feats, labels, moments, scatter=scatter if dim < 64 else None)
+    return moments
+before = status""",
+    1,
+).replace("- before - state", "- before")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs Linux's /proc")
+@pytest.mark.parametrize(
+    ("rows", "dim", "classes"), [(12_000_000, 2, 5), (6_000_000, 2, 200_000), (2000, 16384, 3)]
+)
+def test_extra_memory_of_an_update_is_bounded(rows: int, dim: int, classes: int) -> None:
+    command = [sys.executable, "-c", UPDATE_SCRIPT, str(rows), str(dim), str(classes)]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     assert float(ran.stdout) < 64  # MiB

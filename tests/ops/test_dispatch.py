@@ -1,4 +1,4 @@
-"""Which backend is taken, what refuses to run and why, and what tracing sees."""
+"""The choice of a backend, the reasons of refusals, and tracing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The norm of many tensors in C++ against exact sums, and what it leaves to torch."""
+"""The norm of many tensors: C++ against exact sums, and the tensors that torch must take."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ INF = math.inf
 
 
 def exact(tensors: list[Tensor]) -> float:
-    """By integers, in which nothing is lost."""
+    """The exact norm, from sums of integers."""
     numbers = [x for tensor in tensors for x in tensor.double().flatten().tolist()]
     return math.sqrt(sum(int(math.ldexp(x, 200)) ** 2 for x in numbers)) / 2.0**200
 

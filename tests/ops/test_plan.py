@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ncfast
 from ncfast._validate import LABEL_DTYPES
-from ncfast.ops.grouping import _cut, build
+from ncfast.ops.grouping import _cut, build, present_items
 
 
 @pytest.mark.parametrize("dtype", LABEL_DTYPES)
@@ -53,6 +53,42 @@ def test_items_cover_every_row_once(labels, num_classes, rows):
     assert owners >= set(range(num_classes)), "absent classes own an item too"
     assert slots == list(range(len(slots)))
     assert len(slots) <= table.slots
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 11), min_size=1, max_size=80),
+    st.integers(12, 70_000),
+    st.sampled_from([1, 2, 4, 64]),
+)
+def test_items_of_present_classes_cover_every_row_that_counts_once(labels, num_classes, rows):
+    """Label 11 stands for rows that are left out."""
+    keys = torch.tensor([num_classes if label == 11 else label for label in labels])
+    found = present_items(keys, num_classes, rows)
+    assert found.items.shape == (6, len(labels) // rows + min(len(labels), num_classes))
+    covered, members = [], {}
+    for start, length, owner, first, item, count in found.items.T.tolist():
+        run = found.permutation[start : start + length].tolist()
+        assert length <= rows
+        assert (owner >= 0) == (length > 0)
+        assert all(labels[row] == owner for row in run)
+        if count:
+            members[owner] = item
+            assert count == labels.count(owner)
+        if length:
+            assert first == labels.index(owner)
+        covered += run
+    assert sorted(covered) == [row for row, label in enumerate(labels) if label != 11]
+    assert set(members) == set(labels) - {11}
+    assert found.leaders.tolist() == [members.get(label, -1) for label in labels]
+
+
+def test_the_cuts_do_not_depend_on_rows_left_out():
+    keys = torch.tensor([3, 1, 3, 9, 3, 9, 1, 3])
+    whole, part = present_items(keys, 9, 2), present_items(keys[keys < 9], 9, 2)
+    used = part.items[1] > 0
+    for row in (0, 1, 2, 4, 5):
+        assert torch.equal(whole.items[row][: len(used)][used], part.items[row][used])
 
 
 @settings(max_examples=60, deadline=None)
@@ -116,7 +152,7 @@ def test_messages(call, error, message):
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_no_host_synchronisation(device):
-    """Fake tensors raise on any read of a value."""
+    """Fake tensors raise if a value is read."""
     with FakeTensorMode():
         plan = ncfast.plan(torch.empty(5000, dtype=torch.int64, device=device), 10)
         assert _cut(plan, 64).items.shape == (5, 5000 // 64 + 10)

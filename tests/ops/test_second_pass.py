@@ -1,4 +1,4 @@
-"""The kernels of the second passes against their plain forms."""
+"""Second passes over the features: C++ against the reference."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ def sample(count, dim, number, spread=0.5, dtype=torch.float32, seed=0, offset=3
 
 
 def engine(backend, feats):
-    """All operations that follow the moments, as ``backend`` runs them for such features."""
+    """The operations that need the moments first, as ``backend`` runs them for such features."""
     usable = backend != "reference" and _raw.readable(feats)
     return SimpleNamespace(
         scatter=SCATTER.select(backend, feats),

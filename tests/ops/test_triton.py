@@ -1,4 +1,8 @@
-"""The Triton backend as far as a machine without a GPU can see it."""
+"""The Triton backend, as far as a machine without a GPU can test it."""
+
+import sys
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -10,9 +14,11 @@ import ncfast
 from ncfast.kernels.configuration import alignment, items_config, merge_config, scatter_config
 from ncfast.ops import _registry
 from ncfast.ops import moments as passes
+from ncfast.ops import update as updates
 from ncfast.ops.decisions import STACKED_DECISIONS
 from ncfast.ops.projection import PROJECTION
 from ncfast.ops.scatter import SCATTER
+from ncfast.ops.update import UPDATE
 
 SIZES = [
     (count, dim, num_classes)
@@ -76,8 +82,94 @@ def test_operators_of_the_second_read(name):
     assert (found.device.type, tuple(found.shape)) == ("cuda", shape)
 
 
+class Batch(NamedTuple):
+    """Stands for the kernels' own, which takes Triton to import."""
+
+    feats: Any
+    permutation: Any
+    items: Any
+    leaders: Any
+    nan_if_invalid: Any
+
+
+def update_arguments(count=30, dim=4, num_classes=6, device="cpu"):
+    """Features, labels, the state's parts, and the options: what `triton_update` takes."""
+    made = {"dtype": torch.float64, "device": device}
+    feats = torch.ones(count, dim, device=device)
+    labels = torch.arange(count, device=device) % num_classes - 1
+    shapes = ((num_classes, dim), (num_classes,), (), (), (dim, dim))
+    *state, scatter = (torch.zeros(shape, **made) for shape in shapes)
+    counts = torch.zeros(num_classes, dtype=torch.int64, device=device)
+    ignored = torch.zeros((), dtype=torch.int64, device=device)
+    mask = torch.arange(count, device=device) % 3 > 0
+    return feats, labels, counts, *state, mask, -1, ignored, scatter
+
+
+@pytest.mark.parametrize("options", [True, False])
+def test_operator_of_the_update(options):
+    """Registered right, with every tensor that it writes declared."""
+    arguments = update_arguments()
+    if not options:
+        arguments = (
+            arguments[0],
+            arguments[1].clamp(min=0),
+            *arguments[2:7],
+            None,
+            None,
+            None,
+            None,
+        )
+    operator = torch.ops.ncfast.triton_update.default
+    torch.library.opcheck(operator, arguments)
+    operator(*arguments)
+    assert arguments[2].sum() == (20 if options else 30)
+    written = [argument.alias_info is not None for argument in operator._schema.arguments]
+    assert written == [False] * 2 + [True] * 5 + [False] * 2 + [True] * 2
+
+
+def options_of(arguments):
+    return dict(zip(("mask", "ignore_index", "ignored", "scatter"), arguments[7:], strict=True))
+
+
+def test_the_update_on_fake_cuda_tensors():
+    with FakeTensorMode():
+        feats, labels, *parts = arguments = update_arguments(device="cuda")
+        UPDATE.on_device(feats, labels, passes.RawMoments(*parts[:5]), **options_of(arguments))
+
+
+def test_no_size_of_an_update_depends_on_a_value(monkeypatch):
+    """So nothing waits for the device, and a graph can be captured; fake tensors have no values."""
+    batches = []
+
+    def update(batch, state, config, *, with_scatter):
+        batches.append(batch)
+        return state.means.new_empty((4, 4) if with_scatter else 0)
+
+    kernels = SimpleNamespace(Batch=Batch, update=update)
+    monkeypatch.setitem(sys.modules, "ncfast.kernels.update", kernels)
+    with FakeTensorMode():
+        feats, labels, *parts = arguments = update_arguments(count=100, num_classes=50_000)
+        updates._triton(feats, labels, passes.RawMoments(*parts[:5]), **options_of(arguments))
+    assert batches[0].items.shape == (6, 101)
+    assert batches[0].leaders.shape == (100,)
+
+
+def test_compiled_code_holds_one_operator_for_an_update():
+    """A traced update writes its state through the operator, and changes nothing else."""
+
+    def step(feats, labels, *parts):
+        UPDATE.on_device(feats * 2, labels, passes.RawMoments(*parts))
+        return parts[1].sum()
+
+    feats, labels, *parts = update_arguments()[:7]
+    labels = labels.clamp(min=0)
+    total = torch.compile(step, fullgraph=True, backend="aot_eager")(feats, labels, *parts)
+    assert total == 6 * 4 * 2 - 8, "five classes whose mean is 2 in each column"
+    assert parts[0].sum() == 30
+
+
 def test_reference_of_the_second_read():
-    """Against the definition, in one expression."""
+    """The reference equals the definition in one expression."""
     cases = second_read()
     for name, twin in (("projected_ss", twins.project), ("scatter", twins.scatter)):
         arguments, _ = cases[name]
@@ -97,7 +189,7 @@ def test_second_passes_use_the_kernels_when_asked_for():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_operator_on_fake_cuda_tensors(dtype):
-    """What torch.compile sees on a GPU: shapes, dtypes and devices without a kernel."""
+    """torch.compile for a GPU traces shapes, dtypes and devices without a kernel."""
     with FakeTensorMode():
         feats = torch.empty(50, 6, dtype=dtype, device="cuda")
         labels = torch.empty(50, dtype=torch.int32, device="cuda")
@@ -153,7 +245,7 @@ def test_alignment(numbers, expected):
 
 
 def test_compiled_code_holds_one_operator():
-    """Traced whole, as for a GPU: fake CUDA tensors need none."""
+    """One graph as for a GPU: fake CUDA tensors need no device."""
     graphs = []
 
     def backend(module, inputs):

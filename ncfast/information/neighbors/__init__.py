@@ -1,4 +1,4 @@
-"""Exact nearest neighbours and range counts, under one interface whatever the engine."""
+"""Exact nearest neighbours and range counts, with several engines behind one interface."""
 
 from ncfast.information.neighbors._types import JointNeighbors, Neighbors
 from ncfast.information.neighbors.dispatch import neighbor_backend, neighbor_backends

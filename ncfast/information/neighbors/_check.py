@@ -1,4 +1,4 @@
-"""Checks of what the searches are given; they read the values, so an accelerator synchronises."""
+"""Checks of the arguments of searches. They read values, so an accelerator synchronises."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 from ncfast._arrays import as_integer
 from ncfast._validate import FEATURE_DTYPES, LABEL_DTYPES
 
-_LARGEST = 1e150  # squares beyond leave the range of float64
+_LARGEST = 1e150  # squares of larger values exceed the range of float64
 
 
 def points(x: Tensor, name: str = "x") -> None:
     """Check that ``x`` is a finite (N, d) matrix of a floating-point type.
 
     Raises:
-        TypeError: no tensor, or another dtype.
-        ValueError: another shape, no row, no column, or a NaN or infinity.
+        TypeError: ``x`` is no tensor, or has another dtype.
+        ValueError: ``x`` has another shape, no row or no column, or holds NaN or infinity.
     """
     if not isinstance(x, Tensor):
         raise TypeError(
@@ -32,10 +32,10 @@ def points(x: Tensor, name: str = "x") -> None:
         )
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(
-            f"Expected argument `{name}` to have shape (N, d), neither of them zero, but got shape "
+            f"Expected argument `{name}` to have shape (N, d) with N, d > 0 but got shape "
             f"{tuple(x.shape)}. For one column use {name}.unsqueeze(1)."
         )
-    # the maximum of a column of NaN is NaN: one pass finds everything
+    # The maximum is NaN if any value is, so one pass finds all invalid values.
     if not float(x.abs().amax()) <= _LARGEST:
         _raise_value(x, name)
 
@@ -49,10 +49,10 @@ def _raise_value(x: Tensor, name: str) -> None:
 
 
 def blocks(each: Sequence[Tensor]) -> None:
-    """Check that all blocks are finite matrices of the same rows on one device."""
+    """Check that all blocks are finite matrices with the same number of rows, on one device."""
     if isinstance(each, Tensor) or len(each) == 0:
         raise ValueError(
-            "Expected argument `blocks` to be a sequence of (N, d) tensors, one at least, but got "
+            "Expected argument `blocks` to be a non-empty sequence of (N, d) tensors but got "
             f"{type(each).__name__}. Pass [x, y]."
         )
     for number, block in enumerate(each):
@@ -74,7 +74,7 @@ def _same_rows(y: Tensor, x: Tensor, name: str, other: str) -> None:
 
 
 def neighbours_wanted(k: int, x: Tensor, labels: Tensor | None) -> int:
-    """k, after a check that 1 <= k, and k < N where there are no classes to search within."""
+    """k, after a check that 1 <= k, and that k < N if there are no labels."""
     k = as_integer("k", k)
     if k < 1 or (labels is None and k >= len(x)):
         raise ValueError(
@@ -85,7 +85,7 @@ def neighbours_wanted(k: int, x: Tensor, labels: Tensor | None) -> int:
 
 
 def same_class(labels: Tensor | None, x: Tensor, name: str = "x") -> Tensor | None:
-    """The labels as int64, after a check that they fit ``x``."""
+    """The labels as int64, after a check that they match ``x``."""
     if labels is None:
         return None
     if not isinstance(labels, Tensor) or labels.dtype not in LABEL_DTYPES:
@@ -104,7 +104,7 @@ def same_class(labels: Tensor | None, x: Tensor, name: str = "x") -> Tensor | No
 
 
 def radii(r: Tensor, x: Tensor) -> Tensor:
-    """The radii as float64, after a check that they fit ``x``."""
+    """The radii as float64, after a check that they match ``x``."""
     if not isinstance(r, Tensor) or not r.dtype.is_floating_point or r.ndim != 1:
         got = f"{r.dtype}, {tuple(r.shape)}" if isinstance(r, Tensor) else type(r).__name__
         raise TypeError(
@@ -115,8 +115,7 @@ def radii(r: Tensor, x: Tensor) -> Tensor:
     if bool(torch.isnan(r).any()):
         row = int(torch.isnan(r).nonzero()[0])
         raise ValueError(
-            f"Expected argument `radii` to hold distances but row {row} holds nan. "
-            "Leave such rows out."
+            f"Expected argument `radii` to hold distances but row {row} holds nan. Drop such rows."
         )
     return r.to(torch.float64).resolve_neg()
 

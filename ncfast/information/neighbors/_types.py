@@ -1,4 +1,4 @@
-"""What a search for neighbours returns, and what an engine has to provide."""
+"""The results of neighbour searches, and the interface of an engine."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ JointMetric = Literal["l2max", "linf"]
 
 
 class Neighbors(NamedTuple):
-    """The k nearest other rows of every row, nearest first; a lower row number wins a tie.
+    """The k nearest other rows of every row, nearest first. Ties are in order of row number.
 
     Attributes:
-        distances: (N, k) float64; infinite where a class holds too few members.
-        indices: (N, k) int64; -1 where a class holds too few members.
+        distances: (N, k) float64; infinite if the class has too few members.
+        indices: (N, k) int64; -1 if the class has too few members.
         backend: the engine that found them.
         certified: share of rows that needed no second search.
     """
@@ -28,17 +28,17 @@ class Neighbors(NamedTuple):
 
 
 class JointNeighbors(NamedTuple):
-    """What the KSG estimators need of a joint space of several blocks of columns.
+    """Joint radii and counts within blocks of columns, as the KSG estimators need them.
 
-    The joint distance is the largest of the distances within the blocks. A row of a class of at
-    most k members has infinite radii and extents.
+    The joint distance is the largest of the distances within the blocks. Radii and extents are
+    infinite for rows of a class of at most k members.
 
     Attributes:
         radii: (N,) float64, joint distance of the k-th nearest other row.
-        counts: per block (N,) int64, other rows strictly nearer than ``radii`` in that block; with
-            ``rectangle=True`` those at most as far as the block's own ``extents``.
-        extents: per block (N,) float64, largest distance in that block among the k neighbours.
-        ties: (N,) int64, other rows at a joint distance of at most ``radii``.
+        counts: per block (N,) int64, the number of other rows strictly nearer than ``radii`` in
+            that block. With ``rectangle=True``, the number at most as far as its ``extents``.
+        extents: per block (N,) float64, largest distance in that block to the k neighbours.
+        ties: (N,) int64, the number of other rows at a joint distance of at most ``radii``.
         backend: the engine that found them.
     """
 
@@ -50,7 +50,7 @@ class JointNeighbors(NamedTuple):
 
 
 class Engine(Protocol):
-    """One way to search; arguments are validated already, ``labels`` are int64."""
+    """An engine: the searches on validated arguments, with ``labels`` as int64."""
 
     def knn(
         self, x: Tensor, k: int, metric: Metric, labels: Tensor | None

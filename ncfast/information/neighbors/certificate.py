@@ -1,9 +1,10 @@
-"""Candidates from a rounded search, made exact: scores again in float64, a certificate, a fallback.
+"""Makes the result of a search with rounding errors exact.
 
-A search in float32 by norms and products is off by up to eps (|x|^2 + |y|^2), which is everything
-on collapsed features. It returns more candidates than wanted, and a floor: no row outside the list
-has a smaller score. The exact scores of the candidates then decide a row for good where the k-th of
-them lies below the floor; the other rows are searched directly.
+The error of a float32 search by norms and products is up to eps (|x|^2 + |y|^2), which exceeds the
+distances on collapsed features. The search therefore returns more than k candidates and a floor:
+the scores of all other rows are at least the floor. The candidates are scored again in float64. If
+the k-th score is below the floor, the k nearest rows are certain. All other rows are searched again
+directly.
 """
 
 from __future__ import annotations
@@ -20,31 +21,31 @@ from ncfast.information.neighbors._groups import groups
 from ncfast.information.neighbors._types import Metric
 from ncfast.ops import _raw
 
-EXTRA = 8  # candidates beyond k: costs little, and settles near ties
-_BLOCK = 1 << 22  # differences in memory at a time
-EPS = 2.0**-24  # of float32
+EXTRA = 8  # candidates beyond k: they cost little and resolve near ties
+_BLOCK = 1 << 22  # number of differences in memory at a time
+EPS = 2.0**-24  # unit roundoff of float32
 
 
 class Candidates(NamedTuple):
-    """What a rounded search found; a row may be among its own candidates."""
+    """Candidates of each row, which may include the row itself."""
 
     indices: Tensor  # (N, m) int64, no row twice
-    floor: Tensor  # (N,) float64, no other row has a smaller score
+    floor: Tensor  # (N,) float64, lower bound of the scores of all other rows
 
 
 class Rounded(NamedTuple):
-    """Rows for a search in float32: centred and scaled in float64 before they are rounded."""
+    """Rows for a search in float32, centred and scaled in float64 before rounding."""
 
     rows: Tensor  # (N, d) float32
-    scale: float  # of distances, a power of two
-    error: Tensor  # (N,) float64, bound on the error of a scaled squared distance of each row
+    scale: float  # factor of all distances, a power of two
+    error: Tensor  # (N,) float64, bound on the error of scaled squared distances of each row
 
 
 Search = Callable[[Tensor, int, Metric], Candidates]
 
 
 def rounded(x: Tensor) -> Rounded:
-    """Rows of float64, relative to their mean, with the bound of trap T1.
+    """Centred rows in float32, and a bound on the error of their squared distances.
 
     A squared distance |x|^2 + |y|^2 - 2 x y in float32 is off by at most
     2 (d + 3) eps (|x|^2 + |y|^2); rounding the rows adds at most 4 eps (|x|^2 + |y|^2).
@@ -59,16 +60,16 @@ def rounded(x: Tensor) -> Rounded:
 
 
 def floor(worst: Tensor, near: Rounded, number: int) -> Tensor:
-    """What the exact scores outside a list cannot undercut, from the list's worst rounded score."""
+    """(N,) lower bound of exact scores outside the lists, from their largest rounded scores."""
     if number == len(near.rows):
         return torch.full_like(near.error, torch.inf)
-    return (worst.double() - near.error) / near.scale / near.scale  # its square may overflow
+    return (worst.double() - near.error) / near.scale / near.scale  # scale**2 may overflow
 
 
 def knn(
     search: Search, x: Tensor, k: int, metric: Metric, labels: Tensor | None
 ) -> tuple[Tensor, Tensor, float]:
-    """Exact neighbours (within classes) by a rounded search; see `Neighbors`."""
+    """Exact neighbours (within classes) from a search with rounding errors; see `Neighbors`."""
     distances = x.new_full((len(x), k), torch.inf, dtype=torch.float64)
     indices = torch.full((len(x), k), -1, device=x.device)
     second = 0
@@ -87,7 +88,7 @@ def _within(search: Search, x: Tensor, k: int, metric: Metric) -> tuple[Tensor, 
     found = search(x, min(k + 1 + EXTRA, len(x)), metric)
     score = exact_scores(x, found.indices, metric)
     score[found.indices == torch.arange(len(x), device=x.device)[:, None]] = torch.inf
-    # a stable sort by score of what is sorted by number: of equal scores the lower number first
+    # Candidates are sorted by number, then stably by score, so ties are in order of row number.
     column, by_number = found.indices.sort(dim=1)
     score, order = score.gather(1, by_number).sort(dim=1, stable=True)
     column = column.gather(1, order)[:, :k]
@@ -99,7 +100,7 @@ def _within(search: Search, x: Tensor, k: int, metric: Metric) -> tuple[Tensor, 
 
 
 def exact_scores(x: Tensor, indices: Tensor, metric: Metric) -> Tensor:
-    """(N, m) float64 scores between each row and the rows named for it."""
+    """(N, m) float64 scores between each row and the rows in its row of ``indices``."""
     if _raw.extension is not None and x.device.type == "cpu":
         score = x.new_empty(indices.shape, dtype=torch.float64)
         indices = indices.contiguous()
@@ -120,7 +121,7 @@ def exact_scores(x: Tensor, indices: Tensor, metric: Metric) -> Tensor:
 
 
 def nearest_rows(x: Tensor, rows: Tensor, k: int, metric: Metric) -> tuple[Tensor, Tensor]:
-    """Distances and indices of the k nearest of some rows, directly."""
+    """Distances and indices of the k nearest rows of some rows, by direct differences."""
     if _raw.extension is not None and x.device.type == "cpu":
         distances = x.new_empty((len(rows), k), dtype=torch.float64)
         ids = x.new_empty((len(rows), k), dtype=torch.int64)

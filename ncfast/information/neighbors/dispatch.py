@@ -1,4 +1,4 @@
-"""Choice of the engine by size, dimension and device, with the reason."""
+"""Chooses the engine of a search by size, dimension and device, and gives the reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ENGINES: dict[str, Any] = {
 }
 NAMES = ("auto", *_ENGINES)
 _HOST = ("direct", "tree", "scipy", "faiss")
-# below so many rows a tree is the faster one up to this dimension
+# (rows, dimension): below this number of rows a tree is faster up to this dimension
 _DEEPEST = ((10_000, 5), (30_000, 6), (50_000, 7), (100_000, 8), (math.inf, 9))
 _EUCLIDEAN = ("faiss", "gemm")
 _PLAIN = {
@@ -40,7 +40,7 @@ def neighbor_backends() -> dict[str, BackendStatus]:
     """Which engines can search for neighbours on this machine, and why the rest cannot.
 
     Returns:
-        One `BackendStatus` for each of ``reference``, ``direct``, ``tree``, ``scipy``, ``faiss``,
+        A `BackendStatus` each for ``reference``, ``direct``, ``tree``, ``scipy``, ``faiss``,
         ``gemm`` and ``triton``.
 
     Example:
@@ -72,22 +72,22 @@ def neighbor_backend(
     task: str = "knn",
     metric: str = "l2",
 ) -> tuple[str, str]:
-    """The engine that ``backend="auto"`` takes, and why.
+    """The engine that ``backend="auto"`` selects, and the reason.
 
-    The borders were measured, see ``docs/neighbors.md``.
+    The limits come from measurements, see ``docs/neighbors.md``.
 
     Args:
-        n: number of rows (of a typical class, where the search is within classes).
-        d: number of columns, of all blocks together.
-        device: where the rows are.
+        n: number of rows; for searches within classes, the number in a typical class.
+        d: number of columns of all blocks together.
+        device: device of the rows.
         task: "knn", "joint" or "count".
         metric: "l2", "l2max" or "linf".
 
     Returns:
-        Its name and the reason.
+        The name of the engine and the reason.
 
     Raises:
-        ValueError: an unknown task.
+        ValueError: ``task`` is unknown.
 
     Example:
         >>> from ncfast.information.neighbors import neighbor_backend
@@ -122,7 +122,7 @@ def _without_extension(d: int, task: str, metric: str) -> tuple[str, str]:
     return "reference", "high dimension, and no C++ extension"
 
 
-# "triton" only when asked for, as long as its kernels have not run on a GPU
+# "triton" must be requested by name until its kernels have run on a GPU.
 def _on_accelerator(d: int, task: str, metric: str) -> tuple[str, str]:
     if task == "knn" and metric == "l2" and d >= 16:
         return "gemm", "matrix products with certificate on an accelerator"
@@ -132,10 +132,10 @@ def _on_accelerator(d: int, task: str, metric: str) -> tuple[str, str]:
 def engine(
     name: str, n: int, d: int, device: torch.device, task: str, metric: str
 ) -> tuple[str, Engine]:
-    """The engine called ``name``, or the one that suits.
+    """The engine ``name``, or with "auto" the one that `neighbor_backend` selects.
 
     Raises:
-        ValueError: the name is unknown, or that engine cannot do this; the reason is given.
+        ValueError: the name is unknown, or the engine cannot run this search; the message says why.
     """
     one_of(name, "backend", NAMES)
     if name == "auto":
@@ -152,8 +152,8 @@ def _why_not(name: str, device: torch.device, task: str, metric: str) -> str | N
     if name == "triton" and device.type != "cuda":
         return f"the rows are on {device}"
     if name in _EUCLIDEAN and (task != "knn" or metric != "l2"):
-        return "it finds neighbours by Euclidean distance, and nothing else"
+        return "it supports only k nearest neighbours by Euclidean distance"
     if name in ("direct", "tree") and _raw.extension is not None:
-        return None  # the status takes longer to write than a small search
+        return None  # composing the status would take longer than a small search
     status = _status(name)
     return None if status.available else status.reason

@@ -1,4 +1,7 @@
-"""Neighbours by FAISS's flat index, with a certificate; imported only when it is chosen."""
+"""Neighbours by the flat index of FAISS, with a certificate.
+
+FAISS is imported by the first search.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,11 @@ from ncfast.information.neighbors import certificate
 from ncfast.information.neighbors._types import Metric
 from ncfast.information.neighbors.certificate import Candidates
 
-INSTALLED = importlib.util.find_spec("faiss") is not None  # looks, imports nothing
+INSTALLED = importlib.util.find_spec("faiss") is not None  # does not import it
 
 
 def search(x: Tensor, number: int, metric: Metric) -> Candidates:
-    """The ``number`` nearest rows as FAISS ranks them, and what the rest cannot undercut."""
+    """The ``number`` nearest rows by FAISS, and a lower bound of the scores of the others."""
     assert metric == "l2", metric
     import faiss
 

@@ -1,4 +1,4 @@
-"""Neighbours by matrix products in torch, with a certificate: high dimension, any device."""
+"""Neighbours by matrix products in torch, with a certificate, for high dimension on any device."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ncfast.information.neighbors import certificate
 from ncfast.information.neighbors._types import Metric
 from ncfast.information.neighbors.certificate import Candidates
 
-_BLOCK = 1 << 23  # float32 scores in memory at a time: 32 MB
+_BLOCK = 1 << 23  # number of float32 scores in memory at a time: 32 MB
 
 
 def search(x: Tensor, number: int, metric: Metric) -> Candidates:
-    """The ``number`` rows of smallest |x|^2 + |y|^2 - 2 x y, and what the rest cannot undercut."""
+    """The ``number`` rows of smallest |x|^2 + |y|^2 - 2 x y, and a lower bound of the others."""
     assert metric == "l2", metric
     near = certificate.rounded(x)
     norms = near.rows.square().sum(1)

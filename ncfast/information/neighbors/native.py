@@ -1,7 +1,8 @@
-"""The C++ engines: a sweep by direct differences for any dimension, a tree for low ones.
+"""The C++ engines: direct differences for any dimension, and a tree for low dimension.
 
-The sweep runs in float32 with a bound on its rounding and decides in float64 whatever lies within
-the bound, or the whole row where too much does; the tree works in float64 throughout.
+Direct differences are computed in float32 with a bound on their rounding error. Cases within the
+bound are decided in float64. A row with too many of them is searched again in float64. The tree
+works in float64 throughout.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ncfast.information.neighbors._groups import restored
 from ncfast.information.neighbors._types import Metric
 from ncfast.ops import _raw
 
@@ -21,9 +23,9 @@ class _Sorted(NamedTuple):
     """All columns in float64, rows sorted by class."""
 
     rows: Tensor  # (N, d)
-    ends: list[int]  # column after each block
+    ends: list[int]  # end column of each block
     offsets: list[int]  # first row of each class, then N
-    order: Tensor | None  # (N,) where each row came from
+    order: Tensor | None  # (N,) original number of each row
 
 
 def _sort(blocks: Sequence[Tensor], labels: Tensor | None) -> _Sorted:
@@ -39,13 +41,8 @@ def _sort(blocks: Sequence[Tensor], labels: Tensor | None) -> _Sorted:
     return _Sorted(rows[order].contiguous(), ends, [0, *counts.cumsum(0).tolist()], order)
 
 
-def _back(values: Tensor, order: Tensor | None) -> Tensor:
-    """Rows in the order they came in."""
-    return values if order is None else torch.empty_like(values).index_copy_(0, order, values)
-
-
 class Native:
-    """An engine of the extension; ``tree`` says which."""
+    """An engine of the C++ extension: the tree, or direct differences."""
 
     def __init__(self, *, tree: bool) -> None:
         self.tree = tree
@@ -64,7 +61,7 @@ class Native:
         )  # fmt: skip
         if order is not None:
             ids = torch.where(ids < 0, -1, order[ids.clamp(min=0)])
-        return _back(distances, order), _back(ids, order), 1 - second / len(x)
+        return restored(distances, order), restored(ids, order), 1 - second / len(x)
 
     def joint(
         self,
@@ -87,10 +84,10 @@ class Native:
             torch.get_num_threads(),
         )  # fmt: skip
         return (
-            _back(radii, order),
-            tuple(_back(each, order) for each in counts),
-            tuple(_back(each, order) for each in extents),
-            _back(ties, order),
+            restored(radii, order),
+            tuple(restored(each, order) for each in counts),
+            tuple(restored(each, order) for each in extents),
+            restored(ties, order),
         )
 
     def count(
@@ -105,4 +102,4 @@ class Native:
             self.tree, rows.data_ptr(), ends, offsets, metric == "linf",
             reach.data_ptr(), strict, counts.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
-        return _back(counts, order)
+        return restored(counts, order)

@@ -1,8 +1,8 @@
-"""Neighbours by float64 brute force, in blocks of rows: what every other engine must equal.
+"""The reference search: float64 brute force in blocks of rows. All engines return the same bits.
 
-A score is a squared Euclidean distance, summed over the columns in their order, or a maximum of
-absolute differences; no product is fused into a sum. Neighbours are ordered by (score, row number).
-Radii are distances, the rounded square roots of scores; rows are counted by comparing distances.
+A score is a squared Euclidean distance, summed over the columns in order, or a maximum of absolute
+differences. Products are rounded before they are added. Neighbours are ordered by (score, row
+number). Radii are distances: rounded square roots of scores. Counts compare distances.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from ncfast.information.neighbors._groups import groups
 from ncfast.information.neighbors._types import Metric
 
-_BLOCK = 1 << 22  # scores in memory at a time: 32 MB
+_BLOCK = 1 << 22  # number of scores in memory at a time: 32 MB
 
 
 def scores(queries: Tensor, points: Tensor, metric: Metric) -> Tensor:
@@ -32,10 +32,10 @@ def scores(queries: Tensor, points: Tensor, metric: Metric) -> Tensor:
 
 
 def distance(score: Tensor, metric: Metric) -> Tensor:
-    """The distance a score stands for, rounded as IEEE 754 wants it."""
+    """The distance of a score, with the rounding of IEEE 754."""
     if metric == "linf":
         return score
-    # torch hands this to MKL on a CPU, whose square root may be one unit in the last place off
+    # On a CPU torch uses MKL, whose square root may differ in the last place.
     return torch.from_numpy(np.sqrt(score.numpy())) if score.device.type == "cpu" else score.sqrt()
 
 
@@ -117,7 +117,7 @@ def within(near: Tensor, reach: Tensor, *, strict: bool) -> Tensor:
     """(Q,) how many of the distances (Q, N) are finite and within reach (Q,)."""
     reach = reach.unsqueeze(1)
     inside = near < reach if strict else near <= reach
-    # the row itself stands at infinity: it must not be counted where the reach is infinite
+    # The row itself has infinite distance and must not be counted if the reach is infinite.
     return (inside & near.isfinite()).sum(1)
 
 

@@ -1,4 +1,4 @@
-"""Neighbours and counts by SciPy's k-d tree: low dimension, where the extension is missing."""
+"""Neighbours and counts by SciPy's k-d tree, for low dimension without the C++ extension."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _ORDER = {"l2": 2.0, "linf": np.inf}
 
 
 def search(x: Tensor, number: int, metric: Metric) -> Candidates:
-    """The ``number`` nearest rows; the tree sums squares in another order, hence the margin."""
+    """The ``number`` nearest rows, and a lower bound of the scores of the others.
+
+    The bound has a margin, because the tree sums squares in another order.
+    """
     points = x.numpy()
     tree = _tree(points)
     distances, indices = tree.query(
@@ -33,7 +36,7 @@ def search(x: Tensor, number: int, metric: Metric) -> Candidates:
 
 
 def _tree(points: np.ndarray[Any, Any]) -> Any:
-    from scipy.spatial import cKDTree  # 0.1 s that `import ncfast` must not take
+    from scipy.spatial import cKDTree  # lazy: it would add 0.1 s to `import ncfast`
 
     return cKDTree(points)
 
@@ -68,7 +71,7 @@ def _count(x: Tensor, radii: Tensor, metric: Metric, strict: bool) -> Tensor:
         return torch.from_numpy(np.asarray(found, dtype=np.int64)) - 1
 
     counts = within(radii * (1 - margin))
-    # where a slightly larger radius finds more, a row stands at the radius itself
+    # If a slightly larger radius finds more rows, a row is at about the radius.
     unclear = (counts != within(radii * (1 + margin))) | ~(radii > 0)
     rows = unclear.nonzero()[:, 0]
     for part in rows.split(max(1, (1 << 22) // len(x))):
@@ -83,12 +86,12 @@ def joint(
 ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
     """Joint radii, counts, extents and ties; see `JointNeighbors`.
 
-    The tree knows one norm for all columns: the maximum norm, or blocks of one column each. For
-    anything else the reference searches.
+    The tree uses one norm for all columns. The maximum norm is such a norm, and so is "l2max" with
+    one column per block. All other searches use the reference.
     """
     if metric == "l2" and any(block.shape[1] > 1 for block in blocks):
         return reference.joint(blocks, k, metric, rectangle, labels)
-    # in one column the root of a rounded square is the number itself, so the norms agree
+    # In one column the root of the rounded square is the number itself, so the norms agree.
     together = torch.cat([block.double() for block in blocks], dim=1)
     near, indices, _ = knn(together, min(k + 1, len(together) - 1), "linf", labels)
     radii = near[:, k - 1].clone()

@@ -1,4 +1,4 @@
-"""The public searches: check, choose an engine, search."""
+"""The public searches: each checks its arguments, chooses an engine and calls it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ncfast.information.duplicates import row_codes
 from ncfast.information.neighbors import _check, dispatch
 from ncfast.information.neighbors._types import JointMetric, JointNeighbors, Metric, Neighbors
 
-_LOOKED_AT = 8192  # rows looked at for copies
+_SAMPLED = 8192  # number of rows that are tested for copies
 
 
 @torch.no_grad()
@@ -23,27 +23,27 @@ def knn(
     labels: Tensor | None = None,
     backend: str = "auto",
 ) -> Neighbors:
-    """The k nearest other rows of every row, exactly as float64 arithmetic on the input gives them.
+    """The k nearest other rows of every row, exact in float64 arithmetic on the input.
 
-    Squared differences are summed in float64, never norms and products, so that collapsed features
-    lose nothing. A row is left out of its own neighbours by its number: an exact duplicate of it
-    counts, at distance zero. Of two rows at the same distance the lower number comes first.
+    Squared differences are summed in float64. Norms and products are not used, because they lose
+    all digits on collapsed features. A row is not its own neighbour, but an exact duplicate of it
+    is one, at distance zero. Rows at the same distance are in order of row number.
 
     Args:
         x: (N, d) rows; float16, bfloat16, float32 or float64, any strides, any device.
         k: number of neighbours, 1 <= k < N.
         metric: "l2" (Euclidean) or "linf" (maximum norm).
         labels: (N,) integers; only rows of the same class are neighbours. Rows of a class of n <= k
-            members get n - 1 neighbours, then infinite distances and index -1.
+            members have n - 1 neighbours, then infinite distances and index -1.
         backend: "auto" or a name of `neighbor_backends`.
 
     Returns:
         `Neighbors`: ``distances`` (N, k) float64 ascending, ``indices`` (N, k) int64, ``backend``,
-        and ``certified``, the share of rows that the first search decided.
+        and ``certified``, the share of rows that needed no second search.
 
     Raises:
-        TypeError: a wrong type or dtype.
-        ValueError: a wrong shape, NaN or infinite values, k outside 1..N-1, an unknown name.
+        TypeError: wrong type or dtype.
+        ValueError: wrong shape, NaN or infinite values, k outside 1..N-1, or an unknown name.
 
     Example:
         >>> import torch
@@ -74,17 +74,17 @@ def joint_radii_and_counts(
     labels: Tensor | None = None,
     backend: str = "auto",
 ) -> JointNeighbors:
-    """Distance to the k-th joint neighbour, and how many rows are nearer within each block.
+    """Distance to the k-th joint neighbour, and the number of nearer rows within each block.
 
-    The numbers that the estimators of Kraskov, Stoegbauer & Grassberger (2004) are made of.
+    The estimators of Kraskov, Stoegbauer & Grassberger (2004) use these numbers.
 
     Args:
-        blocks: (N, d_b) rows each; one row per sample in all of them.
+        blocks: (N, d_b) rows each; row i of every block is sample i.
         k: number of neighbours, 1 <= k < N.
         metric: the joint distance is the maximum over blocks of the Euclidean ("l2max") or the
             maximum norm ("linf") within the block.
-        rectangle: count rows at most as far as the block's own extent, as KSG-2 wants, instead of
-            rows strictly nearer than the joint radius.
+        rectangle: count rows at most as far as the block's own extent (KSG-2) instead of rows
+            strictly nearer than the joint radius.
         labels: (N,) integers; only rows of the same class count. Rows of a class of at most k
             members have infinite radii.
         backend: "auto" or a name of `neighbor_backends`.
@@ -94,8 +94,8 @@ def joint_radii_and_counts(
         per block, ``ties`` (N,), ``backend``.
 
     Raises:
-        TypeError: a wrong type or dtype.
-        ValueError: a wrong shape, mismatched lengths, NaN or infinite values, k outside 1..N-1.
+        TypeError: wrong type or dtype.
+        ValueError: wrong shape, different lengths, NaN or infinite values, or k outside 1..N-1.
 
     Example:
         >>> import torch
@@ -130,13 +130,13 @@ def range_count(
     labels: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Number of other rows within a distance of each row.
+    """The number of other rows within a given distance of each row.
 
     Args:
         x: (N, d) rows; float16, bfloat16, float32 or float64, any strides, any device.
-        radii: (N,) distances, floating point; may be infinite.
+        radii: (N,) distances, floating-point, possibly infinite.
         metric: "l2" (Euclidean) or "linf" (maximum norm).
-        strict: count rows nearer than the radius; otherwise those at most as far.
+        strict: True counts rows nearer than the radius, False rows at most as far.
         labels: (N,) integers; only rows of the same class count.
         backend: "auto" or a name of `neighbor_backends`.
 
@@ -144,8 +144,8 @@ def range_count(
         (N,) int64 on the device of ``x``.
 
     Raises:
-        TypeError: a wrong type or dtype.
-        ValueError: a wrong shape, mismatched lengths, NaN, an unknown name.
+        TypeError: wrong type or dtype.
+        ValueError: wrong shape, different lengths, NaN, or an unknown name.
 
     Example:
         >>> import torch
@@ -166,9 +166,9 @@ def range_count(
 def _for_repeats(
     backend: str, blocks: Sequence[Tensor], labels: Tensor | None, task: str, metric: str
 ) -> str:
-    """A tree where direct differences would be taken but most rows repeat: it skips copies.
+    """The backend, with "auto" replaced by "tree" if many rows repeat.
 
-    Direct differences stop early at rows that are far, and rows that are equal never are.
+    Direct differences reject distant rows early but cannot reject equal rows. The tree skips them.
     """
     first, columns = blocks[0], sum(block.shape[1] for block in blocks)
     if backend != "auto":
@@ -178,14 +178,14 @@ def _for_repeats(
     )
     if name != "direct":
         return backend
-    step = max(1, len(first) // _LOOKED_AT)
+    step = max(1, len(first) // _SAMPLED)
     seen = torch.cat([block[::step].to(torch.float64) for block in blocks], 1)
     distinct = len(torch.unique(row_codes(seen)))
     return "tree" if 3 * distinct <= 2 * len(seen) else backend
 
 
 def _group(x: Tensor, labels: Tensor | None) -> int:
-    """About how many rows see each other."""
+    """Approximate number of rows in a class, or of all rows without labels."""
     if labels is None:
         return len(x)
     low, high = torch.aminmax(labels)

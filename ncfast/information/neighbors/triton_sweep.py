@@ -1,8 +1,8 @@
-"""Neighbours by direct differences in Triton, for rows on a CUDA device, in float64 throughout.
+"""Neighbours by direct differences in Triton, in float64, for rows on a CUDA device.
 
 The kernels (`ncfast.kernels.neighbors`) compare scores: squared Euclidean distances, or maximum
-norms. A distance, the rounded root of a score, is nearer than a radius exactly if the score is
-below the smallest one whose root is not. Nothing here waits for the device.
+norms. A distance is the rounded root of a score. It is less than a radius exactly if the score is
+below the smallest score whose root is not less. No function here synchronises.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from ncfast.information.neighbors import reference
+from ncfast.information.neighbors._groups import restored
 from ncfast.information.neighbors._types import Metric
 from ncfast.kernels.configuration import NeighborsConfig, neighbors_config
 from ncfast.ops._registry import with_fallback
 from ncfast.ops.blocks import multiprocessors
 
 _NAME = "neighbours"
-_MOST = 32  # neighbours that the kernels hold in registers
+_MOST = 32  # largest k for which the kernels hold the neighbours in registers
 
 
 class _Sorted(NamedTuple):
@@ -29,7 +30,7 @@ class _Sorted(NamedTuple):
     points: Tensor  # (1, d, N)
     starts: list[int]  # first column of each block, then d
     ranges: tuple[Tensor, Tensor]  # (N,) int32: the rows of the same class, first and last + 1
-    order: Tensor | None  # (N,) where each row came from
+    order: Tensor | None  # (N,) original number of each row
 
 
 def _sort(blocks: Sequence[Tensor], labels: Tensor | None) -> _Sorted:
@@ -44,11 +45,6 @@ def _sort(blocks: Sequence[Tensor], labels: Tensor | None) -> _Sorted:
     ranges = (torch.searchsorted(ordered, ordered, right=right) for right in (False, True))
     begins, ends = (each.to(torch.int32) for each in ranges)
     return _Sorted(rows[order].T.contiguous()[None], starts, (begins, ends), order)
-
-
-def _back(values: Tensor, order: Tensor | None) -> Tensor:
-    """Rows in the order they came in."""
-    return values if order is None else torch.empty_like(values).index_copy_(0, order, values)
 
 
 def _config(rows: Tensor, k: int = 1) -> NeighborsConfig:
@@ -70,7 +66,7 @@ def knn(x: Tensor, k: int, metric: Metric, labels: Tensor | None) -> tuple[Tenso
         indices = found[1][0].to(torch.int64)
         if rows.order is not None:
             indices = torch.where(indices < 0, -1, rows.order[indices.clamp(min=0)])
-        return _back(distances, rows.order), _back(indices, rows.order), 1.0
+        return restored(distances, rows.order), restored(indices, rows.order), 1.0
 
     return plain() if k > _MOST else with_fallback(_NAME, x, kernels, plain)
 
@@ -89,7 +85,7 @@ def joint(
         rows, euclidean = _sort(blocks, labels), metric == "l2"
         scores, _, reach = nearest_rows(*rows[:3], k, euclidean, _config(blocks[0], k))
         radii = reference.distance(scores[0, :, -1].contiguous(), metric)
-        # the extents of a class too small are those of a row without a k-th neighbour
+        # Rows without a k-th neighbour (small classes) have infinite extents.
         extents = reference.distance(reach[0], metric).where(radii.isfinite(), torch.inf)
         each = extents if rectangle else radii.expand_as(extents)
         limits = _limits(each, metric, strict=not rectangle)
@@ -97,11 +93,11 @@ def joint(
         counts = count_rows(
             *rows[:3], torch.cat((limits, ties[None]))[None], euclidean, _config(blocks[0])
         )[0].to(torch.int64)
-        *within, tied = (_back(count, rows.order) for count in counts)
+        *within, tied = (restored(count, rows.order) for count in counts)
         return (
-            _back(radii, rows.order),
+            restored(radii, rows.order),
             tuple(within),
-            tuple(_back(extent, rows.order) for extent in extents),
+            tuple(restored(extent, rows.order) for extent in extents),
             tied,
         )
 
@@ -121,18 +117,18 @@ def count(x: Tensor, radii: Tensor, metric: Metric, strict: bool, labels: Tensor
         reach = radii if rows.order is None else radii[rows.order]
         limits = _limits(reach, metric, strict=strict).expand(1, 2, -1).contiguous()
         counts = count_rows(*rows[:3], limits, metric == "l2", _config(x))
-        return _back(counts[0, 0].to(torch.int64), rows.order)
+        return restored(counts[0, 0].to(torch.int64), rows.order)
 
     return with_fallback(_NAME, x, kernels, plain)
 
 
 def _limits(radii: Tensor, metric: Metric, *, strict: bool) -> Tensor:
-    """The scores below which a distance is nearer than ``radii``, or at most as far."""
+    """The scores below which a distance is less than ``radii``, or at most ``radii``."""
     infinite = torch.full_like(radii, torch.inf)
     limit = radii if strict else torch.nextafter(radii, infinite)
     if metric == "linf":
         return limit.where(radii.isfinite(), radii)
-    # the smallest score whose root reaches the limit is within a few units of its square
+    # The smallest score whose root reaches the limit is within a few units of its square.
     score = limit * limit
     for _ in range(2):
         score = torch.nextafter(score, torch.zeros_like(score))

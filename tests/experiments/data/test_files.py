@@ -1,4 +1,4 @@
-"""IDX and CIFAR-10 files: real ones where they are at hand, made ones for every kind of damage."""
+"""Tests IDX and CIFAR-10 files: real ones if present, and damaged ones of every kind."""
 
 import gzip
 import http.server
@@ -49,7 +49,7 @@ def test_idx(mnist):
 
 @pytest.mark.parametrize("dot", ["-", "."])
 def test_idx_as_other_programs_leave_it(mnist, dot):
-    """Uncompressed, as torchvision does, also with the dot of LeCun's own archive."""
+    """Uncompressed files, as from torchvision, also with the dot of LeCun's archive."""
     expected = load("mnist", data_dir=mnist)
     for path in [*(mnist / "mnist").iterdir()]:
         plain = path.with_name(path.stem.replace("-idx", f"{dot}idx"))
@@ -99,7 +99,7 @@ def test_images_and_labels_that_differ_in_number(mnist):
 
 @pytest.fixture
 def cifar():
-    """10,000 made rows in the CIFAR-10 layout."""
+    """10,000 synthetic rows in the CIFAR-10 layout."""
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, (10_000, 3072), np.uint8), np.arange(10_000) % 10
 
@@ -180,7 +180,7 @@ def test_labels_outside_the_classes(tmp_path, cifar):
 
 @pytest.fixture
 def mirror(mnist):
-    """The made MNIST behind a web server on this machine."""
+    """The synthetic MNIST behind a local web server."""
     handler = partial(QuietHandler, directory=str(mnist / "mnist"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)

@@ -1,3 +1,5 @@
+"""Tests the small datasets: the bundled digits and synthetic classes."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""Tests the text datasets: vocabulary, padding and errors."""
+
 import pytest
 import torch
 
@@ -19,7 +21,7 @@ def test_trec(tmp_path):
     assert isinstance(first, TextSet)
     assert first.classes == TREC_CLASSES
     assert first.labels.tolist() == [1, 5, 3]
-    # words that occur twice in the training split, sorted, after padding and unknown
+    # After padding and unknown: the words that occur twice in the training split, sorted.
     assert first.vocabulary == ("<pad>", "<unknown>", "?", "did", "end", "it")
     assert first.inputs.tolist() == [[1, 3, 5, 4, 2], [1, 3, 5, 4, 2], [1, 1, 5, 2, 0]]
     assert second.inputs.tolist() == [[1, 3, 1, 1, 4]], "cut to the longest training text"

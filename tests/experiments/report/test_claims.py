@@ -1,4 +1,4 @@
-"""Verdicts about runs that were made up so that the answer is known."""
+"""Tests verdicts about synthetic runs with known answers."""
 
 import json
 import math
@@ -83,7 +83,7 @@ def test_runs_that_generalise_at_once_do_not_grok():
 
 
 def test_a_late_rise_of_little_is_not_grokking():
-    """Test accuracy of 0.8 at the fit, 0.95 much later: nine tenths of its best come late."""
+    """Test accuracy is 0.8 at the fit and 0.95 much later, when it passes 90 % of its best."""
     runs = [run(0.1, seed, late=10_000) for seed in (0, 1)]
     for record in (record for late in runs for record in late.records):
         early = 0.8 if record["step"] >= 50 else 0.1
@@ -186,7 +186,7 @@ def test_a_broken_bound_is_found():
 
 
 def test_a_bound_above_one_confirms_nothing():
-    """No error is above one: 8.6 above 0.87 is no evidence."""
+    """An error of 8.6 is not evidence, because no error is above one."""
     found = outcomes([run(0.1, 0, bound=20)])[
         "The generalisation bound is above the measured error."
     ]
@@ -201,7 +201,7 @@ def test_runs_that_stop_early_tell_nothing():
 
 
 def test_runs_that_did_not_get_there_are_counted_and_leave_the_law_open():
-    """tau_2 goes as lambda^(-1/2) among the runs that got there; the slow ones are missing."""
+    """tau_2 is proportional to lambda^(-1/2) in the runs that reached it; slow runs are missing."""
     late = {(d, s): round(1000 / d**0.5 * (1 + 0.02 * s)) for d in (0.3, 0.1) for s in (0, 1)}
     runs = [run(d, s, late=step) for (d, s), step in late.items()]
     slope = decay_law(runs, time_scales(runs).tau2)

@@ -1,4 +1,4 @@
-"""Captions name what is drawn."""
+"""Tests that captions describe only what is drawn."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from ncfast.experiments.report.runs import Run
 
 
 def test_the_caption_of_the_weights():
-    """A figure without balancedness does not explain it."""
+    """The caption of a figure without balancedness does not explain balancedness."""
     plain = {"step": 0, "weight.norm": 1.0}
     for record in (plain, {**plain, "balancedness": 0.5}):
         grid = weights([Run(Path("a"), {}, [record], {})])

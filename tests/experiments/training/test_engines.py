@@ -1,3 +1,5 @@
+"""Tests that all engines compute the same gradients and features."""
+
 import copy
 
 import pytest
@@ -36,7 +38,7 @@ def test_gradients_are_those_of_each_network_alone(engine, name, loss):
     inputs, labels = torch.randn(3, 9, 1, 8, 8), torch.randint(10, (3, 9))
     for gradient in stacked.gradients:
         gradient.fill_(torch.nan)
-    if engine is LoopedEngine:  # accumulates into what it clears itself
+    if engine is LoopedEngine:  # it clears its own accumulators
         for gradient in stacked.gradients:
             gradient.fill_(7.0)
     stacked.backward(inputs, labels)

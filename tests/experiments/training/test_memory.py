@@ -1,3 +1,5 @@
+"""Tests the estimate of memory of replicas, and their split into groups."""
+
 from pathlib import Path
 
 import pytest

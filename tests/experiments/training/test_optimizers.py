@@ -1,3 +1,5 @@
+"""Tests the stacked optimisers against torch.optim, one replica at a time."""
+
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ def tensors():
 
 
 def compare(stacked, parameters, gradients, make, steps=50):
-    """A torch optimiser a replica beside the stacked one, on the same gradients."""
+    """Compare the stacked optimiser with one torch optimiser per replica, on the same gradients."""
     alone = [[p[r].clone().requires_grad_() for p in parameters] for r in range(3)]
     optimisers = [make(alone[r], lr=RATES[r], weight_decay=DECAYS[r]) for r in range(3)]
     torch.manual_seed(1)
@@ -44,7 +46,7 @@ def test_adamw_equals_torch_with_its_state():
 
 
 def test_plain_adamw_equals_torch():
-    """The form that runs where there is no fused kernel for a row."""
+    """The form that runs if there is no fused kernel for a row."""
     parameters = tensors()
     gradients, first, second = ([torch.zeros_like(p) for p in parameters] for _ in range(3))
     count = torch.zeros((), dtype=torch.float64)

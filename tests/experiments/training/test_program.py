@@ -1,3 +1,5 @@
+"""Tests that a replica trained in a group equals the same replica trained alone."""
+
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,7 +63,7 @@ def test_replicas_equal_the_sequential_trainer(changes):
         for _ in range(100):
             alone.step()
         for name, value in alone.model.state_dict().items():
-            # Adam divides by the root of tiny averages: rounding is amplified where they vanish
+            # Adam divides by the root of the averages: tiny ones amplify rounding errors.
             torch.testing.assert_close(
                 program.model_state(replica)[name], value, rtol=2e-3, atol=2e-4, msg=str(changes)
             )

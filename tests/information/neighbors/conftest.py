@@ -1,4 +1,4 @@
-"""Fixtures of the neighbor tests: each instruction set, and outputs that start as NaN."""
+"""Fixtures of the neighbour tests: each instruction set, and outputs that start as NaN."""
 
 from ops.conftest import instruction_set, poison
 

@@ -1,4 +1,4 @@
-"""Every engine against the float64 reference, bit for bit, on whatever float can hold."""
+"""Tests that every engine returns the bits of the float64 reference, on all kinds of input."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ K = 4
 
 
 def collapsed(std: float, dtype: torch.dtype, rows: int = 203, d: int = 6) -> tuple[Tensor, Tensor]:
-    """Seven classes of mean one, ``std`` wide."""
+    """Seven classes with means of about one and standard deviation ``std``."""
     generator = torch.Generator().manual_seed(int(1 / std) % 1000 + d)
     labels = torch.randint(0, 7, (rows,), generator=generator)
     means = torch.randn(7, d, generator=generator, dtype=torch.float64)
@@ -37,7 +37,7 @@ def collapsed(std: float, dtype: torch.dtype, rows: int = 203, d: int = 6) -> tu
 
 
 def assert_all_equal(x: Tensor, backend: str, labels: Tensor | None = None, k: int = K) -> None:
-    """k-NN and, where the engine does them, joint radii and counts, in both metrics."""
+    """Compare k-NN and, if the engine has them, joint radii and counts, in both metrics."""
     for metric in ("l2", "linf") if backend in COUNTING else ("l2",):
         got = knn(x, k, metric=metric, labels=labels, backend=backend)
         expected = knn(x, k, metric=metric, labels=labels, backend="reference")
@@ -193,9 +193,9 @@ def test_the_certificate_sees_collapse() -> None:
 
 def test_engines_name_what_they_cannot_do() -> None:
     x = torch.randn(20, 3)
-    with pytest.raises(ValueError, match="'gemm' cannot run here: it finds neighbours by Eucl"):
+    with pytest.raises(ValueError, match="'gemm' cannot run here: it supports only k nearest"):
         range_count(x, x[:, 0].abs(), backend="gemm")
-    with pytest.raises(ValueError, match="'gemm' cannot run here: it finds neighbours by Eucl"):
+    with pytest.raises(ValueError, match="'gemm' cannot run here: it supports only k nearest"):
         knn(x, 2, metric="linf", backend="gemm")
     with pytest.raises(ValueError, match="'triton' cannot run here: the rows are on cpu"):
         knn(x, 2, backend="triton")
@@ -219,7 +219,7 @@ def test_every_choice_without_the_extension_works(
     name, _ = neighbor_backend(200, d, task=task)
     assert name not in ("direct", "tree")
     x = torch.randn(200, d, generator=torch.Generator().manual_seed(10))
-    x[100:] = x[:1] + 1e-6 * x[100:]  # the certificate fails there: the slow way is taken
+    x[100:] = x[:1] + 1e-6 * x[100:]  # the certificate fails: these rows are searched again
     if task == "knn":
         assert torch.equal(knn(x, K).indices, knn(x, K, backend="reference").indices)
     elif task == "joint":
@@ -245,7 +245,7 @@ def repeated(kind, rows: int, d: int) -> Tensor:
 @pytest.mark.parametrize("d", [1, 2, 5])
 @pytest.mark.parametrize("kind", REPEATS)
 def test_repeated_rows_come_in_the_order_of_their_numbers(kind, d):
-    """Of equal distances the lower number wins, in the tree as in brute force."""
+    """Ties are in order of row number, in the tree as in brute force."""
     x = repeated(kind, 700, d)
     labels = torch.arange(700) % 3
     for k in (1, 5, 20):
@@ -256,10 +256,10 @@ def test_repeated_rows_come_in_the_order_of_their_numbers(kind, d):
 @pytest.mark.skipif("tree" not in ENGINES, reason="no extension")
 @pytest.mark.parametrize("kind", REPEATS)
 def test_many_repeated_rows(kind):
-    """So many that a search which opens all boxes at the same distance would take minutes."""
+    """A search that opened all boxes at the same distance would take minutes."""
     x = repeated(kind, 100_000, 1)
     found = knn(x, 5, backend="tree")
-    # the last row whose value many have: its neighbours are the first ones that have it, too
+    # The neighbours of the last row with a common value are the first rows with it.
     value, count = x.squeeze(1).unique(return_counts=True)
     most = value[count.argmax()]
     members = (x.squeeze(1) == most).nonzero().squeeze(1)
@@ -271,7 +271,7 @@ def test_many_repeated_rows(kind):
 
 @pytest.mark.skipif(not neighbor_backends()["tree"].available, reason="needs the C++ extension")
 def test_rows_that_repeat_are_searched_by_tree_in_many_columns():
-    coins = (torch.arange(4000).unsqueeze(1) >> torch.arange(12)) % 2  # every row is another
+    coins = (torch.arange(4000).unsqueeze(1) >> torch.arange(12)) % 2  # all rows differ
     twice = coins[torch.arange(4000) % 1000].double()
     assert knn(coins.double(), 5).backend == "direct"
     found, plain = knn(twice, 5), knn(twice, 5, backend="direct")

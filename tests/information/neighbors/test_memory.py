@@ -1,4 +1,4 @@
-"""No engine ever holds an N x N matrix."""
+"""Tests that no engine holds an N x N matrix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The float64 reference against a search in NumPy, row by row, and its errors."""
+"""Tests the float64 reference against a search in NumPy, row by row, and its errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configurations by trial, with a clock that is made up."""
+"""Tests the choice of configurations by trial, with a synthetic clock."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from ncfast.ops.grouping import build
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Times every trial: 5, 4, 3, then 6 for ever."""
+    """A clock whose trials take 5, 4, 3 and then always 6."""
     trials = []
 
     def milliseconds(call):

@@ -1,4 +1,4 @@
-"""Decisions by the largest score, against float64."""
+"""Tests decisions by the largest score against float64."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def check(feats, centres, weights, offsets):
 
 
 def open_rows(feats, centres, weights, offsets):
-    """Which rows float32 leaves undecided, and what it would have said."""
+    """Rows that float32 leaves undecided, and its provisional decisions."""
     shape = (len(weights), len(feats))
     chosen, undecided = torch.zeros(shape).long(), torch.zeros(shape, dtype=torch.int8)
     launches._decide_in_float32(
@@ -68,7 +68,7 @@ def test_odd_shapes_and_a_classifier_in_the_same_launch(shape):
 
 @pytest.mark.parametrize("gap", [1e-6, 1e-9, 1e-12])
 def test_means_nearly_equal_are_told_apart_in_float64(gap):
-    """Ten pairs of means closer than float32 can tell: their rows fall on either side by nature."""
+    """Ten pairs of means that float32 cannot separate; rows of a pair may get either class."""
     generator = torch.Generator().manual_seed(4)
     base = torch.randn(10, 24, generator=generator).double()
     weight = torch.cat((base, base + gap * torch.randn(10, 24, generator=generator)))[None]
@@ -90,7 +90,7 @@ def test_ties_go_to_the_smaller_index():
     assert torch.equal(found, torch.tensor([1, 3, 0])[alone])
 
 
-# the interpreter is numpy, which remarks on infinity and NaN
+# The interpreter uses NumPy, which warns of infinity and NaN.
 @pytest.mark.filterwarnings("ignore:(invalid value|overflow|All-NaN):RuntimeWarning")
 @pytest.mark.parametrize("scale", [1e-35, 1e-20, 1e20, 1e35])
 def test_magnitudes(scale):

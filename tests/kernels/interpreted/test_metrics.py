@@ -1,4 +1,4 @@
-"""Metrics whose second read of the features is a kernel."""
+"""Tests metrics whose second read of the features is a kernel."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def test_all_metrics_equal_those_of_the_reference(dim, num_classes, monkeypatch)
     weight, bias, ood = companions(num_classes, dim)
     given = {"weight": weight, "bias": bias, "ood_feats": ood, "num_classes": num_classes}
     expected = ncfast.collapse_metrics(feats, labels, backend="reference", **given)
-    # where the moments are computed, and where the operations that follow are chosen
+    # The moments are computed in one place, the later operations are chosen in another.
     for where in (_registry, moments):
         monkeypatch.setattr(where, "why_not_triton", lambda feats=None: None)
     found = ncfast.collapse_metrics(feats, labels, backend="triton", **given)

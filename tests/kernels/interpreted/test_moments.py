@@ -1,4 +1,4 @@
-"""Class moments by the kernels, against the float64 oracle."""
+"""Tests class moments by the kernels against the float64 oracle."""
 
 from dataclasses import replace
 
@@ -13,6 +13,8 @@ from ncfast.ops import moments as passes
 from ncfast.ops.grouping import build
 from ncfast.ops.projection import PROJECTION
 
+# of the first row of a class and of the others
+MAGNITUDES = [(0, 1e-25), (0, 1e18), (1e-25, 1), (1e-19, 1), (1e-19, 1e18)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 
@@ -22,12 +24,12 @@ def planned(feats, labels, num_classes):
 
 @pytest.fixture(params=["planned", "tiny"])
 def moments(request):
-    """Either path; sizes here suit both."""
+    """Both paths, which all sizes here allow."""
     return planned if request.param == "planned" else passes.compute
 
 
 def check(moments, feats, labels, num_classes, rtol=None):
-    """Kernels against oracle: every class, and the contract's bound on the whole."""
+    """Compare kernels with the oracle by class, and check the promised bound on the total."""
     double = feats.dtype == torch.float64
     rtol = rtol or (1e-12 if double else 2e-6)
     found = moments(feats, labels, num_classes)
@@ -39,7 +41,7 @@ def check(moments, feats, labels, num_classes, rtol=None):
         np.testing.assert_allclose(value.numpy(), expected[name], rtol=rtol, err_msg=name)
     total = expected["within_ss"].sum()
     assert abs(found.within_ss.sum().item() - total) <= (1e-12 if double else 1e-6) * total
-    # a mean may be off by float32 rounding of the class's spread, not of the mean itself
+    # The error of a mean may be that of rounding the spread of the class, not the mean itself.
     spread = np.sqrt(expected["within_ss"] / expected["counts"].clip(1))[:, None]
     away = np.abs(found.means.numpy() - expected["means"])
     assert (away <= (1e-14 if double else 1e-6) * spread + 1e-15 * np.abs(expected["means"])).all()
@@ -81,6 +83,29 @@ def test_squares_neither_vanish_nor_overflow(moments, scale, dtype):
     check(moments, (feats * scale).to(dtype), labels, 3)
 
 
+# the interpreter is numpy, which remarks on overflow and on inf - inf
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize(("first", "others"), MAGNITUDES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_first_row_of_another_magnitude(moments, first, others, dtype):
+    """A saturated activation is far below the others of its class, or zero."""
+    check(moments, *first_rows(first, others, dtype), 2)
+
+
+def test_an_item_far_below_the_first_row_of_its_class():
+    check(planned, *first_rows(1e9, 1e-30, torch.float32), 2)
+
+
+def first_rows(first, others, dtype):
+    """Two classes of magnitude ``others``; every entry of the first row of each is ``first``."""
+    feats, labels = classes(200, 12, 2, dtype=torch.float64)
+    feats *= others
+    for c in range(2):
+        feats[int((labels == c).nonzero()[0])] = first
+    return feats.to(dtype), labels
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_identical_rows_give_exactly_zero(moments, dtype):
     rows = torch.tensor([[0.1, -3.7, 1e-3], [1 / 3, 2e4, 7.0]]).repeat(1, 5).to(dtype)
@@ -93,7 +118,7 @@ def test_identical_rows_give_exactly_zero(moments, dtype):
 def test_most_classes_absent_or_alone(moments):
     feats, labels = classes(150, 20, 20, dtype=torch.float32)
     labels = labels * 3
-    labels[40:] = 7  # one class of several items between them
+    labels[40:] = 7  # one class of several items between the others
     found = check(moments, feats, labels, 60)
     assert found.means[found.counts == 0].eq(0).all()
 
@@ -107,7 +132,7 @@ def test_labels_out_of_range_poison_everything(moments, bad):
         assert getattr(found, name).isnan().all(), name
 
 
-# the interpreter is numpy, which remarks on inf - inf
+# The interpreter uses NumPy, which warns of inf - inf.
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("row", [0, 5, 299])
@@ -165,7 +190,7 @@ def test_every_run_gives_the_same_bits(moments):
 
 
 def test_a_counter_is_ready_for_the_next_launch(monkeypatch):
-    """A captured graph launches with the same counter for ever."""
+    """A captured graph always launches with the same counter."""
     from ncfast.kernels import launch
 
     counter = torch.zeros((), dtype=torch.int32)

@@ -1,4 +1,4 @@
-"""Neighbours and range counts, bit for bit those of a float64 brute force."""
+"""Tests that neighbours and range counts have the bits of a float64 brute force."""
 
 import brute_neighbors as brute
 import pytest
@@ -49,7 +49,7 @@ def test_knn(x, metric, labels):
 
 @pytest.mark.parametrize("level", [1e-1, 1e-4, 1e-7])
 def test_collapsed_classes(level):
-    """What products of rows, and re-ranking after them, get wrong by nats."""
+    """Collapsed rows, on which products of rows fail, also with re-ranking."""
     x, labels = collapsed(level, count=40, dim=10, num_classes=2)
     for within in (None, labels):
         distances, indices, _ = triton_sweep.knn(x, 3, "l2", within)

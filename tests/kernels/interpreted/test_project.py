@@ -1,4 +1,4 @@
-"""Projections on a few directions, against the twin in float64."""
+"""Tests projections on a few directions against the float64 oracle."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The within-class scatter matrix, against the twin in float64."""
+"""Tests the within-class scatter matrix against the float64 oracle."""
 
 import pytest
 import torch

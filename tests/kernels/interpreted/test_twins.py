@@ -1,4 +1,4 @@
-"""Each kernel by itself against its twin."""
+"""Tests each kernel separately against its oracle."""
 
 import pytest
 import torch
@@ -28,9 +28,9 @@ def test_items(config, dtype):
     feats, labels = collapsed(1e-3, count=250, dim=30, num_classes=4, dtype=dtype)
     labels[labels == 2] = 1
     rows = grouped(labels, 4, config.item_rows)
-    scratch = launch._allocate(feats, rows, config)
+    scratch = launch.allocate(feats, rows, config)
     means, within = torch.full((4, 30), torch.nan).double(), torch.full((4,), torch.nan).double()
-    launch._launch_items(feats, rows, config, scratch, means, within)
+    launch.launch_items(feats, rows, config, scratch, means, within)
     expected = twins.items(feats, rows.permutation, rows.items)
 
     slots = rows.items[4]
@@ -70,7 +70,7 @@ def test_merge():
 
 @pytest.mark.parametrize("seed", range(6))
 def test_any_configuration_gives_the_same(seed):
-    """The launch is a choice of speed alone."""
+    """The launch configuration affects only the speed."""
     generator = torch.Generator().manual_seed(seed)
     count, dim, classes = (int(torch.randint(1, n, (), generator=generator)) for n in (200, 50, 9))
     feats, labels = collapsed(1e-2, count=count, dim=dim, num_classes=classes, seed=seed)

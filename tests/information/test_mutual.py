@@ -1,4 +1,4 @@
-"""Mutual information against closed forms, golden values and the other definitions."""
+"""Tests mutual information against closed forms, golden values and other definitions."""
 
 import json
 import math
@@ -70,7 +70,7 @@ def test_gamma_exponential():
 
 def test_heavy_tails_want_ranks():
     pair = student(1, 4000, 2)
-    truth = 0.2242  # of a Student pair of one degree of freedom without correlation
+    truth = 0.2242  # an uncorrelated Student pair with one degree of freedom
     columns = pair[:, 0], pair[:, 1]
     plain = ncfast.mutual_information(*columns, preprocess="standardize", **QUICK).value
     ranked = ncfast.mutual_information(*columns, **QUICK).value
@@ -199,14 +199,14 @@ def test_canonical_information():
     assert mixed == pytest.approx(canonical_information(x, y), abs=1e-9)
     assert canonical_information(x, x) == math.inf
     assert canonical_information(x, torch.ones(4000, 1, dtype=torch.float64)) == 0
-    wide = torch.cat((x, x), 1)  # dependent columns are not counted twice
+    wide = torch.cat((x, x), 1)  # repeated columns must not count twice
     assert canonical_information(wide, y) == pytest.approx(canonical_information(x, y), abs=1e-9)
 
 
 def test_what_is_not_finite_says_so():
     x, y = gaussian_pair(3000, 0.5)
-    x[:6] = x[0]  # too few to be an atom, enough to be without a density
-    with pytest.warns(ncfast.EstimateWarning, match="Not finite: rows coincide with k others"):
+    x[:6] = x[0]  # too few rows for an atom, enough for a distance of zero
+    with pytest.warns(ncfast.EstimateWarning, match="Not finite: rows are equal to k others"):
         found = ncfast.mutual_information(x, y, method="kl", **QUICK)
     assert found.value == -math.inf
     assert math.isfinite(ncfast.mutual_information(x, y, method="mixed", **QUICK).value)

@@ -1,4 +1,4 @@
-"""Differential entropy by the distance to the k-th neighbour (Kozachenko & Leonenko 1987)."""
+"""Differential entropy from distances to the k-th neighbour (Kozachenko & Leonenko 1987)."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ Norm = Literal["l2", "linf"]
 
 
 def log_unit_ball(dim: int, metric: Norm) -> float:
-    """Log volume of the unit ball; by lgamma, because the volume itself underflows for d > 300."""
+    """Log volume of the unit ball. The volume itself would underflow for d > 300."""
     if metric == "linf":
         return dim * math.log(2)
     return dim / 2 * math.log(math.pi) - math.lgamma(dim / 2 + 1)
 
 
 def group_sizes(groups: Tensor | None, rows: Tensor) -> Tensor:
-    """(N,) float64: size of each row's group."""
+    """(N,) float64: the number of rows in each row's group, or of all rows."""
     if groups is None:
         return torch.full((len(rows),), len(rows), dtype=rows.dtype, device=rows.device)
     return torch.bincount(groups)[groups].to(rows.dtype)
 
 
 def kl_terms(rows: Tensor, k: int, groups: Tensor | None, metric: Norm, found: Neighbors) -> Tensor:
-    """(N,) terms whose mean over a group is its entropy, d log r_k + log V_d + psi(N) - psi(k)."""
+    """(N,) terms d log r_k + log V_d + psi(N) - psi(k); their mean over a group is its entropy."""
     dim = rows.shape[1]
     constant = log_unit_ball(dim, metric) - caveats.digamma(k)
     radius = found.distances[:, k - 1]
@@ -56,27 +56,30 @@ def entropy(
     backend: str = "auto",
     generator: torch.Generator | None = None,
 ) -> Estimate:
-    """Differential entropy h(X) in nats, by k-th neighbour distances (Kozachenko-Leonenko).
+    """Differential entropy h(X) in nats, from distances to the k-th neighbour.
 
-    h = psi(N) - psi(k) + log V_d + (d / N) sum_i log r_i, with r_i the distance from sample i to
-    its k-th neighbour among the others. Invariant to translation and rotation; h(aX) is
-    h(X) + d log a to rounding. Distances are exact in float64 and never clipped.
+    h = psi(N) - psi(k) + log V_d + (d / N) sum_i log r_i (Kozachenko & Leonenko 1987), where r_i is
+    the distance from sample i to its k-th neighbour and V_d the volume of the unit ball. The
+    estimate is invariant to translation and rotation, and h(aX) equals h(X) + d log a up to
+    rounding. Distances are exact in float64 and never clipped.
 
     Args:
         x: (N, d) or (N,) samples: a tensor of any real dtype and device, or a NumPy array.
-        k: neighbours; a small k has less bias in many dimensions, a large k less variance.
+        k: number of neighbours. A small k gives less bias in many dimensions, a large k less
+            variance.
         metric: "l2" Euclidean or "linf" maximum norm.
-        duplicates: equal rows: "warn" leaves them, and the value is -inf where a row has k copies;
-            "drop" keeps one of each; "jitter" adds noise of 1e-10 standard deviations; "error".
-        stderr: False saves the standard error.
-        backend: see `knn`.
-        generator: for "jitter"; None takes a private one with a fixed seed.
+        duplicates: policy for equal rows. "warn" leaves them, and the value is -inf if a row has k
+            copies. "drop" keeps one of each. "jitter" adds noise of 1e-10 standard deviations.
+            "error" refuses them.
+        stderr: False skips the standard error.
+        backend: see `ncfast.information.neighbors.knn`.
+        generator: source of the noise of "jitter"; None takes a private one with a fixed seed.
 
     Returns:
-        `Estimate`; it warns of duplicates, atoms, constant columns, of rows in a plane or on a
-        sphere (the value is -inf) or on another thin support, and where
-        the bias for a Gaussian of this dimension, computed by theory and given in
-        `details["gaussian_bias"]`, exceeds 0.1 nats.
+        `Estimate`. It warns of duplicates, of repeated values, of constant columns, of rows in a
+        plane or on a sphere (the value is -inf), and of rows on another thin support. It also warns
+        if the bias for a Gaussian of this dimension, `details["gaussian_bias"]`, exceeds 0.1 nats.
+        This bias follows from theory.
 
     Raises:
         TypeError, ValueError: wrong types or shapes, NaN, k not in 1..N-1, an unknown option.
@@ -103,20 +106,20 @@ def entropy(
 def measure(
     rows: Tensor, k: int, metric: Norm, stderr: bool, backend: str, eps: float = 0.0
 ) -> Estimate:
-    """`entropy` of rows that have been checked, without raising its warnings.
+    """`entropy` of checked rows. It raises no warnings.
 
-    `eps`: relative rounding of the rows as they were passed.
+    `eps`: relative rounding error of the rows in the dtype that was passed.
     """
     count, dim = rows.shape
     scale = power_of_two(rows)
-    rows = rows / scale  # squares of tiny or huge differences would leave the range of float64
+    rows = rows / scale  # so that squares of differences stay in the range of float64
     offset = dim * float(scale.log())
     constant = (rows == rows[0]).all(0)
     doubts = caveats.atoms("x", rows)
     if bool(constant.any()) or on_plane_or_sphere(rows, eps):
         doubts.append(
-            "The rows lie in a plane or on a sphere, up to their rounding, where the entropy is "
-            "-inf. Use coordinates within it: fewer columns, or principal components."
+            "The rows lie in a plane or on a sphere, up to their rounding: the entropy is -inf. "
+            "Use coordinates within the plane or sphere: fewer columns, or principal components."
         )
         return Estimate(-math.inf, math.nan, count, k, "kl", (dim,), warnings=tuple(doubts))
     found = knn(rows, k, metric=metric, backend=backend)

@@ -1,4 +1,4 @@
-"""Kernel measures against their definitions and invariances."""
+"""Tests kernel measures against their definitions and invariances."""
 
 from functools import partial
 from itertools import permutations
@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from truths import collapsed, normal
 
 import ncfast
-from ncfast.information.nhsic import centred, gaussian_kernel, squared_distances
+from ncfast.information.kernel_dependence import centred, gaussian_kernel, squared_distances
 
 
 def plain_nhsic(x, y, ridge=1e-5):
-    """The definition, with loops over pairs and explicit inverses."""
+    """nHSIC by its definition, with loops over pairs and explicit inverses."""
     number = len(x)
     projector = torch.eye(number, dtype=torch.float64) - 1 / number
     product = torch.eye(number, dtype=torch.float64)
@@ -101,7 +101,7 @@ def test_labels_are_classes_whatever_their_names(kernel, debiased):
     found = float(ncfast.cka(feats, labels, kernel=kernel, debiased=debiased))
     for same in (names, words, words.tolist(), names.numpy().astype(">i2"), torch.eye(3)[labels]):
         if kernel == "rbf" and isinstance(same, torch.Tensor) and same.ndim == 2:
-            continue  # the Gaussian kernel of one-hot rows is another one
+            continue  # the Gaussian kernel of one-hot rows differs from the class kernel
         assert float(ncfast.cka(feats, same, kernel=kernel, debiased=debiased)) == pytest.approx(
             found
         )

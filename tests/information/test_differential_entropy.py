@@ -1,4 +1,4 @@
-"""Differential entropy against closed forms, on any scale, with ties, in many dimensions."""
+"""Tests differential entropy against closed forms: any scale, ties, many dimensions."""
 
 import math
 
@@ -8,7 +8,7 @@ from truths import ball, collapsed, mixture_entropy, normal, student, uniform
 
 import ncfast
 from ncfast.information.caveats import gaussian_bias
-from ncfast.information.entropy import log_unit_ball
+from ncfast.information.differential_entropy import log_unit_ball
 
 HALF = 0.5 * math.log(2 * math.pi * math.e)
 
@@ -116,7 +116,7 @@ def test_a_thousand_columns_stay_finite():
     [(1000, 5, -0.06), (5000, 10, 0.05), (1000, 20, 1.31), (5000, 20, 0.96), (20000, 20, 0.72)],
 )
 def test_bias_by_theory_is_the_bias_measured(number, dim, measured):
-    # measured: k = 5 over many samples, rounded; it wobbles by 0.02 to 0.06
+    # Rounded measurements with k = 5 over many samples, which vary by 0.02 to 0.06.
     assert gaussian_bias(number, 5, dim) == pytest.approx(measured, abs=0.09)
 
 
@@ -231,5 +231,5 @@ def test_curved_surfaces():
         half,
         torch.tanh(normal(2000, 2) @ normal(2, 6)),
     ):
-        with pytest.warns(ncfast.EstimateWarning, match="Neighbours spread in about"):
+        with pytest.warns(ncfast.EstimateWarning, match="Neighbours vary in about"):
             ncfast.entropy(rows, stderr=False)

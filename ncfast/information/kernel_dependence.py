@@ -1,4 +1,4 @@
-"""Dependence by kernels: normalised HSIC and centred kernel alignment, free of scale."""
+"""Scale-free measures of dependence by kernels: normalised HSIC and centred kernel alignment."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Kernel = Literal["linear", "rbf"]
 
 
 def without_mean(rows: Tensor) -> Tensor:
-    """(B, d) rows less their mean, exactly zero in constant columns, whose mean is rounded."""
+    """(B, d) rows minus their mean; exactly zero in constant columns, whose mean is rounded."""
     away = rows - rows[:1]
     return away - away.mean(0)
 
@@ -31,9 +31,9 @@ def without_mean(rows: Tensor) -> Tensor:
 def squared_distances(rows: Tensor) -> Tensor:
     """(B, B) squared Euclidean distances, without a B x B x D array.
 
-    Norms and products cancel to within 1e-16 of the largest squared norm of the centred rows. A
-    kernel looks at distances relative to its width, which is of that order, so this is harmless
-    here, unlike in a search for neighbours.
+    The error is about 1e-16 of the largest squared norm of the centred rows, because norms and
+    products cancel. This is harmless for a kernel, whose width is of the order of that norm. It
+    would not be in a search for neighbours.
     """
     middle = without_mean(rows)
     norms = middle.square().sum(1)
@@ -42,7 +42,7 @@ def squared_distances(rows: Tensor) -> Tensor:
 
 
 def gaussian_kernel(rows: Tensor, width: Width) -> Tensor:
-    """(B, B) exp(-norm(a - b)^2 / 2 w^2), w the median distance of rows or the largest norm."""
+    """(B, B) exp(-norm(a - b)^2 / 2 w^2), with w the median distance or the largest row norm."""
     squares = squared_distances(rows)
     if width == "norm":
         scale = rows.square().sum(1).max()
@@ -50,7 +50,7 @@ def gaussian_kernel(rows: Tensor, width: Width) -> Tensor:
         first, second = torch.triu_indices(len(rows), len(rows), 1, device=rows.device)
         between = squares[first, second]
         scale = between.median()
-        # more than half of all pairs coincide: a scale of what differs at all
+        # If more than half of all pairs are equal, the mean replaces the median.
         scale = torch.where(scale > 0, scale, between.mean())
     return torch.exp(-squares / (2 * torch.where(scale > 0, scale, 1.0)))
 
@@ -62,19 +62,19 @@ def centred(kernel: Tensor) -> Tensor:
 
 
 def _features(name: str, value: Array) -> tuple[Tensor, bool]:
-    """(B, d) rows within the range of squares, and whether they are indicators of classes."""
+    """(B, d) rows whose squares are finite, and whether they are indicators of classes."""
     if holds_classes(name, value):
         return one_hot(as_classes(name, value)).to(torch.float64), True
     return in_range(as_samples(name, value)), False
 
 
 def _pair(x: Array, y: Array) -> list[tuple[Tensor, bool]]:
-    """What both arguments hold; the linear kernel of class indicators is the class kernel."""
+    """The rows of both arguments. Class labels become indicators: their linear kernel is needed."""
     pair = [_features("x", x), _features("y", y)]
     check_same(x=pair[0][0], y=pair[1][0])
     if len(pair[0][0]) < 2:
         raise ValueError(
-            f"Expected at least two rows but got {len(pair[0][0])}. Dependence needs pairs."
+            f"Expected at least two rows but got {len(pair[0][0])}. Pass a larger batch."
         )
     return pair
 
@@ -95,32 +95,34 @@ def nhsic(
     ridge: float = 1e-2,
     normalize: bool = True,
 ) -> Tensor:
-    """Normalised HSIC, free of scale: 1 for x with itself, around 0 for independent x and y.
+    """Normalised HSIC: 1 for x with itself, around 0 for independent x and y.
 
-    With R = K (K + B r I)^-1 of a centred Gaussian kernel K, the published quantity is
-    tr(R_x R_y) (Fukumizu et al. 2008; Ma, Lewis & Kleijn 2020). It measures the batch more than the
-    dependence: with small r or many columns it is close to B - 1 for independent x and y, as for x
-    and x. The default subtracts its mean over all permutations of the rows of y,
-    tr(R_x) tr(R_y) / (B - 1), and divides by the root of the same of (x, x) times that of (y, y).
+    With R = K (K + B r I)^-1 for a centred Gaussian kernel K, the published quantity is
+    tr(R_x R_y) (Fukumizu et al. 2008; Ma, Lewis & Kleijn 2020). It depends more on the batch than
+    on the dependence: with small r or many columns it is close to B - 1 for independent x and y, as
+    for x and x. The default therefore subtracts its mean over all permutations of the rows of y,
+    tr(R_x) tr(R_y) / (B - 1). It divides the difference by the geometric mean of the differences of
+    (x, x) and (y, y).
 
-    For independent x and y it lies on both sides of zero: within 0.12 at B = 32 in 98 of 100 draws
-    (standard deviation 0.05), within 0.03 at B = 128 in 99 of 100 (0.011), for 2 to 512 columns.
-    It is not in nats. The width of the kernel follows the data, so rescaling a representation
-    changes nothing. O(B^3) time, O(B^2) memory: pass a batch.
+    Values for independent x and y lie on both sides of zero. For 2 to 512 columns they were within
+    0.12 at B = 32 in 98 of 100 draws (standard deviation 0.05), and within 0.03 at B = 128 in 99 of
+    100 (0.011). The result is not in nats. The width of the kernel is proportional to the data, so
+    the result does not depend on their scale. The cost is O(B^3) time and O(B^2) memory: pass a
+    batch.
 
     Args:
-        x: (B, d) features, or (B,) class labels: integers, booleans or strings. Labels have the
-            class kernel, one within a class and zero between. (B,) floats are one column.
+        x: (B, d) features, or (B,) class labels: integers, booleans or strings. The kernel of
+            labels is one within a class and zero between classes. (B,) floats are one column.
         y: (B, e) features, or (B,) class labels.
         width: "median" distance between rows, or "norm", the largest row norm B_g.
         ridge: r above, relative to the largest possible eigenvalue B.
-        normalize: False returns tr(R_x R_y) as published, from 0 to B - 1, which saturates; its
-            authors take `ridge=1e-5`.
+        normalize: False returns tr(R_x R_y) as published, from 0 to B - 1. It saturates. Its
+            authors use `ridge=1e-5`.
 
     Returns:
-        () float64 on the arguments' device, at most 1; 0 when one of them is constant, NaN where no
-        permutation can change it (two rows, or labels that are all different). Detached from the
-        graph.
+        () float64 on the arguments' device, at most 1, detached from the graph. It is 0 if x or y
+        is constant, and NaN if no permutation can change it (two rows, or labels that are all
+        different).
 
     Raises:
         TypeError, ValueError: wrong types or shapes, lengths that differ, fewer than two rows, NaN,
@@ -143,7 +145,7 @@ def nhsic(
         return (first * second).sum()
     value = _beyond_chance(first, second)
     own, other = _beyond_chance(first, first), _beyond_chance(second, second)
-    # what is left of a term that should be zero is rounding
+    # A term that should be zero is nonzero by rounding.
     noise = 1000 * torch.finfo(torch.float64).eps
     told = (own > noise * first.square().sum()) & (other > noise * second.square().sum())
     constant = (first.abs().amax() == 0) | (second.abs().amax() == 0)
@@ -152,7 +154,7 @@ def nhsic(
 
 
 def _beyond_chance(first: Tensor, second: Tensor) -> Tensor:
-    """tr(R S) less its mean over the permutations of one of them."""
+    """tr(R S) minus its mean over the permutations of R or S."""
     chance = first.trace() * second.trace() / (len(first) - 1)
     return (first * second).sum() - chance
 
@@ -174,26 +176,27 @@ def cka(
 ) -> Tensor:
     """Centred kernel alignment, <Kx, Ky> / (norm(Kx) norm(Ky)) of centred kernels.
 
-    Kornblith, Norouzi, Lee & Hinton 2019. One for representations equal up to rotation and scale
-    ("linear": and translation). The inner products are unbiased estimates of HSIC (Song et al.
-    2012, equation 5), which leave out each row's product with itself. Those products make any two
-    batches with more columns than rows look alike: at B = 64 and 2,000 columns, independent batches
-    have 0.97 without and 0.00 +- 0.02 with the correction. With fewer columns than rows the linear
-    form never builds a B x B matrix.
+    The result is 1 for representations that are equal up to rotation, translation and scale
+    (Kornblith, Norouzi, Lee & Hinton 2019); `width="norm"` depends on the translation. The
+    inner products are unbiased estimates of HSIC (Song et al. 2012, equation 5), which omit the
+    product of each row with itself. Those products make any two batches with more columns than rows
+    look alike: at B = 64 and 2,000 columns, independent batches have 0.97 without and 0.00 +- 0.02
+    with the correction. With fewer columns than rows the linear form never builds a B x B matrix.
 
     Args:
-        x: (B, d) features, or (B,) class labels: integers, booleans or strings. Labels have the
-            class kernel, one within a class and zero between. (B,) floats are one column.
+        x: (B, d) features, or (B,) class labels: integers, booleans or strings. The kernel of
+            labels is one within a class and zero between classes. (B,) floats are one column.
         y: (B, e) features, or (B,) class labels.
-        kernel: of features: "linear", or "rbf", the Gaussian kernel of `nhsic`.
-        width: of the "rbf" kernel.
-        debiased: False keeps each row's product with itself: the form of Kornblith et al. 2019, in
-            [0, 1].
+        kernel: kernel of features: "linear", or "rbf", the Gaussian kernel of `nhsic`.
+        width: width of the "rbf" kernel, see `nhsic`.
+        debiased: False keeps the product of each row with itself. This is the form of Kornblith et
+            al. 2019, in [0, 1].
 
     Returns:
-        () float64 on the arguments' device. Independent x and y give values on both sides of zero;
-        nothing is clipped. NaN when one of them is constant; debiased also with fewer than four
-        rows, and where the term of x or y with itself is not positive. Detached from the graph.
+        () float64 on the arguments' device, detached from the graph. Independent x and y give
+        values on both sides of zero; nothing is clipped. The result is NaN if x or y is constant.
+        If debiased, it is also NaN with fewer than four rows, and if the term of x or y with itself
+        is not positive.
 
     Raises:
         TypeError, ValueError: see `nhsic`.
@@ -220,36 +223,36 @@ def cka(
 
 
 class _Inner(NamedTuple):
-    """An inner product of two kernels, and the size of the terms it is the difference of."""
+    """An inner product of two kernels, and the size of the terms whose difference it is."""
 
     value: Tensor
     size: Tensor
 
 
 def _alignment(both: _Inner, first: _Inner, second: _Inner) -> Tensor:
-    # what is left of a term that should be zero is rounding
+    # A term that should be zero is nonzero by rounding.
     noise = 1000 * torch.finfo(torch.float64).eps
     told = (first.value > noise * first.size) & (second.value > noise * second.size)
     return torch.where(told, both.value / (first.value.sqrt() * second.value.sqrt()), torch.nan)
 
 
 def _inner_of_kernels(x: Tensor, y: Tensor, debiased: bool) -> _Inner:
-    """Of centred (B, B) kernels."""
+    """The inner product of centred (B, B) kernels."""
     product = x * y
     own = x.diagonal(), y.diagonal()
     return _corrected(product.sum(), own[0], own[1], debiased)
 
 
 def _inner_of_rows(x: Tensor, y: Tensor, debiased: bool) -> _Inner:
-    """Of the linear kernels of centred rows, from (d, e) products."""
+    """The inner product of the linear kernels of centred rows, from (d, e) products."""
     return _corrected((x.T @ y).square().sum(), x.square().sum(1), y.square().sum(1), debiased)
 
 
 def _corrected(full: Tensor, p: Tensor, q: Tensor, debiased: bool) -> _Inner:
-    """<Kx, Ky> without diagonals p and q, unbiased up to a factor that the alignment loses.
+    """<Kx, Ky> without the diagonals p and q, unbiased up to a factor that the alignment cancels.
 
-    Song et al. 2012, equation 5. The rows of a centred kernel sum to zero, so those of the kernel
-    without its diagonal sum to minus the diagonal, and three sums are left.
+    Song et al. 2012, equation 5. Each row of a centred kernel sums to zero, so a row without its
+    diagonal entry sums to minus that entry. This leaves three sums.
     """
     count = len(p)
     if not debiased:

@@ -1,4 +1,4 @@
-"""Mutual information of continuous features and class labels (Ross 2014)."""
+"""Mutual information of continuous features and class labels by neighbours (Ross 2014)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor
 from ncfast._arrays import Array
 from ncfast.information import caveats
 from ncfast.information.caveats import psi
+from ncfast.information.differential_entropy import Norm, group_sizes
 from ncfast.information.discrete import plugin_entropy
 from ncfast.information.duplicates import multiplicity
-from ncfast.information.entropy import Norm, group_sizes
 from ncfast.information.errors import LIMIT, jackknife_stderr
 from ncfast.information.estimate import Estimate, announce
 from ncfast.information.neighbors import knn, range_count
@@ -26,25 +26,19 @@ from ncfast.information.preprocess import (
     standardize,
     transform,
 )
-from ncfast.information.samples import (
-    as_classes,
-    as_samples,
-    check_choice,
-    check_k,
-    check_same,
-)
+from ncfast.information.samples import as_classes, as_samples, check_choice, check_k, check_same
 from ncfast.information.signals import label_signal
 from ncfast.ops.grouping import Labels
 
 Method = Literal["ross", "entropies"]
-MEMBERS = 5  # samples a class on average below which the standard error is far too large
+MEMBERS = 5  # mean samples per class below which the standard error is far too large
 Again = Callable[[Tensor, Tensor], float]
 
 
 def label_terms(
     rows: Tensor, classes: Tensor, k: int, method: Method, metric: Norm, backend: str
 ) -> tuple[Tensor, str]:
-    """(N,) terms of the estimate, and the engine; NaN for the only member of a class."""
+    """(N,) terms of the estimate, NaN for the only member of a class; and the engine's name."""
     kept = torch.bincount(classes)[classes] > 1
     out = torch.full_like(rows[:, 0], torch.nan)
     if not bool(kept.any()):
@@ -53,10 +47,11 @@ def label_terms(
     cell = torch.unique(classes[kept], return_inverse=True)[1]
     found = knn(part, k, metric=metric, labels=cell, backend=backend)
     sizes = torch.bincount(cell)[cell]
-    rank = (sizes - 1).clamp(max=k)  # a small class has fewer neighbours to offer
+    rank = (sizes - 1).clamp(max=k)  # a small class has fewer than k neighbours
     radius = found.distances.gather(1, (rank - 1).unsqueeze(1)).squeeze(1)
     if method == "ross":
-        # of the own class strictly inside, itself included: the rank, unless distances are equal
+        # Rows of the own class strictly inside the radius, and the row itself. This is the rank
+        # unless distances are equal.
         nearer = (found.distances < radius.unsqueeze(1)).sum(1) + 1
         terms = _ross(part, radius, nearer, cell, metric, backend)
     else:
@@ -68,20 +63,20 @@ def label_terms(
 def _ross(
     rows: Tensor, radius: Tensor, nearer: Tensor, cell: Tensor, metric: Norm, backend: str
 ) -> Tensor:
-    """psi(N) + psi(k) - psi(m), m the rows of any class strictly inside the radius and itself.
+    """psi(N) + psi(k) - psi(m), m the rows of any class strictly inside the radius, plus one.
 
-    On the spot, where the radius is zero, k and m count equal rows (the rule of Gao et al. 2017).
+    Where the radius is 0 (equal rows), k and m count equal rows (the rule of Gao et al. 2017).
     """
     inside = range_count(rows, radius, metric=metric, backend=backend) + 1
-    spot = radius == 0
-    if bool(spot.any()):
-        nearer = torch.where(spot, multiplicity(rows, cell), nearer)
-        inside = torch.where(spot, multiplicity(rows), inside)
+    repeated = radius == 0
+    if bool(repeated.any()):
+        nearer = torch.where(repeated, multiplicity(rows, cell), nearer)
+        inside = torch.where(repeated, multiplicity(rows), inside)
     return psi(group_sizes(None, rows)) + psi(nearer) - psi(inside)
 
 
 def _entropies(rows: Tensor, radius: Tensor, k: int, metric: Norm, backend: str) -> Tensor:
-    """The part of h(Z) - h(Z|Y) that is not of the class sizes; the ball's volume cancels."""
+    """h(Z) - h(Z|Y) without the terms of the class sizes; the volume of the ball cancels."""
     everyone = knn(rows, k, metric=metric, backend=backend).distances[:, k - 1]
     ratio = rows.shape[1] * (everyone.log() - radius.log())
     return psi(group_sizes(None, rows)) - caveats.digamma(k) + ratio
@@ -105,24 +100,29 @@ def label_information(
     Args:
         z: (N, d) or (N,) features: a tensor of any real dtype and device, or a NumPy array.
         labels: (N,) integers of any kind; they need not be consecutive.
-        k: neighbours within the class; a class of n <= k members uses n - 1.
-        method: "ross": psi(N) - <psi(N_y)> + <psi(k_y)> - <psi(m)>, m the samples within the
-            distance of the k-th neighbour of the own class (Ross 2014); "entropies": h(Z) - h(Z|Y),
-            whose biases differ between the two and do not cancel in many dimensions.
+        k: number of neighbours within the class; a class of n <= k members uses n - 1.
+        method: "ross": psi(N) - <psi(N_y)> + <psi(k_y)> - <psi(m)>, where m is the number of
+            samples within the distance of the k-th neighbour of the own class (Ross 2014).
+            "entropies": h(Z) - h(Z|Y). The biases of its two entropies differ and do not cancel in
+            many dimensions.
         metric: "l2" Euclidean or "linf" maximum norm.
-        clip: force the value into [0, H(Y)].
+        clip: clip the value to [0, H(Y)].
         preprocess: see `mutual_information`; None keeps the geometry of the features.
-        stderr: False saves the standard error.
+        stderr: False skips the standard error.
         backend: see `ncfast.information.neighbors.knn`.
 
     Returns:
         `Estimate`; `details["label_entropy"]` is H(Y), which the true value cannot exceed. It
-        warns of classes with a single member, which are left out; of classes too small for k; of
-        a single class, where the value is zero; of rows that coincide with k of their class, which
-        are counted as atoms ("entropies": the value is NaN or infinite); of a column that spreads
-        more than 100 times as far as another, where standardized columns give more; and,
-        unless `stderr=False`, where three linear directions, fitted on the other half of the rows,
-        tell more than all columns.
+        warns in these cases:
+
+        - classes with a single member, which are left out, and classes too small for k;
+        - a single class, for which the value is zero;
+        - rows equal to k others of their class, which "ross" counts as atoms ("entropies" gives NaN
+          or infinity);
+        - a column with more than 100 times the spread of another, if standardized columns give
+          more;
+        - a larger value from three linear directions that were fitted to the other half of the rows
+          (skipped with `stderr=False`).
 
     Raises:
         TypeError, ValueError: wrong types or shapes, lengths that differ, NaN, k not in 1..N-1, no
@@ -177,16 +177,16 @@ def measure(
     backend: str,
     clip: bool = False,
 ) -> Estimate:
-    """`label_information` of rows that have been prepared, without raising its warnings.
+    """`label_information` of prepared rows. It raises no warnings.
 
-    `preprocess`: what the columns of row subsets undergo again.
+    `preprocess`: transformation to repeat on subsets of the rows.
     """
     counts = torch.bincount(classes)
     kept = int(counts[counts > 1].sum())
     if kept == 0:
         raise ValueError(
-            f"Expected argument `labels` to have a class with two members but got {len(classes)} "
-            "different ones. Pass class indices, not sample numbers."
+            "Expected argument `labels` to have a class with two members but got "
+            f"{len(classes)} labels that are all different. Pass class indices, not row numbers."
         )
 
     def at(index: Tensor) -> float:
@@ -198,11 +198,11 @@ def measure(
     value, limit = float(terms.nanmean()), plugin_entropy(classes)
     if clip:
         value = min(max(value, 0.0), limit)
-    most = max(LIMIT, 4 * k * len(counts))  # rows of each class must remain
+    most = max(LIMIT, 4 * k * len(counts))  # enough rows of each class
     error = math.nan
     if stderr and len(rows) >= MEMBERS * len(counts):
         error = jackknife_stderr(at, len(rows), k, most)
-    doubts = _doubts(counts, k) + _spot(rows, classes, k, method)
+    doubts = _doubts(counts, k) + _atoms(rows, classes, k, method)
     doubts += caveats.not_finite(value)
     doubts += _no_stderr(error, len(rows), len(counts), k) if stderr else []
     return Estimate(
@@ -222,7 +222,7 @@ def _no_stderr(error: float, samples: int, classes: int, k: int) -> list[str]:
     if samples >= MEMBERS * classes:
         return caveats.no_stderr(error, samples, k)
     return [
-        f"No standard error: {samples} samples of {classes} classes are fewer than {MEMBERS} a "
+        f"No standard error: {samples} samples of {classes} classes are fewer than {MEMBERS} per "
         "class."
     ]
 
@@ -231,7 +231,7 @@ def _doubts(counts: Tensor, k: int) -> list[str]:
     singles, small = int((counts == 1).sum()), int(((counts > 1) & (counts <= k)).sum())
     texts = []
     if len(counts) == 1:
-        texts.append("All labels are the same: they hold no information.")
+        texts.append("All labels are equal: they hold no information.")
     if singles:
         texts.append(f"{singles} classes with a single member were left out.")
     if small:
@@ -239,9 +239,9 @@ def _doubts(counts: Tensor, k: int) -> list[str]:
     return texts
 
 
-def _spot(rows: Tensor, classes: Tensor, k: int, method: Method) -> list[str]:
+def _atoms(rows: Tensor, classes: Tensor, k: int, method: Method) -> list[str]:
     found = int((multiplicity(rows, classes) > k).sum())
     if not found:
         return []
-    how = "counted as atoms" if method == "ross" else "a density does not exist there"
-    return [f"{found} of {len(rows)} rows coincide with k = {k} others of their class: {how}."]
+    how = "they are counted as atoms" if method == "ross" else "they have no density"
+    return [f"{found} of {len(rows)} rows equal k = {k} others of their class: {how}."]

@@ -1,19 +1,16 @@
-"""Two looks at a stream of batches: moments first, then what needs the final means.
-
-The batches of a loader have features of one or more layers, each with an accumulator of its own.
-"""
+"""Looks at a stream of batches twice: for the moments, then for what needs the final means."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
 from ncfast.accumulator import Accumulator
-from ncfast.metrics.catalogue import CATALOGUE
+from ncfast.evaluation.group import Group
 from ncfast.tracking.messages import user_level
 
 
@@ -29,46 +26,6 @@ class Batch(NamedTuple):
     feats: Mapping[str, Tensor]
     labels: Tensor | None
     mask: Tensor | None = None
-
-
-Kind = TypeVar("Kind", bound=Accumulator)
-Classifier = tuple[Tensor, Tensor | None]
-_NO_CLASSIFIER = "needs a classifier"
-
-
-def accumulators_of(
-    classifiers: Mapping[str, Classifier | None],
-    num_classes: int,
-    metrics: str | Sequence[str],
-    make: Callable[..., Kind],
-    **options: Any,
-) -> tuple[dict[str, Kind], dict[str, str]]:
-    """An accumulator for each layer, and the keys that a layer without classifier cannot have.
-
-    Args:
-        classifiers: by layer, weight and bias, or None.
-        num_classes: K.
-        metrics: as for `Accumulator`.
-        make: the class of the accumulators.
-        **options: of `Accumulator`.
-    """
-    made: dict[str, Kind] = {}
-    missing: dict[str, str] = {}
-    by_name = [metrics] if isinstance(metrics, str) else list(metrics)
-    for layer, classifier in classifiers.items():
-        chosen: str | Sequence[str] = metrics
-        if classifier is None and any(classifiers.values()):
-            # asked for by name, and had by another layer
-            out = [id_ for id_ in by_name if id_ in CATALOGUE and _reads_classifier(id_)]
-            missing |= {f"{layer}/{id_}": _NO_CLASSIFIER for id_ in out}
-            chosen = [id_ for id_ in by_name if id_ not in out] if out else metrics
-        weight, bias = classifier if classifier is not None else (None, None)
-        made[layer] = make(num_classes, metrics=chosen, weight=weight, bias=bias, **options)
-    return made, missing
-
-
-def _reads_classifier(id_: str) -> bool:
-    return bool(CATALOGUE[id_].needs & {"classifier", "bias"})
 
 
 Visit = Callable[[Batch], None]
@@ -133,36 +90,26 @@ def _size(batch: Batch) -> int:
     return sum(t.nbytes for t in (*batch.feats.values(), batch.labels, batch.mask) if t is not None)
 
 
-def look_twice(
-    accumulators: Mapping[str, Accumulator],
-    inside: Kept,
-    outside: Kept | None,
-    reduce: Callable[[Mapping[str, Accumulator]], object] | None,
-) -> None:
-    """Update the accumulators with every batch, and revisit the batches where one needs that.
+def first_look(accumulators: Mapping[str, Accumulator], passes: Sequence[Kept]) -> None:
+    """Update the accumulators, by layer, with every batch."""
+    for batches in passes:
+        batches.first(lambda batch: _update(accumulators, batch))
 
-    Args:
-        accumulators: by layer.
-        inside: the batches of the data set.
-        outside: the batches from outside the distribution.
-        reduce: merges accumulators with those of the other ranks; None for a single process.
-    """
-    inside.first(lambda batch: _update(accumulators, batch))
-    if outside is not None:
-        outside.first(lambda batch: _update(accumulators, batch))
-    if reduce is not None:
-        reduce(accumulators)
+
+def second_look(
+    accumulators: Mapping[str, Accumulator], passes: Sequence[Kept], group: Group
+) -> None:
+    """Merge the accumulators of all ranks; revisit every batch where a metric needs that."""
+    group.reduce(accumulators.values())
     waiting = {name: acc for name, acc in accumulators.items() if acc.needs_revisit}
     if not waiting:
         return
-    if not (inside.can_repeat and (outside is None or outside.can_repeat)):
+    if not group.all(all(batches.can_repeat for batches in passes)):
         warnings.warn(_CANNOT_REPEAT, RuntimeWarning, stacklevel=user_level())
         return
-    inside.again(lambda batch: _revisit(waiting, batch))
-    if outside is not None:
-        outside.again(lambda batch: _revisit(waiting, batch))
-    if reduce is not None:
-        reduce(waiting)
+    for batches in passes:
+        batches.again(lambda batch: _revisit(waiting, batch))
+    group.reduce(waiting.values())
 
 
 _CANNOT_REPEAT = (
@@ -170,11 +117,6 @@ _CANNOT_REPEAT = (
     "the metrics that need a second look, such as nc4.*, are left out. Pass a DataLoader or a "
     "list, or raise memory_limit."
 )
-
-
-def repeatable(loader: Iterable[Any]) -> bool:
-    """Whether the batches can be read a second time: not those of an iterator."""
-    return not isinstance(loader, Iterator)
 
 
 def _update(accumulators: Mapping[str, Accumulator], batch: Batch) -> None:
@@ -187,8 +129,6 @@ def _update(accumulators: Mapping[str, Accumulator], batch: Batch) -> None:
 
 def _revisit(accumulators: Mapping[str, Accumulator], batch: Batch) -> None:
     for name, accumulator in accumulators.items():
-        if name not in batch.feats:
-            continue
         if batch.labels is None:
             accumulator.revisit_ood(batch.feats[name])
         else:

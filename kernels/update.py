@@ -1,0 +1,226 @@
+"""Kernel that merges a batch into class moments in place, one program per class of the batch.
+
+The items kernel has computed the moments of the batch's items, relative to the first row of their
+class. A program adds the items of its class in float64, as `ncfast.kernels.merge` does, and merges
+the sum into the class's row of the state (Chan, Golub & LeVeque 1983). Rows of other classes are
+never touched. No atomics, so every run gives the same bits.
+
+The scatter matrix needs no sum around the means of the batch: with the mean a before the update and
+the mean b after it, ``sum (x - a)(x - b)^T`` over the rows of a class is what the class adds. A
+class without rows before has the mean of its rows for a.
+
+Oracle: `ncfast.ops.update.reference`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ncfast.kernels.configuration import UpdateConfig, alignment
+from ncfast.kernels.launch import NORMS_SIZE, OPTIONS, Grouped, Scratch, allocate, launch_items, on
+from ncfast.kernels.merge import add_norms
+from ncfast.kernels.scatter import scaled_scatter
+
+
+class State(Protocol):
+    """Class moments: K classes, D columns, contiguous; see `ncfast.ClassMoments`."""
+
+    counts: Tensor
+    means: Tensor
+    within_ss: Tensor
+    norm_sum: Tensor
+    norm_max: Tensor
+
+
+@triton.jit
+def class_sums(
+    feats, items, partial_mean, first, stop, pivot, rows, cols, dim, row_stride, col_stride, number,
+    ITEMS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    """Mean of a class in the batch, and squares of its items' means around it, by column."""
+    inside = cols < dim
+    lane = tl.arange(0, ITEMS)
+    weighted = tl.zeros([ITEMS, COLS], tl.float64)
+    between = tl.zeros([ITEMS, COLS], tl.float64)
+    for begin in tl.range(first, stop, ITEMS):
+        item = begin + lane
+        live = item < stop
+        length = tl.load(items + number + item, mask=live, other=0).to(tl.float64)
+        source = partial_mean + item.to(tl.int64)[:, None] * dim + cols[None, :]
+        mean = tl.load(source, mask=live[:, None] & inside[None, :], other=0.0).to(tl.float64)
+        moment = length[:, None] * mean
+        weighted += moment
+        between += moment * mean
+    total = tl.sum(weighted, 0)
+    mean = total / rows
+    rest = tl.sum(between, 0) - total * mean
+    rest = tl.where(rest < 0, 0.0, rest)  # not max(., 0), which would drop a NaN
+    origin = feats + pivot * row_stride + cols.to(tl.int64) * col_stride
+    return tl.load(origin, mask=inside, other=0.0).to(tl.float64) + mean, rest
+
+
+@triton.jit
+def store_centre(centres, rest, place, exact, inside):
+    """Stores a float64 as the nearest float32 and, ``rest`` further on, what rounding left."""
+    rounded = exact.to(tl.float32)
+    tl.store(centres + place, rounded, mask=inside)
+    tl.store(centres + rest + place, (exact - rounded.to(tl.float64)).to(tl.float32), mask=inside)
+
+
+@triton.jit(do_not_specialize=["width", "row_stride", "number"])
+def merge_batch(
+    feats,
+    items,  # (6, W) int32, see `PresentItems`
+    partial_mean,
+    partial_ss,
+    norm_sums,
+    norm_maxs,
+    nan_if_invalid,  # () float64
+    counts,  # the state: (K,) int64
+    means,  # (K, D) float64
+    within,  # (K,) float64
+    norm_sum,  # () float64
+    norm_max,
+    centres,  # (2, 2, W, D) float32: means before and after, each in two; None with APPLY
+    reach,  # (W,) float64: bound on the distance of rows from both means; None with APPLY
+    width,
+    row_stride,
+    col_stride,
+    number,
+    ALIGN: tl.constexpr,
+    LENGTH: tl.constexpr,  # largest number of rows in an item
+    ITEMS: tl.constexpr,
+    COLS: tl.constexpr,
+    SIZE: tl.constexpr,
+    APPLY: tl.constexpr,  # write the state; otherwise what the scatter matrix needs
+):
+    """Program W adds the norms, the others merge the class that begins with their item, if any."""
+    first = tl.program_id(0)
+    if first == number:
+        if APPLY:
+            sum_before = tl.load(norm_sum)
+            before = tl.load(norm_max)
+            total, largest = add_norms(norm_sums, norm_maxs, number, SIZE)
+            mend = tl.load(nan_if_invalid)
+            tl.debug_barrier()  # all threads have read what one of them writes
+            tl.store(norm_sum, sum_before + total + mend)
+            # a comparison with NaN is false: NaN wins on either side
+            larger = tl.where(
+                before >= largest, before, tl.where(before != before, before, largest)
+            )
+            tl.store(norm_max, larger + mend)
+    else:
+        added = tl.load(items + 5 * number + first)
+        if added > 0:
+            dim = width * ALIGN
+            owner = tl.load(items + 2 * number + first).to(tl.int64)
+            pivot = tl.load(items + 3 * number + first).to(tl.int64)
+            stop = first + tl.cdiv(added, LENGTH)
+            rows = added.to(tl.float64)
+            held = tl.load(counts + owner)
+            earlier = held.to(tl.float64)
+            share = rows / (earlier + rows)
+            lane = tl.arange(0, ITEMS)
+            inner = tl.zeros([ITEMS], tl.float64)
+            for begin in tl.range(first, stop, ITEMS):
+                inner += tl.load(partial_ss + begin + lane, mask=begin + lane < stop, other=0.0)
+            spread = tl.zeros([COLS], tl.float64)
+            apart = tl.zeros([COLS], tl.float64)
+            for start in tl.range(0, dim, COLS):
+                cols = start + tl.arange(0, COLS)
+                inside = cols < dim
+                mean, rest = class_sums(
+                    feats, items, partial_mean, first, stop, pivot, rows, cols, dim, row_stride,
+                    col_stride, number, ITEMS, COLS,
+                )  # fmt: skip
+                spread += rest
+                place = means + owner * dim + cols
+                old = tl.load(place, mask=inside, other=0.0)
+                delta = mean - old
+                apart += delta * delta
+                new = old + delta * share
+                if APPLY:
+                    tl.debug_barrier()  # other threads may hold the same columns: they have read
+                    tl.store(place, new, mask=inside)
+                else:
+                    half = number.to(tl.int64) * dim
+                    spot = first.to(tl.int64) * dim + cols
+                    store_centre(centres, half, spot, tl.where(earlier > 0, old, mean), inside)
+                    store_centre(centres + 2 * half, half, spot, new, inside)
+            squares = tl.sum(spread, 0) + tl.sum(inner, 0)
+            gap = tl.sum(apart, 0)
+            if APPLY:
+                spread_before = tl.load(within + owner)
+                tl.debug_barrier()  # all threads have read what one of them writes
+                tl.store(within + owner, spread_before + squares + earlier * share * gap)
+                tl.store(counts + owner, held + added)
+            else:
+                far = tl.sqrt(squares) + tl.where(earlier > 0, tl.sqrt(gap), 0.0)
+                tl.store(reach + first, tl.where(far < float("inf"), far, 0.0))  # 0 for NaN, too
+
+
+class Batch(NamedTuple):
+    """The rows of a batch, grouped by class: see `PresentItems`."""
+
+    feats: Tensor  # (N, D)
+    permutation: Tensor  # (N,) int32
+    items: Tensor  # (6, W) int32
+    leaders: Tensor  # (N,) int64
+    nan_if_invalid: Tensor  # () float64
+
+
+def update(batch: Batch, state: State, config: UpdateConfig, *, with_scatter: bool) -> Tensor:
+    """Merge a batch into ``state``; no host synchronisation.
+
+    The state is written by the last launch alone: where one before it fails, nothing has changed.
+
+    Args:
+        batch: features of any floating dtype, but not float64 with the scatter matrix.
+        state: written in place.
+        config: the launch configurations.
+        with_scatter: whether the scatter matrix is wanted.
+
+    Returns:
+        What the batch adds to the scatter matrix, (D, D) float64; empty if that is not wanted.
+    """
+    feats, number = batch.feats, batch.items.shape[1]
+    none = batch.items[:0]  # no class is merged by the kernels of `ClassMoments` of a whole
+    rows = Grouped(batch.permutation, batch.items, none, number, state.counts, batch.nan_if_invalid)
+    scratch = allocate(feats, rows, config.items)
+    with on(feats.device):
+        launch_items(feats, rows, config.items, scratch, state.means, state.within_ss)
+        gained = _gained(batch, state, scratch, config) if with_scatter else scratch.partial_ss[:0]
+        _launch(batch, state, scratch, config)
+    return gained
+
+
+def _gained(batch: Batch, state: State, scratch: Scratch, config: UpdateConfig) -> Tensor:
+    feats, number = batch.feats, batch.items.shape[1]
+    shape, device = (2, 2, number, feats.shape[1]), feats.device
+    centres = torch.empty(shape, dtype=torch.float32, device=device)
+    reach = torch.zeros(number, dtype=torch.float64, device=device)
+    _launch(batch, state, scratch, config, (centres, reach))
+    return scaled_scatter(feats, batch.leaders, centres, reach.amax(), config.scatter)
+
+
+def _launch(
+    batch: Batch,
+    state: State,
+    scratch: Scratch,
+    config: UpdateConfig,
+    look: tuple[Tensor, Tensor] | None = None,
+) -> None:
+    feats, merge, number = batch.feats, config.merge, batch.items.shape[1]
+    apply, align = look is None, alignment(feats.shape[1])
+    merge_batch[(number + apply,)](
+        feats, batch.items, *scratch[:4], batch.nan_if_invalid, state.counts, state.means,
+        state.within_ss, state.norm_sum, state.norm_max, *(look or (None, None)),
+        feats.shape[1] // align, feats.stride(0), feats.stride(1), number,
+        ALIGN=align, LENGTH=config.items.item_rows, ITEMS=merge.tile_items, COLS=merge.tile_cols,
+        SIZE=NORMS_SIZE, APPLY=apply, num_warps=merge.warps, **OPTIONS,
+    )  # fmt: skip
