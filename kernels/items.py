@@ -159,6 +159,16 @@ def moments_of_run(
 
 
 @triton.jit
+def misled(ss, largest):
+    """Whether the first row may have given a scale that does not suit the others.
+
+    Below 2^-20 the squares of residuals may have vanished. Comparisons with NaN are false.
+    """
+    inf = float("inf")
+    return ~((largest > 9.5367431640625e-07) & (largest < inf) & (ss < inf))
+
+
+@triton.jit
 def norms_of_squares(squares, length, SIZE: tl.constexpr):
     """Sum and maximum of the norms of rows, from their squares in memory."""
     total = tl.zeros([SIZE], tl.float64)
@@ -201,10 +211,8 @@ def moments_of_items(
     start = tl.load(items + item)
     length = tl.load(items + number + item)
     if AGAIN:
-        # below 2^-20 the squares of residuals may have vanished; comparisons with NaN are false
-        seen = tl.load(norm_maxs + item)
-        fits = (seen > 9.5367431640625e-07) & (seen < float("inf"))
-        if (length == 0) | (fits & (tl.load(partial_ss + item) < float("inf"))):
+        fits = ~misled(tl.load(partial_ss + item), tl.load(norm_maxs + item))
+        if (length == 0) | fits:
             return
     owner = tl.load(items + 2 * number + item).to(tl.int64)
     pivot = tl.load(items + 3 * number + item).to(tl.int64)

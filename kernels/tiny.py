@@ -11,7 +11,7 @@ Oracle: `ncfast.ops.moments.reference`.
 import triton
 import triton.language as tl
 
-from ncfast.kernels.items import moments_of_run
+from ncfast.kernels.items import misled, moments_of_run
 
 
 @triton.jit(do_not_specialize=["count", "width", "row_units"])
@@ -57,6 +57,11 @@ def moments_of_classes(
         feats, own, length, cols, inside, row_units.to(tl.int64) * ALIGN, col_stride,
         norms, False, ROWS, ACC, False, False,
     )  # fmt: skip
+    if (length > 0) & misled(ss, largest):
+        shift, rest, unscale, ss, total, largest = moments_of_run(
+            feats, own, length, cols, inside, row_units.to(tl.int64) * ALIGN, col_stride,
+            norms, False, ROWS, ACC, False, True,
+        )  # fmt: skip
     mean = (shift.to(tl.float64) + rest.to(tl.float64)) * unscale
     tl.store(means + owner.to(tl.int64) * width * ALIGN + cols, mean + mend, mask=inside)
     tl.store(within + owner, ss + mend)

@@ -72,7 +72,7 @@ def store_centre(centres, rest, place, exact, inside):
     tl.store(centres + rest + place, (exact - rounded.to(tl.float64)).to(tl.float32), mask=inside)
 
 
-@triton.jit(do_not_specialize=["width", "row_stride", "number", "item_rows"])
+@triton.jit(do_not_specialize=["width", "row_stride", "number"])
 def merge_batch(
     feats,
     items,  # (6, W) int32, see `PresentItems`
@@ -86,14 +86,14 @@ def merge_batch(
     within,  # (K,) float64
     norm_sum,  # () float64
     norm_max,
-    centres,  # (2, 2, W, D) float32: means before and after, each in two; without APPLY only
-    reach,  # (W,) float64: bound on the distance of rows from both means; without APPLY only
+    centres,  # (2, 2, W, D) float32: means before and after, each in two; None with APPLY
+    reach,  # (W,) float64: bound on the distance of rows from both means; None with APPLY
     width,
     row_stride,
     col_stride,
     number,
-    item_rows,
     ALIGN: tl.constexpr,
+    LENGTH: tl.constexpr,  # largest number of rows in an item
     ITEMS: tl.constexpr,
     COLS: tl.constexpr,
     SIZE: tl.constexpr,
@@ -103,10 +103,12 @@ def merge_batch(
     first = tl.program_id(0)
     if first == number:
         if APPLY:
+            sum_before = tl.load(norm_sum)
+            before = tl.load(norm_max)
             total, largest = add_norms(norm_sums, norm_maxs, number, SIZE)
             mend = tl.load(nan_if_invalid)
-            tl.store(norm_sum, tl.load(norm_sum) + total + mend)
-            before = tl.load(norm_max)
+            tl.debug_barrier()  # all threads have read what one of them writes
+            tl.store(norm_sum, sum_before + total + mend)
             # a comparison with NaN is false: NaN wins on either side
             larger = tl.where(
                 before >= largest, before, tl.where(before != before, before, largest)
@@ -118,7 +120,7 @@ def merge_batch(
             dim = width * ALIGN
             owner = tl.load(items + 2 * number + first).to(tl.int64)
             pivot = tl.load(items + 3 * number + first).to(tl.int64)
-            stop = first + tl.cdiv(added, item_rows)
+            stop = first + tl.cdiv(added, LENGTH)
             rows = added.to(tl.float64)
             held = tl.load(counts + owner)
             earlier = held.to(tl.float64)
@@ -143,6 +145,7 @@ def merge_batch(
                 apart += delta * delta
                 new = old + delta * share
                 if APPLY:
+                    tl.debug_barrier()  # other threads may hold the same columns: they have read
                     tl.store(place, new, mask=inside)
                 else:
                     half = number.to(tl.int64) * dim
@@ -152,7 +155,9 @@ def merge_batch(
             squares = tl.sum(spread, 0) + tl.sum(inner, 0)
             gap = tl.sum(apart, 0)
             if APPLY:
-                tl.store(within + owner, tl.load(within + owner) + squares + earlier * share * gap)
+                spread_before = tl.load(within + owner)
+                tl.debug_barrier()  # all threads have read what one of them writes
+                tl.store(within + owner, spread_before + squares + earlier * share * gap)
                 tl.store(counts + owner, held + added)
             else:
                 far = tl.sqrt(squares) + tl.where(earlier > 0, tl.sqrt(gap), 0.0)
@@ -196,8 +201,9 @@ def update(batch: Batch, state: State, config: UpdateConfig, *, with_scatter: bo
 
 def _gained(batch: Batch, state: State, scratch: Scratch, config: UpdateConfig) -> Tensor:
     feats, number = batch.feats, batch.items.shape[1]
-    centres = feats.new_empty((2, 2, number, feats.shape[1]), dtype=torch.float32)
-    reach = feats.new_zeros(number, dtype=torch.float64)
+    shape, device = (2, 2, number, feats.shape[1]), feats.device
+    centres = torch.empty(shape, dtype=torch.float32, device=device)
+    reach = torch.zeros(number, dtype=torch.float64, device=device)
     _launch(batch, state, scratch, config, (centres, reach))
     return scaled_scatter(feats, batch.leaders, centres, reach.amax(), config.scatter)
 
@@ -213,8 +219,8 @@ def _launch(
     apply, align = look is None, alignment(feats.shape[1])
     merge_batch[(number + apply,)](
         feats, batch.items, *scratch[:4], batch.nan_if_invalid, state.counts, state.means,
-        state.within_ss, state.norm_sum, state.norm_max, *(look or scratch[1:3]),
-        feats.shape[1] // align, feats.stride(0), feats.stride(1), number, config.items.item_rows,
-        ALIGN=align, ITEMS=merge.tile_items, COLS=merge.tile_cols, SIZE=NORMS_SIZE, APPLY=apply,
-        num_warps=merge.warps, **OPTIONS,
+        state.within_ss, state.norm_sum, state.norm_max, *(look or (None, None)),
+        feats.shape[1] // align, feats.stride(0), feats.stride(1), number,
+        ALIGN=align, LENGTH=config.items.item_rows, ITEMS=merge.tile_items, COLS=merge.tile_cols,
+        SIZE=NORMS_SIZE, APPLY=apply, num_warps=merge.warps, **OPTIONS,
     )  # fmt: skip

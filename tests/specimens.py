@@ -87,16 +87,19 @@ def merge(count, dim, classes):
 def update(kind, dim, *, apply=True):
     from ncfast.kernels.update import merge_batch
 
-    merge = update_config(8192, dim, TYPES[kind], 132).merge
+    items, merge = (config := update_config(8192, dim, TYPES[kind], 132)).items, config.merge
     exact = "*fp64" if kind == "fp64" else "*fp32"
     signature = {"feats": f"*{kind}", "items": "*i32", "partial_mean": exact}
     signature |= {"partial_ss": "*fp64", "norm_sums": "*fp64", "norm_maxs": "*fp64"}
     signature |= {"nan_if_invalid": "*fp64", "counts": "*i64", "means": "*fp64"}
     signature |= {"within": "*fp64", "norm_sum": "*fp64", "norm_max": "*fp64"}
-    signature |= {"centres": "*fp64" if apply else "*fp32", "reach": "*fp64"}
-    signature |= {"width": "i32", "row_stride": "i32", "number": "i32", "item_rows": "i32"}
+    signature |= {"width": "i32", "row_stride": "i32", "number": "i32"}
     constants = {"col_stride": 1, "ALIGN": alignment(dim), "ITEMS": merge.tile_items}
-    constants |= {"COLS": merge.tile_cols, "SIZE": 2048, "APPLY": apply}
+    constants |= {"COLS": merge.tile_cols, "SIZE": 2048, "LENGTH": items.item_rows, "APPLY": apply}
+    if apply:
+        constants |= {"centres": None, "reach": None}
+    else:
+        signature |= {"centres": "*fp32", "reach": "*fp64"}
     return described(merge_batch, signature, constants, merge.warps)
 
 

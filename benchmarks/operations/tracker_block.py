@@ -71,7 +71,9 @@ def ours(inputs: Inputs, backend: str) -> Call:
     states, layout, metrics = inputs["states"], inputs["layout"], inputs["metrics"]
 
     def call() -> dict[str, Tensor]:
-        return evaluate(metrics, MetricInputs(layout.unpack(states), backend=backend))
+        return evaluate(
+            metrics, MetricInputs(ncfast.ClassMoments(*layout.split(states)), backend=backend)
+        )
 
     return call
 

@@ -1,4 +1,4 @@
-"""`Evaluation`: the metrics of a data set as a mapping, table, figure or file."""
+"""`Evaluation` holds the metrics of a data set; it makes a table, a figure or a file of them."""
 
 from __future__ import annotations
 

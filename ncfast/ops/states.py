@@ -12,9 +12,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ncfast.moments import ClassMoments
 from ncfast.ops import _raw
 from ncfast.ops._raw import tensor_reader
+from ncfast.ops.summary import Moments
 
 
 class Layout(NamedTuple):
@@ -30,7 +30,7 @@ class Layout(NamedTuple):
         return self.classes * (self.dim + 2) + 2
 
     def split(self, states: Tensor) -> tuple[Tensor, ...]:
-        """Views of rows (n, size): counts, means, within_ss, norm_sum, norm_max."""
+        """Views of rows (..., size): counts, means, within_ss, norm_sum, norm_max."""
         k, d = self.classes, self.dim
         counts, means, within, norm_sum, norm_max = states.split([k, k * d, k, 1, 1], -1)
         if self.integer_counts:
@@ -38,12 +38,8 @@ class Layout(NamedTuple):
         means = means.unflatten(-1, (k, d))
         return counts, means, within, norm_sum.squeeze(-1), norm_max.squeeze(-1)
 
-    def unpack(self, states: Tensor) -> ClassMoments:
-        """Rows (..., size) as moments with the same leading axes, which share their memory."""
-        return ClassMoments(*self.split(states))
 
-
-def pack(moments: ClassMoments) -> Tensor:
+def pack(moments: Moments) -> Tensor:
     """Moments as a row."""
     return torch.cat(
         [

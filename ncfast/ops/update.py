@@ -90,9 +90,7 @@ def keep(
     feats: Tensor, labels: Tensor, num_classes: int, mask: Tensor | None, ignore_index: int | None
 ) -> Kept:
     """Which rows count, and the classes among them in ascending order."""
-    keys, skipped, outside = _keys(labels, num_classes, mask, ignore_index)
-    if labels.is_cpu and not _raw.traced(labels, outside) and outside.any():
-        raise _out_of_range(labels, int(outside.to(torch.int8).argmax()), num_classes)
+    keys, skipped, outside = checked_keys(labels, num_classes, mask, ignore_index)
     ordered, order = keys.sort(stable=True)
     first = torch.ones_like(ordered)
     first[1:] = (ordered[1:] != ordered[:-1]).to(torch.int64)
@@ -104,14 +102,28 @@ def keep(
         torch.empty_like(slot).scatter_(0, order, slot),
         classes,
         skipped,
-        _nan_if(outside),
+        nan_if(outside),
     )
+
+
+def checked_keys(
+    labels: Tensor, num_classes: int, mask: Tensor | None, ignore_index: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The class of each row, K where it does not count; rows left out; which labels are invalid.
+
+    Raises:
+        ValueError: on the CPU, unless something traces, a label is invalid.
+    """
+    keys, skipped, outside = _keys(labels, num_classes, mask, ignore_index)
+    if labels.is_cpu and not _raw.traced(labels, outside) and outside.any():
+        raise _out_of_range(labels, int(outside.to(torch.int8).argmax()), num_classes)
+    return keys, skipped, outside
 
 
 def _keys(
     labels: Tensor, num_classes: int, mask: Tensor | None, ignore_index: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The class of each row, K where it does not count; rows left out; which labels are invalid."""
+    """`checked_keys` without the check."""
     wide = labels.to(torch.int64)
     wanted = torch.ones_like(wide, dtype=torch.bool) if mask is None else mask.to(torch.bool)
     if ignore_index is not None:
@@ -120,7 +132,8 @@ def _keys(
     return torch.where(wanted & inside, wide, num_classes), (~wanted).sum(), wanted & ~inside
 
 
-def _nan_if(outside: Tensor) -> Tensor:
+def nan_if(outside: Tensor) -> Tensor:
+    """NaN if any entry is True, else zero, () float64."""
     return torch.where(outside.any(), torch.nan, 0.0).to(torch.float64)
 
 
@@ -162,12 +175,12 @@ def _cpu(
             ignored=ignored,
             scatter=scatter,
         )
-    labels, code = _raw.with_code(labels)
+    read, code = _raw.with_code(labels)
     row = _raw.loaded().update_moments(
         *_raw.matrix(feats),
-        labels.data_ptr(),
+        read.data_ptr(),
         code,
-        labels.stride(0),
+        read.stride(0),
         0 if mask is None else mask.data_ptr(),
         0 if mask is None else mask.stride(0),
         ignore_index,
@@ -186,7 +199,7 @@ def _cpu(
 
 
 def _writable(state: Moments, ignored: Tensor | None, scatter: Tensor | None) -> bool:
-    """Whether the extension can write to these tensors where they lie. Takes a microsecond."""
+    """Whether the extension can write to these tensors where they lie."""
     classes, dim = state.means.shape
     for tensor in (state.means, state.within_ss, state.norm_sum, state.norm_max, scatter):
         if tensor is not None and not (tensor.dtype is torch.float64 and _lies_plainly(tensor)):
@@ -222,7 +235,7 @@ def _triton(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> No
     )
     config = update_config(count, dim, feats.dtype.itemsize, multiprocessors(feats.device))
     items = present_items(keys, classes, config.items.item_rows)
-    batch = Batch(feats.resolve_neg(), *items, _nan_if(outside))
+    batch = Batch(feats.resolve_neg(), *items, nan_if(outside))
     gained = update(batch, state, config, with_scatter=scatter is not None)
     if scatter is not None:
         scatter.add_(gained)

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from ncfast import _validate
 from ncfast.metrics.inputs import MetricInputs
-from ncfast.metrics.second_look import folded
 from ncfast.moments import ClassMoments, class_moments
 from ncfast.ops import _raw, select
 from ncfast.ops.moments import cpu as cpu_moments
 from ncfast.ops.states import Layout, RowWriter, pack
+from ncfast.ops.update import checked_keys, nan_if
 from ncfast.ops.weight_norm import norm_writer
 from ncfast.tracking.averaging import Averaging, running_average
 from ncfast.tracking.extras import Extras
@@ -121,7 +121,7 @@ class MomentsBuffer:
         captures, leaves_out = _capturing(self.device), False
         put = self._put_at_position if captures else self._put
         if mask is None and self._written(feats, labels):
-            moments = self.layout.unpack(self.states[self.number])
+            moments = ClassMoments(*self.layout.split(self.states[self.number]))
         else:
             leaves_out = mask is not None or self._may_leave_out(labels)
             if leaves_out:
@@ -176,10 +176,10 @@ class MomentsBuffer:
         These rows become zeros of a class K behind the others, which is then cut off.
         """
         k = self.layout.classes
-        labels, nan_if_invalid = folded(labels, k, mask, self._ignore_index)
+        labels, _, invalid = checked_keys(labels, k, mask, self._ignore_index)
         feats = torch.where((labels == k).unsqueeze(1), 0, feats)
         whole = class_moments(feats, labels, num_classes=k + 1)
-        norms = (whole.norm_sum + nan_if_invalid, whole.norm_max + nan_if_invalid)
+        norms = (whole.norm_sum + nan_if(invalid), whole.norm_max + nan_if(invalid))
         moments = ClassMoments(whole.counts[:k], whole.means[:k], whole.within_ss[:k], *norms)
         return feats, labels, moments, whole.counts[k]
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from ncfast.metrics.catalogue import CATALOGUE
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.metric import evaluate
+from ncfast.moments import ClassMoments
 from ncfast.ops.states import Layout
 from ncfast.tracking.buffer import MomentsBuffer
 
@@ -36,7 +37,7 @@ def evaluate_states(
     """
     if not ids:
         return states.new_empty((len(states), 0))
-    inputs = MetricInputs(layout.unpack(states))
+    inputs = MetricInputs(ClassMoments(*layout.split(states)))
     inputs.weight = None if weight is None else weight.to(torch.float64)
     inputs.bias = None if bias is None else bias.to(torch.float64)
     values = evaluate({id_: CATALOGUE[id_] for id_ in ids}, inputs)

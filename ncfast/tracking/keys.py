@@ -60,6 +60,12 @@ def choose_metrics(metrics: str | Sequence[str], has_model: bool) -> tuple[str, 
     return tuple(dict.fromkeys((*chosen, *(of_model if wants_norm else ()))))
 
 
+def without_norm(metrics: str | Sequence[str]) -> list[str]:
+    """The names without that of the norm of the weights, which is no metric of features."""
+    names = [metrics] if isinstance(metrics, str) else metrics
+    return [name for name in names if name not in (WEIGHT_NORM, "weight")]
+
+
 class KeyPrefixes:
     """The first parts of the keys: two ways of measuring never share a key.
 

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ncfast import _ranks
+from ncfast.accumulator import Accumulator
 from ncfast.distributed import all_reduce_many
 from ncfast.moments import ClassMoments
 from ncfast.ops.states import Layout, pack
@@ -100,12 +101,17 @@ class Ranks:
         self, layouts: Sequence[Layout], states: Sequence[Tensor], call: str
     ) -> list[Tensor]:
         pairs = zip(layouts, states, strict=True)
-        merged = iter(self.moments([of.unpack(row) for of, rows in pairs for row in rows], call))
+        parts = [ClassMoments(*layout.split(row)) for layout, rows in pairs for row in rows]
+        merged = iter(self.moments(parts, call))
         return [torch.stack([pack(next(merged)) for _ in rows]) for rows in states]
 
     def moments(self, moments: Sequence[ClassMoments], call: str) -> list[ClassMoments]:
         """The moments over all ranks, in one collective."""
         return all_reduce_many(moments, self._group, call=call)
+
+    def accumulate(self, accumulator: Accumulator) -> None:
+        """Replace an accumulator by that of the rows of all ranks."""
+        accumulator.all_reduce(self._group)
 
     def sums(self, values: Tensor, call: str) -> Tensor:
         """The sums over all ranks of (n,) float64."""

@@ -21,17 +21,20 @@ class Classifier(NamedTuple):
     bias: Tensor | None  # (K,)
 
 
-def classifier_of(head: nn.Linear | None, feats: Tensor) -> Classifier | None:
-    """The parameters of a layer as they are now; None where features do not fit them.
+def classifier_of(head: nn.Linear | None, feats: Tensor | None = None) -> Classifier | None:
+    """The parameters of a layer as they are now; None where ``feats`` (N, D) do not fit them.
 
-    Parameters that are sharded, flattened or on another device are not gathered.
+    Parameters that are sharded or flattened are not gathered.
     """
-    if head is None or feats.ndim != 2:
+    if head is None:
         return None
     parts = [part for part in (head.weight, head.bias) if part is not None]
-    plain = all(isinstance(part.data, Tensor) and type(part.data) is Tensor for part in parts)
-    fits = head.weight.shape == (head.out_features, feats.shape[1])
-    if not plain or not fits or any(part.device != feats.device for part in parts):
+    plain = all(type(part.data) is Tensor for part in parts)
+    if not plain or head.weight.shape != (head.out_features, head.in_features):
+        return None
+    if feats is not None and feats.shape[1] != head.in_features:
+        return None
+    if feats is not None and any(part.device != feats.device for part in parts):
         return None
     return Classifier(head.weight.detach(), None if head.bias is None else head.bias.detach())
 

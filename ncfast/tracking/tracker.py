@@ -16,7 +16,6 @@ from typing_extensions import Self
 
 from ncfast import _validate
 from ncfast._arrays import Array
-from ncfast.metrics.catalogue import OF_MOMENTS
 from ncfast.ops.grouping import Labels
 from ncfast.tracking import messages, shutdown
 from ncfast.tracking.averaging import parse_averaging
@@ -32,6 +31,7 @@ from ncfast.tracking.keys import (
     KeyPrefixes,
     build_header,
     choose_metrics,
+    without_norm,
 )
 from ncfast.tracking.layers import Layer, uncompiled
 from ncfast.tracking.numbers import as_number, check_keys, taken_key_error
@@ -146,7 +146,7 @@ class Tracker:
         self._ranks = Ranks(group) if reduces else None
         self._model = None if model is None else uncompiled(model)
         self._warn = messages.WarnOnce()
-        self._of_moments = [id_ for id_ in self.metrics if id_ in OF_MOMENTS]
+        self._names, self._ignore_index = metrics, ignore_index
         of_steps = StepMetrics.of(
             metrics, self.metrics, self.num_classes, kind=averaging.kind, merges=reduces
         )
@@ -326,30 +326,40 @@ class Tracker:
         batches: Batches,
         *,
         split: str = "test",
+        metrics: str | Sequence[str] | None = None,
+        ood: Batches | None = None,
         loss: LossFunction | None = None,
         loss_reduction: Reduction | None = None,
+        memory_limit: int | str | None = "2GiB",
     ) -> None:
         """Measure the model on a whole split, and add the results to the current step's record.
 
         The model runs in eval mode without gradients; every mode and random stream is restored.
-        A layer whose features or labels cannot be measured in some batch is left out, with one
-        warning.
+        Metrics such as nc4.* look at the features a second time, once the class means are known:
+        the features are kept while they fit ``memory_limit``, else the model runs twice. A layer
+        whose features or labels cannot be measured in some batch is left out, with one warning.
 
         Args:
             batches: an iterable of (inputs, labels, ...) or of dicts with labels, such as a
                 DataLoader or a list, of tensors or NumPy arrays. The model gets inputs that are a
                 dict or a tuple by keyword or by position if it takes them so. A batch without
-                labels (None) or without rows is left out, with one warning.
+                labels (None) or without rows is left out, with one warning. An "attention_mask"
+                among the inputs that has the shape of the labels leaves rows out.
             split: the first part of the keys.
+            metrics: as for the tracker; None takes its metrics.
+            ood: batches from outside the distribution, with or without labels, for NC5.
             loss: maps outputs and labels to the loss of a batch. Its mean over the samples of the
                 split becomes ``split/loss``. Outputs that are (N, K) logits give
                 ``split/accuracy``.
             loss_reduction: "mean" if ``loss`` returns the mean of the batch (or a loss for each
                 sample), "sum" for the sum, "none" for a loss for each sample. None takes the
                 ``reduction`` of ``loss``, which torch's modules have, or else "mean".
+            memory_limit: for kept features, and for each D x D matrix; bytes or text such as
+                "500MiB"; None for no limit.
 
         Raises:
-            ValueError: there is no model or no batch, or the loss has another shape.
+            ValueError: there is no model or no batch, or the loss has another shape; a metric asked
+                for by name lacks an input, such as ``ood``.
             TypeError: a batch is no pair, or the loss is no number.
         """
         if self._model is None or self._capture is None:
@@ -357,37 +367,56 @@ class Tracker:
                 "Expected a Tracker with a model for snapshot. Pass one: Tracker(model, ...)."
             )
         reduction = reduction_of(loss, loss_reduction)
+        names = self._names if metrics is None else metrics
+        ids = choose_metrics(names, has_model=True)
         if self._ended():
             return
         begin = time.perf_counter()
-        snapshot = Snapshot(self._model, self._capture, self.num_classes, loss, reduction)
+        snapshot = Snapshot(
+            self._model,
+            self._capture,
+            self.num_classes,
+            loss,
+            reduction,
+            metrics=without_norm(names),
+            ignore_index=self._ignore_index,
+            memory_limit=memory_limit,
+        )
+        reduce = None if self._ranks is None else lambda: self._merge_snapshot(split, snapshot)
         try:
-            snapshot.run(batches)
+            snapshot.run(batches, ood, reduce)
         finally:
             self._plan_next()
             self._recorder.seconds += time.perf_counter() - begin
-        self._end_snapshot(split, snapshot)
+        self._record_snapshot(split, snapshot, ids)
 
     def _end_snapshot(self, split: str, snapshot: Snapshot) -> None:
         """Merge the snapshots of all ranks, and add the result to the current step's record."""
+        self._merge_snapshot(split, snapshot)
+        self._record_snapshot(split, snapshot, self.metrics)
+
+    def _merge_snapshot(self, split: str, snapshot: Snapshot) -> None:
         step, ranks = self.current_step, self._ranks
-        if snapshot.skipped:
-            self._warn(step, "snapshot labels", messages.NO_LABELS)
-        self._full_step.warn_of_layers(step, snapshot.errors, snapshot.repeated)
         if ranks is not None:
             call = f"a snapshot of {split} at step {step}"
             if ranks.merge(call, lambda call: snapshot.all_reduce(ranks, call)) is None:
                 self._recorder.open_point(step).values[LOCAL] = 1.0
                 ranks.warn()
+
+    def _record_snapshot(self, split: str, snapshot: Snapshot, ids: Sequence[str]) -> None:
+        step = self.current_step
+        if snapshot.skipped:
+            self._warn(step, "snapshot labels", messages.NO_LABELS)
+        self._full_step.warn_of_layers(step, snapshot.errors, snapshot.repeated)
         if snapshot.empty and not snapshot.moments:
             raise ValueError("Expected argument `batches` to hold at least one batch but got none.")
-        self._add_snapshot(split, snapshot)
+        self._add_snapshot(split, snapshot, ids)
 
     @signal_safe
-    def _add_snapshot(self, split: str, snapshot: Snapshot) -> None:
+    def _add_snapshot(self, split: str, snapshot: Snapshot, ids: Sequence[str]) -> None:
         step = self.current_step
         values = snapshot.values(
-            self._of_moments, lambda layer: self._prefixes.prefix("snapshot", split, layer, step)
+            ids, lambda layer: self._prefixes.prefix("snapshot", split, layer, step)
         )
         point = self._recorder.open_point(step)
         for key in point.logged.keys() & values.keys():

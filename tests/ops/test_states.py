@@ -134,7 +134,9 @@ def test_many_states_are_each_state(shape, backend):
     moments[1].means[2] = 0
     moments[1].within_ss[2] = 0
     one_by_one = torch.stack([values(each, backend=backend) for each in moments])
-    stacked = Layout(*shape).unpack(torch.stack([pack(each) for each in moments]))
+    stacked = ncfast.ClassMoments(
+        *Layout(*shape).split(torch.stack([pack(each) for each in moments]))
+    )
     columns = values(stacked, backend=backend).T
     torch.testing.assert_close(columns, one_by_one, rtol=1e-11, atol=1e-13, equal_nan=True)
     two_axes = ncfast.ClassMoments(

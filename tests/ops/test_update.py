@@ -357,6 +357,13 @@ def test_a_state_of_another_dtype_is_an_error() -> None:
         moments.update_(feats, labels)
 
 
+def test_many_states_at_once_are_an_error() -> None:
+    one = ClassMoments.empty(3, 7).state_dict()
+    many = ClassMoments(*(torch.stack([value, value]) for value in one.values()))
+    with pytest.raises(ValueError, match=r"counts \(K,\), but got counts \(2, 3\)"):
+        many.update_(*features(60, 7, 3))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_synchronisation_where_nothing_has_values(backend: str) -> None:
     """Expected: fake tensors go through; reading a value of one would raise."""

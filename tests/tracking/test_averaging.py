@@ -168,7 +168,7 @@ def test_a_class_without_a_pair_takes_the_pooled_variance(engine):
     x = torch.tensor([[0.0], [2.0], [5.0]], dtype=torch.float64)
     packed = pack(ncfast.class_moments(x, torch.tensor([0, 0, 1]), num_classes=2)).unsqueeze(0)
     pooled = average("window:3", Layout(2, 1), engine)
-    state = pooled.layout.unpack(pooled.update(packed)[0])
+    state = ncfast.ClassMoments(*pooled.layout.split(pooled.update(packed)[0]))
     assert state.class_variances.tolist() == [2.0, 2.0]
 
 
@@ -198,7 +198,7 @@ def test_the_within_class_variance_is_unbiased(engine, text):
         parts.append(ncfast.class_moments(0.05 * step + scale * noise, labels, num_classes=K))
     pooled = average(text, engine=engine)
     found = pooled.update(torch.stack([pack(part) for part in parts]))[100::20]
-    traces = [pooled.layout.unpack(row).within_trace.item() for row in found]
+    traces = [ncfast.ClassMoments(*pooled.layout.split(row)).within_trace.item() for row in found]
     truth = D * scale**2
     error = np.std(traces) / math.sqrt(len(traces))
     assert abs(np.mean(traces) - truth) < 4 * error + 0.01 * truth
@@ -214,8 +214,8 @@ def test_the_within_class_variance_is_unbiased(engine, text):
 def test_the_start_is_not_biased_towards_zero(engine):
     packed = batches(1, LAYOUT)
     ema = average("ema:0.999", engine=engine)
-    state = ema.layout.unpack(ema.update(packed.clone())[0])
-    moments = LAYOUT.unpack(packed[0])
+    state = ncfast.ClassMoments(*ema.layout.split(ema.update(packed.clone())[0]))
+    moments = ncfast.ClassMoments(*LAYOUT.split(packed[0]))
     torch.testing.assert_close(state.means, moments.means, rtol=1e-12, atol=0)
     torch.testing.assert_close(state.norm_max, moments.norm_max)
 

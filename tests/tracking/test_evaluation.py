@@ -30,7 +30,10 @@ def agree(found, expected):
 
 def reference(states, layout, ids=IDS):
     chosen = {id_: OF_MOMENTS[id_] for id_ in ids}
-    rows = (MetricInputs(layout.unpack(state), backend="reference") for state in states)
+    rows = (
+        MetricInputs(ncfast.ClassMoments(*layout.split(state)), backend="reference")
+        for state in states
+    )
     return torch.stack([torch.stack(list(evaluate(chosen, row).values())) for row in rows])
 
 
@@ -92,9 +95,9 @@ def test_a_metric_from_outside_is_evaluated_with_the_others():
     states = torch.stack([pack(moments(5, 12, 40, seed=seed)) for seed in range(6)])
     added = Metric(lambda i: i.moments.class_variances.amax(-1), "max_c V_c", "", "[0, inf)", "")
     chosen = {"nc1.largest": added, "nc1.quotient": OF_MOMENTS["nc1.quotient"]}
-    found = evaluate(chosen, MetricInputs(layout.unpack(states)))
+    found = evaluate(chosen, MetricInputs(ncfast.ClassMoments(*layout.split(states))))
     for i, state in enumerate(states):
-        alone = evaluate(chosen, MetricInputs(layout.unpack(state)))
+        alone = evaluate(chosen, MetricInputs(ncfast.ClassMoments(*layout.split(state))))
         assert {id_: value[i] for id_, value in found.items()} == alone
 
 

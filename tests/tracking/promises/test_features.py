@@ -407,7 +407,8 @@ def test_labels_that_cannot_be_measured_end_neither_steps_nor_snapshots(kind):
         model(X)
         tracker.step(labels=Y)
         tracker.snapshot([(X, Y)])
-    assert records[-1]["train/rnc1.max"] == records[-1]["test/rnc1.max"] == value_of(model[:2](X))
+    assert records[-1]["train/rnc1.max"] == value_of(model[:2](X))
+    assert records[-1]["test/rnc1.max"] == value_of(model[:2](X))
     assert not any("test/rnc1.max" in record for record in records[:-1])
     with tracked(network()) as (tracker, _), pytest.warns(RuntimeWarning, match="not measured"):
         tracker.snapshot([(X, labels)])
