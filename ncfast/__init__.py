@@ -6,6 +6,8 @@ from ncfast import _interrupt  # noqa: F401  before torch, which takes a second
 # isort: on
 from importlib.metadata import version
 
+from ncfast.accumulator import Accumulator
+from ncfast.evaluation import Evaluation, evaluate
 from ncfast.information import (
     Estimate,
     EstimateWarning,
@@ -51,9 +53,11 @@ from ncfast.tracking.tracker import Tracker
 
 __version__ = version("ncfast")
 __all__ = [
+    "Accumulator",
     "ClassMoments",
     "Estimate",
     "EstimateWarning",
+    "Evaluation",
     "InformationPlane",
     "LabelPlan",
     "PermutationTest",
@@ -70,6 +74,7 @@ __all__ = [
     "describe",
     "discrete_mutual_information",
     "entropy",
+    "evaluate",
     "generalization_bound",
     "information_correlation",
     "information_plane",

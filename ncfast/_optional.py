@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Iterable
 from typing import Any
+
+Show = Callable[[Iterable[Any]], Iterable[Any]]  # such as tqdm
 
 
 def need(module: str, purpose: str) -> Any:
@@ -24,3 +27,21 @@ def need(module: str, purpose: str) -> Any:
             "Install it, or all of them: pip install 'ncfast[integrations]'",
             name=error.name,
         ) from error
+
+
+def shown(progress: bool | Show | None) -> Show:
+    """What wraps an iterable to show its progress: a function as given, or the bar of tqdm.
+
+    Args:
+        progress: True for the bar, a function that takes an iterable and returns one, or False or
+            None to show nothing.
+
+    Raises:
+        ModuleNotFoundError: the bar is asked for and tqdm is not installed.
+    """
+    if callable(progress):
+        return progress
+    if not progress:
+        return iter
+    bar: Show = need("tqdm", "`progress=True`").tqdm
+    return bar

@@ -1,4 +1,4 @@
-"""float32 products as certificates assume them, whatever autocast and precision settings say."""
+"""Calls that mean the same under autocast, precision settings and inference mode."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+
+# For functions that make tensors which are updated in place later: a tensor that was made in
+# inference mode cannot be updated outside of it.
+updatable = torch.inference_mode(False)
 
 
 @contextmanager

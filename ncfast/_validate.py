@@ -6,10 +6,13 @@ synchronises.
 
 from __future__ import annotations
 
-import numbers
+from typing import SupportsIndex
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from ncfast._arrays import Array, as_integer, as_tensor
 
 FEATURE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LABEL_DTYPES = (
@@ -22,17 +25,17 @@ LABEL_DTYPES = (
     torch.uint32,
     torch.uint64,
 )
+_ARRAYS = (Tensor, np.ndarray)
 
 
-def check_pair(feats: Tensor, labels: Tensor) -> None:
-    """Check types, shapes and devices of a feature matrix and its labels.
+def check_pair(feats: Array, labels: Array) -> tuple[Tensor, Tensor]:
+    """A feature matrix and its labels as tensors, once types, shapes and devices are checked.
 
     Raises:
-        TypeError: an argument is not a tensor or has an unsupported dtype.
+        TypeError: an argument is not an array of numbers or has an unsupported dtype.
         ValueError: the shapes or devices do not fit.
     """
-    _check_features(feats)
-    check_labels(labels)
+    feats, labels = check_features(feats), check_labels(labels)
     if feats.shape[0] != labels.shape[0]:
         raise ValueError(
             "Expected arguments `feats` and `labels` to have the same length but got "
@@ -48,39 +51,45 @@ def check_pair(feats: Tensor, labels: Tensor) -> None:
             "Expected argument `feats` to hold at least one row but got shape "
             f"{tuple(feats.shape)}. Without samples use ClassMoments.empty(K, D)."
         )
+    return feats, labels
 
 
-def is_pair_without_rows(feats: Tensor, labels: Tensor) -> bool:
-    """Whether both are tensors of no sample."""
-    pair = isinstance(feats, Tensor) and isinstance(labels, Tensor)
-    return pair and feats.ndim == 2 and feats.shape[0] == 0 and labels.shape == (0,)
+def is_pair_without_rows(feats: Array, labels: Array) -> bool:
+    """Whether both are tensors or NumPy arrays of no sample."""
+    if not (isinstance(feats, _ARRAYS) and isinstance(labels, _ARRAYS)):
+        return False
+    return feats.ndim == 2 and feats.shape[0] == 0 and labels.shape == (0,)
 
 
-def _check_features(feats: Tensor) -> None:
+def check_features(feats: Array, name: str = "feats") -> Tensor:
+    """A feature matrix as a tensor (N, D), once its dtype, shape and device are checked.
+
+    Raises:
+        TypeError: it is not an array of numbers or has an unsupported dtype.
+        ValueError: another shape, no column, or a device without float64.
+    """
     if not isinstance(feats, Tensor):
-        raise TypeError(
-            f"Expected argument `feats` to be a torch.Tensor but got {type(feats).__name__}. "
-            "Convert it with torch.as_tensor(feats)."
-        )
+        feats = as_tensor(name, feats)
     if feats.ndim != 2:
         raise ValueError(
-            "Expected argument `feats` to have shape (N, D) but got shape "
+            f"Expected argument `{name}` to have shape (N, D) but got shape "
             f"{tuple(feats.shape)}. {_reshape_remedy(feats.ndim)}"
         )
     if feats.shape[1] == 0:
         raise ValueError(
-            f"Expected argument `feats` to have at least one column but got {tuple(feats.shape)}."
+            f"Expected argument `{name}` to have at least one column but got {tuple(feats.shape)}."
         )
     if feats.dtype not in FEATURE_DTYPES:
         raise TypeError(
-            "Expected argument `feats` to be float16, bfloat16, float32 or float64 but got "
+            f"Expected argument `{name}` to be float16, bfloat16, float32 or float64 but got "
             f"{feats.dtype}. Convert it with feats.float()."
         )
     if feats.device.type == "mps":
         raise ValueError(
-            "Expected argument `feats` on a device with float64 arithmetic but got mps. "
+            f"Expected argument `{name}` on a device with float64 arithmetic but got mps. "
             "Move both arguments to the CPU: feats.cpu(), labels.cpu()."
         )
+    return feats
 
 
 def _reshape_remedy(ndim: int) -> str:
@@ -93,12 +102,15 @@ def _reshape_remedy(ndim: int) -> str:
     return "Flatten it with feats.flatten(1)."
 
 
-def check_labels(labels: Tensor) -> None:
+def check_labels(labels: Array) -> Tensor:
+    """Labels as a tensor (N,), once their dtype and shape are checked.
+
+    Raises:
+        TypeError: they are not an array of numbers or have no integer dtype.
+        ValueError: another shape.
+    """
     if not isinstance(labels, Tensor):
-        raise TypeError(
-            f"Expected argument `labels` to be a torch.Tensor but got {type(labels).__name__}. "
-            "Convert it with torch.as_tensor(labels)."
-        )
+        labels = as_tensor("labels", labels)
     if labels.dtype not in LABEL_DTYPES:
         raise TypeError(
             f"Expected argument `labels` to have an integer dtype but got {labels.dtype}. "
@@ -109,21 +121,20 @@ def check_labels(labels: Tensor) -> None:
             f"Expected argument `labels` to have shape (N,) but got {tuple(labels.shape)}. "
             "For one-hot rows use labels.argmax(1); for a column use labels.flatten()."
         )
+    return labels
 
 
-def check_num_classes(num_classes: int) -> None:
-    """Check an explicit number of classes.
+def check_num_classes(num_classes: SupportsIndex) -> int:
+    """An explicit number of classes as an int.
 
     Raises:
-        TypeError: it is not an int.
+        TypeError: it is not an integer.
         ValueError: it is not positive.
     """
-    if isinstance(num_classes, bool) or not isinstance(num_classes, numbers.Integral):
-        raise TypeError(
-            f"Expected argument `num_classes` to be an int but got {type(num_classes).__name__}."
-        )
-    if num_classes < 1:
-        raise ValueError(f"Expected argument `num_classes` to be at least 1 but got {num_classes}.")
+    number = num_classes if type(num_classes) is int else as_integer("num_classes", num_classes)
+    if number < 1:
+        raise ValueError(f"Expected argument `num_classes` to be at least 1 but got {number}.")
+    return number
 
 
 def infer_num_classes(labels: Tensor) -> int:

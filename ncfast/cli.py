@@ -175,6 +175,14 @@ def _report(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _eval(arguments: Sequence[str]) -> int:
+    """Compute the metrics of features and labels in files."""
+    from ncfast.evaluation.command import EvalConfig, run
+
+    run(parse(EvalConfig, "eval", arguments))
+    return 0
+
+
 def _bench(arguments: Sequence[str]) -> int:
     """Time every operation against plain torch and libraries, accuracy first."""
     from ncfast.benchmarks.config import BenchConfig
@@ -226,6 +234,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "sweep": _sweep,
     "report": _report,
+    "eval": _eval,
     "bench": _bench,
     "info": _info,
 }

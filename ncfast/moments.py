@@ -13,7 +13,9 @@ from torch import Tensor
 from typing_extensions import Self
 
 from ncfast import _validate
+from ncfast._arrays import Array, as_tensor
 from ncfast.ops import LabelPlan, select
+from ncfast.ops.grouping import Labels, labels_of
 from ncfast.ops.update import UPDATE
 
 
@@ -61,7 +63,7 @@ class ClassMoments:
             dim: D, the number of feature columns.
             device: where the state lives.
         """
-        _validate.check_num_classes(num_classes)
+        num_classes = _validate.check_num_classes(num_classes)
         return cls(
             torch.zeros(num_classes, dtype=torch.int64, device=device),
             torch.zeros((num_classes, dim), dtype=torch.float64, device=device),
@@ -155,10 +157,10 @@ class ClassMoments:
     @torch.no_grad()
     def update_(
         self,
-        feats: Tensor,
-        labels: Tensor,
+        feats: Array,
+        labels: Labels,
         *,
-        mask: Tensor | None = None,
+        mask: Array | None = None,
         ignore_index: int | None = None,
         backend: str = "auto",
     ) -> Self:
@@ -171,7 +173,7 @@ class ClassMoments:
         Args:
             feats: (N, D), float16, bfloat16, float32 or float64, on the device of the moments. N
                 may be zero.
-            labels: (N,), any integer dtype, on the same device, in 0..K-1.
+            labels: (N,), any integer dtype, on the same device, in 0..K-1; or their `plan`.
             mask: (N,) bool; rows where it is False are left out, whatever they hold.
             ignore_index: rows with this label are left out; None leaves out none.
             backend: see `class_moments`.
@@ -189,7 +191,7 @@ class ClassMoments:
             >>> moments.update_(x, y, mask=torch.tensor([True, True, False])).counts.tolist()
             [2, 0, 0]
         """
-        check_batch(self, feats, labels, mask)
+        feats, labels, mask = check_batch(self, feats, labels, mask)
         if len(feats):
             update = UPDATE.select(backend, feats)
             update(feats, labels, self, mask=mask, ignore_index=ignore_index)
@@ -252,8 +254,11 @@ class ClassMoments:
         return self
 
 
-def check_batch(moments: ClassMoments, feats: Tensor, labels: Tensor, mask: Tensor | None) -> None:
-    """Raise ValueError or TypeError unless batch and moments, mask and batch fit each other."""
+def check_batch(
+    moments: ClassMoments, feats: Array, labels: Labels, mask: Array | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The batch as tensors; ValueError or TypeError unless batch, moments and mask fit together."""
+    feats, labels = as_tensor("feats", feats), as_tensor("labels", labels_of(labels))
     if not _validate.is_pair_without_rows(feats, labels):
         _validate.check_pair(feats, labels)
     if feats.shape[1] != moments.dim:
@@ -267,37 +272,48 @@ def check_batch(moments: ClassMoments, feats: Tensor, labels: Tensor, mask: Tens
             f"{feats.device}. Move it with feats.to(device)."
         )
     if mask is None:
-        return
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        return feats, labels, None
+    mask = as_tensor("mask", mask)
+    if mask.dtype != torch.bool:
         raise TypeError(
-            f"Expected argument `mask` to be a bool tensor but got {kind}. Use mask.bool()."
+            f"Expected argument `mask` to be a bool tensor but got {mask.dtype}. Use mask.bool()."
         )
     if mask.shape != labels.shape or mask.device != feats.device:
         raise ValueError(
             f"Expected argument `mask` of shape {tuple(labels.shape)} on {feats.device} but got "
             f"{tuple(mask.shape)} on {mask.device}."
         )
+    return feats, labels, mask
 
 
-def check_mergeable(one: ClassMoments, other: ClassMoments) -> None:
-    """Raise ValueError unless both have the same K, D and device."""
+def check_moments(given: object, name: str) -> None:
+    """Raise TypeError unless the argument is a ClassMoments."""
+    if not isinstance(given, ClassMoments):
+        raise TypeError(
+            f"Expected argument `{name}` to be a ClassMoments but got {type(given).__name__}. "
+            "Make one with ncfast.class_moments(feats, labels)."
+        )
+
+
+def check_mergeable(one: ClassMoments, other: ClassMoments, name: str = "other") -> None:
+    """Raise ValueError or TypeError unless both are moments of the same K, D and device."""
+    check_moments(other, name)
     if one.means.shape != other.means.shape:
         raise ValueError(
-            "Expected argument `other` to have means of shape (K, D) = "
+            f"Expected argument `{name}` to have means of shape (K, D) = "
             f"{tuple(one.means.shape)} but got {tuple(other.means.shape)}. "
             "Pass the same `num_classes` to every class_moments call."
         )
     if one.means.device != other.means.device:
         raise ValueError(
-            f"Expected argument `other` on {one.means.device} but got {other.means.device}. "
-            "Move it with other.to(device)."
+            f"Expected argument `{name}` on {one.means.device} but got {other.means.device}. "
+            f"Move it with {name}.to(device)."
         )
 
 
 def class_moments(
-    feats: Tensor,
-    labels: Tensor | LabelPlan,
+    feats: Array,
+    labels: Labels,
     *,
     num_classes: int | None = None,
     backend: str = "auto",
@@ -309,7 +325,9 @@ def class_moments(
     at any collapse level; exactly zero for identical rows. Not differentiable.
 
     Args:
-        feats: (N, D), float16, bfloat16, float32 or float64; any strides; no full copy is made.
+        feats: (N, D), float16, bfloat16, float32 or float64; any strides; no full copy is made. A
+            tensor, or a NumPy array (a read-only memory map, too), which is read where it lies; of
+            lists NumPy makes an array.
         labels: (N,), any integer dtype, on the same device, in 0..K-1; or their `plan`.
         num_classes: K. None takes the plan's, or else the largest label plus one: the one call
             that synchronises with an accelerator.
@@ -342,12 +360,12 @@ def class_moments(
     if isinstance(labels, LabelPlan):
         plan, labels = labels, labels.labels
         num_classes = plan.classes(num_classes)
-    _validate.check_pair(feats, labels)
+    feats, labels = _validate.check_pair(feats, labels)
     inferred = num_classes is None
     if num_classes is None:
         num_classes = _validate.infer_num_classes(labels)
     else:
-        _validate.check_num_classes(num_classes)
+        num_classes = _validate.check_num_classes(num_classes)
         if validate == "full":
             _validate.check_label_values(labels, num_classes)
     if validate == "full":

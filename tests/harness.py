@@ -4,7 +4,7 @@ from oracle import TWINS, case
 from samples import companions
 
 import ncfast
-from ncfast.metrics.registry import CATALOGUE
+from ncfast.metrics.catalogue import CATALOGUE
 
 IDS = list(CATALOGUE)
 
@@ -25,7 +25,7 @@ def evaluate_all(feats, labels, num_classes, weight=None, bias=None, ood=None, *
 
 
 def evaluate(name, feats, labels, num_classes, backend="auto"):
-    return evaluate_all(feats, labels, num_classes, which=name, backend=backend)[name]
+    return evaluate_all(feats, labels, num_classes, metrics=name, backend=backend)[name]
 
 
 def expect(name, feats, labels, num_classes):

@@ -1,5 +1,6 @@
 """Every wrong input gets an error that names the argument, what came, and the remedy."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,8 +17,12 @@ def call(feats=X, labels=Y, **options):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"feats": X.tolist()}, TypeError, r"`feats` to be a torch.Tensor but got list.*as_tensor"),
-        ({"labels": Y.tolist()}, TypeError, r"`labels` to be a torch.Tensor but got list"),
+        ({"feats": [["a"]]}, TypeError, r"`feats` to be a torch.Tensor or an array.*got list.*<U1"),
+        ({"feats": [[1.0], [1.0, 2.0]]}, TypeError, "`feats`.*list that NumPy cannot read"),
+        ({"feats": np.ma.masked_less(X.numpy(), 0)}, ValueError, "`feats` without masked entries"),
+        ({"feats": X.numpy().astype(np.longdouble)}, TypeError, r"dtype that torch has.*astype"),
+        ({"labels": list("abcdef")}, TypeError, r"`labels` to be a torch.Tensor or an array"),
+        ({"labels": None}, TypeError, "`labels` to be an array but got None"),
         ({"feats": X[0]}, ValueError, r"\(N, D\) but got shape \(4,\).*unsqueeze"),
         ({"feats": X.view(6, 2, 2)}, ValueError, r"\(6, 2, 2\).*flatten\(1\).*mean\(1\)"),
         ({"feats": X.view(6, 1, 2, 2)}, ValueError, r"flatten\(1\).*mean\(\(2, 3\)\)"),

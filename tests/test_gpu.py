@@ -7,7 +7,7 @@ from oracle import two_pass
 from samples import classes, collapsed, companions
 
 import ncfast
-from ncfast.metrics.registry import CATALOGUE, OF_MOMENTS
+from ncfast.metrics.catalogue import CATALOGUE, OF_MOMENTS
 
 pytestmark = [
     pytest.mark.gpu,
@@ -57,7 +57,7 @@ def test_metrics_do_not_synchronise(no_synchronisation):
         weight=torch.randn(10, 64, device="cuda"),
         bias=torch.randn(10, device="cuda"),
         ood_feats=torch.randn(300, 64, device="cuda"),
-        which=[name for name, metric in CATALOGUE.items() if not metric.stalls],
+        metrics=[name for name, metric in CATALOGUE.items() if not metric.stalls],
     )
     ncfast.rnc1(feats, labels, num_classes=10)
     assert {value.device.type for value in values.values()} == {"cuda"}

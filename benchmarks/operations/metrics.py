@@ -97,7 +97,7 @@ def ours(inputs: Inputs, tier: str, backend: str) -> Call:
     feats, labels, weight, bias, ood = _given(inputs)
     which = "full" if tier == "suite" else tier
     return lambda: ncfast.collapse_metrics(
-        feats, labels, weight=weight, bias=bias, ood_feats=ood, which=which, backend=backend
+        feats, labels, weight=weight, bias=bias, ood_feats=ood, metrics=which, backend=backend
     )
 
 

@@ -17,10 +17,9 @@ import ncfast
 from ncfast.benchmarks import availability
 from ncfast.benchmarks.registry import Call, Case, Contestant, Inputs, Operation
 from ncfast.benchmarks.samples import classes
-from ncfast.metrics._collect import evaluate
+from ncfast.metrics.catalogue import METRICS, OF_MOMENTS, resolve
 from ncfast.metrics.inputs import MetricInputs
-from ncfast.metrics.metric import Metric
-from ncfast.metrics.registry import METRICS, OF_MOMENTS, resolve
+from ncfast.metrics.metric import Metric, evaluate
 from ncfast.ops.states import Layout, pack
 
 QUICK: list[dict[str, Any]] = [

@@ -10,7 +10,7 @@ import torch
 
 import ncfast
 from ncfast.benchmarks.report import text
-from ncfast.metrics.registry import CATALOGUE
+from ncfast.metrics.catalogue import CATALOGUE
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/metrics.md"
 COUNT, DIM, CLASSES = 10_000, 64, 10

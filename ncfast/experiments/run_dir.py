@@ -13,7 +13,7 @@ import torch
 
 import ncfast
 from ncfast.experiments.config import TrainConfig, changeable
-from ncfast.metrics.registry import METRICS
+from ncfast.metrics.catalogue import METRICS
 from ncfast.tracking import header as tracking_header
 from ncfast.tracking.sinks import read_records
 from ncfast.tracking.sinks.files import replacing

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ncfast._arrays import Array
 from ncfast.information import caveats, signals
 from ncfast.information.caveats import psi
 from ncfast.information.duplicates import PairDuplicates, resolve_blocks
@@ -17,7 +18,7 @@ from ncfast.information.estimate import Estimate, announce
 from ncfast.information.mutual_information import counts_of_ties, tie_doubts
 from ncfast.information.neighbors import knn, range_count
 from ncfast.information.preprocess import Preprocess, common_unit, transform
-from ncfast.information.samples import Array, as_samples, check_choice, check_k, check_same
+from ncfast.information.samples import as_samples, check_choice, check_k, check_same
 from ncfast.information.ties import Found, Sample, by_point, counted_sample, mostly_counted
 
 Method = Literal["auto", "ksg", "mixed"]

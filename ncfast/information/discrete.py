@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ncfast._arrays import Array
 from ncfast.information.estimate import Estimate, announce
-from ncfast.information.samples import Array, as_classes, check_choice, check_same
+from ncfast.information.samples import as_classes, check_choice, check_same
 
 Correction = Literal["miller-madow"] | None
 

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ncfast._arrays import Array
 from ncfast.information import caveats
 from ncfast.information.caveats import psi
 from ncfast.information.duplicates import Duplicates, resolve
@@ -16,7 +17,7 @@ from ncfast.information.errors import jackknife_stderr
 from ncfast.information.estimate import Estimate, announce
 from ncfast.information.neighbors import Neighbors, knn
 from ncfast.information.preprocess import power_of_two
-from ncfast.information.samples import Array, as_samples, check_choice, check_k
+from ncfast.information.samples import as_samples, check_choice, check_k
 from ncfast.information.support import on_plane_or_sphere, resolution, thin
 
 Norm = Literal["l2", "linf"]

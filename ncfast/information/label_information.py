@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ncfast._arrays import Array
 from ncfast.information import caveats
 from ncfast.information.caveats import psi
 from ncfast.information.discrete import plugin_entropy
@@ -26,7 +27,6 @@ from ncfast.information.preprocess import (
     transform,
 )
 from ncfast.information.samples import (
-    Array,
     as_classes,
     as_samples,
     check_choice,
@@ -34,6 +34,7 @@ from ncfast.information.samples import (
     check_same,
 )
 from ncfast.information.signals import label_signal
+from ncfast.ops.grouping import Labels
 
 Method = Literal["ross", "entropies"]
 MEMBERS = 5  # samples a class on average below which the standard error is far too large
@@ -89,7 +90,7 @@ def _entropies(rows: Tensor, radius: Tensor, k: int, metric: Norm, backend: str)
 @torch.no_grad()
 def label_information(
     z: Array,
-    labels: Array,
+    labels: Labels,
     *,
     k: int = 5,
     method: Method = "ross",

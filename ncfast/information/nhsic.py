@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from ncfast._arrays import Array
 from ncfast.information.preprocess import in_range
 from ncfast.information.samples import (
-    Array,
     as_classes,
     as_samples,
     check_choice,

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import SupportsIndex
 
 import torch
 from torch import Tensor
 
-from ncfast._optional import need
+from ncfast._arrays import Array, as_integer
+from ncfast._optional import Show, shown
 from ncfast.information.duplicates import private_generator
 from ncfast.information.estimate import Estimate
 from ncfast.information.label_information import label_information, label_terms
 from ncfast.information.mutual_information import mutual_information, terms_at
 from ncfast.information.preprocess import normal_scores, power_of_two
 from ncfast.information.samples import (
-    Array,
     as_classes,
-    as_integer,
     as_samples,
     check_same,
     holds_classes,
@@ -27,7 +26,6 @@ from ncfast.information.samples import (
 from ncfast.information.ties import Sample, counted_sample
 
 Reordered = Callable[[Tensor], float]
-Progress = Callable[[Iterable[int]], Iterable[int]]
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def permutation_test(
     permutations: SupportsIndex = 199,
     k: SupportsIndex = 5,
     generator: torch.Generator | None = None,
-    progress: bool | Progress = False,
+    progress: bool | Show = False,
 ) -> PermutationTest:
     """Test of independence: the information of x with y against that of x with permuted y.
 
@@ -102,7 +100,7 @@ def permutation_test(
     chance = (_of_labels if classes else _of_samples)(first, second, k)
     null = []
     source = private_generator(torch.device("cpu")) if generator is None else generator
-    for _ in _shown(progress)(range(permutations)):
+    for _ in shown(progress)(range(permutations)):
         order = torch.randperm(len(first), generator=source, device=source.device)
         null.append(chance(order.to(second.device)))
     reached = sum(value >= found.value for value in null)
@@ -130,15 +128,6 @@ def _of_labels(z: Tensor, classes: Tensor, k: int) -> Reordered:
     return lambda order: float(
         label_terms(rows, classes[order], k, "ross", "l2", "auto")[0].nanmean()
     )
-
-
-def _shown(progress: bool | Progress) -> Progress:
-    if callable(progress):
-        return progress
-    if not progress:
-        return iter
-    bar: Progress = need("tqdm", "`progress=True`").tqdm
-    return bar
 
 
 def information_correlation(nats: float | Estimate) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ncfast._arrays import Array, as_integer
 from ncfast.information.caveats import BIAS
 from ncfast.information.duplicates import private_generator
 from ncfast.information.entropy import Norm, kl_terms
@@ -20,9 +21,7 @@ from ncfast.information.neighbors import knn
 from ncfast.information.preprocess import Preprocess, power_of_two, transform
 from ncfast.information.reduction import Projection, principal
 from ncfast.information.samples import (
-    Array,
     as_classes,
-    as_integer,
     as_samples,
     check_choice,
     check_same,
@@ -39,6 +38,7 @@ from ncfast.information.within_classes import (
     input_code,
 )
 from ncfast.information.within_classes import measure as measure_superfluous
+from ncfast.ops.grouping import Labels
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class InformationPlane:
     def __init__(
         self,
         inputs: Array,
-        labels: Array,
+        labels: Labels,
         *,
         dim: int | None = 4,
         label_dim: int | None = None,
@@ -272,7 +272,7 @@ def _chain(inputs: Estimate, labels: Estimate, superfluous: Estimate) -> Estimat
 def information_plane(
     inputs: Array,
     feats: Array,
-    labels: Array,
+    labels: Labels,
     *,
     dim: int | None = 4,
     label_dim: int | None = None,

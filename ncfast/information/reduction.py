@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ncfast._arrays import as_integer
+
 
 class Projection(NamedTuple):
     """Orthonormal axes (D, r) and the shares (r,) of the variance that they hold, descending."""
@@ -50,6 +52,8 @@ def principal(rows: Tensor, dim: int | None, classes: Tensor | None = None) -> P
         `Projection`, with min(dim, D, N) axes; of equal shares where columns are kept as they are.
     """
     columns = rows.shape[1]
+    if dim is not None:
+        dim = as_integer("dim", dim)  # of NumPy's, -dim could wrap around
     if dim is None or dim >= columns:
         everything = torch.eye(columns, dtype=rows.dtype, device=rows.device)
         return Projection(everything, rows.new_full((columns,), 1 / columns))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import numbers as numeric
-import operator
 from decimal import Decimal
 from typing import SupportsIndex
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
-Array = Tensor | ArrayLike
+from ncfast._arrays import Array, as_array, as_integer
+from ncfast.ops.grouping import LabelPlan, Labels, labels_of
 
 
 def as_samples(name: str, value: Array) -> Tensor:
@@ -44,16 +44,17 @@ def as_samples(name: str, value: Array) -> Tensor:
     return rows
 
 
-def as_classes(name: str, value: Array) -> Tensor:
+def as_classes(name: str, value: Labels) -> Tensor:
     """(N,) int64 class numbers 0..K-1 without gaps, on the argument's device.
 
-    Labels are integers, booleans, strings or other objects that can be told apart.
+    Labels are integers, booleans, strings or other objects that can be told apart; or a `plan`.
 
     Raises:
         TypeError: real numbers, or labels that cannot be compared.
         ValueError: not one dimension, empty, masked, or a label is missing.
     """
-    labels = _plain(name, value) if isinstance(value, Tensor) else _array(name, value)
+    value = labels_of(value)
+    labels = _plain(name, value) if isinstance(value, Tensor) else as_array(name, value)
     if labels.ndim != 1 or len(labels) == 0:
         raise ValueError(
             f"Expected argument `{name}` to have shape (N,) with N > 0 but got "
@@ -66,15 +67,17 @@ def as_classes(name: str, value: Array) -> Tensor:
     return torch.unique(labels.to(torch.int64), return_inverse=True)[1]
 
 
-def holds_classes(name: str, value: Array) -> bool:
+def holds_classes(name: str, value: Labels) -> bool:
     """Whether an argument that may be features or labels holds one label a row.
 
     Objects are labels unless all of them are numbers and one is no integer.
     """
+    if isinstance(value, LabelPlan):
+        return True
     if isinstance(value, Tensor):
         whole = not (value.is_quantized or value.is_floating_point() or value.is_complex())
         return value.ndim == 1 and whole
-    array = _array(name, value)
+    array = as_array(name, value)
     if array.ndim == 1 and array.dtype.kind == "O":
         numbers = all(isinstance(one, numeric.Number | Decimal) for one in array)
         return not numbers or all(isinstance(one, numeric.Integral) for one in array)
@@ -97,25 +100,8 @@ def _plain(name: str, value: Tensor) -> Tensor:
     return value.detach()
 
 
-def _array(name: str, value: Array) -> NDArray[np.generic]:
-    if value is None:
-        raise TypeError(f"Expected argument `{name}` to be an array but got None.")
-    if np.ma.is_masked(value):
-        raise ValueError(
-            f"Expected argument `{name}` without masked entries but got a masked array. Drop the "
-            "rows that are masked in any argument, and pass the rest as plain arrays."
-        )
-    try:
-        return np.asarray(value)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise TypeError(
-            f"Expected argument `{name}` to be an array of numbers but got "
-            f"{type(value).__name__} that NumPy cannot read ({error})."
-        ) from None
-
-
 def _numbers(name: str, value: Array) -> Tensor:
-    array = _array(name, value)
+    array = as_array(name, value)
     if array.dtype.kind == "b":
         raise _not_real(name, value, "bool")
     if array.dtype.kind in "OV" and any(isinstance(v, str | bytes) for v in array.flat):
@@ -227,20 +213,6 @@ def check_same(**blocks: Tensor) -> None:
                 f"Expected arguments `{first}` and `{name}` on the same device but got "
                 f"{one.device} and {other.device}. Move one of them."
             )
-
-
-def as_integer(name: str, value: SupportsIndex) -> int:
-    """An option that counts something: a Python or a NumPy integer.
-
-    Raises:
-        TypeError: it is neither; booleans count nothing.
-    """
-    try:
-        if not isinstance(value, bool | np.bool_):
-            return operator.index(value)
-    except TypeError:
-        pass
-    raise TypeError(f"Expected argument `{name}` to be an int but got {type(value).__name__}.")
 
 
 def check_k(k: SupportsIndex, samples: int) -> int:

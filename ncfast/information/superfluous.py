@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import torch
 
+from ncfast._arrays import Array, as_integer
 from ncfast.information.estimate import Estimate, announce
 from ncfast.information.mutual_information import JointNorm
 from ncfast.information.preprocess import Preprocess
 from ncfast.information.samples import (
-    Array,
     as_classes,
     as_samples,
     check_choice,
@@ -29,10 +29,11 @@ from ncfast.information.within_classes import (
     input_code,
     measure,
 )
+from ncfast.ops.grouping import Labels
 
 
 def _prepare(
-    feats: Array, labels: Array, inputs: Array, dim: int | None, options: Options
+    feats: Array, labels: Labels, inputs: Array, dim: int | None, options: Options
 ) -> Aligned:
     rows, classes = as_samples("feats", feats), as_classes("labels", labels)
     given = as_samples("inputs", inputs)
@@ -45,7 +46,7 @@ def _prepare(
 @torch.no_grad()
 def superfluous_information(
     feats: Array,
-    labels: Array,
+    labels: Labels,
     inputs: Array,
     *,
     sigma: float,
@@ -107,7 +108,7 @@ def superfluous_information(
         True
     """
     check_sigma(sigma)
-    options = Options(k, method, metric, preprocess, stderr, backend)
+    options = Options(as_integer("k", k), method, metric, preprocess, stderr, backend)
     aligned = _prepare(feats, labels, inputs, dim, options)
     return announce(measure(aligned, draw(aligned.code, generator), sigma, options))
 
@@ -115,7 +116,7 @@ def superfluous_information(
 @torch.no_grad()
 def noise_sensitivity(
     feats: Array,
-    labels: Array,
+    labels: Labels,
     inputs: Array,
     *,
     sigmas: Sequence[float],
@@ -160,7 +161,7 @@ def noise_sensitivity(
     """
     for sigma in sigmas:
         check_sigma(sigma)
-    common = Options(k, "channel", metric, preprocess, stderr, backend)
+    common = Options(as_integer("k", k), "channel", metric, preprocess, stderr, backend)
     for method in methods:
         check_choice("methods", method, tuple(ESTIMATORS_INSIDE))
     aligned = _prepare(feats, labels, inputs, dim, common)

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ncfast._arrays import as_integer
 from ncfast.information import caveats
 from ncfast.information.duplicates import private_generator
 from ncfast.information.entropy import Norm, kl_terms
@@ -218,7 +219,7 @@ def check_options(classes: Tensor, options: Options, dim: int | None) -> None:
             f"Expected a class with more than k = {options.k} members but the largest has "
             f"{largest}. Pass more samples or a smaller k."
         )
-    if dim is not None and dim < 1:
+    if dim is not None and as_integer("dim", dim) < 1:
         raise ValueError(f"Expected argument `dim` to be at least 1 or None but got {dim}.")
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DistributedSampler
 
 from ncfast import _validate
+from ncfast.evaluation.samplers import own_rows
 from ncfast.moments import ClassMoments, class_moments
 from ncfast.tracking.snapshot import Snapshot, undefined
 from ncfast.tracking.tracker import Tracker
@@ -114,7 +114,7 @@ class Split(Snapshot):
 
 def _moments(feats: Tensor, labels: Any, rows: int, num_classes: int) -> ClassMoments:
     labels = labels.to(feats.device) if isinstance(labels, Tensor) else labels
-    _validate.check_pair(feats, labels)
+    feats, labels = _validate.check_pair(feats, labels)
     if not rows:
         return ClassMoments.empty(num_classes, feats.shape[1], feats.device)
     return class_moments(feats[:rows], labels[:rows], num_classes=num_classes)
@@ -122,37 +122,6 @@ def _moments(feats: Tensor, labels: Any, rows: int, num_classes: int) -> ClassMo
 
 def _undefined(num_classes: int, feats: Tensor) -> ClassMoments:
     return undefined(ClassMoments.empty(num_classes, feats.shape[1], feats.device))
-
-
-def own_rows(loader: Any, number: int, seen: int, size: int) -> int:
-    """How many of the first rows of a batch no sampler has added to even out the ranks.
-
-    `torch.utils.data.DistributedSampler` and accelerate's ``BatchSamplerShard`` repeat samples at
-    the end of an epoch, so that every rank gets as many.
-
-    Args:
-        loader: a DataLoader, or anything else, whose rows all count.
-        number: of the batch, from 0, on this rank.
-        seen: rows of this rank's batches before.
-        size: rows of the batch.
-    """
-    sampler, shard = getattr(loader, "sampler", None), _shard(loader)
-    if isinstance(sampler, DistributedSampler) and not sampler.drop_last:
-        # local row p is row p * W + r of the data set
-        total = -(-(len(sampler.dataset) - sampler.rank) // sampler.num_replicas)  # type: ignore[arg-type]
-        return min(max(total - seen, 0), size)
-    if shard is not None:
-        world, batch = shard.num_processes, shard.batch_sampler.batch_size
-        batch = batch // world if shard.split_batches else batch
-        first = (number * world + shard.process_index) * batch
-        return min(max(len(shard.batch_sampler.sampler) - first, 0), size)
-    return size
-
-
-def _shard(loader: Any) -> Any:
-    """The batch sampler with which accelerate gives every rank its share."""
-    found = getattr(loader, "batch_sampler", None)
-    return found if type(found).__name__ == "BatchSamplerShard" else None
 
 
 class Logits:

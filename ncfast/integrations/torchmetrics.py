@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from ncfast import _validate
+from ncfast._arrays import Array, as_tensor
 from ncfast._optional import need
 from ncfast.distributed import merge_packed, pack, unpack
-from ncfast.metrics._collect import collapse_metrics
-from ncfast.metrics.registry import METRICS, OF_MOMENTS, resolve
+from ncfast.metrics.calls import collapse_metrics
+from ncfast.metrics.catalogue import METRICS, OF_MOMENTS, resolve
 from ncfast.moments import ClassMoments, class_moments
+from ncfast.ops.grouping import Labels, labels_of
 
 need("torchmetrics", "ncfast.integrations.torchmetrics")
 from torchmetrics import Metric  # noqa: E402
@@ -80,16 +82,17 @@ class CollapseMetric(Metric):
         """The class moments of everything seen since the last reset, on this rank."""
         return unpack(self.moments_state, self.num_classes, self.dim)
 
-    def update(self, feats: Tensor, labels: Tensor) -> None:
+    def update(self, feats: Array, labels: Labels) -> None:
         """Add a batch.
 
         Args:
-            feats: (N, D) features, any floating dtype; N may be 0.
-            labels: (N,) integer class indices.
+            feats: (N, D) features, any floating dtype; N may be 0. Tensor or NumPy array.
+            labels: (N,) integer class indices, or their `plan`.
 
         Raises:
             ValueError, TypeError: see `ncfast.class_moments`; or features of another width.
         """
+        feats, labels = as_tensor("feats", feats), as_tensor("labels", labels_of(labels))
         if feats.shape == (0, self.dim) and labels.shape == (0,):
             return
         batch = class_moments(feats, labels, num_classes=self.num_classes)
@@ -97,7 +100,7 @@ class CollapseMetric(Metric):
 
     def compute(self) -> Any:
         """The values by metric id, 0-d float64."""
-        return collapse_metrics(self.moments, which=list(self.metrics))
+        return collapse_metrics(self.moments, metrics=list(self.metrics))
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Draw values of `compute` or `forward` with matplotlib.

@@ -1,12 +1,12 @@
 """Collapse metrics: pure functions of `ncfast.ClassMoments`, one file per family."""
 
-from ncfast.metrics._collect import Description, collapse_metrics, describe
-from ncfast.metrics._public import cdnv, nc1, nc2, nc3, nc4, nc5, rnc1
 from ncfast.metrics.bounds import (
     generalization_bound,
     realised_gap,
     superfluous_information_bound,
 )
+from ncfast.metrics.calls import cdnv, collapse_metrics, nc1, nc2, nc3, nc4, nc5, rnc1
+from ncfast.metrics.catalogue import Description, describe
 from ncfast.metrics.margins import class_margins, margin_histograms
 from ncfast.metrics.spectra import Spectra, spectra
 from ncfast.metrics.weights import balancedness, spectral_norm_product, weight_norm

@@ -20,15 +20,20 @@ _ROWS = 1 << 14  # rows gathered for one search
 _SURE = 1 - 1e-9  # covers the rounding of the distances compared
 
 
-def decisions(inputs: MetricInputs) -> tuple[Tensor, Tensor]:
+def decisions(inputs: MetricInputs, feats: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Index of the nearest present class mean and of the largest logit, (N,) int64 each.
 
     Without a classifier the second is -1.
+
+    Args:
+        inputs: the moments of all samples, and the classifier.
+        feats: (N, D), all of the samples or some.
+        labels: (N,) their classes.
     """
-    rules = [_nearest_mean(inputs)]
+    rules = [inputs.once(_nearest_mean)]
     if inputs.weight is not None:
-        rules.append(_classifier(inputs, inputs.weight))
-    found = _decide(inputs, rules)
+        rules.append(inputs.once(_classifier))
+    found = _decide(inputs, rules, feats, labels)
     nothing = torch.full_like(found[0], -1)
     return found[0], found[1] if len(found) > 1 else nothing
 
@@ -40,15 +45,15 @@ def _nearest_mean(inputs: MetricInputs) -> Rule:
     return Rule(inputs.moments.mean_of_means, means, offset)
 
 
-def _classifier(inputs: MetricInputs, weight: Tensor) -> Rule:
+def _classifier(inputs: MetricInputs) -> Rule:
+    weight = inputs.classifier
     bias = weight.new_zeros(len(weight)) if inputs.bias is None else inputs.bias
     return Rule(torch.zeros_like(weight.narrow(0, 0, 1)).squeeze(0), weight, bias)
 
 
 def _pays(inputs: MetricInputs, products: int) -> bool:
     """Whether that many K x K x D products in float64 cost less than a search in float32."""
-    feats, _ = inputs.samples
-    return 2 * products * inputs.moments.num_classes < len(feats)
+    return 2 * products * inputs.moments.num_classes < float(inputs.total)
 
 
 def _plans_pairs(inputs: MetricInputs) -> bool:
@@ -67,8 +72,7 @@ def _margin_radii(inputs: MetricInputs) -> Tensor | None:
     return inputs.margins().radius
 
 
-def _decide(inputs: MetricInputs, rules: list[Rule]) -> list[Tensor]:
-    feats, labels = inputs.samples
+def _decide(inputs: MetricInputs, rules: list[Rule], feats: Tensor, labels: Tensor) -> list[Tensor]:
     backend = inputs.backend
     if backend == "reference" or not _raw.readable(feats):
         return decide(backend, feats, rules)
@@ -76,7 +80,7 @@ def _decide(inputs: MetricInputs, rules: list[Rule]) -> list[Tensor]:
     radii = radii[: len(rules)]
     if all(radius is None for radius in radii):
         return decide(backend, feats, rules)
-    own = labels.to(torch.int64)
+    own = labels.to(torch.int64).clamp(max=inputs.moments.num_classes - 1)
     distances = own_distances(feats, own, inputs.moments.means)
     found = []
     for rule, radius in zip(rules, radii, strict=True):

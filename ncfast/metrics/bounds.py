@@ -7,10 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ncfast.metrics.arguments import as_inputs
+from ncfast._arrays import Array
+from ncfast.metrics.arguments import Features, as_inputs, check_not_moments
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.metric import Metric
-from ncfast.moments import ClassMoments, check_mergeable, class_moments
+from ncfast.moments import ClassMoments, check_mergeable, check_moments
+from ncfast.ops.grouping import Labels
 
 
 def trace_bound(inputs: MetricInputs) -> Tensor:
@@ -20,7 +22,7 @@ def trace_bound(inputs: MetricInputs) -> Tensor:
 
 def projected_bound(inputs: MetricInputs) -> Tensor:
     """The generalisation bound with the variance along w_c - w_k alone."""
-    return inputs.shares @ inputs.margins(spread=True).projected + _nan_if_invalid(inputs)
+    return inputs.shares @ inputs.projected + _nan_if_invalid(inputs)
 
 
 def _nan_if_invalid(inputs: MetricInputs) -> Tensor:
@@ -29,10 +31,10 @@ def _nan_if_invalid(inputs: MetricInputs) -> Tensor:
 
 @torch.no_grad()
 def generalization_bound(
-    feats: Tensor,
-    labels: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
+    feats: Features,
+    labels: Labels | None,
+    weight: Array,
+    bias: Array | None = None,
     *,
     projected: bool = True,
     backend: str = "auto",
@@ -45,8 +47,9 @@ def generalization_bound(
     pass unseen data. It can exceed one.
 
     Args:
-        feats: (N, D) features in any floating dtype.
-        labels: (N,) integer class indices.
+        feats: (N, D) features in any floating dtype, or with `projected=False` their
+            `ClassMoments`.
+        labels: (N,) integer class indices, or their `plan`; None beside moments.
         weight: (K, D) classifier rows.
         bias: (K,) its bias, zero when None.
         projected: V_ck is the variance along w_c - w_k, which Cantelli needs and which is far
@@ -69,14 +72,18 @@ def generalization_bound(
         >>> ncfast.generalization_bound(feats, labels, weight, projected=False).item()
         0.5
     """
+    if projected:
+        check_not_moments(feats, "the bound with projected=True")
+    if weight is None:
+        raise ValueError("Expected argument `weight` of shape (K, D) but got None.")
     inputs = as_inputs(feats, labels, weight=weight, bias=bias, backend=backend)
     return projected_bound(inputs) if projected else trace_bound(inputs)
 
 
 @torch.no_grad()
 def superfluous_information_bound(
-    feats: Tensor,
-    labels: Tensor,
+    feats: Features,
+    labels: Labels | None = None,
     *,
     sigma: float,
     form: Literal["logdet", "trace"] = "logdet",
@@ -90,8 +97,8 @@ def superfluous_information_bound(
     B_g is the largest row norm.
 
     Args:
-        feats: (N, D) features in any floating dtype.
-        labels: (N,) integer class indices.
+        feats: (N, D) features in any floating dtype, or with "trace" their `ClassMoments`.
+        labels: (N,) integer class indices, or their `plan`; omitted with moments.
         sigma: standard deviation of the noise relative to B_g, positive.
         form: see above; "logdet" reads the class sizes: it synchronises with an accelerator.
         num_classes: K; None reads it off the labels.
@@ -116,11 +123,13 @@ def superfluous_information_bound(
         raise ValueError(f"Expected argument `form` to be 'logdet' or 'trace' but got {form!r}.")
     if not sigma > 0:
         raise ValueError(f"Expected argument `sigma` to be positive but got {sigma}.")
-    moments = class_moments(feats, labels, num_classes=num_classes, backend=backend)
-    noise = moments.norm_max.square() * sigma**2
+    if form == "logdet":
+        check_not_moments(feats, "the bound with form='logdet'")
+    inputs = as_inputs(feats, labels, num_classes=num_classes, backend=backend)
+    noise = inputs.moments.norm_max.square() * sigma**2
     if form == "trace":
-        return moments.within_trace / (2 * noise)
-    return _mean_log_determinant(feats.detach(), labels, moments, noise) / 2
+        return inputs.moments.within_trace / (2 * noise)
+    return _mean_log_determinant(*inputs.samples, inputs.moments, noise) / 2
 
 
 def _mean_log_determinant(
@@ -165,7 +174,9 @@ def realised_gap(train: ClassMoments, test: ClassMoments) -> Tensor:
         >>> ncfast.realised_gap(one, two).tolist()
         [3.0]
     """
-    check_mergeable(train, test)
+    for name, moments in (("train", train), ("test", test)):
+        check_moments(moments, name)
+    check_mergeable(train, test, "test")
     gap = (test.class_variances - train.class_variances).abs()
     return torch.where(train.present & test.present, gap, torch.nan)
 

@@ -3,38 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ncfast.metrics._rules import decisions
-from ncfast.metrics.inputs import MetricInputs
+from ncfast.metrics.inputs import MetricInputs, given
 from ncfast.metrics.metric import Metric
 
 
+class Correct(NamedTuple):
+    """Numbers of samples by class, (K,) float64 each."""
+
+    agreements: Tensor  # the classifier gives them to the class of the nearest mean
+    hits: Tensor  # the nearest mean is that of their own class
+
+
+def correct_by_class(inputs: MetricInputs, feats: Tensor, labels: Tensor, size: int) -> Correct:
+    """`Correct` over some of the samples.
+
+    Args:
+        inputs: the moments of all samples, and the classifier.
+        feats: (N, D) features.
+        labels: (N,) their classes, below ``size``.
+        size: length of the results, at least K.
+    """
+    nearest, chosen = decisions(inputs, feats, labels)
+    # whole numbers in float64: the sum is exact in any order, so atomics stay deterministic
+    sums = [
+        torch.zeros(size, dtype=torch.float64, device=feats.device).scatter_add_(
+            0, labels, correct.to(torch.float64)
+        )
+        for correct in (nearest == chosen, nearest == labels)
+    ]
+    return Correct(*sums)
+
+
+def _correct(inputs: MetricInputs) -> Correct:
+    if inputs.sums is not None:
+        return Correct(given(inputs.sums.agreements, "feats"), given(inputs.sums.hits, "feats"))
+    feats, labels = inputs.samples
+    number = inputs.moments.num_classes
+    labels = labels.to(torch.int64).clamp(0, number - 1)  # out of range: nan_if_invalid is NaN
+    return correct_by_class(inputs, feats, labels, number)
+
+
 def agreements(inputs: MetricInputs) -> Tensor:
-    """Which samples the classifier gives to the class of the nearest mean, (N,) bool."""
-    nearest, chosen = inputs.once(decisions)
-    return nearest == chosen
+    """Samples of each class that the classifier gives to the class of the nearest mean, (K,)."""
+    return inputs.once(_correct).agreements
 
 
 def hits(inputs: MetricInputs) -> Tensor:
-    """Which samples are nearest to the mean of their own class, (N,) bool."""
-    return inputs.once(decisions)[0] == inputs.samples[1].to(torch.int64)
+    """Samples of each class that are nearest to the mean of their own class, (K,)."""
+    return inputs.once(_correct).hits
 
 
 def by_class(inputs: MetricInputs, correct: Tensor) -> Tensor:
     """Share of correct samples of each class, (K,); NaN for absent classes."""
-    counts = inputs.moments.counts.to(torch.float64)
-    labels = inputs.samples[1].to(torch.int64).clamp(0, len(counts) - 1)
-    # whole numbers in float64: the sum is exact in any order, so atomics stay deterministic
-    total = torch.zeros_like(counts).scatter_add_(0, labels, correct.to(torch.float64))
-    return total / counts + inputs.nan_if_invalid
+    return correct / inputs.moments.counts.to(torch.float64) + inputs.nan_if_invalid
 
 
 def _samples(correct: Callable[[MetricInputs], Tensor]) -> Callable[[MetricInputs], Tensor]:
     def function(inputs: MetricInputs) -> Tensor:
-        return correct(inputs).sum(dtype=torch.float64) / inputs.total + inputs.nan_if_invalid
+        return correct(inputs).sum() / inputs.total + inputs.nan_if_invalid
 
     return function
 
@@ -50,6 +82,7 @@ def _classes(correct: Callable[[MetricInputs], Tensor]) -> Callable[[MetricInput
 
 _FEATURES = frozenset({"moments", "revisit"})
 _BOTH = _FEATURES | {"classifier"}
+_DECISIONS = frozenset({"decisions"})
 _SOURCE = "Papyan, Han & Donoho 2020"
 _AGREE = "argmax_c <w_c, g> + b_c equals argmin_c norm(g - mu_c)"
 _OWN = "argmin_c norm(g - mu_c) is the label"
@@ -63,6 +96,7 @@ METRICS = {
         "1: nearest-class-mean rule",
         tier="full",
         needs=_BOTH,
+        uses=_DECISIONS,
     ),
     "nc4.agreement_class": Metric(
         _classes(agreements),
@@ -72,6 +106,7 @@ METRICS = {
         "1: nearest-class-mean rule",
         tier="full",
         needs=_BOTH,
+        uses=_DECISIONS,
     ),
     "nc4.ncc_accuracy": Metric(
         _samples(hits),
@@ -81,6 +116,7 @@ METRICS = {
         "1: separated",
         tier="full",
         needs=_FEATURES,
+        uses=_DECISIONS,
     ),
     "nc4.ncc_accuracy_class": Metric(
         _classes(hits),
@@ -90,5 +126,6 @@ METRICS = {
         "1: separated",
         tier="full",
         needs=_FEATURES,
+        uses=_DECISIONS,
     ),
 }

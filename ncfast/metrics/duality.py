@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ncfast.metrics.inputs import MetricInputs
+from ncfast.metrics.inputs import MetricInputs, given
 from ncfast.metrics.metric import Metric
 from ncfast.ops.summary import Spread
 
@@ -41,9 +41,9 @@ def uniform_duality_cosine(inputs: MetricInputs) -> Tensor:
 
 def bias_collapse(inputs: MetricInputs) -> Tensor:
     """norm(W mu_G + b): zero when the classifier sees the global mean as no class."""
-    assert inputs.bias is not None
+    bias = given(inputs.bias, "bias")
     centre = inputs.moments.global_mean.unsqueeze(-1)
-    logits = (inputs.classifier @ centre).squeeze(-1) + inputs.bias
+    logits = (inputs.classifier @ centre).squeeze(-1) + bias
     kept = torch.where(inputs.present, logits, 0.0)
     return torch.linalg.vector_norm(kept, dim=-1) + inputs.nan_if_invalid
 

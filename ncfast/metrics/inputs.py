@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from ncfast.moments import ClassMoments, class_moments
 from ncfast.ops import summary
 from ncfast.ops._raw import plain
 from ncfast.ops.few_classes import FewClasses, few_classes
-from ncfast.ops.margins import Classes, Margins, margins
+from ncfast.ops.margins import Classes, Margins, cantelli_sums, margins
 from ncfast.ops.pairs import Statistic, Sweep, sweep
 from ncfast.ops.projection import PROJECTION
 from ncfast.ops.scatter import SCATTER
@@ -27,6 +27,28 @@ from ncfast.ops.spectra import Axes, condition, nonzero_singular, principal_axes
 from ncfast.ops.summary import Gram, RowProducts, Rows, Spread, Traces
 
 T = TypeVar("T")
+
+
+class RowSums(NamedTuple):
+    """What a stream keeps in place of its features, see `ncfast.Accumulator`; None: not kept."""
+
+    scatter: Tensor | None = None  # (D, D) N Sigma_W
+    outside: Tensor | None = None  # (D,) mean of the features from outside the distribution
+    agreements: Tensor | None = None  # (K,) rows on which classifier and nearest mean agree
+    hits: Tensor | None = None  # (K,) rows whose nearest mean is that of their class
+    squares: Tensor | None = None  # (K, K) sum over class c of <g - mu_c, w_c - w_k>^2
+    scores: tuple[Tensor, Tensor] | None = None  # NECO scores (N,) of the rows, (M,) from outside
+
+
+def given(value: T | None, argument: str) -> T:
+    """An input that a metric reads.
+
+    Raises:
+        ValueError: it is missing.
+    """
+    if value is None:
+        raise ValueError(f"Expected argument `{argument}`, which the metric reads, but got None.")
+    return value
 
 
 @dataclass(eq=False)
@@ -38,6 +60,7 @@ class MetricInputs:
         feats: (N, D) features, for metrics that read them again; labels: their (N,) classes.
         weight: (..., K, D) classifier rows w_c, float64; bias: (..., K).
         ood: (M, D) features of inputs from outside the distribution.
+        sums: sums over the rows of a stream, in place of ``feats`` and ``ood``.
         planned: the union of `Metric.uses` over the metrics of the call.
         backend: see `class_moments`.
     """
@@ -48,6 +71,7 @@ class MetricInputs:
     weight: Tensor | None = None
     bias: Tensor | None = None
     ood: Tensor | None = None
+    sums: RowSums | None = None
     planned: frozenset[str] = frozenset()
     backend: str = "auto"
     _results: dict[Any, Any] = field(default_factory=dict, repr=False)
@@ -223,8 +247,7 @@ class MetricInputs:
     @property
     def classifier(self) -> Tensor:
         """The classifier's rows, float64 (..., K, D)."""
-        assert self.weight is not None
-        return self.weight
+        return given(self.weight, "weight")
 
     @cached_property
     def rows_present(self) -> Tensor:
@@ -267,7 +290,7 @@ class MetricInputs:
 
     def margins(self, *, spread: bool = False) -> Margins:
         """What follows from the margins; "projected" only with ``spread``, which needs features."""
-        if spread or "spread" in self.planned:
+        if self.feats is not None and (spread or "spread" in self.planned):
             return self._margins_with_spread
         return self._margins_alone
 
@@ -282,11 +305,27 @@ class MetricInputs:
     def _margins(self, feats: Tensor | None, labels: Tensor | None) -> Margins:
         if self.moments.means.ndim > 2:
             return self._margins_of_each()
-        rows = self.classifier - self.classifier.mean(0)  # differences do not see the mean
-        classes = Classes(self.moments.means, self.moments.class_variances, self.moments.counts)
+        rows = self.classifier_centred
         if labels is not None:
             labels = labels.to(torch.int64).clamp(0, len(rows) - 1)  # out of range: means are NaN
-        return margins(self.backend, classes, rows, self.bias, feats, labels)
+        return margins(self.backend, self._classes, rows, self.bias, feats, labels)
+
+    @cached_property
+    def classifier_centred(self) -> Tensor:
+        """The classifier's rows minus their mean, which differences do not see, (K, D)."""
+        return self.classifier - self.classifier.mean(0)
+
+    @property
+    def _classes(self) -> Classes:
+        return Classes(self.moments.means, self.moments.class_variances, self.moments.counts)
+
+    @property
+    def projected(self) -> Tensor:
+        """`Margins.projected`, from the features or from the sums of a stream, (K,)."""
+        if self.sums is None:
+            return self.margins(spread=True).projected
+        squares = given(self.sums.squares, "feats")
+        return cantelli_sums(self._classes, self.classifier_centred, self.bias, squares)
 
     def _margins_of_each(self) -> Margins:
         """Of many states: their classes have K^2 margins each, which one state at a time bounds."""
@@ -305,12 +344,14 @@ class MetricInputs:
     @cached_property
     def outside(self) -> Tensor:
         """Mean of the features from outside the distribution, (D,) float64."""
-        assert self.ood is not None
-        if not plain(self.ood):
-            return self.ood.mean(0, dtype=torch.float64)
+        if self.sums is not None and self.sums.outside is not None:
+            return self.sums.outside
+        ood = given(self.ood, "ood_feats")
+        if not plain(ood):
+            return ood.mean(0, dtype=torch.float64)
         # torch casts element by element: four times the time of one class
-        one = self.ood.new_zeros(len(self.ood), dtype=torch.uint8)
-        return class_moments(self.ood, one, num_classes=1, backend=self.backend).means[0]
+        one = ood.new_zeros(len(ood), dtype=torch.uint8)
+        return class_moments(ood, one, num_classes=1, backend=self.backend).means[0]
 
     @cached_property
     def product_of_means(self) -> Tensor:
@@ -329,24 +370,25 @@ class MetricInputs:
     @property
     def samples(self) -> tuple[Tensor, Tensor]:
         """Features and labels."""
-        assert self.feats is not None
-        assert self.labels is not None
-        return self.feats, self.labels
+        return given(self.feats, "feats"), given(self.labels, "labels")
 
     @cached_property
     def scatter(self) -> Tensor:
         """Sigma_W, (D, D), population normalisation."""
-        feats, labels = self.samples
-        labels = labels.to(torch.int64).clamp(0, self.moments.num_classes - 1)
-        sums = SCATTER.select(self.backend, feats)(feats, labels, self.moments.means)
+        sums = None if self.sums is None else self.sums.scatter
+        if sums is None:
+            feats, labels = self.samples
+            labels = labels.to(torch.int64).clamp(0, self.moments.num_classes - 1)
+            sums = SCATTER.select(self.backend, feats)(feats, labels, self.moments.means)
         return sums * (1 / self.total + self.nan_if_invalid)  # one pass over D x D
 
     @cached_property
     def axis_variances(self) -> Tensor:
         """v^T Sigma_W v for every direction v of `axes`, (R,)."""
         directions = self.axes.directions
-        # K - 1 directions cost K / D of the full scatter: form that only if it is needed anyway
-        if "scatter" in self.planned or 2 * directions.shape[0] > directions.shape[1]:
+        # K - 1 directions cost K / D of the full scatter: form that only if it is wanted anyway
+        wanted = self.sums is not None or "scatter" in self.planned
+        if wanted or 2 * directions.shape[0] > directions.shape[1]:
             return ((directions @ self.scatter) * directions).sum(1)
         feats, labels = self.samples
         project = PROJECTION.select(self.backend, feats)

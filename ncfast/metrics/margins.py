@@ -7,10 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ncfast import _validate
+from ncfast._arrays import Array, as_integer, as_tensor
+from ncfast.metrics.arguments import as_classifier
+from ncfast.ops.grouping import Labels, labels_of
+
 
 @torch.no_grad()
 def class_margins(
-    feats: Tensor, weight: Tensor, bias: Tensor | None = None, *, pairs: Sequence[tuple[int, int]]
+    feats: Array, weight: Array, bias: Array | None = None, *, pairs: Sequence[tuple[int, int]]
 ) -> Tensor:
     """Signed distance of every sample from the decision boundary of each pair of classes.
 
@@ -26,7 +31,8 @@ def class_margins(
         (N, R) float64; NaN or infinite where w_a = w_b. Detached from the graph.
 
     Raises:
-        ValueError: no pair, or an index outside 0..K-1.
+        ValueError: no pair, an index outside 0..K-1, or shapes that do not fit.
+        TypeError: an argument is not an array of numbers, or has a dtype that cannot be used.
 
     Example:
         >>> import torch, ncfast
@@ -34,24 +40,24 @@ def class_margins(
         >>> ncfast.class_margins(feats, weight, pairs=[(0, 1)]).flatten().tolist()
         [3.0, 0.0]
     """
-    _check_pairs(pairs, weight.shape[0])
+    feats = _validate.check_features(feats)
+    rows, bias = as_classifier(weight, bias, None, feats.shape[1], feats.device)
+    _check_pairs(pairs, len(rows))
     first, second = (
-        torch.tensor([pair[side] for pair in pairs], device=weight.device) for side in (0, 1)
+        torch.tensor([pair[side] for pair in pairs], device=rows.device) for side in (0, 1)
     )
-    rows = weight.to(torch.float64)
     normal = rows.index_select(0, first) - rows.index_select(0, second)
     offset = normal.new_zeros(len(pairs))
     if bias is not None:
-        offset = bias.to(torch.float64)
-        offset = offset.index_select(0, first) - offset.index_select(0, second)
+        offset = bias.index_select(0, first) - bias.index_select(0, second)
     scores = torch.addmm(offset, feats.to(torch.float64), normal.T)
     return scores / torch.linalg.vector_norm(normal, dim=1)
 
 
 @torch.no_grad()
 def margin_histograms(
-    margins: Tensor,
-    labels: Tensor,
+    margins: Array,
+    labels: Labels,
     *,
     pairs: Sequence[tuple[int, int]],
     bins: int = 50,
@@ -62,7 +68,7 @@ def margin_histograms(
 
     Args:
         margins: (N, R) of `class_margins`.
-        labels: (N,) integer class indices.
+        labels: (N,) integer class indices, or their `plan`.
         pairs: the R pairs the margins were computed for.
         bins: number B of equal bins from ``low`` to ``high``; values outside, and NaN, fall into
             no bin.
@@ -75,6 +81,7 @@ def margin_histograms(
 
     Raises:
         ValueError: shapes that do not fit, no bin, or an empty range.
+        TypeError: an argument is not an array of numbers, or has a dtype that cannot be used.
 
     Example:
         >>> import torch, ncfast
@@ -84,6 +91,8 @@ def margin_histograms(
         ... ).tolist()
         [[[0, 2], [1, 0]]]
     """
+    margins = as_tensor("margins", margins)
+    labels, bins = _validate.check_labels(labels_of(labels)), as_integer("bins", bins)
     _check_pairs(pairs, None)
     if margins.shape != (len(labels), len(pairs)):
         raise ValueError(

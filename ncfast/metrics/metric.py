@@ -1,8 +1,8 @@
-"""`Metric`: a definition, what it needs and what it costs."""
+"""`Metric`: a definition, what it needs and what it costs; `evaluate` computes several."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,6 +31,7 @@ class Metric:
             some directions), "revisit" (the features again, once the moments are known), "ood".
         uses: shared results that a call plans for: "scatter" (all of the D x D matrix), "margins"
             (of the classifier at the class means), "spread" (the variances along its differences),
+            "decisions" (of the classifier and the nearest mean), "scores" (NECO's of every row),
             "pairs.cdnv" and the like (a quantity averaged over pairs of classes), "products" (of
             the means with each other), "row_products" (of the classifier's rows), "spectrum" and
             "centred_spectrum" (singular values of the means). A metric that leaves one out is
@@ -73,3 +74,9 @@ _ARGUMENTS = {
     "scatter": "feats",
     "revisit": "feats",
 }
+
+
+def evaluate(metrics: Mapping[str, Metric], inputs: MetricInputs) -> dict[str, Tensor]:
+    """The value of every metric, with the work they have in common done once."""
+    inputs.planned = frozenset[str]().union(*(metric.uses for metric in metrics.values()))
+    return {name: metric.function(inputs) for name, metric in metrics.items()}

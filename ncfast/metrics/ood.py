@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ncfast._validate import labels_are_on_host
-from ncfast.metrics.inputs import MetricInputs
+from ncfast.metrics.inputs import MetricInputs, given
 from ncfast.metrics.metric import Metric
 from ncfast.metrics.rank import total_axes
 from ncfast.ops.blocks import rows_of
@@ -43,9 +43,10 @@ def neco_scores(inputs: MetricInputs, rows: Tensor) -> Tensor:
 
 
 def _scores(inputs: MetricInputs) -> tuple[Tensor, Tensor]:
-    assert inputs.ood is not None
+    if inputs.sums is not None:
+        return given(inputs.sums.scores, "ood_feats")
     feats, _ = inputs.samples
-    return neco_scores(inputs, feats), neco_scores(inputs, inputs.ood)
+    return neco_scores(inputs, feats), neco_scores(inputs, given(inputs.ood, "ood_feats"))
 
 
 def area_under_roc(positive: Tensor, negative: Tensor) -> Tensor:
@@ -74,12 +75,8 @@ def neco_fpr95(inputs: MetricInputs) -> Tensor:
 
 
 def _undefined(inputs: MetricInputs, value: Tensor) -> Tensor:
-    assert inputs.ood is not None
-    return (
-        torch.where(inputs.number > 1, value, torch.nan)
-        + inputs.nan_if_invalid
-        + (0 * inputs.ood.sum(dtype=torch.float64))
-    )
+    value = torch.where(inputs.number > 1, value, torch.nan)
+    return value + inputs.nan_if_invalid + 0 * inputs.outside.sum()
 
 
 _NECO = "Ben Ammar et al. 2024 (NECO), arXiv 2310.06823"
@@ -102,7 +99,7 @@ METRICS = {
         "1: told apart",
         tier="full",
         needs=frozenset({"moments", "scatter", "revisit", "ood"}),
-        uses=frozenset({"scatter"}),
+        uses=frozenset({"scatter", "scores"}),
         stalls=True,
     ),
     "nc5.neco_fpr95": Metric(
@@ -113,7 +110,7 @@ METRICS = {
         "0: told apart",
         tier="full",
         needs=frozenset({"moments", "scatter", "revisit", "ood"}),
-        uses=frozenset({"scatter"}),
+        uses=frozenset({"scatter", "scores"}),
         stalls=True,
     ),
 }

@@ -7,7 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncfast.metrics.arguments import as_inputs
+from ncfast._arrays import Array
+from ncfast.metrics.arguments import as_inputs, check_not_moments
+from ncfast.ops.grouping import Labels
 from ncfast.ops.spectra import eigenvalues
 
 
@@ -20,13 +22,17 @@ class Spectra(NamedTuple):
 
 @torch.no_grad()
 def spectra(
-    feats: Tensor, labels: Tensor, *, num_classes: int | None = None, backend: str = "auto"
+    feats: Array,
+    labels: Labels | None = None,
+    *,
+    num_classes: int | None = None,
+    backend: str = "auto",
 ) -> Spectra:
     """Eigenvalues of Sigma_W = E[(g - mu_c)(g - mu_c)^T] and of Sigma_B, largest first.
 
     Args:
-        feats: (N, D) features in any floating dtype.
-        labels: (N,) integer class indices.
+        feats: (N, D) features in any floating dtype; not `ClassMoments`, which hold no covariance.
+        labels: (N,) integer class indices, or their `plan`.
         num_classes: K; None reads it off the labels, which synchronises with an accelerator.
         backend: see `class_moments`.
 
@@ -44,6 +50,7 @@ def spectra(
         >>> [round(v, 9) for v in found.within.tolist() + found.between.tolist()]
         [1.0, 0.0, 1.0, 0.0]
     """
+    check_not_moments(feats, "spectra")
     inputs = as_inputs(feats, labels, num_classes=num_classes, backend=backend)
     within = eigenvalues(inputs.scatter)
     return Spectra(within, inputs.axes.values.square() / inputs.number)

@@ -28,7 +28,7 @@ def within_trace_around(moments: ClassMoments, around: ClassMoments) -> Tensor:
 
     Classes that the other moments lack make it NaN: there is nothing to measure from.
     """
-    check_mergeable(moments, around)
+    check_mergeable(moments, around, "around")
     shift = torch.linalg.vector_norm(moments.means - around.means, dim=1).square()
     total = (moments.within_ss + moments.counts * shift).sum() / moments.total
     return torch.where((moments.present & ~around.present).any(), torch.nan, total)

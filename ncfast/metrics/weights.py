@@ -7,11 +7,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from ncfast._arrays import Array, as_tensor
 from ncfast.ops import _raw
 from ncfast.ops.weight_norm import norm_reader, reference
 
 
-def weight_norm(model_or_parameters: nn.Module | Iterable[Tensor]) -> Tensor:
+def weight_norm(model_or_parameters: nn.Module | Iterable[Array]) -> Tensor:
     """Global L2 norm of all parameters, sqrt(sum |p|^2); detached from the graph.
 
     Not the sum of the norms of each tensor, which some public code prints under the same name.
@@ -21,15 +22,16 @@ def weight_norm(model_or_parameters: nn.Module | Iterable[Tensor]) -> Tensor:
     bits for any number of threads; `ncfast.ops.weight_norm.reference` is for everything else.
 
     Args:
-        model_or_parameters: a module, or tensors of any floating or complex dtype and shape on one
-            device.
+        model_or_parameters: a module, or tensors or arrays of any floating or complex dtype and
+            shape on one device.
 
     Returns:
         () float64 on the parameters' device.
 
     Raises:
         ValueError: there is no parameter.
-        TypeError: a parameter holds integers, such as the codes of a quantised layer.
+        TypeError: a parameter holds integers, such as the codes of a quantised layer, or is not an
+            array of numbers.
 
     Example:
         >>> import torch, ncfast
@@ -41,7 +43,7 @@ def weight_norm(model_or_parameters: nn.Module | Iterable[Tensor]) -> Tensor:
     if isinstance(model_or_parameters, nn.Module):
         module = model_or_parameters
     else:
-        tensors = list(model_or_parameters)
+        tensors = _tensors("model_or_parameters", model_or_parameters)
     reader = None if torch.compiler.is_compiling() else norm_reader(_raw.extension)
     if reader is not None:
         found = reader.of_module(module) if module is not None else reader.of_tensors(tensors)
@@ -51,7 +53,7 @@ def weight_norm(model_or_parameters: nn.Module | Iterable[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def balancedness(last: Tensor, previous: Tensor, *, relative: bool = True) -> Tensor:
+def balancedness(last: Array, previous: Array, *, relative: bool = True) -> Tensor:
     """How far two consecutive linear layers are from balanced; zero means balanced.
 
     norm_F(A - B) with A = W_L^T W_L and B = W_{L-1} W_{L-1}^T, over norm_F(A) + norm_F(B) when
@@ -68,7 +70,8 @@ def balancedness(last: Tensor, previous: Tensor, *, relative: bool = True) -> Te
         () float64; NaN when relative and both are zero. Detached from the graph.
 
     Raises:
-        ValueError: the shapes do not chain.
+        ValueError: the shapes do not chain, or the devices differ.
+        TypeError: an argument is not an array of numbers.
 
     Example:
         >>> import torch, ncfast
@@ -76,11 +79,16 @@ def balancedness(last: Tensor, previous: Tensor, *, relative: bool = True) -> Te
         >>> ncfast.balancedness(w, w).item()
         0.0
     """
+    last, previous = as_tensor("last", last), as_tensor("previous", previous)
     if last.ndim != 2 or previous.ndim != 2 or last.shape[1] != previous.shape[0]:
         raise ValueError(
             "Expected arguments `last` of shape (K, H) and `previous` of shape (H, D) but got "
             f"{tuple(last.shape)} and {tuple(previous.shape)}. Pass the weights of two "
             "consecutive linear layers, the later one first."
+        )
+    if last.device != previous.device:
+        raise ValueError(
+            f"Expected argument `previous` on {last.device}, as `last`, but got {previous.device}."
         )
     upper, lower = last.to(torch.float64), previous.to(torch.float64)
     a, b = upper.T @ upper, lower @ lower.T
@@ -89,7 +97,7 @@ def balancedness(last: Tensor, previous: Tensor, *, relative: bool = True) -> Te
 
 
 @torch.no_grad()
-def spectral_norm_product(model_or_weights: nn.Module | Iterable[Tensor]) -> Tensor:
+def spectral_norm_product(model_or_weights: nn.Module | Iterable[Array]) -> Tensor:
     """Product over layers of the largest singular value of the weight matrix.
 
     An upper bound of the Lipschitz constant of a network of linear layers and 1-Lipschitz
@@ -98,7 +106,7 @@ def spectral_norm_product(model_or_weights: nn.Module | Iterable[Tensor]) -> Ten
 
     Args:
         model_or_weights: a module, of which every parameter with at least two axes counts, or
-            such tensors.
+            such tensors or arrays.
 
     Returns:
         () float64. Detached from the graph.
@@ -113,9 +121,19 @@ def spectral_norm_product(model_or_weights: nn.Module | Iterable[Tensor]) -> Ten
     """
     if isinstance(model_or_weights, nn.Module):
         model_or_weights = model_or_weights.parameters()
-    matrices = [w.flatten(1).to(torch.float64) for w in model_or_weights if w.ndim >= 2]
+    tensors = _tensors("model_or_weights", model_or_weights)
+    matrices = [w.flatten(1).to(torch.float64) for w in tensors if w.ndim >= 2]
     if not matrices:
         raise ValueError(
             "Expected argument `model_or_weights` to hold at least one weight matrix but got none."
         )
     return torch.stack([torch.linalg.svdvals(w).amax() for w in matrices]).prod()
+
+
+def _tensors(name: str, given: Iterable[Array]) -> list[Tensor]:
+    if not isinstance(given, Iterable):
+        raise TypeError(
+            f"Expected argument `{name}` to be a torch.nn.Module or a list of tensors but got "
+            f"{type(given).__name__}."
+        )
+    return [each if isinstance(each, Tensor) else as_tensor(name, each) for each in given]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ncfast import _validate
+from ncfast._arrays import Array
 
 # torch sorts a narrow key several times faster than int64
 _NARROW = ((1 << 8, torch.uint8), (1 << 15, torch.int16), (1 << 31, torch.int32))
@@ -71,7 +72,9 @@ class LabelPlan:
         Raises:
             ValueError: another number of classes is asked for.
         """
-        if num_classes not in (None, self.num_classes):
+        if num_classes is None:
+            return self.num_classes
+        if _validate.check_num_classes(num_classes) != self.num_classes:
             raise ValueError(
                 f"Expected argument `num_classes` to be {self.num_classes}, as in the plan, but "
                 f"got {num_classes}. Leave it out beside a plan."
@@ -89,8 +92,16 @@ class LabelPlan:
         return found
 
 
+Labels = Array | LabelPlan
+
+
+def labels_of(labels: Labels) -> Array:
+    """The labels that a plan was made of; anything else as it is."""
+    return labels.labels if isinstance(labels, LabelPlan) else labels
+
+
 @torch.no_grad()
-def plan(labels: Tensor, num_classes: int | None = None) -> LabelPlan:
+def plan(labels: Labels, num_classes: int | None = None) -> LabelPlan:
     """Sort the rows by label once, for as many passes over features as share these labels.
 
     Pass the result in place of the labels: ``ncfast.rnc1(feats, plan)``. On a GPU this saves the
@@ -113,7 +124,7 @@ def plan(labels: Tensor, num_classes: int | None = None) -> LabelPlan:
         >>> ncfast.class_moments(torch.randn(100, 8), by_class).counts.tolist()
         [25, 25, 25, 25]
     """
-    _validate.check_labels(labels)
+    labels = _validate.check_labels(labels_of(labels))
     if not 0 < labels.shape[0] < 1 << 31:
         raise ValueError(
             f"Expected argument `labels` to hold 1 to 2^31 - 1 labels but got {labels.shape[0]}."
@@ -121,7 +132,7 @@ def plan(labels: Tensor, num_classes: int | None = None) -> LabelPlan:
     if num_classes is None:
         num_classes = _validate.infer_num_classes(labels)
     else:
-        _validate.check_num_classes(num_classes)
+        num_classes = _validate.check_num_classes(num_classes)
         if _validate.labels_are_on_host(labels):
             _validate.check_label_values(labels, num_classes)
     return build(labels.detach().clone(), num_classes)

@@ -107,11 +107,50 @@ def _projected_variances(
     classes: Classes, rows: Tensor, feats: Tensor, labels: Tensor, others: range
 ) -> Tensor:
     """(K, k): mean over class c of <w_c - w_k, g - mu_c>^2."""
-    columns = _part(rows, others)
     total = rows.new_zeros((len(rows), len(others)))
-    for residual, label in residuals(feats, labels, classes.means, width=len(others)):
+    add_projected_squares(total, classes.means, rows, feats, labels, others)
+    return _mean_by_class(total, classes)
+
+
+def add_projected_squares(
+    total: Tensor, means: Tensor, rows: Tensor, feats: Tensor, labels: Tensor, others: range
+) -> None:
+    """Add <w_c - w_k, g - mu_c>^2 of every row to ``total`` (K, k), by its class c.
+
+    Args:
+        total: the sums so far; its columns are the classes ``others``.
+        means: (K, D) mu_c.
+        rows: (K, D) w_c.
+        feats: (N, D) features g.
+        labels: (N,) their classes.
+        others: the classes k.
+    """
+    columns = _part(rows, others)
+    for residual, label in residuals(feats, labels, means, width=len(others)):
         own = (residual * rows.index_select(0, label)).sum(1, keepdim=True)
         add_by_class(total, label, torch.addmm(own, residual, columns.T, alpha=-1).square_())
+
+
+def cantelli_sums(classes: Classes, rows: Tensor, bias: Tensor | None, squares: Tensor) -> Tensor:
+    """`Margins.projected`, (K,), from sums of projected squares instead of features.
+
+    Args:
+        classes: see `Classes`.
+        rows: (K, D) float64, with their mean taken out.
+        bias: (K,) float64; zero when None.
+        squares: (K, K) of `add_projected_squares`.
+    """
+    bias = rows.new_zeros(len(rows)) if bias is None else bias
+    everything = range(len(rows))
+    total = rows.new_zeros(len(rows))
+    for others in _split(len(rows), max(1, _TABLE // len(rows))):
+        spread = _mean_by_class(squares.narrow(1, others.start, len(others)), classes)
+        margin = _margin(classes, rows, bias, everything, others)
+        total += _others(_cantelli(spread, margin), everything, others).sum(1)
+    return total
+
+
+def _mean_by_class(total: Tensor, classes: Classes) -> Tensor:
     return total / classes.counts.clamp(min=1).to(torch.float64).unsqueeze(1)
 
 

@@ -86,7 +86,7 @@ def _real(tensor: Tensor) -> Tensor:
         return torch.view_as_real(tensor.resolve_conj())
     if not tensor.is_floating_point():
         raise TypeError(
-            "Expected parameters of a floating or complex dtype but got "
+            "Expected argument `model_or_parameters` of a floating or complex dtype but got "
             f"{tensor.dtype} of shape {tuple(tensor.shape)}, whose values may be codes and no "
             "weights. Pass the others: ncfast.weight_norm(p for p in model.parameters() if "
             "p.is_floating_point())."

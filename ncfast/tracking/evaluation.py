@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ncfast.metrics._collect import evaluate
+from ncfast.metrics.catalogue import OF_MOMENTS
 from ncfast.metrics.inputs import MetricInputs
-from ncfast.metrics.registry import OF_MOMENTS
+from ncfast.metrics.metric import evaluate
 from ncfast.ops.states import Layout
 
 
@@ -20,7 +20,7 @@ def evaluate_states(states: Tensor, layout: Layout, ids: Sequence[str]) -> Tenso
     Args:
         states: (n, layout.size) float64.
         layout: of its rows.
-        ids: metrics of `ncfast.metrics.registry.OF_MOMENTS`.
+        ids: metrics of `ncfast.metrics.catalogue.OF_MOMENTS`.
 
     Returns:
         (n, len(ids)) float64 on the states' device.

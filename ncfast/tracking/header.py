@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ncfast.metrics.registry import CATALOGUE, STANDALONE
+from ncfast.metrics.catalogue import CATALOGUE, STANDALONE
 from ncfast.tracking.stream import Stream
 
 CONVENTIONS = {

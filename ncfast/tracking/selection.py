@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ncfast.metrics.registry import METRICS, OF_MOMENTS, resolve
+from ncfast.metrics.catalogue import METRICS, OF_MOMENTS, resolve
 
 WEIGHT_NORM = "weight.norm"
 

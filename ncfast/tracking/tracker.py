@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ncfast import _validate
-from ncfast.metrics._collect import evaluate
+from ncfast.metrics.catalogue import OF_MOMENTS
 from ncfast.metrics.inputs import MetricInputs
-from ncfast.metrics.registry import OF_MOMENTS
+from ncfast.metrics.metric import evaluate
 from ncfast.metrics.weights import weight_norm
 from ncfast.tracking import shutdown
 from ncfast.tracking.capture import FeatureCapture, PoolSpec

@@ -6,7 +6,7 @@ import torch
 from ncfast.benchmarks.operations import OPERATIONS
 from ncfast.benchmarks.plain import metrics_public
 from ncfast.benchmarks.registry import Case
-from ncfast.metrics.registry import CATALOGUE
+from ncfast.metrics.catalogue import CATALOGUE
 
 CPU = torch.device("cpu")
 CASE = Case({"N": 600, "D": 24, "K": 7, "spread": 0.5, "dtype": "float32"}, 1, 1, budget=1e-2)

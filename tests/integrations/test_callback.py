@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ncfast.integrations.callback import KeptOpen, Measuring, harmless
-from ncfast.integrations.split import Logits, own_rows
+from ncfast.integrations.split import Logits
 
 
 class Sink:
@@ -81,38 +81,6 @@ def test_kept_open_shows_what_its_sink_has():
     kept.open()
     assert not hasattr(kept, "flush")
     assert hasattr(KeptOpen(Sink()), "write")
-
-
-def loader(size, batch, **options):
-    data = torch.utils.data.TensorDataset(torch.arange(size))
-    return torch.utils.data.DataLoader(data, batch, **options)
-
-
-@pytest.mark.parametrize("world", [2, 3, 5])
-@pytest.mark.parametrize("size", [1, 4, 9, 10, 13])
-@pytest.mark.parametrize("kind", ["torch", "torch shuffled", "accelerate", "accelerate split"])
-def test_rows_that_a_sampler_repeats_do_not_count(kind, size, world):
-    """Over all ranks every sample is there exactly once, whatever the sizes."""
-    data_loader = pytest.importorskip("accelerate.data_loader")
-    found = []
-    for rank in range(world):
-        if kind.startswith("torch"):
-            data = range(size)
-            sampler = torch.utils.data.DistributedSampler(
-                data, world, rank, shuffle=kind.endswith("shuffled")
-            )
-            mine = loader(size, 2, sampler=sampler)
-        else:
-            split = kind.endswith("split")
-            inner = loader(size, 2 * world if split else 2).batch_sampler
-            shard = data_loader.BatchSamplerShard(inner, world, rank, split_batches=split)
-            mine = loader(size, 1)
-            mine = torch.utils.data.DataLoader(mine.dataset, batch_sampler=shard)
-        seen = 0
-        for number, (batch,) in enumerate(mine):
-            found += batch[: own_rows(mine, number, seen, len(batch))].tolist()
-            seen += len(batch)
-    assert sorted(found) == list(range(size))
 
 
 def test_logits_are_those_of_the_one_module_that_gives_them():

@@ -11,7 +11,7 @@ from torchmetrics import MetricCollection
 
 import ncfast
 from ncfast.integrations.torchmetrics import NC1, NC2, RNC1, CollapseMetric, CollapseValue
-from ncfast.metrics.registry import METRICS
+from ncfast.metrics.catalogue import METRICS
 
 K, D = 5, 6
 
@@ -26,7 +26,7 @@ def batches():
 
 def whole(which=tuple(METRICS)):
     feats, labels = map(torch.cat, zip(*batches(), strict=True))
-    return ncfast.collapse_metrics(feats, labels, num_classes=K, which=list(which))
+    return ncfast.collapse_metrics(feats, labels, num_classes=K, metrics=list(which))
 
 
 def close(found, expected):
@@ -51,7 +51,7 @@ def test_forward_gives_the_batch_and_keeps_the_total():
     metric = CollapseMetric(K, D, metrics="rnc1")
     for feats, labels in batches():
         found = metric(feats, labels)
-        close(found, ncfast.collapse_metrics(feats, labels, num_classes=K, which="rnc1"))
+        close(found, ncfast.collapse_metrics(feats, labels, num_classes=K, metrics="rnc1"))
     close(metric.compute(), whole(["rnc1"]))
 
 

@@ -9,7 +9,7 @@ from samples import classes, companions
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ncfast
-from ncfast.metrics.registry import CATALOGUE, METRICS, OF_MOMENTS, STANDALONE
+from ncfast.metrics.catalogue import CATALOGUE, METRICS, OF_MOMENTS, STANDALONE
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -41,19 +41,30 @@ def test_which_selects_by_id_family_tier_and_list():
     ]
     moments = ncfast.class_moments(feats, labels)
     assert list(ncfast.collapse_metrics(moments)) == list(OF_MOMENTS)
-    assert set(ncfast.collapse_metrics(moments, which="nc1")) == {
+    assert set(ncfast.collapse_metrics(moments, metrics="nc1")) == {
         *("nc1.quotient", "nc1.quotient_sample", "nc1.within_fraction"),
         *("nc1.within_fraction_sample", "nc1.cdnv", "nc1.cdnv_max"),
     }
-    chosen = ncfast.collapse_metrics(feats, labels, which=["nc2.equinorm", "rnc1", "nc2.equinorm"])
+    chosen = ncfast.collapse_metrics(
+        feats, labels, metrics=["nc2.equinorm", "rnc1", "nc2.equinorm"]
+    )
     assert list(chosen) == ["nc2.equinorm", "rnc1.max", "rnc1.mean"]
     lite, standard, full = (
-        set(ncfast.collapse_metrics(feats, labels, which=tier))
+        set(ncfast.collapse_metrics(feats, labels, metrics=tier))
         for tier in ("lite", "standard", "full")
     )
     assert lite < standard < full == set(everything)
     with pytest.raises(ValueError, match=r"'nc9'.*Known ids: rnc1\.max"):
-        ncfast.collapse_metrics(feats, labels, which="nc9")
+        ncfast.collapse_metrics(feats, labels, metrics="nc9")
+
+
+def test_the_default_metrics_and_the_former_name_of_the_argument():
+    moments = ncfast.class_moments(*classes())
+    assert tuple(ncfast.collapse_metrics(moments, metrics="default")) == tuple(METRICS)
+    with pytest.warns(DeprecationWarning, match="`which`.*`metrics`") as caught:
+        found = ncfast.collapse_metrics(moments, which="rnc1")
+    assert caught[0].filename == __file__
+    assert list(found) == ["rnc1.max", "rnc1.mean"]
 
 
 def test_cheap_tiers_never_stall_a_device():
@@ -135,9 +146,9 @@ def test_the_core_set_of_the_tracker_is_part_of_the_catalogue():
         (lambda x, y: ncfast.nc1(x, y, variant="svd2"), "'quotient'.* but got 'svd2'"),
         (lambda x, y: ncfast.nc2(x, y, variant="angle"), "condition"),
         (lambda x, y: ncfast.cdnv(x, y, variant="median"), "'mean', 'max' or 'matrix'"),
-        (lambda x, y: ncfast.nc3(x, y), "weight for variant 'self_duality'"),
-        (lambda x, y: ncfast.nc4(x, y, variant="per_class"), "`weight` for variant 'per_class'"),
-        (lambda x, y: ncfast.nc5(x, y), "ood for variant"),
+        (lambda x, y: ncfast.nc3(x, y), "`weight` for the metric"),
+        (lambda x, y: ncfast.nc4(x, y, variant="per_class"), "`weight` for the metric"),
+        (lambda x, y: ncfast.nc5(x, y), "`ood_feats` for the metric"),
         (lambda x, y: ncfast.nc3(x, y, torch.ones(5, 3)), r"`weight` of shape \(K, D\) = \(5, 12"),
         (
             lambda x, y: ncfast.nc3(x, y, torch.ones(5, 12), torch.ones(4)),
@@ -145,9 +156,12 @@ def test_the_core_set_of_the_tracker_is_part_of_the_catalogue():
         ),
         (lambda x, y: ncfast.nc5(x, y, torch.ones(5, 3)), r"`ood_feats` of shape \(M, D\)"),
         (lambda x, y: ncfast.collapse_metrics(x, y, bias=torch.ones(5)), "`weight` beside `bias`"),
-        (lambda x, y: ncfast.collapse_metrics(x, y, which="nc3.cosine"), "`weight` for the metric"),
         (
-            lambda x, y: ncfast.collapse_metrics(ncfast.class_moments(x, y), which="nc1.pinv"),
+            lambda x, y: ncfast.collapse_metrics(x, y, metrics="nc3.cosine"),
+            "`weight` for the metric",
+        ),
+        (
+            lambda x, y: ncfast.collapse_metrics(ncfast.class_moments(x, y), metrics="nc1.pinv"),
             "moments are not enough",
         ),
     ],

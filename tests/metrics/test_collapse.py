@@ -11,7 +11,7 @@ from oracle import TWINS
 from samples import BACKENDS, GOLDEN, budget, classes, companions, golden_companions
 
 import ncfast
-from ncfast.metrics.registry import CATALOGUE, OF_MOMENTS
+from ncfast.metrics.catalogue import CATALOGUE, OF_MOMENTS
 
 GOLDEN_NAMES = {
     "nc1.pinv": "nc1_pinv",
@@ -99,8 +99,8 @@ def test_absent_classes_are_left_out(name):
     feats, labels = classes(num_classes=4)
     weight, bias, ood = companions(15, 12)
     there = torch.tensor([1, 4, 7, 10])
-    expected = evaluate_all(feats, labels, 4, weight[there], bias[there], ood, which=name)
-    found = evaluate_all(feats, there[labels], 15, weight, bias, ood, which=name)
+    expected = evaluate_all(feats, labels, 4, weight[there], bias[there], ood, metrics=name)
+    found = evaluate_all(feats, there[labels], 15, weight, bias, ood, metrics=name)
     assert found == pytest.approx(expected, rel=1e-12, abs=1e-14)
 
 

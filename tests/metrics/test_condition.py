@@ -60,9 +60,9 @@ def test_the_metrics_take_it_where_reading_would_wait(monkeypatch):
     feats = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
     moments = ncfast.class_moments(feats, torch.arange(60) % 5, num_classes=7)
     names = ["nc2.condition", "nc2.condition_centred"]
-    here = ncfast.collapse_metrics(moments, which=names)
+    here = ncfast.collapse_metrics(moments, metrics=names)
     monkeypatch.setattr(spectra, "labels_are_on_host", lambda tensor: False)
-    there = ncfast.collapse_metrics(moments, which=names, backend="reference")
+    there = ncfast.collapse_metrics(moments, metrics=names, backend="reference")
     for name in names:
         assert float(there[name]) == pytest.approx(float(here[name]), rel=1e-12)
         assert not ncfast.describe(name).stalls
@@ -100,10 +100,10 @@ def test_dependent_means_are_infinite_on_every_path(kind, number, dim, scale, mo
     for backend in ("auto", "reference"):
         moments = ncfast.class_moments(means[labels], labels, backend=backend)
         names = ["nc2.condition", "nc2.condition_centred"]
-        found = [ncfast.collapse_metrics(moments, which=names, backend=b) for b in BACKENDS]
+        found = [ncfast.collapse_metrics(moments, metrics=names, backend=b) for b in BACKENDS]
         with monkeypatch.context() as patch:
             patch.setattr(spectra, "labels_are_on_host", lambda tensor: False)
-            found.append(ncfast.collapse_metrics(moments, which=names, backend="reference"))
+            found.append(ncfast.collapse_metrics(moments, metrics=names, backend="reference"))
         assert [[float(value) for value in each.values()] for each in found] == [[math.inf] * 2] * 3
 
 
@@ -126,7 +126,7 @@ def test_classes_that_coincide_up_to_rounding_have_no_directions(backend):
     names = ["nc2.condition", "nc2.condition_centred", "nc1.svd", "nc1.pinv", "nc1.vci"]
     found = [
         float(v)
-        for v in ncfast.collapse_metrics(feats, labels, which=names, backend=backend).values()
+        for v in ncfast.collapse_metrics(feats, labels, metrics=names, backend=backend).values()
     ]
     assert found[:3] == [math.inf] * 3
     assert all(map(math.isnan, found[3:]))

@@ -173,7 +173,7 @@ def test_pruned_and_float32_decisions_are_those_of_float64(monkeypatch, spread):
     def found(backend, wanted):
         inputs = as_inputs(feats, labels, weight=weight, bias=bias, num_classes=41, backend=backend)
         inputs.planned = frozenset({"pairs.cdnv", "margins"} if wanted else ())
-        return _rules.decisions(inputs)
+        return _rules.decisions(inputs, *inputs.samples)
 
     exact = found("reference", False)
     pruned = found("auto", True)
@@ -200,7 +200,7 @@ moments.norm_sum += number
 ncfast.collapse_metrics(ncfast.class_moments(weight[:50], torch.arange(50)))  # load everything
 before = high_water()
 values = ncfast.collapse_metrics(
-    moments, weight=weight, bias=bias, ood_feats=weight[:9], which=sys.argv[3].split(",")
+    moments, weight=weight, bias=bias, ood_feats=weight[:9], metrics=sys.argv[3].split(",")
 )
 assert all(value.isfinite() for value in values.values())
 print(len(values), high_water() - before, high_water())

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import ncfast
-from ncfast.metrics._collect import evaluate
+from ncfast.metrics.catalogue import CATALOGUE
 from ncfast.metrics.inputs import MetricInputs
-from ncfast.metrics.registry import CATALOGUE
+from ncfast.metrics.metric import evaluate
 from ncfast.ops import _raw
 
 pytestmark = [
@@ -118,12 +118,12 @@ def test_calls_take_any_memory(dtype):
     feats, labels = torch.randn(40, 12).to(dtype), torch.arange(40) % 5
     weight, bias = torch.randn(12, 10).to(dtype)[:, ::2].T, torch.randn(10).to(dtype)[::2]
     given = {"weight": weight, "bias": bias, "ood_feats": torch.randn(24, 12).to(dtype)[::3]}
-    found = ncfast.collapse_metrics(feats, labels, which="full", **given)
-    plain = ncfast.collapse_metrics(feats, labels, which="full", backend="reference", **given)
+    found = ncfast.collapse_metrics(feats, labels, metrics="full", **given)
+    plain = ncfast.collapse_metrics(feats, labels, metrics="full", backend="reference", **given)
     assert list(found) == list(plain)
     assert set(IDS) <= set(found)
     torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-6)
-    few = ncfast.collapse_metrics(feats, labels, which="standard", weight=weight)
+    few = ncfast.collapse_metrics(feats, labels, metrics="standard", weight=weight)
     standard = {id_ for id_ in IDS if METRICS[id_].tier != "full"}
     assert standard - set(few) == {"nc3.bias_collapse", "nc5.ood_cosine"}
     torch.testing.assert_close(few, {id_: found[id_] for id_ in few})

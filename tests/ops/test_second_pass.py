@@ -131,7 +131,7 @@ def test_pairs(instruction_set, number, dim, gap):
 @pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=needs_extension)])
 def test_coinciding_means_without_spread_have_no_largest_cdnv(backend):
     feats, labels = torch.ones(8, 6, dtype=torch.float64), torch.arange(8) % 4
-    found = ncfast.collapse_metrics(feats, labels, which="nc1", num_classes=4, backend=backend)
+    found = ncfast.collapse_metrics(feats, labels, metrics="nc1", num_classes=4, backend=backend)
     assert found["nc1.cdnv"].isnan()
     assert found["nc1.cdnv_max"].isnan()
 
@@ -142,7 +142,7 @@ def test_the_variance_of_nearly_equal_distances():
     noise = torch.randn(number, number, generator=torch.Generator().manual_seed(0)).double()
     moments = ncfast.class_moments(etf + 1e-9 * noise, torch.arange(number))
     fast, plain = (
-        ncfast.collapse_metrics(moments, which="nc2", backend=name)
+        ncfast.collapse_metrics(moments, metrics="nc2", backend=name)
         for name in ("auto", "reference")
     )
     for name in ("nc2.distance_var", "nc2.log_energy_var", "nc2.riesz_energy_var"):

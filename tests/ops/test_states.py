@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import ncfast
-from ncfast.metrics._collect import evaluate
+from ncfast.metrics.catalogue import OF_MOMENTS
 from ncfast.metrics.inputs import MetricInputs
-from ncfast.metrics.registry import OF_MOMENTS
+from ncfast.metrics.metric import evaluate
 from ncfast.ops import _raw
 from ncfast.ops.few_classes import few_classes, why_not
 from ncfast.ops.states import Layout, pack
@@ -92,10 +92,10 @@ def test_what_is_not_finite_stays_so(bad):
 def test_a_call_with_the_extension_and_without(which, monkeypatch):
     feats = torch.randn(60, 9)
     labels = torch.arange(60) % 5
-    found = ncfast.collapse_metrics(feats, labels, which=which)
-    plain = ncfast.collapse_metrics(feats, labels, which=which, backend="reference")
+    found = ncfast.collapse_metrics(feats, labels, metrics=which)
+    plain = ncfast.collapse_metrics(feats, labels, metrics=which, backend="reference")
     monkeypatch.setattr(_raw, "extension", None)
-    without = ncfast.collapse_metrics(feats, labels, which=which)
+    without = ncfast.collapse_metrics(feats, labels, metrics=which)
     assert list(found) == list(plain) == list(without)
     for other in (plain, without):
         torch.testing.assert_close(found, other, rtol=1e-6, atol=1e-7)
@@ -104,9 +104,9 @@ def test_a_call_with_the_extension_and_without(which, monkeypatch):
 def test_a_default_device_is_not_that_of_the_results():
     feats, labels = torch.randn(60, 9), torch.arange(60) % 5
     given = {"weight": torch.randn(5, 9), "bias": torch.randn(5), "ood_feats": torch.randn(8, 9)}
-    expected = ncfast.collapse_metrics(feats, labels, which="standard", **given)
+    expected = ncfast.collapse_metrics(feats, labels, metrics="standard", **given)
     with torch.device("meta"):
-        found = ncfast.collapse_metrics(feats, labels, which="standard", **given)
+        found = ncfast.collapse_metrics(feats, labels, metrics="standard", **given)
     assert found == expected
 
 

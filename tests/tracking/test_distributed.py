@@ -61,12 +61,14 @@ def train(model, parallel, rank, world):
             if len(x):
                 tracker.step(labels=y)
                 part = ncfast.class_moments(hidden, y, num_classes=5)
-                local = ncfast.collapse_metrics(part, which="rnc1.max")
+                local = ncfast.collapse_metrics(part, metrics="rnc1.max")
                 tracker.log({"own": local["rnc1.max"]})
             else:
                 tracker.advance()
                 part = ncfast.ClassMoments.empty(5, 8)
-            whole = ncfast.collapse_metrics(part.all_reduce() if world > 1 else part, which=METRICS)
+            whole = ncfast.collapse_metrics(
+                part.all_reduce() if world > 1 else part, metrics=METRICS
+            )
             tracker.log({f"all/{name}": value for name, value in whole.items()})
             tracker.log({"weight.norm": ncfast.weight_norm(model)})
             if min(SIZES[world]):
@@ -114,7 +116,7 @@ def doomed(rank, world, port, folder):
                 if rank == 1 and step == 3:
                     os._exit(0)
                 tracker.advance()
-                tracker.log(ncfast.collapse_metrics(part.all_reduce(group), which="rnc1"))
+                tracker.log(ncfast.collapse_metrics(part.all_reduce(group), metrics="rnc1"))
     except RuntimeError as error:
         torch.save(str(error), f"{folder}/error.pt")
     os._exit(0)

@@ -4,10 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ncfast
-from ncfast.metrics._collect import evaluate
+from ncfast.metrics.catalogue import OF_MOMENTS
 from ncfast.metrics.inputs import MetricInputs
-from ncfast.metrics.metric import Metric
-from ncfast.metrics.registry import OF_MOMENTS
+from ncfast.metrics.metric import Metric, evaluate
 from ncfast.ops import _raw, pairs
 from ncfast.ops.states import Layout, pack
 from ncfast.tracking.evaluation import evaluate_states

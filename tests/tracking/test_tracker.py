@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader, TensorDataset
 
 import ncfast
-from ncfast.metrics.registry import METRICS
+from ncfast.metrics.catalogue import METRICS
 from ncfast.tracking import Tracker, read_records
 
 
@@ -45,7 +45,7 @@ def test_explicit_features_are_measured_at_every_step():
     assert [record["step"] for record in records] == [1, 2]
     assert set(records[0]) == {"step", *(f"a/{name}" for name in METRICS)}
     expected = ncfast.collapse_metrics(
-        feats[100:], labels[100:], num_classes=5, which=list(METRICS)
+        feats[100:], labels[100:], num_classes=5, metrics=list(METRICS)
     )
     found = {key.removeprefix("a/"): value for key, value in records[1].items()}
     assert found == pytest.approx({"step": 2} | {k: v.item() for k, v in expected.items()}, 1e-12)

@@ -12,9 +12,9 @@ from ncfast.experiments.data import ImageSet
 from ncfast.experiments.run_dir import LOGGED
 from ncfast.experiments.training.losses import LOSSES
 from ncfast.experiments.training.program import ReplicaProgram
-from ncfast.metrics._collect import evaluate
+from ncfast.metrics.catalogue import CATALOGUE
 from ncfast.metrics.inputs import MetricInputs
-from ncfast.metrics.registry import CATALOGUE
+from ncfast.metrics.metric import evaluate
 from ncfast.metrics.weights import balancedness, weight_norm
 from ncfast.moments import ClassMoments, class_moments
 

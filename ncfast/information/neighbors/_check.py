@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ncfast._arrays import as_integer
 from ncfast._validate import FEATURE_DTYPES, LABEL_DTYPES
-from ncfast.information.samples import as_integer
 
 _LARGEST = 1e150  # squares beyond leave the range of float64
 

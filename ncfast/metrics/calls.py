@@ -1,25 +1,112 @@
-"""One call a family: features and labels, or moments, in; a tensor out."""
+"""The calls that compute metrics: `collapse_metrics` for many at once, and one for each family."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ncfast._arrays import Array
 from ncfast.metrics import decision, pairwise, variability
-from ncfast.metrics._collect import evaluate
-from ncfast.metrics.arguments import as_inputs, as_moments
+from ncfast.metrics.arguments import Features, as_inputs, as_moments, check_not_moments
+from ncfast.metrics.catalogue import CATALOGUE, by_name, resolve
 from ncfast.metrics.inputs import MetricInputs
-from ncfast.metrics.registry import CATALOGUE
+from ncfast.metrics.metric import evaluate
 from ncfast.moments import ClassMoments
-from ncfast.ops import LabelPlan
+from ncfast.ops.grouping import Labels
+
+
+@torch.no_grad()
+def collapse_metrics(
+    feats_or_moments: Features,
+    labels: Labels | None = None,
+    *,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    ood_feats: Array | None = None,
+    metrics: str | Sequence[str] = "all",
+    num_classes: int | None = None,
+    backend: str = "auto",
+    which: str | Sequence[str] | None = None,
+) -> dict[str, Tensor]:
+    """Every collapse metric whose inputs are present, from one pass over the features or two.
+
+    Intermediate results are shared: one sweep over the pairs of classes, one singular value
+    decomposition of the means, one scatter matrix, whatever the number of metrics.
+
+    Args:
+        feats_or_moments: (N, D) features in any floating dtype, or their `ClassMoments`, which
+            leaves out the metrics that read the features again.
+        labels: (N,) integer class indices, or their `plan`; omitted with moments.
+        weight: (K, D) rows of the linear classifier, for NC3, NC4 and the bounds.
+        bias: (K,) its bias; zero when None, except for nc3.bias_collapse, which needs one.
+        ood_feats: (M, D) features of inputs from outside the distribution, for NC5.
+        metrics: "all" (every id whose inputs are there), "default" (the eight that a `Tracker`
+            logs), an id ("nc1.cdnv"), a family ("nc2"), a tier of cost ("lite", "standard", "full",
+            each with the cheaper ones), or a sequence of them.
+        num_classes: K; None takes the rows of `weight`, or reads it off the labels, which
+            synchronises with an accelerator.
+        backend: see `class_moments`.
+        which: the former name of ``metrics``, deprecated.
+
+    Returns:
+        A () float64 tensor for each metric id, on the features' device. Detached from the graph.
+
+    Raises:
+        ValueError, TypeError: see `class_moments`; an unknown name in `metrics`; an id asked for by
+            name whose inputs are missing; a classifier or `ood_feats` of the wrong shape.
+
+    Example:
+        >>> import torch, ncfast
+        >>> values = ncfast.collapse_metrics(torch.eye(3), torch.arange(3), metrics=["rnc1", "nc2"])
+        >>> list(values)[:3]
+        ['rnc1.max', 'rnc1.mean', 'nc2.condition']
+    """
+    if which is not None:
+        warnings.warn(
+            "The argument `which` of collapse_metrics is now `metrics`.",
+            DeprecationWarning,
+            stacklevel=3,  # past the decorator
+        )
+        metrics = which
+    chosen = resolve(metrics, CATALOGUE)
+    inputs = as_inputs(
+        feats_or_moments,
+        labels,
+        weight=weight,
+        bias=bias,
+        ood_feats=ood_feats,
+        num_classes=num_classes,
+        backend=backend,
+    )
+    for name in by_name(metrics):
+        _check_given(name, inputs)
+    usable = {name: CATALOGUE[name] for name in chosen if CATALOGUE[name].usable(inputs)}
+    return evaluate(usable, inputs)
+
+
+def _check_given(name: str, inputs: MetricInputs) -> None:
+    """Raise ValueError unless every input that the metric needs was given."""
+    missing = CATALOGUE[name].needs - inputs.given
+    if not missing:
+        return
+    if inputs.feats is None and missing & {"scatter", "revisit"}:
+        check_not_moments(inputs.moments, f"the metric {name!r}")
+    arguments = {"classifier": "weight", "ood": "ood_feats"}
+    named = " and ".join(f"`{arguments.get(need, need)}`" for need in sorted(missing))
+    raise ValueError(
+        f"Expected argument {named} for the metric {name!r} but got None. "
+        f"See ncfast.describe({name!r})."
+    )
 
 
 @torch.no_grad()
 def rnc1(
-    feats: Tensor | ClassMoments,
-    labels: Tensor | LabelPlan | None = None,
+    feats: Features,
+    labels: Labels | None = None,
     *,
     num_classes: int | None = None,
     scale: Literal["max", "mean"] = "max",
@@ -57,7 +144,7 @@ def rnc1(
     if scale not in ("max", "mean"):
         raise ValueError(f"Expected argument `scale` to be 'max' or 'mean' but got {scale!r}.")
     if around is not None and num_classes is None and not isinstance(feats, ClassMoments):
-        num_classes = around.num_classes
+        num_classes = getattr(around, "num_classes", None)
     moments = as_moments(feats, labels, num_classes, backend)
     norm = moments.norm_max if scale == "max" else moments.norm_mean
     trace = moments.within_trace
@@ -69,12 +156,12 @@ def rnc1(
 def _one(
     family: str,
     variant: str,
-    feats: Tensor | ClassMoments,
-    labels: Tensor | LabelPlan | None,
+    feats: Features,
+    labels: Labels | None,
     *,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    ood_feats: Tensor | None = None,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    ood_feats: Array | None = None,
     num_classes: int | None,
     backend: str,
 ) -> Tensor:
@@ -93,17 +180,13 @@ def _one(
             num_classes=num_classes,
             backend=backend,
         )
-        if not metric.usable(inputs):
-            raise ValueError(
-                f"Expected {' and '.join(metric.arguments)} for variant {variant!r} of {family}, "
-                f"beside class moments. See ncfast.describe('{family}.{variant}')."
-            )
+        _check_given(metric_id, inputs)
         return evaluate({metric_id: metric}, inputs)[metric_id]
 
 
 def nc1(
-    feats: Tensor | ClassMoments,
-    labels: Tensor | LabelPlan | None = None,
+    feats: Features,
+    labels: Labels | None = None,
     *,
     variant: str = "quotient",
     num_classes: int | None = None,
@@ -141,8 +224,8 @@ def nc1(
 
 @torch.no_grad()
 def cdnv(
-    feats: Tensor | ClassMoments,
-    labels: Tensor | LabelPlan | None = None,
+    feats: Features,
+    labels: Labels | None = None,
     *,
     variant: Literal["mean", "max", "matrix"] = "mean",
     exponent: float = 1.0,
@@ -188,9 +271,9 @@ def cdnv(
 
 
 def nc2(
-    feats: Tensor | ClassMoments,
-    labels: Tensor | LabelPlan | None = None,
-    weight: Tensor | None = None,
+    feats: Features,
+    labels: Labels | None = None,
+    weight: Array | None = None,
     *,
     variant: str = "condition",
     num_classes: int | None = None,
@@ -230,10 +313,10 @@ def nc2(
 
 
 def nc3(
-    feats: Tensor | ClassMoments,
-    labels: Tensor | LabelPlan | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
+    feats: Features,
+    labels: Labels | None = None,
+    weight: Array | None = None,
+    bias: Array | None = None,
     *,
     variant: str = "self_duality",
     num_classes: int | None = None,
@@ -279,10 +362,10 @@ def nc3(
 
 
 def nc4(
-    feats: Tensor,
-    labels: Tensor,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
+    feats: Array,
+    labels: Labels | None = None,
+    weight: Array | None = None,
+    bias: Array | None = None,
     *,
     variant: str = "agreement",
     num_classes: int | None = None,
@@ -291,8 +374,8 @@ def nc4(
     """Agreement of the classifier with the nearest class mean; one means they decide alike.
 
     Args:
-        feats: (N, D) features in any floating dtype.
-        labels: (N,) integer class indices.
+        feats: (N, D) features in any floating dtype; not `ClassMoments`, which hold no decisions.
+        labels: (N,) integer class indices, or their `plan`.
         weight: (K, D) classifier rows; only the "ncc_accuracy" forms do without.
         bias: (K,) its bias; zero when None.
         variant: "agreement": share of samples; "agreement_class": mean over classes of the share;
@@ -314,13 +397,13 @@ def nc4(
         >>> ncfast.nc4(feats, torch.tensor([0, 0, 1, 1]), weight).item()
         0.5
     """
+    check_not_moments(feats, "nc4")
     if variant == "per_class":
         with torch.no_grad():
             inputs = as_inputs(
                 feats, labels, weight=weight, bias=bias, num_classes=num_classes, backend=backend
             )
-            if weight is None:
-                raise ValueError("Expected argument `weight` for variant 'per_class' but got None.")
+            _check_given("nc4.agreement_class", inputs)
             return decision.by_class(inputs, decision.agreements(inputs))
     return _one(
         "nc4",
@@ -335,9 +418,9 @@ def nc4(
 
 
 def nc5(
-    feats: Tensor | ClassMoments,
-    labels: Tensor | LabelPlan | None = None,
-    ood_feats: Tensor | None = None,
+    feats: Features,
+    labels: Labels | None = None,
+    ood_feats: Array | None = None,
     *,
     variant: str = "ood_cosine",
     num_classes: int | None = None,

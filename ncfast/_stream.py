@@ -1,0 +1,133 @@
+"""`StreamState`: what an `ncfast.Accumulator` keeps of the rows so far, and how states combine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from ncfast._surroundings import updatable
+from ncfast.distributed import pack, unpack
+from ncfast.moments import ClassMoments
+
+
+@dataclass(eq=False)
+class StreamState:
+    """Sums over the rows of a stream, float64, all on one device.
+
+    Attributes:
+        moments: of the rows, by class.
+        outside: of the rows from outside the distribution, as one class.
+        scatter: (D, D) N Sigma_W of the rows, or None where no metric reads it.
+        ignored: () int64 rows left out by a mask or `ignore_index`.
+    """
+
+    moments: ClassMoments
+    outside: ClassMoments
+    scatter: Tensor | None
+    ignored: Tensor
+
+    @classmethod
+    @updatable
+    def empty(
+        cls, num_classes: int, dim: int, device: torch.device, *, scatter: bool
+    ) -> StreamState:
+        """The state of no row."""
+        moments = ClassMoments.empty(num_classes, dim, device)
+        return cls(
+            moments,
+            ClassMoments.empty(1, dim, device),
+            moments.means.new_zeros((dim, dim)) if scatter else None,
+            torch.zeros((), dtype=torch.int64, device=device),
+        )
+
+    @updatable
+    def merge(self, other: StreamState) -> StreamState:
+        """The state of both sets of rows; neither argument changes.
+
+        The scatter takes the spread between the two means of every class:
+        S = S_a + S_b + sum_c (n_a n_b / (n_a + n_b)) d_c d_c^T.
+
+        Raises:
+            ValueError: K or D differ, or ``other`` has no scatter where this state has one.
+        """
+        moments = self.moments.merge(other.moments)
+        scatter = None
+        if self.scatter is not None:
+            if other.scatter is None:
+                raise ValueError(
+                    "Expected argument `other` to keep the scatter matrix but it has none. "
+                    "Make both accumulators with the same `metrics` and `memory_limit`."
+                )
+            one, two = (part.moments.counts.to(torch.float64) for part in (self, other))
+            weights = one * two / (one + two).clamp(min=1)
+            scaled = (other.moments.means - self.moments.means) * weights.sqrt().unsqueeze(1)
+            scatter = (self.scatter + other.scatter).addmm_(scaled.T, scaled)
+        outside = self.outside.merge(other.outside)
+        return StreamState(moments, outside, scatter, self.ignored + other.ignored)
+
+    @updatable
+    def to(self, device: torch.device | str) -> StreamState:
+        """The same state on another device."""
+        moved = (None if part is None else part.to(device) for part in self._parts())
+        return StreamState(*moved)  # type: ignore[arg-type]
+
+    def _parts(self) -> list[ClassMoments | Tensor | None]:
+        return [getattr(self, field.name) for field in fields(self)]
+
+    def pack(self) -> Tensor:
+        """The state as one float64 vector; counts are exact up to 2^53."""
+        scatter = self.ignored.new_zeros(0) if self.scatter is None else self.scatter.flatten()
+        parts = [pack(self.moments), pack(self.outside), self.ignored.view(1), scatter]
+        return torch.cat([part.to(torch.float64) for part in parts])
+
+    def unpack(self, packed: Tensor) -> StreamState:
+        """The state in a vector of `pack`, of the same K, D and parts as this state."""
+        number, dim = self.moments.num_classes, self.moments.dim
+        sizes = [2 + number * (dim + 2), 2 + dim + 2, 1]
+        moments, outside, ignored, scatter = packed.split([*sizes, len(packed) - sum(sizes)])
+        return StreamState(
+            unpack(moments, number, dim),
+            unpack(outside, 1, dim),
+            None if self.scatter is None else scatter.view(dim, dim),
+            ignored.to(torch.int64).squeeze(0),
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The state as a flat dict of tensors."""
+        state = {"ignored": self.ignored}
+        for name, part in (("moments", self.moments), ("outside", self.outside)):
+            state |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
+        if self.scatter is not None:
+            state["scatter"] = self.scatter
+        return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+    @updatable
+    def load(self, state: Mapping[str, Tensor]) -> StreamState:
+        """The state in a `state_dict` of the same K and D, on the device of this one.
+
+        Raises:
+            ValueError: a key is missing or unknown, or a shape or dtype differs.
+        """
+        own = self.state_dict()
+        if set(own) != set(state):
+            raise ValueError(
+                f"Expected argument `state` to have the keys {sorted(own)} but got "
+                f"{sorted(state)}. Load it into an Accumulator of the same metrics."
+            )
+        for name, tensor in own.items():
+            found = state[name]
+            if found.shape != tensor.shape or found.dtype != tensor.dtype:
+                raise ValueError(
+                    f"Expected entry {name!r} of `state` to be {tensor.dtype} of shape "
+                    f"{tuple(tensor.shape)} but got {found.dtype} of shape {tuple(found.shape)}. "
+                    "Load it into an Accumulator of the same num_classes and dim."
+                )
+            own[name] = found.detach().to(tensor.device, copy=True)
+        moments, outside = (
+            ClassMoments(*(own[f"{part}.{field.name}"] for field in fields(ClassMoments)))
+            for part in ("moments", "outside")
+        )
+        return StreamState(moments, outside, own.get("scatter"), own["ignored"])

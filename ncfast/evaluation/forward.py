@@ -1,0 +1,211 @@
+"""Runs a network over batches of any form: features by layer, labels, mask and accuracy."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ncfast._optional import Show
+from ncfast.evaluation.looks import Batch, Run, Visit
+from ncfast.evaluation.samplers import OwnRows
+from ncfast.evaluation.tokens import MaskedPool, next_tokens
+from ncfast.tracking.batches import LABEL_KEYS, as_labels, inputs_and_labels, outputs_of
+from ncfast.tracking.capture import FeatureCapture
+from ncfast.tracking.isolation import undisturbed
+
+Unpack = Callable[[Any], Sequence[Any]]
+IDS, MASK = "input_ids", "attention_mask"
+
+
+@dataclass(eq=False)
+class Forward:
+    """A network whose features are captured, and how its batches are read.
+
+    Attributes:
+        network: run in eval mode.
+        capture: the hooks on its layers.
+        pools: those of the pooling functions that leave out padding.
+        num_classes: K.
+        device: where inputs go.
+        ignore_index, shift, unpack: see `evaluate`.
+        show: wraps a loader for a progress bar.
+        scores: (2,) float64: correct and counted predictions of the last pass over labels.
+        warned: what was said; checked: whether a batch was looked at for `shift`.
+    """
+
+    network: nn.Module
+    capture: FeatureCapture
+    pools: Sequence[MaskedPool]
+    num_classes: int
+    device: torch.device
+    ignore_index: int | None
+    shift: int
+    unpack: Unpack | None
+    show: Show
+    scores: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.float64))
+    warned: set[str] = field(default_factory=set)
+    checked: bool = False
+
+    def over(self, loader: Iterable[Any]) -> Run:
+        """The pass over batches with labels."""
+        return functools.partial(self._run, loader, self._inside)
+
+    def outside(self, loader: Iterable[Any]) -> Run:
+        """The pass over batches from outside the distribution, whose labels are not read."""
+        return functools.partial(self._run, loader, self._outside)
+
+    def _run(
+        self, loader: Iterable[Any], read: Callable[[Any, OwnRows], Batch], visit: Visit
+    ) -> None:
+        if read == self._inside:
+            self.scores = torch.zeros_like(self.scores)
+        with undisturbed(self.network), _generators_restored(loader):
+            own = OwnRows(loader)
+            for batch in self.show(loader):
+                visit(read(batch, own))
+
+    def _inside(self, batch: Any, own: OwnRows) -> Batch:
+        inputs, labels, mask = self._unpacked(batch)
+        labels = as_labels(labels, self.device)
+        mask = None if mask is None else torch.as_tensor(mask, device=self.device).bool()
+        self._warn_of_unshifted(inputs, labels)
+        outputs = self._outputs(inputs)
+        if self.shift:
+            labels, mask = next_tokens(labels, mask, self.shift)
+        feats = {name: self._fitting(name, f, labels) for name, f in self._taken().items()}
+        logits = self._fitting_logits(outputs, labels)
+        rows = own.of(len(labels))
+        labels, mask = labels[:rows], None if mask is None else mask[:rows]
+        if logits is not None:
+            self._score(logits[:rows], labels, mask)
+        return Batch({name: found[:rows] for name, found in feats.items()}, labels, mask)
+
+    def _outside(self, batch: Any, own: OwnRows) -> Batch:
+        inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
+        if isinstance(batch, Mapping):
+            rest = {key: value for key, value in batch.items() if key not in LABEL_KEYS}
+            inputs = next(iter(rest.values())) if len(rest) == 1 else rest
+        self._outputs(inputs)
+        feats = self._taken()
+        rows = own.of(max(map(len, feats.values())))
+        return Batch({name: found[:rows].flatten(0, -2) for name, found in feats.items()}, None)
+
+    def _unpacked(self, batch: Any) -> tuple[Any, Any, Any]:
+        """Inputs, labels and the mask of token labels."""
+        if self.unpack is not None:
+            found = tuple(self.unpack(batch))
+            if len(found) not in (2, 3):
+                raise TypeError(
+                    "Expected `unpack` to return (inputs, labels) or (inputs, labels, mask) but "
+                    f"got {len(found)} entries."
+                )
+            return found[0], found[1], found[2] if len(found) == 3 else None
+        inputs, labels = self._inputs_and_labels(batch)
+        mask = batch.get(MASK) if isinstance(batch, Mapping) else None
+        of_labels = mask is not None and tuple(mask.shape) == tuple(getattr(labels, "shape", ()))
+        return inputs, labels, mask if of_labels else None
+
+    def _inputs_and_labels(self, batch: Any) -> tuple[Any, Any]:
+        """Of a language model, the labels default to the input ids."""
+        if self.shift and isinstance(batch, Mapping) and not {*LABEL_KEYS} & {*batch}:
+            return batch, batch[IDS]
+        if self.shift and isinstance(batch, Tensor):
+            return batch, batch
+        if self.shift and isinstance(batch, (tuple, list)) and len(batch) == 1:
+            return batch[0], batch[0]
+        return inputs_and_labels(batch)
+
+    def _outputs(self, inputs: Any) -> Any:
+        mask = inputs.get(MASK) if isinstance(inputs, Mapping) else None
+        for pool in self.pools:
+            pool.mask = None if mask is None else torch.as_tensor(mask).bool()
+        return outputs_of(self.network, inputs, self.device)
+
+    def _taken(self) -> dict[str, Tensor]:
+        for name, calls in self.capture.repeated().items():
+            self._warn(
+                f"Layer {name!r} ran {calls} times for one batch: its last call is measured.",
+            )
+        found, wrong = self.capture.take()
+        for name, error in wrong.items():
+            raise ValueError(f"Layer {name!r} cannot be measured: {error}") from error
+        return found
+
+    def _fitting(self, name: str, feats: Tensor, labels: Tensor) -> Tensor:
+        """Features whose leading axes are those of the labels."""
+        if self.shift and feats.ndim == 3:
+            feats = feats[:, : -self.shift]
+        if feats.shape[:-1] != labels.shape:
+            raise ValueError(
+                f"Expected features of layer {name!r} of shape (N, D) for labels (N,), or "
+                f"(B, T, D) for (B, T), but got {tuple(feats.shape)} for labels "
+                f"{tuple(labels.shape)}. Pass pool=, such as 'gap', 'last', 'cls' or 'flatten'."
+            )
+        return feats
+
+    def _fitting_logits(self, outputs: Any, labels: Tensor) -> Tensor | None:
+        """Logits (N, K) or (B, T, K) of the labels; None where the network returns none."""
+        logits = _logits(outputs)
+        if logits is not None and self.shift and logits.ndim == 3:
+            logits = logits[:, : -self.shift]
+        fits = logits is not None and logits.shape == (*labels.shape, self.num_classes)
+        return logits if fits else None
+
+    def _score(self, logits: Tensor, labels: Tensor, mask: Tensor | None) -> None:
+        counted = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask
+        if self.ignore_index is not None:
+            counted = counted & (labels != self.ignore_index)
+        correct = counted & (logits.argmax(-1) == labels)
+        found = torch.stack([correct.sum(), counted.sum()]).to(torch.float64)
+        self.scores = self.scores.to(found.device) + found
+
+    def _warn_of_unshifted(self, inputs: Any, labels: Tensor) -> None:
+        """Labels that are the input ids were meant to be shifted; the first batch tells."""
+        if self.shift or self.checked:
+            return
+        self.checked = True
+        ids = inputs.get(IDS) if isinstance(inputs, Mapping) else inputs
+        if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.shape != labels.shape:
+            return
+        left_out = torch.zeros_like(labels, dtype=torch.bool)
+        if self.ignore_index is not None:
+            left_out = labels == self.ignore_index
+        if bool(((ids.to(labels.device) == labels) | left_out).all() & ~left_out.all()):
+            self._warn(
+                "The labels are the input ids: each token is measured against itself. Pass shift=1 "
+                "for a model that predicts the next token."
+            )
+
+    def _warn(self, message: str) -> None:
+        if message not in self.warned:
+            self.warned.add(message)
+            warnings.warn(message, UserWarning, stacklevel=2)
+
+
+def _logits(outputs: Any) -> Tensor | None:
+    """What looks like logits (..., K) in what a network returned."""
+    if isinstance(outputs, Mapping):
+        outputs = outputs.get("logits")
+    if isinstance(outputs, (tuple, list)) and outputs:
+        outputs = outputs[0]
+    return outputs if isinstance(outputs, Tensor) and outputs.ndim > 1 else None
+
+
+@contextlib.contextmanager
+def _generators_restored(loader: Any) -> Iterator[None]:
+    """Afterwards the generators of a DataLoader and its sampler are as they were."""
+    owners = (loader, getattr(loader, "sampler", None))
+    found = [getattr(owner, "generator", None) for owner in owners]
+    states = [(g, g.get_state()) for g in found if isinstance(g, torch.Generator)]
+    try:
+        yield
+    finally:
+        for generator, state in states:
+            generator.set_state(state)

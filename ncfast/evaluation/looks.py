@@ -1,0 +1,149 @@
+"""Two looks at a stream of batches: moments first, then what needs the final means."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ncfast.accumulator import Accumulator
+
+
+class Batch(NamedTuple):
+    """One batch of every layer.
+
+    Attributes:
+        feats: features by layer, (N, D) or (B, T, D).
+        labels: (N,) or (B, T); None outside the distribution.
+        mask: of the shape of the labels; False leaves a row out.
+    """
+
+    feats: Mapping[str, Tensor]
+    labels: Tensor | None
+    mask: Tensor | None = None
+
+
+Visit = Callable[[Batch], None]
+Run = Callable[[Visit], None]
+
+
+class Memory:
+    """How many bytes of features may still be kept."""
+
+    def __init__(self, limit: int | None) -> None:
+        self.left: float = math.inf if limit is None else limit
+
+
+class Kept:
+    """A run over batches that comes from memory the second time, where the batches fit.
+
+    Args:
+        run: calls its argument with every batch.
+        memory: shared with other runs; None keeps nothing.
+        repeatable: whether ``run`` can be called again.
+    """
+
+    def __init__(self, run: Run, memory: Memory | None = None, *, repeatable: bool = True) -> None:
+        self._run, self._memory, self._repeatable = run, memory, repeatable
+        self._batches: list[Batch] | None = None if memory is None else []
+
+    @property
+    def can_repeat(self) -> bool:
+        """Whether a second call is possible."""
+        return self._repeatable or self._batches is not None
+
+    def first(self, visit: Visit) -> None:
+        """Visit every batch and keep it while there is memory."""
+
+        def visit_and_keep(batch: Batch) -> None:
+            visit(batch)
+            self._keep(batch)
+
+        self._run(visit_and_keep)
+
+    def again(self, visit: Visit) -> None:
+        """Visit every batch a second time."""
+        if self._batches is None:
+            self._run(visit)
+        for batch in self._batches or ():
+            visit(batch)
+
+    def _keep(self, batch: Batch) -> None:
+        if self._batches is None or self._memory is None:
+            return
+        self._memory.left -= _size(batch)
+        if self._memory.left < 0:
+            self._memory.left += sum(map(_size, [*self._batches, batch]))
+            self._batches = None
+            return
+        # a copy: a view would keep the whole activation alive
+        kept = {name: feats.clone() for name, feats in batch.feats.items()}
+        self._batches.append(batch._replace(feats=kept))
+
+
+def _size(batch: Batch) -> int:
+    return sum(t.nbytes for t in (*batch.feats.values(), batch.labels, batch.mask) if t is not None)
+
+
+def look_twice(
+    accumulators: Mapping[str, Accumulator],
+    inside: Kept,
+    outside: Kept | None,
+    reduce: Callable[[Accumulator], object] | None,
+) -> None:
+    """Update the accumulators with every batch, and revisit the batches where one needs that.
+
+    Args:
+        accumulators: by layer.
+        inside: the batches of the data set.
+        outside: the batches from outside the distribution.
+        reduce: merges an accumulator with those of the other ranks; None for a single process.
+    """
+    inside.first(lambda batch: _update(accumulators, batch))
+    if outside is not None:
+        outside.first(lambda batch: _update(accumulators, batch))
+    _reduce(accumulators, reduce)
+    waiting = {name: acc for name, acc in accumulators.items() if acc.needs_revisit}
+    if not waiting:
+        return
+    if not (inside.can_repeat and (outside is None or outside.can_repeat)):
+        warnings.warn(_CANNOT_REPEAT, RuntimeWarning, stacklevel=4)
+        return
+    inside.again(lambda batch: _revisit(waiting, batch))
+    if outside is not None:
+        outside.again(lambda batch: _revisit(waiting, batch))
+    _reduce(waiting, reduce)
+
+
+_CANNOT_REPEAT = (
+    "The loader is an iterator that cannot be read twice, and its features exceed `memory_limit`: "
+    "the metrics that need a second look, such as nc4.*, are left out. Pass a DataLoader or a "
+    "list, or raise memory_limit."
+)
+
+
+def _update(accumulators: Mapping[str, Accumulator], batch: Batch) -> None:
+    for name, feats in batch.feats.items():
+        if batch.labels is None:
+            accumulators[name].update_ood(feats)
+        else:
+            accumulators[name].update(feats, batch.labels, mask=batch.mask)
+
+
+def _revisit(accumulators: Mapping[str, Accumulator], batch: Batch) -> None:
+    for name, accumulator in accumulators.items():
+        if batch.labels is None:
+            accumulator.revisit_ood(batch.feats[name])
+        else:
+            accumulator.revisit(batch.feats[name], batch.labels, mask=batch.mask)
+
+
+def _reduce(
+    accumulators: Mapping[str, Accumulator], reduce: Callable[[Accumulator], object] | None
+) -> None:
+    if reduce is not None:
+        for accumulator in accumulators.values():
+            reduce(accumulator)

@@ -1,0 +1,200 @@
+"""`evaluate`: the collapse metrics of a trained network on a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ncfast._optional import Show, shown
+from ncfast.evaluation.collect import (
+    Classifier,
+    accumulators_of,
+    collected,
+    summed,
+)
+from ncfast.evaluation.forward import Forward, Unpack
+from ncfast.evaluation.looks import Kept, Memory, look_twice
+from ncfast.evaluation.result import Evaluation
+from ncfast.evaluation.tokens import MaskedPool
+from ncfast.metrics.needs import as_bytes
+from ncfast.tracking.capture import FeatureCapture, PoolSpec
+from ncfast.tracking.layers import INPUT, Layer, model_device, resolve, uncompiled
+from ncfast.tracking.pooling import PRESETS, batch_first
+from ncfast.tracking.reduction import as_group
+from ncfast.tracking.tapped import Tapped
+
+
+def evaluate(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    num_classes: int | None = None,
+    layers: Layer | Sequence[Layer] | None = None,
+    pool: PoolSpec | Mapping[str, PoolSpec] = None,
+    metrics: str | Sequence[str] = "all",
+    ood_loader: Iterable[Any] | None = None,
+    ignore_index: int | None = -100,
+    shift: int = 0,
+    unpack: Unpack | None = None,
+    device: torch.device | str | None = None,
+    group: Any = None,
+    memory_limit: int | str | None = "2GiB",
+    progress: bool | Show | None = None,
+) -> Evaluation:
+    """NC1 to NC5, ranks, bounds and accuracy of a network on a data set.
+
+    The network runs in eval mode without gradients. Afterwards its modes and the random streams are
+    as they were. Metrics such as nc4.* look at the features a second time, once the class means are
+    known: the features are kept while they fit ``memory_limit``, else the network runs twice.
+
+    Args:
+        model: any module. A compiled or data-parallel one is run as the module inside it.
+        loader: batches (inputs, labels, ...), or dicts with labels under "labels", "label",
+            "targets", "target" or "y". The inputs of a dict are passed by keyword. An iterator that
+            can be read only once is taken too.
+        num_classes: K; None takes the rows of the last nn.Linear.
+        layers: as for `ncfast.Tracker`; None measures the input of the last nn.Linear. NC3, NC4 and
+            the bounds use the classifier: an nn.Linear with K rows whose input is measured.
+        pool: as for `ncfast.Tracker`: how an output becomes features (N, D). "last" and "gap" leave
+            out the padding that an "attention_mask" of the batch tells.
+        metrics: "default", a family, a tier, ids, or "all": every id whose inputs are there.
+        ood_loader: batches from outside the distribution, with or without labels, for NC5.
+        ignore_index: rows with this label are left out; None leaves out none.
+        shift: 1 for a causal language model: pairs the feature of token t with the label at t + 1.
+            Labels default to the input ids.
+        unpack: a function from a batch to (inputs, labels) or (inputs, labels, mask). The mask has
+            the shape of the labels and leaves rows out where it is False. Without this function the
+            mask of token labels is the "attention_mask" of the batch.
+        device: where inputs go; None is the device of the model's first parameter.
+        group: None measures what this process sees; "auto" or a process group merges all ranks,
+            each of which passes its own share of the data.
+        memory_limit: for kept features, and for the D x D scatter matrix of each layer, without
+            which some metrics are left out. Bytes or a text such as "500MiB"; None: no limit.
+        progress: True shows a bar of tqdm; or a function that wraps an iterable, as tqdm does.
+
+    Raises:
+        TypeError: the model is no module, or a batch cannot be unpacked.
+        ValueError: unknown layers, pooling or metrics; K is unknown; features that are not
+            (N, D); labels that do not fit; no batch; a metric asked for by name cannot be had; the
+            features of the second look differ from those of the first.
+        ModuleNotFoundError: ``progress=True`` without tqdm.
+
+    Source:
+        NC1 to NC4: Papyan, Han & Donoho 2020. Every id: `ncfast.describe`.
+
+    Example:
+        >>> import torch, ncfast
+        >>> net = torch.nn.Sequential(torch.nn.Tanh(), torch.nn.Linear(8, 3))
+        >>> data = [(torch.randn(32, 8), torch.randint(3, (32,))) for _ in range(4)]
+        >>> found = ncfast.evaluate(net, data)
+        >>> found.samples, 0 <= found["nc4.agreement"] <= 1
+        (128, True)
+    """
+    if shift < 0:
+        raise ValueError(f"Expected argument `shift` to be 0 or more but got {shift}.")
+    network, layers, pool = _inner(model, layers, pool)
+    several, processes = as_group(group)
+    classes = _rows_of_last_linear(network) if num_classes is None else num_classes
+    pools, masked = _without_padding(network, resolve(network, layers), pool)
+    capture = FeatureCapture(network, layers, pools)
+    try:
+        heads = {name: _classifier(network, name, classes) for name in capture.names}
+        accumulators, missing = accumulators_of(
+            heads, classes, metrics, ignore_index=ignore_index, memory_limit=memory_limit
+        )
+        forward = Forward(
+            network,
+            capture,
+            pools=masked,
+            num_classes=classes,
+            device=model_device(network) if device is None else torch.device(device),
+            ignore_index=ignore_index,
+            shift=shift,
+            unpack=unpack,
+            show=shown(progress),
+        )
+        # of metrics that need rows from outside, no accumulator knows yet that it needs them twice
+        twice = ood_loader is not None or any(a.needs_revisit for a in accumulators.values())
+        memory = Memory(as_bytes(memory_limit)) if twice else None
+        inside = Kept(forward.over(loader), memory, repeatable=_repeatable(loader))
+        outside = None
+        if ood_loader is not None:
+            again = _repeatable(ood_loader)
+            outside = Kept(forward.outside(ood_loader), memory, repeatable=again)
+        reduce = (lambda acc: acc.all_reduce(processes)) if several else None
+        look_twice(accumulators, inside, outside, reduce)
+        correct, counted = summed(forward.scores, several, processes)
+        accuracy = correct / counted if counted else None
+        return collected(accumulators, accuracy=accuracy, missing=missing)
+    finally:
+        capture.remove()
+
+
+def _inner(
+    model: nn.Module,
+    layers: Layer | Sequence[Layer] | None,
+    pool: PoolSpec | Mapping[str, PoolSpec],
+) -> tuple[nn.Module, Layer | Sequence[Layer] | None, PoolSpec | Mapping[str, PoolSpec]]:
+    """The module inside a compiled, data-parallel or `Tapped` one.
+
+    Hooks fire in it, and ranks whose loaders differ in length do not wait for each other.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"Expected argument `model` to be an nn.Module but got {type(model).__name__}."
+        )
+    network = uncompiled(model)
+    if isinstance(network, DistributedDataParallel):
+        network = uncompiled(network.module)
+    if isinstance(network, Tapped):
+        if layers is None and pool is None:
+            layers, pool = network._chosen
+        network = uncompiled(network.module)
+    return network, layers, pool
+
+
+def _rows_of_last_linear(network: nn.Module) -> int:
+    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ValueError(
+            "Expected argument `num_classes` for a network without an nn.Linear but got None."
+        )
+    return linear[-1].out_features
+
+
+def _classifier(network: nn.Module, name: str, num_classes: int) -> Classifier | None:
+    """Weight and bias of the nn.Linear with K rows whose input is measured."""
+    if not name.endswith(INPUT):
+        return None
+    module = network.get_submodule(name.removesuffix(INPUT))
+    if not isinstance(module, nn.Linear) or module.out_features != num_classes:
+        return None
+    bias = None if module.bias is None else module.bias.detach()
+    return module.weight.detach(), bias
+
+
+def _without_padding(
+    network: nn.Module, names: Sequence[str], pool: PoolSpec | Mapping[str, PoolSpec]
+) -> tuple[dict[str, PoolSpec], list[MaskedPool]]:
+    """The pooling of each layer, with "last" and "gap" as functions that know the batch's mask."""
+    pools: dict[str, PoolSpec] = {name: pool for name in names if not isinstance(pool, Mapping)}
+    pools |= pool if isinstance(pool, Mapping) else {}
+    masked: list[MaskedPool] = []
+    for name in names:
+        how = pools.get(name)
+        if not isinstance(how, str) or how not in ("last", "gap"):
+            continue
+        layer = network.get_submodule(name.removesuffix(INPUT))
+        if batch_first(PRESETS[how], layer) is PRESETS[how]:  # else the layer's axes are (T, N, D)
+            masked.append(MaskedPool(how))
+            pools[name] = masked[-1]
+    return pools, masked
+
+
+def _repeatable(loader: Iterable[Any]) -> bool:
+    """Whether the batches can be read a second time: not those of an iterator."""
+    return not isinstance(loader, Iterator)

@@ -1,0 +1,243 @@
+"""`evaluate_files`: the collapse metrics of features in files that may be larger than memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ncfast._optional import Show, shown
+from ncfast.evaluation.collect import Classifier, accumulators_of, collected, summed
+from ncfast.evaluation.files import (
+    BIAS,
+    WEIGHT,
+    Paths,
+    Rows,
+    check_range,
+    open_features,
+    open_labels,
+    open_rows,
+)
+from ncfast.evaluation.formats import FileError
+from ncfast.evaluation.looks import Batch, Kept, Visit, look_twice
+from ncfast.evaluation.result import Evaluation
+from ncfast.ops.decisions import Rule
+from ncfast.ops.decisions import decisions as decide
+from ncfast.tracking.reduction import as_group
+
+_BLOCK = 32 << 20  # bytes of features that are read at a time
+
+
+def evaluate_files(
+    feats: Paths,
+    labels: Paths,
+    *,
+    weight: Paths | None = None,
+    bias: Paths | None = None,
+    ood: Paths | None = None,
+    num_classes: int | None = None,
+    metrics: str | Sequence[str] = "all",
+    ignore_index: int | None = -100,
+    nonfinite: Literal["error", "skip"] = "error",
+    device: torch.device | str | None = None,
+    group: Any = None,
+    memory_limit: int | str | None = "2GiB",
+    progress: bool | Show | None = None,
+) -> Evaluation:
+    """The collapse metrics of features in .npy, .npz, .pt, .safetensors or .parquet files.
+
+    The files are read in blocks of 32 MiB, twice where a metric needs that. A path may be a file, a
+    folder, a glob or a list of these, whose rows follow each other; "FILE:NAME" is one array of a
+    file that holds several.
+
+    Args:
+        feats: features (N, D), or (N, T, D) of tokens, in any floating dtype.
+        labels: integer class indices (N,) or (N, T); may be the same file.
+        weight: rows (K, D) of the classifier, for NC3, NC4, the bounds and the accuracy.
+        bias: its bias (K,); without it the bias is zero.
+        ood: features (M, D) from outside the distribution, for NC5.
+        num_classes: K; None takes the rows of ``weight``, or the largest label plus one.
+        metrics: as for `ncfast.evaluate`.
+        ignore_index: rows with this label are left out; None leaves out none.
+        nonfinite: "error" raises, once all are counted, where rows hold NaN or infinities; "skip"
+            leaves them out and counts them.
+        device: where the metrics are computed; None is the CPU.
+        group: "auto" or a process group splits the rows over its ranks; None does not.
+        memory_limit: for the D x D scatter matrix; see `ncfast.evaluate`.
+        progress: True shows a bar of tqdm; or a function that wraps an iterable, as tqdm does.
+
+    Raises:
+        FileError: a file cannot be used; the message is one line that begins with its name.
+        FileNotFoundError: a file is not there.
+        ValueError: see `ncfast.evaluate`.
+        ModuleNotFoundError: the package that reads a format is not installed.
+
+    Example:
+        >>> import tempfile, numpy as np
+        >>> from ncfast.evaluation import evaluate_files
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.savez(f"{folder}/x.npz", feats=np.eye(6, 4), labels=np.arange(6) % 2)
+        ...     found = evaluate_files(f"{folder}/x.npz", f"{folder}/x.npz")
+        >>> found.samples, found.num_classes
+        (6, 2)
+    """
+    if nonfinite not in ("error", "skip"):
+        raise ValueError(
+            f"Expected argument `nonfinite` to be 'error' or 'skip' but got {nonfinite!r}."
+        )
+    several, processes = as_group(group)
+    place = torch.device("cpu" if device is None else device)
+    data = open_features(feats)
+    targets = open_labels(labels, data)
+    head = _classifier(weight, bias, data, place)
+    if num_classes is None and head is not None:
+        num_classes = len(head[0])
+    num_classes = check_range(targets, num_classes, ignore_index)
+    accumulators, missing = accumulators_of(
+        {"": head},
+        num_classes,
+        metrics,
+        ignore_index=ignore_index,
+        memory_limit=memory_limit,
+        device=place,
+    )
+    rank, ranks = (dist.get_rank(processes), dist.get_world_size(processes)) if several else (0, 1)
+    options: dict[str, Any] = {
+        "rank": rank,
+        "ranks": ranks,
+        "device": place,
+        "show": shown(progress),
+    }
+    skip = nonfinite == "skip"
+    inside = Reading(
+        feats=data, labels=targets, skip=skip, head=head, ignore_index=ignore_index, **options
+    )
+    outside = None
+    if ood is not None:
+        beyond = _as_wide(open_features(ood), data)
+        outside = Reading(feats=beyond, labels=None, skip=skip, **options)
+    look_twice(
+        accumulators,
+        Kept(inside.run),
+        None if outside is None else Kept(outside.run),
+        (lambda accumulator: accumulator.all_reduce(processes)) if several else None,
+    )
+    skipped = 0 if outside is None else outside.skipped
+    counts = torch.tensor([*inside.scores, inside.skipped, skipped], dtype=torch.float64)
+    correct, counted, *bad = summed(counts, several, processes)
+    return collected(
+        accumulators,
+        accuracy=correct / counted if counted else None,
+        missing=missing,
+        nonfinite=(int(bad[0]), int(bad[1])),
+    )
+
+
+@dataclass(eq=False, kw_only=True)
+class Reading:
+    """The rows of one rank, read in blocks.
+
+    Attributes:
+        feats: of all ranks; labels: None outside the distribution.
+        rank, ranks: which share is read.
+        device: where the blocks go.
+        show: wraps an iterable for a progress bar.
+        skip: whether rows that are not finite are left out; otherwise they are an error.
+        head: the classifier, for the accuracy.
+        ignore_index: the label of rows that are left out.
+        scores: correct and counted predictions of the last pass.
+        skipped: rows that are not finite and would have counted, of the last pass.
+    """
+
+    feats: Rows
+    labels: Rows | None
+    rank: int
+    ranks: int
+    device: torch.device
+    show: Show
+    skip: bool
+    head: Classifier | None = None
+    ignore_index: int | None = None
+    scores: tuple[int, int] = (0, 0)
+    skipped: int = 0
+
+    def run(self, visit: Visit) -> None:
+        """Visit every block.
+
+        Raises:
+            FileError: rows hold NaN or infinities; a file ends early.
+        """
+        start, stop = (len(self.feats) * r // self.ranks for r in (self.rank, self.rank + 1))
+        row = math.prod(self.feats.shape[1:]) * self.feats.dtype.itemsize
+        size = max(_BLOCK // row, 1)
+        feats = self.feats.blocks(start, stop, size)
+        labels = None if self.labels is None else self.labels.blocks(start, stop, size)
+        self.scores, self.skipped = (0, 0), 0
+        for _ in self.show(range(start, stop, size)):
+            block = next(feats).to(self.device).flatten(0, -2)
+            visit(self._batch(block, None if labels is None else next(labels)))
+        if self.skipped and not self.skip:
+            raise FileError(
+                f"{self.feats.name}: {self.skipped} of rows {start} to {stop - 1} hold NaN or "
+                "infinities. Leave them out with nonfinite='skip' (--nonfinite skip), or find out "
+                "where the model diverged."
+            )
+
+    def _batch(self, feats: Tensor, labels: Tensor | None) -> Batch:
+        finite = feats.isfinite().all(1)
+        if labels is None:
+            self.skipped += int((~finite).sum())
+            return Batch({"": feats[finite]}, None)
+        labels = labels.to(self.device, torch.int64).flatten()
+        counted = labels == labels if self.ignore_index is None else labels != self.ignore_index
+        self.skipped += int((counted & ~finite).sum())
+        self._score(feats, labels, counted & finite)
+        return Batch({"": feats}, labels, finite)
+
+    def _score(self, feats: Tensor, labels: Tensor, counted: Tensor) -> None:
+        if self.head is None:
+            return
+        weight, bias = self.head
+        offset = weight.new_zeros(len(weight)) if bias is None else bias
+        chosen = decide("auto", feats, [Rule(weight.new_zeros(weight.shape[1]), weight, offset)])[0]
+        correct = int((counted & (chosen == labels)).sum())
+        self.scores = (self.scores[0] + correct, self.scores[1] + int(counted.sum()))
+
+
+def _classifier(
+    weight: Paths | None, bias: Paths | None, feats: Rows, device: torch.device
+) -> Classifier | None:
+    """Weight (K, D) and bias (K,) in float64."""
+    if weight is None:
+        if bias is not None:
+            raise ValueError("Expected argument `weight` beside `bias` but got None.")
+        return None
+    rows = open_rows(weight, WEIGHT)
+    if len(rows.shape) != 2 or rows.shape[1] != feats.shape[-1]:
+        turned = " It looks transposed." if rows.shape[:1] == feats.shape[-1:] else ""
+        raise FileError(
+            f"{rows.name}: expected a classifier of shape (K, D) with D = {feats.shape[-1]} but "
+            f"got {rows.shape}.{turned}"
+        )
+    offsets = None if bias is None else open_rows(bias, BIAS)
+    if offsets is not None and offsets.shape != rows.shape[:1]:
+        raise FileError(
+            f"{offsets.name}: expected a bias of shape {rows.shape[:1]} but got {offsets.shape}."
+        )
+    found = [None if r is None else r.whole().to(device, torch.float64) for r in (rows, offsets)]
+    assert found[0] is not None
+    return found[0], found[1]
+
+
+def _as_wide(ood: Rows, feats: Rows) -> Rows:
+    if ood.shape[-1] != feats.shape[-1]:
+        raise FileError(
+            f"{ood.name}: expected features with D = {feats.shape[-1]} columns, as in "
+            f"{feats.name}, but got {ood.shape}."
+        )
+    return ood

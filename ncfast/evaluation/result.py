@@ -1,0 +1,250 @@
+"""`Evaluation`: the metrics of a data set as a mapping, table, figure or file."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ncfast._optional import need
+from ncfast.metrics.catalogue import CATALOGUE
+from ncfast.tracking.header import CONVENTIONS, _definition
+from ncfast.tracking.sinks.files import replacing
+from ncfast.tracking.sinks.strict_json import listed, strict
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_OF_TRAINING = ("step", "tracker/local", "tracker/seconds")
+_WIDTH = 100  # of a table, in characters
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Evaluation(Mapping[str, float]):
+    """What `ncfast.evaluate` found: a mapping from metric ids to floats.
+
+    With several layers a key is "LAYER/ID", such as "block3/nc1.pinv". The accuracy belongs to no
+    layer. Printing it shows a table.
+
+    Attributes:
+        numbers: the metrics by key.
+        layers: the measured layers, in the order of the call.
+        num_classes: K.
+        samples: the rows that were measured.
+        ignored: the rows that a mask or ``ignore_index`` left out.
+        missing: the keys that were left out, and why.
+        nonfinite: the rows of files that were skipped because they hold NaN or infinities.
+    """
+
+    numbers: Mapping[str, float]
+    layers: tuple[str, ...] = ("",)
+    num_classes: int = 0
+    samples: int = 0
+    ignored: int = 0
+    missing: Mapping[str, str] = field(default_factory=dict)
+    nonfinite: int = 0
+
+    def __getitem__(self, key: str) -> float:
+        return self.numbers[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __repr__(self) -> str:
+        rows = self._rows()
+        shown = "\n\n".join(_table(part) for part in _side_by_side(rows))
+        return "\n".join([self._heading(), "", shown, *self._left_out()])
+
+    def _repr_html_(self) -> str:
+        """The table of a notebook."""
+        head, *rows = ([html.escape(cell) for cell in row] for row in self._rows())
+        cells = ["".join(f"<th>{cell}</th>" for cell in head)]
+        cells += ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
+        body = "".join(f"<tr>{row}</tr>" for row in cells)
+        notes = "".join(f"<p>{html.escape(line)}</p>" for line in self._left_out() if line)
+        return f"<p>{html.escape(self._heading())}</p><table>{body}</table>{notes}"
+
+    def to_dict(self) -> dict[str, float]:
+        """The metrics by key, in a dict of their own."""
+        return dict(self.numbers)
+
+    def to_frame(self) -> Any:
+        """A pandas.DataFrame with a row for each metric and a column for each layer.
+
+        What a layer does not have is NaN. The accuracy, which belongs to no layer, is the same in
+        each column.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+        """
+        pandas = need("pandas", "Evaluation.to_frame")
+        columns = {layer: [self._value(layer, id_) for id_ in self._ids()] for layer in self.layers}
+        return pandas.DataFrame(columns, index=self._ids())
+
+    def plot(self, metrics: str | Sequence[str] | None = None) -> Figure:
+        """Draw metrics over the layers, one panel for each.
+
+        A panel is logarithmic where all its values are positive and they span more than a decade.
+
+        Args:
+            metrics: ids; None draws the ones of this evaluation among the accuracy, "nc1.pinv",
+                "nc1.quotient", "nc2.etf_error", "nc3.self_duality" and "nc4.agreement".
+
+        Returns:
+            A figure that no window shows: ``figure.savefig("depth.png")``.
+
+        Raises:
+            ModuleNotFoundError: matplotlib is not installed.
+            ValueError: a metric is not in this evaluation.
+        """
+        need("matplotlib", "Evaluation.plot")
+        from matplotlib.figure import Figure
+
+        drawn = [metrics] if isinstance(metrics, str) else metrics
+        drawn = [id_ for id_ in _DRAWN if id_ in self._ids()] if drawn is None else drawn
+        if unknown := [id_ for id_ in drawn if id_ not in self._ids()]:
+            raise ValueError(
+                f"Expected argument `metrics` to hold ids of this evaluation but got {unknown}. "
+                f"It has {', '.join(self._ids())}."
+            )
+        columns = min(3, max(len(drawn), 1))
+        lines = -(-len(drawn) // columns)
+        figure = Figure(figsize=(4 * columns, 2.8 * max(lines, 1)), layout="constrained")
+        for number, id_ in enumerate(drawn):
+            self._panel(figure.add_subplot(lines, columns, number + 1), id_)
+        return figure
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a JSON file: the metrics, what was measured, conventions and definitions.
+
+        Numbers that are not finite are null and listed under "nonfinite" as in a log. The file
+        takes its place whole.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        import ncfast
+
+        record: dict[str, Any] = {
+            "version": ncfast.__version__,
+            "metrics": strict(self.numbers),
+            "nonfinite": listed(self.numbers),
+            "layers": list(self.layers),
+            "num_classes": self.num_classes,
+            "samples": self.samples,
+            "ignored": self.ignored,
+            "skipped_nonfinite_rows": self.nonfinite,
+            "missing": dict(self.missing),
+            "conventions": {k: v for k, v in CONVENTIONS.items() if k not in _OF_TRAINING},
+            "definitions": {id_: _definition(id_) for id_ in self._ids() if id_ in CATALOGUE},
+        }
+        with replacing(Path(path)) as temporary:
+            temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+    def _key(self, layer: str, id_: str) -> str:
+        of_layer = len(self.layers) > 1 and id_ in CATALOGUE
+        return f"{layer}/{id_}" if of_layer else id_
+
+    def _value(self, layer: str, id_: str) -> float:
+        return self.numbers.get(self._key(layer, id_), math.nan)
+
+    def _ids(self) -> list[str]:
+        """The accuracy, where there is one, and the ids that some layer has."""
+        known = [id_ for id_ in ("accuracy", *CATALOGUE) if self._is_there(id_)]
+        return known
+
+    def _is_there(self, id_: str) -> bool:
+        return any(self._key(layer, id_) in self.numbers for layer in self.layers)
+
+    def _heading(self) -> str:
+        parts = [f"{self.samples} samples", f"{self.num_classes} classes"]
+        parts += [f"{self.ignored} left out"] if self.ignored else []
+        parts += [f"{self.nonfinite} not finite and skipped"] if self.nonfinite else []
+        parts += [f"layer {self.layers[0]}"] if self.layers[0] and len(self.layers) == 1 else []
+        return ", ".join(parts)
+
+    def _rows(self) -> list[list[str]]:
+        """The table as text: a head, then a row for each metric, with its meaning for one layer."""
+        several = len(self.layers) > 1
+        rows = [["metric", *self.layers] if several else ["metric", "value", "meaning"]]
+        for id_ in self._ids():
+            keys = [self._key(layer, id_) for layer in self.layers]
+            values = [f"{self.numbers[key]:.6g}" if key in self.numbers else "" for key in keys]
+            meaning = CATALOGUE[id_].direction if id_ in CATALOGUE else ""
+            rows.append([id_, *values] if several else [id_, *values, meaning])
+        return rows
+
+    def _left_out(self) -> list[str]:
+        """A line for each reason and list of ids; a family that is left out whole is "nc5.*"."""
+        lines: dict[str, list[str]] = {}
+        for layer in self.layers:
+            reasons: dict[str, list[str]] = {}
+            for id_ in CATALOGUE:
+                if why := self.missing.get(self._key(layer, id_)):
+                    reasons.setdefault(why, []).append(id_)
+            for why, ids in reasons.items():
+                lines.setdefault(f"{', '.join(_shortened(ids))} ({why})", []).append(layer)
+        several = len(self.layers) > 1
+        told = [
+            f"left out{' for ' + ', '.join(layers) if several else ''}: {line}"
+            for line, layers in lines.items()
+        ]
+        return ["", *told] if told else []
+
+    def _panel(self, axes: Any, id_: str) -> None:
+        values = [self._value(layer, id_) for layer in self.layers]
+        axes.plot(range(len(values)), values, marker="o")
+        positive = [value for value in values if value > 0]
+        if len(positive) == len(values) and max(values) > 10 * min(values):
+            axes.set_yscale("log")
+        names = [layer or "features" for layer in self.layers]
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+        axes.set_title(id_)
+
+
+_DRAWN = (
+    "accuracy",
+    "nc1.pinv",
+    "nc1.quotient",
+    "nc2.etf_error",
+    "nc3.self_duality",
+    "nc4.agreement",
+)
+
+
+def _shortened(ids: Sequence[str]) -> list[str]:
+    families = {id_: id_.split(".")[0] for id_ in CATALOGUE}
+    whole = {f for f in families.values() if {i for i in CATALOGUE if families[i] == f} <= {*ids}}
+    return list(dict.fromkeys(f"{families[i]}.*" if families[i] in whole else i for i in ids))
+
+
+def _side_by_side(rows: list[list[str]]) -> list[list[list[str]]]:
+    """The table in parts that fit the width: each with the metrics and as many columns as fit."""
+    widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+    parts: list[list[int]] = [[]]
+    for column in range(1, len(widths)):
+        if parts[-1] and sum(widths[c] for c in (0, *parts[-1], column)) > _WIDTH:
+            parts.append([])
+        parts[-1].append(column)
+    return [[[row[0], *(row[c] for c in part)] for row in rows] for part in parts]
+
+
+def _table(rows: list[list[str]]) -> str:
+    """Aligned columns: names and meanings to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    left = [column == 0 or rows[0][column] == "meaning" for column in range(len(widths))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if to_left else cell.rjust(width)
+            for cell, width, to_left in zip(row, widths, left, strict=True)
+        ).rstrip()
+        for row in rows
+    )

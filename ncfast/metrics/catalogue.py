@@ -1,0 +1,215 @@
+"""The catalogue: metric ids, the definition behind each, the choice among them, and `describe`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from ncfast.metrics import (
+    bounds,
+    covariance,
+    decision,
+    duality,
+    geometry,
+    ood,
+    pairwise,
+    rank,
+    variability,
+)
+from ncfast.metrics.metric import TIERS, Metric
+
+_FAMILIES = (variability, covariance, geometry, pairwise, duality, decision, ood, rank, bounds)
+_CORE = (
+    "rnc1.max",
+    "rnc1.mean",
+    "nc1.quotient",
+    "nc1.cdnv",
+    "nc2.condition",
+    "nc2.equinorm",
+    "nc2.equiangular",
+    "nc2.etf_error",
+)
+
+
+def _related(metrics: dict[str, Metric]) -> dict[str, Metric]:
+    """The same metrics, grouped by family, each knowing the others of its family."""
+    families = dict.fromkeys(id_.split(".")[0] for id_ in metrics)
+    ids = [id_ for family in families for id_ in metrics if id_.split(".")[0] == family]
+    return {
+        id_: replace(
+            metrics[id_],
+            variants=tuple(o for o in ids if o != id_ and o.split(".")[0] == id_.split(".")[0]),
+        )
+        for id_ in ids
+    }
+
+
+# everything that `collapse_metrics` computes
+CATALOGUE: dict[str, Metric] = _related(
+    {id_: metric for family in _FAMILIES for id_, metric in family.METRICS.items()}
+)
+# what a tracker logs unless told otherwise: a small set that needs the moments alone
+METRICS: dict[str, Metric] = {id_: CATALOGUE[id_] for id_ in _CORE}
+# what a tracker can log: everything that needs the moments alone
+OF_MOMENTS: dict[str, Metric] = {id_: m for id_, m in CATALOGUE.items() if m.needs == {"moments"}}
+
+
+def resolve(which: str | Sequence[str], known: Iterable[str] = tuple(METRICS)) -> tuple[str, ...]:
+    """The ids of ``known`` that ``which`` names: "default", "all", ids, families or tiers.
+
+    A tier includes the cheaper ones: "standard" is everything in "lite" as well.
+
+    Raises:
+        ValueError: a name is neither an id nor a family nor a tier.
+        TypeError: ``which`` is no name and no sequence of names.
+    """
+    if not isinstance(which, Iterable):
+        raise TypeError(
+            f"Expected the names of metrics but got {type(which).__name__}. Pass ids, families or "
+            "tiers, such as ['rnc1.max', 'nc2']."
+        )
+    names = (which,) if isinstance(which, str) else tuple(which)
+    return _resolve(tuple(n if isinstance(n, str) else repr(n) for n in names), tuple(known))
+
+
+def by_name(which: str | Sequence[str]) -> tuple[str, ...]:
+    """The ids that ``which`` names one by one, whose inputs must be there."""
+    return tuple(id_ for id_ in ([which] if isinstance(which, str) else which) if id_ in CATALOGUE)
+
+
+@functools.lru_cache(maxsize=64)
+def _resolve(names: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
+    chosen: list[str] = []
+    for name in names:
+        if name in TIERS:
+            chosen += [id_ for id_ in known if _tier(id_) <= TIERS.index(name)]
+            continue
+        if name == "default":
+            chosen += [id_ for id_ in METRICS if id_ in known]
+            continue
+        found = [id_ for id_ in known if name in ("all", id_, id_.split(".")[0])]
+        if not found:
+            raise ValueError(
+                f"Expected the names of metrics but got {name!r}. Known ids: {', '.join(known)}; "
+                f"or a family such as 'nc2', a tier of {TIERS}, 'default' or 'all'."
+            )
+        chosen += found
+    return tuple(dict.fromkeys(chosen))
+
+
+def _tier(id_: str) -> int:
+    return TIERS.index(CATALOGUE[id_].tier) if id_ in CATALOGUE else 0
+
+
+_THEORY = "Sakamoto & Sato 2025, arXiv 2509.20829"
+
+
+@dataclass(frozen=True)
+class Standalone:
+    """Formula, source, range and direction of a quantity, and the function that computes it."""
+
+    call: str
+    formula: str
+    source: str
+    range: str
+    direction: str
+
+
+# quantities with a call of their own, outside `collapse_metrics`, known to `describe`
+STANDALONE = {
+    "weight.norm": Standalone(
+        "ncfast.weight_norm",
+        "sqrt(sum p^2) over all parameters",
+        "global L2 norm; not the sum of the norms of tensors",
+        "[0, inf)",
+        "falls under weight decay",
+    ),
+    "weight.spectral_product": Standalone(
+        "ncfast.spectral_norm_product",
+        "product over layers of sigma_max(W_l)",
+        "Bartlett, Foster & Telgarsky 2017",
+        "[0, inf)",
+        "smaller: smoother",
+    ),
+    "balancedness": Standalone(
+        "ncfast.balancedness",
+        "norm_F(A - B) / (norm_F(A) + norm_F(B)), A = W_L^T W_L, B = W_{L-1} W_{L-1}^T",
+        f"{_THEORY}, Theorem 4.3; the gap norm_F(A - B) made relative",
+        "[0, 1]",
+        "0: balanced",
+    ),
+    "bound.superfluous": Standalone(
+        "ncfast.superfluous_information_bound",
+        "1/2 sum_c p_c logdet(I + Cov_c / (B_g^2 sigma^2)) <= RNC1 / (2 sigma^2), in nats",
+        f"{_THEORY}, Theorem 3.4",
+        "[0, inf)",
+        "0: nothing superfluous",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `describe` returns.
+
+    Attributes:
+        id: the metric's id.
+        formula: its definition, in the notation of docs/metrics.md.
+        source: where it comes from.
+        range: the values it takes.
+        direction: what a value says, such as "0: collapsed".
+        variants: the other ids of its family.
+        tier: "lite", "standard" or "full"; "" for quantities outside `collapse_metrics`.
+        needs: inputs beyond the class moments.
+        stalls: whether computing it on CUDA waits for the device.
+        call: the function that computes it.
+    """
+
+    id: str
+    formula: str
+    source: str
+    range: str
+    direction: str
+    variants: tuple[str, ...]
+    tier: str
+    needs: tuple[str, ...]
+    stalls: bool
+    call: str
+
+
+def describe(id_: str) -> Description:
+    """Formula, source, range, direction and variants of a metric.
+
+    Args:
+        id_: an id such as "nc1.pinv".
+
+    Raises:
+        ValueError: the id is unknown; the message lists the known ones.
+
+    Example:
+        >>> import ncfast
+        >>> ncfast.describe("nc1.quotient").direction
+        '0: collapsed'
+    """
+    if id_ in CATALOGUE:
+        m = CATALOGUE[id_]
+        return Description(
+            id_,
+            m.formula,
+            m.source,
+            m.range,
+            m.direction,
+            m.variants,
+            m.tier,
+            m.arguments,
+            m.stalls,
+            "ncfast.collapse_metrics",
+        )
+    if id_ in STANDALONE:
+        s = STANDALONE[id_]
+        return Description(
+            id_, s.formula, s.source, s.range, s.direction, (), "", (), False, s.call
+        )
+    known = ", ".join([*CATALOGUE, *STANDALONE])
+    raise ValueError(f"Expected the id of a metric but got {id_!r}. Known ids: {known}.")

@@ -1,0 +1,223 @@
+"""The second look: sums over rows that pass by again, once the moments of all rows are known.
+
+Some metrics compare every row with the final class means (NC4), with the classifier around these
+means (the projected bound), or with the principal axes (NECO). A stream has no features left by
+then. It passes the rows again, in any batches and any order, and keeps sums.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ncfast import _validate
+from ncfast._surroundings import updatable
+from ncfast.metrics.decision import correct_by_class
+from ncfast.metrics.inputs import MetricInputs, RowSums
+from ncfast.metrics.needs import LOOKS
+from ncfast.metrics.ood import neco_scores
+from ncfast.moments import ClassMoments
+from ncfast.ops.margins import add_projected_squares
+
+NO_SCORE = -1.0  # in place of a score, which lies in 0..1
+_SAME = 1e-5  # relative difference that rounding in a model makes between two sums of norms
+
+
+class Sums(NamedTuple):
+    """The sums of a second look, float64. Entry K of a class axis counts the rows left out."""
+
+    counts: Tensor  # (K + 1,) rows
+    agreements: Tensor  # (K + 1,), see `decision.Correct`
+    hits: Tensor  # (K + 1,)
+    squares: Tensor  # (K + 1, K), see `add_projected_squares`; (0, K) unless "spread" is wanted
+    norms: Tensor  # (2,) sums of the norms of the rows, and of those outside the distribution
+    outside: Tensor  # (1,) rows outside the distribution
+
+
+class SecondLook:
+    """Sums over the rows of a second pass, around the moments of the first.
+
+    A row that is left out counts as one of class K, behind the classes: no batch is gathered, and
+    nothing waits for an accelerator.
+
+    Args:
+        inputs: the final moments; the classifier, if any; in ``sums`` the scatter, for "scores".
+        wanted: which of `needs.LOOKS` to sum up.
+
+    Attributes:
+        packed: one float64 vector of all `Sums`, which ranks add up.
+        scores: NECO scores of the rows, in batches; outside_scores: of those from outside.
+    """
+
+    @updatable
+    def __init__(self, inputs: MetricInputs, wanted: frozenset[str]) -> None:
+        self.inputs, self.wanted = inputs, wanted
+        self.packed = inputs.moments.means.new_zeros(sum(self._sizes))
+        self.scores: list[Tensor] = []
+        self.outside_scores: list[Tensor] = []
+
+    @property
+    def _sizes(self) -> list[int]:
+        number = self.inputs.moments.num_classes
+        table = (number + 1) * number if "spread" in self.wanted else 0
+        return [number + 1, number + 1, number + 1, table, 2, 1]
+
+    @property
+    def sums(self) -> Sums:
+        """Views of `packed`."""
+        sums = Sums(*self.packed.split(self._sizes))
+        return sums._replace(squares=sums.squares.view(-1, self.inputs.moments.num_classes))
+
+    def add(
+        self, feats: Tensor, labels: Tensor, mask: Tensor | None, ignore_index: int | None
+    ) -> None:
+        """Add rows (N, D) with labels (N,), see `ncfast.Accumulator.revisit`.
+
+        Raises:
+            ValueError: on the CPU, a label out of range that is not left out.
+        """
+        number = self.inputs.moments.num_classes
+        labels, nan_if_invalid = _folded(labels, number, mask, ignore_index)
+        left_out = labels == number
+        if not _validate.labels_are_on_host(labels) or bool(left_out.any()):
+            feats = torch.where(left_out.unsqueeze(1), 0, feats)
+        sums = self.sums
+        norms = torch.linalg.vector_norm(feats, dim=1, dtype=torch.float64)
+        sums.norms[0] += norms.sum() + nan_if_invalid
+        sums.counts.scatter_add_(0, labels, torch.ones_like(norms))
+        if "decisions" in self.wanted:
+            correct = correct_by_class(self.inputs, feats, labels, number + 1)
+            sums.agreements.add_(correct.agreements)
+            sums.hits.add_(correct.hits)
+        if "spread" in self.wanted:
+            means, rows = self._with_the_left_out
+            add_projected_squares(sums.squares, means, rows, feats, labels, range(number))
+        if "scores" in self.wanted:
+            scores = neco_scores(self.inputs, feats)
+            self.scores.append(torch.where(left_out, NO_SCORE, scores))
+
+    @cached_property
+    def _with_the_left_out(self) -> tuple[Tensor, Tensor]:
+        """Means and classifier rows with a row of zeros for the class of the rows left out."""
+        nothing = self.inputs.moments.means.new_zeros((1, self.inputs.moments.dim))
+        whole = (self.inputs.moments.means, self.inputs.classifier_centred)
+        means, rows = (torch.cat([part, nothing]) for part in whole)
+        return means, rows
+
+    def add_outside(self, feats: Tensor) -> None:
+        """Add rows (M, D) from outside the distribution."""
+        sums = self.sums
+        sums.outside.add_(len(feats))
+        sums.norms[1] += torch.linalg.vector_norm(feats, dim=1, dtype=torch.float64).sum()
+        if "scores" in self.wanted:
+            self.outside_scores.append(neco_scores(self.inputs, feats))
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Numbers of `scores` and `outside_scores`."""
+        return sum(map(len, self.scores)), sum(map(len, self.outside_scores))
+
+    def check(self, outside: ClassMoments | None) -> None:
+        """Compare counts and sums of norms with those of the first pass; reads them.
+
+        Args:
+            outside: the moments of the rows from outside the distribution; None looks at none.
+
+        Raises:
+            ValueError: they differ; the message says how far.
+        """
+        first, sums = self.inputs.moments, self.sums
+        _compare("revisit", "update", first, sums.counts[:-1], sums.norms[0])
+        if outside is not None:
+            _compare("revisit_ood", "update_ood", outside, sums.outside, sums.norms[1])
+
+    def row_sums(self) -> RowSums:
+        """The sums as metrics read them, beside those that ``inputs`` holds already."""
+        sums = self.sums
+        kept = self.inputs.sums if self.inputs.sums is not None else RowSums()
+        if "decisions" in self.wanted:
+            kept = kept._replace(agreements=sums.agreements[:-1], hits=sums.hits[:-1])
+        if "spread" in self.wanted:
+            kept = kept._replace(squares=sums.squares[:-1])
+        if self.scores and self.outside_scores:
+            # waits for a device, as the metrics of scores do
+            rows, outside = map(torch.cat, (self.scores, self.outside_scores))
+            scores = rows[rows != NO_SCORE], outside[outside != NO_SCORE]
+            kept = kept._replace(scores=scores)
+        return kept
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The sums, the scores and the classifier, as a flat dict."""
+        none = self.packed.new_zeros(0)
+        state = {
+            "wanted": torch.tensor([name in self.wanted for name in sorted(LOOKS)]),
+            "packed": self.packed.clone(),
+            "scores": torch.cat([none, *self.scores]),
+            "outside_scores": torch.cat([none, *self.outside_scores]),
+            "weight": self.inputs.weight,
+            "bias": self.inputs.bias,
+        }
+        return {name: tensor for name, tensor in state.items() if tensor is not None}
+
+    @classmethod
+    @updatable
+    def of(cls, inputs: MetricInputs, state: Mapping[str, Tensor]) -> SecondLook:
+        """The second look of a `state_dict`, around the moments of ``inputs``, on their device."""
+        wanted = zip(sorted(LOOKS), state["wanted"].tolist(), strict=True)
+        moved = {name: state[name].to(inputs.moments.means, copy=True) for name in state}
+        inputs = replace(inputs, weight=moved.get("weight"), bias=moved.get("bias"), _results={})
+        look = cls(inputs, frozenset(name for name, is_wanted in wanted if is_wanted))
+        look.packed = moved["packed"]
+        look.scores, look.outside_scores = (
+            [moved[name]] if len(moved[name]) else [] for name in ("scores", "outside_scores")
+        )
+        return look
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("wanted", "packed", "scores", "outside_scores")
+        # without what was derived: the extension's handles have no copy
+        inputs = replace(self.inputs, _results={})
+        return {"inputs": inputs} | {name: getattr(self, name) for name in kept}
+
+
+def _folded(
+    labels: Tensor, number: int, mask: Tensor | None, ignore_index: int | None
+) -> tuple[Tensor, Tensor]:
+    """Labels, int64, with K for rows that are left out; and NaN if another is out of range."""
+    wide = labels.to(torch.int64)
+    wanted = torch.ones_like(wide, dtype=torch.bool) if mask is None else mask
+    if ignore_index is not None:
+        wanted = wanted & (wide != ignore_index)
+    if _validate.labels_are_on_host(wide) and len(wide):
+        _validate.check_label_values(torch.where(wanted, wide, 0), number)
+    inside = (wide >= 0) & (wide < number)
+    invalid = torch.where((wanted & inside.logical_not()).any(), torch.nan, 0.0)
+    invalid = invalid.to(torch.float64)
+    return torch.where(wanted & inside, wide, number), invalid
+
+
+def _compare(again: str, before: str, first: ClassMoments, counts: Tensor, norms: Tensor) -> None:
+    whole = f"Expected {again} to pass the rows of {before} again but got "
+    remedy = (
+        "Pass the same rows twice: no random augmentation, no dropout, and no shuffling together "
+        "with drop_last."
+    )
+    differ = int((counts != first.counts).sum())
+    if differ:
+        raise ValueError(
+            f"{whole}{int(counts.sum())} rows instead of {int(first.total)}; the counts of "
+            f"{differ} classes differ. {remedy}"
+        )
+    sums = float(first.norm_sum), float(norms)
+    gap = abs(sums[1] - sums[0]) / max(abs(sums[0]), torch.finfo(torch.float64).tiny)
+    if not (gap <= _SAME or sums[0] == sums[1] or math.isnan(sums[0])):
+        raise ValueError(
+            f"{whole}rows whose norms sum to {sums[1]:.6g} instead of {sums[0]:.6g}, "
+            f"{gap:.2g} away. {remedy}"
+        )

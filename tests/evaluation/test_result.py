@@ -1,0 +1,114 @@
+import json
+import math
+import sys
+import types
+
+import pytest
+
+from ncfast.evaluation import Evaluation
+from ncfast.metrics.catalogue import CATALOGUE
+
+
+def one_layer():
+    return Evaluation(
+        {"accuracy": 0.5, "nc1.pinv": 0.25, "nc2.condition": math.nan},
+        layers=("fc:input",),
+        num_classes=3,
+        samples=10,
+        ignored=2,
+        missing={"nc5.ood_cosine": "needs rows"},
+    )
+
+
+def several(layers=("block1", "block2")):
+    numbers = {f"{layer}/rnc1.max": 0.1 / (i + 1) ** 3 for i, layer in enumerate(layers)}
+    missing = {
+        f"{layer}/{i}": "needs a classifier" for layer in layers for i in CATALOGUE if "nc3" in i
+    }
+    return Evaluation({"accuracy": 1.0, **numbers}, layers=tuple(layers), missing=missing)
+
+
+def test_it_is_a_mapping():
+    found = one_layer()
+    assert len(found) == 3
+    assert found["nc1.pinv"] == 0.25
+    assert "nc5.ood_cosine" not in found
+    assert found.to_dict().keys() == {*found}
+
+
+def test_the_table_of_one_layer():
+    lines = repr(one_layer()).splitlines()
+    assert lines[0] == "10 samples, 3 classes, 2 left out, layer fc:input"
+    assert lines[2].split() == ["metric", "value", "meaning"]
+    assert lines[4].split() == ["nc1.pinv", "0.25", "0:", "collapsed"]
+    assert lines[-1] == "left out: nc5.ood_cosine (needs rows)"
+
+
+def test_the_table_of_several_layers():
+    lines = repr(several()).splitlines()
+    assert lines[2].split() == ["metric", "block1", "block2"]
+    assert lines[4].split() == ["rnc1.max", "0.1", "0.0125"]
+    assert lines[-1] == "left out for block1, block2: nc3.* (needs a classifier)"
+
+
+def test_many_layers_are_split_into_tables_that_fit():
+    text = repr(several([f"encoder.layer.{n}.output" for n in range(12)]))
+    tables = [line for line in text.splitlines() if line.startswith("metric")]
+    assert len(tables) == 4
+    assert all(len(line) <= 100 for line in text.splitlines() if "left out" not in line)
+
+
+def test_the_table_of_a_notebook_is_escaped():
+    found = Evaluation({"a<b/rnc1.max": 1.0}, layers=("a<b", "c"))
+    assert "<th>a&lt;b</th>" in found._repr_html_()
+    assert "<td>0.25</td>" in one_layer()._repr_html_()
+
+
+def test_save_writes_strict_json_with_conventions(tmp_path):
+    path = tmp_path / "found.json"
+    one_layer().save(path)
+
+    def refuse(text):
+        raise AssertionError(text)
+
+    record = json.loads(path.read_text(), parse_constant=refuse)
+    assert record["metrics"] == {"accuracy": 0.5, "nc1.pinv": 0.25, "nc2.condition": None}
+    assert record["nonfinite"] == "nc2.condition=nan"
+    assert record["samples"] == 10
+    assert record["missing"] == {"nc5.ood_cosine": "needs rows"}
+    assert "population normalisation 1/N" in record["conventions"]["Sigma_W"]
+    assert "tracker/seconds" not in record["conventions"]
+    assert record["definitions"]["nc1.pinv"]["formula"] == CATALOGUE["nc1.pinv"].formula
+    assert [entry.name for entry in tmp_path.iterdir()] == ["found.json"]
+
+
+def test_plot_draws_metrics_over_layers():
+    figure = several().plot(["rnc1.max", "accuracy"])
+    left, right = figure.axes
+    assert list(left.lines[0].get_ydata()) == [0.1, 0.0125]
+    assert [left.get_title(), right.get_title()] == ["rnc1.max", "accuracy"]
+    assert [label.get_text() for label in left.get_xticklabels()] == ["block1", "block2"]
+    assert len(one_layer().plot().axes) == 2, "the accuracy and nc1.pinv"
+    with pytest.raises(ValueError, match=r"`metrics`.*\['nc9'\]. It has accuracy, rnc1.max"):
+        several().plot(["nc9"])
+
+
+def test_to_frame_has_a_row_for_each_metric(monkeypatch):
+    """What pandas is given, and pandas itself where it is installed."""
+    stub = types.ModuleType("pandas")
+    stub.DataFrame = lambda columns, index: (columns, index)
+    monkeypatch.setitem(sys.modules, "pandas", stub)
+    columns, index = several().to_frame()
+    assert index == ["accuracy", "rnc1.max"]
+    assert columns == {"block1": [1.0, 0.1], "block2": [1.0, 0.0125]}
+    monkeypatch.undo()
+    pandas = pytest.importorskip("pandas", reason="needs pandas")
+    frame = several().to_frame()
+    assert isinstance(frame, pandas.DataFrame)
+    assert frame.loc["rnc1.max", "block2"] == 0.0125
+
+
+def test_to_frame_names_pandas_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ModuleNotFoundError, match="Evaluation.to_frame needs the package 'pandas'"):
+        one_layer().to_frame()
