@@ -3,10 +3,12 @@
 Every word of the vocabulary is a class: thousands of classes in 64 dimensions, with word counts
 that follow Zipf's law. The features are the inputs of the last layer, the label of a feature is the
 next word. "Linguistic Collapse" (Wu & Papyan 2024, arXiv 2405.17767) measures the same four
-quantities on larger models. Run it with ``NCFAST_DATA=DIR python examples/language_model.py``, where
-DIR/text/sst2/train.tsv is the SST-2 training file. It takes about ten minutes on two cores.
+quantities on larger models. Run it with ``NCFAST_DATA=DIR python examples/language_model.py``; the
+training sentences are DIR/text/sst2/train.tsv, the unseen ones dev.tsv beside it. It takes about
+ten minutes on two cores.
 """
 
+import json
 import os
 import sys
 import time
@@ -167,6 +169,7 @@ def main(epochs: float = EPOCHS, phrases: int | None = None, points: int = POINT
     print(f"{len(tokens)} phrases, {vocabulary} words, {DIM} dimensions")
     records = train(tokens, validation, vocabulary, epochs=epochs, sample=8000, points=points)
     OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "records.json").write_text(json.dumps(records, indent=1))
     draw(records, OUT / "collapse.png")
     print(f"Figure: {OUT / 'collapse.png'}")
 
