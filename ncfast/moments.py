@@ -257,6 +257,11 @@ def check_batch(
     moments: ClassMoments, feats: Array, labels: Labels, mask: Array | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The batch as tensors; ValueError or TypeError unless batch, moments and mask fit together."""
+    if moments.counts.ndim != 1:
+        raise ValueError(
+            "Expected the moments of one state, with counts (K,), but got counts "
+            f"{tuple(moments.counts.shape)}. Update each of moments.each()."
+        )
     feats, labels = as_tensor("feats", feats), as_tensor("labels", labels_of(labels))
     if not _validate.is_pair_without_rows(feats, labels):
         _validate.check_pair(feats, labels)

@@ -308,6 +308,7 @@ def test_bad_input():
         "same length": lambda: acc.update(feats, labels[:9]),
         r"`labels` of shape \(4, 50\)": lambda: acc.update(feats.view(4, 50, 12), labels),
         "integer dtype": lambda: acc.update(feats, labels.float()),
+        "row 1 holds 7": lambda: acc.update(feats[:2], torch.tensor([0, 7])),
         "row 2 holds -1": lambda: acc.revisit(feats[:3], torch.tensor([0, -100, -1])),
         "`mask` to have the shape of `labels`": lambda: acc.update(feats, labels, mask=labels[:9]),
         "`mask` to be bool": lambda: acc.update(feats, labels, mask=labels.float()),

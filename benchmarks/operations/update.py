@@ -24,17 +24,17 @@ from ncfast.ops import _raw
 from ncfast.ops.states import Layout
 from ncfast.ops.update import UPDATE
 
-CENTRES, MASK_ENTRIES, MERGED_ENTRIES = 512, 1 << 26, 1 << 26
+CENTRES, MASK_ENTRIES, MERGED_ENTRIES = 512, 1 << 21, 1 << 23
 QUICK: list[dict[str, Any]] = [
     {"K": 10, "D": 200, "B": 100, "batches": 16, "labels": "uniform"},
     {"K": 1000, "D": 512, "B": 256, "batches": 16, "labels": "uniform"},
 ]
 FULL: list[dict[str, Any]] = [
     {"K": 10, "D": 200, "B": 100, "batches": 16, "labels": "uniform"},
-    {"K": 10, "D": 512, "B": 512, "batches": 64, "labels": "uniform"},
-    {"K": 100, "D": 512, "B": 512, "batches": 64, "labels": "uniform"},
-    {"K": 1000, "D": 2048, "B": 256, "batches": 32, "labels": "uniform"},
-    {"K": 21_841, "D": 768, "B": 256, "batches": 64, "labels": "uniform"},
+    {"K": 10, "D": 512, "B": 512, "batches": 4, "labels": "uniform"},
+    {"K": 100, "D": 512, "B": 512, "batches": 4, "labels": "uniform"},
+    {"K": 1000, "D": 2048, "B": 256, "batches": 4, "labels": "uniform"},
+    {"K": 21_841, "D": 768, "B": 256, "batches": 16, "labels": "uniform"},
 ]
 VOCABULARY: list[dict[str, Any]] = [
     {"K": 50_257, "D": 768, "B": 8192, "batches": 4, "labels": "Zipf"},
@@ -42,9 +42,9 @@ VOCABULARY: list[dict[str, Any]] = [
 ]
 QUICK_VOCABULARY = [{"K": 5000, "D": 64, "B": 1024, "batches": 4, "labels": "Zipf"}]
 SCATTER: list[dict[str, Any]] = [
-    {"K": 10, "D": 512, "B": 512, "batches": 64, "labels": "uniform"},
-    {"K": 1000, "D": 512, "B": 512, "batches": 64, "labels": "uniform"},
-    {"K": 10, "D": 200, "B": 100, "batches": 64, "labels": "uniform"},
+    {"K": 10, "D": 512, "B": 512, "batches": 4, "labels": "uniform"},
+    {"K": 1000, "D": 512, "B": 512, "batches": 4, "labels": "uniform"},
+    {"K": 10, "D": 200, "B": 100, "batches": 4, "labels": "uniform"},
 ]
 
 

@@ -1,4 +1,4 @@
-"""From arguments to accumulators, one for each layer, and from those to an `Evaluation`."""
+"""Makes an accumulator for each layer, and an `Evaluation` of what the accumulators hold."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ncfast.accumulator import Accumulator
+from ncfast.evaluation.classifier import Classifier
 from ncfast.evaluation.result import Evaluation
 from ncfast.metrics.catalogue import CATALOGUE
 
-Classifier = tuple[Tensor, Tensor | None]
 _NO_CLASSIFIER = "needs a classifier"
 
 

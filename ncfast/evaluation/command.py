@@ -1,4 +1,4 @@
-"""`ncfast eval`: options, ranks of torchrun, the table on the terminal and the JSON file."""
+"""Runs `ncfast eval`: its options, the ranks of torchrun, the table and the JSON file."""
 
 from __future__ import annotations
 
@@ -59,6 +59,8 @@ def run(config: EvalConfig) -> None:
     Raises:
         ValueError, OSError: see `evaluate_files`.
     """
+    if config.out is not None and not config.out.parent.is_dir():
+        raise FileNotFoundError(f"{config.out}: the folder does not exist. Make it first.")
     with _processes(config.device) as (rank, group):
         found = evaluate_files(
             config.feats,

@@ -1,4 +1,4 @@
-"""Rows of features and labels in one file or in several, larger than memory."""
+"""Reads rows of features and labels from one file or several, in blocks."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _check_alike(first_path: Path, first: Stored, path: Path, part: Stored) -> N
 def _expanded(entry: str) -> list[tuple[Path, str | None]]:
     path = Path(entry)
     if path.is_dir():
-        inside = sorted((p for p in path.iterdir() if p.suffix in FORMATS), key=_natural)
+        inside = sorted((p for p in path.iterdir() if p.suffix.lower() in FORMATS), key=_natural)
         if not inside:
             raise FileNotFoundError(f"{path}: the folder holds none of {', '.join(FORMATS)}.")
         return [(file, None) for file in inside]
@@ -124,7 +124,7 @@ def _expanded(entry: str) -> list[tuple[Path, str | None]]:
     if matches:
         return [(file, None) for file in matches]
     before, colon, key = entry.rpartition(":")
-    if colon and Path(before).suffix in FORMATS:
+    if colon and Path(before).suffix.lower() in FORMATS:
         return [(file, key) for file, _ in _expanded(before)]
     if glob.has_magic(entry):
         raise FileNotFoundError(f"{entry}: no file has such a name.")

@@ -34,17 +34,18 @@ def open_stored(path: Path, key: str | None, names: Sequence[str]) -> Stored:
         FileNotFoundError: there is no such file.
         ModuleNotFoundError: the package that reads the format is not installed.
     """
-    if path.suffix not in FORMATS:
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
         raise FileError(f"{path}: expected one of {', '.join(FORMATS)} but got {path.suffix!r}.")
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file.")
     try:
-        return FORMATS[path.suffix](path, key, names)
+        return FORMATS[suffix](path, key, names)
     except (FileError, ModuleNotFoundError):
         raise
     except Exception as error:  # each library raises what it likes for a damaged file
         text = " ".join(str(error).split())
-        raise FileError(f"{path}: cannot be read as {path.suffix}: {text[:200]}") from error
+        raise FileError(f"{path}: cannot be read as {suffix}: {text[:200]}") from error
 
 
 def _npy(path: Path, key: str | None, names: Sequence[str]) -> Stored:

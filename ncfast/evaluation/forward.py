@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ncfast._optional import Show
 from ncfast._validate import LABEL_DTYPES
+from ncfast.evaluation.classifier import Readers
 from ncfast.evaluation.looks import Batch, Run, Visit
 from ncfast.evaluation.samplers import OwnRows
 from ncfast.evaluation.tokens import MaskedPool, next_tokens, real_tokens
@@ -33,17 +35,20 @@ class Forward:
     Attributes:
         network: run in eval mode.
         capture: the hooks on its layers.
-        pools: those of the pooling functions that leave out padding.
+        readers: observe which classifier reads them.
+        pools: the pooling functions that leave out padding; they get the mask of each batch.
         num_classes: K.
         device: where inputs go.
-        ignore_index, shift, unpack: see `evaluate`.
+        ignore_index: see `evaluate`, as for ``shift`` and ``unpack``.
         show: wraps a loader for a progress bar.
-        scores: (2,) float64: correct and counted predictions of the last pass over labels.
-        warned: what was said; checked: whether a batch was looked at for `shift`.
+        scores: correct and counted predictions of the last pass over labels, (2,) float64.
+        warned: the warnings that were given; each is given once.
+        checked: whether a batch was looked at for labels that lack their shift.
     """
 
     network: nn.Module
     capture: FeatureCapture
+    readers: Readers
     pools: Sequence[MaskedPool]
     num_classes: int
     device: torch.device
@@ -56,7 +61,7 @@ class Forward:
     checked: bool = False
 
     def over(self, loader: Iterable[Any]) -> Run:
-        """The pass over batches with labels."""
+        """The pass over batches with labels; it can be run several times."""
         return functools.partial(self._run, loader, self._inside)
 
     def outside(self, loader: Iterable[Any]) -> Run:
@@ -82,7 +87,9 @@ class Forward:
         outputs = self._outputs(inputs)
         if self.shift:
             labels, mask = next_tokens(labels, mask, self.shift)
-        feats = {name: self._fitting(name, f, labels) for name, f in self._taken().items()}
+        taken = self._taken()
+        self.readers.compare(taken)
+        feats = {name: self._fitting(name, found, labels) for name, found in taken.items()}
         logits = self._fitting_logits(outputs, labels)
         rows = own.of(len(labels))
         labels, mask = labels[:rows], None if mask is None else mask[:rows]
@@ -121,7 +128,7 @@ class Forward:
             return found[0], found[1], found[2] if len(found) == 3 else None
         inputs, labels = self._inputs_and_labels(batch)
         mask = batch.get(MASK) if isinstance(batch, Mapping) else None
-        of_labels = mask is not None and tuple(mask.shape) == tuple(getattr(labels, "shape", ()))
+        of_labels = mask is not None and np.shape(mask) == np.shape(labels)
         return inputs, labels, mask if of_labels else None
 
     def _inputs_and_labels(self, batch: Any) -> tuple[Any, Any]:
@@ -148,7 +155,7 @@ class Forward:
     def _taken(self) -> dict[str, Tensor]:
         for name, calls in self.capture.repeated().items():
             self._warn(
-                f"Layer {name!r} ran {calls} times for one batch: its last call is measured.",
+                f"Layer {name!r} ran {calls} times for one batch: its last call is measured."
             )
         found, wrong = self.capture.take()
         for name, error in wrong.items():
@@ -187,7 +194,7 @@ class Forward:
         self.scores = self.scores.to(found.device) + found
 
     def _warn_of_unshifted(self, inputs: Any, labels: Tensor) -> None:
-        """Labels that are the input ids were meant to be shifted; the first batch tells."""
+        """Warn where the labels of the first batch are its input ids."""
         if self.shift or self.checked:
             return
         self.checked = True

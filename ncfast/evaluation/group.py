@@ -1,4 +1,4 @@
-"""`Group`: the processes that evaluate together, each with its share of the data."""
+"""`Group` connects the processes that evaluate together, each with its share of the data."""
 
 from __future__ import annotations
 
@@ -49,4 +49,11 @@ class Group:
 
     def all(self, flag: bool) -> bool:
         """Whether the flag holds on every rank."""
-        return self.summed(torch.tensor([float(flag)], dtype=torch.float64)) == [self.size]
+        return self._count(flag) == self.size
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag holds on some rank."""
+        return self._count(flag) > 0
+
+    def _count(self, flag: bool) -> float:
+        return self.summed(torch.tensor([float(flag)], dtype=torch.float64))[0]

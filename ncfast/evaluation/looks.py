@@ -1,10 +1,10 @@
-"""Two looks at a stream of batches: moments first, then what needs the final means."""
+"""Looks at a stream of batches twice: for the moments, then for what needs the final means."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -62,7 +62,7 @@ class Kept:
 
         def visit_and_keep(batch: Batch) -> None:
             visit(batch)
-            self._keep(batch)
+            self.keep(batch)
 
         self._run(visit_and_keep)
 
@@ -73,7 +73,8 @@ class Kept:
         for batch in self._batches or ():
             visit(batch)
 
-    def _keep(self, batch: Batch) -> None:
+    def keep(self, batch: Batch) -> None:
+        """Keep a batch for the second visit, or drop all of them where there is no memory."""
         if self._batches is None or self._memory is None:
             return
         self._memory.left -= _size(batch)
@@ -90,20 +91,16 @@ def _size(batch: Batch) -> int:
     return sum(t.nbytes for t in (*batch.feats.values(), batch.labels, batch.mask) if t is not None)
 
 
-def look_twice(
-    accumulators: Mapping[str, Accumulator], inside: Kept, outside: Kept | None, group: Group
-) -> None:
-    """Update the accumulators with every batch, and revisit the batches where one needs that.
-
-    Args:
-        accumulators: by layer.
-        inside: the batches of the data set.
-        outside: the batches from outside the distribution.
-        group: whose accumulators are merged.
-    """
-    passes = [inside] if outside is None else [inside, outside]
+def first_look(accumulators: Mapping[str, Accumulator], passes: Sequence[Kept]) -> None:
+    """Update the accumulators, by layer, with every batch."""
     for batches in passes:
         batches.first(lambda batch: _update(accumulators, batch))
+
+
+def second_look(
+    accumulators: Mapping[str, Accumulator], passes: Sequence[Kept], group: Group
+) -> None:
+    """Merge the accumulators of all ranks; revisit every batch where a metric needs that."""
     group.reduce(accumulators.values())
     waiting = {name: acc for name, acc in accumulators.items() if acc.needs_revisit}
     if not waiting:

@@ -10,14 +10,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ncfast._optional import Show, shown
+from ncfast.evaluation.classifier import Readers, classifier_of_input, rows_of_last_linear
 from ncfast.evaluation.collect import (
-    Classifier,
     accumulators_of,
     collected,
 )
 from ncfast.evaluation.forward import Forward, Unpack
 from ncfast.evaluation.group import Group
-from ncfast.evaluation.looks import Kept, Memory, look_twice
+from ncfast.evaluation.looks import Kept, Memory, first_look, second_look
 from ncfast.evaluation.result import Evaluation
 from ncfast.evaluation.tokens import MaskedPool
 from ncfast.metrics.needs import as_bytes
@@ -63,7 +63,8 @@ def evaluate(
             can be read only once is taken too.
         num_classes: K; None takes the rows of the last nn.Linear.
         layers: as for `ncfast.Tracker`; None measures the input of the last nn.Linear. NC3, NC4 and
-            the bounds use the classifier: an nn.Linear with K rows whose input is measured.
+            the bounds use the classifier: an nn.Linear with K rows that reads what is measured, the
+            input "fc:input" or the output of the layer before it.
         pool: as for `ncfast.Tracker`: how an output becomes features (N, D). "last" and "gap" leave
             out the padding that an "attention_mask" of the batch tells.
         metrics: "default", a family, a tier, ids, or "all": every id whose inputs are there.
@@ -103,13 +104,21 @@ def evaluate(
         raise ValueError(f"Expected argument `shift` to be 0 or more but got {shift}.")
     processes = Group(group)
     network, layers, pool = _inner(model, layers, pool)
-    classes = _rows_of_last_linear(network) if num_classes is None else num_classes
+    classes = rows_of_last_linear(network) if num_classes is None else num_classes
     pools, masked = _without_padding(network, resolve_layers(network, layers), pool)
-    capture = FeatureCapture(network, layers, pools)
+    capture, readers = FeatureCapture(network, layers, pools), Readers(network, classes)
     try:
+        accumulators, missing = accumulators_of(
+            {name: classifier_of_input(network, name, classes) for name in capture.names},
+            classes,
+            metrics,
+            ignore_index=ignore_index,
+            memory_limit=memory_limit,
+        )
         forward = Forward(
             network,
             capture,
+            readers,
             pools=masked,
             num_classes=classes,
             device=model_device(network) if device is None else torch.device(device),
@@ -118,26 +127,23 @@ def evaluate(
             unpack=unpack,
             show=shown(progress),
         )
-        accumulators, missing = accumulators_of(
-            {name: _classifier(network, name, classes) for name in capture.names},
-            classes,
-            metrics,
-            ignore_index=ignore_index,
-            memory_limit=memory_limit,
-        )
         # of metrics that need rows from outside, no accumulator knows yet that it needs them twice
         twice = ood_loader is not None or any(a.needs_revisit for a in accumulators.values())
         memory = Memory(as_bytes(memory_limit)) if twice else None
-        inside = Kept(forward.over(loader), memory, repeatable=_repeatable(loader))
-        outside = None
+        passes = [Kept(forward.over(loader), memory, repeatable=_repeatable(loader))]
         if ood_loader is not None:
             again = _repeatable(ood_loader)
-            outside = Kept(forward.outside(ood_loader), memory, repeatable=again)
-        look_twice(accumulators, inside, outside, processes)
+            passes.append(Kept(forward.outside(ood_loader), memory, repeatable=again))
+        first_look(accumulators, passes)
+        for name, accumulator in accumulators.items():
+            if not name.endswith(INPUT) and (found := readers.of(name, processes)):
+                accumulator.set_classifier(*found)
+        second_look(accumulators, passes, processes)
         scores = processes.summed(forward.scores)
         return collected(accumulators, scores=scores, missing=missing)
     finally:
         capture.remove()
+        readers.remove()
 
 
 def _inner(
@@ -154,33 +160,13 @@ def _inner(
             f"Expected argument `model` to be an nn.Module but got {type(model).__name__}."
         )
     network = uncompiled(model)
-    if isinstance(network, DistributedDataParallel):
+    if isinstance(network, (nn.DataParallel, DistributedDataParallel)):
         network = uncompiled(network.module)
     if isinstance(network, FeatureExtractor):
         if layers is None and pool is None:
             layers, pool = network._chosen
         network = uncompiled(network.module)
     return network, layers, pool
-
-
-def _rows_of_last_linear(network: nn.Module) -> int:
-    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise ValueError(
-            "Expected argument `num_classes` for a network without an nn.Linear but got None."
-        )
-    return linear[-1].out_features
-
-
-def _classifier(network: nn.Module, name: str, num_classes: int) -> Classifier | None:
-    """Weight and bias of the nn.Linear with K rows whose input is measured."""
-    if not name.endswith(INPUT):
-        return None
-    module = network.get_submodule(name.removesuffix(INPUT))
-    if not isinstance(module, nn.Linear) or module.out_features != num_classes:
-        return None
-    bias = None if module.bias is None else module.bias.detach()
-    return module.weight.detach(), bias
 
 
 def _without_padding(

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ncfast._optional import Show, shown
-from ncfast.evaluation.collect import Classifier, accumulators_of, collected
+from ncfast.evaluation.classifier import Classifier
+from ncfast.evaluation.collect import accumulators_of, collected
 from ncfast.evaluation.files import (
     BIAS,
     WEIGHT,
@@ -23,7 +24,7 @@ from ncfast.evaluation.files import (
     open_rows,
 )
 from ncfast.evaluation.group import Group
-from ncfast.evaluation.looks import Batch, Kept, Visit, look_twice
+from ncfast.evaluation.looks import Batch, Kept, Visit, first_look, second_look
 from ncfast.evaluation.result import Evaluation
 from ncfast.evaluation.stored import FileError
 from ncfast.ops.decisions import Rule
@@ -78,7 +79,7 @@ def evaluate_files(
 
     Example:
         >>> import tempfile, numpy as np
-        >>> from ncfast.evaluation.on_disk import evaluate_files
+        >>> from ncfast.evaluation import evaluate_files
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     np.savez(f"{folder}/x.npz", feats=np.eye(6, 4), labels=np.arange(6) % 2)
         ...     found = evaluate_files(f"{folder}/x.npz", f"{folder}/x.npz")
@@ -107,13 +108,14 @@ def evaluate_files(
     options: dict[str, Any] = {"group": processes, "device": place, "show": shown(progress)}
     options["skip"] = nonfinite == "skip"
     inside = Reading(feats=data, labels=targets, head=head, ignore_index=ignore_index, **options)
-    outside = None
+    readings = [inside]
     if ood is not None:
-        outside = Reading(feats=_as_wide(open_features(ood), data), labels=None, **options)
-    look_twice(
-        accumulators, Kept(inside.run), None if outside is None else Kept(outside.run), processes
-    )
-    skipped = inside.skipped, 0 if outside is None else outside.skipped
+        beyond = _as_wide(open_features(ood), data)
+        readings.append(Reading(feats=beyond, labels=None, **options))
+    passes = [Kept(reading.run) for reading in readings]
+    first_look(accumulators, passes)
+    second_look(accumulators, passes, processes)
+    skipped = inside.skipped, sum(reading.skipped for reading in readings[1:])
     counts = torch.tensor([*inside.scores, *skipped], dtype=torch.float64)
     correct, counted, *bad = processes.summed(counts)
     return collected(

@@ -1,4 +1,4 @@
-"""Finds the rows of a batch that a sampler repeats so that every rank gets as many."""
+"""Tells the rows of a batch from those that a sampler repeats to give every rank as many."""
 
 from __future__ import annotations
 

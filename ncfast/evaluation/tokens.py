@@ -1,4 +1,4 @@
-"""Sequences of tokens: which feature belongs to which label, and pooling without padding."""
+"""Pairs features of tokens with labels of later tokens, and pools tokens without padding."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ class MaskedPool:
             return PRESETS[self._how](output)
         mask = mask.to(tensor.device)
         if self._how == "gap":
-            share = mask / mask.sum(1, keepdim=True).clamp(min=1)
             kept = torch.where(mask.unsqueeze(2), tensor, 0)
-            return torch.einsum("bt,btd->bd", share.to(tensor.dtype), kept)
+            wide = torch.promote_types(tensor.dtype, torch.float32)
+            return kept.sum(1, dtype=wide) / mask.sum(1, keepdim=True).clamp(min=1)
         position = torch.arange(mask.shape[1], device=mask.device)
         last = torch.where(mask, position, 0).amax(1)
         return tensor[torch.arange(len(tensor), device=tensor.device), last]

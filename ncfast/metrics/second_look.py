@@ -24,6 +24,7 @@ from ncfast.metrics.needs import LOOKS
 from ncfast.metrics.ood import neco_scores
 from ncfast.moments import ClassMoments
 from ncfast.ops.margins import add_projected_squares
+from ncfast.ops.update import UPDATE, checked_keys, nan_if
 
 NO_SCORE = -1.0  # in place of a score, which lies in 0..1
 _SAME = 1e-5  # relative difference that rounding in a model makes between two sums of norms
@@ -86,14 +87,14 @@ class SecondLook:
             ValueError: on the CPU, a label out of range that is not left out.
         """
         number = self.inputs.moments.num_classes
-        labels, nan_if_invalid = _folded(labels, number, mask, ignore_index)
+        labels, _, invalid = checked_keys(labels, number, mask, ignore_index)
         left_out = labels == number
         if not _validate.labels_are_on_host(labels) or bool(left_out.any()):
             feats = torch.where(left_out.unsqueeze(1), 0, feats)
         sums = self.sums
-        norms = torch.linalg.vector_norm(feats, dim=1, dtype=torch.float64)
-        sums.norm_sum.add_(norms.sum() + nan_if_invalid)
-        sums.counts.scatter_add_(0, labels, torch.ones_like(norms))
+        sums.norm_sum.add_(self._norm_sum(feats) + nan_if(invalid))
+        ones = sums.counts.new_ones(len(labels))
+        sums.counts.scatter_add_(0, labels, ones)
         if "decisions" in self.wanted:
             correct = correct_by_class(self.inputs, feats, labels, number + 1)
             sums.agreements.add_(correct.agreements)
@@ -117,10 +118,16 @@ class SecondLook:
         """Add rows (M, D) from outside the distribution."""
         sums = self.sums
         sums.outside.add_(len(feats))
-        norms = torch.linalg.vector_norm(feats, dim=1, dtype=torch.float64)
-        sums.outside_norm_sum.add_(norms.sum())
+        sums.outside_norm_sum.add_(self._norm_sum(feats))
         if "scores" in self.wanted:
             self.outside_scores.append(neco_scores(self.inputs, feats))
+
+    def _norm_sum(self, feats: Tensor) -> Tensor:
+        """Sum of the norms of the rows, as the first pass has it, ()."""
+        one = ClassMoments.empty(1, feats.shape[1], feats.device)
+        labels = torch.zeros(len(feats), dtype=torch.int64, device=feats.device)
+        UPDATE.select(self.inputs.backend, feats)(feats, labels, one)
+        return one.norm_sum
 
     @property
     def lengths(self) -> tuple[int, int]:
@@ -189,22 +196,6 @@ class SecondLook:
         # without what was derived: the extension's handles have no copy
         inputs = replace(self.inputs, _results={})
         return {"inputs": inputs} | {name: getattr(self, name) for name in kept}
-
-
-def _folded(
-    labels: Tensor, number: int, mask: Tensor | None, ignore_index: int | None
-) -> tuple[Tensor, Tensor]:
-    """Labels, int64, with K for rows that are left out; and NaN if another is out of range."""
-    wide = labels.to(torch.int64)
-    wanted = torch.ones_like(wide, dtype=torch.bool) if mask is None else mask
-    if ignore_index is not None:
-        wanted = wanted & (wide != ignore_index)
-    if _validate.labels_are_on_host(wide) and len(wide):
-        _validate.check_label_values(torch.where(wanted, wide, 0), number)
-    inside = (wide >= 0) & (wide < number)
-    invalid = torch.where((wanted & inside.logical_not()).any(), torch.nan, 0.0)
-    invalid = invalid.to(torch.float64)
-    return torch.where(wanted & inside, wide, number), invalid
 
 
 def _compare(again: str, before: str, first: ClassMoments, counts: Tensor, norms: Tensor) -> None:

@@ -22,6 +22,8 @@ from ncfast.ops.grouping import present_items
 from ncfast.ops.moments import RawMoments
 from ncfast.ops.summary import Moments
 
+_OPTIONS = ("mask", "ignore_index", "ignored", "scatter")
+
 
 class Kept(NamedTuple):
     """The rows of a batch that count, and the numbers of their classes within the batch."""
@@ -90,9 +92,7 @@ def keep(
     feats: Tensor, labels: Tensor, num_classes: int, mask: Tensor | None, ignore_index: int | None
 ) -> Kept:
     """Which rows count, and the classes among them in ascending order."""
-    keys, skipped, outside = _keys(labels, num_classes, mask, ignore_index)
-    if labels.is_cpu and not _raw.traced(labels, outside) and outside.any():
-        raise _out_of_range(labels, int(outside.to(torch.int8).argmax()), num_classes)
+    keys, skipped, outside = checked_keys(labels, num_classes, mask, ignore_index)
     ordered, order = keys.sort(stable=True)
     first = torch.ones_like(ordered)
     first[1:] = (ordered[1:] != ordered[:-1]).to(torch.int64)
@@ -104,14 +104,28 @@ def keep(
         torch.empty_like(slot).scatter_(0, order, slot),
         classes,
         skipped,
-        _nan_if(outside),
+        nan_if(outside),
     )
+
+
+def checked_keys(
+    labels: Tensor, num_classes: int, mask: Tensor | None, ignore_index: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The class of each row, K where it does not count; rows left out; which labels are invalid.
+
+    Raises:
+        ValueError: on the CPU, unless something traces, a label is invalid.
+    """
+    keys, skipped, outside = _keys(labels, num_classes, mask, ignore_index)
+    if labels.is_cpu and not _raw.traced(labels, outside) and outside.any():
+        raise _out_of_range(labels, int(outside.to(torch.int8).argmax()), num_classes)
+    return keys, skipped, outside
 
 
 def _keys(
     labels: Tensor, num_classes: int, mask: Tensor | None, ignore_index: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The class of each row, K where it does not count; rows left out; which labels are invalid."""
+    """`checked_keys` without the check."""
     wide = labels.to(torch.int64)
     wanted = torch.ones_like(wide, dtype=torch.bool) if mask is None else mask.to(torch.bool)
     if ignore_index is not None:
@@ -120,7 +134,8 @@ def _keys(
     return torch.where(wanted & inside, wide, num_classes), (~wanted).sum(), wanted & ~inside
 
 
-def _nan_if(outside: Tensor) -> Tensor:
+def nan_if(outside: Tensor) -> Tensor:
+    """NaN if any entry is True, else zero, () float64."""
     return torch.where(outside.any(), torch.nan, 0.0).to(torch.float64)
 
 
@@ -141,36 +156,20 @@ def _add_scatter(
     scatter.copy_(scatter.triu() + scatter.triu(1).T)  # a product need not be exactly symmetric
 
 
-def _cpu(
-    feats: Tensor,
-    labels: Tensor,
-    state: Moments,
-    *,
-    mask: Tensor | None = None,
-    ignore_index: int | None = None,
-    ignored: Tensor | None = None,
-    scatter: Tensor | None = None,
-) -> None:
+def _cpu(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> None:
     """By the extension: one pass over the batch and the rows of its classes, all in float64."""
+    mask, ignored, scatter = options.get("mask"), options.get("ignored"), options.get("scatter")
     if not _writable(state, ignored, scatter) or not _raw.have_memory(labels, mask):
-        return reference(
-            feats,
-            labels,
-            state,
-            mask=mask,
-            ignore_index=ignore_index,
-            ignored=ignored,
-            scatter=scatter,
-        )
-    labels, code = _raw.with_code(labels)
+        return reference(feats, labels, state, **options)
+    read, code = _raw.with_code(labels)
     row = _raw.loaded().update_moments(
         *_raw.matrix(feats),
-        labels.data_ptr(),
+        read.data_ptr(),
         code,
-        labels.stride(0),
+        read.stride(0),
         0 if mask is None else mask.data_ptr(),
         0 if mask is None else mask.stride(0),
-        ignore_index,
+        options.get("ignore_index"),
         state.counts.numel(),
         state.counts.data_ptr(),
         state.means.data_ptr(),
@@ -183,24 +182,30 @@ def _cpu(
     )
     if row >= 0:
         raise _out_of_range(labels, row, len(state.counts))
+    return None
 
 
 def _writable(state: Moments, ignored: Tensor | None, scatter: Tensor | None) -> bool:
-    """Whether the extension can write to these tensors where they lie. Takes a microsecond."""
+    """Whether the extension can write to these tensors where they lie."""
+    wide, whole = torch.float64, torch.int64
+    for tensor, dtype in (  # no function for each: the whole takes a microsecond
+        (state.means, wide),
+        (state.counts, whole),
+        (state.within_ss, wide),
+        (state.norm_sum, wide),
+        (state.norm_max, wide),
+        (ignored, whole),
+        (scatter, wide),
+    ):
+        if tensor is None:
+            continue
+        if type(tensor) is not Tensor or tensor.dtype is not dtype or not tensor.is_cpu:
+            return False
+        if not tensor.is_contiguous() or tensor.is_neg():
+            return False
     classes, dim = state.means.shape
-    for tensor in (state.means, state.within_ss, state.norm_sum, state.norm_max, scatter):
-        if tensor is not None and not (tensor.dtype is torch.float64 and _lies_plainly(tensor)):
-            return False
-    for tensor in (state.counts, ignored):
-        if tensor is not None and not (tensor.dtype is torch.int64 and _lies_plainly(tensor)):
-            return False
     fits = state.counts.numel() == classes and state.within_ss.numel() == classes
     return fits and (scatter is None or scatter.numel() == dim * dim)
-
-
-def _lies_plainly(tensor: Tensor) -> bool:
-    plain = type(tensor) is Tensor and tensor.is_cpu and not tensor.is_neg()
-    return plain and tensor.is_contiguous()
 
 
 def _triton(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> None:
@@ -222,7 +227,7 @@ def _triton(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> No
     )
     config = update_config(count, dim, feats.dtype.itemsize, multiprocessors(feats.device))
     items = present_items(keys, classes, config.items.item_rows)
-    batch = Batch(feats.resolve_neg(), *items, _nan_if(outside))
+    batch = Batch(feats.resolve_neg(), *items, nan_if(outside))
     gained = update(batch, state, config, with_scatter=scatter is not None)
     if scatter is not None:
         scatter.add_(gained)
@@ -230,19 +235,10 @@ def _triton(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> No
         ignored.add_(skipped)
 
 
-def _by_operator(
-    feats: Tensor,
-    labels: Tensor,
-    state: Moments,
-    *,
-    mask: Tensor | None = None,
-    ignore_index: int | None = None,
-    ignored: Tensor | None = None,
-    scatter: Tensor | None = None,
-) -> None:
+def _by_operator(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> None:
     """`_triton` through the dispatcher: can be traced, faked and compiled."""
     parts = state.counts, state.means, state.within_ss, state.norm_sum, state.norm_max
-    _OPERATOR(feats.detach(), labels, *parts, mask, ignore_index, ignored, scatter)
+    _OPERATOR(feats.detach(), labels, *parts, *(options.get(name) for name in _OPTIONS))
 
 
 def _eagerly(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> None:
@@ -253,8 +249,7 @@ def _implemented(run: Callable[..., None]) -> Callable[..., None]:
     """``run`` with the arguments in the order of the operator's schema."""
 
     def call(feats: Tensor, labels: Tensor, *given: Any) -> None:
-        names = ("mask", "ignore_index", "ignored", "scatter")
-        run(feats, labels, RawMoments(*given[:5]), **dict(zip(names, given[5:], strict=True)))
+        run(feats, labels, RawMoments(*given[:5]), **dict(zip(_OPTIONS, given[5:], strict=True)))
 
     return call
 

@@ -37,6 +37,7 @@ def test_a_table_and_a_file(folder, capsys):
         (["data.npz", "w.npy"], 1, "ncfast: w.npy: expected integer labels"),
         (["data.npz", "data.npz", "--metrics", "nc9"], 1, "'nc9'"),
         (["data.npz", "data.npz", "--num-classes", "2"], 1, "labels in 0..1"),
+        (["data.npz", "data.npz", "--out", "no/x.json"], 1, "no/x.json: the folder does not exist"),
         (["data.npz"], 2, "LABELS"),
     ],
 )

@@ -72,7 +72,8 @@ def test_numpy_layouts(tmp_path):
         _, values = blocks(open_features(tmp_path / name), 3, 900, 256)
         np.testing.assert_array_equal(values, FEATS[3:900])
     np.save(tmp_path / "e.npy", FEATS.astype("float16"))
-    assert open_features(tmp_path / "e.npy").dtype == torch.float16
+    (tmp_path / "e.npy").rename(tmp_path / "E.NPY")
+    assert open_features(tmp_path / "E.NPY").dtype == torch.float16
 
 
 def test_the_format_of_torch_before_zip_files(tmp_path):

@@ -235,6 +235,38 @@ def test_models_that_wrap_others(net):
     assert layers == ("body",)
 
 
+class Pooled(nn.Module):
+    """The features are a feature map, flattened in the forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.pool, self.head = nn.Linear(6, D), nn.AdaptiveAvgPool1d(D), nn.Linear(D, K)
+        self.other = nn.Linear(D, K)
+
+    def forward(self, x):
+        return self.head(self.pool(self.net(x).unsqueeze(1)).flatten(1)), self.other(
+            x[:, :1] + torch.ones(D)
+        )
+
+
+def test_the_layer_before_the_classifier_has_it_too(net):
+    """The output of a layer is what the classifier reads, also through flatten."""
+    loader = batches(*data())
+    same(evaluate(net, loader, layers="drop"), dict(evaluate(net, loader)))
+    pooled = Pooled()
+    found = evaluate(pooled, loader, layers="pool", pool="flatten", metrics=["nc3", "nc4"])
+    expected = evaluate(pooled, loader, layers="head:input", metrics=["nc3", "nc4"])
+    same(found, dict(expected))
+    assert not evaluate(net, loader, layers="drop", metrics=["nc3.cosine"]).missing
+
+
+def test_a_classifier_that_reads_something_else_is_not_taken(net):
+    net.head.forward = lambda feats: nn.functional.linear(feats, net.head.weight)
+    net.feats = lambda x: net.drop(net.body(x).relu()) + 0
+    found = evaluate(net, batches(*data()), layers="drop")
+    assert found.missing["nc3.cosine"] == "needs a classifier"
+
+
 def test_a_layer_that_runs_twice_is_pointed_out(net):
     net.feats = lambda x: net.body(torch.nn.functional.pad(net.body(x), (0, -2))).relu()
     with pytest.warns(UserWarning, match="'body' ran 2 times.*last call"):
@@ -307,6 +339,20 @@ def part(rank, world, port, empty):
 @pytest.mark.parametrize(("world", "empty"), [(2, ()), (3, (2,))])
 def test_ranks_measure_together(world, empty):
     run_ranks(part, world, empty)
+
+
+def before(rank, world, port):
+    """The second rank has no batch to see who reads the layer."""
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    torch.manual_seed(0)
+    loader = batches(*data())
+    found = evaluate(net := Net(), [] if rank else loader, layers="drop", group="auto")
+    same(found, dict(evaluate(net, loader)))
+    dist.destroy_process_group()
+
+
+def test_ranks_agree_on_the_classifier():
+    run_ranks(before, 2)
 
 
 def once(rank, world, port):
