@@ -164,6 +164,14 @@ def test_an_iterator_is_kept(net):
     same(found, dict(evaluate(net, batches(x, y), metrics="nc4")))
 
 
+def test_a_loader_that_fills_its_tensors_anew(net):
+    """Features and labels are copied for the second look."""
+    x, y = data(320)
+    inputs, labels = torch.empty(64, 6), torch.empty(64, dtype=torch.int64)
+    loader = ((inputs.copy_(a), labels.copy_(b)) for a, b in batches(x, y))
+    same(evaluate(net, loader, metrics="nc4"), dict(evaluate(net, batches(x, y), metrics="nc4")))
+
+
 def test_an_iterator_that_does_not_fit_loses_only_the_second_look(net):
     with pytest.warns(RuntimeWarning, match="iterator that cannot be read twice"):
         found = evaluate(net, iter(batches(*data())), memory_limit="1kB", metrics=["nc2", "nc4"])
