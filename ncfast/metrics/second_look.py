@@ -27,6 +27,8 @@ from ncfast.ops.margins import add_projected_squares
 from ncfast.ops.update import UPDATE, checked_keys, nan_if
 
 NO_SCORE = -1.0  # in place of a score, which lies in 0..1
+_CLASSIFIER = frozenset({"classifier", "bias"})
+_ENTRIES = frozenset({"wanted", "packed", "scores", "outside_scores", "shared"})  # of a saved state
 _SAME = 1e-5  # relative difference that rounding in a model makes between two sums of norms
 
 
@@ -163,6 +165,10 @@ class SecondLook:
             kept = kept._replace(scores=scores)
         return kept
 
+    def serves(self, wanted: frozenset[str], inputs: MetricInputs) -> bool:
+        """Whether it has the sums wanted, and a classifier and bias where ``inputs`` have them."""
+        return wanted <= self.wanted and inputs.given & _CLASSIFIER <= self.inputs.given
+
     def state_dict(self) -> dict[str, Tensor]:
         """The sums, the scores and the classifier, as a flat dict."""
         none = self.packed.new_zeros(0)
@@ -180,11 +186,25 @@ class SecondLook:
     @classmethod
     @updatable
     def of(cls, inputs: MetricInputs, state: Mapping[str, Tensor]) -> SecondLook:
-        """The second look of a `state_dict`, around the moments of ``inputs``, on their device."""
+        """The second look of a `state_dict`, around the moments of ``inputs``, on their device.
+
+        Raises:
+            ValueError: an entry is missing, or the sums are those of other metrics or classes.
+        """
+        if missing := _ENTRIES - state.keys():
+            raise ValueError(
+                f"Expected the second look in argument `state` to have {sorted(missing)} but got "
+                f"{sorted(state)}. Save the whole state_dict."
+            )
         wanted = zip(sorted(LOOKS), state["wanted"].tolist(), strict=True)
         moved = {name: state[name].to(inputs.moments.means, copy=True) for name in state}
         inputs = replace(inputs, weight=moved.get("weight"), bias=moved.get("bias"), _results={})
         look = cls(inputs, frozenset(name for name, is_wanted in wanted if is_wanted))
+        if moved["packed"].shape != look.packed.shape:
+            raise ValueError(
+                f"Expected the sums of the second look in argument `state` to have shape "
+                f"{tuple(look.packed.shape)} but got {tuple(moved['packed'].shape)}."
+            )
         look.packed, look.shared = moved["packed"], bool(state["shared"])
         look.scores, look.outside_scores = (
             [moved[name]] if len(moved[name]) else [] for name in ("scores", "outside_scores")
