@@ -136,7 +136,7 @@ CALLS = {
 OTHERS = {
     *("ClassMoments", "Estimate", "EstimateWarning", "LabelPlan", "PermutationTest", "PlanePoint"),
     *("InformationPlane", "Tracker", "backends", "describe", "information_correlation"),
-    *("Evaluation", "evaluate"),
+    *("Accumulator", "Evaluation", "evaluate"),
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ncfast.evaluation.group import Group
-from ncfast.tracking.layers import INPUT, resolve_layers
+from ncfast.tracking.layers import INPUT, head_of, resolve_layers
 
 Classifier = tuple[Tensor, Tensor | None]
 
@@ -31,10 +31,8 @@ def rows_of_last_linear(network: nn.Module) -> int:
 
 def classifier_of_input(network: nn.Module, layer: str, num_classes: int) -> Classifier | None:
     """The classifier whose input is measured, by the name of the layer: "fc:input"."""
-    if not layer.endswith(INPUT):
-        return None
-    module = network.get_submodule(layer.removesuffix(INPUT))
-    return _parameters(module, num_classes) if isinstance(module, nn.Linear) else None
+    head = head_of(network.get_submodule(layer.removesuffix(INPUT)), layer, num_classes)
+    return None if head is None else _parameters(head, num_classes)
 
 
 class Readers:

@@ -62,7 +62,7 @@ class Kept:
 
         def visit_and_keep(batch: Batch) -> None:
             visit(batch)
-            self._keep(batch)
+            self.keep(batch)
 
         self._run(visit_and_keep)
 
@@ -73,7 +73,8 @@ class Kept:
         for batch in self._batches or ():
             visit(batch)
 
-    def _keep(self, batch: Batch) -> None:
+    def keep(self, batch: Batch) -> None:
+        """Keep a batch for the second visit, or drop all of them where there is no memory."""
         if self._batches is None or self._memory is None:
             return
         self._memory.left -= _size(batch)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ncfast._arrays import as_tensor
 from ncfast.tracking.numbers import as_number
 
+MASK = "attention_mask"  # the entry of a batch that says which tokens are no padding
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 
 
@@ -41,6 +42,18 @@ def inputs_and_labels(batch: Any) -> tuple[Any, Any]:
         "Expected each batch to be (inputs, labels, ...), or a dict with labels under one of "
         f"{LABEL_KEYS}, but got {_kind(batch)}. Yield such batches, from a list or a generator."
     )
+
+
+def inputs_of(batch: Any) -> Any:
+    """The inputs of a batch that may have no labels.
+
+    Of a tuple or list these are the first entry; of a dict all entries but the labels, or the only
+    other entry itself. Anything else is the inputs themselves.
+    """
+    if isinstance(batch, Mapping):
+        rest = {key: value for key, value in batch.items() if key not in LABEL_KEYS}
+        return next(iter(rest.values())) if len(rest) == 1 else rest
+    return batch[0] if isinstance(batch, (tuple, list)) else batch
 
 
 def as_labels(labels: Any, device: torch.device) -> Tensor:

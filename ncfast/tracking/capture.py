@@ -16,6 +16,7 @@ from ncfast.tracking.layers import (
     Pool,
     as_pool,
     batch_first,
+    head_of,
     is_preset,
     resolve_layers,
     tensor_of,
@@ -86,6 +87,11 @@ class FeatureCapture:
         """The hook of the only layer, if its output needs no pooling; else None."""
         direct = len(self.names) == 1 and self._pools[self.names[0]] is tensor_of
         return self._hooks[self.names[0]] if direct else None
+
+    def heads(self, num_classes: int) -> dict[str, nn.Linear]:
+        """The linear classifiers of the layers that have one, see `head_of`."""
+        found = {n: head_of(m, n, num_classes) for n, m in self._modules.items()}
+        return {name: head for name, head in found.items() if head is not None}
 
     @torch.no_grad()
     def take(self) -> tuple[dict[str, Tensor], dict[str, Exception]]:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ncfast import _ranks
+from ncfast.accumulator import Accumulator
 from ncfast.distributed import all_reduce_many
 from ncfast.moments import ClassMoments
 from ncfast.ops.states import Layout, pack
@@ -107,6 +108,10 @@ class Ranks:
     def moments(self, moments: Sequence[ClassMoments], call: str) -> list[ClassMoments]:
         """The moments over all ranks, in one collective."""
         return all_reduce_many(moments, self._group, call=call)
+
+    def accumulate(self, accumulator: Accumulator) -> None:
+        """Replace an accumulator by that of the rows of all ranks."""
+        accumulator.all_reduce(self._group)
 
     def sums(self, values: Tensor, call: str) -> Tensor:
         """The sums over all ranks of (n,) float64."""
