@@ -149,7 +149,8 @@ class Accumulator:
         """Show a batch again, in any batches and any order; return self.
 
         The first call fixes the means and the classifier, a copy of it. `compute` compares the
-        numbers of rows of each class and the sum of the norms with those of `update`.
+        numbers of rows of each class, the sum of the norms and column sums by class with those of
+        `update`.
         Does nothing where `needs_revisit` is false.
 
         Args:

@@ -294,6 +294,18 @@ def test_a_second_look_at_other_rows_is_an_error_that_says_how_far_off(change):
         acc.compute()
 
 
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_labels_in_another_order_are_found_by_the_second_look(offset):
+    """The counts and the norms are the same; NC4 would be that of random labels."""
+    case = Case()
+    feats = torch.nn.functional.layer_norm(case.feats, (12,)) + offset  # rows sum to one number
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
+    acc = ncfast.Accumulator(5, metrics="nc4").update(feats, case.labels)
+    acc.revisit(feats, case.labels[order])
+    with pytest.raises(ValueError, match="other features for the same labels.*from one loader"):
+        acc.compute()
+
+
 def test_bad_input():
     case = Case()
     feats, labels = case.feats, case.labels

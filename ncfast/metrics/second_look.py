@@ -23,12 +23,14 @@ from ncfast.metrics.inputs import MetricInputs, RowSums
 from ncfast.metrics.needs import LOOKS
 from ncfast.metrics.ood import neco_scores
 from ncfast.moments import ClassMoments
+from ncfast.ops.blocks import add_by_class
 from ncfast.ops.margins import add_projected_squares
 from ncfast.ops.update import UPDATE, checked_keys, nan_if
 
 NO_SCORE = -1.0  # in place of a score, which lies in 0..1
 _CLASSIFIER = frozenset({"classifier", "bias"})
 _ENTRIES = frozenset({"wanted", "packed", "scores", "outside_scores", "shared"})  # of a saved state
+_SAME_CLASSES = 1e-3  # the same by class, whose errors cancel less
 _SAME = 1e-5  # relative difference that rounding in a model makes between two sums of norms
 
 
@@ -39,6 +41,7 @@ class Sums(NamedTuple):
     agreements: Tensor  # (K + 1,), see `decision.Correct`
     hits: Tensor  # (K + 1,)
     squares: Tensor  # (K + 1, K), see `add_projected_squares`; (0, K) unless "spread" is wanted
+    column_sums: Tensor  # (K + 1,) sum of the first half of the columns, over rows and columns
     norm_sum: Tensor  # (1,) sum of the norms of the rows
     outside: Tensor  # (1,) rows from outside the distribution
     outside_norm_sum: Tensor  # (1,)
@@ -72,7 +75,12 @@ class SecondLook:
     def _sizes(self) -> list[int]:
         number = self.inputs.moments.num_classes
         table = (number + 1) * number if "spread" in self.wanted else 0
-        return [number + 1, number + 1, number + 1, table, 1, 1, 1]
+        return [number + 1, number + 1, number + 1, table, number + 1, 1, 1, 1]
+
+    @property
+    def _half(self) -> int:
+        """Columns of `Sums.column_sums`: those of normalised features sum to zero all together."""
+        return (self.inputs.moments.dim + 1) // 2
 
     @property
     def sums(self) -> Sums:
@@ -97,6 +105,8 @@ class SecondLook:
         sums.norm_sum.add_(self._norm_sum(feats) + nan_if(invalid))
         ones = sums.counts.new_ones(len(labels))
         sums.counts.scatter_add_(0, labels, ones)
+        columns = feats[:, : self._half].sum(1, dtype=torch.float64)
+        add_by_class(sums.column_sums, labels, columns)
         if "decisions" in self.wanted:
             correct = correct_by_class(self.inputs, feats, labels, number + 1)
             sums.agreements.add_(correct.agreements)
@@ -147,8 +157,22 @@ class SecondLook:
         """
         first, sums = self.inputs.moments, self.sums
         _compare("revisit", "update", first, sums.counts[:-1], sums.norm_sum)
+        self._check_classes()
         if outside is not None:
             _compare("revisit_ood", "update_ood", outside, sums.outside, sums.outside_norm_sum)
+
+    def _check_classes(self) -> None:
+        """Raise ValueError for rows in other classes: counts and norms do not tell them."""
+        first = self.inputs.moments
+        expected = first.counts * first.means[:, : self._half].sum(1)
+        gap = float((self.sums.column_sums[:-1] - expected).abs().sum())
+        gap /= max(math.sqrt(self._half) * float(first.norm_sum), torch.finfo(torch.float64).tiny)
+        if gap > _SAME_CLASSES:
+            raise ValueError(
+                "Expected revisit to pass the rows of update again but got other features for the "
+                f"same labels: column sums by class are {gap:.2g} away. Read features and labels "
+                "from one loader, without random augmentation or dropout."
+            )
 
     def row_sums(self) -> RowSums:
         """The sums as metrics read them, beside those that ``inputs`` holds already."""
