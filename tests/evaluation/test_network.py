@@ -268,6 +268,30 @@ def test_the_layer_before_the_classifier_has_it_too(net):
     assert not evaluate(net, loader, layers="drop", metrics=["nc3.cosine"]).missing
 
 
+NORMS = (
+    nn.utils.parametrizations.spectral_norm,
+    nn.utils.parametrizations.weight_norm,
+    nn.utils.spectral_norm,
+    nn.utils.weight_norm,
+)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize("norm", NORMS, ids=lambda norm: f"{norm.__module__}.{norm.__name__}")
+def test_a_weight_that_the_forward_pass_computes(net, norm):
+    """It is the one in eval mode after the last step; reading it does not change the network."""
+    norm(net.head)
+    x, y = data()
+    nn.functional.cross_entropy(net(x), y).backward()
+    torch.optim.SGD(net.parameters(), lr=1.0).step()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    found = evaluate(net, batches(x, y), metrics=["nc3", "nc4"])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    accuracy(net, x, y)  # a forward pass in eval mode
+    expected = whole(net, x, y, metrics=["nc3", "nc4"])
+    assert {id_: found[id_] for id_ in expected} == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_classifier_that_reads_something_else_is_not_taken(net):
     net.head.forward = lambda feats: nn.functional.linear(feats, net.head.weight)
     net.feats = lambda x: net.drop(net.body(x).relu()) + 0
