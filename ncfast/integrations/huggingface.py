@@ -14,8 +14,8 @@ from ncfast._optional import need
 from ncfast.integrations.batches import mask_of, next_tokens
 from ncfast.integrations.callback import Measuring, harmless
 from ncfast.integrations.split import Split
-from ncfast.tracking.batches import MASK
 from ncfast.tracking.layers import model_device
+from ncfast.tracking.padding import MASK
 from ncfast.tracking.snapshot import evaluation_mode
 
 need("transformers", "ncfast.integrations.huggingface")
