@@ -45,6 +45,11 @@ def _metric(**arguments):
     return metric.compute()
 
 
+def _accumulated(num_classes, weight, bias, **batch):
+    acc = ncfast.Accumulator(num_classes, metrics="all", weight=weight, bias=bias)
+    return acc.update(**batch).revisit(**batch).compute()
+
+
 def _norm(weight, bias):
     return ncfast.weight_norm([weight, bias])
 
@@ -122,6 +127,7 @@ CALLS = {
     "cka": (ncfast.cka, {"x": X, "y": Y}),
     "nhsic": (ncfast.nhsic, {"x": X, "y": Y}),
     "Tracker.step": (_stepped, X_Y),
+    "Accumulator": (_accumulated, CLASSIFIER | {"mask": Y > 0}),
     "ClassMoments.update_": (_updated, X_Y | {"mask": Y > 0}),
     "CollapseMetric.update": (_metric, X_Y),
     "InformationPlane(...)": (_plane, X_Y | {"inputs": X}),

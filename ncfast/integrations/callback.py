@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from ncfast.integrations.split import Split
 from ncfast.tracking.sinks import Record, as_sink, listed
 from ncfast.tracking.tracker import Tracker
 
@@ -73,11 +72,6 @@ class Measuring:
         self._running = False
         if self.tracker is not None:
             self.tracker.close()
-
-    def _split(self, loader: Any) -> Split:
-        """The measurement of a split, with the options of the tracker."""
-        assert self.tracker is not None
-        return Split(self.tracker, loader, self._options.get("ignore_index", -100))
 
     def _forget(self) -> None:
         """Forget the features of a batch that no optimiser step follows."""

@@ -143,7 +143,7 @@ class CollapseCallback(Measuring, TrainerCallback):
         self._evaluations[name] += 1
         if (self._evaluations[name] - 1) % self._snapshots:
             return
-        split = self._split(kwargs["eval_dataloader"])
+        split = Split(self.tracker, kwargs["eval_dataloader"])
         try:
             self._evaluate(kwargs["model"], kwargs["eval_dataloader"], split)
         except Exception:

@@ -138,7 +138,7 @@ class CollapseCallback(Measuring, Callback):
         if dataloader_idx not in self._splits:
             loaders = list(_loaders(trainer.val_dataloaders).values())
             loader = loaders[dataloader_idx] if dataloader_idx < len(loaders) else None
-            self._splits[dataloader_idx] = self._split(loader)
+            self._splits[dataloader_idx] = Split(self.tracker, loader)
         self._splits[dataloader_idx].begin()
         self._logits.take()
 

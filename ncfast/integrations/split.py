@@ -14,7 +14,10 @@ from ncfast.accumulator import Accumulator
 from ncfast.evaluation.looks import Batch, Kept, Memory
 from ncfast.evaluation.samplers import OwnRows
 from ncfast.metrics.catalogue import CATALOGUE
+from ncfast.tracking.batches import MASK
+from ncfast.tracking.keys import IGNORED
 from ncfast.tracking.reduction import Ranks
+from ncfast.tracking.step_metrics import classifier_of
 from ncfast.tracking.tracker import Tracker
 
 MEMORY = 2 << 30  # bytes of features kept for a second look
@@ -31,7 +34,6 @@ class Split:
         tracker: of the model; tells layers, metrics and classifiers.
         loader: where the batches come from: rows that a sampler has repeated, so that all ranks
             have as many, are not counted.
-        ignore_index: rows with this label are left out; None leaves out none.
 
     Attributes:
         moments: the accumulators by layer.
@@ -40,15 +42,13 @@ class Split:
 
     skipped, empty = 0, False
 
-    def __init__(
-        self, tracker: Tracker, loader: Any = None, ignore_index: int | None = -100
-    ) -> None:
+    def __init__(self, tracker: Tracker, loader: Any = None) -> None:
         assert tracker._capture is not None
         self.moments: dict[str, Accumulator] = {}
         self.errors: dict[str, Exception] = {}
         self.repeated: dict[str, int] = {}
         self._tracker, self._capture = tracker, tracker._capture
-        self._ignore_index, self._own = ignore_index, OwnRows(loader)
+        self._ignore_index, self._own = tracker._ignore_index, OwnRows(loader)
         self._spoiled: set[str] = set()
         self._kept = Kept(_nothing, Memory(MEMORY), repeatable=False)
         self._looked = False
@@ -116,12 +116,12 @@ class Split:
         sums = ranks.sums(sums.to(device), f"{call} with {', '.join(layers)}").cpu()
         merged = {layer: copy.copy(part) for layer, part in self.moments.items()}
         for part in merged.values():
-            part.all_reduce(ranks._group)
+            ranks.accumulate(part)
         if not sums[2]:
             self._look(merged)
             for part in merged.values():
                 if part.needs_revisit:
-                    part.all_reduce(ranks._group)
+                    ranks.accumulate(part)
         self.moments, self._looked, self._scores = merged, True, sums[-2:]
         self._batches, self._scored = int(sums[0]), int(sums[1])
         self._spoiled = {layer for layer, flag in zip(layers, sums[3:], strict=False) if flag}
@@ -141,9 +141,8 @@ class Split:
             metrics = self._metrics(accumulator)
             if layer in self._spoiled:
                 metrics = {id_: torch.full_like(value, torch.nan) for id_, value in metrics.items()}
-            ignored = accumulator.ignored
-            if ignored.any():
-                metrics["ignored"] = ignored.to(torch.float64)
+            if accumulator.ignored.any():
+                found[f"{prefix('')}/{IGNORED}"] = accumulator.ignored
             found |= {f"{prefix(layer)}/{id_}": value for id_, value in metrics.items()}
         if self._scored == self._batches:  # every batch had logits
             correct, counted = self._scores
@@ -180,18 +179,20 @@ class Split:
                 self._kept.keep(Batch({layer: feats}, labels, mask))
 
     def _accumulator(self, layer: str, feats: Tensor) -> Accumulator:
-        head = self._capture.heads(self._tracker.num_classes).get(layer)
-        lacking = {"ood"} if head is not None else {"ood", "classifier", "bias"}
-        lacking |= {"bias"} if head is not None and head.bias is None else set()
+        head = classifier_of(self._capture.heads(self._tracker.num_classes).get(layer))
+        weight, bias = (None, None) if head is None else head
+        there = {"classifier": weight, "bias": bias, "ood": None}
+        lacking = {need for need, part in there.items() if part is None}
         ids = [id_ for id_ in self._tracker.metrics if id_ in CATALOGUE]
-        made = Accumulator(
+        return Accumulator(
             self._tracker.num_classes,
             feats.shape[-1],
             metrics=[id_ for id_ in ids if not CATALOGUE[id_].needs & lacking],
+            weight=weight,
+            bias=bias,
             ignore_index=self._ignore_index,
             device=feats.device,
         )
-        return made if head is None else made.set_classifier(head.weight, head.bias)
 
     def _miss(self, wrong: dict[str, Any]) -> None:
         for layer, problem in wrong.items():
@@ -240,7 +241,7 @@ _LARGE = (
 
 def mask_of(inputs: Any, labels: Any) -> Tensor | None:
     """The "attention_mask" of a dict of inputs, where it has the shape of the labels."""
-    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+    mask = inputs.get(MASK) if isinstance(inputs, Mapping) else None
     fits = isinstance(mask, Tensor) and isinstance(labels, Tensor) and mask.shape == labels.shape
     return mask.detach() if fits and isinstance(mask, Tensor) else None
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +18,11 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from ncfast.ops import _raw
+from ncfast.ops import _fallback, _raw
 
 NAMES = ("auto", "reference", "cpu", "triton")
-CLASS_MOMENTS = "class moments"  # a backend that cannot run this operation counts as unusable
 _BUILD_INFO = Path(__file__).parent.parent / "_build_info.json"
 _INSTALLED = importlib.util.find_spec("triton") is not None  # imports nothing
-failures: dict[str, str] = {}  # by operation: why its Triton kernels failed on this machine
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -71,7 +68,7 @@ def _triton_status() -> BackendStatus:
     if why_not is not None:
         return BackendStatus(False, why_not)
     version = importlib.metadata.version("triton")
-    failed = "".join(f"; {name} failed here: {why}" for name, why in failures.items())
+    failed = "".join(f"; {name} failed: {why}" for name, why in _fallback.failures.items())
     # so far only the interpreter and the compiler have checked the kernels: "auto" leaves them out
     return BackendStatus(
         True,
@@ -103,39 +100,9 @@ def why_not_triton(feats: Tensor | None = None) -> str | None:
         return f"the features are on {feats.device}"
     if not _INSTALLED:
         return "triton is not installed"
-    if CLASS_MOMENTS in failures:
-        return f"the kernels failed on this machine: {failures[CLASS_MOMENTS]}"
     if feats is None and not torch.cuda.is_available():
         return "torch finds no CUDA device"
     return None
-
-
-def with_fallback(
-    operation: str, feats: Tensor, kernels: Callable[[], T], reference: Callable[[], T]
-) -> T:
-    """The result of the kernels, or of the reference once the kernels of this operation failed.
-
-    If kernels do not compile or launch, the reference replaces them for the rest of the process,
-    with one warning. The kernels of other operations go on.
-    """
-    if operation not in failures:
-        try:
-            return kernels()
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # whatever a compiler, a launcher or a driver raises
-            _give_up(operation, feats, error)
-    return reference()
-
-
-def _give_up(operation: str, feats: Tensor, error: Exception) -> None:
-    failures[operation] = f"{type(error).__name__}: {error}".strip()
-    warnings.warn(
-        f"ncfast falls back to the reference backend for {operation}: its Triton kernels do not "
-        f"run on {feats.device} ({failures[operation]}). Results stay correct and come slower.",
-        RuntimeWarning,
-        stacklevel=6,
-    )
 
 
 @dataclass(frozen=True)
@@ -179,7 +146,7 @@ class Operation(Generic[P, T]):
         kernels, feats = self.triton, _first(given)
         if kernels is None or (feats.dtype == torch.float64 and not self.float64):
             return self.reference(*given, **named)
-        return with_fallback(
+        return _fallback.with_fallback(
             self.name,
             feats,
             lambda: kernels(*given, **named),
