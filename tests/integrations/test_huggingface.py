@@ -15,6 +15,7 @@ from transformers import (
     BertConfig,
     BertForTokenClassification,
     GPT2Config,
+    GPT2ForSequenceClassification,
     GPT2LMHeadModel,
     PretrainedConfig,
     Trainer,
@@ -230,6 +231,32 @@ def test_causal_models_are_measured_against_the_next_token(tmp_path):
     accuracy = (logits.argmax(1) == labels[:, 1:][kept]).double().mean().item()
     assert records[-1]["eval/accuracy"] == pytest.approx(accuracy)
     assert all("train/nc1.cdnv" in record for record in records)
+
+
+@pytest.mark.parametrize("pool", ["last", "gap"])
+def test_pooling_over_tokens_leaves_out_padding(tmp_path, pool):
+    """The classifier of GPT-2 reads the last token that is no padding."""
+    records, split = [], [{**row, "labels": row["labels"].max()} for row in sentences()]
+    torch.manual_seed(0)
+    config = GPT2Config(num_labels=3, pad_token_id=19, **GPT2)
+    for row in split:
+        row["input_ids"] = torch.where(row["attention_mask"] > 0, row["input_ids"] % 19, 19)
+    model = GPT2ForSequenceClassification(config)
+    callback = CollapseCallback(
+        num_classes=3, layers="transformer", pool=pool, metrics="rnc1", sinks=[records.append]
+    )
+    train(callback, tmp_path, model, train_dataset=split, eval_dataset=split)
+    model.eval()
+    ids, mask, labels = (stacked(split, k) for k in ("input_ids", "attention_mask", "labels"))
+    hidden = model.transformer(ids, attention_mask=mask).last_hidden_state
+    share = mask / mask.sum(1, keepdim=True)
+    pooled = {
+        "last": hidden[torch.arange(len(ids)), mask.sum(1) - 1],
+        "gap": (share.unsqueeze(2) * hidden).sum(1),
+    }
+    expected = ncfast.rnc1(pooled[pool], labels, num_classes=3).item()
+    assert records[-1]["eval/rnc1.max"] == pytest.approx(expected, rel=1e-4)
+    assert all(record["train/rnc1.max"] > 0 for record in records)
 
 
 def test_which_models_shift_labels():

@@ -285,6 +285,18 @@ def test_every_id_equals_one_pass(head):
         torch.testing.assert_close(found[id_], value, rtol=1e-6, atol=1e-9, msg=id_)
 
 
+def test_a_batch_that_is_refused_changes_nothing():
+    metric = CollapseMetric(K, D, metrics=["rnc1.max", "nc5.ood_cosine"])
+    feats, labels = batches()[1]
+    metric.update(feats, labels, ood_feats=feats)
+    before = metric.moments_state.clone()
+    with pytest.raises(ValueError, match=f"D = {D}"):
+        metric.update(feats, labels, ood_feats=feats[:, 1:])
+    with pytest.raises(ValueError, match="labels"):
+        metric.update(feats, labels + K)
+    assert torch.equal(metric.moments_state, before)
+
+
 @pytest.mark.filterwarnings("ignore:metrics=.all. means:FutureWarning")
 def test_inputs_that_are_not_there(head):
     metric = CollapseMetric(K, D, metrics="all")
