@@ -16,13 +16,14 @@ from typing_extensions import Self
 from ncfast._arrays import Array
 from ncfast._optional import need
 from ncfast._rows import as_outside_rows, as_rows
-from ncfast._stream import Flags
+from ncfast._stream import Flags, StreamState
 from ncfast._surroundings import updatable
 from ncfast.accumulator import Accumulator
 from ncfast.integrations import packed
+from ncfast.metrics.arguments import as_parameters
 from ncfast.metrics.catalogue import CATALOGUE
 from ncfast.metrics.needs import SECOND_LOOK
-from ncfast.moments import ClassMoments
+from ncfast.moments import ClassMoments, check_batch
 from ncfast.ops.grouping import Labels
 from ncfast.tracking.messages import user_level, warn_of_all
 
@@ -136,7 +137,6 @@ class CollapseMetric(Metric):
         self._dropped = self._warned = False
         self._classifier = _Classifier()
         self.set_classifier(weight, bias)
-        self._stream._warn_of_large(dim)
 
     def set_classifier(self, weight: Array | None, bias: Array | None = None) -> Self:
         """Set the classifier of NC3, NC4 and the bounds; return self.
@@ -151,15 +151,17 @@ class CollapseMetric(Metric):
         Raises:
             ValueError: the shapes do not fit.
         """
-        self._stream.set_classifier(weight, bias)
-        self._classifier = _Classifier(self._stream._weight, self._stream._bias)
+        self._classifier = _Classifier(*as_parameters(weight, bias, self.num_classes, self.dim))
         self._computed = None
+        stream, _ = self._opened()
+        stream._warn_of_large(self.dim)
+        self._stream._warned = stream._warned
         return self
 
     @property
     def moments(self) -> ClassMoments:
-        """The class moments of all rows since the last reset, on this rank. Read them only."""
-        return packed.opened(self.moments_state, self._layout).moments
+        """The class moments of all rows since the last reset, on this rank; a copy."""
+        return packed.opened(self.moments_state.clone(), self._layout).moments
 
     @property
     def ignored(self) -> Tensor:
@@ -169,7 +171,7 @@ class CollapseMetric(Metric):
     @property
     def missing(self) -> dict[str, str]:
         """The ids asked for that `compute` leaves out now, and why."""
-        stream = self._opened()
+        stream = self._read()
         return stream._selection.missing(self.dim, stream._there() | SECOND_LOOK)
 
     def update(
@@ -195,11 +197,12 @@ class CollapseMetric(Metric):
         with torch.inference_mode(False), torch.no_grad():
             if self.moments_state.is_inference():  # it was reset in inference mode
                 self.moments_state = self.moments_state.clone()
-            stream = self._opened()
-            state = stream._state
-            assert state is not None
+            stream, state = self._opened()
             feats, labels, mask = as_rows(feats, labels, mask, state.device)
-            outside = None if ood_feats is None else as_outside_rows(ood_feats, state.device)[0]
+            outside = None
+            if ood_feats is not None:
+                outside, one_class = as_outside_rows(ood_feats, state.device)
+                check_batch(state.outside, outside, one_class, None)  # before anything changes
             stream.update(feats, labels, mask=mask)
             if outside is not None:
                 stream.update_ood(outside)
@@ -254,8 +257,10 @@ class CollapseMetric(Metric):
     def state_dict(  # type: ignore[override]  # as torchmetrics has it
         self, destination: dict[str, Any] | None = None, prefix: str = "", keep_vars: bool = False
     ) -> dict[str, Any]:
-        """States that are persistent, with K and D beside them."""
+        """Copies of the states that are persistent, with K and D beside them."""
         found = super().state_dict(destination, prefix, keep_vars)
+        for key in (prefix + name for name in self._defaults if prefix + name in found):
+            found[key] = list(found[key]) if isinstance(found[key], list) else found[key].clone()
         if prefix + "moments_state" in found:
             found[prefix + _SHAPE] = torch.tensor([self.num_classes, self.dim])
         return found
@@ -273,19 +278,30 @@ class CollapseMetric(Metric):
                 del state_dict[prefix + "moments_state"]
                 args[-1].append(_OTHER.format(own=own, found=found, length=len(state)))
             else:
-                state_dict[prefix + "moments_state"] = state.double()
+                state_dict[prefix + "moments_state"] = state.to(self.moments_state, copy=True)
+        for key in (prefix + name for name in _KEPT if prefix + name in state_dict):
+            state_dict[key] = list(state_dict[key])
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     # Behind it.
 
-    def _opened(self, *, shared: bool = False) -> Accumulator:
-        """The accumulator over the state, which it shares but for the counts."""
+    def _opened(self) -> tuple[Accumulator, StreamState]:
+        """An accumulator over the state, and the state; they share memory but for the counts."""
         stream = copy.copy(self._stream)
-        state = packed.opened(self.moments_state, self._layout)
+        stream._weight, stream._bias = self._classifier.weight, self._classifier.bias
+        stream._state = state = packed.opened(self.moments_state, self._layout)
+        state.flags = Flags(rows=True)
+        return stream, state
+
+    def _read(self, *, shared: bool = False) -> Accumulator:
+        """The accumulator for `compute`; reads whether there are rows from outside, if it matters.
+
+        Args:
+            shared: whether the state holds the rows of all ranks.
+        """
+        stream, state = self._opened()
         outside = "ood" in stream._selection.needs and bool(state.outside.counts.any())
         state.flags = Flags(rows=True, outside=outside, shared=shared)
-        stream._weight, stream._bias = self._classifier.weight, self._classifier.bias
-        stream._state = state
         return stream
 
     def _keep(
@@ -319,7 +335,7 @@ class CollapseMetric(Metric):
         if dist_sync_fn is not gather_all_tensors or not dist.is_initialized():
             super()._sync_dist(dist_sync_fn, process_group)
             return
-        stream = self._opened().all_reduce(process_group or self.process_group)
+        stream = self._read().all_reduce(process_group or self.process_group)
         assert stream._state is not None
         self.moments_state = packed.packed(stream._state, self._layout)
 
@@ -327,7 +343,7 @@ class CollapseMetric(Metric):
     @updatable
     def _values(self) -> dict[str, Tensor]:
         shared = self._is_synced and not isinstance(getattr(self, _KEPT[0], None), Tensor)
-        stream = self._opened(shared=shared)
+        stream = self._read(shared=shared)
         if not stream.needs_revisit:
             return stream.compute()
         self._revisit(stream)

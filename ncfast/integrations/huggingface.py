@@ -11,9 +11,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from ncfast._optional import need
+from ncfast.integrations.batches import mask_of, next_tokens
 from ncfast.integrations.callback import Measuring, harmless
-from ncfast.integrations.split import Split, mask_of, next_tokens
+from ncfast.integrations.split import Split
 from ncfast.tracking.layers import model_device
+from ncfast.tracking.padding import MASK
 from ncfast.tracking.snapshot import evaluation_mode
 
 need("transformers", "ncfast.integrations.huggingface")
@@ -81,7 +83,7 @@ class CollapseCallback(Measuring, TrainerCallback):
         self._snapshots = int(snapshots)
         self._evaluations: Counter[str] = Counter()
         self._shift = shift
-        self._targets: Targets | None = None
+        self._inputs: dict[str, Tensor] = {}
         self._handle: Any = None
 
     def on_train_begin(
@@ -96,7 +98,9 @@ class CollapseCallback(Measuring, TrainerCallback):
 
     def _keep_labels(self, model: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
         if model.training:
-            self._targets = self._targets_of(model, kwargs)
+            names = (self._label_key, MASK)
+            found = {name: kwargs.get(name) for name in names}
+            self._inputs = {k: v.detach() for k, v in found.items() if isinstance(v, Tensor)}
 
     def _targets_of(self, model: nn.Module, inputs: Mapping[str, Any]) -> Targets | None:
         """Labels and mask of the features of a batch."""
@@ -124,7 +128,7 @@ class CollapseCallback(Measuring, TrainerCallback):
             return
         while tracker.current_step < state.global_step - 1:
             tracker.advance(keep_features=True)
-        targets, self._targets = self._targets, None
+        targets, self._inputs = self._targets_of(kwargs["model"], self._inputs), {}
         if targets is None:
             self._say("labels", _NO_LABELS.format(key=self._label_key))
             tracker.advance()

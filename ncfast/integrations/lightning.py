@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ncfast._optional import need
+from ncfast.integrations.batches import Logits, mask_of, next_tokens
 from ncfast.integrations.callback import Measuring, harmless
-from ncfast.integrations.split import Logits, Split, mask_of, next_tokens
+from ncfast.integrations.split import Split
 from ncfast.tracking.batches import as_labels, inputs_and_labels
 
 need("lightning", "ncfast.integrations.lightning")

@@ -71,6 +71,8 @@ class RNC1(CollapseValue):
         tensor(0., dtype=torch.float64)
     """
 
+    higher_is_better = False
+
     def __init__(self, num_classes: int, dim: int, *, scale: str = "max", **kwargs: Any) -> None:
         super().__init__(f"rnc1.{scale}", num_classes, dim, **kwargs)
 
@@ -90,6 +92,7 @@ class _Family(CollapseValue):
 class NC1(_Family):
     """A form of NC1: "quotient" unless ``variant`` says otherwise, as in `ncfast.nc1`."""
 
+    higher_is_better = False
     _family, _variant = "nc1", "quotient"
 
 
@@ -121,6 +124,7 @@ class NC4(_Family):
     It keeps the features, see `CollapseMetric`.
     """
 
+    higher_is_better = True
     _family, _variant = "nc4", "agreement"
 
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ncfast._arrays import as_tensor
 from ncfast.tracking.numbers import as_number
 
-MASK = "attention_mask"  # the entry of a batch that says which tokens are no padding
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 
 

@@ -108,6 +108,11 @@ class Extras:
         self._leaves_out = True
         put(self.left_out, number)
 
+    def merge_left_out(self, numbers: Tensor) -> None:
+        """Replace the first entries of `left_out` by those of all ranks."""
+        self._leaves_out = True
+        self.left_out[: len(numbers)] = numbers
+
     def numbers_left_out(self, rows: int) -> Tensor | None:
         """(rows,) a copy of `left_out`; None where no batch left out any, as far as is known."""
         return self.left_out[:rows].clone() if self._leaves_out else None

@@ -221,6 +221,8 @@ class FullStep:
         for layer, number in calls.items():
             message = messages.REPEATED.format(layer=layer, number=number)
             self._warn(step, f"calls {layer}", message)
+        for layer in () if self._capture is None else self._capture.unknown_padding:
+            self._warn(step, f"padding {layer}", messages.PADDING.format(layer=layer))
         for layer, error in errors.items():
             self._warn(step, f"layer {layer}", f"Layer {layer!r} is not measured: {error}")
 

@@ -31,6 +31,11 @@ ALL_MEANS_ALL = (
     "metrics='all' means every metric whose inputs are there. Up to version 0.1 it meant the short "
     "list, which is now 'default'. Pass metrics='default' for that list."
 )
+PADDING = (
+    "Layer {layer!r} is pooled over tokens of which nothing tells the padding, so padding counts. "
+    "Call the model with attention_mask=, of the shape (N, T) of the tokens; pool='cls' and a "
+    "function of the layer's output need none."
+)
 CLOSED = (
     "The Tracker is closed: steps are counted and nothing is recorded. Call close() after the last "
     "step, or make a new Tracker."

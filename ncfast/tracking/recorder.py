@@ -247,9 +247,12 @@ class Recorder:
         pairs = list(zip(buffers, steps, strict=True))
         call = "; ".join(f"{describe_steps(of)} of {buffer.prefix}" for buffer, of in pairs)
         layouts = [buffer.layout for buffer in buffers]
-        merged = self._ranks.batches(layouts, states, call or describe_steps(()))
+        numbers = [b.extras.left_out[: len(of)] for b, of in pairs]
+        merged = self._ranks.batches(layouts, states, call or describe_steps(()), numbers)
         if merged is not None:
-            return merged, []
+            for buffer, left_out in zip(buffers, merged[len(states) :], strict=True):
+                buffer.extras.merge_left_out(left_out)
+            return merged[: len(states)], []
         marked = sorted({step for of in steps for step in of})
         ones = torch.ones(len(marked), 1, dtype=torch.float64, device="cpu")
         return states, [Table([LOCAL], marked, ones)] if marked else []

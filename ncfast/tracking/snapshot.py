@@ -20,7 +20,6 @@ from ncfast.metrics.catalogue import CATALOGUE, resolve
 from ncfast.metrics.needs import as_bytes
 from ncfast.tracking import messages
 from ncfast.tracking.batches import (
-    MASK,
     LossFunction,
     Reduction,
     as_labels,
@@ -32,6 +31,7 @@ from ncfast.tracking.batches import (
 from ncfast.tracking.capture import FeatureCapture
 from ncfast.tracking.keys import IGNORED
 from ncfast.tracking.layers import model_device
+from ncfast.tracking.padding import MASK
 from ncfast.tracking.reduction import Ranks
 from ncfast.tracking.step_metrics import classifier_of
 
