@@ -121,7 +121,7 @@ class MomentsBuffer:
         captures, leaves_out = _capturing(self.device), False
         put = self._put_at_position if captures else self._put
         if mask is None and self._written(feats, labels):
-            moments = ClassMoments(*self.layout.split(self.states[self.number]))
+            moments = self._moments_of_row() if self.extras.measures else None
         else:
             leaves_out = mask is not None or self._may_leave_out(labels)
             if leaves_out:
@@ -131,7 +131,8 @@ class MomentsBuffer:
                 moments = class_moments(feats, labels, num_classes=self.layout.classes)
             put(self.states, pack(moments))
         self.extras.keep(put, classifier)
-        self.extras.measure(put, MetricInputs(moments, feats, labels), classifier, leaves_out)
+        if moments is not None:
+            self.extras.measure(put, MetricInputs(moments, feats, labels), classifier, leaves_out)
         if captures:
             self._position.add_(1)
             self.captured = True
@@ -147,6 +148,10 @@ class MomentsBuffer:
 
     def _put_at_position(self, into: Tensor, value: Tensor) -> None:
         into.index_copy_(0, self._position, value.to(into.dtype).unsqueeze(0))
+
+    def _moments_of_row(self) -> ClassMoments | None:
+        """The moments of the next row, which was written but not counted yet."""
+        return ClassMoments(*self.layout.split(self.states[self.number]))
 
     def _written(self, feats: Tensor, labels: Tensor) -> bool:
         """Let the extension write the row; False if it cannot, or if rows are to be left out."""

@@ -74,8 +74,12 @@ class FullStep:
         self.norm_model = norm_model
         self._recorder, self._capture, self._prefixes = recorder, capture, prefixes
         self._kind, self._num_classes, self._warn = kind, num_classes, warn
-        wanted = recorder.metrics.wants_classifier
-        self.heads = capture.heads(num_classes) if wanted and capture is not None else {}
+        self._never = recorder.metrics.named_never
+        self._named = recorder.metrics.named_of_classifier
+        self._reads_classifier = recorder.metrics.wants_classifier
+        self.heads: dict[str, nn.Linear] = {}
+        if self._reads_classifier and capture is not None:
+            self.heads = capture.heads(num_classes)
 
     def measure(self, step: int, feats: Array | None, given: Given) -> FastStep | None:
         """Measure a batch.
@@ -93,9 +97,10 @@ class FullStep:
             ValueError, TypeError: an argument does not fit, or a metric asked for by name needs a
                 classifier and there is none.
         """
-        if never := self._recorder.metrics.named_never:
-            id_, why = next(iter(never.items()))
-            message = messages.NOT_IN_STEPS.format(ids=", ".join(never), first=id_, why=why)
+        if self._never:
+            id_, why = next(iter(self._never.items()))
+            ids = ", ".join(self._never)
+            message = messages.NOT_IN_STEPS.format(ids=ids, first=id_, why=why)
             self._warn(step, "metrics of snapshots", message)
         if feats is None:
             return self._measure_captured(step, given)
@@ -149,7 +154,7 @@ class FullStep:
                 "Expected no argument `weight` beside several captured layers, but got one. Track "
                 "the inputs of the linear layers, or pass the features of one layer as `feats`."
             )
-        named = self._recorder.metrics.named_of_classifier
+        named = self._named
         if named and not passed and not any(layer in self.heads for layer in layers):
             raise ValueError(
                 f"Expected argument `weight`, the classifier that the metric {named[0]!r} reads, "
@@ -176,7 +181,7 @@ class FullStep:
 
     def _classifier(self, layer: str, feats: Tensor, given: Given) -> Classifier | None:
         """The classifier that was passed, or else that of the layer."""
-        if not self._recorder.metrics.wants_classifier:
+        if not self._reads_classifier:
             return None
         if not given.has_classifier:
             return classifier_of(self.heads.get(layer), feats)

@@ -301,14 +301,15 @@ class Snapshot:
         if logits and indices:
             scores["accuracy"] = (counted & (outputs.argmax(-1) == labels)).sum(dtype=torch.float64)
         if self._loss is not None:
-            scores["loss"] = self._total_loss(self._loss(outputs, labels), rows, number, labels)
+            scores["loss"] = self._total_loss(self._loss(outputs, labels), rows, counted)
         for name, value in scores.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
-    def _total_loss(self, value: Any, rows: int, number: Tensor, labels: Tensor) -> Tensor:
-        """The sum of the losses; a mean is one over the rows that are not left out."""
-        if isinstance(value, Tensor) and value.ndim and value.shape == labels.shape:
-            return value.sum(dtype=torch.float64)  # one for each label
+    def _total_loss(self, value: Any, rows: int, counted: Tensor) -> Tensor:
+        """The sum of the losses of a batch; a mean is one over the rows that are not left out."""
+        if isinstance(value, Tensor) and value.ndim and value.shape == counted.shape:
+            return torch.where(counted, value.detach(), 0).sum(dtype=torch.float64)
+        number = counted.sum(dtype=torch.float64)
         total = total_loss(value, rows, self._reduction)
         if self._reduction == "sum" or np.ndim(value):
             return total
