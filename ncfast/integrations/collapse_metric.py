@@ -160,8 +160,8 @@ class CollapseMetric(Metric):
 
     @property
     def moments(self) -> ClassMoments:
-        """The class moments of all rows since the last reset, on this rank. Read them only."""
-        return packed.opened(self.moments_state, self._layout).moments
+        """The class moments of all rows since the last reset, on this rank; a copy."""
+        return packed.opened(self.moments_state.clone(), self._layout).moments
 
     @property
     def ignored(self) -> Tensor:
@@ -257,8 +257,10 @@ class CollapseMetric(Metric):
     def state_dict(  # type: ignore[override]  # as torchmetrics has it
         self, destination: dict[str, Any] | None = None, prefix: str = "", keep_vars: bool = False
     ) -> dict[str, Any]:
-        """States that are persistent, with K and D beside them."""
+        """Copies of the states that are persistent, with K and D beside them."""
         found = super().state_dict(destination, prefix, keep_vars)
+        for key in (prefix + name for name in self._defaults if prefix + name in found):
+            found[key] = list(found[key]) if isinstance(found[key], list) else found[key].clone()
         if prefix + "moments_state" in found:
             found[prefix + _SHAPE] = torch.tensor([self.num_classes, self.dim])
         return found
@@ -276,7 +278,9 @@ class CollapseMetric(Metric):
                 del state_dict[prefix + "moments_state"]
                 args[-1].append(_OTHER.format(own=own, found=found, length=len(state)))
             else:
-                state_dict[prefix + "moments_state"] = state.double()
+                state_dict[prefix + "moments_state"] = state.to(self.moments_state, copy=True)
+        for key in (prefix + name for name in _KEPT if prefix + name in state_dict):
+            state_dict[key] = list(state_dict[key])
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     # Behind it.

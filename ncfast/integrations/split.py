@@ -19,7 +19,7 @@ from ncfast.tracking.reduction import Ranks
 from ncfast.tracking.step_metrics import classifier_of
 from ncfast.tracking.tracker import Tracker
 
-MEMORY = 2 << 30  # bytes of features kept for a second look
+MEMORY = 2 << 30  # bytes of features kept for a second look, and of a D x D matrix
 
 
 class Split:
@@ -190,6 +190,7 @@ class Split:
             weight=weight,
             bias=bias,
             ignore_index=self._ignore_index,
+            memory_limit=MEMORY,
             device=feats.device,
         )
 

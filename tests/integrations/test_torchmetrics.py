@@ -236,6 +236,26 @@ def test_states_are_saved_with_their_shape():
     assert not RNC1(5, 12).state_dict(), "nothing is saved unless it is asked for"
 
 
+def test_saved_states_and_moments_are_copies():
+    """Updates are in place: they must not change what was taken before, or loaded elsewhere."""
+    metric = NC4(K, D, variant="ncc_accuracy")
+    metric.persistent(True)
+    metric.update(*batches()[1])
+    saved, moments = metric.state_dict(), metric.moments
+    loaded = NC4(K, D, variant="ncc_accuracy")
+    loaded.load_state_dict(saved)
+    for other in (metric, loaded):
+        other.update(*batches()[3])
+    assert torch.equal(metric.moments_state, loaded.moments_state)
+    twin = NC4(K, D, variant="ncc_accuracy")
+    twin.load_state_dict(saved)
+    twin.update(batches()[0][0][:0], batches()[0][1][:0])
+    assert torch.equal(twin.moments.means, moments.means)
+    torch.testing.assert_close(
+        twin.compute(), ncfast.nc4(*batches()[1], num_classes=K, variant="ncc_accuracy")
+    )
+
+
 def test_states_of_version_0_1_are_loaded():
     """They are the packed class moments."""
     feats, labels = map(torch.cat, zip(*batches(), strict=True))
