@@ -61,7 +61,7 @@ projection() { run -m ncfast.benchmarks.projection --out "$results/projection.js
 
 accuracy() { study accuracy; }
 
-moments() { ops class_moments.grid rnc1.call; }
+moments() { ops class_moments.grid update.vocabulary rnc1.call; }
 
 metrics() { ops metrics.suite; }
 

@@ -6,11 +6,12 @@
 # Stages, each under ten minutes on a large GPU, in this order when none is named:
 #   build     installs the project from this folder, without a network
 #   tests     the tests marked gpu: float64, graphs, streams, bits over 20 runs, no synchronisation
-#   memory    compute-sanitizer's memcheck and racecheck over every kernel on small shapes
+#   memory    compute-sanitizer's memcheck, and racecheck of shared memory, over every kernel
 #   kernels   the Triton kernels against a plain read and torch
 #   bench     every operation against its contestants
 #   f3        figure 3 on MNIST in full, tracked (NCFAST_DATA names the data)
-# A stage that fails ends the script, so no time is written for what a test before it rejects.
+# A stage that fails ends the script, so no time is written for what a test before it rejects. A
+# stage also fails if the Triton backend cannot run, or if a kernel fell back to the reference.
 # --rehearse runs on a CPU, small, in Triton's interpreter: the script is tried, nothing is timed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,6 +23,7 @@ if [ "${1:-}" = --rehearse ]; then
     export TRITON_INTERPRET=1
 fi
 python=${PYTHON:-python3}
+export PYTHONWARNINGS="error:ncfast falls back to the reference:RuntimeWarning"
 results=${RESULTS:-benchmarks/results}
 mkdir -p "$results"
 if [ -n "$rehearse" ]; then
@@ -33,6 +35,10 @@ fi
 build() {
     "$python" -m pip install --quiet --no-deps --no-build-isolation --no-index -e .
     "$python" -m ncfast info
+}
+
+usable() {
+    "$python" -c 'import sys, ncfast; s = ncfast.backends()["triton"]; sys.exit(None if s.available else s.reason)'
 }
 
 tests() {
@@ -75,5 +81,8 @@ if [ $# -eq 0 ]; then
 fi
 for stage in "$@"; do
     echo "== $stage"
+    if [ -z "$rehearse" ] && [ "$stage" != build ]; then
+        usable
+    fi
     "$stage"
 done

@@ -44,7 +44,8 @@ def main() -> None:
     train = DataLoader(TensorDataset(images[:1000], labels[:1000]), batch_size=100, shuffle=True)
     val = DataLoader(TensorDataset(images[1000:], labels[1000:]), batch_size=400)
 
-    callback = CollapseCallback(num_classes=10, sinks=[f"{OUT}/metrics.jsonl"])
+    ids = ["default", "nc1.pinv", "nc3.self_duality", "nc4.agreement"]
+    callback = CollapseCallback(num_classes=10, metrics=ids, sinks=[f"{OUT}/metrics.jsonl"])
     trainer = lightning.Trainer(
         max_epochs=5,
         accelerator="cpu",
@@ -60,7 +61,7 @@ def main() -> None:
     *_, last = read_records(f"{OUT}/metrics.jsonl")
     print(
         f"step {last['step']}: validation accuracy {last['val/accuracy']:.3f}, "
-        f"RNC1 {last['val/rnc1.max']:.4f}"
+        f"RNC1 {last['val/rnc1.max']:.4f}, NC4 agreement {last['val/nc4.agreement']:.3f}"
     )
 
 

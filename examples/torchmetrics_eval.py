@@ -1,6 +1,6 @@
 """Measures the collapse and the accuracy of a validation split with torchmetrics.
 
-The metrics of one `MetricCollection` share one state. Run it with
+The metrics of one `MetricCollection` with the same sums share one state. Run it with
 ``python examples/torchmetrics_eval.py``.
 """
 
@@ -8,7 +8,7 @@ import torch
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from ncfast.integrations.torchmetrics import NC2, RNC1, CollapseMetric
+from ncfast.integrations.torchmetrics import NC1, NC2, NC3, NC4, RNC1, CollapseMetric
 
 CLASSES, DIM = 4, 16
 
@@ -23,16 +23,19 @@ def batches(spread: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def main() -> None:
+    head = torch.nn.Linear(DIM, CLASSES)
     collapse = MetricCollection(
         {
             "rnc1": RNC1(CLASSES, DIM),
             "condition": NC2(CLASSES, DIM),
             "nc1": CollapseMetric(CLASSES, DIM, metrics=["nc1.quotient", "nc1.cdnv"]),
+            "pinv": NC1(CLASSES, DIM, variant="pinv"),
+            "duality": NC3(CLASSES, DIM, weight=head.weight),
+            "agreement": NC4(CLASSES, DIM, weight=head.weight, bias=head.bias),
         },
         prefix="val/",
     )
     accuracy = MulticlassAccuracy(CLASSES)
-    head = torch.nn.Linear(DIM, CLASSES)
     for epoch, spread in enumerate((1.0, 0.1, 0.001)):
         for feats, labels in batches(spread):
             collapse.update(feats, labels)

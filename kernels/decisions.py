@@ -155,7 +155,12 @@ def decide_in_float64(
                     )  # fmt: skip
                     # float32 is exact here; the interpreter cannot convert bfloat16 directly
                     wide = x if x.dtype == tl.float64 else x.to(tl.float32).to(tl.float64)
-                    score = tl.dot(wide - centre[None, :], w, score, out_dtype=tl.float64)
+                    wide -= centre[None, :]
+                    if x.dtype.primitive_bitwidth == 16:
+                        # a sum of one term: Triton 3.5 and 3.6 do not compile the product if the
+                        # factor leads back to a load of 16 bits
+                        wide = tl.sum(tl.reshape(wide, [ROWS, COLS, 1]), 2)
+                    score = tl.dot(wide, w, score, out_dtype=tl.float64)
                 offset = tl.load(offsets + rule * classes + name, mask=wanted, other=float("-inf"))
                 score += offset[None, :]
                 score = tl.where(score == score, score, float("-inf"))
@@ -213,6 +218,7 @@ def _decide_in_float32(
         offsets.to(torch.float32).contiguous(), torch.stack((largest, shift)).to(torch.float32),
         chosen, undecided, count, classes, *layout(feats), rounding, 2 * _EPSILON,
         dim**0.5 * 2.0**-62, dim * 2.0**-123, ALIGN=align_of(feats), ROWS=config.tile_rows,
-        COLS=config.tile_cols, CLASSES=config.tile_classes, PRECISION=precision("tf32x3"),
-        num_warps=config.warps, num_stages=config.stages, **OPTIONS,
+        COLS=config.tile_cols, CLASSES=config.tile_classes,
+        PRECISION=precision("tf32x3", feats.device), num_warps=config.warps,
+        num_stages=config.stages, **OPTIONS,
     )  # fmt: skip

@@ -13,8 +13,12 @@ of their largest entry. It leaves the other items at once.
 Oracle: `items` in tests/twins.py.
 """
 
+import inspect
+
 import triton
 import triton.language as tl
+
+_CAN_RECOMPUTE = tl.constexpr("disable_licm" in inspect.signature(tl.range).parameters)
 
 
 @triton.jit
@@ -77,6 +81,14 @@ def largest_entry(
 
 
 @triton.jit
+def misled(length, norm_max, ss):
+    """Whether squares overflowed, or may have vanished, at the scale of the first row."""
+    # below 2^-20 the squares of residuals may have vanished; comparisons with NaN are false
+    fits = (norm_max > 9.5367431640625e-07) & (norm_max < float("inf")) & (ss < float("inf"))
+    return (length > 0) & ~fits
+
+
+@triton.jit
 def moments_of_run(
     feats,
     permutation,
@@ -88,9 +100,9 @@ def moments_of_run(
     row_squares,
     known,
     ROWS: tl.constexpr,
+    again,  # take the scale from all rows, not from the first
     ACC: tl.constexpr,
     WIDE: tl.constexpr,
-    AGAIN: tl.constexpr,  # the scale is that of all rows, not of the first
 ):
     """Moments of the first ``length`` rows of ``permutation``, over one block of columns.
 
@@ -107,7 +119,7 @@ def moments_of_run(
     mask = live[:, None] & inside[None, :]
     x = load_tile(feats, rows, cols, row_stride, col_stride, mask, ACC)
     first = tl.sum(tl.where((row == 0)[:, None], x, 0.0), 0)
-    if AGAIN:
+    if again:
         peak = largest_entry(
             feats, permutation, length, cols, inside, row_stride, col_stride, ROWS, ACC
         )
@@ -159,16 +171,6 @@ def moments_of_run(
 
 
 @triton.jit
-def misled(ss, largest):
-    """Whether the first row may have given a scale that does not suit the others.
-
-    Below 2^-20 the squares of residuals may have vanished. Comparisons with NaN are false.
-    """
-    inf = float("inf")
-    return ~((largest > 9.5367431640625e-07) & (largest < inf) & (ss < inf))
-
-
-@triton.jit
 def norms_of_squares(squares, length, SIZE: tl.constexpr):
     """Sum and maximum of the norms of rows, from their squares in memory."""
     total = tl.zeros([SIZE], tl.float64)
@@ -180,6 +182,54 @@ def norms_of_squares(squares, length, SIZE: tl.constexpr):
         largest = tl.maximum(largest, norm)
     whole = tl.sum(total, 0)
     return whole, tl.where(whole != whole, whole, tl.max(largest, 0))
+
+
+@triton.jit
+def moments_of_block(
+    feats,
+    permutation,
+    items,
+    partial_mean,
+    means,
+    row_squares,
+    item,
+    number,
+    mend,
+    turn,
+    dim,
+    row_stride,
+    col_stride,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+    WIDE: tl.constexpr,
+    ACC: tl.constexpr,
+    AGAIN: tl.constexpr,
+):
+    """Stores the mean of an item in one block of columns; the sum of squares, and the norms."""
+    # loaded for every block: what is computed from them is not held in registers between blocks
+    start = tl.load(items + item)
+    length = tl.load(items + number + item)
+    owner = tl.load(items + 2 * number + item).to(tl.int64)
+    cols = turn * COLS + tl.arange(0, COLS)
+    inside = cols < dim
+    shift, rest, unscale, ss, total, largest = moments_of_run(
+        feats, permutation + start, length, cols, inside, row_stride, col_stride,
+        row_squares + start, turn > 0, ROWS, AGAIN, ACC, WIDE,
+    )  # fmt: skip
+    if owner >= 0:
+        slot = tl.load(items + 4 * number + item).to(tl.int64)
+        mean = (shift.to(tl.float64) + rest.to(tl.float64)) * unscale
+        if slot < 0:
+            tl.store(means + owner * dim + cols, mean + mend, mask=inside)
+        else:
+            pivot = tl.load(items + 3 * number + item).to(tl.int64)
+            origin = feats + pivot * row_stride + cols.to(tl.int64) * col_stride
+            # in float64: at the scale of this item the first row of the class might overflow
+            base = tl.load(origin, mask=inside, other=0.0).to(tl.float64)
+            tl.store(partial_mean + slot * dim + cols, (mean - base).to(ACC), mask=inside)
+    if WIDE:
+        tl.debug_barrier()  # threads read squares that other threads wrote
+    return ss, total, largest
 
 
 @triton.jit(do_not_specialize=["width", "row_units", "number"])
@@ -211,12 +261,9 @@ def moments_of_items(
     start = tl.load(items + item)
     length = tl.load(items + number + item)
     if AGAIN:
-        fits = ~misled(tl.load(partial_ss + item), tl.load(norm_maxs + item))
-        if (length == 0) | fits:
+        wanted = misled(length, tl.load(norm_maxs + item), tl.load(partial_ss + item))
+        if not wanted:
             return
-    owner = tl.load(items + 2 * number + item).to(tl.int64)
-    pivot = tl.load(items + 3 * number + item).to(tl.int64)
-    slot = tl.load(items + 4 * number + item).to(tl.int64)
     mend = tl.load(poison)
     dim = width * ALIGN
     row_stride = row_units.to(tl.int64) * ALIGN
@@ -224,30 +271,26 @@ def moments_of_items(
     total = tl.zeros((), tl.float64)
     largest = tl.zeros((), tl.float64)
     turns = tl.cdiv(dim, COLS) if WIDE else 1
-    # hoisting loop invariants would cost 70 registers, so they are recomputed
-    for turn in tl.range(0, turns, disable_licm=True):
-        cols = turn * COLS + tl.arange(0, COLS)
-        inside = cols < dim
-        shift, rest, unscale, ss, total, largest = moments_of_run(
-            feats, permutation + start, length, cols, inside, row_stride, col_stride,
-            row_squares + start, turn > 0, ROWS, ACC, WIDE, AGAIN,
-        )  # fmt: skip
-        inner += ss
-        if owner >= 0:
-            mean = (shift.to(tl.float64) + rest.to(tl.float64)) * unscale
-            if slot < 0:
-                tl.store(means + owner * dim + cols, mean + mend, mask=inside)
-            else:
-                origin = feats + pivot * row_stride + cols.to(tl.int64) * col_stride
-                # in float64: at the scale of this item the first row of the class might overflow
-                base = tl.load(origin, mask=inside, other=0.0).to(tl.float64)
-                tl.store(partial_mean + slot * dim + cols, (mean - base).to(ACC), mask=inside)
-        if WIDE:
-            tl.debug_barrier()  # threads read squares that other threads wrote
+    if _CAN_RECOMPUTE:
+        # hoisting loop invariants would cost 70 registers, so they are recomputed
+        for turn in tl.range(0, turns, disable_licm=True):
+            ss, total, largest = moments_of_block(
+                feats, permutation, items, partial_mean, means, row_squares, item, number, mend,
+                turn, dim, row_stride, col_stride, ROWS, COLS, WIDE, ACC, AGAIN,
+            )  # fmt: skip
+            inner += ss
+    else:
+        for turn in tl.range(0, turns):
+            ss, total, largest = moments_of_block(
+                feats, permutation, items, partial_mean, means, row_squares, item, number, mend,
+                turn, dim, row_stride, col_stride, ROWS, COLS, WIDE, ACC, AGAIN,
+            )  # fmt: skip
+            inner += ss
     if WIDE:
         total, largest = norms_of_squares(row_squares + start, length, 256)
     tl.store(norm_sums + item, total)
     tl.store(norm_maxs + item, largest)
     tl.store(partial_ss + item, inner)
-    if (owner >= 0) & (slot < 0):
+    owner = tl.load(items + 2 * number + item).to(tl.int64)
+    if (owner >= 0) & (tl.load(items + 4 * number + item) < 0):
         tl.store(within + owner, inner + mend)

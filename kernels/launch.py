@@ -16,7 +16,6 @@ from ncfast.kernels.configuration import (
     TinyConfig,
     alignment,
 )
-from ncfast.kernels.counters import counter
 from ncfast.kernels.items import moments_of_items
 from ncfast.kernels.merge import merge_items
 from ncfast.kernels.tiny import moments_of_classes
@@ -108,15 +107,16 @@ def tiny_moments(
         labels = labels.to(torch.int64)
     double = {"dtype": torch.float64, "device": device}
     listed = torch.empty((num_classes, count), dtype=torch.int32, device=device)
-    parts, norms = torch.empty((2, num_classes), **double), torch.empty(2, **double)
+    # two parts of the norms for each class, then the counter, which must begin at 0
+    scratch, norms = torch.zeros(2 * num_classes + 1, **double), torch.empty(2, **double)
     counts = torch.empty(num_classes, dtype=torch.int64, device=device)
     means, within = torch.empty((num_classes, dim), **double), torch.empty(num_classes, **double)
     align = alignment(dim, feats.stride(0))
     with on(device):
         moments_of_classes[(num_classes,)](
-            feats, labels.contiguous(), listed, parts, counter(device), counts, means, within,
-            norms, count, dim // align, feats.stride(0) // align, feats.stride(1), ALIGN=align,
-            LABELS=config.labels, ROWS=config.tile_rows, COLS=config.tile_cols,
+            feats, labels.contiguous(), listed, scratch, scratch[-1:].view(torch.int32), counts,
+            means, within, norms, count, dim // align, feats.stride(0) // align, feats.stride(1),
+            ALIGN=align, LABELS=config.labels, ROWS=config.tile_rows, COLS=config.tile_cols,
             CLASSES=config.classes, ACC=accumulator(feats.dtype), num_warps=config.warps,
             **OPTIONS,
         )  # fmt: skip
@@ -149,12 +149,28 @@ def on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 
 def interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, on the CPU."""
-    return bool(triton.knobs.runtime.interpret)
+    return not isinstance(moments_of_items, triton.JITFunction)
 
 
-def precision(name: str) -> str:
-    """Precision of float32 products: ``name`` on CUDA's tensor cores, "ieee" elsewhere."""
-    return "ieee" if interpreted() or torch.version.hip is not None else name
+def precision(name: str, device: torch.device) -> str:
+    """Precision of float32 products: ``name``, or what this Triton and ``device`` have instead.
+
+    Tensor cores that multiply pieces of float32 came with capability 8.0. Before it, and elsewhere
+    than on CUDA, products are ordinary float32. "tf32x3", which every version of Triton has, is as
+    accurate as the kernels need; "bf16x6" is more accurate.
+    """
+    if interpreted() or torch.version.hip is not None:
+        return "ieee"
+    return precision_for(name, torch.cuda.get_device_capability(device))
+
+
+def precision_for(name: str, capability: tuple[int, int]) -> str:
+    """`precision` for the capability of a CUDA device."""
+    from triton.backends.nvidia.compiler import CUDAOptions  # Triton for ROCm has no such backend
+
+    if capability < (8, 0):
+        return "ieee"
+    return name if name in CUDAOptions.allowed_dot_input_precisions else "tf32x3"
 
 
 def known(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:

@@ -94,7 +94,7 @@ def projected_ss(
             feats, labels, centres.contiguous(), offsets, vectors.to(torch.float32).contiguous(),
             partial, count, classes, *layout(feats), number, ALIGN=align_of(feats),
             ROWS=config.tile_rows, COLS=config.tile_cols, VECTORS=config.vectors,
-            PRECISION=precision("tf32x3"), num_warps=config.warps, num_stages=config.stages,
-            **OPTIONS,
+            PRECISION=precision("tf32x3", feats.device), num_warps=config.warps,
+            num_stages=config.stages, **OPTIONS,
         )  # fmt: skip
     return torch.where(inside, partial.sum(0), torch.nan)

@@ -96,7 +96,9 @@ def scatter(feats: Tensor, labels: Tensor, means: Tensor, config: ScatterConfig)
     Arguments as in `projected_ss`.
     """
     labels, inside = known(labels, means.shape[0])
-    largest = torch.maximum(feats[0].to(torch.float64).abs().amax(), means.abs().amax())
+    # of all rows: the first row and the means may be 0 beside large residuals
+    low, high = torch.aminmax(feats)
+    largest = torch.maximum(torch.maximum(-low, high).to(torch.float64), means.abs().amax())
     total = scaled_scatter(feats, labels, in_two(means), largest, config)
     return torch.where(inside, total, torch.nan)
 
@@ -121,7 +123,7 @@ def scaled_scatter(
         scatter_tiles[(config.tiles, config.parts)](
             feats, labels, centres, scale, partial, len(feats),
             centres.shape[-2], *layout(feats), config.span, ALIGN=align_of(feats), SIDE=side,
-            ROWS=config.rows, FLUSH=config.flush, PRECISION=precision("bf16x6"),
+            ROWS=config.rows, FLUSH=config.flush, PRECISION=precision("bf16x6", feats.device),
             TWO=centres.ndim == 4, num_warps=config.warps, num_stages=config.stages, **OPTIONS,
         )  # fmt: skip
     return _unfold(partial.sum(0) / scale.to(torch.float64) ** 2, feats.shape[1])

@@ -1,9 +1,10 @@
 """Kernel for the moments of a few thousand rows in one launch, without sorting or a `LabelPlan`.
 
 Each program handles one class. It reads all labels, lists the rows of its class, and computes their
-moments with the code of the items kernel. The last program to finish adds the norms in the order of
-the classes and sets the counter to 0. Launches that share a counter must therefore not overlap; see
-`ncfast.kernels.counters`.
+moments with the code of the items kernel. It repeats this at the scale of the largest entry if
+squares overflowed or vanished at the scale of the first row. The last program to finish adds the
+norms in the order of the classes. A counter tells which program is the last. Each call allocates
+its counter and sets it to 0, so launches share nothing.
 
 Oracle: `ncfast.ops.moments.reference`.
 """
@@ -20,7 +21,7 @@ def moments_of_classes(
     labels,
     listed,  # (K, count) int32 scratch: the rows of each class
     norm_parts,  # (2, K) float64 scratch
-    counter,  # () int32, 0 before and after the launch
+    counter,  # () int32, 0 before the launch
     counts,
     means,
     within,
@@ -53,21 +54,19 @@ def moments_of_classes(
 
     cols = tl.arange(0, COLS)
     inside = cols < width * ALIGN
-    shift, rest, unscale, ss, total, largest = moments_of_run(
-        feats, own, length, cols, inside, row_units.to(tl.int64) * ALIGN, col_stride,
-        norms, False, ROWS, ACC, False, False,
-    )  # fmt: skip
-    if (length > 0) & misled(ss, largest):
+    turn = 0
+    while turn < 2:
         shift, rest, unscale, ss, total, largest = moments_of_run(
             feats, own, length, cols, inside, row_units.to(tl.int64) * ALIGN, col_stride,
-            norms, False, ROWS, ACC, False, True,
+            norms, False, ROWS, turn > 0, ACC, False,
         )  # fmt: skip
-    mean = (shift.to(tl.float64) + rest.to(tl.float64)) * unscale
-    tl.store(means + owner.to(tl.int64) * width * ALIGN + cols, mean + mend, mask=inside)
-    tl.store(within + owner, ss + mend)
+        mean = (shift.to(tl.float64) + rest.to(tl.float64)) * unscale
+        tl.store(means + owner.to(tl.int64) * width * ALIGN + cols, mean + mend, mask=inside)
+        tl.store(within + owner, ss + mend)
+        tl.store(norm_parts + owner, total)
+        tl.store(norm_parts + classes + owner, largest)
+        turn = tl.where(misled(length, largest, ss), turn + 1, 2)
     tl.store(counts + owner, length.to(tl.int64))
-    tl.store(norm_parts + owner, total)
-    tl.store(norm_parts + classes + owner, largest)
 
     tl.debug_barrier()  # this program's stores are complete before it is counted
     arrived = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
@@ -79,4 +78,3 @@ def moments_of_classes(
         norm_max = tl.where(norm_sum != norm_sum, norm_sum, tl.max(maxs, 0))
         tl.store(norms, norm_sum + mend)
         tl.store(norms + 1, norm_max + mend)
-        tl.store(counter, 0)

@@ -17,16 +17,18 @@ updatable = torch.inference_mode(False)
 def ieee_float32(device: torch.device) -> Iterator[None]:
     """Use IEEE float32 in matrix products on this device: no TF32, no bfloat16, no autocast.
 
-    float64 products are not affected by these settings. Only the new interface (`fp32_precision`)
-    is used: it overrides `allow_tf32`, and torch raises an error if the old setting is read after
-    the new one was set.
+    float64 products are not affected by these settings. Where torch has the new interface
+    (`fp32_precision`, torch 2.9) it alone is used: it overrides `allow_tf32`, and torch raises an
+    error if the old setting is read after the new one was set.
     """
     backends: Any = torch.backends
-    settings = [backends.cuda.matmul, backends.mkldnn.matmul]
     with ExitStack() as stack:
         stack.enter_context(torch.autocast(device.type, enabled=False))
-        for setting in settings:
-            stack.enter_context(_ieee(setting))
+        if hasattr(backends.cuda.matmul, "fp32_precision"):
+            for setting in (backends.cuda.matmul, backends.mkldnn.matmul):
+                stack.enter_context(_ieee(setting))
+        else:
+            stack.enter_context(_highest())
         yield
 
 
@@ -40,3 +42,13 @@ def _ieee(setting: Any) -> Iterator[None]:
         setting.fp32_precision = "none"  # inherits from the parent setting
         if setting.fp32_precision != before:
             setting.fp32_precision = before
+
+
+@contextmanager
+def _highest() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

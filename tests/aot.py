@@ -25,24 +25,39 @@ def compile_case(case, capability):
     """Compile the kernel of a case of `cases` for a CUDA capability or a named AMD device."""
     import triton
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
-    names, constants = case["kernel"].arg_names, case["constants"]
+    from ncfast.kernels.launch import precision_for
+
+    constants = dict(case["constants"])
     if isinstance(capability, str):
         target = GPUTarget("hip", capability, 64)
-        if "PRECISION" in constants:  # like `ncfast.kernels.launch.precision`
-            constants = constants | {"PRECISION": "ieee"}
+        wanted = "ieee"  # like `ncfast.kernels.launch.precision`
     else:
         target = GPUTarget("cuda", capability, 32)
-    source = ASTSource(
-        fn=case["kernel"],
-        signature={name: case["signature"].get(name, "constexpr") for name in names},
-        constexprs=constants,
-        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in case["aligned"]},
-    )
+        wanted = precision_for(constants.get("PRECISION", ""), divmod(capability, 10))
+    if "PRECISION" in constants:
+        constants["PRECISION"] = wanted
+    source = _source(case, constants)
     options = {"num_warps": case["warps"], "enable_fp_fusion": case["fusion"]}
     options |= {"num_stages": case["stages"]} if case["stages"] else {}
     return triton.compile(source, target=target, options=options)
+
+
+def _source(case, constants):
+    """The kernel with the types of its arguments, in the terms of the installed Triton."""
+    from triton.backends import compiler
+    from triton.compiler import ASTSource
+
+    names, signature = case["kernel"].arg_names, case["signature"]
+    places = [(names.index(name),) for name in case["aligned"]]
+    if hasattr(compiler, "AttrsDescriptor"):  # Triton 3.2
+        aligned = {"tt.divisibility": [place for (place,) in places], "tt.equal_to": []}
+        described = {"arg_properties": aligned, "cls": "AttrsDescriptor"}
+        attrs = compiler.AttrsDescriptor.from_dict(described)
+        return ASTSource(case["kernel"], signature, constants, attrs)
+    whole = {name: signature.get(name, "constexpr") for name in names}
+    attrs = {place: [["tt.divisibility", 16]] for place in places}
+    return ASTSource(case["kernel"], whole, constants, attrs)
 
 
 def inspect(compiled):
@@ -75,17 +90,47 @@ def measure(names=None, targets=TARGETS):
     }
 
 
+def survey(names, targets):
+    """Print a line for each kernel and target, whether it compiles or not; return the failures."""
+    failed = []
+    for name, case in cases().items():
+        for target in targets:
+            if names is not None and name not in names:
+                continue
+            try:
+                shown = _shown(inspect(compile_case(case, target)))
+            except Exception as error:  # whatever a compiler raises
+                shown = [f"FAILS: {type(error).__name__}"]
+                failed.append((name, target))
+            print(f"{name:<34}sm_{target:<5}", *shown, flush=True)
+    return failed
+
+
+def _shown(found):
+    return [f"{key} {value:<5}" for key, value in found.items()]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--only", nargs="*")
+    parser.add_argument("--targets", nargs="*", type=int, default=TARGETS)
+    parser.add_argument("--survey", action="store_true", help="go on after what does not compile")
     arguments = parser.parse_args()
-    table = measure(arguments.only)
+    if arguments.survey:
+        import triton
+
+        print(f"Triton {triton.__version__}")
+        failed = survey(arguments.only, arguments.targets)
+        print(f"{len(failed)} do not compile")
+        return
+    table = measure(arguments.only, arguments.targets)
     for name, targets in table.items():
         for target, found in targets.items():
-            print(f"{name:<34}{target:<8}", *(f"{key} {value:<5}" for key, value in found.items()))
+            print(f"{name:<34}{target:<8}", *_shown(found))
     if arguments.write:
-        TABLE.write_text(json.dumps(table, indent=1) + "\n")
+        kept = json.loads(TABLE.read_text()) if arguments.only else {}
+        TABLE.write_text(json.dumps(kept | table, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def cases():
         for dim in (64, 512):
             found[f"scatter {kind} D={dim}"] = scatter(kind, dim)
     found["scatter of an update fp32 D=512"] = scatter("fp32", 512, two=True)
-    for kind in ("fp32", "bf16", "fp64"):
+    for kind in TYPES:
         found[f"decide exactly {kind}"] = decide_exactly(kind, 512)
     for kind, k in (("fp32", 5), ("fp64", 5), ("fp32", 32), ("fp64", 32)):
         found[f"nearest {kind} k={k}"] = nearest(kind, k)

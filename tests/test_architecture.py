@@ -17,8 +17,8 @@ LAYERS = {
     "metrics": "metrics",
     "information": "information",
     "accumulator": "accumulator _rows _stream _stream_ranks",
-    "tracking": "tracking",
-    "evaluation": "evaluation",
+    # evaluation captures features as tracking does; a snapshot looks twice as evaluation does
+    "tracking and evaluation": "tracking evaluation",
     "public names": "__init__",
     "integrations": "integrations",
     "experiments": "experiments",

@@ -39,6 +39,16 @@ def _stepped(**arguments):
     return [record["train/rnc1.max"] for record in records]
 
 
+def _stepped_with_classifier(num_classes, **arguments):
+    """Two steps, which are full ones."""
+    records, ids = [], ["rnc1.max", "nc1.pinv", "nc3.bias_collapse", "nc4.agreement"]
+    options = {"num_classes": num_classes, "sinks": [records.append]}
+    with ncfast.Tracker(metrics=ids, **options) as tracker:
+        for _ in range(2):
+            tracker.step(**arguments)
+    return [record[f"train/{id_}"] for record in records for id_ in ids]
+
+
 def _metric(**arguments):
     metric = CollapseMetric(num_classes=K, dim=D)
     metric.update(**arguments)
@@ -127,6 +137,7 @@ CALLS = {
     "cka": (ncfast.cka, {"x": X, "y": Y}),
     "nhsic": (ncfast.nhsic, {"x": X, "y": Y}),
     "Tracker.step": (_stepped, X_Y),
+    "Tracker.step(mask)": (_stepped_with_classifier, CLASSIFIER | {"mask": Y > 0}),
     "Accumulator": (_accumulated, CLASSIFIER | {"mask": Y > 0}),
     "ClassMoments.update_": (_updated, X_Y | {"mask": Y > 0}),
     "CollapseMetric.update": (_metric, X_Y),
@@ -279,7 +290,7 @@ def test_moments_give_the_same_value_or_an_error_with_the_name(call, argument):
 @pytest.mark.parametrize("wrong", [None, object(), "text", 3.5, {"a": 1}], ids=str)
 @pytest.mark.parametrize(("call", "argument"), _of((torch.Tensor, ncfast.ClassMoments)))
 def test_nonsense_is_an_error_with_the_name(call, argument, wrong):
-    if wrong is None and call == "Tracker.step":
+    if wrong is None and call.startswith("Tracker.step"):
         pytest.skip("means that the model's features are to be taken")
     if wrong is None and argument in ("bias", "mask", "ood_feats", "weight", "labels"):
         pytest.skip("means that there is none")

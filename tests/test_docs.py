@@ -1,4 +1,4 @@
-"""Tests that every Python example of the README and the docs runs."""
+"""Tests that the examples of the README and the docs run, and that what they name exists."""
 
 import re
 from pathlib import Path
@@ -30,3 +30,25 @@ def test_links_lead_somewhere(page):
 def test_tests_that_are_named_exist(page):
     for file, name in re.findall(r"`((?:\w+/)+test_\w+\.py)::(test_\w+)`", page.read_text()):
         assert f"def {name}(" in (ROOT / "tests" / file).read_text(), name
+
+
+def text_of(path):
+    """The source of a file, or of every Python file in a folder."""
+    files = [path] if path.is_file() else sorted(path.rglob("*.py"))
+    return "\n".join(file.read_text() for file in files)
+
+
+PAGE = (ROOT / "docs/architecture.md").read_text()
+
+
+@pytest.mark.parametrize("block", re.split(r"\n(?=\n|\d\. |\|)", PAGE))
+def test_the_architecture_page_names_what_exists(block):
+    """A name in backticks is defined in the file or folder named before it, or in ncfast."""
+    source = text_of(ROOT / "ncfast")
+    for quoted in re.findall(r"`([^`\n]+)`", block):
+        if "/" in quoted or quoted.endswith(".py"):
+            assert (ROOT / quoted).exists(), quoted
+            source = text_of(ROOT / quoted)
+        elif re.fullmatch(r"[\w.]+", quoted):
+            name = quoted.split(".")[-1]
+            assert re.search(rf"(def|class|struct) {name}\b|\b{name}\b *[(:=]", source), quoted

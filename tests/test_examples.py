@@ -1,6 +1,8 @@
 """Tests that every script in examples/ runs with the real libraries and does what it states."""
 
+import json
 import math
+import os
 import runpy
 import subprocess
 import sys
@@ -95,3 +97,17 @@ def test_ddp_torchrun(tmp_path, monkeypatch):
     assert two[0] == pytest.approx(one[0], rel=1e-6)
     assert two[-1] == pytest.approx(one[-1], rel=1e-2)
     assert one[-1]["train/rnc1.max"] < 0.8 * one[0]["train/rnc1.max"]
+
+
+def test_language_model(tmp_path, monkeypatch):
+    """A few steps on a few phrases: the whole run takes ten minutes."""
+    data = os.environ.get("NCFAST_DATA")
+    if data is None or not (Path(data) / "text" / "sst2").is_dir():
+        pytest.skip("needs the SST-2 files under NCFAST_DATA/text/sst2")
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(EXAMPLES / "language_model.py"))["main"](epochs=0.4, phrases=2000, points=3)
+    records = json.loads(Path("runs/language_model/records.json").read_text())
+    assert [record["step"] for record in records] == [1, 3, 12]
+    assert records[-1]["validation/loss"] < records[0]["validation/loss"]
+    assert all(math.isfinite(value) for record in records for value in record.values())
+    assert Path("runs/language_model/collapse.png").stat().st_size > 10_000

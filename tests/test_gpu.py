@@ -79,7 +79,10 @@ def test_records_arrive_complete_and_in_order():
             tracker.step(feats=feats, labels=labels)
     assert [record["step"] for record in records] == list(range(1, 51))
     expected = ncfast.rnc1(feats, labels, num_classes=5).item()
-    assert {record["train/rnc1.max"] for record in records} == {expected}
+    found = {record["train/rnc1.max"] for record in records}
+    assert len(found) == 1, "every step has the same bits"
+    # a call sums in another order than a block of a tracker
+    assert found.pop() == pytest.approx(expected, rel=1e-9)
 
 
 def test_labels_out_of_range_give_nan():

@@ -234,7 +234,9 @@ def torchmetrics(inputs: Inputs) -> Call:
 
 CONTESTANTS = [
     Contestant("ncfast tracker, seven metrics", "ncfast", partial(tracked, metrics=IDS)),
-    Contestant("ncfast tracker, default set of nine", "ncfast", partial(tracked, metrics="all")),
+    Contestant(
+        "ncfast tracker, default set of nine", "ncfast", partial(tracked, metrics="default")
+    ),
     Contestant("the steps alone, nothing logged", "torch", alone),
     Contestant(
         "the seven in plain torch, by .item()", "public", partial(by_items, values=plain_collapse)

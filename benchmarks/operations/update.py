@@ -24,7 +24,7 @@ from ncfast.ops import _raw
 from ncfast.ops.states import Layout
 from ncfast.ops.update import UPDATE
 
-CENTRES, MASK_ENTRIES, MERGED_ENTRIES = 512, 1 << 26, 1 << 26
+CENTRES, MASK_ENTRIES, MERGED_ENTRIES = 512, 1 << 21, 1 << 23
 QUICK: list[dict[str, Any]] = [
     {"K": 10, "D": 200, "B": 100, "batches": 16, "labels": "uniform"},
     {"K": 1000, "D": 512, "B": 256, "batches": 16, "labels": "uniform"},

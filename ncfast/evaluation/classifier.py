@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ncfast.evaluation.group import Group
-from ncfast.tracking.layers import INPUT, resolve_layers
+from ncfast.tracking.layers import INPUT, head_of, resolve_layers
+from ncfast.tracking.step_metrics import weight_of
 
 Classifier = tuple[Tensor, Tensor | None]
 
@@ -31,10 +32,8 @@ def rows_of_last_linear(network: nn.Module) -> int:
 
 def classifier_of_input(network: nn.Module, layer: str, num_classes: int) -> Classifier | None:
     """The classifier whose input is measured, by the name of the layer: "fc:input"."""
-    if not layer.endswith(INPUT):
-        return None
-    module = network.get_submodule(layer.removesuffix(INPUT))
-    return _parameters(module, num_classes) if isinstance(module, nn.Linear) else None
+    head = head_of(network.get_submodule(layer.removesuffix(INPUT)), layer, num_classes)
+    return None if head is None else _parameters(head, num_classes)
 
 
 class Readers:
@@ -93,4 +92,4 @@ def _parameters(linear: nn.Linear, num_classes: int) -> Classifier | None:
     if linear.out_features != num_classes:
         return None
     bias = None if linear.bias is None else linear.bias.detach()
-    return linear.weight.detach(), bias
+    return weight_of(linear), bias

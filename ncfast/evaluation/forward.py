@@ -18,10 +18,11 @@ from ncfast._validate import LABEL_DTYPES
 from ncfast.evaluation.classifier import Readers
 from ncfast.evaluation.looks import Batch, Run, Visit
 from ncfast.evaluation.samplers import OwnRows
-from ncfast.evaluation.tokens import MaskedPool, next_tokens, real_tokens
+from ncfast.evaluation.tokens import next_tokens, real_tokens
 from ncfast.tracking.batches import LABEL_KEYS, as_labels, inputs_and_labels, outputs_of
 from ncfast.tracking.capture import FeatureCapture
 from ncfast.tracking.messages import user_level
+from ncfast.tracking.padding import MaskedPool
 from ncfast.tracking.snapshot import evaluation_mode
 
 Unpack = Callable[[Any], Sequence[Any]]

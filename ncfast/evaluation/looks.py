@@ -62,7 +62,7 @@ class Kept:
 
         def visit_and_keep(batch: Batch) -> None:
             visit(batch)
-            self._keep(batch)
+            self.keep(batch)
 
         self._run(visit_and_keep)
 
@@ -73,7 +73,8 @@ class Kept:
         for batch in self._batches or ():
             visit(batch)
 
-    def _keep(self, batch: Batch) -> None:
+    def keep(self, batch: Batch) -> None:
+        """Keep a batch for the second visit, or drop all of them where there is no memory."""
         if self._batches is None or self._memory is None:
             return
         self._memory.left -= _size(batch)
@@ -81,9 +82,10 @@ class Kept:
             self._memory.left += sum(map(_size, [*self._batches, batch]))
             self._batches = None
             return
-        # a copy: a view would keep the whole activation alive
-        kept = {name: feats.clone() for name, feats in batch.feats.items()}
-        self._batches.append(batch._replace(feats=kept))
+        # copies: a view would keep the whole activation alive, and some loaders refill a tensor
+        feats = {name: found.clone() for name, found in batch.feats.items()}
+        rest = (None if part is None else part.clone() for part in (batch.labels, batch.mask))
+        self._batches.append(Batch(feats, *rest))
 
 
 def _size(batch: Batch) -> int:

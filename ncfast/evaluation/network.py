@@ -19,7 +19,6 @@ from ncfast.evaluation.forward import Forward, Unpack
 from ncfast.evaluation.group import Group
 from ncfast.evaluation.looks import Kept, Memory, first_look, second_look
 from ncfast.evaluation.result import Evaluation
-from ncfast.evaluation.tokens import MaskedPool
 from ncfast.metrics.needs import as_bytes
 from ncfast.tracking.capture import FeatureCapture, FeatureExtractor, PoolSpec
 from ncfast.tracking.layers import (
@@ -31,6 +30,7 @@ from ncfast.tracking.layers import (
     resolve_layers,
     uncompiled,
 )
+from ncfast.tracking.padding import MaskedPool
 
 
 def evaluate(

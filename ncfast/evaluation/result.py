@@ -95,10 +95,12 @@ class Evaluation(Mapping[str, float]):
         """Draw metrics over the layers, one panel for each.
 
         A panel is logarithmic where all its values are positive and they span more than a decade.
+        The panel of "nc4.ncc_accuracy" shows the accuracy of the network as a dashed line.
 
         Args:
-            metrics: ids; None draws the ones of this evaluation among the accuracy, "nc1.pinv",
-                "nc1.quotient", "nc2.etf_error", "nc3.self_duality" and "nc4.agreement".
+            metrics: ids; None draws those that at least two layers have (or the only layer) among
+                "nc1.pinv", "nc1.quotient", "nc2.etf_error", "nc4.ncc_accuracy", "rank.effective",
+                "nc3.self_duality" and "nc4.agreement".
 
         Returns:
             A figure that no window shows: ``figure.savefig("depth.png")``.
@@ -111,7 +113,7 @@ class Evaluation(Mapping[str, float]):
         from matplotlib.figure import Figure
 
         drawn = [metrics] if isinstance(metrics, str) else metrics
-        drawn = [id_ for id_ in _DRAWN if id_ in self._ids()] if drawn is None else drawn
+        drawn = [id_ for id_ in _DRAWN if self._has_a_line(id_)] if drawn is None else drawn
         if unknown := [id_ for id_ in drawn if id_ not in self._ids()]:
             raise ValueError(
                 f"Expected argument `metrics` to hold ids of this evaluation but got {unknown}. "
@@ -167,6 +169,10 @@ class Evaluation(Mapping[str, float]):
     def _is_there(self, id_: str) -> bool:
         return any(self._key(layer, id_) in self.numbers for layer in self.layers)
 
+    def _has_a_line(self, id_: str) -> bool:
+        there = sum(self._key(layer, id_) in self.numbers for layer in self.layers)
+        return there >= min(2, len(self.layers))
+
     def _heading(self) -> str:
         parts = [f"{self.samples} samples", f"{self.num_classes} classes"]
         parts += [f"{' or '.join(map(str, dict.fromkeys(self.dims)))} columns"] if self.dims else []
@@ -209,16 +215,20 @@ class Evaluation(Mapping[str, float]):
         positive = [value for value in values if value > 0]
         if len(positive) == len(values) and max(values) > 10 * min(values):
             axes.set_yscale("log")
+        if id_ == "nc4.ncc_accuracy" and "accuracy" in self.numbers:
+            axes.axhline(self.numbers["accuracy"], color="0.5", linestyle="--", label="accuracy")
+            axes.legend()
         names = [layer or "features" for layer in self.layers]
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
         axes.set_title(id_)
 
 
 _DRAWN = (
-    "accuracy",
     "nc1.pinv",
     "nc1.quotient",
     "nc2.etf_error",
+    "nc4.ncc_accuracy",
+    "rank.effective",
     "nc3.self_duality",
     "nc4.agreement",
 )

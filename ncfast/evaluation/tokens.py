@@ -1,13 +1,8 @@
-"""Pairs features of tokens with labels of later tokens, and pools tokens without padding."""
+"""Pairs features of tokens with labels of later tokens, and leaves out padding."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
-
-from ncfast.tracking.layers import PRESETS, tensor_of
 
 
 def next_tokens(labels: Tensor, mask: Tensor | None, shift: int) -> tuple[Tensor, Tensor | None]:
@@ -43,32 +38,3 @@ def real_tokens(feats: Tensor, mask: Tensor | None, shift: int) -> Tensor:
     if shift:
         feats, kept = feats[:, :-shift], kept[:, :-shift] & kept[:, shift:]
     return feats[kept.to(feats.device)].flatten(0, -2)
-
-
-class MaskedPool:
-    """Pooling that leaves out the padding of the batch at hand.
-
-    Args:
-        how: "last" or "gap".
-
-    Attributes:
-        mask: (B, T) bool of the batch; None where nothing is padded.
-    """
-
-    def __init__(self, how: str) -> None:
-        self._how = how
-        self.mask: Tensor | None = None
-
-    def __call__(self, output: Any) -> Tensor:
-        """Features (B, D) of tokens (B, T, D); of anything else what the preset makes of it."""
-        tensor, mask = tensor_of(output), self.mask
-        if mask is None or tensor.ndim != 3 or mask.shape != tensor.shape[:2]:
-            return PRESETS[self._how](output)
-        mask = mask.to(tensor.device)
-        if self._how == "gap":
-            kept = torch.where(mask.unsqueeze(2), tensor, 0)
-            wide = torch.promote_types(tensor.dtype, torch.float32)
-            return kept.sum(1, dtype=wide) / mask.sum(1, keepdim=True).clamp(min=1)
-        position = torch.arange(mask.shape[1], device=mask.device)
-        last = torch.where(mask, position, 0).amax(1)
-        return tensor[torch.arange(len(tensor), device=tensor.device), last]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,9 +11,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from ncfast._optional import need
+from ncfast.integrations.batches import mask_of, next_tokens
 from ncfast.integrations.callback import Measuring, harmless
 from ncfast.integrations.split import Split
 from ncfast.tracking.layers import model_device
+from ncfast.tracking.padding import MASK
 from ncfast.tracking.snapshot import evaluation_mode
 
 need("transformers", "ncfast.integrations.huggingface")
@@ -22,6 +25,8 @@ from transformers import (  # noqa: E402
     TrainerState,
     TrainingArguments,
 )
+
+Targets = tuple[Tensor, "Tensor | None"]
 
 
 class CollapseCallback(Measuring, TrainerCallback):
@@ -34,12 +39,19 @@ class CollapseCallback(Measuring, TrainerCallback):
     measure together (``group="auto"``), and only the first has sinks; samples that accelerate
     repeats to fill the last batches count once in an evaluation.
 
+    Models with a label for each token are measured by token: features (B, T, D), labels (B, T).
+    Tokens with the label -100 (``ignore_index``) or an ``attention_mask`` of zero are left out, and
+    counted under ``ignored``. A causal language model of transformers compares a token with the
+    label after it; the features are paired with that label, and K is its vocabulary.
+
     No measurement ends a training: what cannot be measured is said once, as a warning. A second
     training makes a tracker of its own, whose steps are those of the Trainer.
 
     Args:
         num_classes: K.
-        label_key: the entry of a batch that holds the class indices (N,).
+        label_key: the entry of a batch that holds the class indices, (N,) or (B, T).
+        shift: how many tokens later the label of a token (B, T) stands; None is 1 for the causal
+            language models of transformers, which shift labels in their loss, and 0 for others.
         snapshots: whether to measure the evaluation data, and which: True, False, or the number of
             evaluations of a set from one snapshot to the next, the first one included.
         sinks: as for `ncfast.Tracker`. Each training opens paths and names anew, and appends; a
@@ -61,6 +73,7 @@ class CollapseCallback(Measuring, TrainerCallback):
         *,
         num_classes: int,
         label_key: str = "labels",
+        shift: int | None = None,
         snapshots: bool | int = True,
         sinks: Sequence[Any] = (),
         **tracker_options: Any,
@@ -69,7 +82,8 @@ class CollapseCallback(Measuring, TrainerCallback):
         self._label_key = label_key
         self._snapshots = int(snapshots)
         self._evaluations: Counter[str] = Counter()
-        self._labels: Tensor | None = None
+        self._shift = shift
+        self._inputs: dict[str, Tensor] = {}
         self._handle: Any = None
 
     def on_train_begin(
@@ -83,9 +97,19 @@ class CollapseCallback(Measuring, TrainerCallback):
         self._handle = model.register_forward_pre_hook(self._keep_labels, with_kwargs=True)
 
     def _keep_labels(self, model: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
-        labels = kwargs.get(self._label_key)
         if model.training:
-            self._labels = labels.detach() if isinstance(labels, Tensor) else None
+            names = (self._label_key, MASK)
+            found = {name: kwargs.get(name) for name in names}
+            self._inputs = {k: v.detach() for k, v in found.items() if isinstance(v, Tensor)}
+
+    def _targets_of(self, model: nn.Module, inputs: Mapping[str, Any]) -> Targets | None:
+        """Labels and mask of the features of a batch."""
+        labels = inputs.get(self._label_key)
+        if not isinstance(labels, Tensor):
+            return None
+        labels, mask = labels.detach(), mask_of(inputs, labels)
+        shift = int(shifts_labels(model)) if self._shift is None else self._shift
+        return next_tokens(labels, mask, shift) if shift and labels.ndim == 2 else (labels, mask)
 
     @harmless
     def on_substep_end(
@@ -104,12 +128,12 @@ class CollapseCallback(Measuring, TrainerCallback):
             return
         while tracker.current_step < state.global_step - 1:
             tracker.advance(keep_features=True)
-        labels, self._labels = self._labels, None
-        if labels is None:
+        targets, self._inputs = self._targets_of(kwargs["model"], self._inputs), {}
+        if targets is None:
             self._say("labels", _NO_LABELS.format(key=self._label_key))
             tracker.advance()
         else:
-            tracker.step(labels=labels)
+            tracker.step(labels=targets[0], mask=targets[1])
 
     @harmless
     def on_evaluate(
@@ -144,10 +168,11 @@ class CollapseCallback(Measuring, TrainerCallback):
                 inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
                 split.begin()
                 output = model(**{k: v for k, v in inputs.items() if wanted is None or k in wanted})
-                labels = inputs.get(self._label_key)
-                if labels is None:
+                targets = self._targets_of(model, inputs)
+                if targets is None:
                     self._say("eval labels", _NO_EVAL_LABELS.format(key=self._label_key))
-                split.add(labels, getattr(output, "logits", output))
+                labels, mask = targets or (None, None)
+                split.add(labels, getattr(output, "logits", output), mask)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -161,6 +186,31 @@ class CollapseCallback(Measuring, TrainerCallback):
             self._handle.remove()
             self._handle = None
         self._stop()
+
+
+@functools.lru_cache
+def _causal() -> frozenset[str]:
+    from transformers.models.auto import modeling_auto
+
+    return frozenset(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+
+
+def shifts_labels(model: nn.Module) -> bool:
+    """Whether the loss of a model compares a token with the label after it.
+
+    These are the causal language models of transformers whose forward pass calls the common loss
+    function or shifts labels itself: some decoders, such as BartForCausalLM, take shifted labels.
+    """
+    inner: Any = getattr(model, "get_base_model", lambda: model)  # of PEFT
+    model = inner()
+    name = type(model).__name__
+    if name not in _causal() and not name.endswith("ForCausalLM"):
+        return False
+    try:
+        source = inspect.getsource(inspect.unwrap(type(model).forward))
+    except (OSError, TypeError):  # no source is there
+        return True
+    return any(name in source for name in ("loss_function", "shift_labels", "shift_logits"))
 
 
 _NO_EVAL_LABELS = (

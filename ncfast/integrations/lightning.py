@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from ncfast._optional import need
+from ncfast.integrations.batches import Logits, mask_of, next_tokens
 from ncfast.integrations.callback import Measuring, harmless
-from ncfast.integrations.split import Logits, Split
+from ncfast.integrations.split import Split
 from ncfast.tracking.batches import as_labels, inputs_and_labels
 
 need("lightning", "ncfast.integrations.lightning")
 from lightning.pytorch import Callback, LightningModule, Trainer  # noqa: E402
 
-Unpack = Callable[[Any], tuple[Any, Any]]
+Unpack = Callable[[Any], Sequence[Any]]
 
 
 class CollapseCallback(Measuring, Callback):
@@ -26,10 +27,13 @@ class CollapseCallback(Measuring, Callback):
     ``train/loss`` is the loss as the training step returned it. Validation data are measured under
     ``val/`` while Lightning runs the validation steps; with several loaders under ``val_0/``,
     ``val_1/``, ..., or ``val_NAME/`` where they are a dict. ``val/accuracy`` is there when the
-    module, or one submodule of it, returns logits (N, K) once in a validation step. Steps are
-    Lightning's ``global_step``; micro-batches of an accumulated gradient that no optimiser step
-    follows are not measured. Several processes measure together (``group="auto"``), and only the
-    first has sinks; samples that a DistributedSampler repeats count once in a validation.
+    module, or one submodule of it, returns logits (N, K) or (B, T, K) once in a validation step.
+    Rows with the label -100 (``ignore_index``) are left out, and counted under ``ignored``.
+
+    Steps are Lightning's ``global_step``; micro-batches of an accumulated gradient that no
+    optimiser step follows are not measured. Several processes measure together (``group="auto"``),
+    and only the first has sinks; samples that a DistributedSampler repeats count once in a
+    validation.
 
     No measurement ends a training: what cannot be measured is said once, as a warning. A second fit
     makes a tracker of its own: steps continue with a Trainer that goes on, and begin at 1 with a
@@ -37,8 +41,13 @@ class CollapseCallback(Measuring, Callback):
 
     Args:
         num_classes: K.
-        unpack: inputs and labels from a batch; the default takes the first two items of a sequence,
-            or from a dict its "labels" (or "label", "targets", "target", "y") and the rest.
+        unpack: a function from a batch to (inputs, labels) or (inputs, labels, mask); the default
+            takes the first two items of a sequence, or from a dict its "labels" (or "label",
+            "targets", "target", "y") and the rest. Labels are (N,), or (B, T) of tokens with
+            features (B, T, D). The mask has their shape; rows where it is zero are left out.
+            Without this function the mask of tokens is the "attention_mask" of the batch.
+        shift: 1 for a language model that predicts the next token: the features of a token are
+            paired with the label after it.
         snapshots: whether to measure the validation data, and which: True, False, or the number of
             validations from one snapshot to the next, the first one of a fit included.
         sinks: as for `ncfast.Tracker`. Each fit opens paths and names anew, and appends; a sink
@@ -59,13 +68,14 @@ class CollapseCallback(Measuring, Callback):
         self,
         *,
         num_classes: int,
-        unpack: Unpack = inputs_and_labels,
+        unpack: Unpack | None = None,
+        shift: int = 0,
         snapshots: bool | int = True,
         sinks: Sequence[Any] = (),
         **tracker_options: Any,
     ) -> None:
         super().__init__(sinks, {"num_classes": num_classes, **tracker_options})
-        self._unpack = unpack
+        self._unpack, self._shift = unpack or _unpacked, shift
         self._snapshots, self._validations = int(snapshots), 0
         self._splits: dict[int, Split] = {}
         self._logits: Logits | None = None
@@ -94,11 +104,11 @@ class CollapseCallback(Measuring, Callback):
         # several optimisers count as several steps
         while tracker.current_step < trainer.global_step - 1:
             tracker.advance(keep_features=True)
-        labels = self._labels(batch, pl_module.device)
+        labels, mask = self._targets(batch, pl_module.device)
         if labels is None:
             tracker.advance()
         else:
-            tracker.step(labels=labels)
+            tracker.step(labels=labels, mask=mask)
         # Lightning has divided the loss that the training step returned
         parts = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
@@ -146,7 +156,8 @@ class CollapseCallback(Measuring, Callback):
         """Measure the batch."""
         split = self._splits.get(dataloader_idx)
         if split is not None and self._logits is not None:
-            split.add(self._labels(batch, pl_module.device), self._logits.take())
+            labels, mask = self._targets(batch, pl_module.device)
+            split.add(labels, self._logits.take(), mask)
 
     @harmless
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -184,9 +195,15 @@ class CollapseCallback(Measuring, Callback):
             self._logits = None
         return splits
 
-    def _labels(self, batch: Any, device: torch.device) -> Tensor | None:
+    def _targets(self, batch: Any, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+        """Labels and mask of the features of a batch."""
         try:
-            return as_labels(self._unpack(batch)[1], device)
+            _, labels, *rest = self._unpack(batch)
+            labels = as_labels(labels, device)
+            mask = None if not rest or rest[0] is None else as_labels(rest[0], device)
+            if self._shift and labels.ndim == 2:
+                return next_tokens(labels, mask, self._shift)
+            return labels, mask
         except Exception as error:
             self._say(
                 "labels",
@@ -194,7 +211,13 @@ class CollapseCallback(Measuring, Callback):
                 "batches of another kind pass unpack=, a function from a batch to inputs and "
                 "labels.",
             )
-            return None
+            return None, None
+
+
+def _unpacked(batch: Any) -> tuple[Any, Any, Tensor | None]:
+    """Inputs, labels and the mask of tokens."""
+    inputs, labels = inputs_and_labels(batch)
+    return inputs, labels, mask_of(batch, labels)
 
 
 def _loaders(found: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ncfast.ops.decisions import Rule, own_distances
 from ncfast.ops.decisions import decisions as decide
 
 _ROWS = 1 << 14  # rows gathered for one search
+_FEW_ROWS = 1024  # a search over so few costs less than finding the balls
 _SURE = 1 - 1e-9  # covers the rounding of the distances compared
 _ROUNDING = 64 * torch.finfo(torch.float64).eps  # that of the means, relative to the largest norm
 
@@ -83,7 +84,7 @@ def _searched(backend: str, feats: Tensor, searches: list[_Search]) -> list[Tens
 
 def _pays(inputs: MetricInputs, products: int) -> bool:
     """Whether that many K x K x D products in float64 cost less than a search in float32."""
-    return 2 * products * inputs.moments.num_classes < float(inputs.total)
+    return max(_FEW_ROWS, 2 * products * inputs.moments.num_classes) < float(inputs.total)
 
 
 def _plans_pairs(inputs: MetricInputs) -> bool:

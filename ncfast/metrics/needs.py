@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ncfast.metrics.catalogue import CATALOGUE, by_name, resolve
 from ncfast.metrics.metric import Metric
@@ -15,12 +15,12 @@ LOOKS = frozenset({"decisions", "spread", "scores"})
 _REASONS = {
     "classifier": "needs a classifier: pass `weight`, or call `set_classifier`",
     "bias": "needs the bias of the classifier: pass `bias`, or call `set_classifier`",
-    "ood": "needs features from outside the distribution: call `update_ood`",
+    "ood": "needs features from outside the distribution: call `update_ood`, or pass `ood_feats`",
     "revisit": "needs a second look at the rows: call `revisit` after the last `update`",
     "scores": "needs a second look at the rows from outside: call `revisit_ood`",
 }
 _LIMIT = 2 << 30  # bytes of a matrix that nobody asked for by name
-_SECOND_LOOK = frozenset({"revisit", "scores"})
+SECOND_LOOK = frozenset({"revisit", "scores"})
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,11 @@ class Selection:
                     f"{missing[id_]}."
                 )
 
+    def without(self, need: str) -> Selection:
+        """The metrics that do not need it, such as "revisit"."""
+        ids = tuple(id_ for id_ in self.ids if need not in CATALOGUE[id_].needs)
+        return replace(self, ids=ids, named=tuple(id_ for id_ in self.named if id_ in ids))
+
     def keeps_scatter(self, dim: int) -> bool:
         """Whether a stream keeps the (D, D) scatter matrix."""
         scatter = [id_ for id_ in self.ids if "scatter" in CATALOGUE[id_].needs]
@@ -70,13 +75,13 @@ class Selection:
 
     def looks(self, dim: int | None, there: frozenset[str]) -> frozenset[str]:
         """Which of `LOOKS` a second look takes, for the metrics that miss nothing else."""
-        missing = self.missing(dim, there | _SECOND_LOOK)
+        missing = self.missing(dim, there | SECOND_LOOK)
         usable = (CATALOGUE[id_] for id_ in self.ids if id_ not in missing)
         return frozenset[str]().union(*(m.uses for m in usable if "revisit" in m.needs)) & LOOKS
 
     def left_out(self, dim: int, there: frozenset[str]) -> str:
         """The ids that the memory limit alone leaves out, and the reason of one; or nothing."""
-        missing = self.missing(dim, there | _SECOND_LOOK)
+        missing = self.missing(dim, there | SECOND_LOOK)
         large = [id_ for id_, reason in missing.items() if "memory_limit" in reason]
         return f"{', '.join(large)}: {large[0]} {missing[large[0]]}" if large else ""
 

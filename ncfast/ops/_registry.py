@@ -7,10 +7,11 @@ run only when asked for. `Operation.select` takes the form that can run.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.metadata
 import importlib.util
 import json
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +20,14 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from ncfast.ops import _raw
+from ncfast.ops import _fallback, _raw
 
 NAMES = ("auto", "reference", "cpu", "triton")
-CLASS_MOMENTS = "class moments"  # a backend that cannot run this operation counts as unusable
 _BUILD_INFO = Path(__file__).parent.parent / "_build_info.json"
 _INSTALLED = importlib.util.find_spec("triton") is not None  # imports nothing
-failures: dict[str, str] = {}  # by operation: why its Triton kernels failed on this machine
+# the oldest Triton that compiles the kernels, and those of an operation that need a newer one
+_OLDEST = (3, 2)
+_SINCE = {"decisions": (3, 5)}  # products of float64
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -70,14 +72,28 @@ def _triton_status() -> BackendStatus:
     why_not = why_not_triton()
     if why_not is not None:
         return BackendStatus(False, why_not)
-    version = importlib.metadata.version("triton")
-    failed = "".join(f"; {name} failed here: {why}" for name, why in failures.items())
+    version = _triton_version()
+    newer = {name: since for name, since in _SINCE.items() if version < since}
+    notes = [f"{name} need Triton {_dotted(since)}" for name, since in newer.items()]
+    notes += [f"{variant} failed: {why}" for variant, why in _fallback.failures.items()]
     # so far only the interpreter and the compiler have checked the kernels: "auto" leaves them out
+    notes.append("only when asked for: not run on a GPU yet")
     return BackendStatus(
-        True,
-        f"Triton {version}, tensors on a CUDA device{failed}; only when asked for: "
-        "not run on a GPU yet",
+        True, f"Triton {_dotted(version)}, tensors on a CUDA device; " + "; ".join(notes)
     )
+
+
+@functools.cache
+def _triton_version() -> tuple[int, ...]:
+    """Major and minor version; (0,) if no package of a known name says it."""
+    for name in ("triton", "pytorch-triton", "pytorch-triton-rocm", "triton-windows"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return tuple(int(part) for part in importlib.metadata.version(name).split(".")[:2])
+    return (0,)
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(str(part) for part in version)
 
 
 def _why_no_extension() -> str:
@@ -103,39 +119,11 @@ def why_not_triton(feats: Tensor | None = None) -> str | None:
         return f"the features are on {feats.device}"
     if not _INSTALLED:
         return "triton is not installed"
-    if CLASS_MOMENTS in failures:
-        return f"the kernels failed on this machine: {failures[CLASS_MOMENTS]}"
+    if _triton_version() < _OLDEST:
+        return f"Triton {_dotted(_triton_version())} is older than {_dotted(_OLDEST)}"
     if feats is None and not torch.cuda.is_available():
         return "torch finds no CUDA device"
     return None
-
-
-def with_fallback(
-    operation: str, feats: Tensor, kernels: Callable[[], T], reference: Callable[[], T]
-) -> T:
-    """The result of the kernels, or of the reference once the kernels of this operation failed.
-
-    If kernels do not compile or launch, the reference replaces them for the rest of the process,
-    with one warning. The kernels of other operations go on.
-    """
-    if operation not in failures:
-        try:
-            return kernels()
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # whatever a compiler, a launcher or a driver raises
-            _give_up(operation, feats, error)
-    return reference()
-
-
-def _give_up(operation: str, feats: Tensor, error: Exception) -> None:
-    failures[operation] = f"{type(error).__name__}: {error}".strip()
-    warnings.warn(
-        f"ncfast falls back to the reference backend for {operation}: its Triton kernels do not "
-        f"run on {feats.device} ({failures[operation]}). Results stay correct and come slower.",
-        RuntimeWarning,
-        stacklevel=6,
-    )
 
 
 @dataclass(frozen=True)
@@ -175,16 +163,24 @@ class Operation(Generic[P, T]):
         return self.eagerly(*given, **named)
 
     def eagerly(self, *given: P.args, **named: P.kwargs) -> T:
-        """Run the kernels while nothing is traced, or the reference once they have failed."""
+        """Run the kernels while nothing is traced, or the reference once they have failed.
+
+        Kernels that this version of Triton does not compile are not tried.
+        """
         kernels, feats = self.triton, _first(given)
-        if kernels is None or (feats.dtype == torch.float64 and not self.float64):
+        exact = feats.dtype == torch.float64
+        if kernels is None or (exact and not self.float64) or not _compiles(self.name):
             return self.reference(*given, **named)
-        return with_fallback(
+        return _fallback.with_fallback(
             self.name,
             feats,
             lambda: kernels(*given, **named),
             lambda: self.reference(*given, **named),
         )
+
+
+def _compiles(name: str) -> bool:
+    return name not in _SINCE or _triton_version() >= _SINCE[name]
 
 
 def _first(given: tuple[Any, ...]) -> Tensor:

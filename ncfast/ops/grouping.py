@@ -38,7 +38,8 @@ class LabelPlan:
 
     Takes the place of the labels wherever a function of features and labels asks for them, and
     saves their sort on an accelerator. It holds a copy: changing the labels afterwards does not
-    change the plan.
+    change the plan. A captured CUDA graph reads the memory of the plan; keep the plan as long as
+    the graph.
 
     Attributes:
         labels: (N,), as given.
@@ -55,7 +56,7 @@ class LabelPlan:
     permutation: Tensor
     offsets: Tensor
     poison: Tensor
-    _tables: dict[int, ItemTable] = field(default_factory=dict, repr=False)
+    _tables: dict[int, _Kept] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         """N, the number of rows."""
@@ -82,14 +83,34 @@ class LabelPlan:
         return self.num_classes
 
     def items(self, rows: int) -> ItemTable:
-        """The item table for items of at most ``rows`` rows; kept for the next call."""
-        found = self._tables.get(rows)
-        if found is None:
-            found = _cut(self, rows)
-            # a tensor made during capture holds nothing until the graph is replayed
-            if not (self.labels.is_cuda and torch.cuda.is_current_stream_capturing()):
-                self._tables[rows] = found
-        return found
+        """The item table for items of at most ``rows`` rows; kept for the next call.
+
+        On any stream the table can be used at once: the current stream waits until it is written.
+        """
+        kept = self._tables.get(rows)
+        if self.labels.is_cuda and torch.cuda.is_current_stream_capturing():
+            # a tensor made during capture holds nothing until the graph is replayed; torch
+            # synchronises when a capture begins, so a table made before is written
+            return _cut(self, rows) if kept is None else kept.table
+        if kept is None:
+            kept = self._tables[rows] = _keep(_cut(self, rows))
+        elif kept.written is not None:
+            stream = torch.cuda.current_stream(self.device)
+            stream.wait_event(kept.written)
+            for part in (kept.table.items, kept.table.shared):
+                part.record_stream(stream)  # its memory is not reused before this stream is done
+        return kept.table
+
+
+class _Kept(NamedTuple):
+    table: ItemTable
+    written: torch.cuda.Event | None  # recorded after the table on the stream that made it
+
+
+def _keep(table: ItemTable) -> _Kept:
+    device = table.items.device
+    on_cuda = device.type == "cuda"
+    return _Kept(table, torch.cuda.current_stream(device).record_event() if on_cuda else None)
 
 
 Labels = Array | LabelPlan

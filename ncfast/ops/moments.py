@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 
 from ncfast.kernels import autotune
-from ncfast.kernels.configuration import ItemsConfig, items_config, merge_config, tiny_config
-from ncfast.ops import _raw
-from ncfast.ops._registry import (
-    CLASS_MOMENTS,
-    NAMES,
-    operator,
-    why_not_cpu,
-    why_not_triton,
-    with_fallback,
+from ncfast.kernels.configuration import (
+    ItemsConfig,
+    TinyConfig,
+    items_config,
+    merge_config,
+    tiny_config,
 )
+from ncfast.ops import _raw
+from ncfast.ops._fallback import with_fallback
+from ncfast.ops._registry import NAMES, operator, why_not_cpu, why_not_triton
 from ncfast.ops.blocks import add_by_class, first_pass_rows, fold_invalid, multiprocessors
 from ncfast.ops.grouping import LabelPlan, build
 
@@ -152,11 +152,13 @@ def triton(
     feats: Tensor, labels: Tensor, num_classes: int, *, plan: LabelPlan | None = None
 ) -> RawMoments:
     """By Triton's kernels, or by the reference once they have failed."""
+    tiny = _tiny(feats, num_classes)
     return with_fallback(
-        CLASS_MOMENTS,
+        "class moments",
         feats,
-        lambda: compute(feats, labels, num_classes, plan),
+        lambda: _compute(feats, labels, num_classes, plan, tiny),
         lambda: reference(feats, labels, num_classes),
+        "sorted rows" if tiny is None else "one launch",
     )
 
 
@@ -164,8 +166,21 @@ def compute(
     feats: Tensor, labels: Tensor, num_classes: int, plan: LabelPlan | None = None
 ) -> RawMoments:
     """The kernels, whatever they raise. No host synchronisation."""
+    return _compute(feats, labels, num_classes, plan, _tiny(feats, num_classes))
+
+
+def _tiny(feats: Tensor, num_classes: int) -> TinyConfig | None:
+    return tiny_config(*feats.shape, num_classes, feats.dtype.itemsize)
+
+
+def _compute(
+    feats: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    plan: LabelPlan | None,
+    tiny: TinyConfig | None,
+) -> RawMoments:
     feats, labels = feats.resolve_neg(), labels.resolve_neg()
-    tiny = tiny_config(*feats.shape, num_classes, feats.dtype.itemsize)
     if tiny is None:
         return planned(feats, build(labels, num_classes) if plan is None else plan)
     from ncfast.kernels.launch import tiny_moments

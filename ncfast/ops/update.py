@@ -22,6 +22,8 @@ from ncfast.ops.grouping import present_items
 from ncfast.ops.moments import RawMoments
 from ncfast.ops.summary import Moments
 
+_OPTIONS = ("mask", "ignore_index", "ignored", "scatter")
+
 
 class Kept(NamedTuple):
     """The rows of a batch that count, and the numbers of their classes within the batch."""
@@ -154,27 +156,11 @@ def _add_scatter(
     scatter.copy_(scatter.triu() + scatter.triu(1).T)  # a product need not be exactly symmetric
 
 
-def _cpu(
-    feats: Tensor,
-    labels: Tensor,
-    state: Moments,
-    *,
-    mask: Tensor | None = None,
-    ignore_index: int | None = None,
-    ignored: Tensor | None = None,
-    scatter: Tensor | None = None,
-) -> None:
+def _cpu(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> None:
     """By the extension: one pass over the batch and the rows of its classes, all in float64."""
+    mask, ignored, scatter = options.get("mask"), options.get("ignored"), options.get("scatter")
     if not _writable(state, ignored, scatter) or not _raw.have_memory(labels, mask):
-        return reference(
-            feats,
-            labels,
-            state,
-            mask=mask,
-            ignore_index=ignore_index,
-            ignored=ignored,
-            scatter=scatter,
-        )
+        return reference(feats, labels, state, **options)
     read, code = _raw.with_code(labels)
     row = _raw.loaded().update_moments(
         *_raw.matrix(feats),
@@ -183,7 +169,7 @@ def _cpu(
         read.stride(0),
         0 if mask is None else mask.data_ptr(),
         0 if mask is None else mask.stride(0),
-        ignore_index,
+        options.get("ignore_index"),
         state.counts.numel(),
         state.counts.data_ptr(),
         state.means.data_ptr(),
@@ -196,24 +182,30 @@ def _cpu(
     )
     if row >= 0:
         raise _out_of_range(labels, row, len(state.counts))
+    return None
 
 
 def _writable(state: Moments, ignored: Tensor | None, scatter: Tensor | None) -> bool:
     """Whether the extension can write to these tensors where they lie."""
+    wide, whole = torch.float64, torch.int64
+    for tensor, dtype in (  # no function for each: the whole takes a microsecond
+        (state.means, wide),
+        (state.counts, whole),
+        (state.within_ss, wide),
+        (state.norm_sum, wide),
+        (state.norm_max, wide),
+        (ignored, whole),
+        (scatter, wide),
+    ):
+        if tensor is None:
+            continue
+        if type(tensor) is not Tensor or tensor.dtype is not dtype or not tensor.is_cpu:
+            return False
+        if not tensor.is_contiguous() or tensor.is_neg():
+            return False
     classes, dim = state.means.shape
-    for tensor in (state.means, state.within_ss, state.norm_sum, state.norm_max, scatter):
-        if tensor is not None and not (tensor.dtype is torch.float64 and _lies_plainly(tensor)):
-            return False
-    for tensor in (state.counts, ignored):
-        if tensor is not None and not (tensor.dtype is torch.int64 and _lies_plainly(tensor)):
-            return False
     fits = state.counts.numel() == classes and state.within_ss.numel() == classes
     return fits and (scatter is None or scatter.numel() == dim * dim)
-
-
-def _lies_plainly(tensor: Tensor) -> bool:
-    plain = type(tensor) is Tensor and tensor.is_cpu and not tensor.is_neg()
-    return plain and tensor.is_contiguous()
 
 
 def _triton(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> None:
@@ -243,19 +235,10 @@ def _triton(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> No
         ignored.add_(skipped)
 
 
-def _by_operator(
-    feats: Tensor,
-    labels: Tensor,
-    state: Moments,
-    *,
-    mask: Tensor | None = None,
-    ignore_index: int | None = None,
-    ignored: Tensor | None = None,
-    scatter: Tensor | None = None,
-) -> None:
+def _by_operator(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> None:
     """`_triton` through the dispatcher: can be traced, faked and compiled."""
     parts = state.counts, state.means, state.within_ss, state.norm_sum, state.norm_max
-    _OPERATOR(feats.detach(), labels, *parts, mask, ignore_index, ignored, scatter)
+    _OPERATOR(feats.detach(), labels, *parts, *(options.get(name) for name in _OPTIONS))
 
 
 def _eagerly(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> None:
@@ -266,8 +249,7 @@ def _implemented(run: Callable[..., None]) -> Callable[..., None]:
     """``run`` with the arguments in the order of the operator's schema."""
 
     def call(feats: Tensor, labels: Tensor, *given: Any) -> None:
-        names = ("mask", "ignore_index", "ignored", "scatter")
-        run(feats, labels, RawMoments(*given[:5]), **dict(zip(names, given[5:], strict=True)))
+        run(feats, labels, RawMoments(*given[:5]), **dict(zip(_OPTIONS, given[5:], strict=True)))
 
     return call
 

@@ -43,6 +43,18 @@ def inputs_and_labels(batch: Any) -> tuple[Any, Any]:
     )
 
 
+def inputs_of(batch: Any) -> Any:
+    """The inputs of a batch that may have no labels.
+
+    Of a tuple or list these are the first entry; of a dict all entries but the labels, or the only
+    other entry itself. Anything else is the inputs themselves.
+    """
+    if isinstance(batch, Mapping):
+        rest = {key: value for key, value in batch.items() if key not in LABEL_KEYS}
+        return next(iter(rest.values())) if len(rest) == 1 else rest
+    return batch[0] if isinstance(batch, (tuple, list)) else batch
+
+
 def as_labels(labels: Any, device: torch.device) -> Tensor:
     """The labels as a tensor on ``device`` with at least one axis.
 

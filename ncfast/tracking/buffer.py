@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ncfast import _validate
-from ncfast.moments import class_moments
+from ncfast.metrics.inputs import MetricInputs
+from ncfast.moments import ClassMoments, class_moments
 from ncfast.ops import _raw, select
 from ncfast.ops.moments import cpu as cpu_moments
 from ncfast.ops.states import Layout, RowWriter, pack
+from ncfast.ops.update import checked_keys, nan_if
 from ncfast.ops.weight_norm import norm_writer
 from ncfast.tracking.averaging import Averaging, running_average
+from ncfast.tracking.extras import Extras
 from ncfast.tracking.keys import WEIGHT_NORM
 from ncfast.tracking.records import Table
 from ncfast.tracking.shutdown import defer_signals
+from ncfast.tracking.step_metrics import Classifier
 
 _ROWS = 128
 _BYTES = 1 << 25  # most memory of a buffer: with large moments it has fewer rows
@@ -32,13 +36,20 @@ class MomentsBuffer:
 
     Args:
         prefix: the first part of the keys, such as "train".
-        ids: the metrics to evaluate.
+        ids: the metrics of a record, in its order.
         layout: the layout of the packed moments.
         device: the device of the features.
         averaging: how batches are averaged.
+        of_batch: those of ``ids`` that are computed from the features of each batch, at once.
+        classifier: tells the shapes and dtypes of the classifiers that are kept beside the moments;
+            None keeps none.
+        ignore_index: rows with this label are left out; None leaves out none.
+        left_out_key: the key for the number of rows that were left out.
 
     Attributes:
         steps: the step of each filled row.
+        of_states: those of ``ids`` that are evaluated from the moments and the classifiers.
+        extras: what a row holds beside the moments.
         captured: whether a CUDA graph holds a push.
         fast_writer: the extension's writer of whole rows, or None.
     """
@@ -50,10 +61,21 @@ class MomentsBuffer:
         layout: Layout,
         device: torch.device,
         averaging: Averaging,
+        *,
+        of_batch: Sequence[str] = (),
+        classifier: Classifier | None = None,
+        ignore_index: int | None = None,
+        left_out_key: str = "",
     ) -> None:
         self.prefix, self.layout, self.device = prefix, layout, device
         self.keys = [f"{prefix}/{id_}" for id_ in ids]
-        self.capacity = max(1, min(_ROWS, _BYTES // (8 * layout.size)))
+        self.of_states = tuple(id_ for id_ in ids if id_ not in of_batch)
+        columns = [*self.of_states, *of_batch]
+        self._order = [columns.index(id_) for id_ in ids] if of_batch else None
+        self.left_out_key, self._ignore_index = left_out_key, ignore_index
+        size = 8 * layout.size + (0 if classifier is None else classifier.weight.nbytes)
+        self.capacity = max(1, min(_ROWS, _BYTES // size))
+        self.extras = Extras(self.capacity, device, tuple(of_batch), classifier)
         self.steps: list[int] = []
         self.captured = False
         shape = (self.capacity, layout.size)
@@ -76,43 +98,122 @@ class MomentsBuffer:
         """Whether the rows must be sent before the next push."""
         return self.number >= self.capacity
 
-    def push(self, step: int, feats: Tensor, labels: Tensor) -> None:
-        """Write the moments of a batch to the next row.
+    def push(
+        self,
+        step: int,
+        feats: Tensor,
+        labels: Tensor,
+        mask: Tensor | None = None,
+        classifier: Classifier | None = None,
+    ) -> None:
+        """Write the moments of a batch, and what goes with them, to the next row.
 
         Args:
             step: the step of the batch.
             feats: (N, D) features, which the caller has checked.
             labels: (N,) class indices on the same device.
+            mask: (N,) bool; rows where it is False are left out.
+            classifier: of the step.
 
         Raises:
-            ValueError: a label on the CPU is out of range.
+            ValueError: a label on the CPU is out of range and not left out.
         """
-        if self._rows is None:
-            self._store(self._packed(feats, labels))
-        elif select("auto", feats) is cpu_moments and self._rows.write(self.number, feats, labels):
-            if self._rows.is_nan(self.number):  # from a label out of range, or from a feature
-                _validate.check_label_values(labels, self.layout.classes)
+        captures, leaves_out = _capturing(self.device), False
+        put = self._put_at_position if captures else self._put
+        if mask is None and self._written(feats, labels):
+            moments = self._moments_of_row() if self.extras.measures else None
         else:
-            self.states[self.number] = self._packed(feats, labels)
-        if _capturing(self.device):
-            self.captured = True
-        else:
-            self.steps.append(step)
-
-    def _store(self, state: Tensor) -> None:
-        if _capturing(self.device):
-            self.states.index_copy_(0, self._position, state.unsqueeze(0))
+            leaves_out = mask is not None or self._may_leave_out(labels)
+            if leaves_out:
+                feats, labels, moments, number = self._of_the_rest(feats, labels, mask)
+                self.extras.leave_out(put, number)
+            else:
+                moments = class_moments(feats, labels, num_classes=self.layout.classes)
+            put(self.states, pack(moments))
+        self.extras.keep(put, classifier)
+        if moments is not None:
+            self.extras.measure(put, MetricInputs(moments, feats, labels), classifier, leaves_out)
+        if captures:
             self._position.add_(1)
-        else:  # at the host's count: a push that an exception interrupts leaves no empty row
-            self.states[self.number] = state
+            self.captured = True
+            return
+        if self._rows is None:
             self._position.fill_(self.number + 1)
+        self.steps.append(step)
+
+    # A push that an exception interrupts before its step is appended leaves no empty row.
+
+    def _put(self, into: Tensor, value: Tensor) -> None:
+        into[self.number] = value
+
+    def _put_at_position(self, into: Tensor, value: Tensor) -> None:
+        into.index_copy_(0, self._position, value.to(into.dtype).unsqueeze(0))
+
+    def _moments_of_row(self) -> ClassMoments | None:
+        """The moments of the next row, which was written but not counted yet."""
+        return ClassMoments(*self.layout.split(self.states[self.number]))
+
+    def _written(self, feats: Tensor, labels: Tensor) -> bool:
+        """Let the extension write the row; False if it cannot, or if rows are to be left out."""
+        if self._rows is None or select("auto", feats) is not cpu_moments:
+            return False
+        if not self._rows.write(self.number, feats, labels):
+            return False
+        if self._rows.is_nan(self.number):  # from a label out of range, or from a feature
+            if self._may_leave_out(labels):
+                return False
+            _validate.check_label_values(labels, self.layout.classes)
+        return True
+
+    def _may_leave_out(self, labels: Tensor) -> bool:
+        """Whether `ignore_index` is among the labels; on an accelerator, whether it may be."""
+        if self._ignore_index is None:
+            return False
+        on_host = _validate.labels_are_on_host(labels)
+        return not on_host or bool((labels.to(torch.int64) == self._ignore_index).any())
+
+    @torch.no_grad()
+    def _of_the_rest(
+        self, feats: Tensor, labels: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, ClassMoments, Tensor]:
+        """Features, labels and moments without the rows that are left out, and their number.
+
+        These rows become zeros of a class K behind the others, which is then cut off.
+        """
+        k = self.layout.classes
+        labels, _, invalid = checked_keys(labels, k, mask, self._ignore_index)
+        feats = torch.where((labels == k).unsqueeze(1), 0, feats)
+        whole = class_moments(feats, labels, num_classes=k + 1)
+        norms = (whole.norm_sum + nan_if(invalid), whole.norm_max + nan_if(invalid))
+        moments = ClassMoments(whole.counts[:k], whole.means[:k], whole.within_ss[:k], *norms)
+        return feats, labels, moments, whole.counts[k]
+
+    def fast_copy(self, head: nn.Linear) -> Callable[[int], bool]:
+        """A function that copies the parameters of a classifier to a row.
+
+        It returns False, with nothing copied, if they do not fit; a full step must look then.
+        """
+        weights, biases, capacity = self.extras.weights, self.extras.biases, self.capacity
+        assert weights is not None
+        shape, parameters = weights.shape[1:], head._parameters
+
+        def copy(row: int) -> bool:
+            weight, bias = parameters.get("weight"), parameters.get("bias")
+            if weight is None:  # computed from others, see `weight_of`
+                return False
+            same = weight.shape == shape and weight.dtype == weights.dtype
+            if row >= capacity or not same or (bias is None) is not (biases is None):
+                return False
+            weights[row].copy_(weight.detach())
+            if biases is not None and bias is not None:
+                biases[row].copy_(bias.detach())
+            return True
+
+        return copy
 
     def replayed(self, step: int) -> None:
         """Count the push of a CUDA graph that was replayed."""
         self.steps.append(step)
-
-    def _packed(self, feats: Tensor, labels: Tensor) -> Tensor:
-        return pack(class_moments(feats, labels, num_classes=self.layout.classes))
 
     def rows(self) -> tuple[list[int], Tensor]:
         """The steps and the packed moments of the filled rows, oldest first."""
@@ -121,6 +222,7 @@ class MomentsBuffer:
     def clear(self) -> None:
         """Start again with the first row."""
         del self.steps[:]  # the fast writer holds the same list
+        self.extras.clear()
         self._averaged = 0
         self._position.zero_()
 
@@ -140,6 +242,17 @@ class MomentsBuffer:
                 self._average.update(states[self._averaged :])
                 self._averaged = len(states)
         return states, self._average.layout
+
+    def joined(self, of_states: Tensor) -> Tensor:
+        """The metrics of a record in its order, (n, len(ids)).
+
+        Args:
+            of_states: (n, len(self.of_states)) those that were evaluated from the rows.
+        """
+        if self._order is None:
+            return of_states
+        both = torch.cat([of_states, self.extras.values[: len(of_states)]], 1)
+        return both[:, self._order]
 
 
 class NormBuffer:

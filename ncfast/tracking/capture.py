@@ -12,17 +12,21 @@ from torch import Tensor, nn
 from ncfast.tracking.hook import Hook, idle_hook
 from ncfast.tracking.layers import (
     INPUT,
+    PRESETS,
     Layer,
     Pool,
     as_pool,
     batch_first,
+    head_of,
     is_preset,
     resolve_layers,
     tensor_of,
     uncompiled,
 )
+from ncfast.tracking.padding import MaskedPool, Padding, masked_pool
 
 PoolSpec = str | Pool | None
+_TOKENS = ("last", "gap")  # the poolings that leave out padding
 _idle_hook = idle_hook  # models that version 0.1 saved look it up under this name
 
 
@@ -42,6 +46,7 @@ class FeatureCapture:
     Attributes:
         names: the names of the layers.
         permanent: whether the hooks belong to the model and stay when a tracker is closed.
+        unknown_padding: layers pooled by "last" or "gap" over token ids without an attention mask.
     """
 
     def __init__(
@@ -56,6 +61,11 @@ class FeatureCapture:
         layer = {name: modules[name.removesuffix(INPUT)] for name in self.names}
         pools = _pools(self.names, pool)
         self._pools = {name: batch_first(pools[name], layer[name]) for name in self.names}
+        self._masked: dict[str, MaskedPool] = {}
+        for name, how in ((n, h) for n, p in pools.items() for h in _TOKENS if p is PRESETS[h]):
+            self._masked[name], self._pools[name] = masked_pool(how, layer[name])
+        self._padding = Padding(model) if self._masked else None
+        self.unknown_padding: set[str] = set()
         self._hooks = {
             name: Hook(layer[name], name.endswith(INPUT), keep_all=not is_preset(pools[name]))
             for name in self.names
@@ -66,6 +76,8 @@ class FeatureCapture:
             layer[name].register_forward_hook(hook, with_kwargs=True)
             for name, hook in self._hooks.items()
         ]
+        if self._padding is not None:
+            self._handles.append(model.register_forward_pre_hook(self._padding, with_kwargs=True))
         self._enabled = True
         self.permanent = False
 
@@ -80,12 +92,19 @@ class FeatureCapture:
             self._enabled = value
             for hook in self._hooks.values():
                 hook.enabled = value
+            if self._padding is not None:
+                self._padding.enabled = value
 
     @property
     def direct_hook(self) -> Hook | None:
         """The hook of the only layer, if its output needs no pooling; else None."""
         direct = len(self.names) == 1 and self._pools[self.names[0]] is tensor_of
         return self._hooks[self.names[0]] if direct else None
+
+    def heads(self, num_classes: int) -> dict[str, nn.Linear]:
+        """The linear classifiers of the layers that have one, see `head_of`."""
+        found = {n: head_of(m, n, num_classes) for n, m in self._modules.items()}
+        return {name: head for name, head in found.items() if head is not None}
 
     @torch.no_grad()
     def take(self) -> tuple[dict[str, Tensor], dict[str, Exception]]:
@@ -96,12 +115,24 @@ class FeatureCapture:
         """
         features: dict[str, Tensor] = {}
         errors: dict[str, Exception] = {}
+        for pool in self._masked.values():
+            pool.mask = None if self._padding is None else self._padding.mask
         for name in self._hooks:
             try:
                 features[name] = self._features(name)
             except Exception as error:  # noqa: PERF203  (a pooling function is the user's)
                 errors[name] = error
+        self._note_padding()
         return features, errors
+
+    def _note_padding(self) -> None:
+        """Note the layers whose padding nothing told, and forget the mask."""
+        if self._padding is not None:
+            for name, pool in self._masked.items():
+                untold = pool.mask is None and self._padding.tokens
+                if pool.pooled and (untold or pool.unfit):
+                    self.unknown_padding.add(name)
+            self._padding.clear()
 
     def _features(self, name: str) -> Tensor:
         value = self._hooks[name].take()
@@ -141,14 +172,19 @@ class FeatureCapture:
         """Forget the features."""
         for hook in self._hooks.values():
             hook.clear()
+        if self._padding is not None:
+            self._padding.clear()
 
     @contextlib.contextmanager
     def isolated(self) -> Iterator[None]:
         """Keep forward passes inside the block apart from those outside of it."""
         kept = {name: hook.set_aside() for name, hook in self._hooks.items()}
+        padding = None if self._padding is None else self._padding.set_aside()
         try:
             yield
         finally:
+            if self._padding is not None and padding is not None:
+                self._padding.put_back(padding)
             for name, hook in self._hooks.items():
                 hook.put_back(kept[name])
 

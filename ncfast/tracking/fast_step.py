@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from ncfast._arrays import Array
 from ncfast.ops.grouping import Labels
@@ -29,9 +29,12 @@ class FastStep:
         clear: called after a batch that was passed in, to drop the features that hooks hold.
         min_rank: the rank of the calls that are measured (see `Hook`). Calls of a lower rank go to
             the full step.
+        copy: copies the classifier to a row of the buffer; False if it cannot. None where no metric
+            reads a classifier.
+        steps: of the filled rows of the buffer.
     """
 
-    __slots__ = ("_clear", "_hook", "_min_rank", "_norm", "_push", "_split")
+    __slots__ = ("_clear", "_copy", "_hook", "_min_rank", "_norm", "_push", "_split", "_steps")
 
     def __init__(
         self,
@@ -42,7 +45,10 @@ class FastStep:
         model: nn.Module | None = None,
         clear: Callable[[], None] | None = None,
         min_rank: int = -1,
+        copy: Callable[[int], bool] | None = None,
+        steps: Sequence[int] = (),
     ) -> None:
+        self._copy, self._steps = copy, steps
         self._clear, self._min_rank = clear, min_rank
         self._split, self._hook, self._push = split, hook, writer.push
         self._norm = () if model is None else (norms, model)
@@ -62,10 +68,23 @@ class FastStep:
             return False
         if version >= 0 and value._version != version:
             return False
-        if not self._push(step, value, labels, *self._norm):
+        if self._copy is None:
+            if not self._push(step, value, labels, *self._norm):
+                return False
+        elif not self._push_with_classifier(step, value, labels):
             return False
         if hook.compiled:
             hook.clear()
         else:  # what `clear` does, as far as an uncompiled call needs it
             hook.value, hook.rank = None, -1
+        return True
+
+    def _push_with_classifier(self, step: int, feats: Tensor, labels: Labels | None) -> bool:
+        """Copy the classifier, then write the row: no row ever has that of an earlier block."""
+        assert self._copy is not None
+        row = len(self._steps)
+        if not self._copy(row) or not self._push(step, feats, labels, *self._norm):
+            return False
+        if len(self._steps) != row + 1:  # a signal handler has flushed in between
+            self._copy(len(self._steps) - 1)
         return True

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from ncfast import _validate
 from ncfast._arrays import Array
+from ncfast._rows import as_rows
+from ncfast.metrics.arguments import as_parameters
 from ncfast.metrics.weights import weight_norm
 from ncfast.ops.grouping import Labels, labels_of
 from ncfast.tracking import messages
@@ -15,9 +18,30 @@ from ncfast.tracking.buffer import MomentsBuffer
 from ncfast.tracking.capture import FeatureCapture
 from ncfast.tracking.fast_step import FastStep
 from ncfast.tracking.hook import Hook
-from ncfast.tracking.keys import WEIGHT_NORM, KeyPrefixes
+from ncfast.tracking.keys import IGNORED, WEIGHT_NORM, KeyPrefixes
 from ncfast.tracking.messages import WarnOnce
 from ncfast.tracking.recorder import Recorder
+from ncfast.tracking.step_metrics import Classifier, classifier_of
+
+
+class Given(NamedTuple):
+    """What a step was given, beside its features."""
+
+    labels: Labels | None
+    split: str
+    mask: Array | None = None
+    weight: Array | None = None
+    bias: Array | None = None
+
+    @property
+    def has_classifier(self) -> bool:
+        """Whether the user passed a classifier."""
+        return self.weight is not None or self.bias is not None
+
+    @property
+    def usual(self) -> bool:
+        """Whether nothing was given that only a full step knows."""
+        return self.mask is None and not self.has_classifier
 
 
 class FullStep:
@@ -28,11 +52,13 @@ class FullStep:
         capture: the features of the tracked layers, or None.
         prefixes: the first parts of the keys.
         kind: what a step measures: "batch", "window" or "ema".
+        num_classes: K.
         norm_model: the model whose norm is measured, or None.
         warn: gives each warning once.
 
     Attributes:
         norm_model: None also after a norm that could not be measured.
+        heads: the linear classifiers of the layers that have one.
     """
 
     def __init__(
@@ -41,91 +67,157 @@ class FullStep:
         capture: FeatureCapture | None,
         prefixes: KeyPrefixes,
         kind: str,
+        num_classes: int,
         norm_model: nn.Module | None,
         warn: WarnOnce,
     ) -> None:
         self.norm_model = norm_model
         self._recorder, self._capture, self._prefixes = recorder, capture, prefixes
-        self._kind, self._warn = kind, warn
+        self._kind, self._num_classes, self._warn = kind, num_classes, warn
+        self._never = recorder.metrics.named_never
+        self._named = recorder.metrics.named_of_classifier
+        self._reads_classifier = recorder.metrics.wants_classifier
+        self.heads: dict[str, nn.Linear] = {}
+        if self._reads_classifier and capture is not None:
+            self.heads = capture.heads(num_classes)
 
-    def measure(
-        self, step: int, labels: Labels | None, feats: Array | None, split: str
-    ) -> FastStep | None:
+    def measure(self, step: int, feats: Array | None, given: Given) -> FastStep | None:
         """Measure a batch.
 
         Args:
             step: the step of the batch.
-            labels: (N,) class indices; None warns, and measures nothing.
             feats: (N, D) features; None takes the captured ones.
-            split: the first part of the keys.
+            given: the rest; without labels there is a warning, and nothing is measured.
 
         Returns:
             The fast step for further batches of this kind; None if they need the full step.
 
         Raises:
             RuntimeError: there are neither features nor a model to capture them from.
-            ValueError, TypeError: ``feats`` or ``labels`` do not fit.
+            ValueError, TypeError: an argument does not fit, or a metric asked for by name needs a
+                classifier and there is none.
         """
+        if self._never:
+            id_, why = next(iter(self._never.items()))
+            ids = ", ".join(self._never)
+            message = messages.NOT_IN_STEPS.format(ids=ids, first=id_, why=why)
+            self._warn(step, "metrics of snapshots", message)
         if feats is None:
-            return self._measure_captured(step, labels, split)
+            return self._measure_captured(step, given)
         try:
-            return self._measure_passed(step, labels, feats, split)
+            return self._measure_passed(step, feats, given)
         finally:
             if self._capture is not None:
                 self._capture.clear()  # the features that the hooks caught of the same batch
 
-    def _measure_passed(
-        self, step: int, labels: Labels | None, feats: Array, split: str
-    ) -> FastStep | None:
-        if labels is None:
+    def _measure_passed(self, step: int, feats: Array, given: Given) -> FastStep | None:
+        if given.labels is None:
             self._warn(step, "labels", messages.NO_LABELS)
-        elif _validate.is_pair_without_rows(feats, labels_of(labels)):
-            self._warn(step, "rows", messages.NO_ROWS)
-        else:
-            return self._fast_step(split, None, self._push(step, split, "", feats, labels))
-        return None
+            return None
+        self._check_classifier(given, ())
+        buffer = self._push(step, "", feats, given)
+        return self._fast_step(given.split, None, buffer) if given.usual else None
 
-    def _measure_captured(self, step: int, labels: Labels | None, split: str) -> FastStep | None:
+    def _measure_captured(self, step: int, given: Given) -> FastStep | None:
         if self._capture is None:
             raise RuntimeError(
                 "Expected argument `feats`, because the Tracker has no model to capture from, but "
                 "got None. Pass the features to step, or a model to the Tracker."
             )
+        split, labels = given.split, given.labels
         calls, out_of_mode = self._capture.repeated(), self._capture.out_of_mode(split)
         features, errors = self._capture.take()
         if labels is None:
             self._warn(step, "labels", messages.NO_LABELS)
             return None
+        self._check_classifier(given, self._capture.names)
         fast: FastStep | None = None
-        hook = self._capture.direct_hook
+        hook = self._capture.direct_hook if given.usual else None
         for layer, feats in features.items():
             try:
-                buffer = self._push(step, split, layer, feats, labels)
+                buffer = self._push(step, layer, feats, given)
             except (TypeError, ValueError) as error:
                 errors[layer] = error
                 continue
-            fast = self._fast_step(split, hook, buffer) if hook is not None else None
+            fast = self._fast_step(split, hook, buffer, self.heads.get(layer)) if hook else None
         for layer in out_of_mode:
             if layer not in errors:
                 self._warn(step, f"mode {layer}", messages.OTHER_MODE.format(layer=layer))
         self.warn_of_layers(step, errors, calls)
         return fast
 
-    def _push(
-        self, step: int, split: str, layer: str, feats: Array, labels: Labels
-    ) -> MomentsBuffer:
-        feats, labels = _validate.check_pair(feats, labels_of(labels))
-        prefix = self._prefixes.prefix(self._kind, split, layer, step)
-        return self._recorder.push(step, prefix, feats, labels)
+    def _check_classifier(self, given: Given, layers: Sequence[str]) -> None:
+        """Raise ValueError for a classifier that belongs to no layer, or one that is missing."""
+        passed = given.has_classifier
+        if passed and len(layers) > 1:
+            raise ValueError(
+                "Expected no argument `weight` beside several captured layers, but got one. Track "
+                "the inputs of the linear layers, or pass the features of one layer as `feats`."
+            )
+        named = self._named
+        if named and not passed and not any(layer in self.heads for layer in layers):
+            raise ValueError(
+                f"Expected argument `weight`, the classifier that the metric {named[0]!r} reads, "
+                "but got None. Pass weight= and bias= to step, or track the input of an nn.Linear "
+                f"with {self._num_classes} rows."
+            )
 
-    def _fast_step(self, split: str, hook: Hook | None, buffer: MomentsBuffer) -> FastStep | None:
-        """The fast step for further batches of a buffer."""
-        if buffer.fast_writer is None:
+    def _push(self, step: int, layer: str, feats: Array, given: Given) -> MomentsBuffer | None:
+        assert given.labels is not None
+        rows, labels, mask = _rows(feats, given.labels, given.mask)
+        if _validate.is_pair_without_rows(rows, labels):
+            self._warn(step, "rows", messages.NO_ROWS)
             return None
+        rows, labels = _validate.check_pair(rows, labels)
+        return self._recorder.push(
+            step,
+            self._prefixes.prefix(self._kind, given.split, layer, step),
+            rows,
+            labels,
+            mask=mask,
+            classifier=self._classifier(layer, rows, given),
+            left_out_key=f"{self._prefixes.prefix(self._kind, given.split, '', step)}/{IGNORED}",
+        )
+
+    def _classifier(self, layer: str, feats: Tensor, given: Given) -> Classifier | None:
+        """The classifier that was passed, or else that of the layer."""
+        if not self._reads_classifier:
+            return None
+        if not given.has_classifier:
+            return classifier_of(self.heads.get(layer), feats)
+        weight, bias = as_parameters(given.weight, given.bias, self._num_classes, feats.shape[1])
+        assert weight is not None
+        return Classifier(weight.to(feats.device), None if bias is None else bias.to(feats.device))
+
+    def _fast_step(
+        self,
+        split: str,
+        hook: Hook | None,
+        buffer: MomentsBuffer | None,
+        head: nn.Linear | None = None,
+    ) -> FastStep | None:
+        """The fast step for further batches of a buffer."""
+        if buffer is None or buffer.fast_writer is None or buffer.extras.measures:
+            return None
+        copy = None
+        if buffer.extras.weights is not None:
+            if head is None:
+                return None
+            copy = buffer.fast_copy(head)
         norms = self._recorder.norms.writer
         clear = None if self._capture is None else self._capture.clear
         min_rank = -1 if self._capture is None else self._capture.highest_rank(split)
-        return FastStep(split, hook, buffer.fast_writer, norms, self.norm_model, clear, min_rank)
+        return FastStep(
+            split,
+            hook,
+            buffer.fast_writer,
+            norms,
+            self.norm_model,
+            clear,
+            min_rank,
+            copy,
+            buffer.steps,
+        )
 
     def warn_of_layers(
         self, step: int, errors: Mapping[str, Exception], calls: Mapping[str, int]
@@ -134,6 +226,8 @@ class FullStep:
         for layer, number in calls.items():
             message = messages.REPEATED.format(layer=layer, number=number)
             self._warn(step, f"calls {layer}", message)
+        for layer in () if self._capture is None else self._capture.unknown_padding:
+            self._warn(step, f"padding {layer}", messages.PADDING.format(layer=layer))
         for layer, error in errors.items():
             self._warn(step, f"layer {layer}", f"Layer {layer!r} is not measured: {error}")
 
@@ -155,3 +249,11 @@ class FullStep:
         else:
             recorder.open_point(step).values[WEIGHT_NORM] = norm
         return False
+
+
+def _rows(feats: Array, labels: Labels, mask: Array | None) -> tuple[Array, Array, Tensor | None]:
+    """Features and labels as they are, unless there are tokens (B, T, D) or a mask to flatten."""
+    labels = labels_of(labels)
+    if mask is None and getattr(labels, "ndim", 1) < 2:
+        return feats, labels, None
+    return as_rows(feats, labels, mask)

@@ -22,16 +22,29 @@ _grad_enabled = torch.is_grad_enabled
 _TRAINING = 3  # the rank of a call in training mode with gradients
 
 
-class Hook:
+class Portable:
+    """A hook that belongs to the running process.
+
+    In a copied or pickled model it does nothing, and the copy does not need ncfast.
+    """
+
+    @property
+    def __name__(self) -> str:  # torch.jit.script reads this attribute
+        # a __getattr__ would make every attribute of the hook slow to read
+        raise AttributeError(_NO_SCRIPT)
+
+    def __reduce__(self) -> Any:
+        # a copy holds a function of the standard library that accepts anything and returns None
+        return getattr, (contextlib.nullcontext(), "__exit__")
+
+
+class Hook(Portable):
     """Keeps the output (or the input) of a layer since the last `take`, while ``enabled``.
 
     Each call has a rank: training mode ranks above eval mode, then gradients above none. The last
     call of the highest rank is kept, so a validation pass before the step changes nothing.
     Activation checkpointing runs a layer again in the backward pass; the hook ignores these calls,
     and those that torch.export or torch.jit record.
-
-    The hook belongs to the running process. In a copied or pickled model it does nothing, and the
-    copy does not need ncfast.
 
     Args:
         module: the layer.
@@ -144,15 +157,6 @@ class Hook:
             return
         self.calls = 2 if self.compiled else 1
         self.compiled, self.value, self.version, self.rank = True, value, -1, rank
-
-    @property
-    def __name__(self) -> str:  # torch.jit.script reads this attribute
-        # a __getattr__ would make every attribute of the hook slow to read
-        raise AttributeError(_NO_SCRIPT)
-
-    def __reduce__(self) -> Any:
-        # a copy holds a function of the standard library that accepts anything and returns None
-        return getattr, (contextlib.nullcontext(), "__exit__")
 
 
 def _copied(value: Any) -> Any:

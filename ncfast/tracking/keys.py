@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ncfast.metrics.catalogue import CATALOGUE, METRICS, OF_MOMENTS, STANDALONE, resolve
+from ncfast.metrics.catalogue import CATALOGUE, STANDALONE, resolve
 from ncfast.tracking.averaging import Averaging
 from ncfast.tracking.messages import SHARED_SPLIT, WarnOnce
 
@@ -16,6 +16,7 @@ from ncfast.tracking.messages import SHARED_SPLIT, WarnOnce
 WEIGHT_NORM = "weight.norm"
 COST = "tracker/seconds"
 LOCAL = "tracker/local"
+IGNORED = "ignored"  # after the split: rows that a mask or `ignore_index` left out
 
 CONVENTIONS = {
     "step": "updates made so far; 0 is the initialisation",
@@ -41,23 +42,28 @@ _SNAPSHOT = (
 def choose_metrics(metrics: str | Sequence[str], has_model: bool) -> tuple[str, ...]:
     """The ids of the metrics that a name, a tier, a family or a list of these stands for.
 
-    The norm of the weights reads all parameters, so it belongs to no tier: "all" has it if there is
-    a model, and its own name selects it.
+    The norm of the weights reads all parameters, so it belongs to no tier: "default" and "all" have
+    it if there is a model, and its own name selects it.
 
     Raises:
-        ValueError: a name is unknown, or its metric needs more than the class moments.
+        ValueError: a name is unknown.
 
     Example:
         >>> choose_metrics("rnc1", has_model=True)
         ('rnc1.max', 'rnc1.mean')
     """
     of_model = (WEIGHT_NORM,) if has_model else ()
-    if metrics == "all":
-        return (*METRICS, *of_model)
+    chosen = resolve(metrics, (*CATALOGUE, *of_model))
     names = [metrics] if isinstance(metrics, str) else list(metrics)
-    wants_norm = any(name in (WEIGHT_NORM, "weight") for name in names)
-    chosen = resolve(metrics, (*OF_MOMENTS, *of_model))
-    return tuple(id_ for id_ in chosen if id_ != WEIGHT_NORM or wants_norm)
+    wants_norm = not {WEIGHT_NORM, "weight", "default", "all"}.isdisjoint(names)
+    chosen = tuple(id_ for id_ in chosen if id_ != WEIGHT_NORM or wants_norm)
+    return tuple(dict.fromkeys((*chosen, *(of_model if wants_norm else ()))))
+
+
+def without_norm(metrics: str | Sequence[str]) -> list[str]:
+    """The names without that of the norm of the weights, which is no metric of features."""
+    names = [metrics] if isinstance(metrics, str) else metrics
+    return [name for name in names if name not in (WEIGHT_NORM, "weight")]
 
 
 class KeyPrefixes:

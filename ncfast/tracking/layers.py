@@ -73,6 +73,19 @@ def _last_linear(modules: dict[str, nn.Module]) -> str:
     return linear[-1] + INPUT
 
 
+def head_of(module: nn.Module, name: str, num_classes: int) -> nn.Linear | None:
+    """The linear classifier of a measured layer: an nn.Linear with K rows whose input it is.
+
+    Args:
+        module: the module that is hooked.
+        name: of the layer; only that of an input has a classifier.
+        num_classes: K.
+    """
+    if not isinstance(module, nn.Linear) or not name.endswith(INPUT):
+        return None
+    return module if module.out_features == num_classes else None
+
+
 def uncompiled(model: nn.Module) -> nn.Module:
     """The original module of a compiled model; any other model is returned unchanged."""
     inner = getattr(model, "_orig_mod", model)

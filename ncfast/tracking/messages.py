@@ -23,6 +23,19 @@ OTHER_MODE = (
     "validation; that call is measured, with the labels of this step. Call step() after the "
     "training pass of its batch, or pass feats=. Use another split= for batches of a validation."
 )
+NOT_IN_STEPS = (
+    "Steps leave out {ids}, which snapshots have: {first} {why}. Ask for them in snapshot(..., "
+    "metrics=...) alone."
+)
+ALL_MEANS_ALL = (
+    "metrics='all' means every metric whose inputs are there. Up to version 0.1 it meant the short "
+    "list, which is now 'default'. Pass metrics='default' for that list."
+)
+PADDING = (
+    "Layer {layer!r} is pooled over tokens of which nothing tells the padding, so padding counts. "
+    "Call the model with attention_mask=, of the shape (N, T) of the tokens; pool='cls' and a "
+    "function of the layer's output need none."
+)
 CLOSED = (
     "The Tracker is closed: steps are counted and nothing is recorded. Call close() after the last "
     "step, or make a new Tracker."
@@ -55,6 +68,16 @@ class WarnOnce:
             self._topics.add(topic)
             text = f"Step {step}: {message}"
             warnings.warn(text, RuntimeWarning, stacklevel=user_level())
+
+
+_said_all: list[bool] = []
+
+
+def warn_of_all() -> None:
+    """Warn once in this process that the meaning of metrics="all" has changed."""
+    if not _said_all:
+        _said_all.append(True)
+        warnings.warn(ALL_MEANS_ALL, FutureWarning, stacklevel=user_level())
 
 
 def user_level() -> int:

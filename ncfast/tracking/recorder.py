@@ -8,7 +8,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -20,10 +20,11 @@ from ncfast.tracking.buffer import MomentsBuffer, NormBuffer
 from ncfast.tracking.evaluation import evaluate_buffers
 from ncfast.tracking.keys import COST, LOCAL
 from ncfast.tracking.messages import user_level
-from ncfast.tracking.records import LogPoint, RecordBatch, Table
+from ncfast.tracking.records import LeftOut, LogPoint, RecordBatch, Table
 from ncfast.tracking.reduction import Ranks, describe_steps
 from ncfast.tracking.shutdown import defer_signals
 from ncfast.tracking.sinks import Sink
+from ncfast.tracking.step_metrics import Classifier, StepMetrics
 from ncfast.tracking.writer import SinkWriters
 
 _POINTS = 128  # most log points of a block
@@ -38,7 +39,7 @@ class Recorder:
     thread that adds to the records, or sends them, holds `lock`.
 
     Args:
-        ids: the metrics to evaluate.
+        metrics: the metrics of a step.
         num_classes: K.
         averaging: how batches are averaged.
         sinks: where records go.
@@ -49,8 +50,10 @@ class Recorder:
         log_cost: whether the last record of a block holds `COST`.
         ranks: the other ranks to merge measurements with, or None.
         start_step: the step at which the first block starts.
+        ignore_index: rows with this label are left out; None leaves out none.
 
     Attributes:
+        metrics: the metrics of a step.
         point: the log point of the current step, or None.
         seconds: the time spent in the tracker so far.
         busy: whether a record is incomplete at the moment.
@@ -61,7 +64,7 @@ class Recorder:
 
     def __init__(
         self,
-        ids: Sequence[str],
+        metrics: StepMetrics,
         num_classes: int,
         averaging: Averaging,
         *,
@@ -73,13 +76,15 @@ class Recorder:
         log_cost: bool,
         ranks: Ranks | None,
         start_step: int = 0,
+        ignore_index: int | None = None,
     ) -> None:
         self.lock = threading.RLock()
+        self.metrics, self._ignore_index = metrics, ignore_index
         self.point: LogPoint | None = None
         self.seconds = 0.0
         self.busy = False
         self.norms = NormBuffer()
-        self._ids, self._num_classes, self._averaging = ids, num_classes, averaging
+        self._num_classes, self._averaging = num_classes, averaging
         self._writers = SinkWriters(sinks, header, sink_timeout)
         self._raise = on_sink_error == "raise"
         self._log_cost, self._ranks = log_cost, ranks
@@ -89,7 +94,7 @@ class Recorder:
         self._buffers: list[MomentsBuffer] = []
         self._block_steps = _POINTS  # where ranks reduce
         self.block_end = self._next_block_end(start_step)
-        self._numbers: dict[tuple[str, int, torch.device], int] = {}
+        self._numbers: dict[object, int] = {}
         self._process = os.getpid()
         self._closed = False
         _live.add(self)
@@ -99,18 +104,39 @@ class Recorder:
         """The names of the sinks that records go to."""
         return self._writers.names
 
-    def push(self, step: int, prefix: str, feats: Tensor, labels: Tensor) -> MomentsBuffer:
+    def push(
+        self,
+        step: int,
+        prefix: str,
+        feats: Tensor,
+        labels: Tensor,
+        *,
+        mask: Tensor | None = None,
+        classifier: Classifier | None = None,
+        left_out_key: str = "",
+    ) -> MomentsBuffer:
         """Measure a batch, which the caller has checked, for the record of ``step``.
+
+        Args:
+            step: the current step.
+            prefix: the first part of the keys.
+            feats: see `MomentsBuffer.push`.
+            labels: likewise.
+            mask: likewise.
+            classifier: likewise.
+            left_out_key: the key for the number of rows that are left out.
 
         Returns:
             The buffer that holds its moments.
         """
-        key = (prefix, feats.shape[1], feats.device)
+        kept = [] if classifier is None else [None if p is None else p.dtype for p in classifier]
+        key = (prefix, feats.shape[1], feats.device, *kept)
         number = self._numbers.get(key, -1)
         if number < 0:
-            number = self._numbers[key] = self._new_buffer(*key)
+            number = self._new_buffer(prefix, feats, classifier, left_out_key)
+            self._numbers[key] = number
         buffer = self._buffers[number]
-        buffer.push(step, feats, labels)
+        buffer.push(step, feats, labels, mask, classifier)
         return buffer
 
     def replayed(self, step: int) -> None:
@@ -221,9 +247,12 @@ class Recorder:
         pairs = list(zip(buffers, steps, strict=True))
         call = "; ".join(f"{describe_steps(of)} of {buffer.prefix}" for buffer, of in pairs)
         layouts = [buffer.layout for buffer in buffers]
-        merged = self._ranks.batches(layouts, states, call or describe_steps(()))
+        numbers = [b.extras.left_out[: len(of)] for b, of in pairs]
+        merged = self._ranks.batches(layouts, states, call or describe_steps(()), numbers)
         if merged is not None:
-            return merged, []
+            for buffer, left_out in zip(buffers, merged[len(states) :], strict=True):
+                buffer.extras.merge_left_out(left_out)
+            return merged[: len(states)], []
         marked = sorted({step for of in steps for step in of})
         ones = torch.ones(len(marked), 1, dtype=torch.float64, device="cpu")
         return states, [Table([LOCAL], marked, ones)] if marked else []
@@ -233,8 +262,11 @@ class Recorder:
     ) -> list[Table]:
         if not self._writers:
             return []
-        values = evaluate_buffers(buffers, states, self._ids)
-        return [Table(b.keys, of, v) for b, of, v in zip(buffers, steps, values, strict=True)]
+        found = evaluate_buffers(buffers, states)
+        return [
+            Table(buffer.keys, of, values, _left_out(buffer, rows))
+            for buffer, of, (values, rows) in zip(buffers, steps, found, strict=True)
+        ]
 
     def _deliver(self, points: list[LogPoint], tables: list[Table], last: int) -> None:
         """Give a block to the writers and forget what it holds; no signal handler comes between."""
@@ -256,10 +288,23 @@ class Recorder:
             buffer.clear()
         self.norms.clear()
 
-    def _new_buffer(self, prefix: str, dim: int, device: torch.device) -> int:
-        layout = Layout(self._num_classes, dim)
+    def _new_buffer(
+        self, prefix: str, feats: Tensor, classifier: Classifier | None, left_out_key: str
+    ) -> int:
+        layout = Layout(self._num_classes, feats.shape[1])
+        measured = self.metrics.measured(layout.dim, classifier)
         with torch.inference_mode(False):  # else later steps could not write to its tensors
-            buffer = MomentsBuffer(prefix, self._ids, layout, device, self._averaging)
+            buffer = MomentsBuffer(
+                prefix,
+                measured.ids,
+                layout,
+                feats.device,
+                self._averaging,
+                of_batch=measured.of_batch,
+                classifier=classifier if measured.reads_classifier else None,
+                ignore_index=self._ignore_index,
+                left_out_key=left_out_key,
+            )
         self._buffers.append(buffer)
         self._block_steps = min(self._block_steps, buffer.capacity)
         return len(self._buffers) - 1
@@ -290,6 +335,13 @@ class Recorder:
                 RuntimeWarning,
                 stacklevel=user_level(),
             )
+
+
+def _left_out(buffer: MomentsBuffer, rows: Tensor) -> LeftOut | None:
+    numbers = buffer.extras.numbers_left_out(len(rows))
+    if numbers is None:
+        return None
+    return LeftOut(buffer.left_out_key, torch.stack([numbers, rows.to(torch.float64)], 1))
 
 
 _live: weakref.WeakSet[Recorder] = weakref.WeakSet()

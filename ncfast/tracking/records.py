@@ -37,12 +37,20 @@ class LogPoint:
         yield from self.logged.items()
 
 
+class LeftOut(NamedTuple):
+    """The rows that a mask or `ignore_index` left out of the batches of a table."""
+
+    key: str
+    numbers: Tensor  # (len(steps), 2) float64: rows that were left out, and rows that were not
+
+
 class Table(NamedTuple):
     """The results of one layer, with a row for each log point."""
 
     keys: Sequence[str]
     steps: Sequence[int]
     values: Tensor  # (len(steps), len(keys)) float64
+    left_out: LeftOut | None = None
 
 
 class RecordBatch:
@@ -59,7 +67,8 @@ class RecordBatch:
     def __init__(self, points: Sequence[LogPoint], tables: Sequence[Table]) -> None:
         self._points, self._tables = points, tables
         scalars = [v for p in points for _, v in p.all_values() if isinstance(v, Tensor)]
-        self._copies = [_send([table.values for table in tables]), _send(scalars)]
+        numbers = [table.left_out.numbers for table in tables if table.left_out is not None]
+        self._copies = [_send([t.values for t in tables]), _send(scalars), _send(numbers)]
         self._lock = threading.Lock()
         self._records: list[Record] | None = None
 
@@ -86,7 +95,9 @@ class RecordBatch:
         names = [key for table in self._tables for key in table.keys]
         clash = any(not extra.keys().isdisjoint(names) for extra in extras.values())
         differ = any(list(table.steps) != steps for table in self._tables)
-        if not hasattr(_raw.extension, "json_lines") or not self._tables or differ or clash:
+        leaves_out = any(number for rows in self._numbers() for number, _ in rows)
+        unusual = differ or clash or leaves_out or not self._tables
+        if unusual or not hasattr(_raw.extension, "json_lines"):
             return "".join(json_line(record) for record in self).encode()
         shapes = [(len(steps), len(table.keys)) for table in self._tables]
         cells = _joined(self._copies[0]).split([rows * columns for rows, columns in shapes])
@@ -96,13 +107,25 @@ class RecordBatch:
     def _assemble(self) -> list[Record]:
         records: dict[int, dict[str, float]] = {step: {"step": step} for step in self.steps}
         cells, start = _joined(self._copies[0]).tolist(), 0
-        for keys, steps, _ in self._tables:
-            for step in steps:
-                records[step].update(zip(keys, cells[start : start + len(keys)], strict=True))
+        for table, numbers in zip(self._tables, self._numbers(), strict=True):
+            keys = table.keys
+            for step, (left_out, rows) in zip(table.steps, numbers, strict=True):
+                if left_out and table.left_out is not None:
+                    records[step][table.left_out.key] = left_out
+                if rows or not left_out:  # of a batch with nothing left there is nothing to say
+                    records[step].update(zip(keys, cells[start : start + len(keys)], strict=True))
                 start += len(keys)
         for step, extra in self._extras():
             records[step].update(extra)
         return list(records.values())
+
+    def _numbers(self) -> list[list[tuple[float, float]]]:
+        """For each row of each table the rows that were left out, and those that were not."""
+        cells = iter(_joined(self._copies[2]).view(-1, 2).tolist())
+        return [
+            [next(cells) if table.left_out is not None else (0.0, 0.0) for _ in table.steps]
+            for table in self._tables
+        ]
 
     def _extras(self) -> Iterator[tuple[int, dict[str, float]]]:
         """The single values of each log point."""

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ncfast import _ranks
+from ncfast.accumulator import Accumulator
 from ncfast.distributed import all_reduce_many
 from ncfast.moments import ClassMoments
 from ncfast.ops.states import Layout, pack
@@ -83,7 +84,11 @@ class Ranks:
         return found
 
     def batches(
-        self, layouts: Sequence[Layout], states: Sequence[Tensor], call: str
+        self,
+        layouts: Sequence[Layout],
+        states: Sequence[Tensor],
+        call: str,
+        numbers: Sequence[Tensor] = (),
     ) -> list[Tensor] | None:
         """Packed moments (n, size) of several layers over all ranks; None if this rank is alone.
 
@@ -91,22 +96,34 @@ class Ranks:
             layouts: the layout of each tensor's rows.
             states: the packed moments, one tensor for each layer and split.
             call: what this rank is about to merge, for the message if the ranks differ.
+            numbers: (n,) whole numbers to add up, such as rows left out; they follow the states.
         """
         if not states and not dist.is_initialized():
             return None  # without a group, but nothing is lost
-        return self.merge(call, lambda call: self._reduce(layouts, states, call))
+        return self.merge(call, lambda call: self._reduce(layouts, states, call, numbers))
 
     def _reduce(
-        self, layouts: Sequence[Layout], states: Sequence[Tensor], call: str
+        self,
+        layouts: Sequence[Layout],
+        states: Sequence[Tensor],
+        call: str,
+        numbers: Sequence[Tensor],
     ) -> list[Tensor]:
         pairs = zip(layouts, states, strict=True)
         parts = [ClassMoments(*layout.split(row)) for layout, rows in pairs for row in rows]
+        # one collective for all: numbers are counts of classes without features
+        parts += [_as_counts(number) for number in numbers]
         merged = iter(self.moments(parts, call))
-        return [torch.stack([pack(next(merged)) for _ in rows]) for rows in states]
+        found = [torch.stack([pack(next(merged)) for _ in rows]) for rows in states]
+        return [*found, *(next(merged).counts.to(torch.float64) for _ in numbers)]
 
     def moments(self, moments: Sequence[ClassMoments], call: str) -> list[ClassMoments]:
         """The moments over all ranks, in one collective."""
         return all_reduce_many(moments, self._group, call=call)
+
+    def accumulate(self, accumulator: Accumulator) -> None:
+        """Replace an accumulator by that of the rows of all ranks."""
+        accumulator.all_reduce(self._group)
 
     def sums(self, values: Tensor, call: str) -> Tensor:
         """The sums over all ranks of (n,) float64."""
@@ -129,6 +146,11 @@ _ALONE = (
     "From this block on the log holds what this rank measured by itself; these records say "
     f'"{LOCAL}": 1.'
 )
+
+
+def _as_counts(numbers: Tensor) -> ClassMoments:
+    zeros = numbers.new_zeros((len(numbers), 1))
+    return ClassMoments(numbers.to(torch.int64), zeros, zeros[:, 0], zeros.sum(), zeros.sum())
 
 
 def describe_steps(steps: Iterable[int]) -> str:

@@ -16,15 +16,23 @@ from typing_extensions import Self
 
 from ncfast import _validate
 from ncfast._arrays import Array
-from ncfast.metrics.catalogue import OF_MOMENTS
 from ncfast.ops.grouping import Labels
 from ncfast.tracking import messages, shutdown
 from ncfast.tracking.averaging import parse_averaging
 from ncfast.tracking.batches import LossFunction, Reduction, reduction_of
 from ncfast.tracking.capture import FeatureCapture, PoolSpec, attach_hooks, release_hooks
 from ncfast.tracking.fast_step import FastStep
-from ncfast.tracking.full_step import FullStep
-from ncfast.tracking.keys import COST, LOCAL, WEIGHT_NORM, KeyPrefixes, build_header, choose_metrics
+from ncfast.tracking.full_step import FullStep, Given
+from ncfast.tracking.keys import (
+    COST,
+    IGNORED,
+    LOCAL,
+    WEIGHT_NORM,
+    KeyPrefixes,
+    build_header,
+    choose_metrics,
+    without_norm,
+)
 from ncfast.tracking.layers import Layer, uncompiled
 from ncfast.tracking.numbers import as_number, check_keys, taken_key_error
 from ncfast.tracking.recorder import Recorder
@@ -34,6 +42,7 @@ from ncfast.tracking.shutdown import signal_safe
 from ncfast.tracking.sinks import Record, Sink
 from ncfast.tracking.sinks.registry import open_sinks
 from ncfast.tracking.snapshot import Batches, Snapshot
+from ncfast.tracking.step_metrics import StepMetrics
 
 _CUDA = torch.backends.cuda.is_built()  # without CUDA no graph is ever captured
 
@@ -61,9 +70,11 @@ class Tracker:
         num_classes: K.
         every: an interval in steps, or a callable from the step to a bool
             (`ncfast.tracking.schedule`).
-        metrics: ids, families or tiers of metrics that need the class moments alone (see
-            `ncfast.describe`), "weight.norm", or "all" for the core set of eight, with weight.norm
-            if there is a model.
+        metrics: "default" (eight, with weight.norm if there is a model), ids (see
+            `ncfast.describe`), families, tiers, "weight.norm", a list of these, or "all": every id
+            whose inputs are there. NC3 and the like use the classifier of the step: the nn.Linear
+            with K rows whose input is measured, or ``weight`` of `step`. Ids that read the features
+            again, such as nc1.pinv and nc4.agreement, are computed from the batch at each step.
         stream: what `step` measures: "batch", each batch alone; "window:100", the last 100
             batches; "ema:0.99", an exponential average. See `ncfast.tracking.averaging`.
         sinks: paths (.jsonl, .csv, .parquet), "tensorboard:DIR", "wandb:PROJECT",
@@ -75,6 +86,8 @@ class Tracker:
             warning, an error of `flush` and `close`, and "tracker/local" in the records report it.
             With None each rank measures its own batches.
         start_step: the step of the model's present state; 0 before training.
+        ignore_index: rows with this label are left out, and counted in the record as
+            "train/ignored"; None leaves out none.
         flush_seconds: the greatest age of a record; the next step then writes it.
         sink_timeout: seconds that a call of a sink may take before the tracker gives it up.
         on_sink_error: "warn" once and go on without the sink, or "raise" at the next block.
@@ -106,11 +119,12 @@ class Tracker:
         pool: PoolSpec | Mapping[str, PoolSpec] = None,
         num_classes: int,
         every: int | Schedule = 1,
-        metrics: str | Sequence[str] = "all",
+        metrics: str | Sequence[str] = "default",
         stream: str = "batch",
         sinks: Iterable[Sink | str | os.PathLike[str] | Callable[[Record], object]] = (),
         group: Any = None,
         start_step: int = 0,
+        ignore_index: int | None = -100,
         flush_seconds: float = 1.0,
         sink_timeout: float = 30.0,
         on_sink_error: Literal["warn", "raise"] = "warn",
@@ -122,7 +136,8 @@ class Tracker:
         self.num_classes = num_classes
         self.current_step = int(start_step)
         self.metrics = choose_metrics(metrics, model is not None)
-        self._of_moments = [id_ for id_ in self.metrics if id_ in OF_MOMENTS]
+        if metrics == "all":
+            messages.warn_of_all()
         averaging = parse_averaging(stream)
         self._kind = averaging.kind
         self._schedule, self._every_step = as_schedule(every), every == 1
@@ -131,13 +146,19 @@ class Tracker:
         self._ranks = Ranks(group) if reduces else None
         self._model = None if model is None else uncompiled(model)
         self._warn = messages.WarnOnce()
+        self._names, self._ignore_index = metrics, ignore_index
+        of_steps = StepMetrics.of(
+            metrics, self.metrics, self.num_classes, kind=averaging.kind, merges=reduces
+        )
+        if model is None:
+            of_steps.check_all_possible()
         self._capture: FeatureCapture | None = None
         with contextlib.ExitStack() as undo:  # a constructor that fails leaves nothing behind
             if self._model is not None:
                 self._capture = attach_hooks(self._model, layers, pool)
                 undo.callback(release_hooks, self._capture)
             self._recorder = Recorder(
-                self._of_moments,
+                of_steps,
                 self.num_classes,
                 averaging,
                 sinks=open_sinks(sinks, undo),
@@ -153,12 +174,19 @@ class Tracker:
                 log_cost=log_cost,
                 ranks=self._ranks,
                 start_step=start_step,
+                ignore_index=ignore_index,
             )
             undo.pop_all()
         self._prefixes = KeyPrefixes(len(self._layers) > 1, self._warn)
         norm_model = self._model if WEIGHT_NORM in self.metrics else None
         self._full_step = FullStep(
-            self._recorder, self._capture, self._prefixes, self._kind, norm_model, self._warn
+            self._recorder,
+            self._capture,
+            self._prefixes,
+            self._kind,
+            self.num_classes,
+            norm_model,
+            self._warn,
         )
         self._fast_step: FastStep | None = None
         self._plan_next()
@@ -190,7 +218,14 @@ class Tracker:
         return self._due
 
     def step(
-        self, *, labels: Labels | None, feats: Array | None = None, split: str = "train"
+        self,
+        *,
+        labels: Labels | None,
+        feats: Array | None = None,
+        mask: Array | None = None,
+        weight: Array | None = None,
+        bias: Array | None = None,
+        split: str = "train",
     ) -> None:
         """Advance by one training step; measure its batch if the schedule says so.
 
@@ -198,32 +233,42 @@ class Tracker:
 
         Args:
             labels: (N,) integer class indices of the batch, a tensor or an array, or their `plan`;
-                None measures nothing, and warns once.
-            feats: (N, D) features of the batch, a tensor or an array; None takes those captured in
-                its forward pass.
+                (B, T) for tokens. None measures nothing, and warns once.
+            feats: (N, D) features of the batch, or (B, T, D), a tensor or an array; None takes
+                those captured in its forward pass.
+            mask: of the labels' shape, bool, or integer as an attention mask is; rows where it is
+                zero are left out, and counted as ``split/ignored``.
+            weight: (K, D) the classifier at this step, of the features that are passed or of the
+                only layer; None takes the nn.Linear whose input is captured.
+            bias: (K,) its bias, or None.
             split: the first part of the keys.
 
         Raises:
             RuntimeError: there are neither features nor a model to capture them from.
-            ValueError, TypeError: ``feats`` or ``labels`` that `ncfast.class_moments` refuses.
+            ValueError, TypeError: ``feats`` or ``labels`` that `ncfast.class_moments` refuses; a
+                mask or a classifier that does not fit; a metric asked for by name needs a
+                classifier, and there is none.
         """
         begin = time.perf_counter()
         recorder, fast, number = self._recorder, self._fast_step, self.current_step + 1
         if (
             fast is None
             or not self._next_due
+            or mask is not None
+            or weight is not None
+            or bias is not None
             or (_CUDA and _capturing())
             or begin >= recorder.deadline
             or number > recorder.block_end
         ):
-            self._step(labels, feats, split)
+            self._step(feats, Given(labels, split, mask, weight, bias))
             return
         with recorder.lock:
             # counted first: after an exception no other batch may get the step of a written row
             self.current_step = number
             if not fast(number, labels, feats, split):
                 self.current_step = number - 1
-                self._step(labels, feats, split)
+                self._step(feats, Given(labels, split))
                 return
             self._due = True
             if recorder.point is not None:
@@ -233,7 +278,7 @@ class Tracker:
             recorder.seconds += time.perf_counter() - begin
 
     @signal_safe
-    def _step(self, labels: Labels | None, feats: Array | None, split: str) -> None:
+    def _step(self, feats: Array | None, given: Given) -> None:
         """A step of any kind; an ordinary one prepares the fast step for those that follow."""
         captures, fast = _capturing(), self._fast_step
         if not captures:  # steps in a CUDA graph are counted when it is replayed
@@ -241,10 +286,14 @@ class Tracker:
             if self._ended() or not self._due:
                 return
             # a block may just have been sent, which leaves room for an ordinary batch
-            if fast is not None and fast(self.current_step, labels, feats, split):
+            if (
+                fast is not None
+                and given.usual
+                and fast(self.current_step, given.labels, feats, given.split)
+            ):
                 return
         self._fast_step = None
-        fast = self._full_step.measure(self.current_step, labels, feats, split)
+        fast = self._full_step.measure(self.current_step, feats, given)
         if not captures and self._full_step.measure_norm(self.current_step):
             self._fast_step = fast
 
@@ -277,30 +326,40 @@ class Tracker:
         batches: Batches,
         *,
         split: str = "test",
+        metrics: str | Sequence[str] | None = None,
+        ood: Batches | None = None,
         loss: LossFunction | None = None,
         loss_reduction: Reduction | None = None,
+        memory_limit: int | str | None = "2GiB",
     ) -> None:
         """Measure the model on a whole split, and add the results to the current step's record.
 
         The model runs in eval mode without gradients; every mode and random stream is restored.
-        A layer whose features or labels cannot be measured in some batch is left out, with one
-        warning.
+        Metrics such as nc4.* look at the features a second time, once the class means are known:
+        the features are kept while they fit ``memory_limit``, else the model runs twice. A layer
+        whose features or labels cannot be measured in some batch is left out, with one warning.
 
         Args:
             batches: an iterable of (inputs, labels, ...) or of dicts with labels, such as a
                 DataLoader or a list, of tensors or NumPy arrays. The model gets inputs that are a
                 dict or a tuple by keyword or by position if it takes them so. A batch without
-                labels (None) or without rows is left out, with one warning.
+                labels (None) or without rows is left out, with one warning. An "attention_mask"
+                among the inputs that has the shape of the labels leaves rows out.
             split: the first part of the keys.
+            metrics: as for the tracker; None takes its metrics.
+            ood: batches from outside the distribution, with or without labels, for NC5.
             loss: maps outputs and labels to the loss of a batch. Its mean over the samples of the
                 split becomes ``split/loss``. Outputs that are (N, K) logits give
                 ``split/accuracy``.
             loss_reduction: "mean" if ``loss`` returns the mean of the batch (or a loss for each
                 sample), "sum" for the sum, "none" for a loss for each sample. None takes the
                 ``reduction`` of ``loss``, which torch's modules have, or else "mean".
+            memory_limit: for kept features, and for each D x D matrix; bytes or text such as
+                "500MiB"; None for no limit.
 
         Raises:
-            ValueError: there is no model or no batch, or the loss has another shape.
+            ValueError: there is no model or no batch, or the loss has another shape; a metric asked
+                for by name lacks an input, such as ``ood``.
             TypeError: a batch is no pair, or the loss is no number.
         """
         if self._model is None or self._capture is None:
@@ -308,37 +367,56 @@ class Tracker:
                 "Expected a Tracker with a model for snapshot. Pass one: Tracker(model, ...)."
             )
         reduction = reduction_of(loss, loss_reduction)
+        names = self._names if metrics is None else metrics
+        ids = choose_metrics(names, has_model=True)
         if self._ended():
             return
         begin = time.perf_counter()
-        snapshot = Snapshot(self._model, self._capture, self.num_classes, loss, reduction)
+        snapshot = Snapshot(
+            self._model,
+            self._capture,
+            self.num_classes,
+            loss,
+            reduction,
+            metrics=without_norm(names),
+            ignore_index=self._ignore_index,
+            memory_limit=memory_limit,
+        )
+        reduce = None if self._ranks is None else lambda: self._merge_snapshot(split, snapshot)
         try:
-            snapshot.run(batches)
+            snapshot.run(batches, ood, reduce)
         finally:
             self._plan_next()
             self._recorder.seconds += time.perf_counter() - begin
-        self._end_snapshot(split, snapshot)
+        self._record_snapshot(split, snapshot, ids)
 
     def _end_snapshot(self, split: str, snapshot: Snapshot) -> None:
         """Merge the snapshots of all ranks, and add the result to the current step's record."""
+        self._merge_snapshot(split, snapshot)
+        self._record_snapshot(split, snapshot, self.metrics)
+
+    def _merge_snapshot(self, split: str, snapshot: Snapshot) -> None:
         step, ranks = self.current_step, self._ranks
-        if snapshot.skipped:
-            self._warn(step, "snapshot labels", messages.NO_LABELS)
-        self._full_step.warn_of_layers(step, snapshot.errors, snapshot.repeated)
         if ranks is not None:
             call = f"a snapshot of {split} at step {step}"
             if ranks.merge(call, lambda call: snapshot.all_reduce(ranks, call)) is None:
                 self._recorder.open_point(step).values[LOCAL] = 1.0
                 ranks.warn()
+
+    def _record_snapshot(self, split: str, snapshot: Snapshot, ids: Sequence[str]) -> None:
+        step = self.current_step
+        if snapshot.skipped:
+            self._warn(step, "snapshot labels", messages.NO_LABELS)
+        self._full_step.warn_of_layers(step, snapshot.errors, snapshot.repeated)
         if snapshot.empty and not snapshot.moments:
             raise ValueError("Expected argument `batches` to hold at least one batch but got none.")
-        self._add_snapshot(split, snapshot)
+        self._add_snapshot(split, snapshot, ids)
 
     @signal_safe
-    def _add_snapshot(self, split: str, snapshot: Snapshot) -> None:
+    def _add_snapshot(self, split: str, snapshot: Snapshot, ids: Sequence[str]) -> None:
         step = self.current_step
         values = snapshot.values(
-            self._of_moments, lambda layer: self._prefixes.prefix("snapshot", split, layer, step)
+            ids, lambda layer: self._prefixes.prefix("snapshot", split, layer, step)
         )
         point = self._recorder.open_point(step)
         for key in point.logged.keys() & values.keys():
@@ -450,7 +528,7 @@ class Tracker:
     def _writes(self, key: str) -> bool:
         """Whether the tracker itself writes ``key`` at some step."""
         prefix, _, name = key.rpartition("/")
-        if name in self.metrics and prefix:
+        if prefix and (name in self.metrics or name == IGNORED):
             return prefix in self._prefixes.known(self._kind, self._layers)
         norm = key == WEIGHT_NORM and self._full_step.norm_model is not None
         return norm or key in (COST, LOCAL)

@@ -11,7 +11,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.sh"
 def rehearse(*stages: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", SCRIPT, "--rehearse", *stages],
-        env=os.environ | {"PYTHON": sys.executable, **variables},
+        env=os.environ | {"PYTHON": sys.executable} | variables,
         capture_output=True,
         text=True,
     )
@@ -27,3 +27,28 @@ def test_a_failing_stage_ends_it(tmp_path):
     done = rehearse("no-such-stage", "memory", RESULTS=str(tmp_path))
     assert done.returncode != 0
     assert "finite" not in done.stdout
+
+
+BROKEN = """\
+#!/bin/sh
+exec {python} -c "
+import runpy, sys
+import ncfast.kernels.scatter as kernels
+def broken(*given):
+    raise RuntimeError('no kernel image')
+kernels.scatter = broken
+sys.argv = sys.argv[1:]
+sys.path.insert(0, 'benchmarks/studies')
+runpy.run_path(sys.argv[0], run_name='__main__')
+" "$@"
+"""
+
+
+def test_a_kernel_that_did_not_run_fails_the_stage(tmp_path):
+    """The reference takes its place, and its results are finite, too."""
+    python = tmp_path / "python"
+    python.write_text(BROKEN.format(python=sys.executable))
+    python.chmod(0o755)
+    done = rehearse("memory", RESULTS=str(tmp_path), PYTHON=str(python))
+    assert done.returncode != 0
+    assert "no kernel image" in done.stderr

@@ -4,7 +4,10 @@ import sys
 import types
 
 import pytest
+import torch
+from torch import nn
 
+import ncfast
 from ncfast.evaluation import Evaluation
 from ncfast.metrics.catalogue import CATALOGUE
 
@@ -89,9 +92,21 @@ def test_plot_draws_metrics_over_layers():
     assert list(left.lines[0].get_ydata()) == [0.1, 0.0125]
     assert [left.get_title(), right.get_title()] == ["rnc1.max", "accuracy"]
     assert [label.get_text() for label in left.get_xticklabels()] == ["block1", "block2"]
-    assert len(one_layer().plot().axes) == 2, "the accuracy and nc1.pinv"
+    assert [axes.get_title() for axes in one_layer().plot().axes] == ["nc1.pinv"]
     with pytest.raises(ValueError, match=r"`metrics`.*\['nc9'\]. It has accuracy, rnc1.max"):
         several().plot(["nc9"])
+
+
+def test_plot_leaves_out_what_only_one_layer_has():
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    batches = [(torch.randn(20, 4), torch.arange(20) % 2)]
+    ids = ["nc1.pinv", "nc3", "nc4"]
+    found = ncfast.evaluate(model, batches, layers=["0", "2:input"], metrics=ids)
+    assert "2:input/nc3.self_duality" in found
+    drawn = {axes.get_title(): axes for axes in found.plot().axes}
+    assert list(drawn) == ["nc1.pinv", "nc4.ncc_accuracy"]
+    _, accuracy = drawn["nc4.ncc_accuracy"].lines
+    assert list(accuracy.get_ydata()) == [found["accuracy"]] * 2
 
 
 def test_to_frame_has_a_row_for_each_metric(monkeypatch):

@@ -1,12 +1,13 @@
 """Tests the models: their interface to the trainer, layers, activations and initialisation."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from torch import nn
 
-from ncfast.experiments.config import TrainConfig
+from ncfast.experiments.config import Model, TrainConfig
 from ncfast.experiments.data import load_digits
 from ncfast.experiments.models import (
     ACTIVATIONS,
@@ -44,6 +45,10 @@ def test_every_model_offers_what_the_trainer_uses(name, scale_layers):
     state = dict(model.named_parameters()) | dict(model.named_buffers())
     again = torch.func.functional_call(model, state, (inputs,))
     assert torch.equal(again, model(inputs))
+
+
+def test_the_option_names_every_model():
+    assert set(get_args(Model)) == set(MODELS)
 
 
 def test_mlp_has_the_papers_layers():

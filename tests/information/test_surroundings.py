@@ -143,3 +143,14 @@ def test_the_former_switch_still_reads_back():
         with ieee_float32(torch.device("cpu")):
             pass
         assert torch.backends.cuda.matmul.allow_tf32
+
+
+def test_settings_before_torch_2_9(monkeypatch):
+    """There is no `fp32_precision`; one setting covers the products of every device."""
+    monkeypatch.setattr(torch.backends.cuda, "matmul", object())
+    seen = ["high"]
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: seen[-1])
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", seen.append)
+    with ieee_float32(torch.device("cpu")):
+        assert seen[-1] == "highest"
+    assert seen[-1] == "high"

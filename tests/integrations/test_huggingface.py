@@ -9,11 +9,22 @@ import pytest
 import torch
 from ranks import run_ranks
 from torch import nn
-from transformers import PretrainedConfig, Trainer, TrainingArguments
+from transformers import (
+    BartConfig,
+    BartForCausalLM,
+    BertConfig,
+    BertForTokenClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    PretrainedConfig,
+    Trainer,
+    TrainingArguments,
+)
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 import ncfast
-from ncfast.integrations.huggingface import CollapseCallback
+from ncfast.integrations.huggingface import CollapseCallback, shifts_labels
 from ncfast.tracking import read_records
 from ncfast.tracking.sinks import JsonlSink
 
@@ -160,48 +171,138 @@ def test_label_smoothing(tmp_path):
     assert records[-1]["eval/rnc1.max"] == pytest.approx(expected(model, rows(30, seed=1)))
 
 
-class Tokens(nn.Module):
-    """A label for each of 5 tokens; -100 means no label."""
-
-    def __init__(self):
-        super().__init__()
-        self.body, self.head = nn.Linear(6, 4), nn.Linear(4, 3)
-
-    def forward(self, x=None, labels=None):
-        logits = self.head(self.body(x[:, None].expand(-1, 5, -1)).relu())
-        labels = labels[:, None].expand(-1, 5).clone()
-        labels[:, 0] = -100
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+BERT = {"vocab_size": 20, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+GPT2 = {"vocab_size": 20, "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 9}
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")  # of BERT
+NO_DROPOUT = dict.fromkeys((*DROPOUTS, "resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+FROZEN = {"learning_rate": 0.0, "per_device_train_batch_size": 12}  # steps see what evaluations see
 
 
-def test_token_level_models_end_no_training(tmp_path):
-    """They cannot be measured: training and evaluations each warn once."""
+def sentences(size=12, labelled=True):
+    """Sequences of 9 ids of which the last few are padding; labels of -100 there."""
+    generator = torch.Generator().manual_seed(5)
+    made = []
+    for index in range(size):
+        ids = torch.randint(20, (9,), generator=generator)
+        mask = (torch.arange(9) < 5 + index % 5).long()
+        labels = torch.where(mask > 0, ids % 3 if labelled else ids, -100)
+        labels[0] = -100
+        made.append({"input_ids": ids, "attention_mask": mask, "labels": labels})
+    return made
+
+
+def stacked(split, key):
+    return torch.stack([row[key] for row in split])
+
+
+def test_every_token_with_a_label_is_measured(tmp_path):
+    records, split = [], sentences()
+    torch.manual_seed(0)
+    config = BertConfig(num_labels=3, num_attention_heads=2, **BERT, **NO_DROPOUT)
+    model = BertForTokenClassification(config)
+    ids = ["rnc1", "nc1.pinv", "nc3.self_duality", "nc4.agreement"]
+    callback = CollapseCallback(num_classes=3, metrics=ids, sinks=[records.append])
+    train(callback, tmp_path, model, train_dataset=split, eval_dataset=split, **FROZEN)
+    kept = stacked(split, "labels") != -100
+    assert records[-1]["eval/ignored"] == (~kept).sum()
+    model.eval()
+    inputs = {key: stacked(split, key) for key in ("input_ids", "attention_mask")}
+    feats, labels = model.bert(**inputs).last_hidden_state[kept], stacked(split, "labels")[kept]
+    head = {"weight": model.classifier.weight, "bias": model.classifier.bias}
+    expected = ncfast.collapse_metrics(feats, labels, metrics=ids, **head)
+    for id_, value in expected.items():
+        assert records[-1][f"eval/{id_}"] == pytest.approx(value.item(), rel=1e-4)
+        assert records[-1][f"train/{id_}"] == pytest.approx(value.item(), rel=1e-4)
+    accuracy = (model(**inputs).logits[kept].argmax(1) == labels).double().mean()
+    assert records[-1]["eval/accuracy"] == pytest.approx(accuracy.item())
+
+
+def test_causal_models_are_measured_against_the_next_token(tmp_path):
+    """Their loss shifts the labels."""
+    records, split = [], sentences(labelled=False)
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(**GPT2, **NO_DROPOUT))
+    callback = CollapseCallback(num_classes=20, metrics="nc1.cdnv", sinks=[records.append])
+    train(callback, tmp_path, model, train_dataset=split, eval_dataset=split, **FROZEN)
+    model.eval()
+    ids, mask, labels = (stacked(split, k) for k in ("input_ids", "attention_mask", "labels"))
+    kept = labels[:, 1:] != -100
+    hidden = model.transformer(ids, attention_mask=mask).last_hidden_state[:, :-1]
+    expected = ncfast.cdnv(hidden[kept], labels[:, 1:][kept], num_classes=20)
+    for stage in ("train", "eval"):
+        assert records[-1][f"{stage}/nc1.cdnv"] == pytest.approx(expected.item(), rel=1e-4)
+        assert records[-1][f"{stage}/ignored"] == labels.numel() - kept.sum()
+    logits = model(ids, attention_mask=mask).logits[:, :-1][kept]
+    accuracy = (logits.argmax(1) == labels[:, 1:][kept]).double().mean().item()
+    assert records[-1]["eval/accuracy"] == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize("pool", ["last", "gap"])
+def test_pooling_over_tokens_leaves_out_padding(tmp_path, pool):
+    """The classifier of GPT-2 reads the last token that is no padding."""
+    records, split = [], [{**row, "labels": row["labels"].max()} for row in sentences(20)]
+    torch.manual_seed(0)
+    config = GPT2Config(num_labels=3, pad_token_id=19, **GPT2)
+    for row in split:
+        row["input_ids"] = torch.where(row["attention_mask"] > 0, row["input_ids"] % 19, 19)
+    model = GPT2ForSequenceClassification(config)
+    callback = CollapseCallback(
+        num_classes=3, layers="transformer", pool=pool, metrics="rnc1", sinks=[records.append]
+    )
+    train(callback, tmp_path, model, train_dataset=split, eval_dataset=split)
+    model.eval()
+    ids, mask, labels = (stacked(split, k) for k in ("input_ids", "attention_mask", "labels"))
+    hidden = model.transformer(ids, attention_mask=mask).last_hidden_state
+    share = mask / mask.sum(1, keepdim=True)
+    pooled = {
+        "last": hidden[torch.arange(len(ids)), mask.sum(1) - 1],
+        "gap": (share.unsqueeze(2) * hidden).sum(1),
+    }
+    expected = ncfast.rnc1(pooled[pool], labels, num_classes=3).item()
+    assert records[-1]["eval/rnc1.max"] == pytest.approx(expected, rel=1e-4)
+    assert all(record["train/rnc1.max"] > 0 for record in records)
+
+
+def test_which_models_shift_labels():
+    """BartForCausalLM takes labels that are shifted already."""
+    bart = {"d_model": 8, "decoder_layers": 1, "decoder_ffn_dim": 8, "decoder_attention_heads": 2}
+    assert shifts_labels(GPT2LMHeadModel(GPT2Config(**GPT2)))
+    assert not shifts_labels(BartForCausalLM(BartConfig(vocab_size=20, **bart)))
+    assert not shifts_labels(BertForTokenClassification(BertConfig(num_attention_heads=2, **BERT)))
+    assert not shifts_labels(Model())
+
+
+@pytest.mark.filterwarnings("ignore:metrics=.all. means:FutureWarning")
+def test_every_metric(tmp_path):
+    """All that have their inputs: everything but NC5."""
     records = []
-    callback = CollapseCallback(num_classes=3, metrics="rnc1", sinks=[records.append])
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        train(callback, tmp_path, Tokens())
-    assert 1 <= len(warned(caught)) <= 2
-    assert not any("rnc1" in key for record in records for key in record)
-    assert records[-1]["eval/loss"] > 0
+    callback = CollapseCallback(num_classes=3, metrics="all", sinks=[records.append])
+    model, _ = train(callback, tmp_path)
+    x, y = (stacked(rows(30, seed=1), key) for key in ("x", "labels"))
+    head = {"weight": model.head.weight, "bias": model.head.bias}
+    expected = ncfast.collapse_metrics(model.body(x).relu(), y, metrics="all", **head)
+    assert len(expected) == 50
+    for id_, value in expected.items():
+        # a batch norm or a threshold amplifies what another batch size rounds
+        assert records[-1][f"eval/{id_}"] == pytest.approx(value.item(), rel=1e-3), id_
+        assert f"train/{id_}" in records[-1]
 
 
 @pytest.mark.parametrize("stage", ["train", "eval"])
-def test_a_label_of_minus_100_ends_no_training(tmp_path, stage):
-    """The other split is measured; this one has a warning and no numbers."""
+def test_a_label_of_minus_100_is_left_out(tmp_path, stage):
     records = []
     callback = CollapseCallback(num_classes=3, metrics="rnc1", sinks=[records.append])
     sets = {"train": rows(), "eval": rows(30, seed=1)}
     sets[stage][7]["labels"] = torch.tensor(-100)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        train(callback, tmp_path, train_dataset=sets["train"], eval_dataset=sets["eval"])
-    assert len(warned(caught)) == 1, warned(caught)
-    measured = {s: [r.get(f"{s}/rnc1.max", math.nan) > 0 for r in records] for s in sets}
-    assert sum(measured["train"]) == (6 if stage == "train" else 8), "one batch of each epoch"
-    assert sum(measured["eval"]) == (2 if stage == "train" else 0)
-    assert not any(r.get("eval/accuracy", 0) > 0 for r in records if stage == "eval")
+    model, _ = train(callback, tmp_path, train_dataset=sets["train"], eval_dataset=sets["eval"])
+    assert all(record["train/rnc1.max"] > 0 for record in records)
+    ignored = [record.get(f"{stage}/ignored", 0) for record in records]
+    assert sum(ignored) == 2, "once in each epoch"
+    kept = [row for row in sets["eval"] if row["labels"] >= 0]
+    assert records[-1]["eval/rnc1.max"] == pytest.approx(expected(model, kept), rel=1e-6)
+    x, y = stacked(kept, "x"), stacked(kept, "labels")
+    accuracy = (model(x=x).logits.argmax(1) == y).double().mean().item()
+    assert records[-1]["eval/accuracy"] == pytest.approx(accuracy)
 
 
 def test_a_second_training_writes_too(tmp_path):
@@ -249,7 +350,16 @@ def worker(rank, world, port, folder):
     os.environ.update({name: str(value) for name, value in zip(names, values, strict=True)})
     os.environ.update(MASTER_ADDR="127.0.0.1")
     warnings.simplefilter("ignore")
-    callback = CollapseCallback(num_classes=3, metrics="rnc1", sinks=[f"{folder}/metrics.jsonl"])
+
+    class Broken(CollapseCallback):
+        """On rank 1, the labels of the batch with -100 are out of range."""
+
+        def _targets_of(self, model, inputs):
+            labels, mask = super()._targets_of(model, inputs)
+            return (torch.where((labels == -100).any(), 7, labels), mask)
+
+    ids = ["rnc1", "nc1.pinv", "nc3.self_duality", "nc4.agreement"]
+    callback = Broken(num_classes=3, metrics=ids, sinks=[f"{folder}/metrics.jsonl"])
     torch.manual_seed(0)
     options = {"per_device_train_batch_size": 5, "ddp_backend": "gloo", "num_train_epochs": 1}
     sets = {"a": rows(30, seed=1), "b": rows(17, seed=2)}  # 7 + 7 | 2 + 1: the second is padded
@@ -262,7 +372,8 @@ def worker(rank, world, port, folder):
 def test_two_processes_measure_together(tmp_path):
     """Samples that accelerate repeats to fill the last batches count once.
 
-    A label of -100 on one rank makes its set NaN on all, ends no training and keeps nobody waiting.
+    Labels out of range on one rank make their set NaN on all, end no training and keep nobody
+    waiting.
     """
     run_ranks(worker, 2, str(tmp_path))
     records = list(read_records(tmp_path / "metrics.jsonl"))
@@ -273,7 +384,13 @@ def test_two_processes_measure_together(tmp_path):
     for name, split in (("a", rows(30, seed=1)), ("b", rows(17, seed=2))):
         value = records[-1][f"eval_{name}/rnc1.max"]
         assert value == pytest.approx(expected(model, split), rel=1e-6)
-        x, y = (torch.stack([row[key] for row in split]) for key in ("x", "labels"))
+        head = {"weight": model.head.weight, "bias": model.head.bias}
+        x, y = (stacked(split, key) for key in ("x", "labels"))
+        hidden = model.body(x).relu()
+        ids = ["nc1.pinv", "nc3.self_duality", "nc4.agreement"]
+        for id_, found in ncfast.collapse_metrics(hidden, y, metrics=ids, **head).items():
+            assert records[-1][f"eval_{name}/{id_}"] == pytest.approx(found.item(), rel=1e-4)
         accuracy = (model(x=x).logits.argmax(1) == y).double().mean().item()
         assert records[-1][f"eval_{name}/accuracy"] == pytest.approx(accuracy)
     assert math.isnan(records[-1]["eval_c/rnc1.max"])
+    assert math.isnan(records[-1]["eval_c/nc4.agreement"])

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import ncfast
+from ncfast.integrations import split
 from ncfast.integrations.lightning import CollapseCallback
 from ncfast.tracking import read_records
 
@@ -309,7 +310,6 @@ def test_a_trainer_that_goes_on_continues_the_steps():
 
 SOFT = torch.eye(5)
 LABELS = {
-    "one label of -100": lambda y: torch.where(torch.arange(len(y)) == 3, -100, y),
     "a label too large": lambda y: y + 1,
     "soft labels": lambda y: SOFT[y],
     "labels of tokens": lambda y: y[:, None].expand(-1, 7),
@@ -352,6 +352,97 @@ def test_labels_that_cannot_be_measured_end_no_training(kind, stage):
     assert records[-1]["step"] == 8
 
 
+@pytest.mark.parametrize("stage", ["train", "val"])
+def test_a_label_of_minus_100_is_left_out(stage):
+    records = []
+    callback = CollapseCallback(num_classes=5, metrics="rnc1", sinks=[records.append])
+    change = lambda y: torch.where(torch.arange(len(y)) == 3, -100, y)  # noqa: E731
+    module = fit(callback, Labelled(change, stage), val=loader(200))
+    assert all(record["train/rnc1.max"] > 0 for record in records)
+    assert sum(r.get(f"{stage}/ignored", 0) for r in records) == (8 if stage == "train" else 2)
+    x, y = val_batches(200)
+    kept = torch.arange(200) != (3 if stage == "val" else -1)
+    expected = ncfast.rnc1(module.body(x[kept]).relu(), y[kept], num_classes=5).item()
+    assert records[-1]["val/rnc1.max"] == pytest.approx(expected, rel=1e-6)
+    right = (module(x[kept]).argmax(1) == y[kept]).double().mean().item()
+    assert records[-1]["val/accuracy"] == pytest.approx(right)
+
+
+@pytest.mark.filterwarnings("ignore:metrics=.all. means:FutureWarning")
+def test_every_metric():
+    """All that have their inputs: everything but NC5."""
+    records = []
+    callback = CollapseCallback(num_classes=5, metrics="all", sinks=[records.append])
+    module = fit(callback, val=loader(64))
+    x, y = val_batches(200)
+    head = {"weight": module.head.weight, "bias": module.head.bias}
+    expected = ncfast.collapse_metrics(module.body(x).relu(), y, metrics="all", **head)
+    assert len(expected) == 50
+    for id_, value in expected.items():
+        assert records[-1][f"val/{id_}"] == pytest.approx(value.item(), rel=1e-3), id_
+        assert f"train/{id_}" in records[-1]
+
+
+@pytest.mark.parametrize(
+    ("id_", "text"), [("nc4.ncc_accuracy", "exceed 2 GiB"), ("nc1.pinv", "leaves out nc1.pinv")]
+)
+def test_what_exceeds_the_memory_limit_is_left_out(monkeypatch, id_, text):
+    """A value of some of the rows would be wrong, and 8 D^2 bytes may be all that there are."""
+    monkeypatch.setattr(split, "MEMORY", 500)
+    records = []
+    callback = CollapseCallback(num_classes=5, metrics=["rnc1.max", id_], sinks=[records.append])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        fit(callback, val=loader(64))
+    assert sum(text in str(w.message) for w in caught) == 1
+    assert records[-1]["val/rnc1.max"] > 0
+    assert f"val/{id_}" not in records[-1]
+    assert records[-1][f"train/{id_}"] > 0
+
+
+class Sequences(Module):
+    """A label for each token of sequences of 4, and for the token after it."""
+
+    def training_step(self, batch, index):
+        return self(batch["x"]).square().mean()
+
+    def validation_step(self, batch, index, dataloader_idx=0):
+        self(batch["x"])
+
+
+class Tokens(torch.utils.data.Dataset):
+    def __init__(self):
+        x, y = classes(dtype=torch.float32)
+        self.x, self.y = x.view(50, 4, 12), y.view(50, 4)
+
+    def __len__(self):
+        return len(self.y)
+
+    def __getitem__(self, index):
+        mask = (torch.arange(4) < 2 + index % 3).long()
+        return {"x": self.x[index], "attention_mask": mask, "labels": self.y[index]}
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_tokens(shift):
+    records, data = [], Tokens()
+    ids = ["rnc1.max", "nc4.ncc_accuracy"]
+    callback = CollapseCallback(num_classes=5, metrics=ids, shift=shift, sinks=[records.append])
+    module = Sequences()
+    trainer = lightning.Trainer(**QUIET, max_epochs=1, callbacks=[callback])
+    trainer.fit(module, DataLoader(data, 10), DataLoader(data, 7))
+    mask = torch.stack([row["attention_mask"] for row in data]).bool()
+    kept = mask[:, shift:] & mask[:, : 4 - shift]
+    hidden = module.body(data.x).relu()[:, : 4 - shift][kept]
+    labels = data.y[:, shift:][kept]
+    for id_, value in ncfast.collapse_metrics(hidden, labels, num_classes=5, metrics=ids).items():
+        assert records[-1][f"val/{id_}"] == pytest.approx(value.item(), rel=1e-5)
+    assert records[-1]["val/ignored"] == 200 - kept.sum()
+    right = module.head(hidden).argmax(1) == labels
+    assert records[-1]["val/accuracy"] == pytest.approx(right.double().mean().item())
+    assert all(record["train/rnc1.max"] > 0 for record in records)
+
+
 def test_labels_that_are_a_list_are_measured():
     """As in a snapshot: both split batches with the same function."""
     records = []
@@ -379,7 +470,8 @@ def worker(rank, world, port, folder):
     os.environ.update({name: str(value) for name, value in zip(names, values, strict=True)})
     os.environ.update(MASTER_ADDR="127.0.0.1", TORCHELASTIC_RUN_ID="test")
     warnings.simplefilter("ignore")
-    callback = CollapseCallback(num_classes=5, metrics="rnc1", sinks=[f"{folder}/metrics.jsonl"])
+    ids = ["rnc1", "nc1.pinv", "nc4.agreement"]
+    callback = CollapseCallback(num_classes=5, metrics=ids, sinks=[f"{folder}/metrics.jsonl"])
     torch.manual_seed(0)
     val = DataLoader(TensorDataset(*val_batches(103)), batch_size=50)  # padded to 104
     options = {"max_epochs": 1, "strategy": "ddp", "devices": world}
@@ -399,5 +491,10 @@ def test_two_processes_measure_together(tmp_path):
             expected(module, size), rel=1e-6
         )
         x, y = val_batches(size)
+        head = {"weight": module.head.weight, "bias": module.head.bias}
+        options = {"num_classes": 5, "metrics": ["nc1.pinv", "nc4.agreement"], **head}
+        found = ncfast.collapse_metrics(module.body(x).relu(), y, **options)
+        for id_, value in found.items():
+            assert records[-1][f"val_{index}/{id_}"] == pytest.approx(value.item(), rel=1e-4)
         accuracy = (module(x).argmax(1) == y).double().mean().item()
         assert records[-1][f"val_{index}/accuracy"] == pytest.approx(accuracy)

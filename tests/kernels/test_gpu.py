@@ -9,7 +9,7 @@ from oracle import two_pass
 from samples import classes, collapsed
 
 import ncfast
-from ncfast.ops import _registry
+from ncfast.ops import _fallback
 from ncfast.ops.update import UPDATE
 
 pytestmark = [
@@ -29,9 +29,9 @@ SIZES = [(1000, 200, 10), (20_000, 200, 10), (6000, 4100, 7), (9000, 64, 5000), 
 @pytest.fixture(autouse=True)
 def no_fallback(monkeypatch):
     """A kernel that fails must fail the test."""
-    monkeypatch.setattr(_registry, "failures", {})
+    monkeypatch.setattr(_fallback, "failures", {})
     yield
-    assert not _registry.failures
+    assert not _fallback.failures
 
 
 def check(found, feats, labels, num_classes):

@@ -9,7 +9,7 @@ from samples import classes, collapsed
 
 import ncfast
 from ncfast.information.neighbors import triton_sweep
-from ncfast.ops import _registry
+from ncfast.ops import _fallback
 from ncfast.ops import moments as passes
 from ncfast.ops.decisions import STACKED_DECISIONS
 from ncfast.ops.projection import PROJECTION
@@ -27,9 +27,9 @@ HALVES = [torch.float32, torch.bfloat16, torch.float16]
 @pytest.fixture(autouse=True)
 def no_fallback(monkeypatch):
     """A kernel that fails must fail the test."""
-    monkeypatch.setattr(_registry, "failures", {})
+    monkeypatch.setattr(_fallback, "failures", {})
     yield
-    assert not _registry.failures
+    assert not _fallback.failures
 
 
 def on_gpu(*tensors):

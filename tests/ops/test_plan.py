@@ -156,3 +156,39 @@ def test_no_host_synchronisation(device):
     with FakeTensorMode():
         plan = ncfast.plan(torch.empty(5000, dtype=torch.int64, device=device), 10)
         assert _cut(plan, 64).items.shape == (5, 5000 // 64 + 10)
+
+
+class Stream:
+    """A CUDA stream that writes down what it is asked for."""
+
+    def __init__(self, name, log):
+        self.name, self.log = name, log
+
+    def record_event(self):
+        self.log.append(f"{self.name} records")
+        return f"event of {self.name}"
+
+    def wait_event(self, event):
+        self.log.append(f"{self.name} waits for {event}")
+
+
+def test_a_table_is_shared_between_streams(monkeypatch):
+    """The stream that uses the table first makes it; the others wait for it and hold its memory."""
+    log, current = [], ["first"]
+    capturing = [False]
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream(current[0], log))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing[0])
+    held = []
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, s: held.append(s.name))
+    with FakeTensorMode():
+        plan = build(torch.empty(50, dtype=torch.int64, device="cuda"), 7)
+        table = plan.items(16)
+        assert log == ["first records"]
+        current[0] = "second"
+        assert plan.items(16) is table
+        assert log[1:] == ["second waits for event of first"]
+        assert held == ["second", "second"]
+        capturing[0] = True
+        assert plan.items(16) is table
+        assert plan.items(32) is not plan.items(32), "not kept: a graph writes it when it runs"
+    assert len(log) == 2, "a capture may not wait for what lies outside it"

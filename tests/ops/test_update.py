@@ -334,6 +334,24 @@ def test_scatter_under_collapse(backend: str, std: float) -> None:
     assert ((scatter - expected).abs() <= 1e-9 * scale * scale[:, None]).all()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("spoilt", ["feats", "labels", "means"])
+def test_memory_that_holds_the_other_sign(backend: str, spoilt: str) -> None:
+    """Expected: the numbers that a negative view shows, read and written."""
+    feats, labels = features(60, 7, 3)
+    expected = joined(feats, labels, 3, backend=backend)
+    found = ClassMoments.empty(3, 7)
+    if spoilt == "means":
+        found.means = torch._neg_view(-found.means)
+    x, y = (
+        torch._neg_view(-value) if name == spoilt else value
+        for name, value in (("feats", feats), ("labels", labels))
+    )
+    found.update_(x, y, backend=backend)
+    for name in FIELDS:
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name))
+
+
 def test_a_state_with_gaps_between_its_rows() -> None:
     feats, labels = features(60, 7, 3)
     expected = joined(feats, labels, 3)

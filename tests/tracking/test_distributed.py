@@ -127,3 +127,73 @@ def test_a_dying_rank_gives_an_error_and_what_was_logged_stays(tmp_path):
     assert "a rank died" in torch.load(tmp_path / "error.pt")
     records = list(read_records(tmp_path / "metrics.jsonl"))
     assert [record["step"] for record in records] == [1, 2, 3]
+
+
+def data_of(ranks):
+    """Batches of a split, whose first rows have no label."""
+    feats, labels = classes(300, 6, 5, seed=7)
+    labels[:7] = -100
+    shares = zip(feats.split(SIZES[4]), labels.split(SIZES[4]), strict=True)
+    return [[(x, y)] for i, (x, y) in enumerate(shares) if i in ranks and len(x)]
+
+
+class Logits(Network):
+    def forward(self, x):
+        return super().forward(x)[0]
+
+
+def measure(batches, sinks, limit="2GiB"):
+    model = Logits()
+    outside = torch.randn(20, 6, generator=torch.Generator().manual_seed(1)).double()
+    options = {"num_classes": 5, "metrics": "rnc1", "group": "auto", "sinks": sinks}
+    with Tracker(model, **options) as tracker:
+        loader = [batch for share in batches for batch in share]
+        tracker.snapshot(loader, metrics=["full"], memory_limit=limit)
+        tracker.snapshot(loader, split="near", metrics=["nc5.ood_cosine"], ood=[outside])
+
+
+def snapshots(rank, world, port, folder, limit):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    records = []
+    measure(data_of([0, 1]) if rank == 0 else data_of([2]), [records.append], limit)
+    torch.save(records, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("limit", ["2GiB", 600])
+def test_a_snapshot_of_every_id_is_that_of_all_ranks(limit, tmp_path):
+    run_ranks(snapshots, 2, str(tmp_path), limit)
+    records = []
+    measure(data_of([0, 1, 2]), [records.append], limit)
+    (single,) = records
+    for rank in range(2):
+        (found,) = torch.load(tmp_path / f"{rank}.pt")
+        assert "tracker/local" not in found
+        assert found["test/ignored"] == 7
+        expected = {k: v for k, v in single.items() if not k.startswith("tracker/")}
+        assert expected.keys() == found.keys() - {"tracker/seconds"}
+        assert {k: found[k] for k in expected} == pytest.approx(expected, rel=1e-6, nan_ok=True)
+
+
+def token_steps(batches, sinks):
+    with Tracker(num_classes=5, group="auto", sinks=sinks) as tracker:
+        for share in batches:
+            for x, y in share:
+                tracker.step(feats=x, labels=y)
+
+
+def token_worker(rank, world, port, folder):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    records = []
+    token_steps(data_of([0]) if rank == 0 else data_of([2]), [records.append])
+    torch.save(records, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_rows_left_out_of_a_step_are_those_of_all_ranks(tmp_path):
+    run_ranks(token_worker, 2, str(tmp_path))
+    for rank in range(2):
+        (found,) = torch.load(tmp_path / f"{rank}.pt")
+        assert found["train/ignored"] == 7

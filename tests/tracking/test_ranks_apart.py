@@ -195,7 +195,7 @@ def test_the_same_number_of_other_steps(tmp_path):
 def test_another_width(tmp_path):
     """Where K and D differ, it is they that are named."""
     said, records = outcome(tmp_path, 2, other_dims)
-    assert all("(4, 6) x 10 on rank 0; (4, 7) x 10 on rank 1" in text for text in said)
+    assert all("(4, 6) x 10" in text and "(4, 7) x 10" in text for text in said)
     assert all(is_local(part) and len(part) == 10 for part in records)
 
 

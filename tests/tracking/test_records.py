@@ -67,7 +67,7 @@ def test_tables_and_single_values(steps, extras, fast, monkeypatch):
     assert block.json_lines() == expected(block)
     records = list(block)
     assert [record["step"] for record in records] == block.steps == sorted(set(block.steps))
-    for i, (keys, own, values) in enumerate(tables):
+    for i, (keys, own, values, _) in enumerate(tables):
         row = {step: values[j].tolist() for j, step in enumerate(own)}
         assert {r["step"]: [r[k] for k in keys] for r in records if f"{i}/x" in r} == row
 

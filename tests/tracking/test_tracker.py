@@ -226,13 +226,14 @@ class Copied:
 
     def __init__(self, values):
         Copied.made = (*Copied.made, values)
+        self._number = values.numel()
 
     def wait(self):
-        return torch.zeros(self.made[-1].numel())
+        return torch.zeros(self._number)
 
 
 @pytest.mark.parametrize("stream", ["batch", "ema:0.9", "window:3"])
-@pytest.mark.parametrize("metrics", ["all", "full"])
+@pytest.mark.parametrize("metrics", ["default", "full"])
 def test_a_step_and_a_block_do_not_synchronise(stream, metrics, monkeypatch):
     """Meta tensors raise when a value is read, and take the paths of an accelerator."""
     monkeypatch.setattr("ncfast.tracking.records.HostCopy", Copied)
@@ -245,8 +246,10 @@ def test_a_step_and_a_block_do_not_synchronise(stream, metrics, monkeypatch):
     with Tracker(num_classes=5, sinks=[records.append], **options) as tracker:
         for _ in range(6):
             tracker.step(feats=feats, labels=labels)
-        assert [copy.numel() for copy in Copied.made] == [4 * len(tracker.metrics)]
-        assert Copied.made[0].device.type == "meta"
+        values, left_out = Copied.made
+        assert values.device.type == left_out.device.type == "meta"
+        assert left_out.numel() == 4 * 2
+    assert values.numel() == 4 * (len(records[0]) - 1)
     assert [record["step"] for record in records] == list(range(1, 7))
 
 
@@ -320,7 +323,7 @@ def test_a_split_that_is_measured_both_ways_has_two_names():
         with pytest.warns(RuntimeWarning, match="those of the snapshot begin with snapshot/train/"):
             tracker.snapshot([(x, y)], split="train")
     expected = ncfast.rnc1(model[:4](x), y, num_classes=5).item()
-    assert records[0]["snapshot/train/rnc1.max"] == pytest.approx(expected, rel=1e-12)
+    assert records[0]["snapshot/train/rnc1.max"] == pytest.approx(expected, rel=1e-6)
     assert records[0]["train/rnc1.max"] != records[0]["snapshot/train/rnc1.max"]
 
 

@@ -17,7 +17,7 @@ from ncfast.information.neighbors import reference
 from ncfast.information.neighbors._groups import restored
 from ncfast.information.neighbors._types import Metric
 from ncfast.kernels.configuration import NeighborsConfig, neighbors_config
-from ncfast.ops._registry import with_fallback
+from ncfast.ops._fallback import with_fallback
 from ncfast.ops.blocks import multiprocessors
 
 _NAME = "neighbours"
@@ -68,7 +68,7 @@ def knn(x: Tensor, k: int, metric: Metric, labels: Tensor | None) -> tuple[Tenso
             indices = torch.where(indices < 0, -1, rows.order[indices.clamp(min=0)])
         return restored(distances, rows.order), restored(indices, rows.order), 1.0
 
-    return plain() if k > _MOST else with_fallback(_NAME, x, kernels, plain)
+    return plain() if k > _MOST else with_fallback(_NAME, x, kernels, plain, f"k = {k}")
 
 
 def joint(
@@ -101,7 +101,9 @@ def joint(
             tied,
         )
 
-    return plain() if k > _MOST else with_fallback(_NAME, blocks[0], kernels, plain)
+    return (
+        plain() if k > _MOST else with_fallback(_NAME, blocks[0], kernels, plain, f"joint, k = {k}")
+    )
 
 
 def count(x: Tensor, radii: Tensor, metric: Metric, strict: bool, labels: Tensor | None) -> Tensor:
@@ -119,7 +121,7 @@ def count(x: Tensor, radii: Tensor, metric: Metric, strict: bool, labels: Tensor
         counts = count_rows(*rows[:3], limits, metric == "l2", _config(x))
         return restored(counts[0, 0].to(torch.int64), rows.order)
 
-    return with_fallback(_NAME, x, kernels, plain)
+    return with_fallback(_NAME, x, kernels, plain, "count")
 
 
 def _limits(radii: Tensor, metric: Metric, *, strict: bool) -> Tensor:

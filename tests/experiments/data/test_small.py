@@ -1,9 +1,16 @@
 """Tests the small datasets: the bundled digits and synthetic classes."""
 
+from typing import get_args
+
 import pytest
 import torch
 
-from ncfast.experiments.data import load, load_digits, make_gaussians
+from ncfast.experiments.config import Dataset
+from ncfast.experiments.data import DATASETS, load, load_digits, make_gaussians
+
+
+def test_the_option_names_every_dataset():
+    assert set(get_args(Dataset)) == set(DATASETS)
 
 
 def test_digits():

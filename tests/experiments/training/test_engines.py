@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from ncfast.experiments.models import CNN, MLP, ResNet18, Transformer
+from ncfast.experiments.models import CNN, MLP, MODELS, ResNet18, Transformer
 from ncfast.experiments.training.looped import LoopedEngine
 from ncfast.experiments.training.losses import LOSSES
 from ncfast.experiments.training.mlp import MLPEngine
@@ -22,6 +22,10 @@ CASES = [
     *((LoopedEngine, name) for name in NETWORKS),
     *((VmapEngine, name) for name in NETWORKS),
 ]
+
+
+def test_every_model_is_compared():
+    assert set(NETWORKS) == set(MODELS)
 
 
 def made(name, number=3):

@@ -24,6 +24,6 @@ def poisoned_memory(monkeypatch):
 def no_fallback(monkeypatch):
     """Let a failing kernel fail the test instead of falling back."""
 
-    from ncfast.ops import _registry
+    from ncfast.ops import _fallback
 
-    monkeypatch.setattr(_registry, "failures", {})
+    monkeypatch.setattr(_fallback, "failures", {})

@@ -47,6 +47,14 @@ def test_squares_neither_vanish_nor_overflow(scale):
     check((feats * scale).float(), labels, 3)
 
 
+@pytest.mark.parametrize("others", [1e-25, 1e25])
+def test_a_first_row_and_means_of_zero(others):
+    generator = torch.Generator().manual_seed(5)
+    half = torch.randn(20, 12, generator=generator)
+    feats = torch.cat((torch.zeros(1, 12), half, -half)) * others
+    check(feats, torch.zeros(41, dtype=torch.int64), 1)
+
+
 def test_identical_rows_give_exactly_zero():
     rows = torch.tensor([[0.1, -3.7, 1e-3], [1 / 3, 2e4, 7.0]]).repeat(1, 5)
     labels = torch.arange(50) % 2

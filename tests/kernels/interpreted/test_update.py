@@ -9,7 +9,7 @@ from samples import classes, collapsed
 
 from ncfast import ClassMoments
 from ncfast.kernels import update as launches
-from ncfast.ops import _registry
+from ncfast.ops import _fallback
 from ncfast.ops.update import UPDATE
 
 # of the first row of a class and of the others
@@ -236,7 +236,7 @@ def test_after_a_failure_the_reference_updates_once(monkeypatch, broken):
     options = {"mask": mask, "ignore_index": -100, "with_scatter": True}
     expected = stream(feats, labels, 4, [60, 30], UPDATE.reference, **options)
     monkeypatch.setattr(launches, broken, Broken())
-    monkeypatch.setattr(_registry, "failures", {})
+    monkeypatch.setattr(_fallback, "failures", {})
     with pytest.warns(RuntimeWarning, match="update of class moments.*no kernel image"):
         found = stream(feats, labels, 4, [60, 30], **options)
     assert same_bits(found[0], expected[0])

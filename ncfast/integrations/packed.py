@@ -1,0 +1,122 @@
+"""The sums of an `ncfast.Accumulator` as one float64 vector, the state of a torchmetrics metric.
+
+torchmetrics stores states as tensors and adds them with a function of a stack of them. The parts of
+the vector are contiguous, so that a batch is merged into it in place.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ncfast._stream import Flags, StreamState
+from ncfast._surroundings import updatable
+from ncfast.distributed import unpack
+from ncfast.moments import ClassMoments
+
+_KEEPS_ALL = 0.5  # in place of an ignore_index where there is none
+
+
+class Layout(NamedTuple):
+    """What a vector holds.
+
+    Attributes:
+        num_classes: K.
+        dim: D.
+        scatter: whether the (D, D) scatter matrix is at its end.
+        ignore_index: stored too, so that metrics which leave out other rows share no state.
+    """
+
+    num_classes: int
+    dim: int
+    scatter: bool
+    ignore_index: int | None
+
+    @property
+    def sizes(self) -> list[int]:
+        """Lengths of: moments, moments from outside, (ignored, ignore_index), scatter."""
+        scatter = self.dim**2 if self.scatter else 0
+        return [_length(self.num_classes, self.dim), _length(1, self.dim), 2, scatter]
+
+
+@updatable
+def empty(layout: Layout) -> Tensor:
+    """The vector of no row."""
+    vector = torch.zeros(sum(layout.sizes), dtype=torch.float64)
+    ignore = layout.ignore_index
+    vector.split(layout.sizes)[2][1] = _KEEPS_ALL if ignore is None else ignore
+    return vector
+
+
+def opened(vector: Tensor, layout: Layout, *, flags: Flags | None = None) -> StreamState:
+    """The state in a vector. All but the counts, which `close` writes, is a view of it."""
+    inside, outside, ignored, scatter = vector.split(layout.sizes)
+    return StreamState(
+        _moments(inside, layout.num_classes, layout.dim),
+        _moments(outside, 1, layout.dim),
+        scatter.view(layout.dim, layout.dim) if layout.scatter else None,
+        ignored[0].to(torch.int64),
+        Flags() if flags is None else flags,
+    )
+
+
+def close(state: StreamState, vector: Tensor, layout: Layout) -> None:
+    """Write the counts of a state that `opened` returned into its vector."""
+    inside, outside, ignored, _ = vector.split(layout.sizes)
+    inside[2 : 2 + layout.num_classes] = state.moments.counts
+    outside[2:3] = state.outside.counts
+    ignored[0] = state.ignored
+
+
+@updatable
+def packed(state: StreamState, layout: Layout) -> Tensor:
+    """The vector of any state of this layout."""
+    vector = empty(layout).to(state.device)
+    inside, outside, ignored, scatter = vector.split(layout.sizes)
+    _write(inside, state.moments)
+    _write(outside, state.outside)
+    ignored[0] = state.ignored
+    if state.scatter is not None:
+        scatter.copy_(state.scatter.flatten())
+    return vector
+
+
+@updatable
+def merged(vectors: Tensor, layout: Layout) -> Tensor:
+    """The vector of the rows of all vectors (W, length), merged in their order (Chan)."""
+    first, *rest = (opened(vector, layout) for vector in vectors)
+    for state in rest:
+        first = first.merge(state)
+    return packed(first, layout)
+
+
+def of_first_release(vector: Tensor, layout: Layout) -> Tensor | None:
+    """The vector of a state saved by version 0.1; None where it does not fit.
+
+    That state holds the moments alone.
+    """
+    if layout.scatter or len(vector) != layout.sizes[0]:
+        return None
+    found = empty(layout).to(vector.device)
+    moments = unpack(vector.double(), layout.num_classes, layout.dim)
+    _write(found.split(layout.sizes)[0], moments)
+    return found
+
+
+def _length(num_classes: int, dim: int) -> int:
+    return 2 + num_classes * (dim + 2)
+
+
+def _moments(part: Tensor, num_classes: int, dim: int) -> ClassMoments:
+    norms, counts, squares, means = part.split([2, num_classes, num_classes, num_classes * dim])
+    return ClassMoments(
+        counts.to(torch.int64), means.view(num_classes, dim), squares, norms[0], norms[1]
+    )
+
+
+def _write(part: Tensor, moments: ClassMoments) -> None:
+    norms = torch.stack([moments.norm_sum, moments.norm_max])
+    counts = moments.counts.to(torch.float64)
+    torch.cat([norms, counts, moments.within_ss, moments.means.flatten()], out=part)

@@ -1,0 +1,107 @@
+"""Falls back to the reference where Triton kernels fail, and remembers which kernels failed.
+
+A failure concerns one variant of the kernels: a path, a device, a dtype, a layout of the features.
+The other variants go on. Errors that say nothing about a kernel are passed on unchanged.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+# torch below 2.8 raises RuntimeError instead
+_DEVICE_ERROR: type[Exception] = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)
+
+
+class Variant(NamedTuple):
+    """Kernels that are compiled together: they run or fail together."""
+
+    operation: str
+    path: str  # of the operation; empty if it has one alone
+    device: torch.device
+    dtype: torch.dtype
+    width: int  # power of two that is at least D; tiles depend on it
+    alignment: int  # in bytes: what divides the address and the stride of the rows, at most 16
+    dense: bool  # whether columns are adjacent
+
+    def __str__(self) -> str:
+        """The words of a warning."""
+        path = f"{self.path}, " if self.path else ""
+        dtype = str(self.dtype).removeprefix("torch.")
+        layout = f"{self.alignment}-byte rows" + ("" if self.dense else ", strided columns")
+        return f"{self.operation} ({path}{dtype}, D up to {self.width}, {layout}, {self.device})"
+
+
+failures: dict[Variant, str] = {}  # why kernels failed in this process
+
+
+def with_fallback(
+    operation: str,
+    feats: Tensor,
+    kernels: Callable[[], T],
+    reference: Callable[[], T],
+    path: str = "",
+) -> T:
+    """The result of the kernels, or of the reference once this variant of the kernels failed.
+
+    If kernels do not compile or launch, the reference replaces them for the rest of the process,
+    with one warning.
+
+    Args:
+        operation: the words for it in the warning.
+        feats: (N, D), what the kernels read.
+        kernels: runs them; it may raise anything.
+        reference: computes the same in torch.
+        path: names the path, if the operation has several.
+
+    Raises:
+        Exception: memory is exhausted, the call is captured in a CUDA graph, or the device itself
+            failed. The reference could not run either, so the error of the kernels is passed on.
+    """
+    if not failures or variant_of(operation, feats, path) not in failures:
+        try:
+            return kernels()
+        except (torch.OutOfMemoryError, _DEVICE_ERROR):
+            raise
+        except Exception as error:  # whatever a compiler, a launcher or a driver raises
+            if feats.is_cuda and (_capturing() or _device_failed(feats.device)):
+                raise
+            _give_up(variant_of(operation, feats, path), error)
+    return reference()
+
+
+def variant_of(operation: str, feats: Tensor, path: str = "") -> Variant:
+    """The variant of the kernels that ``feats`` (N, D) needs."""
+    size, (rows, cols) = feats.element_size(), feats.stride()
+    place = int(feats.storage_offset()) * size | rows * size | 16
+    width = 1 << max(feats.shape[1] - 1, 0).bit_length()
+    return Variant(operation, path, feats.device, feats.dtype, width, place & -place, cols == 1)
+
+
+def _capturing() -> bool:
+    # what is not allowed during a capture says nothing about the kernels
+    return torch.cuda.is_current_stream_capturing()
+
+
+def _device_failed(device: torch.device) -> bool:
+    """Whether the context of the device is lost, for example after an illegal address."""
+    try:
+        torch.cuda.current_stream(device).query()  # does not wait
+    except Exception:
+        return True
+    return False
+
+
+def _give_up(variant: Variant, error: Exception) -> None:
+    failures[variant] = f"{type(error).__name__}: {error}".strip()
+    warnings.warn(
+        f"ncfast falls back to the reference backend for {variant}: its Triton kernels do not run "
+        f"({failures[variant]}). Results stay correct and come slower.",
+        RuntimeWarning,
+        stacklevel=6,
+    )
