@@ -181,10 +181,12 @@ template <class T>
 void accumulate(const Run& run, ClassState& state, Norms& norms) {
     Segment<T> segment{static_cast<const T*>(run.matrix.data), run.matrix.stride, run.matrix.cols,
                  run.rows, run.rows_end, 0, lookahead<T>(run.matrix.cols), run.scattered};
-    std::vector<double> lows;
-    if (std::is_same<T, double>::value && run.count > kFirstSegmentRows)
-        lows.resize(static_cast<std::size_t>(run.matrix.cols + kLanes<double>));
-    double* low = lows.empty() ? nullptr : lows.data();
+    double* low = nullptr;
+    if (std::is_same<T, double>::value && run.count > kFirstSegmentRows) {
+        static thread_local std::vector<double> kept;  // small classes are many: no allocation each
+        kept.assign(static_cast<std::size_t>(run.matrix.cols + kLanes<double>), 0.0);
+        low = kept.data();
+    }
     for (std::int64_t done = 0; done < run.count; done += segment.count) {
         const int most = state.count == 0 ? kFirstSegmentRows : kSegmentRows;
         segment.rows = run.rows + done;
