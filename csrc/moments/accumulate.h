@@ -6,6 +6,9 @@
 // of the class is an outlier. The tests hold the relative error to 1e-6 with float sums.
 #pragma once
 
+#include <type_traits>
+#include <vector>
+
 #include "moments/segment.h"
 
 namespace ncfast {
@@ -50,11 +53,22 @@ inline __attribute__((always_inline)) VecD load_double(const C* x) {
     return value;
 }
 
+// What the mean of a class in double loses when it is rounded: the true mean is `mean + low`. A
+// spread of 1e-14 of the mean is no larger than that rounding. Float features need no such part.
+inline __attribute__((always_inline)) VecD moved(VecD from, VecD by, double* low) {
+    const VecD now = from + by;
+    if (low != nullptr) {
+        const VecD part = now - from;
+        store(low, (from - (now - part)) + (by - part));
+    }
+    return now;
+}
+
 // Moves `mean` (width entries) to the mean of the class with the segment. `share` is the segment's
-// part of the count.
+// part of the count. `low` is padded to whole vectors, or null.
 template <bool First, class P, class S>
-inline Fold fold(double* mean, const P* pilot, const S* shift_sum, int width, double rows,
-                 double share) {
+inline Fold fold(double* mean, double* low, const P* pilot, const S* shift_sum, int width,
+                 double rows, double share) {
     constexpr int kStep = kLanes<double>;
     VecD shift_ss = {}, delta_ss = {};
     const double inverse = 1 / rows;
@@ -62,10 +76,12 @@ inline Fold fold(double* mean, const P* pilot, const S* shift_sum, int width, do
         const VecD origin = load_double(pilot + d);
         const VecD shift = load_double(shift_sum + d) * inverse;
         shift_ss += shift * shift;
-        if (First) return origin + shift;
-        const VecD delta = shift + (origin - old);
+        double* rest = low == nullptr ? nullptr : low + d;
+        if (First) return moved(origin, shift, rest);
+        const VecD before = rest == nullptr ? VecD{} : load(rest);
+        const VecD delta = shift + ((origin - old) - before);
         delta_ss += delta * delta;
-        return old + delta * share;
+        return moved(old, before + delta * share, rest);
     };
     int d = 0;
     for (; d + kStep <= width; d += kStep)
@@ -121,12 +137,13 @@ inline void add_norms(const Segment<T>& segment, double* norm_ss, Norms& norms) 
 // Adds one strip of a segment to the state; returns the increase of the sum of squares.
 template <class T>
 inline double add_strip(const Segment<T>& segment, ClassState& state, std::int64_t col, int width,
-                        double* norm_ss) {
+                        double* low, double* norm_ss) {
     alignas(64) Compute<T> pilot[kStrip<T>];
     alignas(64) Compute<T> shift_sum[kStrip<T>];
     for (int d = 0; d < width; d += kLanes<Compute<T>>) store(shift_sum + d, Vec<Compute<T>>{});
     store(pilot + (width - 1) / kLanes<Compute<T>> * kLanes<Compute<T>>, Vec<Compute<T>>{});
     set_pilot(segment, state, col, width, pilot);
+    if (!std::is_same<T, double>::value) low = nullptr;  // known to the compiler
     const double rows = segment.count;
     const double share = rows / (rows + static_cast<double>(state.count));
     double* mean = state.mean + col;
@@ -134,25 +151,25 @@ inline double add_strip(const Segment<T>& segment, ClassState& state, std::int64
     double deviation_ss = strip(segment, col, width, pilot, shift_sum, norm_ss);
     Fold folded;
     if (in_range<T>(deviation_ss, rows * width)) {
-        folded = state.count > 0 ? fold<false>(mean, pilot, shift_sum, width, rows, share)
-                                 : fold<true>(mean, pilot, shift_sum, width, rows, share);
+        folded = state.count > 0 ? fold<false>(mean, low, pilot, shift_sum, width, rows, share)
+                                 : fold<true>(mean, low, pilot, shift_sum, width, rows, share);
     } else {
         alignas(64) double wide_sum[kStrip<T>] = {};
         deviation_ss = wide_strip(segment, col, width, pilot, wide_sum);
-        folded = state.count > 0 ? fold<false>(mean, pilot, wide_sum, width, rows, share)
-                                 : fold<true>(mean, pilot, wide_sum, width, rows, share);
+        folded = state.count > 0 ? fold<false>(mean, low, pilot, wide_sum, width, rows, share)
+                                 : fold<true>(mean, low, pilot, wide_sum, width, rows, share);
     }
     return deviation_ss - rows * folded.shift_ss +
            static_cast<double>(state.count) * share * folded.delta_ss;
 }
 
 template <class T>
-inline void add_segment(const Segment<T>& segment, ClassState& state, Norms& norms) {
+inline void add_segment(const Segment<T>& segment, ClassState& state, double* low, Norms& norms) {
     double norm_ss[kSegmentRows] = {};
     double gained = 0;
     for (std::int64_t col = 0; col < segment.cols; col += kStrip<T>) {
         const auto width = static_cast<int>(least(kStrip<T>, segment.cols - col));
-        gained += add_strip(segment, state, col, width, norm_ss);
+        gained += add_strip(segment, state, col, width, low == nullptr ? low : low + col, norm_ss);
     }
     // Rounding can leave a tiny negative number. NaN must stay NaN.
     state.within_ss += gained < 0 ? 0 : gained;
@@ -164,6 +181,10 @@ template <class T>
 void accumulate(const Run& run, ClassState& state, Norms& norms) {
     Segment<T> segment{static_cast<const T*>(run.matrix.data), run.matrix.stride, run.matrix.cols,
                  run.rows, run.rows_end, 0, lookahead<T>(run.matrix.cols), run.scattered};
+    std::vector<double> lows;
+    if (std::is_same<T, double>::value && run.count > kFirstSegmentRows)
+        lows.resize(static_cast<std::size_t>(run.matrix.cols + kLanes<double>));
+    double* low = lows.empty() ? nullptr : lows.data();
     for (std::int64_t done = 0; done < run.count; done += segment.count) {
         const int most = state.count == 0 ? kFirstSegmentRows : kSegmentRows;
         segment.rows = run.rows + done;
@@ -171,7 +192,7 @@ void accumulate(const Run& run, ClassState& state, Norms& norms) {
         if (state.count == 0 && segment.count == 1) {
             add_single(segment, state, norms);
         } else {
-            add_segment(segment, state, norms);
+            add_segment(segment, state, low, norms);
         }
     }
 }

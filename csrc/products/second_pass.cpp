@@ -1,6 +1,7 @@
 // The second passes cut into tasks: scatter matrix, distances, projections, pairs of class means.
 #include <algorithm>
 #include <cfloat>
+#include <cmath>
 #include <cstddef>
 #include <limits>
 #include <mutex>
@@ -151,6 +152,11 @@ void merge(const PairSums& part, PairSums& all) {
     const double total = all.count + part.count;
     for (int q = 0; q < kPairMeans; ++q) {
         const double step = part.mean[q] - all.mean[q];
+        if (!std::isfinite(step)) {  // a difference of infinite means is NaN, their sum is infinite
+            all.mean[q] += part.mean[q];
+            all.squares[q] = std::numeric_limits<double>::quiet_NaN();
+            continue;
+        }
         all.squares[q] += part.squares[q] + step * step * all.count * (part.count / total);
         all.mean[q] += step * (part.count / total);
     }

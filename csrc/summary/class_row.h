@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/memory.h"
+#include "summary/spectrum.h"
 #include "summary/summary.h"
 
 namespace ncfast {
@@ -60,6 +61,13 @@ public:
     // NaN if features or labels are invalid or there are none; else 0.
     double nan_if_invalid() const { return 0 * (norm_sum + within) / total; }
 
+    // The norm at or below which a centred mean is rounding error and counts as 0. `negligible` in
+    // ncfast/ops/spectra.py is the same.
+    double negligible() const { return rank_cutoff(std::max(k, d)) * (norm_sum / total); }
+
+    // Makes the centred mean of class c zero.
+    void drop(std::int64_t c) { std::fill_n(centred.data() + c * d, d, 0.0); }
+
     // Fills `centred` with the means minus their mean; the rows of absent classes are 0.
     void centre() {
         std::fill(mean_.begin(), mean_.end(), 0.0);
@@ -95,12 +103,26 @@ inline Spread spread(const ClassRow& row, const std::vector<double>& values) {
     return {mean, squares / row.number};
 }
 
+// The norm of the products. Their squares leave the range of double where the features exceed 1e77
+// or lie below 1e-77; the products are then scaled by a power of two.
+inline double frobenius(const std::vector<double>& product) {
+    double squares = 0, largest = 0;
+    for (const double value : product) squares += square(value);
+    if (squares > 1e-280 && squares < 1e280) return std::sqrt(squares);
+    for (const double value : product) largest = std::max(largest, std::abs(value));
+    if (largest == 0 || !std::isfinite(largest)) return std::sqrt(squares);
+    int exponent = 0;
+    std::frexp(largest, &exponent);
+    squares = 0;
+    for (const double value : product) squares += square(std::ldexp(value, -exponent));
+    return std::ldexp(std::sqrt(squares), exponent);
+}
+
 // The statistics of the products (K, K).
 inline Gram gram(const ClassRow& row, const std::vector<double>& product) {
-    double trace = 0, squares = 0, sum = 0;
+    double trace = 0, sum = 0;
     for (std::int64_t c = 0; c < row.k; ++c) trace += product[c * row.k + c];
-    for (const double value : product) squares += square(value);
-    const double norm = std::sqrt(squares), scale = 1 / norm, share = 1 / row.number;
+    const double norm = frobenius(product), scale = 1 / norm, share = 1 / row.number;
     const double root = 1 / std::sqrt(row.number - 1);
     const double off = -share * root, diagonal = (1 - share) * root;  // entries of E
     for (std::int64_t i = 0; i < row.k; ++i) {

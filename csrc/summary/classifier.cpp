@@ -57,6 +57,7 @@ private:
     // Copies the rows of present classes, 0 for absent ones; computes their norms, their sum and
     // their products with the centred means.
     void take_rows(const double* weight) {
+        const double negligible = row_.negligible();
         squares_ = mean_squares_ = 0;
         std::fill(sum_.begin(), sum_.end(), 0.0);
         for (std::int64_t c = 0; c < k_; ++c) {
@@ -66,7 +67,9 @@ private:
                 row[i] = row_.present(c) ? weight[c * d_ + i] : 0;
                 sum_[i] += row[i];
             }
-            const double own = dot(row, row, d_), other = dot(mean, mean, d_);
+            const double own = dot(row, row, d_);
+            double other = dot(mean, mean, d_);
+            if (other != 0 && std::sqrt(other) <= negligible) row_.drop(c), other = 0;
             norms_[c] = std::sqrt(own);
             dots_[c] = dot(row, mean, d_);
             cosines_[c] = dots_[c] / (norms_[c] * std::sqrt(other));

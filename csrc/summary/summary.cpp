@@ -51,6 +51,7 @@ struct Values {
     }
     PairStatistic finish() const {
         const double centre = mean();
+        if (std::isinf(centre)) return {centre, kNan, centre};
         double sum = 0;
         for (const double value : values) sum += square(value - centre);
         return {centre, sum / static_cast<double>(values.size()),
@@ -111,10 +112,18 @@ private:
         use.row_products(row_.centred.data(), row_.centred.data(), k_, d_, gram_.data());
         use.row_products(row_.means, row_.means, k_, d_, raw_.data());
         directionless_ = false;
+        const double negligible = row_.negligible();
         for (std::int64_t c = 0; c < k_; ++c) {
             norm_[c] = std::sqrt(gram_[c * k_ + c]);
+            if (norm_[c] != 0 && norm_[c] <= negligible) drop(c);
             directionless_ = directionless_ || (row_.present(c) && norm_[c] == 0);
         }
+    }
+
+    void drop(std::int64_t c) {
+        row_.drop(c);
+        norm_[c] = 0;
+        for (std::int64_t j = 0; j < k_; ++j) gram_[c * k_ + j] = gram_[j * k_ + c] = 0;
     }
 
     double one_minus_cosine(std::int64_t i, std::int64_t j) const {

@@ -22,6 +22,7 @@ from ncfast.ops.decisions import decisions as decide
 _ROWS = 1 << 14  # rows gathered for one search
 _FEW_ROWS = 1024  # a search over so few costs less than finding the balls
 _SURE = 1 - 1e-9  # covers the rounding of the distances compared
+_ROUNDING = 64 * torch.finfo(torch.float64).eps  # that of the means, relative to the largest norm
 
 
 def decisions(inputs: MetricInputs, feats: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,14 +55,19 @@ class _Search(NamedTuple):
 
 
 def _nearest_mean(inputs: MetricInputs) -> _Search:
-    # norm(x - mu)^2 orders as norm(mu)^2 / 2 - <x, mu>; centring keeps it from cancelling
-    centre, classes = inputs.moments.mean_of_means, few_present(inputs.moments)
+    # norm(x - mu)^2 orders as norm(mu)^2 / 2 - <x, mu>. Around a mean in the midst of the others
+    # this does not cancel, even where one class holds an outlier that moves the mean of means away.
+    means, classes = inputs.moments.means, few_present(inputs.moments)
     if classes is None:
-        means = inputs.centred
-        offset = torch.where(inputs.moments.present, -means.square().sum(1) / 2, -torch.inf)
+        away = torch.where(inputs.present, inputs.norms, torch.inf)
     else:
-        means = inputs.moments.means.index_select(0, classes) - centre
-        offset = -means.square().sum(1) / 2
+        means = means.index_select(0, classes)
+        away = torch.linalg.vector_norm(means - inputs.moments.mean_of_means, dim=1)
+    centre = means.index_select(0, away.argmin(0, keepdim=True)).squeeze(0)
+    means = means - centre
+    offset = -means.square().sum(1) / 2
+    if classes is None:
+        offset = torch.where(inputs.present, offset, -torch.inf)
     return _Search(Rule(centre, means, offset), classes)
 
 
@@ -109,6 +115,7 @@ def _decide(
         return _searched(backend, feats, searches)
     own = labels.to(torch.int64).clamp(max=inputs.moments.num_classes - 1)
     distances = own_distances(feats, own, inputs.moments.means)
+    distances += _ROUNDING * inputs.moments.norm_max
     found = []
     for search, radius in zip(searches, radii, strict=True):
         if radius is None:

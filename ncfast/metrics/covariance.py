@@ -54,7 +54,7 @@ def bounded_ratio(inputs: MetricInputs) -> Tensor:
     )
     rank = (inputs.number - 1).clamp(max=inputs.moments.dim)
     explained = _explained(eigen(inputs.scatter + between), roots)
-    return 1 - explained / rank + inputs.nan_if_invalid
+    return (1 - explained / rank).clamp(min=0) + inputs.nan_if_invalid
 
 
 def variability_collapse_index(inputs: MetricInputs) -> Tensor:
@@ -63,7 +63,7 @@ def variability_collapse_index(inputs: MetricInputs) -> Tensor:
     roots = (inputs.centred - centre) * inputs.shares.sqrt().unsqueeze(1)
     rank = significant(inputs.axes.values.square(), inputs.moments.dim).sum()
     explained = _explained(inputs.once(total_axes), roots)
-    index = torch.where(rank > 0, 1 - explained / rank, torch.nan)
+    index = torch.where(rank > 0, (1 - explained / rank).clamp(min=0), torch.nan)
     return index + inputs.nan_if_invalid
 
 

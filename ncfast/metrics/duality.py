@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ncfast.metrics.inputs import MetricInputs, given
 from ncfast.metrics.metric import Metric
-from ncfast.ops.summary import Spread
+from ncfast.ops.summary import Spread, norm_of
 
 
 def self_duality(inputs: MetricInputs) -> Tensor:
@@ -45,7 +45,7 @@ def bias_collapse(inputs: MetricInputs) -> Tensor:
     centre = inputs.moments.global_mean.unsqueeze(-1)
     logits = (inputs.classifier @ centre).squeeze(-1) + bias
     kept = torch.where(inputs.present, logits, 0.0)
-    return torch.linalg.vector_norm(kept, dim=-1) + inputs.nan_if_invalid
+    return norm_of(kept) + inputs.nan_if_invalid
 
 
 def weight_sum(inputs: MetricInputs) -> Tensor:

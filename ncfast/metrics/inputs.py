@@ -23,7 +23,7 @@ from ncfast.ops.margins import Classes, Margins, cantelli_sums, margins
 from ncfast.ops.pairs import PairStatistics, Statistic, pair_statistics
 from ncfast.ops.projection import PROJECTION
 from ncfast.ops.scatter import SCATTER
-from ncfast.ops.spectra import Axes, condition, nonzero_singular, principal_axes
+from ncfast.ops.spectra import Axes, condition, negligible, nonzero_singular, principal_axes
 from ncfast.ops.summary import Gram, RowProducts, Rows, Spread, Traces
 
 T = TypeVar("T")
@@ -133,15 +133,25 @@ class MetricInputs:
         """Which classes have a sample, (..., K) bool."""
         return self.moments.present
 
-    @cached_property
+    @property
     def centred(self) -> Tensor:
-        """mu_c - m, zero for absent classes, (..., K, D)."""
-        return self.moments.centred_means
+        """mu_c - m, zero for absent classes and where only rounding is left, (..., K, D)."""
+        return self._centred[0]
 
-    @cached_property
+    @property
     def norms(self) -> Tensor:
         """norm(mu_c - m), (..., K)."""
-        return torch.linalg.vector_norm(self.centred, dim=-1)
+        return self._centred[1]
+
+    @cached_property
+    def _centred(self) -> tuple[Tensor, Tensor]:
+        moments = self.moments
+        centred = moments.means - moments.mean_of_means.unsqueeze(-2)
+        norms = torch.linalg.vector_norm(centred, dim=-1)
+        zero = norms <= negligible(max(centred.shape[-2:]), moments.norm_mean).unsqueeze(-1)
+        kept = self.present & zero.logical_not()  # NaN stays NaN
+        centred = torch.where(kept.unsqueeze(-1), centred, 0.0)
+        return centred, torch.where(kept, norms, 0.0)
 
     @cached_property
     def between_trace(self) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.metric import Metric
 from ncfast.ops.spectra import eigen, eigenvalues, significant
+from ncfast.ops.summary import norm_of
 
 
 def total_covariance(inputs: MetricInputs) -> Tensor:
@@ -50,7 +51,7 @@ def _effective_means(inputs: MetricInputs) -> Tensor:
 
 def _participation(inputs: MetricInputs) -> Tensor:
     covariance = total_covariance(inputs)
-    return covariance.trace().square() / covariance.square().sum()
+    return (covariance.trace() / norm_of(covariance, (-2, -1))).square()
 
 
 def _participation_means(inputs: MetricInputs) -> Tensor:

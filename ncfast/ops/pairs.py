@@ -135,8 +135,8 @@ class _Running:
     """Weighted count, mean, sum of squared deviations and maximum, merged tile by tile (Chan)."""
 
     def __init__(self, like: Tensor, variance: bool, maximum: bool) -> None:
-        self.count, self.mean, self.squares, self.maximum = like.new_zeros(
-            (4, *like.shape[:-1])
+        self.count, self.mean, self.squares, self.maximum, self.infinite = like.new_zeros(
+            (5, *like.shape[:-1])
         ).unbind()
         self.wants_variance, self.wants_maximum = variance, maximum
 
@@ -159,12 +159,17 @@ class _Running:
             largest = (values * p.unsqueeze(-1)).mul_(q.unsqueeze(-2)).amax((-2, -1))
             self.maximum = torch.maximum(self.maximum, largest)
         self.mean = self.mean + step * share
+        self.infinite = self.infinite + mean
         self.count = self.count + count
 
     def finish(self) -> Statistic:
         nothing = torch.where(self.count > 0, 0.0, torch.nan).to(self.mean.dtype)
-        variance = self.squares / self.count.clamp(min=1) + nothing
-        return Statistic(self.mean + nothing, variance, self.maximum + nothing)
+        variance = self.squares / self.count.clamp(min=1)
+        # differences of infinite means are NaN, their sum is infinite
+        finite = self.infinite.isfinite()
+        mean = torch.where(finite, self.mean, self.infinite) + nothing
+        variance = torch.where(finite, variance, torch.nan) + nothing
+        return Statistic(mean, variance, self.maximum + nothing)
 
 
 def _weighted(left: Tensor, values: Tensor, right: Tensor) -> Tensor:

@@ -83,6 +83,16 @@ def significant(values: Tensor, size: int) -> Tensor:
     return values > rank_cutoff(size, values.dtype) * values.amax(-1, keepdim=True)
 
 
+def negligible(size: int, norm_mean: Tensor) -> Tensor:
+    """The norm at or below which a centred class mean counts as zero, (...).
+
+    A mean of features carries rounding errors in proportion to their norms: `rank_cutoff` times
+    ``norm_mean`` (...), the mean norm of the features. A mean that is no farther from the mean of
+    means has no direction; `ClassRow::negligible` in csrc/summary/class_row.h is the same.
+    """
+    return rank_cutoff(size) * norm_mean
+
+
 def nonzero_singular(values: Tensor, size: int, norm_mean: Tensor) -> Tensor:
     """Singular values (..., R) of class means, centred or not, with zeros made exact.
 

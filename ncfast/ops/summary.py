@@ -116,6 +116,19 @@ def spread(values: Tensor, present: Tensor) -> Spread:
     return Spread(mean, deviation.square().sum(-1) / number)
 
 
+def norm_of(values: Tensor, axes: tuple[int, ...] = (-1,)) -> Tensor:
+    """Euclidean norm over ``axes`` of values whose squares may leave the range of float64."""
+    scale = _scale(values, axes)
+    scaled: Tensor = torch.linalg.vector_norm(values / scale, dim=axes, keepdim=True)
+    return (scaled * scale).squeeze(axes)
+
+
+def _scale(values: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """The largest magnitude over ``axes``, which are kept; one where it is zero."""
+    largest: Tensor = torch.linalg.vector_norm(values, ord=torch.inf, dim=axes, keepdim=True)
+    return torch.where(largest > 0, largest, 1.0) + 0 * largest  # NaN stays NaN
+
+
 def between_trace_sample(centred: Tensor, counts: Tensor) -> Tensor:
     """sum_c (n_c / N) norm(mu_c - mu_G)^2, (...), from the means centred on m, (..., K, D)."""
     # around m first: mu_G is then a small correction, and nothing cancels far from the origin
@@ -149,12 +162,14 @@ def gram(
     trace = (left * right).sum((-2, -1))
     if left.shape[-2] <= left.shape[-1] + 1:
         product = left @ right.mT
-        norm = torch.linalg.matrix_norm(product)
+        norm = norm_of(product, (-2, -1))
         average = mask.unsqueeze(-1) * mask.unsqueeze(-2) / _matrix(number)
         etf = (torch.diag_embed(mask) - average) / _matrix((number - 1).sqrt())
         return Gram(trace, norm, torch.linalg.matrix_norm(product / _matrix(norm) - etf))
     first, second = _squares(left, right) if products is None else products()
-    norm = (first * second).sum((-2, -1)).sqrt()
+    scales = _scale(first, (-2, -1)), _scale(second, (-2, -1))
+    norm = ((first / scales[0]) * (second / scales[1])).sum((-2, -1)).sqrt()
+    norm = norm * (scales[0].sqrt() * scales[1].sqrt()).squeeze(-1).squeeze(-1)
     inner = trace - (left.sum(-2) * right.sum(-2)).sum(-1) / number
     distance = (2 - 2 * inner / (norm * (number - 1).sqrt())).clamp(min=0).sqrt()
     return Gram(trace, norm, distance + 0 / (number - 1))  # NaN for one class, as above
