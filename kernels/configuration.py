@@ -186,8 +186,9 @@ def tiny_config(rows: int, dim: int, num_classes: int, itemsize: int) -> TinyCon
         return None
     cols = max(16, power_of_two(dim))
     held = 16 if itemsize == 8 else 64  # entries of a tile per thread: few waits, no spills
-    # 32 rows of 4096 limit the effect of an outlier in the first row as 8 rows of 256 do
-    tile_rows = max(1, min(32, 32 * _TINY_WARPS * held // cols))
+    # 32 rows of 4096, and 16 of 1024, limit the effect of an outlier in the first row as 8 of 256
+    most = 16 if rows <= 1024 else 32
+    tile_rows = max(1, min(most, 32 * _TINY_WARPS * held // cols))
     return TinyConfig(
         tile_rows,
         cols,

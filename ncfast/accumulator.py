@@ -6,7 +6,7 @@ import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 import torch.distributed as dist
@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from ncfast import _stream_ranks, _validate
-from ncfast._arrays import Array
+from ncfast._arrays import Array, as_integer
 from ncfast._rows import as_outside_rows, as_rows
 from ncfast._stream import Flags, StreamState
 from ncfast._stream_ranks import Facts
@@ -95,10 +95,11 @@ class Accumulator:
             raise ValueError(
                 f"Expected argument `backend` to be one of {NAMES} but got {backend!r}."
             )
-        if dim is not None and (isinstance(dim, bool) or not dim >= 1):
+        dim = None if dim is None else as_integer("dim", dim)
+        if dim is not None and dim < 1:
             raise ValueError(f"Expected argument `dim` to be at least 1 but got {dim}.")
         self.num_classes, self.metrics, self.backend = num_classes, metrics, backend
-        self.ignore_index = ignore_index
+        self.ignore_index = None if ignore_index is None else _as_label(ignore_index)
         self._selection = select(metrics, num_classes, as_bytes(memory_limit))
         self._device = None if device is None else torch.device(device)
         self._weight: Tensor | None = None
@@ -148,7 +149,8 @@ class Accumulator:
         """Show a batch again, in any batches and any order; return self.
 
         The first call fixes the means and the classifier, a copy of it. `compute` compares the
-        numbers of rows of each class and the sum of the norms with those of `update`.
+        numbers of rows of each class, the sum of the norms and column sums by class with those of
+        `update`.
         Does nothing where `needs_revisit` is false.
 
         Args:
@@ -294,9 +296,14 @@ class Accumulator:
         The second looks of both become invalid in the result.
 
         Raises:
+            TypeError: ``other`` is no Accumulator.
             ValueError: other K or D, or ``other`` lacks a sum that the metrics of this one need.
             RuntimeError: after `all_reduce`, see there.
         """
+        if not isinstance(other, Accumulator):
+            raise TypeError(
+                f"Expected argument `other` to be an Accumulator but got {type(other).__name__}."
+            )
         first, second = (self, other) if id(self) < id(other) else (other, self)
         with first._lock, second._lock:  # in the same order in every thread
             own, found = self._state, other._state
@@ -381,6 +388,8 @@ class Accumulator:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> Self:
         """Replace the state by one that `state_dict` returned; return self.
 
+        A second look without the sums or the classifier that the metrics need here is left out.
+
         Raises:
             ValueError: another K or D, or sums of other metrics. Nothing is loaded.
         """
@@ -394,8 +403,12 @@ class Accumulator:
                 dim = sums["moments.means"].shape[-1]
             own = self._state or self._empty(dim or 1, self._device or torch.device("cpu"))
             loaded = own.load(sums)
-            self._look = SecondLook.of(self._inputs(loaded), look) if look else None
-            self._state = loaded
+            inputs = self._inputs(loaded)
+            found = SecondLook.of(inputs, look) if look else None
+            self._state, self._look = loaded, None
+            wanted = self._selection.looks(self.dim, self._there())
+            if found is not None and found.serves(wanted, inputs):
+                self._look = found
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -512,3 +525,16 @@ class Accumulator:
         facts = Facts(self.dim or 0, int(self._flags.outside), int(look is not None), *scores)
         device = self._state.device if self._state else _stream_ranks.device_of(group)
         return _stream_ranks.exchange(facts, self._settings, group, device)
+
+
+def _as_label(ignore_index: SupportsIndex) -> int:
+    """`ignore_index` as an int that a label can be.
+
+    Raises:
+        TypeError: it is not an integer.
+        ValueError: no int64 holds it.
+    """
+    label, limits = as_integer("ignore_index", ignore_index), torch.iinfo(torch.int64)
+    if not limits.min <= label <= limits.max:
+        raise ValueError(f"Expected argument `ignore_index` to fit into int64 but got {label}.")
+    return label

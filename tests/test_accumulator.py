@@ -294,6 +294,18 @@ def test_a_second_look_at_other_rows_is_an_error_that_says_how_far_off(change):
         acc.compute()
 
 
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_labels_in_another_order_are_found_by_the_second_look(offset):
+    """The counts and the norms are the same; NC4 would be that of random labels."""
+    case = Case()
+    feats = torch.nn.functional.layer_norm(case.feats, (12,)) + offset  # rows sum to one number
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
+    acc = ncfast.Accumulator(5, metrics="nc4").update(feats, case.labels)
+    acc.revisit(feats, case.labels[order])
+    with pytest.raises(ValueError, match="other features for the same labels.*from one loader"):
+        acc.compute()
+
+
 def test_bad_input():
     case = Case()
     feats, labels = case.feats, case.labels
@@ -320,6 +332,10 @@ def test_bad_input():
         "backend": lambda: ncfast.Accumulator(5, backend="fast"),
         "num_classes": lambda: ncfast.Accumulator(0),
         "`dim` to be at least 1": lambda: ncfast.Accumulator(5, 0),
+        "`dim` to be an int but got float": lambda: ncfast.Accumulator(5, 2.5),
+        "`ignore_index` to be an int": lambda: ncfast.Accumulator(5, ignore_index="pad"),
+        "`ignore_index` to fit into int64": lambda: ncfast.Accumulator(5, ignore_index=1 << 70),
+        "to be an Accumulator but got ClassMoments": lambda: acc.merge(acc.moments),
         "memory_limit": lambda: ncfast.Accumulator(5, memory_limit="much"),
     }
     for message, call in wrong.items():
@@ -358,6 +374,31 @@ def test_a_state_of_another_kind_is_refused(other):
         acc.load_state_dict(state)
     with pytest.raises(ValueError, match="`update` before"):
         acc.compute()
+
+
+def test_a_second_look_without_what_the_metrics_need_is_left_out_on_loading():
+    """A look without the classifier counts no agreements: they are not zero, they are missing."""
+    case = Case()
+    bare = ncfast.Accumulator(5, metrics="nc4").update(case.feats, case.labels)
+    state = bare.revisit(case.feats, case.labels).state_dict()
+    acc = case.accumulator("nc4").load_state_dict(state)
+    assert "second look" in acc.missing["nc4.agreement"]
+    acc.revisit(case.feats, case.labels)
+    assert_equal(acc.compute(), case.whole(metrics="nc4"))
+    acc = case.accumulator(["bound.generalization"]).load_state_dict(state)
+    with pytest.raises(ValueError, match="needs a second look"):
+        acc.compute()
+
+
+def test_a_damaged_second_look_is_refused_and_nothing_is_loaded():
+    case = Case()
+    acc = case.accumulator().update(case.feats, case.labels).revisit(case.feats, case.labels)
+    state, other = acc.state_dict(), case.accumulator()
+    with pytest.raises(ValueError, match=r"second look .* to have \['packed'\]"):
+        other.load_state_dict({k: v for k, v in state.items() if k != "look.packed"})
+    with pytest.raises(ValueError, match="sums of the second look"):
+        other.load_state_dict(state | {"look.packed": state["look.packed"][:-1]})
+    assert other.state_dict() == {}
 
 
 def test_reset_and_repr():

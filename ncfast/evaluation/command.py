@@ -61,6 +61,10 @@ def run(config: EvalConfig) -> None:
     """
     if config.out is not None and not config.out.parent.is_dir():
         raise FileNotFoundError(f"{config.out}: the folder does not exist. Make it first.")
+    if config.out is not None and config.out.is_dir():
+        raise IsADirectoryError(f"{config.out}: expected a file to write but it is a folder.")
+    if torch.device(config.device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("Expected argument `device` to be there but torch finds no CUDA device.")
     with _processes(config.device) as (rank, group):
         found = evaluate_files(
             config.feats,

@@ -21,6 +21,7 @@ Paths = PathLike | Sequence[PathLike]
 FEATURES = ("feats", "features", "feat", "embeddings", "embedding", "x", "X")
 LABELS = ("labels", "label", "targets", "target", "y")
 WEIGHT, BIAS = ("weight", "w", "W"), ("bias", "b")
+_MOST_CLASSES = 1 << 18  # of any vocabulary
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,13 @@ def _expanded(entry: str) -> list[tuple[Path, str | None]]:
     return [(path, None)]
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Order of names in which part-2 comes before part-10."""
-    return [(int(t), "") if t.isdigit() else (-1, t) for t in re.split(r"(\d+)", path.name)]
+def _natural(path: Path) -> tuple[list[list[tuple[int, str]]], Path]:
+    """Order of paths in which part-2 comes before part-10, folder by folder; no two are equal."""
+    return [_numbered(part) for part in path.parts], path
+
+
+def _numbered(name: str) -> list[tuple[int, str]]:
+    return [(int(t), "") if t.isdecimal() else (-1, t) for t in re.split(r"(\d+)", name)]
 
 
 def open_features(paths: Paths) -> Rows:
@@ -180,21 +185,28 @@ def check_range(labels: Rows, num_classes: int | None, ignore_index: int | None)
     """K, after reading all labels: ``num_classes``, or the largest label plus one.
 
     Raises:
-        FileError: a label lies outside 0..K-1 and is not ``ignore_index``.
+        FileError: a label lies outside 0..K-1 and is not ``ignore_index``; or K is not given, and
+            the label exceeds the number of labels and any vocabulary: the state takes 8 K D bytes.
     """
-    size, largest = 1 << 20, -1
+    size, largest, most = 1 << 20, -1, max(len(labels), _MOST_CLASSES)
     for number, block in enumerate(labels.blocks(0, len(labels), size)):
         wide = block.to(torch.int64)
         left_out = wide == ignore_index if ignore_index is not None else wide != wide
-        bad = ~left_out & ((wide < 0) | (wide >= (num_classes or torch.iinfo(torch.int64).max)))
+        bad = ~left_out & ((wide < 0) | (wide >= (num_classes or most)))
         if bool(bad.any()):
             where = bad.nonzero()[0].tolist()
-            last = "K-1" if num_classes is None else num_classes - 1
-            raise FileError(
-                f"{labels.name}: expected labels in 0..{last} but row {number * size + where[0]} "
-                f"holds {int(wide[tuple(where)])}."
+            raise _out_of_range(
+                labels, number * size + where[0], int(wide[tuple(where)]), num_classes
             )
         largest = max(largest, int(wide.masked_fill(left_out, -1).max()))
     if largest < 0:
         raise FileError(f"{labels.name}: every label is {ignore_index}, which is left out.")
     return largest + 1 if num_classes is None else num_classes
+
+
+def _out_of_range(labels: Rows, row: int, label: int, num_classes: int | None) -> FileError:
+    last = "K-1" if num_classes is None else num_classes - 1
+    remedy = " Pass num_classes if that is a class." if num_classes is None and label > 0 else ""
+    return FileError(
+        f"{labels.name}: expected labels in 0..{last} but row {row} holds {label}.{remedy}"
+    )

@@ -82,9 +82,10 @@ class Kept:
             self._memory.left += sum(map(_size, [*self._batches, batch]))
             self._batches = None
             return
-        # a copy: a view would keep the whole activation alive
-        kept = {name: feats.clone() for name, feats in batch.feats.items()}
-        self._batches.append(batch._replace(feats=kept))
+        # copies: a view would keep the whole activation alive, and some loaders refill a tensor
+        feats = {name: found.clone() for name, found in batch.feats.items()}
+        rest = (None if part is None else part.clone() for part in (batch.labels, batch.mask))
+        self._batches.append(Batch(feats, *rest))
 
 
 def _size(batch: Batch) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ncfast._optional import Show, shown
+from ncfast._validate import FEATURE_DTYPES, check_num_classes
 from ncfast.evaluation.classifier import Classifier
 from ncfast.evaluation.collect import accumulators_of, collected
 from ncfast.evaluation.files import (
@@ -91,6 +92,8 @@ def evaluate_files(
             f"Expected argument `nonfinite` to be 'error' or 'skip' but got {nonfinite!r}."
         )
     processes = Group(group)
+    if num_classes is not None:
+        num_classes = check_num_classes(num_classes)
     place = torch.device("cpu" if device is None else device)
     data = open_features(feats)
     targets = open_labels(labels, data)
@@ -216,9 +219,16 @@ def _classifier(
         raise FileError(
             f"{offsets.name}: expected a bias of shape {rows.shape[:1]} but got {offsets.shape}."
         )
-    found = [None if r is None else r.whole().to(device, torch.float64) for r in (rows, offsets)]
-    assert found[0] is not None
-    return found[0], found[1]
+    return _parameter(rows, device), None if offsets is None else _parameter(offsets, device)
+
+
+def _parameter(rows: Rows, device: torch.device) -> Tensor:
+    if rows.dtype not in FEATURE_DTYPES:
+        raise FileError(
+            f"{rows.name}: expected a classifier in float16, bfloat16, float32 or float64 but got "
+            f"{rows.dtype}."
+        )
+    return rows.whole().to(device, torch.float64)
 
 
 def _as_wide(ood: Rows, feats: Rows) -> Rows:

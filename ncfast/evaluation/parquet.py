@@ -37,7 +37,7 @@ def open_parquet(path: Path, key: str | None, names: Sequence[str]) -> Stored:
             last = first + len(batch)
             if last > start and first < stop:
                 part = batch.slice(max(start - first, 0), min(stop, last) - max(start, first))
-                yield _of_columns(path, part, width)
+                yield _of_columns(path, part.select(columns), width)  # read in the file's order
             first = last
 
     width: tuple[int, ...] | None = None
@@ -55,7 +55,8 @@ def _columns(path: Path, schema: Any, key: str | None, names: Sequence[str]) -> 
         if found := re.fullmatch(r"(.*?)\d+", name):
             numbered.setdefault(found[1], []).append(name)
     if key is None and len(numbered) == 1 and not {*names} & {*types}:
-        return next(iter(numbered.values()))
+        (prefix,) = numbered
+        return sorted(numbered[prefix], key=lambda name: int(name.removeprefix(prefix)))
     return [pick(path, list(types), key, names)]
 
 

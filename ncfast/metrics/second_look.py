@@ -23,10 +23,14 @@ from ncfast.metrics.inputs import MetricInputs, RowSums
 from ncfast.metrics.needs import LOOKS
 from ncfast.metrics.ood import neco_scores
 from ncfast.moments import ClassMoments
+from ncfast.ops.blocks import add_by_class
 from ncfast.ops.margins import add_projected_squares
 from ncfast.ops.update import UPDATE, checked_keys, nan_if
 
 NO_SCORE = -1.0  # in place of a score, which lies in 0..1
+_CLASSIFIER = frozenset({"classifier", "bias"})
+_ENTRIES = frozenset({"wanted", "packed", "scores", "outside_scores", "shared"})  # of a saved state
+_SAME_CLASSES = 1e-3  # the same by class, whose errors cancel less
 _SAME = 1e-5  # relative difference that rounding in a model makes between two sums of norms
 
 
@@ -37,6 +41,7 @@ class Sums(NamedTuple):
     agreements: Tensor  # (K + 1,), see `decision.Correct`
     hits: Tensor  # (K + 1,)
     squares: Tensor  # (K + 1, K), see `add_projected_squares`; (0, K) unless "spread" is wanted
+    column_sums: Tensor  # (K + 1,) sum of the first half of the columns, over rows and columns
     norm_sum: Tensor  # (1,) sum of the norms of the rows
     outside: Tensor  # (1,) rows from outside the distribution
     outside_norm_sum: Tensor  # (1,)
@@ -70,7 +75,12 @@ class SecondLook:
     def _sizes(self) -> list[int]:
         number = self.inputs.moments.num_classes
         table = (number + 1) * number if "spread" in self.wanted else 0
-        return [number + 1, number + 1, number + 1, table, 1, 1, 1]
+        return [number + 1, number + 1, number + 1, table, number + 1, 1, 1, 1]
+
+    @property
+    def _half(self) -> int:
+        """Columns of `Sums.column_sums`: those of normalised features sum to zero all together."""
+        return (self.inputs.moments.dim + 1) // 2
 
     @property
     def sums(self) -> Sums:
@@ -95,6 +105,8 @@ class SecondLook:
         sums.norm_sum.add_(self._norm_sum(feats) + nan_if(invalid))
         ones = sums.counts.new_ones(len(labels))
         sums.counts.scatter_add_(0, labels, ones)
+        columns = feats[:, : self._half].sum(1, dtype=torch.float64)
+        add_by_class(sums.column_sums, labels, columns)
         if "decisions" in self.wanted:
             correct = correct_by_class(self.inputs, feats, labels, number + 1)
             sums.agreements.add_(correct.agreements)
@@ -145,8 +157,22 @@ class SecondLook:
         """
         first, sums = self.inputs.moments, self.sums
         _compare("revisit", "update", first, sums.counts[:-1], sums.norm_sum)
+        self._check_classes()
         if outside is not None:
             _compare("revisit_ood", "update_ood", outside, sums.outside, sums.outside_norm_sum)
+
+    def _check_classes(self) -> None:
+        """Raise ValueError for rows in other classes: counts and norms do not tell them."""
+        first = self.inputs.moments
+        expected = first.counts * first.means[:, : self._half].sum(1)
+        gap = float((self.sums.column_sums[:-1] - expected).abs().sum())
+        gap /= max(math.sqrt(self._half) * float(first.norm_sum), torch.finfo(torch.float64).tiny)
+        if gap > _SAME_CLASSES:
+            raise ValueError(
+                "Expected revisit to pass the rows of update again but got other features for the "
+                f"same labels: column sums by class are {gap:.2g} away. Read features and labels "
+                "from one loader, without random augmentation or dropout."
+            )
 
     def row_sums(self) -> RowSums:
         """The sums as metrics read them, beside those that ``inputs`` holds already."""
@@ -162,6 +188,10 @@ class SecondLook:
             scores = rows[rows != NO_SCORE], outside[outside != NO_SCORE]
             kept = kept._replace(scores=scores)
         return kept
+
+    def serves(self, wanted: frozenset[str], inputs: MetricInputs) -> bool:
+        """Whether it has the sums wanted, and a classifier and bias where ``inputs`` have them."""
+        return wanted <= self.wanted and inputs.given & _CLASSIFIER <= self.inputs.given
 
     def state_dict(self) -> dict[str, Tensor]:
         """The sums, the scores and the classifier, as a flat dict."""
@@ -180,11 +210,25 @@ class SecondLook:
     @classmethod
     @updatable
     def of(cls, inputs: MetricInputs, state: Mapping[str, Tensor]) -> SecondLook:
-        """The second look of a `state_dict`, around the moments of ``inputs``, on their device."""
+        """The second look of a `state_dict`, around the moments of ``inputs``, on their device.
+
+        Raises:
+            ValueError: an entry is missing, or the sums are those of other metrics or classes.
+        """
+        if missing := _ENTRIES - state.keys():
+            raise ValueError(
+                f"Expected the second look in argument `state` to have {sorted(missing)} but got "
+                f"{sorted(state)}. Save the whole state_dict."
+            )
         wanted = zip(sorted(LOOKS), state["wanted"].tolist(), strict=True)
         moved = {name: state[name].to(inputs.moments.means, copy=True) for name in state}
         inputs = replace(inputs, weight=moved.get("weight"), bias=moved.get("bias"), _results={})
         look = cls(inputs, frozenset(name for name, is_wanted in wanted if is_wanted))
+        if moved["packed"].shape != look.packed.shape:
+            raise ValueError(
+                f"Expected the sums of the second look in argument `state` to have shape "
+                f"{tuple(look.packed.shape)} but got {tuple(moved['packed'].shape)}."
+            )
         look.packed, look.shared = moved["packed"], bool(state["shared"])
         look.scores, look.outside_scores = (
             [moved[name]] if len(moved[name]) else [] for name in ("scores", "outside_scores")

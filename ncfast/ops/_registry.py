@@ -7,6 +7,8 @@ run only when asked for. `Operation.select` takes the form that can run.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -23,6 +25,9 @@ from ncfast.ops import _fallback, _raw
 NAMES = ("auto", "reference", "cpu", "triton")
 _BUILD_INFO = Path(__file__).parent.parent / "_build_info.json"
 _INSTALLED = importlib.util.find_spec("triton") is not None  # imports nothing
+# the oldest Triton that compiles the kernels, and those of an operation that need a newer one
+_OLDEST = (3, 2)
+_SINCE = {"decisions": (3, 5)}  # products of float64
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -67,14 +72,28 @@ def _triton_status() -> BackendStatus:
     why_not = why_not_triton()
     if why_not is not None:
         return BackendStatus(False, why_not)
-    version = importlib.metadata.version("triton")
-    failed = "".join(f"; {name} failed: {why}" for name, why in _fallback.failures.items())
+    version = _triton_version()
+    newer = {name: since for name, since in _SINCE.items() if version < since}
+    notes = [f"{name} need Triton {_dotted(since)}" for name, since in newer.items()]
+    notes += [f"{variant} failed: {why}" for variant, why in _fallback.failures.items()]
     # so far only the interpreter and the compiler have checked the kernels: "auto" leaves them out
+    notes.append("only when asked for: not run on a GPU yet")
     return BackendStatus(
-        True,
-        f"Triton {version}, tensors on a CUDA device{failed}; only when asked for: "
-        "not run on a GPU yet",
+        True, f"Triton {_dotted(version)}, tensors on a CUDA device; " + "; ".join(notes)
     )
+
+
+@functools.cache
+def _triton_version() -> tuple[int, ...]:
+    """Major and minor version; (0,) if no package of a known name says it."""
+    for name in ("triton", "pytorch-triton", "pytorch-triton-rocm", "triton-windows"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return tuple(int(part) for part in importlib.metadata.version(name).split(".")[:2])
+    return (0,)
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(str(part) for part in version)
 
 
 def _why_no_extension() -> str:
@@ -100,6 +119,8 @@ def why_not_triton(feats: Tensor | None = None) -> str | None:
         return f"the features are on {feats.device}"
     if not _INSTALLED:
         return "triton is not installed"
+    if _triton_version() < _OLDEST:
+        return f"Triton {_dotted(_triton_version())} is older than {_dotted(_OLDEST)}"
     if feats is None and not torch.cuda.is_available():
         return "torch finds no CUDA device"
     return None
@@ -142,9 +163,13 @@ class Operation(Generic[P, T]):
         return self.eagerly(*given, **named)
 
     def eagerly(self, *given: P.args, **named: P.kwargs) -> T:
-        """Run the kernels while nothing is traced, or the reference once they have failed."""
+        """Run the kernels while nothing is traced, or the reference once they have failed.
+
+        Kernels that this version of Triton does not compile are not tried.
+        """
         kernels, feats = self.triton, _first(given)
-        if kernels is None or (feats.dtype == torch.float64 and not self.float64):
+        exact = feats.dtype == torch.float64
+        if kernels is None or (exact and not self.float64) or not _compiles(self.name):
             return self.reference(*given, **named)
         return _fallback.with_fallback(
             self.name,
@@ -152,6 +177,10 @@ class Operation(Generic[P, T]):
             lambda: kernels(*given, **named),
             lambda: self.reference(*given, **named),
         )
+
+
+def _compiles(name: str) -> bool:
+    return name not in _SINCE or _triton_version() >= _SINCE[name]
 
 
 def _first(given: tuple[Any, ...]) -> Tensor:

@@ -38,6 +38,8 @@ def test_a_table_and_a_file(folder, capsys):
         (["data.npz", "data.npz", "--metrics", "nc9"], 1, "'nc9'"),
         (["data.npz", "data.npz", "--num-classes", "2"], 1, "labels in 0..1"),
         (["data.npz", "data.npz", "--out", "no/x.json"], 1, "no/x.json: the folder does not exist"),
+        (["data.npz", "data.npz", "--out", "."], 1, "expected a file to write"),
+        (["data.npz", "data.npz", "--num-classes", "-1"], 1, "`num_classes` to be at least 1"),
         (["data.npz"], 2, "LABELS"),
     ],
 )
@@ -50,6 +52,12 @@ def test_a_mistake_is_one_line(folder, capsys, arguments, status, text):
     message = capsys.readouterr().err
     assert text in message
     assert len(message.splitlines()) == 1
+
+
+def test_a_device_that_is_not_there_is_one_line(folder, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert cli.main(["eval", "data.npz", "data.npz", "--device", "cuda"]) == 1
+    assert capsys.readouterr().err.endswith("torch finds no CUDA device.\n")
 
 
 def test_under_torchrun_the_first_rank_prints(folder):

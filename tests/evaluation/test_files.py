@@ -1,5 +1,6 @@
 import pickle
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -93,6 +94,9 @@ def test_parquet_columns(tmp_path):
     columns = {f"f{column}": FEATS[:, column] for column in range(6)}
     pq.write_table(pa.table({"n": LABELS, "loss": FEATS[:, 0], **columns}), path)
     np.testing.assert_array_equal(open_features(path).whole().numpy(), FEATS)
+    table = {f"f{i}": FEATS[:, i] for i in (5, 1, 0, 4, 3, 2)}  # as text, f10 comes before f2
+    pq.write_table(pa.table(table), path)
+    np.testing.assert_array_equal(open_features(path).whole().numpy(), FEATS)
     pq.write_table(pa.table({"loss": FEATS[:, 0], "score": FEATS[:, 1]}), path)
     with pytest.raises(FileError, match=r"holds \['loss', 'score'\]. Name one of them"):
         open_features(path)
@@ -112,6 +116,18 @@ def test_several_files_in_natural_order(tmp_path):
         np.testing.assert_array_equal(values, FEATS[5:990])
 
 
+def test_folders_in_the_same_order_for_features_and_labels(tmp_path, monkeypatch):
+    """The file system lists files in any order; the names of the files alone do not tell them."""
+    found = [str(tmp_path / f"run-{number}" / "feats.npy") for number in (10, 2, 1)]
+    for path, part in zip(found[::-1], np.array_split(FEATS, 3), strict=True):
+        Path(path).parent.mkdir()
+        np.save(path, part)
+    for order in (found, found[::-1]):
+        monkeypatch.setattr("glob.glob", lambda pattern, order=order: order)
+        values = open_features(f"{tmp_path}/run-*/feats.npy").whole().numpy()
+        np.testing.assert_array_equal(values, FEATS)
+
+
 def test_a_file_is_mapped_and_not_read_when_it_is_opened(tmp_path):
     """A sparse file of 64 GiB opens, and its first rows can be read."""
     path = tmp_path / "large.npy"
@@ -129,8 +145,11 @@ def test_labels_and_their_range(tmp_path):
     assert check_range(rows, 7, -100) == 7
     with pytest.raises(FileError, match=r"labels in 0..2 but row 1 holds 3"):
         check_range(rows, 3, -100)
-    with pytest.raises(FileError, match=r"labels in 0..K-1 but row 2 holds -100"):
+    with pytest.raises(FileError, match=r"labels in 0..K-1 but row 2 holds -100.$"):
         check_range(rows, None, None)
+    np.save(path, np.array([0, 10**12]))
+    with pytest.raises(FileError, match=r"row 1 holds 1000000000000. Pass num_classes if"):
+        check_range(open_rows(path, ()), None, -100)
     np.save(path, np.full(4, -100))
     with pytest.raises(FileError, match="every label is -100"):
         check_range(open_rows(path, ()), None, -100)

@@ -164,6 +164,14 @@ def test_an_iterator_is_kept(net):
     same(found, dict(evaluate(net, batches(x, y), metrics="nc4")))
 
 
+def test_a_loader_that_fills_its_tensors_anew(net):
+    """Features and labels are copied for the second look."""
+    x, y = data(320)
+    inputs, labels = torch.empty(64, 6), torch.empty(64, dtype=torch.int64)
+    loader = ((inputs.copy_(a), labels.copy_(b)) for a, b in batches(x, y))
+    same(evaluate(net, loader, metrics="nc4"), dict(evaluate(net, batches(x, y), metrics="nc4")))
+
+
 def test_an_iterator_that_does_not_fit_loses_only_the_second_look(net):
     with pytest.warns(RuntimeWarning, match="iterator that cannot be read twice"):
         found = evaluate(net, iter(batches(*data())), memory_limit="1kB", metrics=["nc2", "nc4"])
@@ -258,6 +266,30 @@ def test_the_layer_before_the_classifier_has_it_too(net):
     expected = evaluate(pooled, loader, layers="head:input", metrics=["nc3", "nc4"])
     same(found, dict(expected))
     assert not evaluate(net, loader, layers="drop", metrics=["nc3.cosine"]).missing
+
+
+NORMS = (
+    nn.utils.parametrizations.spectral_norm,
+    nn.utils.parametrizations.weight_norm,
+    nn.utils.spectral_norm,
+    nn.utils.weight_norm,
+)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize("norm", NORMS, ids=lambda norm: f"{norm.__module__}.{norm.__name__}")
+def test_a_weight_that_the_forward_pass_computes(net, norm):
+    """It is the one in eval mode after the last step; reading it does not change the network."""
+    norm(net.head)
+    x, y = data()
+    nn.functional.cross_entropy(net(x), y).backward()
+    torch.optim.SGD(net.parameters(), lr=1.0).step()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    found = evaluate(net, batches(x, y), metrics=["nc3", "nc4"])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    accuracy(net, x, y)  # a forward pass in eval mode
+    expected = whole(net, x, y, metrics=["nc3", "nc4"])
+    assert {id_: found[id_] for id_ in expected} == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_classifier_that_reads_something_else_is_not_taken(net):

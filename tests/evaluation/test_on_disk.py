@@ -108,6 +108,7 @@ def test_rows_that_are_not_finite_are_counted(folder):
     ("name", "array", "text"),
     [
         ("w", MEANS.T, r"w.npy: expected a classifier of shape \(K, D\) with D = 16.* transposed"),
+        ("w", MEANS > 0, r"w.npy: expected a classifier in float16.* but got torch.bool"),
         ("b", BIAS[:3], r"b.npy: expected a bias of shape \(5,\) but got \(3,\)"),
         ("o", OUTSIDE[:, :4], r"o.npy: expected features with D = 16 columns.*\(90, 4\)"),
         ("y", LABELS + 1, r"y.npy: expected labels in 0..4 but row \d+ holds 5"),

@@ -50,9 +50,28 @@ def test_compiles_for_an_amd_device(name):
 
 
 @pytest.mark.parametrize("target", [75, 120])
-@pytest.mark.parametrize("name", ["items again fp32 D=512", "update fp32 D=512"])
-def test_an_update_compiles_for_the_oldest_and_the_newest_device(name, target):
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_compiles_for_the_oldest_and_the_newest_device(name, target):
     assert aot.inspect(aot.compile_case(aot.cases()[name], target))["spills"] == 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "capability", "allowed", "expected"),
+    [
+        ("bf16x6", (9, 0), ("tf32", "tf32x3", "ieee", "bf16x6"), "bf16x6"),
+        ("bf16x6", (9, 0), ("tf32", "tf32x3", "ieee"), "tf32x3"),
+        ("tf32x3", (8, 6), ("tf32", "tf32x3", "ieee"), "tf32x3"),
+        ("bf16x6", (7, 5), ("tf32", "tf32x3", "ieee", "bf16x6"), "ieee"),
+    ],
+)
+def test_precisions(monkeypatch, wanted, capability, allowed, expected):
+    """Triton before 3.6 has no pieces of bfloat16, devices before 8.0 no pieces at all."""
+    from triton.backends.nvidia.compiler import CUDAOptions
+
+    from ncfast.kernels.launch import precision_for
+
+    monkeypatch.setattr(CUDAOptions, "allowed_dot_input_precisions", allowed)
+    assert precision_for(wanted, capability) == expected
 
 
 def test_the_check_notices_a_spill():

@@ -1,6 +1,7 @@
 """The Triton backend, as far as a machine without a GPU can test it."""
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -34,6 +35,23 @@ def test_the_status_names_the_reason(monkeypatch):
     assert status.reason
     monkeypatch.setattr(_registry, "_INSTALLED", False)
     assert ncfast.backends()["triton"].reason == "triton is not installed"
+
+
+@pytest.mark.parametrize("version", [(3, 1), (3, 4), (3, 5)])
+def test_what_a_version_cannot_run(monkeypatch, version):
+    monkeypatch.setattr(_registry, "_INSTALLED", True)
+    monkeypatch.setattr(_registry, "_triton_version", lambda: version)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    status = ncfast.backends()["triton"]
+    assert status.available == (version > (3, 1))
+    assert ("3.1 is older than 3.2" in status.reason) == (version == (3, 1))
+    assert ("decisions need Triton 3.5" in status.reason) == (version == (3, 4))
+    tried = []
+    kernels = replace(STACKED_DECISIONS, triton=lambda *given: tried.append(given))
+    feats, rules = torch.zeros(3, 2), torch.zeros(1, 4, 2).double()
+    found = kernels.eagerly(feats, rules[:, 0], rules, torch.zeros(1, 4).double())
+    assert bool(tried) == (version >= (3, 5))
+    assert tried or found.tolist() == [[0, 0, 0]]
 
 
 def test_tensors_on_the_cpu_are_refused():
