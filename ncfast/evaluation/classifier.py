@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ncfast.evaluation.group import Group
 from ncfast.tracking.layers import INPUT, head_of, resolve_layers
+from ncfast.tracking.step_metrics import weight_of
 
 Classifier = tuple[Tensor, Tensor | None]
 
@@ -91,4 +92,4 @@ def _parameters(linear: nn.Linear, num_classes: int) -> Classifier | None:
     if linear.out_features != num_classes:
         return None
     bias = None if linear.bias is None else linear.bias.detach()
-    return linear.weight.detach(), bias
+    return weight_of(linear), bias

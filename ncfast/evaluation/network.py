@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ncfast._optional import Show, shown
-from ncfast.accumulator import Accumulator
 from ncfast.evaluation.classifier import Readers, classifier_of_input, rows_of_last_linear
 from ncfast.evaluation.collect import (
     accumulators_of,
@@ -32,7 +31,6 @@ from ncfast.tracking.layers import (
     uncompiled,
 )
 from ncfast.tracking.padding import MaskedPool
-from ncfast.tracking.snapshot import evaluation_mode
 
 
 def evaluate(
@@ -110,10 +108,8 @@ def evaluate(
     pools, masked = _without_padding(network, resolve_layers(network, layers), pool)
     capture, readers = FeatureCapture(network, layers, pools), Readers(network, classes)
     try:
-        with evaluation_mode(network):  # a parametrized weight may change in training mode
-            heads = {name: classifier_of_input(network, name, classes) for name in capture.names}
         accumulators, missing = accumulators_of(
-            heads,
+            {name: classifier_of_input(network, name, classes) for name in capture.names},
             classes,
             metrics,
             ignore_index=ignore_index,
@@ -139,27 +135,15 @@ def evaluate(
             again = _repeatable(ood_loader)
             passes.append(Kept(forward.outside(ood_loader), memory, repeatable=again))
         first_look(accumulators, passes)
-        with evaluation_mode(network):
-            _set_classifiers(accumulators, network, readers, processes)
+        for name, accumulator in accumulators.items():
+            if not name.endswith(INPUT) and (found := readers.of(name, processes)):
+                accumulator.set_classifier(*found)
         second_look(accumulators, passes, processes)
         scores = processes.summed(forward.scores)
         return collected(accumulators, scores=scores, missing=missing)
     finally:
         capture.remove()
         readers.remove()
-
-
-def _set_classifiers(
-    accumulators: Mapping[str, Accumulator], network: nn.Module, readers: Readers, group: Group
-) -> None:
-    """Set the classifiers as they are after a forward pass, in which weight_norm computes them."""
-    for name, accumulator in accumulators.items():
-        if name.endswith(INPUT):
-            found = classifier_of_input(network, name, accumulator.num_classes)
-        else:
-            found = readers.of(name, group)
-        if found is not None:
-            accumulator.set_classifier(*found)
 
 
 def _inner(

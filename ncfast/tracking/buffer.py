@@ -195,15 +195,17 @@ class MomentsBuffer:
         """
         weights, biases, capacity = self.extras.weights, self.extras.biases, self.capacity
         assert weights is not None
-        shape = weights.shape[1:]
+        shape, parameters = weights.shape[1:], head._parameters
 
         def copy(row: int) -> bool:
-            weight, bias = head.weight, head.bias
+            weight, bias = parameters.get("weight"), parameters.get("bias")
+            if weight is None:  # computed from others, see `weight_of`
+                return False
             same = weight.shape == shape and weight.dtype == weights.dtype
             if row >= capacity or not same or (bias is None) is not (biases is None):
                 return False
             weights[row].copy_(weight.detach())
-            if biases is not None:
+            if biases is not None and bias is not None:
                 biases[row].copy_(bias.detach())
             return True
 

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from ncfast.metrics.catalogue import CATALOGUE, by_name
 from ncfast.metrics.needs import Selection
@@ -28,15 +31,44 @@ def classifier_of(head: nn.Linear | None, feats: Tensor | None = None) -> Classi
     """
     if head is None:
         return None
-    parts = [part for part in (head.weight, head.bias) if part is not None]
+    weight, bias = weight_of(head), head.bias
+    parts = [part for part in (weight, bias) if part is not None]
     plain = all(type(part.data) is Tensor for part in parts)
-    if not plain or head.weight.shape != (head.out_features, head.in_features):
+    if not plain or weight.shape != (head.out_features, head.in_features):
         return None
     if feats is not None and feats.shape[1] != head.in_features:
         return None
     if feats is not None and any(part.device != feats.device for part in parts):
         return None
-    return Classifier(head.weight.detach(), None if head.bias is None else head.bias.detach())
+    return Classifier(weight, None if bias is None else bias.detach())
+
+
+def weight_of(linear: nn.Linear) -> Tensor:
+    """The weight as eval mode has it now, detached; reading it changes nothing.
+
+    A parametrization may update its buffers when it is read in training mode, and `weight_norm` and
+    `spectral_norm` of torch.nn.utils compute the weight in the forward pass only.
+    """
+    parameter = linear._parameters.get("weight")
+    if parameter is not None:
+        return parameter.detach()
+    modes = [(module, module.training) for module in linear.modules()]
+    try:
+        linear.eval()
+        with torch.no_grad():
+            return _computed_weight(linear).detach()
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _computed_weight(linear: nn.Linear) -> Tensor:
+    for hook in linear._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm) and hook.name == "weight":
+            return hook.compute_weight(linear)
+        if isinstance(hook, SpectralNorm) and hook.name == "weight":
+            return hook.compute_weight(linear, do_power_iteration=False)
+    return linear.weight
 
 
 class Measured(NamedTuple):

@@ -189,3 +189,44 @@ def test_tokens_are_flattened():
     agree(records[0], whole, whole)
     rest = ncfast.collapse_metrics(feats[mask], labels[mask], num_classes=K, metrics="default")
     agree(records[1], rest, rest)
+
+
+def trained(norm, *, tracked):
+    """A network with a normalised classifier after three steps, and its records."""
+    model, records = network(), []
+    norm(model[2])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    options = {"metrics": ["nc3.self_duality"], "sinks": [records.append]}
+    with ncfast.Tracker(model, num_classes=K, **options) as tracker:
+        for seed in range(3):
+            x, y = batch(seed)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            if tracked:
+                tracker.step(labels=y)
+        if tracked:
+            tracker.snapshot([batch()])
+    return model, records
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.utils.parametrizations.spectral_norm,
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.spectral_norm,
+        nn.utils.weight_norm,
+    ],
+    ids=lambda norm: f"{norm.__module__}.{norm.__name__}",
+)
+def test_a_weight_that_is_computed_is_current_and_training_goes_on_unchanged(norm):
+    model, records = trained(norm, tracked=True)
+    alone = trained(norm, tracked=False)[0].state_dict()
+    assert all(torch.equal(value, alone[name]) for name, value in model.state_dict().items())
+    x, y = batch()
+    with torch.no_grad():
+        model.eval()(x)
+        expected = ncfast.nc3(model[:2](x), y, model[2].weight, variant="self_duality")
+    assert records[-1]["test/nc3.self_duality"] == pytest.approx(expected.item(), rel=1e-6)
