@@ -8,7 +8,6 @@ run only when asked for. `Operation.select` takes the form that can run.
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -25,6 +24,17 @@ from ncfast.ops import _fallback, _raw
 NAMES = ("auto", "reference", "cpu", "triton")
 _BUILD_INFO = Path(__file__).parent.parent / "_build_info.json"
 _INSTALLED = importlib.util.find_spec("triton") is not None  # imports nothing
+
+
+def _version() -> tuple[int, ...]:
+    """Major and minor version of Triton; (0,) if no package of a known name says it."""
+    for name in ("triton", "pytorch-triton", "pytorch-triton-rocm", "triton-windows"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return tuple(int(part) for part in importlib.metadata.version(name).split(".")[:2])
+    return (0,)
+
+
+_TRITON = _version() if _INSTALLED else (0,)  # not looked up later: that could not be traced
 # the oldest Triton that compiles the kernels, and those of an operation that need a newer one
 _OLDEST = (3, 2)
 _SINCE = {"decisions": (3, 5)}  # products of float64
@@ -72,7 +82,7 @@ def _triton_status() -> BackendStatus:
     why_not = why_not_triton()
     if why_not is not None:
         return BackendStatus(False, why_not)
-    version = _triton_version()
+    version = _TRITON
     newer = {name: since for name, since in _SINCE.items() if version < since}
     notes = [f"{name} need Triton {_dotted(since)}" for name, since in newer.items()]
     notes += [f"{variant} failed: {why}" for variant, why in _fallback.failures.items()]
@@ -81,15 +91,6 @@ def _triton_status() -> BackendStatus:
     return BackendStatus(
         True, f"Triton {_dotted(version)}, tensors on a CUDA device; " + "; ".join(notes)
     )
-
-
-@functools.cache
-def _triton_version() -> tuple[int, ...]:
-    """Major and minor version; (0,) if no package of a known name says it."""
-    for name in ("triton", "pytorch-triton", "pytorch-triton-rocm", "triton-windows"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return tuple(int(part) for part in importlib.metadata.version(name).split(".")[:2])
-    return (0,)
 
 
 def _dotted(version: tuple[int, ...]) -> str:
@@ -119,8 +120,8 @@ def why_not_triton(feats: Tensor | None = None) -> str | None:
         return f"the features are on {feats.device}"
     if not _INSTALLED:
         return "triton is not installed"
-    if _triton_version() < _OLDEST:
-        return f"Triton {_dotted(_triton_version())} is older than {_dotted(_OLDEST)}"
+    if _TRITON < _OLDEST:
+        return f"Triton {_dotted(_TRITON)} is older than {_dotted(_OLDEST)}"
     if feats is None and not torch.cuda.is_available():
         return "torch finds no CUDA device"
     return None
@@ -180,7 +181,7 @@ class Operation(Generic[P, T]):
 
 
 def _compiles(name: str) -> bool:
-    return name not in _SINCE or _triton_version() >= _SINCE[name]
+    return name not in _SINCE or _SINCE[name] <= _TRITON
 
 
 def _first(given: tuple[Any, ...]) -> Tensor:

@@ -121,6 +121,7 @@ def test_errors_of_torch_about_the_device_are_passed_on(device, error):
 def test_the_status_lists_what_failed(device, monkeypatch):
     give_up(features(50, 200), path="sorted rows")
     monkeypatch.setattr(_registry, "_INSTALLED", True)
+    monkeypatch.setattr(_registry, "_TRITON", (3, 9))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     status = ncfast.backends()["triton"]
     assert status.available, "other variants can run"

@@ -40,7 +40,7 @@ def test_the_status_names_the_reason(monkeypatch):
 @pytest.mark.parametrize("version", [(3, 1), (3, 4), (3, 5)])
 def test_what_a_version_cannot_run(monkeypatch, version):
     monkeypatch.setattr(_registry, "_INSTALLED", True)
-    monkeypatch.setattr(_registry, "_triton_version", lambda: version)
+    monkeypatch.setattr(_registry, "_TRITON", version)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     status = ncfast.backends()["triton"]
     assert status.available == (version > (3, 1))
