@@ -174,7 +174,7 @@ def _raise_label(labels: Tensor, num_classes: int) -> None:
     row = int(((wide < 0) | (wide >= num_classes)).nonzero()[0])
     raise ValueError(
         f"Expected argument `labels` to lie in 0..{num_classes - 1} but row {row} holds "
-        f"{int(wide[row])}. Drop or relabel such rows, or pass the right `num_classes`."
+        f"{labels[row].item()}. Drop or relabel such rows, or pass the right `num_classes`."
     )
 
 

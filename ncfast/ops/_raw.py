@@ -108,9 +108,20 @@ def label_code(labels: Tensor) -> int | None:
 def with_code(labels: Tensor) -> tuple[Tensor, int]:
     """Labels in a dtype that the extension reads, and its number."""
     code = _LABEL_CODES.get(labels.dtype)
-    if code is None:  # the wider unsigned types; a value above 2^63 turns negative: out of range
-        labels, code = labels.to(torch.int64), _LABEL_CODES[torch.int64]
+    if code is None:
+        labels, code = as_int64(labels), _LABEL_CODES[torch.int64]
     return labels, code
+
+
+def as_int64(labels: Tensor) -> Tensor:
+    """Labels as int64; those of uint64 above the range become the lowest number, which is no class.
+
+    A plain conversion makes 2^64 - 100 the -100 that `ignore_index` leaves out.
+    """
+    wide = labels.to(torch.int64)
+    if labels.dtype != torch.uint64:
+        return wide
+    return torch.where(wide < 0, torch.iinfo(torch.int64).min, wide)
 
 
 def classes_copy(labels: Tensor, number: int) -> Tensor:

@@ -126,7 +126,7 @@ def _keys(
     labels: Tensor, num_classes: int, mask: Tensor | None, ignore_index: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`checked_keys` without the check."""
-    wide = labels.to(torch.int64)
+    wide = _raw.as_int64(labels)
     wanted = torch.ones_like(wide, dtype=torch.bool) if mask is None else mask.to(torch.bool)
     if ignore_index is not None:
         wanted = wanted & (wide != ignore_index)
@@ -142,7 +142,7 @@ def nan_if(outside: Tensor) -> Tensor:
 def _out_of_range(labels: Tensor, row: int, num_classes: int) -> ValueError:
     return ValueError(
         f"Expected argument `labels` to lie in 0..{num_classes - 1} but row {row} holds "
-        f"{int(labels[row])}. Leave such rows out by `mask` or `ignore_index`, or relabel them."
+        f"{labels[row].item()}. Leave such rows out by `mask` or `ignore_index`, or relabel them."
     )
 
 

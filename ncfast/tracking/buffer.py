@@ -170,7 +170,7 @@ class MomentsBuffer:
         if self._ignore_index is None:
             return False
         on_host = _validate.labels_are_on_host(labels)
-        return not on_host or bool((labels.to(torch.int64) == self._ignore_index).any())
+        return not on_host or bool((_raw.as_int64(labels) == self._ignore_index).any())
 
     @torch.no_grad()
     def _of_the_rest(

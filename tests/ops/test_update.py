@@ -246,6 +246,18 @@ def test_a_bad_label_is_named_and_changes_nothing(
     assert (scatter == 1).all()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_unsigned_label_is_no_negative_one(backend: str) -> None:
+    """2^64 - 100 has the bits of -100."""
+    feats, labels = features(50, 6, 4)
+    wide = labels.numpy().astype("uint64")
+    wide[17] = 2**64 - 100
+    moments = ncfast.ClassMoments.empty(4, 6)
+    with pytest.raises(ValueError, match=f"row 17 holds {2**64 - 100}"):
+        moments.update_(feats, torch.from_numpy(wide), ignore_index=-100, backend=backend)
+    assert int(moments.total) == 0
+
+
 @needs_extension
 @pytest.mark.parametrize("threads", [2, 5])
 @pytest.mark.parametrize(
