@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import ncfast
 from ncfast.benchmarks import availability
@@ -75,18 +75,26 @@ def truth(inputs: Inputs) -> dict[str, float]:
         "weight.norm": torch.stack(norms).norm(),
     }
     for name, rows in {"": feats, **outputs}.items():
-        layer = f"{name}/" if name else ""
-        once, averaged = (of_features(rows.detach().double(), y, each) for each in (False, True))
+        layer, head = (f"{name}/", None) if name else ("", loop.head)
+        x = rows.detach().double()
+        once, averaged = (of_features(x, y, head, unbiased=each) for each in (False, True))
         found |= {f"{layer}{metric}": value for metric, value in once.items()}
         for kind in ("ema", "window"):
             found |= {f"{kind}/train/{layer}{m}": value for m, value in averaged.items()}
     return {name: float(value) for name, value in found.items()}
 
 
-def of_features(x: Tensor, y: Tensor, unbiased: bool) -> dict[str, Tensor]:
-    """Metrics that need no classifier; averages take the unbiased variance of each class."""
-    w = x.new_ones(CLASSES, x.shape[1])
-    state, out = {"x": x, "y": y, "w": w, "b": w[:, 0], "ood": x}, dict[str, Tensor]()
+def of_features(
+    x: Tensor, y: Tensor, head: nn.Linear | None = None, *, unbiased: bool
+) -> dict[str, Tensor]:
+    """Metrics of a batch and, with a head, of its classifier after the step.
+
+    Averages take the unbiased variance of each class.
+    """
+    w, b = x.new_ones(CLASSES, x.shape[1]), x.new_ones(CLASSES)
+    if head is not None:
+        w, b = head.weight.detach().double(), head.bias.detach().double()
+    state, out = {"x": x, "y": y, "w": w, "b": b, "ood": x}, dict[str, Tensor]()
     metrics_public.moments(state, out)
     if unbiased:
         counts = state["counts"]
@@ -94,7 +102,9 @@ def of_features(x: Tensor, y: Tensor, unbiased: bool) -> dict[str, Tensor]:
         state["variances"] = state["squares"] / counts
     for part in (metrics_public.geometry, metrics_public.cdnv, metrics_public.spectra):
         part(state, out)
-    return {n: v for n, v in out.items() if n[:3] not in ("nc3", "nc5") and "weight" not in n}
+    of_classifier = {name for name in out if name[:3] == "nc3" or "weight" in name}
+    left_out = of_classifier if head is None else set()
+    return {n: v for n, v in out.items() if n[:3] != "nc5" and n not in left_out}
 
 
 def collapse(feats: Tensor, labels: Tensor) -> dict[str, Tensor]:
