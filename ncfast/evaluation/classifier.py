@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ncfast.evaluation.group import Group
-from ncfast.tracking.layers import INPUT, head_of, resolve_layers
-from ncfast.tracking.step_metrics import weight_of
+from ncfast.features.classifier import head_of, weight_of
+from ncfast.features.layers import INPUT, resolve_layers
 
 Classifier = tuple[Tensor, Tensor | None]
 

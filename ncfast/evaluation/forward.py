@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from ncfast._optional import Show
 from ncfast._validate import LABEL_DTYPES
+from ncfast._warnings import user_level
 from ncfast.evaluation.classifier import Readers
 from ncfast.evaluation.looks import Batch, Run, Visit
 from ncfast.evaluation.samplers import OwnRows
 from ncfast.evaluation.tokens import next_tokens, real_tokens
-from ncfast.tracking.batches import LABEL_KEYS, as_labels, inputs_and_labels, outputs_of
-from ncfast.tracking.capture import FeatureCapture
-from ncfast.tracking.messages import user_level
-from ncfast.tracking.padding import MaskedPool
-from ncfast.tracking.snapshot import evaluation_mode
+from ncfast.features.batches import LABEL_KEYS, as_labels, inputs_and_labels
+from ncfast.features.capture import FeatureCapture
+from ncfast.features.model import evaluation_mode, outputs_of
+from ncfast.features.padding import MaskedPool
 
 Unpack = Callable[[Any], Sequence[Any]]
 IDS, MASK = "input_ids", "attention_mask"

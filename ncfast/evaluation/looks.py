@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ncfast._warnings import user_level
 from ncfast.accumulator import Accumulator
 from ncfast.evaluation.group import Group
-from ncfast.tracking.messages import user_level
 
 
 class Batch(NamedTuple):

@@ -19,18 +19,11 @@ from ncfast.evaluation.forward import Forward, Unpack
 from ncfast.evaluation.group import Group
 from ncfast.evaluation.looks import Kept, Memory, first_look, second_look
 from ncfast.evaluation.result import Evaluation
+from ncfast.features.capture import FeatureCapture, FeatureExtractor, PoolSpec
+from ncfast.features.layers import INPUT, PRESETS, Layer, batch_first, resolve_layers
+from ncfast.features.model import model_device, uncompiled
+from ncfast.features.padding import MaskedPool
 from ncfast.metrics.needs import as_bytes
-from ncfast.tracking.capture import FeatureCapture, FeatureExtractor, PoolSpec
-from ncfast.tracking.layers import (
-    INPUT,
-    PRESETS,
-    Layer,
-    batch_first,
-    model_device,
-    resolve_layers,
-    uncompiled,
-)
-from ncfast.tracking.padding import MaskedPool
 
 
 def evaluate(

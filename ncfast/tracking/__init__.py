@@ -1,7 +1,7 @@
 """Collects metrics while a model trains, and writes them down."""
 
+from ncfast.features.capture import FeatureExtractor
 from ncfast.tracking import schedule
-from ncfast.tracking.capture import FeatureExtractor
 from ncfast.tracking.reduction import RanksApart
 from ncfast.tracking.sinks import JsonlSink, Sink, read_records
 from ncfast.tracking.tapped import Tapped

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
-NONFINITE = "nonfinite"  # the field of a line of JSON that lists NaN and infinities
+from ncfast._strict_json import NONFINITE
+
 _RESERVED = ("step", NONFINITE)
 _NO_FLOAT64 = ("mps",)
 

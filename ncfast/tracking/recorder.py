@@ -14,17 +14,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ncfast._warnings import user_level
+from ncfast.features.classifier import Classifier
 from ncfast.ops.states import Layout
 from ncfast.tracking.averaging import Averaging
 from ncfast.tracking.buffer import MomentsBuffer, NormBuffer
 from ncfast.tracking.evaluation import evaluate_buffers
 from ncfast.tracking.keys import COST, LOCAL
-from ncfast.tracking.messages import user_level
 from ncfast.tracking.records import LeftOut, LogPoint, RecordBatch, Table
 from ncfast.tracking.reduction import Ranks, describe_steps
 from ncfast.tracking.shutdown import defer_signals
 from ncfast.tracking.sinks import Sink
-from ncfast.tracking.step_metrics import Classifier, StepMetrics
+from ncfast.tracking.step_metrics import StepMetrics
 from ncfast.tracking.writer import SinkWriters
 
 _POINTS = 128  # most log points of a block

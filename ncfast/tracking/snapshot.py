@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,28 +13,20 @@ from torch import Tensor, nn
 
 from ncfast._arrays import as_tensor
 from ncfast._validate import LABEL_DTYPES
+from ncfast._warnings import user_level
 from ncfast.accumulator import Accumulator
+from ncfast.evaluation.collect import accumulators_of
+from ncfast.evaluation.looks import Batch, Kept, Memory, Visit
+from ncfast.features.batches import as_labels, inputs_and_labels, inputs_of
+from ncfast.features.capture import FeatureCapture
+from ncfast.features.classifier import classifier_of
+from ncfast.features.model import evaluation_mode, model_device, outputs_of
+from ncfast.features.padding import MASK
 from ncfast.metrics.catalogue import CATALOGUE, resolve
 from ncfast.metrics.needs import as_bytes
-from ncfast.tracking import messages
-from ncfast.tracking.batches import (
-    LossFunction,
-    Reduction,
-    as_labels,
-    inputs_and_labels,
-    inputs_of,
-    outputs_of,
-    total_loss,
-)
-from ncfast.tracking.capture import FeatureCapture
 from ncfast.tracking.keys import IGNORED
-from ncfast.tracking.layers import model_device
-from ncfast.tracking.padding import MASK
+from ncfast.tracking.losses import LossFunction, Reduction, total_loss
 from ncfast.tracking.reduction import Ranks
-from ncfast.tracking.step_metrics import classifier_of
-
-if TYPE_CHECKING:
-    from ncfast.evaluation.looks import Batch, Visit
 
 Batches = Iterable[Any]
 
@@ -73,8 +63,6 @@ class Snapshot:
         ignore_index: int | None = -100,
         memory_limit: int | str | None = "2GiB",
     ) -> None:
-        from ncfast.evaluation.collect import accumulators_of  # it imports this module
-
         wanted = any("classifier" in CATALOGUE[i].needs for i in resolve(metrics, CATALOGUE))
         heads = capture.heads(num_classes) if wanted else {}
         self.accumulators, _ = accumulators_of(
@@ -123,8 +111,6 @@ class Snapshot:
             TypeError: a batch has no inputs and labels, or its loss is no number.
             ValueError: the loss has another shape; a metric asked for by name lacks an input.
         """
-        from ncfast.evaluation.looks import Kept, Memory
-
         for accumulator in self.accumulators.values():
             _check_inputs(accumulator, ood=ood is not None)
         memory = Memory(self._memory_limit) if self._looks_twice(ood is not None) else None
@@ -140,7 +126,7 @@ class Snapshot:
         if not any(a.needs_revisit for a in self.accumulators.values()):
             return
         if self._cannot_repeat:
-            warnings.warn(_CANNOT_REPEAT, RuntimeWarning, stacklevel=messages.user_level())
+            warnings.warn(_CANNOT_REPEAT, RuntimeWarning, stacklevel=user_level())
             return
         for each in passes:
             each.again(self._revisit)
@@ -274,8 +260,6 @@ class Snapshot:
 
     @staticmethod
     def _batch(features: dict[str, Tensor], labels: Tensor | None, mask: Tensor | None) -> Batch:
-        from ncfast.evaluation.looks import Batch
-
         return Batch(features, labels, mask)
 
     def _taken(self) -> dict[str, Tensor]:
@@ -338,7 +322,7 @@ def _values(accumulator: Accumulator) -> dict[str, Tensor]:
     except ValueError as error:
         accumulator._look = None
         text = f"Metrics that look at the rows a second time are left out: {error}"
-        warnings.warn(text, RuntimeWarning, stacklevel=messages.user_level())
+        warnings.warn(text, RuntimeWarning, stacklevel=user_level())
         return accumulator.compute()
 
 
@@ -356,26 +340,3 @@ _CANNOT_REPEAT = (
     "the metrics that need a second look, such as nc4.*, are left out. Pass a DataLoader or a "
     "list, or raise memory_limit."
 )
-
-
-@contextlib.contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put ``model`` into eval mode without gradients; restore all modes and random streams.
-
-    The modes are the training flags of all submodules. The streams are the global ones of torch
-    (CPU and the model's device), NumPy and Python: a DataLoader draws from torch's stream even when
-    it does not shuffle.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    device = model_device(model)
-    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
-    devices = [device] if device.type == "cuda" else []
-    try:
-        model.eval()
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        np.random.set_state(numpy_state)  # noqa: NPY002
-        random.setstate(python_state)

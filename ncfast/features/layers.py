@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Union
 
-import torch
 from torch import Tensor, nn
 
 Layer = Union[str, "re.Pattern[str]", type[nn.Module]]
@@ -71,30 +70,6 @@ def _last_linear(modules: dict[str, nn.Module]) -> str:
             f"Name one or more of {list(modules)}."
         )
     return linear[-1] + INPUT
-
-
-def head_of(module: nn.Module, name: str, num_classes: int) -> nn.Linear | None:
-    """The linear classifier of a measured layer: an nn.Linear with K rows whose input it is.
-
-    Args:
-        module: the module that is hooked.
-        name: of the layer; only that of an input has a classifier.
-        num_classes: K.
-    """
-    if not isinstance(module, nn.Linear) or not name.endswith(INPUT):
-        return None
-    return module if module.out_features == num_classes else None
-
-
-def uncompiled(model: nn.Module) -> nn.Module:
-    """The original module of a compiled model; any other model is returned unchanged."""
-    inner = getattr(model, "_orig_mod", model)
-    return inner if isinstance(inner, nn.Module) else model
-
-
-def model_device(model: nn.Module) -> torch.device:
-    """The device of the model's first parameter; the CPU if it has none."""
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 Pool = Callable[[Any], Tensor]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ncfast.tracking.layers import as_pool, resolve_layers, tensor_of
+from ncfast.features.layers import as_pool, resolve_layers, tensor_of
 
 
 def test_names_patterns_expressions_and_types():

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ncfast.tracking.layers import find_tensor
+from ncfast.features.layers import find_tensor
 
 _is_compiling = torch.compiler.is_compiling
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # not in torch 2.6
@@ -175,11 +174,6 @@ def _first_argument(module: nn.Module) -> str:
         return next(iter(inspect.signature(module.forward).parameters), "")
     except (TypeError, ValueError):
         return ""
-
-
-def idle_hook() -> Callable[..., None]:
-    """A hook that does nothing, for models that version 0.1 saved while they were tracked."""
-    return contextlib.nullcontext().__exit__
 
 
 _CHANGED = (

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ncfast.tracking.hook import Portable
-from ncfast.tracking.layers import PRESETS, Pool, batch_first, tensor_of
+from ncfast.features.hook import Portable
+from ncfast.features.layers import PRESETS, Pool, batch_first, tensor_of
 
 MASK = "attention_mask"
 
