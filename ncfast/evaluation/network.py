@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,13 +11,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ncfast._optional import Show, shown
 from ncfast.evaluation.classifier import Readers, classifier_of_input, rows_of_last_linear
-from ncfast.evaluation.collect import (
-    accumulators_of,
-    collected,
-)
+from ncfast.evaluation.collect import accumulators_of, collected
 from ncfast.evaluation.forward import Forward, Unpack
 from ncfast.evaluation.group import Group
-from ncfast.evaluation.looks import Kept, Memory, first_look, second_look
+from ncfast.evaluation.looks import Kept, Memory, can_reread, first_look, second_look
 from ncfast.evaluation.result import Evaluation
 from ncfast.features.capture import FeatureCapture, FeatureExtractor, PoolSpec
 from ncfast.features.layers import INPUT, PRESETS, Layer, batch_first, resolve_layers
@@ -123,9 +120,9 @@ def evaluate(
         # of metrics that need rows from outside, no accumulator knows yet that it needs them twice
         twice = ood_loader is not None or any(a.needs_revisit for a in accumulators.values())
         memory = Memory(as_bytes(memory_limit)) if twice else None
-        passes = [Kept(forward.over(loader), memory, repeatable=_repeatable(loader))]
+        passes = [Kept(forward.over(loader), memory, repeatable=can_reread(loader))]
         if ood_loader is not None:
-            again = _repeatable(ood_loader)
+            again = can_reread(ood_loader)
             passes.append(Kept(forward.outside(ood_loader), memory, repeatable=again))
         first_look(accumulators, passes)
         for name, accumulator in accumulators.items():
@@ -178,8 +175,3 @@ def _without_padding(
             masked.append(MaskedPool(how))
             pools[name] = masked[-1]
     return pools, masked
-
-
-def _repeatable(loader: Iterable[Any]) -> bool:
-    """Whether the batches can be read a second time: not those of an iterator."""
-    return not isinstance(loader, Iterator)

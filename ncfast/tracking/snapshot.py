@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from ncfast._validate import LABEL_DTYPES
 from ncfast._warnings import user_level
 from ncfast.accumulator import Accumulator
 from ncfast.evaluation.collect import accumulators_of
-from ncfast.evaluation.looks import Batch, Kept, Memory, Visit
+from ncfast.evaluation.looks import CANNOT_REPEAT, Batch, Kept, Memory, Visit, can_reread
 from ncfast.features.batches import as_labels, inputs_and_labels, inputs_of
 from ncfast.features.capture import FeatureCapture
 from ncfast.features.classifier import classifier_of
@@ -114,9 +114,9 @@ class Snapshot:
         for accumulator in self.accumulators.values():
             _check_inputs(accumulator, ood=ood is not None)
         memory = Memory(self._memory_limit) if self._looks_twice(ood is not None) else None
-        passes = [Kept(self._pass(batches, self._inside), memory, repeatable=_repeatable(batches))]
+        passes = [Kept(self._pass(batches, self._inside), memory, repeatable=can_reread(batches))]
         if ood is not None:
-            again = _repeatable(ood)
+            again = can_reread(ood)
             passes.append(Kept(self._pass(ood, self._outside), memory, repeatable=again))
         for each in passes:
             each.first(self._update)
@@ -126,7 +126,7 @@ class Snapshot:
         if not any(a.needs_revisit for a in self.accumulators.values()):
             return
         if self._cannot_repeat:
-            warnings.warn(_CANNOT_REPEAT, RuntimeWarning, stacklevel=user_level())
+            warnings.warn(CANNOT_REPEAT, RuntimeWarning, stacklevel=user_level())
             return
         for each in passes:
             each.again(self._revisit)
@@ -326,17 +326,7 @@ def _values(accumulator: Accumulator) -> dict[str, Tensor]:
         return accumulator.compute()
 
 
-def _repeatable(batches: Batches) -> bool:
-    """Whether batches can be read a second time: not those of an iterator."""
-    return not isinstance(batches, Iterator)
-
-
 _REMEDY = (
     "Pass ood=, batches from outside the distribution, for NC5; track the input of an nn.Linear "
     "with K rows for metrics of a classifier."
-)
-_CANNOT_REPEAT = (
-    "The split is an iterator that cannot be read twice, and its features exceed `memory_limit`: "
-    "the metrics that need a second look, such as nc4.*, are left out. Pass a DataLoader or a "
-    "list, or raise memory_limit."
 )

@@ -267,12 +267,13 @@ def test_ctrl_c_in_close_leaves_the_rest_to_the_end_of_the_process(tmp_path):
         import torch, ncfast
         lines = open(sys.argv[1], "w")
         def slow(record):
-            time.sleep(0.02)
             print(record["step"], file=lines, flush=True)
-        tracker = ncfast.Tracker(num_classes=4, sinks=[slow])
+            time.sleep(0.02)
+            if record["step"] == 5:  # `close` has sent the block, and waits for the rest of it
+                os.kill(os.getpid(), signal.SIGINT)
+        tracker = ncfast.Tracker(num_classes=4, sinks=[slow], flush_seconds=3600.0)
         for _ in range(50):
             tracker.step(feats=torch.randn(40, 6), labels=torch.arange(40) % 4)
-        threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
         tracker.close()
     """
     done = subprocess.run(
