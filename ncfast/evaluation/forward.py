@@ -20,10 +20,10 @@ from ncfast.evaluation.classifier import Readers
 from ncfast.evaluation.looks import Batch, Run, Visit
 from ncfast.evaluation.samplers import OwnRows
 from ncfast.evaluation.tokens import next_tokens, real_tokens
-from ncfast.features.batches import LABEL_KEYS, as_labels, inputs_and_labels, inputs_of
+from ncfast.features.batches import LABEL_KEYS, MASK, as_labels, inputs_and_labels, inputs_of
 from ncfast.features.capture import FeatureCapture
 from ncfast.features.model import evaluation_mode, outputs_of
-from ncfast.features.padding import MASK, MaskedPool
+from ncfast.features.pooling import MaskedPool
 
 Unpack = Callable[[Any], Sequence[Any]]
 IDS = "input_ids"

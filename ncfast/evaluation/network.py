@@ -16,10 +16,11 @@ from ncfast.evaluation.forward import Forward, Unpack
 from ncfast.evaluation.group import Group
 from ncfast.evaluation.looks import Kept, Memory, can_reread, first_look, second_look
 from ncfast.evaluation.result import Evaluation
-from ncfast.features.capture import FeatureCapture, FeatureExtractor, PoolSpec
-from ncfast.features.layers import INPUT, PRESETS, Layer, batch_first, resolve_layers
+from ncfast.features.capture import FeatureCapture, PoolSpec
+from ncfast.features.extractor import FeatureExtractor
+from ncfast.features.layers import INPUT, Layer, resolve_layers
 from ncfast.features.model import model_device, uncompiled
-from ncfast.features.padding import MaskedPool
+from ncfast.features.pooling import PRESETS, MaskedPool, batch_first
 from ncfast.metrics.needs import as_bytes
 
 

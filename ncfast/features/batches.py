@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ncfast._arrays import as_tensor
 
+MASK = "attention_mask"
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 
 

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable
 
-from ncfast.features.capture import FeatureExtractor
+from ncfast.features.extractor import FeatureExtractor
 
 __all__ = ["FeatureExtractor"]
 

@@ -17,11 +17,10 @@ from ncfast._warnings import user_level
 from ncfast.accumulator import Accumulator
 from ncfast.evaluation.collect import accumulators_of
 from ncfast.evaluation.looks import CANNOT_REPEAT, Batch, Kept, Memory, Visit, can_reread
-from ncfast.features.batches import as_labels, inputs_and_labels, inputs_of
+from ncfast.features.batches import MASK, as_labels, inputs_and_labels, inputs_of
 from ncfast.features.capture import FeatureCapture
 from ncfast.features.classifier import classifier_of
 from ncfast.features.model import evaluation_mode, model_device, outputs_of
-from ncfast.features.padding import MASK
 from ncfast.metrics.catalogue import CATALOGUE, resolve
 from ncfast.metrics.needs import as_bytes
 from ncfast.tracking.keys import IGNORED

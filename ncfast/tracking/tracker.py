@@ -17,7 +17,8 @@ from typing_extensions import Self
 from ncfast import _validate
 from ncfast._arrays import Array
 from ncfast._ranks import as_group
-from ncfast.features.capture import FeatureCapture, PoolSpec, attach_hooks, release_hooks
+from ncfast.features.capture import FeatureCapture, PoolSpec
+from ncfast.features.extractor import attach_hooks, release_hooks
 from ncfast.features.layers import Layer
 from ncfast.features.model import uncompiled
 from ncfast.ops.grouping import Labels
