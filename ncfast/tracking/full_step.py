@@ -169,7 +169,7 @@ class FullStep:
             self._warn(step, "rows", messages.NO_ROWS)
             return None
         rows, labels = _validate.check_pair(rows, labels)
-        return self._recorder.push(
+        return self._recorder.buffers.push(
             step,
             self._prefixes.prefix(self._kind, given.split, layer, step),
             rows,

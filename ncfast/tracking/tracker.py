@@ -322,7 +322,7 @@ class Tracker:
         """
         self._advance()
         if self._due and not self._ended():
-            self._recorder.replayed(self.current_step)
+            self._recorder.buffers.replayed(self.current_step)
 
     def snapshot(
         self,

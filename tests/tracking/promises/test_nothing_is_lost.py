@@ -110,7 +110,7 @@ def test_an_exception_while_a_block_is_made_leaves_it_for_the_next_call(error, p
 def spoil(patch, error, place):
     """Make the next call at a place raise, after its work where there is any."""
     owner, name = {
-        "evaluation": (recorder_module, "evaluate_buffers"),
+        "evaluation": (recorder_module, "tables_of"),
         "writer": (SinkWriter, "submit"),
         "average": (TorchAverage, "update"),
     }[place]
