@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ncfast._arrays import as_tensor
-from ncfast._validate import LABEL_DTYPES
 from ncfast._warnings import user_level
 from ncfast.accumulator import Accumulator
 from ncfast.evaluation.collect import accumulators_of
@@ -24,8 +22,8 @@ from ncfast.features.model import evaluation_mode, model_device, outputs_of
 from ncfast.metrics.catalogue import CATALOGUE, resolve
 from ncfast.metrics.needs import as_bytes
 from ncfast.tracking.keys import IGNORED
-from ncfast.tracking.losses import LossFunction, Reduction, total_loss
 from ncfast.tracking.reduction import Ranks
+from ncfast.tracking.scores import LossFunction, Reduction, Scores
 
 Batches = Iterable[Any]
 
@@ -74,19 +72,16 @@ class Snapshot:
         self.errors: dict[str, Exception] = {}
         self.repeated: dict[str, int] = {}
         self.skipped = 0
-        self._model, self._capture, self._ignore_index = model, capture, ignore_index
-        self._num_classes, self._loss, self._reduction = num_classes, loss, reduction
+        self._model, self._capture = model, capture
+        self._scores = Scores(loss, reduction, num_classes, ignore_index)
         self._memory_limit = as_bytes(memory_limit)
-        self._sums: dict[str, Tensor] = {}
-        self._counted: Tensor | float = 0.0  # rows that were not left out
-        self._count = 0
         self._cannot_repeat = False
         self._undefined: set[str] = set()  # layers that another rank could not measure
 
     @property
     def empty(self) -> bool:
         """Whether there was no batch at all."""
-        return not (self._count or self.skipped)
+        return not (self._scores.rows or self.skipped)
 
     @property
     def moments(self) -> dict[str, Accumulator]:
@@ -172,8 +167,8 @@ class Snapshot:
             ids: the metrics asked for, in the order of the record.
             prefix: gives the first part of a layer's keys; "" asks for that of the scores.
         """
-        lead = prefix("")
-        found = {f"{lead}/{n}": total / self._counted for n, total in self._sums.items()}
+        lead, scores = prefix(""), self._scores
+        found = {f"{lead}/{n}": total / scores.counted for n, total in scores.sums.items()}
         for layer, accumulator in self.moments.items():
             if layer in self.errors:
                 continue
@@ -202,21 +197,21 @@ class Snapshot:
             for name, kept in before.items():
                 self.accumulators[name]._state, self.accumulators[name]._look = kept
             raise
-        return self._count
+        return self._scores.rows
 
     def _add_up(self, ranks: Ranks, call: str) -> None:
         """The sums of all ranks, and the layers that one of them could not measure."""
-        layers = list(self.accumulators)
-        device = next(iter(self._sums.values()), torch.zeros(())).device
-        own = [float(self._count), float(self._counted)]
+        layers, scores = list(self.accumulators), self._scores
+        device = next(iter(scores.sums.values()), torch.zeros(())).device
+        own = [float(scores.rows), float(scores.counted)]
         own += [float(self._cannot_repeat), *(float(name in self.errors) for name in layers)]
-        scores = torch.tensor(own, dtype=torch.float64, device=device)
-        packed = torch.cat([scores, *(total.view(1) for total in self._sums.values())])
-        sums = ranks.sums(packed, f"{call} with {', '.join([*layers, *self._sums])}")
-        count, self._counted, cannot_repeat, *rest = sums.unbind()
-        self._count, self._cannot_repeat = int(count), bool(cannot_repeat)
+        flags = torch.tensor(own, dtype=torch.float64, device=device)
+        packed = torch.cat([flags, *(total.view(1) for total in scores.sums.values())])
+        sums = ranks.sums(packed, f"{call} with {', '.join([*layers, *scores.sums])}")
+        rows, scores.counted, cannot_repeat, *rest = sums.unbind()
+        scores.rows, self._cannot_repeat = int(rows), bool(cannot_repeat)
         self._undefined = {name for name, wrong in zip(layers, rest, strict=False) if wrong}
-        self._sums = dict(zip(self._sums, rest[len(layers) :], strict=True))
+        scores.sums = dict(zip(scores.sums, rest[len(layers) :], strict=True))
 
     def _pass(
         self, batches: Batches, read: Callable[[Any, bool], Batch | None]
@@ -249,7 +244,7 @@ class Snapshot:
         outputs = outputs_of(self._model, inputs, device)
         features = self._taken()
         if first:
-            self._score(outputs, labels, mask)
+            self._scores.add(outputs, labels, mask)
         return self._batch(features, labels, mask)
 
     def _outside(self, batch: Any, first: bool) -> Batch:
@@ -266,38 +261,6 @@ class Snapshot:
         features, errors = self._capture.take()
         self.errors = errors | self.errors
         return features
-
-    def _score(self, outputs: Any, labels: Tensor, mask: Tensor | None) -> None:
-        """Add the accuracy and the loss of a batch, over the rows that are not left out."""
-        rows = len(labels)
-        self._count += rows
-        indices = labels.dtype in LABEL_DTYPES  # others, such as soft labels, have a loss alone
-        shape = labels.shape if indices else (rows,)
-        counted = torch.ones(shape, dtype=torch.bool, device=labels.device)
-        counted = counted if mask is None else mask > 0
-        if self._ignore_index is not None and indices:
-            counted = counted & (labels != self._ignore_index)
-        number = counted.sum(dtype=torch.float64)
-        self._counted = self._counted + number
-        scores: dict[str, Tensor] = {}
-        logits = isinstance(outputs, Tensor) and outputs.shape == (*labels.shape, self._num_classes)
-        if logits and indices:
-            scores["accuracy"] = (counted & (outputs.argmax(-1) == labels)).sum(dtype=torch.float64)
-        if self._loss is not None:
-            scores["loss"] = self._total_loss(self._loss(outputs, labels), rows, counted)
-        for name, value in scores.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-
-    def _total_loss(self, value: Any, rows: int, counted: Tensor) -> Tensor:
-        """The sum of the losses of a batch; a mean is one over the rows that are not left out."""
-        if isinstance(value, Tensor) and value.ndim and value.shape == counted.shape:
-            return torch.where(counted, value.detach(), 0).sum(dtype=torch.float64)
-        number = counted.sum(dtype=torch.float64)
-        total = total_loss(value, rows, self._reduction)
-        if self._reduction == "sum" or np.ndim(value):
-            return total
-        # torch's mean over no row is NaN
-        return torch.where(number > 0, total * (number / rows), 0.0)
 
 
 def _check_inputs(accumulator: Accumulator, *, ood: bool) -> None:

@@ -36,11 +36,11 @@ from ncfast.tracking.keys import (
     choose_metrics,
     without_norm,
 )
-from ncfast.tracking.losses import LossFunction, Reduction, reduction_of
 from ncfast.tracking.numbers import as_number, check_keys, taken_key_error
 from ncfast.tracking.recorder import Recorder
 from ncfast.tracking.reduction import Ranks
 from ncfast.tracking.schedule import Schedule, as_schedule
+from ncfast.tracking.scores import LossFunction, Reduction, reduction_of
 from ncfast.tracking.shutdown import signal_safe
 from ncfast.tracking.sinks import Record, Sink
 from ncfast.tracking.sinks.registry import open_sinks

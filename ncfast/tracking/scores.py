@@ -1,4 +1,4 @@
-"""Adds up what a loss function returns for the batches of a split."""
+"""Adds up the accuracy and the loss of the batches of a split."""
 
 from __future__ import annotations
 
@@ -10,12 +10,74 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ncfast._validate import LABEL_DTYPES
 from ncfast.tracking.numbers import as_number
 
 LossFunction = Callable[[Any, Any], Any]
 
 
 Reduction = Literal["mean", "sum", "none"]
+
+
+class Scores:
+    """The accuracy and the loss of a split, summed over the rows that are not left out.
+
+    Args:
+        loss: a function of outputs and labels, or None.
+        reduction: what ``loss`` does with the samples of a batch.
+        num_classes: K.
+        ignore_index: rows with this label are left out; None leaves out none.
+
+    Attributes:
+        rows: the number of rows, those that are left out included.
+        counted: the number of rows that are not left out.
+        sums: the number of correct predictions and the sum of the losses, by name, () float64.
+    """
+
+    def __init__(
+        self,
+        loss: LossFunction | None,
+        reduction: Reduction,
+        num_classes: int,
+        ignore_index: int | None,
+    ) -> None:
+        self._loss, self._reduction = loss, reduction
+        self._num_classes, self._ignore_index = num_classes, ignore_index
+        self.rows = 0
+        self.counted: Tensor | float = 0.0
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, outputs: Any, labels: Tensor, mask: Tensor | None) -> None:
+        """Add a batch, of which the mask leaves out rows where it is zero."""
+        rows = len(labels)
+        self.rows += rows
+        indices = labels.dtype in LABEL_DTYPES  # others, such as soft labels, have a loss alone
+        shape = labels.shape if indices else (rows,)
+        counted = torch.ones(shape, dtype=torch.bool, device=labels.device)
+        counted = counted if mask is None else mask > 0
+        if self._ignore_index is not None and indices:
+            counted = counted & (labels != self._ignore_index)
+        number = counted.sum(dtype=torch.float64)
+        self.counted = self.counted + number
+        scores: dict[str, Tensor] = {}
+        logits = isinstance(outputs, Tensor) and outputs.shape == (*labels.shape, self._num_classes)
+        if logits and indices:
+            scores["accuracy"] = (counted & (outputs.argmax(-1) == labels)).sum(dtype=torch.float64)
+        if self._loss is not None:
+            scores["loss"] = self._total_loss(self._loss(outputs, labels), rows, counted)
+        for name, value in scores.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def _total_loss(self, value: Any, rows: int, counted: Tensor) -> Tensor:
+        """The sum of the losses of a batch; a mean is one over the rows that are not left out."""
+        if isinstance(value, Tensor) and value.ndim and value.shape == counted.shape:
+            return torch.where(counted, value.detach(), 0).sum(dtype=torch.float64)
+        number = counted.sum(dtype=torch.float64)
+        total = total_loss(value, rows, self._reduction)
+        if self._reduction == "sum" or np.ndim(value):
+            return total
+        # torch's mean over no row is NaN
+        return torch.where(number > 0, total * (number / rows), 0.0)
 
 
 def reduction_of(loss: LossFunction | None, given: Reduction | None) -> Reduction:
