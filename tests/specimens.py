@@ -3,12 +3,12 @@
 from ncfast.kernels.configuration import (
     alignment,
     decide_config,
-    items_config,
     merge_config,
     neighbors_config,
     power_of_two,
     project_config,
     scatter_config,
+    segments_config,
     tiny_config,
     update_config,
 )
@@ -25,10 +25,10 @@ def cases():
     found = {}
     for count, dim, classes in SIZES:
         for kind in TYPES if dim == 512 else ("fp32", "bf16"):
-            found[f"items {kind} D={dim}"] = items(kind, count, dim, classes)
-    found["items fp32 D=8192"] = items("fp32", 100_000, 8192, 10)
-    found["items again fp32 D=512"] = items("fp32", 1_000_000, 512, 10, again=True)
-    found["items again bf16 D=4096"] = items("bf16", 1_000_000, 4096, 1000, again=True)
+            found[f"segments {kind} D={dim}"] = segments(kind, count, dim, classes)
+    found["segments fp32 D=8192"] = segments("fp32", 100_000, 8192, 10)
+    found["segments again fp32 D=512"] = segments("fp32", 1_000_000, 512, 10, again=True)
+    found["segments again bf16 D=4096"] = segments("bf16", 1_000_000, 4096, 1000, again=True)
     for kind, dim in (("fp32", 512), ("bf16", 4096), ("fp64", 200)):
         found[f"update {kind} D={dim}"] = update(kind, dim)
     found["update look fp32 D=512"] = update("fp32", 512, apply=False)
@@ -53,49 +53,56 @@ def cases():
     return found
 
 
-def items(kind, count, dim, classes, *, again=False):
+def segments(kind, count, dim, classes, *, again=False):
     import triton.language as tl
 
-    from ncfast.kernels.items import moments_of_items
+    from ncfast.kernels.segments import moments_of_segments
 
-    config = items_config(count, dim, classes, TYPES[kind], 132)
+    config = segments_config(count, dim, classes, TYPES[kind], 132)
     exact = "*fp64" if kind == "fp64" else "*fp32"
-    signature = {"feats": f"*{kind}", "permutation": "*i32", "items": "*i32", "poison": "*fp64"}
+    signature = {"feats": f"*{kind}", "permutation": "*i32", "segments": "*i32", "poison": "*fp64"}
     signature |= {"partial_mean": exact, "partial_ss": "*fp64", "means": "*fp64"}
     signature |= {"within": "*fp64", "norm_sums": "*fp64", "norm_maxs": "*fp64"}
     signature |= {"row_squares": "*fp64", "width": "i32", "row_units": "i32", "number": "i32"}
     constants = {"col_stride": 1, "ALIGN": alignment(dim), "ROWS": config.tile_rows}
     constants |= {"COLS": config.tile_cols, "WIDE": dim > config.tile_cols}
     constants |= {"ACC": tl.float64 if kind == "fp64" else tl.float32, "AGAIN": again}
-    return described(moments_of_items, signature, constants, config.warps)
+    return described(moments_of_segments, signature, constants, config.warps)
 
 
 def merge(count, dim, classes):
-    from ncfast.kernels.merge import merge_items
+    from ncfast.kernels.merge import merge_segments
 
-    config = merge_config(count, dim, classes, items_config(count, dim, classes, 4, 132).item_rows)
-    signature = {"feats": "*fp32", "items": "*i32", "shared": "*i32", "counts": "*i64"}
+    config = merge_config(
+        count, dim, classes, segments_config(count, dim, classes, 4, 132).segment_rows
+    )
+    signature = {"feats": "*fp32", "segments": "*i32", "shared": "*i32", "counts": "*i64"}
     signature |= {"poison": "*fp64", "partial_mean": "*fp32", "partial_ss": "*fp64"}
     signature |= {"norm_sums": "*fp64", "norm_maxs": "*fp64", "means": "*fp64"}
     signature |= {"within": "*fp64", "norms": "*fp64", "width": "i32", "row_stride": "i32"}
     signature |= {"number": "i32", "classes": "i32"}
     constants = {"col_stride": 1, "ALIGN": alignment(dim), "SIZE": 2048}
-    constants |= {"ITEMS": config.tile_items, "COLS": config.tile_cols}
-    return described(merge_items, signature, constants, config.warps)
+    constants |= {"SEGMENTS": config.tile_segments, "COLS": config.tile_cols}
+    return described(merge_segments, signature, constants, config.warps)
 
 
 def update(kind, dim, *, apply=True):
     from ncfast.kernels.update import merge_batch
 
-    items, merge = (config := update_config(8192, dim, TYPES[kind], 132)).items, config.merge
+    segments, merge = (config := update_config(8192, dim, TYPES[kind], 132)).segments, config.merge
     exact = "*fp64" if kind == "fp64" else "*fp32"
-    signature = {"feats": f"*{kind}", "items": "*i32", "partial_mean": exact}
+    signature = {"feats": f"*{kind}", "segments": "*i32", "partial_mean": exact}
     signature |= {"partial_ss": "*fp64", "norm_sums": "*fp64", "norm_maxs": "*fp64"}
     signature |= {"nan_if_invalid": "*fp64", "counts": "*i64", "means": "*fp64"}
     signature |= {"within": "*fp64", "norm_sum": "*fp64", "norm_max": "*fp64"}
     signature |= {"width": "i32", "row_stride": "i32", "number": "i32"}
-    constants = {"col_stride": 1, "ALIGN": alignment(dim), "ITEMS": merge.tile_items}
-    constants |= {"COLS": merge.tile_cols, "SIZE": 2048, "LENGTH": items.item_rows, "APPLY": apply}
+    constants = {"col_stride": 1, "ALIGN": alignment(dim), "SEGMENTS": merge.tile_segments}
+    constants |= {
+        "COLS": merge.tile_cols,
+        "SIZE": 2048,
+        "LENGTH": segments.segment_rows,
+        "APPLY": apply,
+    }
     if apply:
         constants |= {"centres": None, "reach": None}
     else:
