@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ncfast._arrays import as_tensor
-from ncfast._validate import LABEL_DTYPES
+from ncfast._validate import LABEL_DTYPES, has_float64
 from ncfast.accumulator import Accumulator
 from ncfast.metrics.catalogue import CATALOGUE, resolve
 from ncfast.metrics.needs import as_bytes
@@ -286,6 +286,10 @@ class Snapshot:
 
     def _score(self, outputs: Any, labels: Tensor, mask: Tensor | None) -> None:
         """Add the accuracy and the loss of a batch, over the rows that are not left out."""
+        loss = None if self._loss is None else self._loss(outputs, labels)
+        if not has_float64(labels.device):
+            labels, mask = labels.cpu(), None if mask is None else mask.cpu()
+            outputs, loss = (x.cpu() if isinstance(x, Tensor) else x for x in (outputs, loss))
         rows = len(labels)
         self._count += rows
         indices = labels.dtype in LABEL_DTYPES  # others, such as soft labels, have a loss alone
@@ -301,7 +305,7 @@ class Snapshot:
         if logits and indices:
             scores["accuracy"] = (counted & (outputs.argmax(-1) == labels)).sum(dtype=torch.float64)
         if self._loss is not None:
-            scores["loss"] = self._total_loss(self._loss(outputs, labels), rows, counted)
+            scores["loss"] = self._total_loss(loss, rows, counted)
         for name, value in scores.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
