@@ -64,6 +64,7 @@ class ClassMoments:
             device: where the state lives.
         """
         num_classes = _validate.check_num_classes(num_classes)
+        _check_place(device)
         return cls(
             torch.zeros(num_classes, dtype=torch.int64, device=device),
             torch.zeros((num_classes, dim), dtype=torch.float64, device=device),
@@ -216,7 +217,8 @@ class ClassMoments:
         return all_reduce_many([self], group)[0]
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> ClassMoments:
-        """The same moments on another device."""
+        """The same moments on another device, which must have float64."""
+        _check_place(device)
         moved = (
             getattr(self, field.name).to(device, non_blocking=non_blocking)
             for field in fields(self)
@@ -288,6 +290,10 @@ def check_batch(
             f"{tuple(mask.shape)} on {mask.device}."
         )
     return feats, labels, mask
+
+
+def _check_place(device: torch.device | str | None) -> None:
+    _validate.check_device("device", device, "Leave moments on the CPU, and move features to it.")
 
 
 def check_moments(given: object, name: str) -> None:

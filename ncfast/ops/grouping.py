@@ -135,8 +135,9 @@ def plan(labels: Labels, num_classes: int | None = None) -> LabelPlan:
 
     Raises:
         TypeError: a dtype that cannot be used.
-        ValueError: a shape that does not fit; no label; labels out of range, where they are on the
-            CPU. On an accelerator such a plan turns results into NaN, as such labels do.
+        ValueError: a shape that does not fit; no label; a device without float64; labels out of
+            range, where they are on the CPU. On an accelerator such a plan turns results into NaN,
+            as such labels do.
 
     Example:
         >>> import torch, ncfast
@@ -146,6 +147,7 @@ def plan(labels: Labels, num_classes: int | None = None) -> LabelPlan:
         [25, 25, 25, 25]
     """
     labels = _validate.check_labels(labels_of(labels))
+    _validate.check_device("labels", labels.device, "Move them to the CPU: labels.cpu().")
     if not 0 < labels.shape[0] < 1 << 31:
         raise ValueError(
             f"Expected argument `labels` to hold 1 to 2^31 - 1 labels but got {labels.shape[0]}."
