@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ncfast._surroundings import updatable
-from ncfast.distributed import pack, unpack
 from ncfast.moments import ClassMoments, check_batch
+from ncfast.ops.states import Layout, pack
 from ncfast.ops.update import UPDATE
 
 
@@ -150,19 +150,20 @@ class StreamState:
         )
 
     def pack(self) -> Tensor:
-        """The state as one float64 vector; counts are exact up to 2^53."""
+        """The state as one float64 vector; `ignored` is exact up to 2^53."""
         scatter = self.ignored.new_zeros(0) if self.scatter is None else self.scatter.flatten()
         parts = [pack(self.moments), pack(self.outside), self.ignored.view(1), scatter]
         return torch.cat([part.to(torch.float64) for part in parts])
 
     def unpack(self, packed: Tensor) -> StreamState:
         """The state in a vector of `pack`, of the same K, D and parts as this state."""
-        number, dim = self.moments.num_classes, self.moments.dim
-        sizes = [2 + number * (dim + 2), 2 + dim + 2, 1]
+        dim = self.moments.dim
+        inside, beyond = Layout(self.moments.num_classes, dim), Layout(1, dim)
+        sizes = [inside.size, beyond.size, 1]
         moments, outside, ignored, scatter = packed.split([*sizes, len(packed) - sum(sizes)])
         return StreamState(
-            unpack(moments, number, dim),
-            unpack(outside, 1, dim),
+            ClassMoments(*inside.split(moments)),
+            ClassMoments(*beyond.split(outside)),
             None if self.scatter is None else scatter.view(dim, dim),
             ignored.to(torch.int64).squeeze(0),
             self.flags,

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ncfast._surroundings import updatable
 from ncfast.accumulator.stream import Flags, StreamState
-from ncfast.distributed import unpack
 from ncfast.moments import ClassMoments
 
 _KEEPS_ALL = 0.5  # in place of an ignore_index where there is none
@@ -95,12 +94,16 @@ def merged(vectors: Tensor, layout: Layout) -> Tensor:
 def of_first_release(vector: Tensor, layout: Layout) -> Tensor | None:
     """The vector of a state saved by version 0.1; None where it does not fit.
 
-    That state holds the moments alone.
+    That state holds the moments alone: norm_sum, norm_max, and for each class its count, its sum of
+    squares and its mean.
     """
     if layout.scatter or len(vector) != layout.sizes[0]:
         return None
     found = empty(layout).to(vector.device)
-    moments = unpack(vector.double(), layout.num_classes, layout.dim)
+    norms, rows = vector.double().split([2, len(vector) - 2])
+    counts, squares, means = rows.view(layout.num_classes, -1).split([1, 1, layout.dim], 1)
+    counts = counts.squeeze(1).to(torch.int64)
+    moments = ClassMoments(counts, means, squares.squeeze(1), *norms)
     _write(found.split(layout.sizes)[0], moments)
     return found
 

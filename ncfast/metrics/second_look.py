@@ -24,8 +24,9 @@ from ncfast.metrics.needs import LOOKS
 from ncfast.metrics.ood import neco_scores
 from ncfast.moments import ClassMoments
 from ncfast.ops.blocks import add_by_class
+from ncfast.ops.kept_rows import checked_keys, nan_if
 from ncfast.ops.margins import add_projected_squares
-from ncfast.ops.update import UPDATE, checked_keys, nan_if
+from ncfast.ops.update import UPDATE
 
 NO_SCORE = -1.0  # in place of a score, which lies in 0..1
 _CLASSIFIER = frozenset({"classifier", "bias"})

@@ -12,9 +12,9 @@ from ncfast.features.classifier import Classifier
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.moments import ClassMoments, class_moments
 from ncfast.ops import _raw, select
+from ncfast.ops.kept_rows import checked_keys, nan_if
 from ncfast.ops.moments import cpu as cpu_moments
 from ncfast.ops.states import Layout, RowWriter, pack
-from ncfast.ops.update import checked_keys, nan_if
 from ncfast.ops.weight_norm import norm_writer
 from ncfast.tracking.averaging import Averaging, running_average
 from ncfast.tracking.extras import Extras
