@@ -1,4 +1,4 @@
-"""`StreamState`: what an `ncfast.Accumulator` keeps of the rows so far, and how states combine."""
+"""`StreamState`: the sums over the rows of an `ncfast.Accumulator`, and how two states merge."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ncfast.ops.update import UPDATE
 
 
 class Flags(NamedTuple):
-    """What the host knows of a state without reading it."""
+    """Facts about a state that the host knows without reading a tensor."""
 
     rows: bool = False  # rows were added, counted or not
     outside: bool = False  # rows from outside the distribution were added
@@ -50,7 +50,7 @@ class StreamState:
     def empty(
         cls, num_classes: int, dim: int, device: torch.device, *, scatter: bool
     ) -> StreamState:
-        """The state of no row."""
+        """The state without rows."""
         moments = ClassMoments.empty(num_classes, dim, device)
         return cls(
             moments,
@@ -105,7 +105,7 @@ class StreamState:
         return True
 
     def check_own(self, call: str) -> None:
-        """Raise RuntimeError if these are the rows of all ranks."""
+        """Raise RuntimeError if the state holds the rows of all ranks."""
         if self.flags.shared:
             raise RuntimeError(
                 f"Expected no `{call}` after `all_reduce`: the next `all_reduce` would count the "

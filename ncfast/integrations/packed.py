@@ -19,13 +19,13 @@ _KEEPS_ALL = 0.5  # in place of an ignore_index where there is none
 
 
 class Layout(NamedTuple):
-    """What a vector holds.
+    """The parts of a vector.
 
     Attributes:
         num_classes: K.
         dim: D.
         scatter: whether the (D, D) scatter matrix is at its end.
-        ignore_index: stored too, so that metrics which leave out other rows share no state.
+        ignore_index: stored too, because metrics that leave out other rows share no state.
     """
 
     num_classes: int
@@ -42,7 +42,7 @@ class Layout(NamedTuple):
 
 @updatable
 def empty(layout: Layout) -> Tensor:
-    """The vector of no row."""
+    """The vector of a state without rows."""
     vector = torch.zeros(sum(layout.sizes), dtype=torch.float64)
     ignore = layout.ignore_index
     vector.split(layout.sizes)[2][1] = _KEEPS_ALL if ignore is None else ignore
@@ -50,7 +50,7 @@ def empty(layout: Layout) -> Tensor:
 
 
 def opened(vector: Tensor, layout: Layout, *, flags: Flags | None = None) -> StreamState:
-    """The state in a vector. All but the counts, which `close` writes, is a view of it."""
+    """The state in a vector: views of it, but for the counts, which `close` writes back."""
     inside, outside, ignored, scatter = vector.split(layout.sizes)
     return StreamState(
         _moments(inside, layout.num_classes, layout.dim),

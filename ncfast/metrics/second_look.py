@@ -100,7 +100,7 @@ class SecondLook:
         number = self.inputs.moments.num_classes
         labels, _, invalid = checked_keys(labels, number, mask, ignore_index)
         left_out = labels == number
-        if not _validate.labels_are_on_host(labels) or bool(left_out.any()):
+        if not _validate.is_on_host(labels) or bool(left_out.any()):
             feats = torch.where(left_out.unsqueeze(1), 0, feats)
         sums = self.sums
         sums.norm_sum.add_(self._norm_sum(feats) + nan_if(invalid))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncfast._validate import labels_are_on_host
+from ncfast._validate import is_on_host
 
 _SQUARINGS = 44
 
@@ -117,7 +117,7 @@ def condition(
     Returns:
         Infinite for linearly dependent rows; NaN without a row, or for a single centred one.
     """
-    if not labels_are_on_host(matrix):
+    if not is_on_host(matrix):
         return condition_by_squaring(matrix, present, norm_mean, centred=centred)
     # absent classes are zero rows: they only append zero singular values
     singular = nonzero_singular(singular_values(matrix), max(matrix.shape[-2:]), norm_mean)

@@ -169,7 +169,7 @@ class MomentsBuffer:
         """Whether `ignore_index` is among the labels; on an accelerator, whether it may be."""
         if self._ignore_index is None:
             return False
-        on_host = _validate.labels_are_on_host(labels)
+        on_host = _validate.is_on_host(labels)
         return not on_host or bool((_raw.as_int64(labels) == self._ignore_index).any())
 
     @torch.no_grad()

@@ -154,7 +154,7 @@ def test_tiles_add_up_to_the_whole_and_the_kernels_agree(monkeypatch):
 def test_what_an_accelerator_does_about_pairs_equals_the_cpu(monkeypatch):
     moments = many(70, 9)
     here = ncfast.collapse_metrics(moments)
-    monkeypatch.setattr(pairs, "labels_are_on_host", lambda tensor: False)
+    monkeypatch.setattr(pairs, "is_on_host", lambda tensor: False)
     there = ncfast.collapse_metrics(moments, backend="reference")
     for name, value in here.items():
         assert float(there[name]) == pytest.approx(float(value), rel=1e-11), name
