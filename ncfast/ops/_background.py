@@ -15,11 +15,11 @@ import json
 import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import warnings
 from pathlib import Path
+from subprocess import DEVNULL, Popen
 
 import torch
 
@@ -36,7 +36,7 @@ _SHARED = (
     *("_CONDOR_SLOT", "OAR_JOB_ID", "RAY_JOB_ID"),
 )
 _considered: set[int] = set()
-_running: list[subprocess.Popen[bytes]] = []
+_running: list[Popen[bytes]] = []
 
 
 def consider(device: torch.device, entries: int) -> None:
@@ -87,12 +87,9 @@ def _start(table: Table, number: int) -> str | None:
         table.elsewhere = _private_folder() / f"{table.key}.json"
     assert table.file is not None
     command = supervisor_command(table, number)
-    nothing = subprocess.DEVNULL
     try:
         _running.append(
-            subprocess.Popen(
-                command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True
-            )
+            Popen(command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True)
         )
     except OSError as error:
         return f"it could not be started: {error}"
