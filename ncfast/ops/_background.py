@@ -79,13 +79,13 @@ def why_not_here(number: int) -> str | None:
 
 def _start(table: Table, number: int) -> str | None:
     """Start the check unless one was started before; the reason if none runs now."""
-    try:
-        _mark(table)
-    except FileExistsError:
-        return "one was started before and has left no verdict"
-    except OSError:  # nobody may write there: the verdicts are this process's alone
-        table.elsewhere = _private_folder() / f"{table.key}.json"
-    assert table.file is not None
+    if settle_file(table) is None:
+        assert table.file is not None
+        try:
+            with table.file.with_suffix(".started").open("x"):
+                pass
+        except FileExistsError:
+            return "one was started before and has left no verdict"
     command = supervisor_command(table, number)
     try:
         _running.append(
@@ -96,18 +96,24 @@ def _start(table: Table, number: int) -> str | None:
     return None
 
 
-def _mark(table: Table) -> None:
-    """Make the file that says that a check was started.
+def settle_file(table: Table) -> str | None:
+    """Make sure that the file of the verdicts can be written.
 
-    Raises:
-        FileExistsError: there is such a file.
-        OSError: the folder cannot be written to, or there is none.
+    Where the usual folder cannot be written to, the verdicts are this process's alone.
+
+    Returns:
+        The reason why the verdicts cannot be kept; None if they can.
     """
-    if table.file is None:
-        raise OSError("no folder")
-    table.file.parent.mkdir(parents=True, exist_ok=True)
-    with table.file.with_suffix(".started").open("x"):
-        pass
+    try:
+        if table.file is None:
+            raise OSError("the user has no home directory")
+        table.file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=table.file.parent):
+            pass
+    except OSError as error:
+        table.elsewhere = _private_folder() / f"{table.key}.json"
+        return str(error)
+    return None
 
 
 @functools.cache
