@@ -24,14 +24,21 @@ _ENGINES: dict[str, Any] = {
     "triton": triton_sweep,
 }
 NAMES = ("auto", *_ENGINES)
-_HOST = ("direct", "tree", "scipy", "faiss")
+# where an engine runs; the others run on any device
+_DEVICES = {
+    "direct": ("cpu",),
+    "tree": ("cpu",),
+    "scipy": ("cpu",),
+    "faiss": ("cpu", "cuda"),
+    "triton": ("cuda",),
+}
 # (rows, dimension): below this number of rows a tree is faster up to this dimension
 _DEEPEST = ((10_000, 5), (30_000, 6), (50_000, 7), (100_000, 8), (math.inf, 9))
 _EUCLIDEAN = ("faiss", "gemm")
 _PLAIN = {
     "reference": "float64 brute force in torch, any device",
     "scipy": "SciPy's cKDTree, on the CPU",
-    "faiss": "flat index with certificate, k-NN by Euclidean distance, on the CPU",
+    "faiss": "brute force in FAISS with certificate, k-NN by Euclidean distance, on the CPU",
     "gemm": "matrix products with certificate, k-NN by Euclidean distance, any device",
 }
 
@@ -59,9 +66,18 @@ def _status(name: str) -> BackendStatus:
     if name == "triton":
         why_not = why_not_triton()
         return BackendStatus(why_not is None, why_not or backends()["triton"].reason)
-    if name == "faiss" and not faiss_flat.INSTALLED:
-        return BackendStatus(False, "not installed: pip install ncfast[cpu-knn]")
+    if name == "faiss":
+        return _faiss_status()
     return BackendStatus(True, _PLAIN[name])
+
+
+def _faiss_status() -> BackendStatus:
+    on_gpu = faiss_flat.why_not_on_gpu() if torch.cuda.is_available() else None
+    if not faiss_flat.INSTALLED:
+        return BackendStatus(False, on_gpu or "not installed: pip install ncfast[cpu-knn]")
+    if not torch.cuda.is_available():
+        return BackendStatus(True, _PLAIN["faiss"])
+    return BackendStatus(True, f"{_PLAIN['faiss']}; on CUDA: {on_gpu or 'as well'}")
 
 
 def neighbor_backend(
@@ -71,6 +87,7 @@ def neighbor_backend(
     *,
     task: str = "knn",
     metric: str = "l2",
+    k: int = 1,
 ) -> tuple[str, str]:
     """The engine that ``backend="auto"`` selects, and the reason.
 
@@ -82,6 +99,7 @@ def neighbor_backend(
         device: device of the rows.
         task: "knn", "joint" or "count".
         metric: "l2", "l2max" or "linf".
+        k: number of neighbours. FAISS on a GPU finds at most 2,039.
 
     Returns:
         The name of the engine and the reason.
@@ -130,7 +148,7 @@ def _on_accelerator(d: int, task: str, metric: str) -> tuple[str, str]:
 
 
 def engine(
-    name: str, n: int, d: int, device: torch.device, task: str, metric: str
+    name: str, n: int, d: int, device: torch.device, task: str, metric: str, k: int = 1
 ) -> tuple[str, Engine]:
     """The engine ``name``, or with "auto" the one that `neighbor_backend` selects.
 
@@ -139,21 +157,21 @@ def engine(
     """
     one_of(name, "backend", NAMES)
     if name == "auto":
-        name, _ = neighbor_backend(n, d, device, task=task, metric=metric)
-    why_not = _why_not(name, device, task, metric)
+        name, _ = neighbor_backend(n, d, device, task=task, metric=metric, k=k)
+    why_not = _why_not(name, device, task, metric, k)
     if why_not is not None:
         raise ValueError(f"Backend {name!r} cannot run here: {why_not}. Use backend='auto'.")
     return name, cast(Engine, _ENGINES[name])
 
 
-def _why_not(name: str, device: torch.device, task: str, metric: str) -> str | None:
-    if name in _HOST and device.type != "cpu":
-        return f"the rows are on {device}"
-    if name == "triton" and device.type != "cuda":
+def _why_not(name: str, device: torch.device, task: str, metric: str, k: int) -> str | None:
+    if device.type not in _DEVICES.get(name, (device.type,)):
         return f"the rows are on {device}"
     if name in _EUCLIDEAN and (task != "knn" or metric != "l2"):
         return "it supports only k nearest neighbours by Euclidean distance"
     if name in ("direct", "tree") and _raw.extension is not None:
         return None  # composing the status would take longer than a small search
+    if name == "faiss" and device.type == "cuda":
+        return faiss_flat.why_not_on_gpu(k)
     status = _status(name)
     return None if status.available else status.reason
