@@ -19,6 +19,7 @@ LAYERS = {
     "accumulator": "accumulator _rows _stream _stream_ranks",
     # evaluation captures features as tracking does; a snapshot looks twice as evaluation does
     "tracking and evaluation": "tracking evaluation",
+    "self-check": "self_check",
     "public names": "__init__",
     "integrations": "integrations",
     "experiments": "experiments",

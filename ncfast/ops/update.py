@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ncfast.kernels.configuration import update_config
-from ncfast.ops import _raw
+from ncfast.ops import _comparison, _raw
 from ncfast.ops import moments as class_moments
 from ncfast.ops._registry import Operation, operator
 from ncfast.ops.blocks import add_by_class, multiprocessors, residuals
@@ -22,6 +22,7 @@ from ncfast.ops.grouping import present_items
 from ncfast.ops.moments import RawMoments
 from ncfast.ops.summary import Moments
 
+WITH_SCATTER = "with the scatter matrix"  # the path of an update that has one
 _OPTIONS = ("mask", "ignore_index", "ignored", "scatter")
 
 
@@ -245,6 +246,11 @@ def _eagerly(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> N
     UPDATE.eagerly(feats, labels, state, **options)
 
 
+def _path(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> str:
+    del feats, labels, state
+    return "" if options.get("scatter") is None else WITH_SCATTER
+
+
 def _implemented(run: Callable[..., None]) -> Callable[..., None]:
     """``run`` with the arguments in the order of the operator's schema."""
 
@@ -269,4 +275,6 @@ UPDATE = Operation(
     triton=_triton,
     operator=_by_operator,
     float64=True,
+    comparison=_comparison.UPDATE,
+    path=_path,
 )
