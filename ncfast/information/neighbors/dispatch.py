@@ -11,7 +11,7 @@ from ncfast.information.neighbors import faiss_flat, gemm, reference, scipy_tree
 from ncfast.information.neighbors._check import one_of
 from ncfast.information.neighbors._types import Engine
 from ncfast.information.neighbors.native import Native
-from ncfast.ops import BackendStatus, _raw, backends
+from ncfast.ops import BackendStatus, _auto, _raw, _verdicts, backends
 from ncfast.ops._registry import why_not_triton
 
 _ENGINES: dict[str, Any] = {
@@ -35,6 +35,10 @@ _DEVICES = {
 # (rows, dimension): below this number of rows a tree is faster up to this dimension
 _DEEPEST = ((10_000, 5), (30_000, 6), (50_000, 7), (100_000, 8), (math.inf, 9))
 _EUCLIDEAN = ("faiss", "gemm")
+CHECKED = "neighbours"  # the operation of the self-check; its paths are engines
+_WIDE = 16  # columns from which products and a certificate replace direct differences on CUDA
+# compute capability: the engine that was measured to be the fastest there from _WIDE columns on
+_FASTEST: dict[tuple[int, int], str] = {}
 _PLAIN = {
     "reference": "float64 brute force in torch, any device",
     "scipy": "SciPy's cKDTree, on the CPU",
@@ -91,7 +95,8 @@ def neighbor_backend(
 ) -> tuple[str, str]:
     """The engine that ``backend="auto"`` selects, and the reason.
 
-    The limits come from measurements, see ``docs/neighbors.md``.
+    The limits come from measurements, see ``docs/neighbors.md``. On CUDA "triton" and "faiss" are
+    selected once they have passed the self-check (``ncfast info --check-gpu``).
 
     Args:
         n: number of rows; for searches within classes, the number in a typical class.
@@ -113,7 +118,7 @@ def neighbor_backend(
     """
     one_of(task, "task", ("knn", "joint", "count"))
     if torch.device(device).type != "cpu":
-        return _on_accelerator(d, task, metric)
+        return _on_accelerator(d, torch.device(device), task, metric, k)
     if _raw.extension is not None:
         return _with_extension(n, d)
     return _without_extension(d, task, metric)
@@ -140,11 +145,36 @@ def _without_extension(d: int, task: str, metric: str) -> tuple[str, str]:
     return "reference", "high dimension, and no C++ extension"
 
 
-# "triton" must be requested by name until its kernels have run on a GPU.
-def _on_accelerator(d: int, task: str, metric: str) -> tuple[str, str]:
-    if task == "knn" and metric == "l2" and d >= 16:
-        return "gemm", "matrix products with certificate on an accelerator"
+def _on_accelerator(
+    d: int, device: torch.device, task: str, metric: str, k: int
+) -> tuple[str, str]:
+    if task == "knn" and metric == "l2" and d >= _WIDE:
+        return _for_many_columns(device, k)
+    if _auto.proven(CHECKED, "triton", torch.float64, device):
+        return "triton", "direct differences in float64, which passed the self-check on this device"
     return "reference", "float64 brute force on an accelerator"
+
+
+def _for_many_columns(device: torch.device, k: int) -> tuple[str, str]:
+    measured = _fastest(device)
+    if measured is not None and _good(measured, device, k):
+        return measured, "measured to be the fastest on devices of this compute capability"
+    if _good("faiss", device, k):
+        return "faiss", "FAISS with certificate, which passed the self-check on this device"
+    return "gemm", "matrix products with certificate on an accelerator"
+
+
+def _fastest(device: torch.device) -> str | None:
+    if not _FASTEST or device.type != "cuda":
+        return None
+    return _FASTEST.get(torch.cuda.get_device_capability(device))
+
+
+def _good(name: str, device: torch.device, k: int) -> bool:
+    if name == "faiss":  # NCFAST_TRITON says nothing about it
+        verdict = _verdicts.verdict(CHECKED, name, torch.float64, device)
+        return verdict.usable and k <= faiss_flat.MOST
+    return name == "gemm" or _auto.proven(CHECKED, name, torch.float64, device)
 
 
 def engine(
@@ -157,6 +187,8 @@ def engine(
     """
     one_of(name, "backend", NAMES)
     if name == "auto":
+        if device.type == "cuda":  # starts the self-check where there is no verdict
+            _auto.offered(CHECKED, torch.float64, device, n * d)
         name, _ = neighbor_backend(n, d, device, task=task, metric=metric, k=k)
     why_not = _why_not(name, device, task, metric, k)
     if why_not is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -51,6 +52,9 @@ class Faiss:
         self.device = before
 
     def knn_gpu(self, resources, xq, xb, k, D, I):  # noqa: E741
+        from faiss.contrib.torch_utils import torch_replacement_knn_gpu as real
+
+        inspect.signature(real).bind(resources, xq, xb, k, D=D, I=I)
         assert resources is self
         assert self.device == CUDA
         for each in (xq, xb, D, I):
@@ -75,6 +79,7 @@ def playing(patch: pytest.MonkeyPatch) -> Iterator[Faiss]:
         faiss = Faiss(moved)
         patch.setattr(faiss_flat, "library", lambda: faiss)
         patch.setattr(torch.cuda, "device_of", faiss.on_device_of)
+        patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
         empty = torch.empty
 
         def poisoned(*size, **options):

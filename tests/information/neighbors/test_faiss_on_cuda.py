@@ -12,13 +12,24 @@ import torch
 from torch import Tensor
 
 import ncfast
-from ncfast.information.neighbors import faiss_flat, knn, neighbor_backends
+from ncfast.information.neighbors import (
+    dispatch,
+    faiss_flat,
+    knn,
+    neighbor_backend,
+    neighbor_backends,
+)
+from ncfast.ops import _verdicts
+from ncfast.ops._verdicts import Subject, Table, Verdict
+from ncfast.self_check import neighbors as self_check
+from ncfast.self_check.forms import Wrong
 
 if not faiss_flat.INSTALLED:
     pytest.skip("needs faiss-cpu", allow_module_level=True)
 
 from information.neighbors.faiss_on_cuda import Faiss, cuda, playing
 from information.neighbors.test_exact import FLOATS, K, collapsed
+from pretended_cuda import CUDA
 
 
 @pytest.fixture
@@ -271,17 +282,80 @@ def test_a_failure_of_faiss_costs_nothing_but_time(faiss: Faiss) -> None:
         assert assert_exact(torch.randn(60, 20)) == 1
 
 
-def test_estimators_stay_on_the_device(faiss: Faiss) -> None:
+def proves(monkeypatch: pytest.MonkeyPatch, **states: str) -> None:
+    """Let these verdicts on engines stand for the first CUDA device."""
+    verdicts = {
+        Subject("neighbours", name, "float64"): Verdict(state) for name, state in states.items()
+    }
+    table = Table(number=0, facts={}, verdicts=verdicts, complete=True)
+    monkeypatch.setattr(_verdicts, "_tables", {0: table})
+
+
+def chosen(d: int, **given) -> str:
+    return neighbor_backend(1000, d, CUDA, **given)[0]
+
+
+def test_auto_takes_faiss_where_its_verdict_is_good(faiss: Faiss, monkeypatch) -> None:
+    assert (chosen(16), chosen(15)) == ("gemm", "reference")
+    for state in ("failed", "crashed", "timed out", "running", "unchecked"):
+        proves(monkeypatch, faiss=state)
+        assert chosen(16) == "gemm"
+    proves(monkeypatch, faiss="ok")
+    assert (chosen(16), chosen(15)) == ("faiss", "reference")
+    assert (chosen(16, task="joint"), chosen(16, metric="linf")) == ("reference", "reference")
+    assert (chosen(16, k=2039), chosen(16, k=2040)) == ("faiss", "gemm")
+    x = torch.randn(100, 16)
+    assert knn(cuda(x), 3).backend == "faiss"
+    monkeypatch.setenv("NCFAST_TRITON", "0")  # is about Triton alone
+    assert chosen(16) == "faiss"
+    monkeypatch.setenv("NCFAST_TRITON", "1")
+    proves(monkeypatch, faiss="failed")
+    assert (chosen(16), chosen(15)) == ("gemm", "triton")
+
+
+def test_auto_takes_kernels_in_place_of_the_reference(monkeypatch) -> None:
+    proves(monkeypatch, triton="ok")
+    assert (chosen(3), chosen(40), chosen(40, task="count")) == ("triton", "gemm", "triton")
+
+
+def test_auto_takes_what_was_measured_to_be_faster(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(dispatch, "_FASTEST", {(9, 0): "triton", (8, 9): "gemm"})
+    proves(monkeypatch, triton="ok", faiss="ok")
+    assert chosen(20) == "triton"
+    proves(monkeypatch, faiss="ok")
+    assert chosen(20) == "faiss"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    assert chosen(20) == "gemm"
+
+
+def test_the_self_check_finds_a_broken_faiss(faiss: Faiss) -> None:
+    check = self_check.check("faiss")
+    assert check(torch.float64, CUDA) == ""
+    for spoil in (nearest_missing, tf32):
+        faiss.spoil = spoil
+        with pytest.raises(Wrong, match="contradict"):
+            check(torch.float64, CUDA)
+
+
+def test_estimators_stay_on_the_device(faiss: Faiss, monkeypatch) -> None:
+    proves(monkeypatch, faiss="ok")
     generator = torch.Generator().manual_seed(12)
     x = torch.randn(400, 20, generator=generator, dtype=torch.float64)
     labels = torch.arange(400) % 4
     x[:, 0] += labels
-    for call in (
-        lambda rows, classes: ncfast.entropy(rows, k=5, backend=engine(rows)),
-        lambda rows, classes: ncfast.label_information(rows, classes, k=5),
-        lambda rows, classes: ncfast.mutual_information(rows[:, :9], rows[:, 9:11], k=5),
-        lambda rows, classes: ncfast.conditional_mutual_information(
-            rows[:, :1], rows[:, 1:2], rows[:, 2:3], k=5
+    for backend, call in (
+        ("faiss", lambda rows, classes: ncfast.entropy(rows, k=5)),
+        ("faiss", lambda rows, classes: ncfast.label_information(rows, classes, k=5)),
+        (
+            "reference",
+            lambda rows, classes: ncfast.mutual_information(rows[:, :9], rows[:, 9:11], k=5),
+        ),
+        (
+            "reference",
+            lambda rows, classes: ncfast.conditional_mutual_information(
+                rows[:, :1], rows[:, 1:2], rows[:, 2:3], k=5
+            ),
         ),
     ):
         with warnings.catch_warnings():
@@ -291,11 +365,8 @@ def test_estimators_stay_on_the_device(faiss: Faiss) -> None:
             largest = max(faiss.moved)
             expected = call(x, labels)
         assert (found.value, found.stderr) == (expected.value, expected.stderr)
+        assert found.backend == backend
         assert largest <= 8  # numbers, and the sizes of the classes
-
-
-def engine(rows: Tensor) -> str:
-    return "faiss" if rows.is_cuda else "reference"
 
 
 def test_faiss_refuses_what_would_end_the_process(faiss: Faiss) -> None:
