@@ -102,7 +102,7 @@ class Accumulator:
         self.num_classes, self.metrics, self.backend = num_classes, metrics, backend
         self.ignore_index = None if ignore_index is None else _as_label(ignore_index)
         self._selection = select(metrics, num_classes, as_bytes(memory_limit))
-        self._device = None if device is None else torch.device(device)
+        self._device = None if device is None else _with_float64(device)
         self._weight: Tensor | None = None
         self._bias: Tensor | None = None
         self._fixed_dim = dim
@@ -367,7 +367,7 @@ class Accumulator:
     def to(self, device: torch.device | str) -> Self:
         """Move the state to another device, in place; return self."""
         with self._lock:
-            self._device = torch.device(device)
+            self._device = _with_float64(device)
             if self._state is not None:
                 self._state = self._state.to(self._device)
                 if self._look is not None:
@@ -489,7 +489,7 @@ class Accumulator:
 
     def _inputs(self, state: StreamState, *, copy: bool = False) -> MetricInputs:
         weight, bias = (
-            None if part is None else part.to(state.device, torch.float64, copy=copy)
+            None if part is None else part.to(state.device).to(torch.float64, copy=copy)
             for part in (self._weight, self._bias)
         )
         outside = state.outside.means.squeeze(0) if state.flags.outside else None
@@ -526,6 +526,13 @@ class Accumulator:
         facts = Facts(self.dim or 0, int(self._flags.outside), int(look is not None), *scores)
         device = self._state.device if self._state else of_ranks.device_of(group)
         return of_ranks.exchange(facts, self._settings, group, device)
+
+
+def _with_float64(device: torch.device | str) -> torch.device:
+    _validate.check_device(
+        "device", device, "Leave it out: features of such a device are moved to the CPU."
+    )
+    return torch.device(device)
 
 
 def _as_label(ignore_index: SupportsIndex) -> int:

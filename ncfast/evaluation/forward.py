@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ncfast._optional import Show
-from ncfast._validate import LABEL_DTYPES
+from ncfast._validate import LABEL_DTYPES, with_float64
 from ncfast._warnings import user_level
 from ncfast.evaluation.classifier import Readers
 from ncfast.evaluation.looks import Batch, Run, Visit
@@ -188,7 +188,8 @@ class Forward:
         if self.ignore_index is not None:
             counted = counted & (labels != self.ignore_index)
         correct = counted & (logits.argmax(-1) == labels)
-        found = torch.stack([correct.sum(), counted.sum()]).to(torch.float64)
+        found = torch.stack([correct.sum(), counted.sum()])
+        found = found.to(with_float64(found.device)).to(torch.float64)
         self.scores = self.scores.to(found.device) + found
 
     def _warn_of_unshifted(self, inputs: Any, labels: Tensor) -> None:

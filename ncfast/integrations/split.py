@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ncfast._validate import with_float64
 from ncfast.accumulator import Accumulator
 from ncfast.evaluation.looks import Batch, Kept, Memory
 from ncfast.evaluation.samplers import OwnRows
@@ -202,6 +203,7 @@ class Split:
                 self._tracker._warn_once(f"split {layer}", message)
 
     def _score(self, logits: Tensor, labels: Tensor, mask: Tensor | None) -> None:
+        logits = logits.to(with_float64(logits.device))
         labels = labels.to(logits.device)
         counted = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask.to(labels) > 0
         if self._ignore_index is not None:

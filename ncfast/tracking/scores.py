@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncfast._validate import LABEL_DTYPES
+from ncfast._validate import LABEL_DTYPES, has_float64
 from ncfast.tracking.numbers import as_number
 
 LossFunction = Callable[[Any, Any], Any]
@@ -49,6 +49,10 @@ class Scores:
 
     def add(self, outputs: Any, labels: Tensor, mask: Tensor | None) -> None:
         """Add a batch, of which the mask leaves out rows where it is zero."""
+        loss = None if self._loss is None else self._loss(outputs, labels)
+        if not has_float64(labels.device):
+            labels, mask = labels.cpu(), None if mask is None else mask.cpu()
+            outputs, loss = (x.cpu() if isinstance(x, Tensor) else x for x in (outputs, loss))
         rows = len(labels)
         self.rows += rows
         indices = labels.dtype in LABEL_DTYPES  # others, such as soft labels, have a loss alone
@@ -64,7 +68,7 @@ class Scores:
         if logits and indices:
             scores["accuracy"] = (counted & (outputs.argmax(-1) == labels)).sum(dtype=torch.float64)
         if self._loss is not None:
-            scores["loss"] = self._total_loss(self._loss(outputs, labels), rows, counted)
+            scores["loss"] = self._total_loss(loss, rows, counted)
         for name, value in scores.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
