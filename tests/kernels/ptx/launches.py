@@ -8,6 +8,7 @@ torch in place, writes to it.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable
 from ctypes import c_uint8
@@ -20,7 +21,7 @@ import torch
 import triton
 from ptx.machine import Device
 from ptx.memory import EMPTY, OUTSIDE, WRITTEN, Array
-from ptx.program import Kernel, parse
+from ptx.program import parse
 from torch.overrides import TorchFunctionMode
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import CUDABackend
@@ -30,7 +31,7 @@ DENSE = (
 )  # bytes; of a tensor that extends over more, the memory between its rows is left out
 _FRESH = (torch.empty, torch.empty_like, torch.empty_strided, torch.Tensor.new_empty)
 _IN_PLACE = ("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__")
-_parsed: dict[str, Kernel] = {}
+_parsed = functools.lru_cache(maxsize=32)(parse)  # a kernel of 10,000 instructions takes 30 MB
 
 
 class Executed(TorchFunctionMode):
@@ -96,9 +97,7 @@ class Executed(TorchFunctionMode):
     ) -> None:
         """Run a kernel on its arguments by name, tensors and numbers."""
         text = self.edit(text)
-        if text not in _parsed:
-            _parsed[text] = parse(text)
-        kernel, device = _parsed[text], Device(self.seed, self.strict)
+        kernel, device = _parsed(text), Device(self.seed, self.strict)
         tensors = {n: v for n, v in values.items() if isinstance(v, torch.Tensor)}
         regions = [_Region(group, self._fresh) for group in _overlapping(tensors)]
         addresses: dict[str, int] = {}

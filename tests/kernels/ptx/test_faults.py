@@ -64,7 +64,7 @@ def planned():
 
 def wide():
     """Rows wider than a tile."""
-    feats, labels = collapsed(1e-1, count=20, dim=1030, num_classes=2, dtype=torch.float64)
+    feats, labels = collapsed(1e-1, count=12, dim=1030, num_classes=2, dtype=torch.float64)
     return error(passes.planned(feats, build(labels, 2)), feats, labels)
 
 

@@ -13,20 +13,23 @@ import pytest
 
 HERE = Path(__file__).parents[1] / "interpreted"
 ROOT = HERE.parents[2]
-SM_90 = {
-    "test_moments": "tiny or several_programs or equals_the_oracle or first_row or strided",
-    "test_neighbors": "",
-    "test_update": "equals_the_oracle or strides or wider or left_out or magnitude or zero",
+# files and the tests chosen of them, by capability
+CASES = {
+    80: ("", ""),
+    90: (
+        "test_moments test_neighbors test_update",
+        "neighbors or tiny or several_programs or wider or left_out or strides or first_row_of",
+    ),
 }
-CASES = [(path.stem, 80, "") for path in sorted(HERE.glob("test_*.py"))]
-CASES += [(name, 90, chosen) for name, chosen in SM_90.items()]
 
 
-@pytest.mark.timeout(1800)  # a process has to itself what it needs, but not always a core
-@pytest.mark.parametrize(("name", "capability", "chosen"), CASES)
-def test_kernels_on_compiled_ptx(name, capability, chosen):
+@pytest.mark.timeout(1800)  # some minutes on a core that nobody shares
+@pytest.mark.parametrize("capability", CASES)
+def test_kernels_on_compiled_ptx(capability):
+    names, chosen = CASES[capability]
+    files = [str(HERE / f"{name}.py") for name in names.split()] or [str(HERE)]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", str(HERE / f"{name}.py"), "-k", chosen],
+        [sys.executable, "-m", "pytest", "-q", *files, "-k", chosen],
         cwd=ROOT,
         env={**os.environ, "NCFAST_PTX": str(capability)},
         capture_output=True,
