@@ -31,6 +31,7 @@ _FAISS = (
     *("faiss-gpu-cu11", "faiss-gpu-cu12", "faiss-gpu-cuvs"),
 )
 _REFRESH_SECONDS = 2.0  # between two looks at a file that is not complete
+_now = time.monotonic
 Facts = dict[str, str | int]
 
 
@@ -142,7 +143,7 @@ def refresh(device: torch.device) -> None:
     table = table_of(device)
     if table is None or table.complete:
         return
-    if time.monotonic() - table.looked >= _REFRESH_SECONDS:
+    if _now() - table.looked >= _REFRESH_SECONDS:
         read(table)
 
 
@@ -158,9 +159,14 @@ def _number(device: torch.device) -> int | None:
     return torch.cuda.current_device() if torch.cuda.is_available() else None
 
 
+def devices() -> range:
+    """The numbers of the CUDA devices that torch finds."""
+    return range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+
+
 def facts(number: int) -> Facts | None:
     """Everything that a verdict on CUDA device ``number`` depends on; None if there is no such."""
-    if not torch.cuda.is_available() or number >= torch.cuda.device_count():
+    if number not in devices():
         return None
     found = torch.cuda.get_device_properties(number)
     device: Facts = {
@@ -231,7 +237,7 @@ def read(table: Table | None) -> None:
     """Take over what the file of the verdicts holds; a file that cannot be read holds nothing."""
     if table is None:
         return
-    table.looked = time.monotonic()
+    table.looked = _now()
     path = table.file
     if path is None:
         return
