@@ -37,10 +37,10 @@ GOLDEN_NAMES = {
 ROTATION_ONLY = {
     *("rnc1.max", "rnc1.mean", "nc2.condition", "nc2.etf_error_raw", "nc3.bias_collapse"),
     *("nc4.agreement", "nc4.agreement_class", "nc5.ood_cosine", "rank.effective", "rank.stable"),
-    *("bound.generalization", "bound.generalization_trace"),
+    *("bound.generalization", "bound.generalization_trace", "rank.rankme"),
 }
 # these carry the units of the features
-SCALE_DEPENDENT = {"nc3.uniform_duality", "nc3.bias_collapse"}
+SCALE_DEPENDENT = {"nc3.uniform_duality", "nc3.bias_collapse", "ssl.lidar"}
 # a classifier may choose a class that has no sample
 SEE_ABSENT_CLASSES = {
     *("nc4.agreement", "nc4.agreement_class"),
@@ -51,6 +51,7 @@ DEFINED_FOR_ONE_CLASS = {
     *("nc1.within_fraction_sample", "nc3.bias_collapse"),
     *("nc4.agreement", "nc4.agreement_class", "nc4.ncc_accuracy", "nc4.ncc_accuracy_class"),
     *("nc5.ood_cosine", "rank.effective", "rank.participation", "rank.stable"),
+    *("rank.rankme", "rank.alpha_req", "rank.alpha_req_error"),
     *("bound.generalization", "bound.generalization_trace"),
 }
 
