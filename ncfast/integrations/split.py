@@ -14,10 +14,10 @@ from ncfast._validate import with_float64
 from ncfast.accumulator import Accumulator
 from ncfast.evaluation.looks import Batch, Kept, Memory
 from ncfast.evaluation.samplers import OwnRows
+from ncfast.features.classifier import classifier_of
 from ncfast.metrics.catalogue import CATALOGUE
 from ncfast.tracking.keys import IGNORED
 from ncfast.tracking.reduction import Ranks
-from ncfast.tracking.step_metrics import classifier_of
 from ncfast.tracking.tracker import Tracker
 
 MEMORY = 2 << 30  # bytes of features kept for a second look, and of a D x D matrix

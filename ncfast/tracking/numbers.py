@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
+from ncfast._strict_json import NONFINITE
 from ncfast._validate import has_float64
 
-NONFINITE = "nonfinite"  # the field of a line of JSON that lists NaN and infinities
 _RESERVED = ("step", NONFINITE)
 
 

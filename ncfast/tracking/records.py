@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ncfast._strict_json import json_line, nonfinite_values, with_nulls
 from ncfast.ops import _raw
 from ncfast.tracking.sinks import Record
-from ncfast.tracking.sinks.strict_json import json_line, nonfinite_values, with_nulls
 
 
 class LogPoint:
