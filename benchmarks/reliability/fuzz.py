@@ -19,6 +19,7 @@ from torch import Tensor
 
 import ncfast
 from ncfast.benchmarks.reliability import inputs, truth
+from ncfast.benchmarks.reliability.gradients import losses
 from ncfast.benchmarks.reliability.information import information
 from ncfast.benchmarks.reliability.misuse import misuse
 from ncfast.tracking import Tracker
@@ -272,6 +273,7 @@ FAMILIES: dict[str, Callable[[np.random.Generator], Iterator[str]]] = {
     "metrics of one call": metrics,
     "streams": streams,
     "weights and margins": weights,
+    "losses and gradients": losses,
     "information": information,
     "tracker": tracker,
     "wrong arguments": misuse,
