@@ -31,6 +31,10 @@ CONVENTIONS = {
     "rnc1.max": "Tr(Sigma_W) / (largest feature norm)^2",
     "rnc1.mean": "Tr(Sigma_W) / (mean feature norm)^2",
     "weight.norm": "global L2 norm of all parameters",
+    "penalty.log_value": "log of the penalised metric of the last batch, model in train mode",
+    "penalty.strength": "factor on the gradient of that logarithm in the last step",
+    "penalty.gradient_norm": "norm of the penalty's gradient in the last step, hidden layers",
+    "penalty.loss_gradient_norm": "norm of the loss's gradient in the last step, hidden layers",
 }
 
 

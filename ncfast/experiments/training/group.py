@@ -20,6 +20,8 @@ from ncfast.experiments.training.program import ReplicaProgram
 from ncfast.experiments.training.progress import Progress
 from ncfast.tracking.sinks import JsonlSink
 
+FIT = 0.99  # accuracy on the training split at which a penalty "from fit" starts
+
 
 class Group:
     """Replicas that share a program and are at the same step.
@@ -43,6 +45,7 @@ class Group:
         self._marks = first.schedules()
         self._program = ReplicaProgram(configs, train, device)
         self._splits = {"train": train, "test": test}
+        self._starts_at_fit = first.penalty != "none" and first.penalty_from == "fit"
         self.step = checkpoint.saved_step(first.out)
         if self.step >= 0:
             self._restore()
@@ -73,7 +76,7 @@ class Group:
                 self._measure(progress)
                 self._save()
             while self.step < self._steps and not interrupt.raised:
-                self._program.step()
+                self._program.step(self.step)
                 self.step += 1
                 self._measure(progress)
                 progress.advance()
@@ -97,6 +100,8 @@ class Group:
             if probe:
                 look = self._probes[replica]
                 record |= look.take(self._program, replica, self._splits, step)
+            if self._starts_at_fit and record["train/accuracy"] >= FIT:
+                self._program.begin_penalty(replica)
             self._logs[replica].write({"step": step, **record})
         progress.record({"step": step, **_mean(numbers)})
 
