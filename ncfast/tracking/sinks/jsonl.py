@@ -16,7 +16,7 @@ class JsonlSink:
     """Appends a line of JSON for each record; each line reaches the operating system whole.
 
     The JSON is strict: NaN and infinities are null, and the field "nonfinite" lists them, see
-    `ncfast.tracking.sinks.strict_json`. A line that an earlier, killed process left unfinished is
+    `ncfast._strict_json`. A line that an earlier, killed process left unfinished is
     removed on opening. When a write fails, the part of the line that was written is removed and
     OSError is raised. Several processes may append to one file. Every line of the log is a record;
     the header is stored in a file of its own, ``metrics.header.json`` beside metrics.jsonl.
