@@ -22,7 +22,7 @@ _PER_THREAD = {8: 4, 4: 8, 2: 8}
 _THREAD_BYTES = {8: 128, 4: 128, 2: 64}
 _WARPS_RESIDENT = {8: 16, 4: 20, 2: 20}
 _TINY_WARPS = 8
-_TINY_ENTRIES = {8: 16, 4: 32, 2: 32}  # most entries of a tile per thread
+_TINY_ENTRIES = 16  # most entries of a tile per thread
 _TINY_ROWS = {8: 8, 4: 16, 2: 16}  # most rows of a tile
 _SHORTEST, _LONGEST = 32, 256  # bounds on the rows of a segment
 
@@ -193,7 +193,7 @@ def tiny_config(rows: int, dim: int, num_classes: int, itemsize: int) -> TinyCon
     if rows > 4096 or num_classes > 1024 or dim > 2048 or rows * dim * itemsize > 4 << 20:
         return None
     cols = max(16, power_of_two(dim))
-    held = 32 * _TINY_WARPS * _TINY_ENTRIES[itemsize]
+    held = 32 * _TINY_WARPS * _TINY_ENTRIES
     tile_rows = max(1, min(_TINY_ROWS[itemsize], held // cols))
     # 32 rows of 4096, and 16 of 1024, limit the effect of an outlier in the first row as 8 of 256
     shift_rows = max(tile_rows, 16 if rows <= 1024 else 32)

@@ -97,16 +97,12 @@ def update(kind, dim, *, apply=True):
     signature |= {"totals": "*fp64", "nan_if_invalid": "*fp64", "skipped": "*i64"}
     signature |= {"counts": "*i64", "means": "*fp64"}
     signature |= {"within": "*fp64", "norm_sum": "*fp64", "norm_max": "*fp64"}
+    signature |= {"ignored": "*i64"} if apply else {"centres": "*fp32", "reach": "*fp64"}
     signature |= {"width": "i32", "row_stride": "i32", "number": "i32"}
-    constants = {"col_stride": 1, "ALIGN": alignment(dim), "SEGMENTS": merge.tile_segments}
+    constants = {"centres": None, "reach": None} if apply else {"ignored": None}
+    constants |= {"col_stride": 1, "ALIGN": alignment(dim), "SEGMENTS": merge.tile_segments}
     constants |= {"COLS": merge.tile_cols, "SIZE": 2048, "LENGTH": segments.segment_rows}
     constants["APPLY"] = apply
-    if apply:
-        signature["ignored"] = "*i64"
-        constants |= {"centres": None, "reach": None}
-    else:
-        constants["ignored"] = None
-        signature |= {"centres": "*fp32", "reach": "*fp64"}
     return described(merge_batch, signature, constants, merge.warps)
 
 

@@ -12,7 +12,7 @@ from ncfast.ops.runs import sums_by_class
 
 _BLOCK_CPU, _BLOCK_GPU = 1 << 20, 1 << 24  # elements of a float64 block of rows
 
-# elements of a block in a pass that gathers by class: it fits a CPU's cache, and hides launches
+# elements of a block in a pass that gathers by class: it fits a CPU's cache
 _FIRST_CPU, _FIRST_GPU = 1 << 18, 1 << 24
 _UNKNOWN_MULTIPROCESSORS = 132  # of an H200; only without a device to ask
 
@@ -33,6 +33,13 @@ def block_rows(feats: Tensor, width: int = 0) -> int:
     """Rows of a float64 block of ``feats`` (N, D), for results with ``width`` columns."""
     budget = _BLOCK_CPU if feats.device.type == "cpu" else _BLOCK_GPU
     return max(1, budget // max(feats.shape[1], width))
+
+
+def take_rows(feats: Tensor, rows: Tensor) -> Tensor:
+    """A float64 copy of some rows of ``feats`` (N, D)."""
+    # feats[rows]; index_select would first copy all of a matrix whose columns are strided
+    taken: Tensor = torch.ops.aten.index.Tensor(feats, [rows])
+    return taken.to(torch.float64)
 
 
 def residuals(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ncfast.ops import _raw
-from ncfast.ops.blocks import block_rows
+from ncfast.ops.blocks import block_rows, take_rows
 from ncfast.ops.pairs import edge, one_minus_cosine, squared_distance
 from ncfast.ops.runs import Pieces, sort_by_class
 
@@ -129,7 +129,7 @@ def add_projected_squares(
     columns = _part(rows, others)
 
     def squares(row: Tensor, label: Tensor) -> Tensor:
-        residual = feats.index_select(0, row).to(torch.float64) - means.index_select(0, label)
+        residual = take_rows(feats, row) - means.index_select(0, label)
         own = (residual * rows.index_select(0, label)).sum(1, keepdim=True)
         return torch.addmm(own, residual, columns.T, alpha=-1).square_()
 

@@ -26,7 +26,7 @@ from ncfast.kernels.configuration import (
 from ncfast.ops import _raw
 from ncfast.ops._fallback import with_fallback
 from ncfast.ops._registry import NAMES, operator, why_not_cpu, why_not_triton
-from ncfast.ops.blocks import first_pass_rows, fold_invalid, multiprocessors
+from ncfast.ops.blocks import first_pass_rows, fold_invalid, multiprocessors, take_rows
 from ncfast.ops.grouping import LabelPlan, build_on_device
 from ncfast.ops.runs import Pieces, sort_by_class, sum_runs
 
@@ -83,12 +83,12 @@ def reference(feats: Tensor, labels: Tensor, num_classes: int) -> RawMoments:
     counts, begins = runs.counts, runs.begins
     # the pilot of an absent class is an arbitrary row
     first = runs.order.index_select(0, begins.clamp(max=len(labels) - 1))
-    pilots = feats.index_select(0, first).to(torch.float64)
+    pilots = take_rows(feats, first)
 
     row_norms, row_ss = [], []
 
     def residuals(rows: Tensor, label: Tensor) -> Tensor:
-        block = feats.index_select(0, rows).to(torch.float64)
+        block = take_rows(feats, rows)
         row_norms.append(torch.linalg.vector_norm(block, dim=1))
         block.sub_(pilots.index_select(0, label))
         row_ss.append(torch.linalg.vector_norm(block, dim=1).square_())
