@@ -63,6 +63,15 @@ class ProjectConfig:
 
 
 @dataclass(frozen=True)
+class GradientConfig:
+    """Launch of the gradient through moments: one program per tile of rows."""
+
+    tile_rows: int
+    tile_cols: int  # columns of one step, a power of two
+    warps: int
+
+
+@dataclass(frozen=True)
 class ScatterConfig:
     """Launch of the scatter matrix: one program per tile of its lower triangle and part of rows."""
 
@@ -214,6 +223,13 @@ def project_config(rows: int, num_vectors: int, multiprocessors: int) -> Project
     programs = min(-(-rows // tile_rows), 4 * multiprocessors)
     blocks = -(-num_vectors // vectors)
     return ProjectConfig(tile_rows, 32, vectors, blocks, programs, 4, 3)
+
+
+def gradient_config(rows: int, dim: int) -> GradientConfig:
+    """The launch for ``rows`` x ``dim`` features: 8 float64 of a tile for each thread."""
+    tile_cols = min(256, power_of_two(dim))
+    tile_rows = min(1024 // tile_cols, power_of_two(rows))
+    return GradientConfig(tile_rows, tile_cols, 4)
 
 
 def scatter_config(rows: int, dim: int, multiprocessors: int) -> ScatterConfig:

@@ -118,7 +118,9 @@ def tiny_moments(
             (feats, labels, results, scratch, count, dim // align, stride // align, step),
             (align, config.labels, config.tile_rows, config.shift_rows, config.tile_cols,
              config.classes, accumulator(feats.dtype)),
-            config.warps, fusion=False,
+            config.warps,
+            # threads that hold the same norm would fuse different squares of it into its sum
+            fusion=False,
         )  # fmt: skip
     counts, means, within, norms = results.split_with_sizes(
         (num_classes, num_classes * dim, num_classes, 2)
@@ -165,8 +167,8 @@ def launch(
 ) -> None:
     """Launch a kernel as ``kernel[grid](...)`` does, with less work on the host.
 
-    Triton finds out by itself which compiled form of a kernel suits its arguments, and takes 20
-    microseconds for it. What the form depends on is told here by a key, with which it is kept.
+    Triton finds out which compiled form of a kernel suits its arguments, and takes most of the time
+    of a launch for it. Here a key tells what the form depends on, and keeps the form.
 
     Args:
         kernel: takes ``arguments``, then ``constants``, in this order.
@@ -182,7 +184,8 @@ def launch(
         return
     # like Triton: the dtype of a tensor and whether 16 divides its address; of an integer,
     # whether it is 1, whether 16 divides it, whether 32 bits hold it
-    key = [kernel, arguments[0].device, constants, warps, fusion]
+    device = triton.runtime.driver.active.get_current_device()
+    key = [kernel, device, constants, warps, fusion]
     for value in arguments:
         if isinstance(value, Tensor):
             key += value.dtype, value.data_ptr() % 16 == 0

@@ -3,6 +3,7 @@
 from ncfast.kernels.configuration import (
     alignment,
     decide_config,
+    gradient_config,
     merge_config,
     neighbors_config,
     power_of_two,
@@ -38,6 +39,10 @@ def cases():
         found[f"tiny {kind} {count}x{dim}"] = tiny(kind, count, dim, classes)
     for name in ("fold_labels", "find_classes", "cut_classes", "cut_present"):
         found[name] = grouping(name)
+    for kind in TYPES:
+        found[f"gradient {kind} D=512"] = gradient(kind, 512)
+    found["gradient with norms fp32 D=512"] = gradient("fp32", 512, norms=True)
+    found["gradient of the largest norm fp32 D=512"] = largest_norm("fp32", 512)
     for kind in ("fp32", "bf16"):
         for vectors in (9, 64):
             found[f"project {kind} V={vectors}"] = project(kind, 512, vectors)
@@ -161,6 +166,36 @@ def project(kind, dim, vectors):
     constants = {"col_stride": 1, "ALIGN": alignment(dim), "ROWS": config.tile_rows}
     constants |= {"COLS": config.tile_cols, "VECTORS": config.vectors, "PRECISION": "tf32x3"}
     return described(projected_squares, signature, constants, config.warps, config.stages)
+
+
+def gradient(kind, dim, *, norms=False):
+    from ncfast.kernels.gradient import row_gradients
+
+    config = gradient_config(1_000_000, dim)
+    signature = {"feats": f"*{kind}", "labels": "*i64", "shared": "*fp64", "slopes": "*fp64"}
+    constants = {"col_stride": 1, "ALIGN": alignment(dim), "ROWS": config.tile_rows}
+    constants["COLS"] = config.tile_cols
+    found = {"norm_slope": "*fp64", "largest": "*fp64", "largest_row": "*i64"}
+    if norms:
+        signature |= found
+    else:
+        constants |= dict.fromkeys(found)
+    signature |= {"out": f"*{kind}", "count": "i32", "classes": "i32", "width": "i32"}
+    signature["row_units"] = "i32"
+    return described(row_gradients, signature, constants, config.warps)
+
+
+def largest_norm(kind, dim):
+    from ncfast.kernels.gradient import add_largest_norm
+
+    config = gradient_config(1_000_000, dim)
+    signature = {"feats": f"*{kind}", "labels": "*i64", "shared": "*fp64", "slopes": "*fp64"}
+    signature |= {"norm_slope": "*fp64", "largest_slope": "*fp64", "largest": "*fp64"}
+    signature |= {"largest_row": "*i64", "out": f"*{kind}", "count": "i32", "programs": "i32"}
+    signature |= {"classes": "i32", "width": "i32", "row_units": "i32"}
+    constants = {"col_stride": 1, "ALIGN": alignment(dim), "SIZE": 1024}
+    constants["COLS"] = config.tile_cols
+    return described(add_largest_norm, signature, constants, config.warps)
 
 
 def scatter(kind, dim, *, two=False):

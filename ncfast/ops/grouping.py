@@ -139,8 +139,9 @@ def plan(labels: Labels, num_classes: int | None = None) -> LabelPlan:
 
     Raises:
         TypeError: a dtype that cannot be used.
-        ValueError: a shape that does not fit; no label; labels out of range, where they are on the
-            CPU. On an accelerator such a plan turns results into NaN, as such labels do.
+        ValueError: a shape that does not fit; no label; a device without float64; labels out of
+            range, where they are on the CPU. On an accelerator such a plan turns results into NaN,
+            as such labels do.
 
     Example:
         >>> import torch, ncfast
@@ -150,6 +151,7 @@ def plan(labels: Labels, num_classes: int | None = None) -> LabelPlan:
         [25, 25, 25, 25]
     """
     labels = _validate.check_labels(labels_of(labels))
+    _validate.check_device("labels", labels.device, "Move them to the CPU: labels.cpu().")
     if not 0 < labels.shape[0] < 1 << 31:
         raise ValueError(
             f"Expected argument `labels` to hold 1 to 2^31 - 1 labels but got {labels.shape[0]}."
@@ -158,7 +160,7 @@ def plan(labels: Labels, num_classes: int | None = None) -> LabelPlan:
         num_classes = _validate.infer_num_classes(labels)
     else:
         num_classes = _validate.check_num_classes(num_classes)
-        if _validate.labels_are_on_host(labels):
+        if _validate.is_on_host(labels):
             _validate.check_label_values(labels, num_classes)
     return build(labels.detach().clone(), num_classes)
 

@@ -23,12 +23,16 @@ from ncfast.kernels.configuration import (
     segments_config,
     tiny_config,
 )
-from ncfast.ops import _raw
+from ncfast.ops import _auto, _comparison, _raw, _second_net
 from ncfast.ops._fallback import with_fallback
 from ncfast.ops._registry import NAMES, operator, why_not_cpu, why_not_triton
 from ncfast.ops.blocks import first_pass_rows, fold_invalid, multiprocessors, take_rows
 from ncfast.ops.grouping import LabelPlan, build_on_device
 from ncfast.ops.runs import Pieces, sort_by_class, sum_runs
+
+NAME = "class moments"  # in verdicts and warnings
+ONE_LAUNCH, SORTED_ROWS = PATHS = ("one launch", "sorted rows")  # of the kernels
+COMPARISON = _comparison.MOMENTS
 
 
 class RawMoments(NamedTuple):
@@ -56,7 +60,8 @@ def select(name: str, feats: Tensor, plan: LabelPlan | None = None) -> MomentsFu
     """The moments function of backend ``name`` for ``feats``, and for ``plan`` if it uses one.
 
     "auto" takes the extension for tensors on the CPU: no size was found where the reference, the
-    only other engine in float64, is faster. While something traces, an operator is called.
+    only other engine in float64, is faster. On a CUDA device it takes the kernels that a self-check
+    found correct. While something traces, an operator is called.
 
     Raises:
         ValueError: the name is unknown, or that backend cannot run here; the reason is given.
@@ -65,6 +70,9 @@ def select(name: str, feats: Tensor, plan: LabelPlan | None = None) -> MomentsFu
         raise ValueError(f"Expected argument `backend` to be one of {NAMES} but got {name!r}.")
     if name == "reference":
         return reference
+    if name == "auto" and why_not_triton(feats) is None:
+        kernels = _auto.offered(NAME, feats.dtype, feats.device, feats.numel())
+        return functools.partial(if_proven, plan=plan) if kernels else reference
     why_not = why_not_triton(feats) if name == "triton" else why_not_cpu(feats)
     if why_not is not None:
         if name == "auto":
@@ -85,24 +93,28 @@ def reference(feats: Tensor, labels: Tensor, num_classes: int) -> RawMoments:
     first = runs.order.index_select(0, begins.clamp(max=len(labels) - 1))
     pilots = take_rows(feats, first)
 
-    row_norms, row_ss = [], []
+    # a number for each row: results that are kept block by block would scatter the heap
+    row_norms, spreads = (pilots.new_empty(len(labels)) for _ in range(2))
+    done = 0
 
     def residuals(rows: Tensor, label: Tensor) -> Tensor:
+        nonlocal done
+        start, done = done, done + len(rows)
         block = take_rows(feats, rows)
-        row_norms.append(torch.linalg.vector_norm(block, dim=1))
+        norms, spread = (part.narrow(0, start, len(rows)) for part in (row_norms, spreads))
+        torch.linalg.vector_norm(block, dim=1, out=norms)
         block.sub_(pilots.index_select(0, label))
-        row_ss.append(torch.linalg.vector_norm(block, dim=1).square_())
+        torch.linalg.vector_norm(block, dim=1, out=spread)
         return block
 
     shift_sum = Pieces(runs, first_pass_rows(feats), feats.shape[1]).sums(residuals)
-    shift_ss = sum_runs(torch.cat(row_ss).unsqueeze(1), None, begins).squeeze(1)
-    norms = torch.cat(row_norms)
+    shift_ss = sum_runs(spreads.square_().unsqueeze(1), None, begins).squeeze(1)
 
     divisor = counts.clamp(min=1).to(torch.float64)
     # where, not a product: the pilot of an absent class may be NaN
     means = torch.where(counts.unsqueeze(1) > 0, pilots + shift_sum / divisor.unsqueeze(1), 0.0)
     within = shift_ss - torch.linalg.vector_norm(shift_sum, dim=1).square() / divisor
-    values = (means, within.clamp(min=0), norms.sum(), norms.amax())
+    values = (means, within.clamp(min=0), row_norms.sum(), row_norms.amax())
     return RawMoments(counts, *(value + nan_if_invalid for value in values))
 
 
@@ -142,18 +154,48 @@ def cpu(feats: Tensor, labels: Tensor, num_classes: int) -> RawMoments:
     return RawMoments(counts, means, within, norm_sum, norm_max)
 
 
+def if_proven(
+    feats: Tensor, labels: Tensor, num_classes: int, *, plan: LabelPlan | None = None
+) -> RawMoments:
+    """`triton` where a self-check found its kernels correct, else the reference."""
+    given = (feats, labels, num_classes)
+    # the sizes decide the path: traced code would have to look at them at every call
+    traced = _raw.traced(feats)
+    paths = (ONE_LAUNCH, SORTED_ROWS) if traced else (_path(_tiny(feats, num_classes)),)
+    for path in paths:
+        if not _auto.usable(NAME, path, feats, (*given, plan is None)):
+            return reference(*given)
+    return triton_operator(*given) if traced else triton(*given, plan=plan)
+
+
 def triton(
     feats: Tensor, labels: Tensor, num_classes: int, *, plan: LabelPlan | None = None
 ) -> RawMoments:
     """By Triton's kernels, or by the reference once they have failed."""
     tiny = _tiny(feats, num_classes)
     return with_fallback(
-        "class moments",
+        NAME,
         feats,
         lambda: _compute(feats, labels, num_classes, plan, tiny),
         lambda: reference(feats, labels, num_classes),
-        "sorted rows" if tiny is None else "one launch",
+        _path(tiny),
+        lambda: _error(feats, labels, num_classes, tiny),
     )
+
+
+def _path(tiny: TinyConfig | None) -> str:
+    return SORTED_ROWS if tiny is None else ONE_LAUNCH
+
+
+def _error(feats: Tensor, labels: Tensor, num_classes: int, tiny: TinyConfig | None) -> Tensor:
+    """The largest error on the first rows, by the path that all rows take."""
+    path = compute if tiny is not None else by_sorted_rows
+    return _second_net.error_on_first_rows(COMPARISON, path, reference, feats, labels, num_classes)
+
+
+def by_sorted_rows(feats: Tensor, labels: Tensor, num_classes: int) -> RawMoments:
+    """The kernels of the main path for features of any size, whatever they raise."""
+    return _compute(feats, labels, num_classes, None, None)
 
 
 def compute(

@@ -78,7 +78,7 @@ def test_an_update_takes_seven_launches():
 def test_a_tracked_step(monkeypatch, rows, ignore_index):
     """On a device, by the kernels, with the norm of 50 tensors of weights."""
     monkeypatch.setattr(_raw, "extension", None)
-    monkeypatch.setattr(_validate, "labels_are_on_host", lambda labels: False)
+    monkeypatch.setattr(_validate, "is_on_host", lambda labels: False)
     monkeypatch.setattr("ncfast.moments.select", lambda *given: passes.compute)
     monkeypatch.setattr(Operation, "select", lambda self, *given: self.triton)
     model = nn.Sequential(*(nn.Linear(3, 3) for _ in range(25)))
