@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ncfast.ops import _raw
-from ncfast.ops.blocks import add_by_class, residuals
+from ncfast.ops.blocks import block_rows, take_rows
 from ncfast.ops.pairs import edge, one_minus_cosine, squared_distance
+from ncfast.ops.runs import Pieces, sort_by_class
 
 _TABLE = 1 << 24  # entries of a (K, k) table of projected variances: 128 MB
 
@@ -129,9 +130,16 @@ def add_projected_squares(
         others: the classes k.
     """
     columns = _part(rows, others)
-    for residual, label in residuals(feats, labels, means, width=len(others)):
+
+    def squares(row: Tensor, label: Tensor) -> Tensor:
+        residual = take_rows(feats, row) - means.index_select(0, label)
         own = (residual * rows.index_select(0, label)).sum(1, keepdim=True)
-        add_by_class(total, label, torch.addmm(own, residual, columns.T, alpha=-1).square_())
+        return torch.addmm(own, residual, columns.T, alpha=-1).square_()
+
+    # with labels out of range the means are NaN, so that the results are too
+    runs = sort_by_class(labels.to(torch.int64).clamp(0, len(means) - 1), len(means))
+    block = block_rows(feats, len(others))
+    total += Pieces(runs, block, len(others)).sums(squares)
 
 
 def cantelli_sums(classes: Classes, rows: Tensor, bias: Tensor | None, squares: Tensor) -> Tensor:

@@ -12,9 +12,10 @@ from ncfast.features.classifier import Classifier
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.moments import ClassMoments, class_moments
 from ncfast.ops import _raw, select
-from ncfast.ops.kept_rows import checked_keys, nan_if
+from ncfast.ops.kept_rows import checked_keys
 from ncfast.ops.moments import cpu as cpu_moments
 from ncfast.ops.states import Layout, RowWriter, pack
+from ncfast.ops.update import UPDATE
 from ncfast.ops.weight_norm import norm_writer
 from ncfast.tracking.averaging import Averaging, running_average
 from ncfast.tracking.extras import Extras
@@ -125,11 +126,15 @@ class MomentsBuffer:
         else:
             leaves_out = mask is not None or self._may_leave_out(labels)
             if leaves_out:
-                feats, labels, moments, number = self._of_the_rest(feats, labels, mask)
+                row, number = self._of_the_rest(feats, labels, mask)
                 self.extras.leave_out(put, number)
+                moments = ClassMoments(*self.layout.split(row))
             else:
                 moments = class_moments(feats, labels, num_classes=self.layout.classes)
-            put(self.states, pack(moments))
+                row = pack(moments)
+            put(self.states, row)
+            if leaves_out and self.extras.measures:
+                feats, labels = self._rest(feats, labels, mask)
         self.extras.keep(put, classifier)
         if moments is not None:
             self.extras.measure(put, MetricInputs(moments, feats, labels), classifier, leaves_out)
@@ -175,18 +180,22 @@ class MomentsBuffer:
     @torch.no_grad()
     def _of_the_rest(
         self, feats: Tensor, labels: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor, ClassMoments, Tensor]:
-        """Features, labels and moments without the rows that are left out, and their number.
+    ) -> tuple[Tensor, Tensor]:
+        """The packed moments without the rows that are left out, and their number, ()."""
+        size = self.layout.size
+        row, number = self.states.new_zeros(size + 1).split((size, 1))
+        ignored = number.view(torch.int64).squeeze(0)
+        moments = ClassMoments(*self.layout.split(row))
+        options = {"mask": mask, "ignore_index": self._ignore_index, "ignored": ignored}
+        UPDATE.select("auto", feats)(feats, labels, moments, **options)
+        return row, ignored
 
-        These rows become zeros of a class K behind the others, which is then cut off.
-        """
+    @torch.no_grad()
+    def _rest(self, feats: Tensor, labels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Features and labels where the rows that are left out are zeros of a class K."""
         k = self.layout.classes
-        labels, _, invalid = checked_keys(labels, k, mask, self._ignore_index)
-        feats = torch.where((labels == k).unsqueeze(1), 0, feats)
-        whole = class_moments(feats, labels, num_classes=k + 1)
-        norms = (whole.norm_sum + nan_if(invalid), whole.norm_max + nan_if(invalid))
-        moments = ClassMoments(whole.counts[:k], whole.means[:k], whole.within_ss[:k], *norms)
-        return feats, labels, moments, whole.counts[k]
+        labels, _, _ = checked_keys(labels, k, mask, self._ignore_index)
+        return torch.where((labels == k).unsqueeze(1), 0, feats), labels
 
     def fast_copy(self, head: nn.Linear) -> Callable[[int], bool]:
         """A function that copies the parameters of a classifier to a row.
