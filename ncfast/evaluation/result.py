@@ -20,7 +20,7 @@ from ncfast.tracking.sinks.strict_json import nonfinite_values, with_nulls
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_OF_TRAINING = ("step", "tracker/local", "tracker/seconds")
+_OF_TRAINING = ("step", "tracker/local", "tracker/run", "tracker/seconds")
 _WIDTH = 100  # of a table, in characters
 
 

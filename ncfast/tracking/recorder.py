@@ -95,6 +95,7 @@ class Recorder:
         self._block_steps = _POINTS  # where ranks reduce
         self.block_end = self._next_block_end(start_step)
         self._numbers: dict[object, int] = {}
+        self._loaded: dict[str, Tensor] = {}
         self._process = os.getpid()
         self._closed = False
         _live.add(self)
@@ -205,6 +206,32 @@ class Recorder:
             self._writers.wait()
             self._report()
 
+    def averages(self) -> dict[str, Tensor]:
+        """The states of the averages, also of those loaded for batches that did not come yet."""
+        found = dict(self._loaded)
+        for buffer in self._buffers:
+            found |= buffer.average_state()
+        return found
+
+    def load_averages(self, states: Mapping[str, Tensor], step: int) -> None:
+        """Continue from what `averages` returned, at ``step``; everything must have been sent."""
+        self._loaded = dict(states)
+        self.block_end = self._next_block_end(step)
+        for buffer in self._buffers:
+            self._load_average(buffer)
+
+    def _load_average(self, buffer: MomentsBuffer) -> None:
+        try:
+            buffer.load_average(self._loaded.pop(buffer.key, None))
+        except ValueError as error:
+            buffer.load_average(None)
+            warnings.warn(
+                f"The average of {buffer.key} starts empty, because its saved state does not fit "
+                f"{buffer.device}: {error} Load it on the kind of device where it was saved.",
+                RuntimeWarning,
+                stacklevel=user_level(),
+            )
+
     def close(self) -> None:
         """Send the rest and close the sinks. Calling it again does nothing.
 
@@ -261,6 +288,8 @@ class Recorder:
         self, buffers: list[MomentsBuffer], steps: list[list[int]], states: list[Tensor]
     ) -> list[Table]:
         if not self._writers:
+            for buffer, of in zip(buffers, states, strict=True):
+                buffer.averaged(of)  # a state_dict holds the averages
             return []
         found = evaluate_buffers(buffers, states)
         return [
@@ -305,6 +334,8 @@ class Recorder:
                 ignore_index=self._ignore_index,
                 left_out_key=left_out_key,
             )
+        if self._loaded:
+            self._load_average(buffer)
         self._buffers.append(buffer)
         self._block_steps = min(self._block_steps, buffer.capacity)
         return len(self._buffers) - 1

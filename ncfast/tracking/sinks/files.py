@@ -22,6 +22,7 @@ except ImportError:  # Windows
 
 _LOCK_SECONDS = 10.0
 _UNFINISHED = ".tmp"
+_LONGEST = 1 << 28  # of an unfinished line
 
 
 class LineFile:
@@ -49,8 +50,12 @@ class LineFile:
         if self.regular:
             remove_unfinished(self.path)
             remove_unfinished(header_path(self.path))
-            with self.locked():
-                self._truncate()
+            try:
+                with self.locked():
+                    self._truncate()
+            except BaseException:
+                self._file.close()
+                raise
 
     def append(self, lines: bytes, steps: Sequence[object]) -> None:
         """Append whole lines; a failure removes the part of a line that was written.
@@ -178,7 +183,7 @@ def warn_of_new_file(path: Path) -> None:
 def end_of_last_line(path: Path) -> int:
     """The number of bytes of ``path`` up to its last line break, inclusive."""
     with open(path, "rb") as file:
-        end = file.seek(0, os.SEEK_END)
+        size = end = file.seek(0, os.SEEK_END)
         while end > 0:
             start = max(0, end - 65536)
             file.seek(start)
@@ -186,6 +191,13 @@ def end_of_last_line(path: Path) -> int:
             if newline >= 0:
                 return start + newline + 1
             end = start
+            if size - end > _LONGEST:
+                raise OSError(
+                    errno.EINVAL,
+                    f"Expected a log of lines but its last {size - end:,} bytes have no line "
+                    "break. Choose another path",
+                    str(path),
+                )
     return 0
 
 
