@@ -242,15 +242,30 @@ def header_of_a_log(folder):
     return Case(path, lambda: read_header(log), text_or_bytes(path, of_json))
 
 
-@case
-def log_to_continue(folder):
-    path = a_log(folder, "jsonl")
-
+def to_continue(path: Path) -> Callable[[], object]:
     def read():
         with Tracker(num_classes=3, metrics="rnc1", sinks=[path]):
             pass
 
-    return Case(path, read, text_or_bytes(path, of_lines), pipes=False)
+    return read
+
+
+@case
+def log_jsonl_to_continue(folder):
+    path = a_log(folder, "jsonl")
+    return Case(path, to_continue(path), text_or_bytes(path, of_lines), pipes=False)
+
+
+@case
+def log_csv_to_continue(folder):
+    path = a_log(folder, "csv")
+    return Case(path, to_continue(path), bytes_of(path), pipes=False)
+
+
+@case
+def log_parquet_to_continue(folder):
+    part = a_log(folder, "parquet") / "part-000000.parquet"
+    return Case(part, to_continue(part.parent), bytes_of(part), pipes=False)
 
 
 def idx_bytes(values: np.ndarray) -> bytes:

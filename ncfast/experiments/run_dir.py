@@ -13,14 +13,14 @@ import numpy as np
 import torch
 
 import ncfast
+from ncfast._files import replacing
+from ncfast._strict_json import json_line
 from ncfast.experiments.config import TrainConfig, changeable
 from ncfast.experiments.stored import RunDirectoryError as RunDirectoryError
 from ncfast.experiments.stored import check_texts, read_log, read_object, read_settings
 from ncfast.metrics.catalogue import METRICS
 from ncfast.tracking import keys as tracking_keys
 from ncfast.tracking.averaging import parse_averaging
-from ncfast.tracking.sinks.files import replacing
-from ncfast.tracking.sinks.strict_json import json_line
 
 CONFIG, CHECKPOINT = "config.json", "checkpoint.safetensors"
 METRICS_FILE, PROBES_FILE = "metrics.jsonl", "probes.jsonl"

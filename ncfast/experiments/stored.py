@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ncfast import _strict_json
 from ncfast.experiments.config import Recipe, stored_settings
-from ncfast.tracking.sinks import read_records, strict_json
+from ncfast.tracking.sinks import read_records
 
 REMEDY = "Restore the file, or start again in another directory."
 Settings = TypeVar("Settings", bound=Recipe)
@@ -59,8 +61,8 @@ def read_object(path: Path, expected: str) -> dict[str, Any]:
         FileNotFoundError: there is nothing.
     """
     try:
-        found = strict_json.read_object(path, expected)
-        repr(found).encode()  # half of a surrogate pair cannot be printed
+        found = _strict_json.read_object(path, expected)
+        json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair has no bytes
     except UnicodeEncodeError as error:
         raise bad_file(path, expected, f"it holds half of a character: {error}") from error
     except ValueError as error:

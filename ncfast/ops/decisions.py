@@ -16,7 +16,7 @@ from torch import Tensor
 from ncfast._surroundings import ieee_float32
 from ncfast._validate import labels_are_on_host
 from ncfast.kernels.configuration import decide_config
-from ncfast.ops import _raw
+from ncfast.ops import _comparison, _raw
 from ncfast.ops._registry import Operation, operator
 from ncfast.ops.blocks import rows_of
 
@@ -139,6 +139,7 @@ STACKED_DECISIONS = Operation(
         cuda=_eagerly,
     ),
     float64=True,
+    comparison=_comparison.DECISIONS,
 )
 
 

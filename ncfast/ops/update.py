@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from ncfast.kernels.configuration import update_config
-from ncfast.ops import _raw
+from ncfast.ops import _comparison, _raw
 from ncfast.ops import moments as class_moments
 from ncfast.ops._registry import Operation, operator
 from ncfast.ops.blocks import add_by_class, multiprocessors, residuals
-from ncfast.ops.grouping import present_items
+from ncfast.ops.grouping import present_segments
 from ncfast.ops.moments import RawMoments
 from ncfast.ops.summary import Moments
 
+WITH_SCATTER = "with the scatter matrix"  # the path of an update that has one
 _OPTIONS = ("mask", "ignore_index", "ignored", "scatter")
 
 
@@ -226,8 +227,8 @@ def _triton(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> No
         labels, classes, options.get("mask"), options.get("ignore_index")
     )
     config = update_config(count, dim, feats.dtype.itemsize, multiprocessors(feats.device))
-    items = present_items(keys, classes, config.items.item_rows)
-    batch = Batch(feats.resolve_neg(), *items, nan_if(outside))
+    segments = present_segments(keys, classes, config.segments.segment_rows)
+    batch = Batch(feats.resolve_neg(), *segments, nan_if(outside))
     gained = update(batch, state, config, with_scatter=scatter is not None)
     if scatter is not None:
         scatter.add_(gained)
@@ -243,6 +244,11 @@ def _by_operator(feats: Tensor, labels: Tensor, state: Moments, **options: Any) 
 
 def _eagerly(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> None:
     UPDATE.eagerly(feats, labels, state, **options)
+
+
+def _path(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> str:
+    del feats, labels, state
+    return "" if options.get("scatter") is None else WITH_SCATTER
 
 
 def _implemented(run: Callable[..., None]) -> Callable[..., None]:
@@ -269,4 +275,6 @@ UPDATE = Operation(
     triton=_triton,
     operator=_by_operator,
     float64=True,
+    comparison=_comparison.UPDATE,
+    path=_path,
 )

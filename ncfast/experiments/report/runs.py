@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ncfast.experiments import run_dir
 from ncfast.experiments.stored import read_numbers
 from ncfast.experiments.sweep_file import SWEEP, load_sweep
-from ncfast.tracking.timescales import Events, find_events, series
+from ncfast.tracking.analytics.events import Events, find_events, series
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ncfast._files import replacing
 from ncfast.experiments.run_dir import CHECKPOINT, CONFIG
 from ncfast.experiments.stored import RunDirectoryError, bad_entry, check_file
-from ncfast.tracking.sinks.files import replacing
 
 FORMAT = "3"  # format of the file; version 0.1 did not write one
 _STEP, _SUM = "step", "sha256"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ncfast.tracking.sinks.files import LineFile, replacing, warn_of_new_file, write_header
+from ncfast._files import replacing
+from ncfast.tracking.sinks.files import LineFile, warn_of_new_file, write_header
 from ncfast.tracking.sinks.protocol import Header, Record
 from ncfast.tracking.sinks.runs import (
     REMEDY,
@@ -53,9 +55,10 @@ class CsvSink:
         """
         if not self._file.regular:
             return
-        columns, line = _columns(self.path), last_line(self.path)
-        rows = [row for row in csv.reader([line.decode()]) if row != columns]
-        last = _record(self.path, "the last row", columns, rows[0]) if rows else None
+        with self._file.locked(), _clean_errors(self.path):
+            columns = _columns(self.path)
+            row = next(csv.reader([last_line(self.path).decode()]), columns)
+        last = None if row == columns else _record(self.path, "the last row", columns, row)
         self._run = next_run(self.path, last, header, read_header(self.path) if last else None)
 
     def start(self, header: Header) -> None:
@@ -125,11 +128,17 @@ def read_csv(path: Path) -> Iterator[dict[str, float]]:
         ValueError: a row has other columns than the first line, no step, or a cell that is no
             number; the message names it.
     """
-    try:
+    with _clean_errors(path):
         rows = csv.reader(line.decode() for line in lines_of(path))
         columns = next(rows, [])
         for row in rows:
             yield _record(path, f"line {rows.line_num}", columns, row)
+
+
+@contextlib.contextmanager
+def _clean_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: expected a CSV file but got {error}. {REMEDY}") from error
 

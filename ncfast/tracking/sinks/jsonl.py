@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ncfast._strict_json import json_line, parse_object, restored
 from ncfast.tracking.keys import RUN
 from ncfast.tracking.sinks.files import LineFile, warn_of_new_file, write_header
 from ncfast.tracking.sinks.protocol import Header, Record, Records
@@ -19,14 +20,13 @@ from ncfast.tracking.sinks.runs import (
     read_header,
     with_run,
 )
-from ncfast.tracking.sinks.strict_json import json_line, parse_object, restored
 
 
 class JsonlSink:
     """Appends a line of JSON for each record; each line reaches the operating system whole.
 
     The JSON is strict: NaN and infinities are null, and the field "nonfinite" lists them, see
-    `ncfast.tracking.sinks.strict_json`. A line that an earlier, killed process left unfinished is
+    `ncfast._strict_json`. A line that an earlier, killed process left unfinished is
     removed on opening. When a write fails, the part of the line that was written is removed and
     OSError is raised. Several processes may append to one file. Every line of the log is a record;
     the header is stored in a file of its own, ``metrics.header.json`` beside metrics.jsonl.
@@ -50,10 +50,12 @@ class JsonlSink:
         Raises:
             ValueError: the log was written with another header, or its last line is damaged.
         """
-        if self._file.regular:
+        if not self._file.regular:
+            return
+        with self._file.locked():
             line = last_line(self.path)
-            last = _record(self.path, "the last line", line) if line else None
-            self._run = next_run(self.path, last, header, read_header(self.path) if last else None)
+        last = _record(self.path, "the last line", line) if line else None
+        self._run = next_run(self.path, last, header, read_header(self.path) if last else None)
 
     def start(self, header: Header) -> None:
         """Write the header file; a device or a pipe gets none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -9,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ncfast._files import replacing
 from ncfast._optional import need
+from ncfast._strict_json import parse_object
 from ncfast.tracking.keys import RUN
-from ncfast.tracking.sinks.files import replacing
 from ncfast.tracking.sinks.protocol import Header, Record
 from ncfast.tracking.sinks.runs import check_step, next_run, with_run
-from ncfast.tracking.sinks.strict_json import parse_object
 
 _PURPOSE = "A Parquet sink"
 _HEADER = b"ncfast"
@@ -52,8 +53,10 @@ class ParquetSink:
         self._dirty = False
         self._schema, self._number, self._run = self._arrow.schema([]), 0, 0
         if before := parts(self.path):
-            self._schema = self._parquet.read_schema(before[0])
-            self._number = int(before[-1].stem.removeprefix("part-")) + 1
+            with _clean_errors(before[0]):
+                self._schema = self._parquet.read_schema(before[0])
+            with _clean_errors(before[-1]):
+                self._number = int(before[-1].stem.removeprefix("part-")) + 1
 
     def continue_log(self, header: Header) -> None:
         """Write the number of the run into the records from now on, as "tracker/run".
@@ -147,14 +150,20 @@ def read_parquet(path: Path) -> Iterator[dict[str, float]]:
 
 def _records(part: Path) -> Iterator[dict[str, float]]:
     parquet = need("pyarrow.parquet", "Reading a Parquet log")
-    try:
+    with _clean_errors(part):
         rows = parquet.read_table(part).to_pylist()
-    except Exception as error:  # pyarrow raises errors of its own for a damaged file
-        text = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"{part}: expected a Parquet file but it cannot be read: {text}. Delete that part."
-        ) from error
     for number, row in enumerate(rows, start=1):
         record = {name: value for name, value in row.items() if value is not None}
         check_step(record, f"{part}: row {number}")
         yield record
+
+
+@contextlib.contextmanager
+def _clean_errors(part: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # pyarrow raises errors of its own for a damaged file
+        text = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{part}: expected a Parquet file but it cannot be read: {text}. Move it elsewhere."
+        ) from error

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ncfast._strict_json import read_object
 from ncfast.tracking.keys import RUN
 from ncfast.tracking.sinks.files import end_of_last_line, header_path
 from ncfast.tracking.sinks.protocol import Header, Record
-from ncfast.tracking.sinks.strict_json import read_object
 
 REMEDY = "Correct or delete that line."
 _SHOWN = 4  # differences in a message

@@ -21,7 +21,7 @@ from ncfast.experiments.report.claims.verdict import (
 )
 from ncfast.experiments.report.probes import read_probes
 from ncfast.experiments.report.runs import Run
-from ncfast.tracking.timescales import first_lasting, series
+from ncfast.tracking.analytics.events import first_lasting, series
 
 RNC1, RNC1_TEST, NC1_TEST = "train/rnc1.max", "test/rnc1.max", "test/nc1.quotient"
 FOLLOWS = -0.8  # rank correlation with the test accuracy, at most, of a metric that follows it

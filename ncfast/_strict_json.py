@@ -13,9 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ncfast.tracking.numbers import NONFINITE
-
 _MOST_BYTES = 1 << 26
+NONFINITE = "nonfinite"  # the field that lists NaN and infinities
 _WORDS = ("nan", "inf", "-inf")
 
 
