@@ -176,25 +176,20 @@ def merge_batches(
 
 
 def tables_of(
-    buffers: Sequence[MomentsBuffer],
-    steps: Sequence[list[int]],
-    states: Sequence[Tensor],
-    *,
-    evaluate: bool,
+    buffers: Sequence[MomentsBuffer], steps: Sequence[list[int]], states: Sequence[Tensor]
 ) -> list[Table]:
-    """The metrics of each buffer's batches, for the records of their steps.
-
-    Without ``evaluate`` there are none, and only the averages go on.
-    """
-    if not evaluate:
-        for buffer, batches in zip(buffers, states, strict=True):
-            buffer.averaged(batches)
-        return []
+    """The metrics of each buffer's batches, for the records of their steps."""
     found = evaluate_buffers(buffers, states)
     return [
         Table(buffer.keys, of, values, _left_out(buffer, rows))
         for buffer, of, (values, rows) in zip(buffers, steps, found, strict=True)
     ]
+
+
+def advance_averages(buffers: Sequence[MomentsBuffer], states: Sequence[Tensor]) -> None:
+    """Add the batches to the averages where nobody gets the metrics: a state_dict has them."""
+    for buffer, batches in zip(buffers, states, strict=True):
+        buffer.averaged(batches)
 
 
 def _left_out(buffer: MomentsBuffer, rows: Tensor) -> LeftOut | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ncfast._warnings import user_level
 from ncfast.tracking.averaging import Averaging
 from ncfast.tracking.buffer import NormBuffer
-from ncfast.tracking.buffers import Buffers, merge_batches, tables_of
+from ncfast.tracking.buffers import Buffers, advance_averages, merge_batches, tables_of
 from ncfast.tracking.keys import COST
 from ncfast.tracking.records import LogPoint, RecordBatch, Table
 from ncfast.tracking.reduction import Ranks
@@ -191,7 +191,9 @@ class Recorder:
         steps, states = [of for of, _ in rows], [of for _, of in rows]
         states, local = merge_batches(self._ranks, filled, steps, states)
         try:
-            tables = tables_of(filled, steps, states, evaluate=bool(self._writers))
+            tables = tables_of(filled, steps, states) if self._writers else []
+            if not self._writers:
+                advance_averages(filled, states)
         except BaseException:
             if self._ranks is not None or self._closed:  # there is no second attempt
                 self._deliver(points, [*norms, *local], last)

@@ -158,6 +158,7 @@ class Tracker:
         if model is None:
             of_steps.check_all_possible()
         self._capture: FeatureCapture | None = None
+        self._flush_others()  # before a log of theirs is continued
         with contextlib.ExitStack() as undo:  # a constructor that fails leaves nothing behind
             if self._model is not None:
                 self._capture = attach_hooks(self._model, layers, pool)
@@ -197,7 +198,7 @@ class Tracker:
         self._fast_step: FastStep | None = None
         self._plan_next()
         self._finish = weakref.finalize(self, _finish, self._recorder, self._capture)
-        self._flush_others()
+        _open.add(self)
         if on_sigterm:
             shutdown.watch(self._recorder)
 
@@ -206,7 +207,6 @@ class Tracker:
         for other in list(_open):
             if other._model is self._model is not None and other._ranks is None:
                 other.flush()
-        _open.add(self)
 
     def __repr__(self) -> str:
         state = "" if self._finish.alive else ", closed"
