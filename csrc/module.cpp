@@ -216,7 +216,14 @@ PYBIND11_MODULE(_C, module) {
         .def(py::init<std::int64_t, std::int64_t, std::int64_t, double, bool>())
         .def("update", [](Average& self, std::uintptr_t states, std::int64_t number) {
             self.update(pointer<double>(states), number);
-        }, no_gil);
+        }, no_gil)
+        .def("state_size", &Average::state_size)
+        .def("save", [](const Average& self, std::uintptr_t state) {
+            self.save(pointer<double>(state));
+        })
+        .def("load", [](Average& self, std::uintptr_t state) {
+            self.load(pointer<const double>(state));
+        });
     KnnBinding::bind(module);
     module.def("scatter", &outer_products, no_gil);
     module.def("own_distances", &distances, no_gil);

@@ -114,7 +114,11 @@ inline int check_averages() {
         std::vector<double> averages(batches);
         Average average(c.classes, c.cols, c.length, c.decay, false);
         average.update(averages.data(), 20);
-        average.update(averages.data() + 20 * size, number - 20);
+        Average resumed(c.classes, c.cols, c.length, c.decay, false);
+        std::vector<double> state(static_cast<std::size_t>(average.state_size()));
+        average.save(state.data());
+        resumed.load(state.data());
+        resumed.update(averages.data() + 20 * size, number - 20);
         for (std::int64_t last = 0; last < number; ++last)
             if (!average_agrees(c, batches, averages, last)) ++failures;
     }

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import tyro
 
+from ncfast.experiments.stored_types import convert
 from ncfast.tracking import schedule
 
 Dataset = Literal["digits", "mnist", "fashion-mnist", "cifar10", "synthetic", "trec", "sst2"]
@@ -281,13 +282,23 @@ def check_decay(value: float) -> None:
 
 
 def stored_settings(kind: type[Recipe], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings read from JSON, converted to the types of ``kind``; unknown keys are ignored."""
-    known = {field.name for field in fields(kind)}
-    values = {name: value for name, value in settings.items() if name in known}
-    values |= {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
-    for name in ("out", "data_dir"):
-        if values.get(name) is not None:
-            values[name] = Path(values[name])
+    """Settings read from JSON, converted to the types of ``kind``.
+
+    Unknown settings are ignored, and absent ones keep their defaults: another version may have
+    written them.
+
+    Raises:
+        ValueError: a setting has another type.
+    """
+    hints, values = get_type_hints(kind), {}
+    known = [entry.name for entry in fields(kind) if entry.name in settings]
+    for name in known:
+        try:
+            values[name] = convert(settings[name], hints[name])
+        except TypeError as error:  # noqa: PERF203
+            got = repr(settings[name])
+            got = got if len(got) <= 80 else f"{got[:77]}..."
+            raise ValueError(f"Expected `{name}` to be {error} but got {got}.") from None
     return values
 
 

@@ -83,7 +83,7 @@ class MomentsBuffer:
         self.states = torch.zeros(shape, dtype=torch.float64, device=device)
         self._position = torch.zeros(1, dtype=torch.int64, device=device)
         self._averaged = 0  # leading rows that hold averages already
-        averages = averaging.kind != "batch"
+        averages, self._averaging = averaging.kind != "batch", averaging
         self._average = running_average(averaging, layout, device) if averages else None
         fast = _raw.extension is not None and type(self.states) is Tensor and device.type == "cpu"
         self._rows = RowWriter(self.states, layout) if fast else None
@@ -251,6 +251,26 @@ class MomentsBuffer:
                 self._average.update(states[self._averaged :])
                 self._averaged = len(states)
         return states, self._average.layout
+
+    @property
+    def key(self) -> str:
+        """The name of the average in a state_dict."""
+        return f"{self.prefix}:{self.layout.dim}"
+
+    def average_state(self) -> dict[str, Tensor]:
+        """The state of the average by `key`; empty without one. All rows must have been sent."""
+        return {} if self._average is None else {self.key: self._average.state()}
+
+    def load_average(self, state: Tensor | None) -> None:
+        """Continue from a state of `average_state`; None starts an empty average.
+
+        Raises:
+            ValueError: the average on this device has no such state.
+        """
+        if self._average is not None:
+            self._average = running_average(self._averaging, self.layout, self.device)
+            if state is not None:
+                self._average.load(state)
 
     def joined(self, of_states: Tensor) -> Tensor:
         """The metrics of a record in its order, (n, len(ids)).

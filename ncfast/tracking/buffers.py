@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from ncfast._warnings import user_level
 from ncfast.features.classifier import Classifier
 from ncfast.metrics.catalogue import CATALOGUE
 from ncfast.metrics.inputs import MetricInputs
@@ -46,6 +48,7 @@ class Buffers:
         self._num_classes, self._averaging = num_classes, averaging
         self.capacity = math.inf
         self._buffers: dict[object, MomentsBuffer] = {}
+        self._loaded: dict[str, Tensor] = {}  # averages of buffers that are not there yet
 
     @property
     def filled(self) -> list[MomentsBuffer]:
@@ -101,6 +104,31 @@ class Buffers:
         for buffer in self.filled:
             buffer.clear()
 
+    def averages(self) -> dict[str, Tensor]:
+        """The states of the averages, also of those loaded for batches that did not come yet."""
+        found = dict(self._loaded)
+        for buffer in self._buffers.values():
+            found |= buffer.average_state()
+        return found
+
+    def load_averages(self, states: Mapping[str, Tensor]) -> None:
+        """Continue from what `averages` returned; everything must have been sent."""
+        self._loaded = dict(states)
+        for buffer in self._buffers.values():
+            self._load_average(buffer)
+
+    def _load_average(self, buffer: MomentsBuffer) -> None:
+        try:
+            buffer.load_average(self._loaded.pop(buffer.key, None))
+        except ValueError as error:
+            buffer.load_average(None)
+            warnings.warn(
+                f"The average of {buffer.key} starts empty, because its saved state does not fit "
+                f"{buffer.device}: {error} Load it on the kind of device where it was saved.",
+                RuntimeWarning,
+                stacklevel=user_level(),
+            )
+
     def _new(
         self, prefix: str, feats: Tensor, classifier: Classifier | None, left_out_key: str
     ) -> MomentsBuffer:
@@ -118,6 +146,8 @@ class Buffers:
                 ignore_index=self._ignore_index,
                 left_out_key=left_out_key,
             )
+        if self._loaded:
+            self._load_average(buffer)
         self.capacity = min(self.capacity, buffer.capacity)
         return buffer
 
@@ -154,6 +184,12 @@ def tables_of(
         Table(buffer.keys, of, values, _left_out(buffer, rows))
         for buffer, of, (values, rows) in zip(buffers, steps, found, strict=True)
     ]
+
+
+def advance_averages(buffers: Sequence[MomentsBuffer], states: Sequence[Tensor]) -> None:
+    """Add the batches to the averages where nobody gets the metrics: a state_dict has them."""
+    for buffer, batches in zip(buffers, states, strict=True):
+        buffer.averaged(batches)
 
 
 def _left_out(buffer: MomentsBuffer, rows: Tensor) -> LeftOut | None:

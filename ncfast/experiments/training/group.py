@@ -27,8 +27,8 @@ class Group:
     """Replicas that share a program and are at the same step.
 
     Args:
-        configs: settings of the replicas. Their directories must be prepared. Either all have a
-            checkpoint of the same step, or none has a checkpoint.
+        configs: settings of the replicas. Either all have a checkpoint of the same step and are
+            resumed, or none has a checkpoint, and their directories must be prepared.
         train: training split, on the device.
         test: test split, on the device.
         device: where to train.
@@ -58,8 +58,10 @@ class Group:
     def _restore(self) -> None:
         for replica, config in enumerate(self._configs):
             checkpoint.restore(config.out, functools.partial(self._program.load, replica))
-            run_dir.truncate_log(config.out, self.step)
+        for config in self._configs:
+            run_dir.truncate_log(config.out / run_dir.METRICS_FILE, self.step)
             ProbeLog.truncate(config.out, self.step)
+            run_dir.write_config(config)
 
     def execute(self, interrupt: InterruptFlag) -> bool:
         """Train to the last step or until interrupted. Save the state in both cases.
@@ -108,7 +110,7 @@ class Group:
     def _save(self) -> None:
         for replica, config in enumerate(self._configs):
             state = self._program.state(replica)
-            checkpoint.save(config.out, self.step, state)
+            checkpoint.save(config.out, self.step, state, run_dir.fixed_settings(config))
 
 
 def _mean(records: Sequence[dict[str, float]]) -> dict[str, float]:
