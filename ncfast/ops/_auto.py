@@ -89,7 +89,7 @@ def some_proven(operation: str, dtype: torch.dtype, device: torch.device) -> boo
 
 
 def _constant(function: Callable[P, bool]) -> Callable[P, bool]:
-    """``function``, whose result code compiled by torch.compile keeps as it was when traced.
+    """``function``, whose result compiled code holds as it was while the code was traced.
 
     It does what `torch.compiler.assume_constant_result` does, without importing the compiler.
     """

@@ -15,11 +15,11 @@ import json
 import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import warnings
 from pathlib import Path
+from subprocess import DEVNULL, Popen
 
 import torch
 
@@ -36,7 +36,7 @@ _SHARED = (
     *("_CONDOR_SLOT", "OAR_JOB_ID", "RAY_JOB_ID"),
 )
 _considered: set[int] = set()
-_running: list[subprocess.Popen[bytes]] = []
+_running: list[Popen[bytes]] = []
 
 
 def consider(device: torch.device, entries: int) -> None:
@@ -79,38 +79,41 @@ def why_not_here(number: int) -> str | None:
 
 def _start(table: Table, number: int) -> str | None:
     """Start the check unless one was started before; the reason if none runs now."""
-    try:
-        _mark(table)
-    except FileExistsError:
-        return "one was started before and has left no verdict"
-    except OSError:  # nobody may write there: the verdicts are this process's alone
-        table.elsewhere = _private_folder() / f"{table.key}.json"
-    assert table.file is not None
+    if settle_file(table) is None:
+        assert table.file is not None
+        try:
+            with table.file.with_suffix(".started").open("x"):
+                pass
+        except FileExistsError:
+            return "one was started before and has left no verdict"
     command = supervisor_command(table, number)
-    nothing = subprocess.DEVNULL
     try:
         _running.append(
-            subprocess.Popen(
-                command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True
-            )
+            Popen(command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True)
         )
     except OSError as error:
         return f"it could not be started: {error}"
     return None
 
 
-def _mark(table: Table) -> None:
-    """Make the file that says that a check was started.
+def settle_file(table: Table) -> str | None:
+    """Make sure that the file of the verdicts can be written.
 
-    Raises:
-        FileExistsError: there is such a file.
-        OSError: the folder cannot be written to, or there is none.
+    Where the usual folder cannot be written to, the verdicts are this process's alone.
+
+    Returns:
+        The reason why the verdicts cannot be kept; None if they can.
     """
-    if table.file is None:
-        raise OSError("no folder")
-    table.file.parent.mkdir(parents=True, exist_ok=True)
-    with table.file.with_suffix(".started").open("x"):
-        pass
+    try:
+        if table.file is None:
+            raise OSError("the user has no home directory")
+        table.file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=table.file.parent):
+            pass
+    except OSError as error:
+        table.elsewhere = _private_folder() / f"{table.key}.json"
+        return str(error)
+    return None
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from ncfast.ops._verdicts import COMMAND, Table
 def tables() -> list[Table]:
     """The verdicts of every CUDA device that torch finds, as their files say now."""
     found = []
-    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+    for number in _verdicts.devices():
         table = _verdicts.table_of(torch.device("cuda", number))
         if table is not None:
             _verdicts.read(table)

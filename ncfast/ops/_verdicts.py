@@ -1,7 +1,7 @@
 """Remembers which kernels passed the self-check on a CUDA device, in a file of each user.
 
 A verdict holds for one operation, path and dtype. It is filed under a key of everything that it
-depends on: the device, its driver, and the versions of torch, Triton and ncfast. The self-check
+depends on: the device, its driver, the versions of torch, Triton, FAISS and ncfast. The self-check
 (`ncfast.self_check`) writes the file; this module looks up verdicts and never starts anything.
 """
 
@@ -25,7 +25,13 @@ import torch
 
 COMMAND = "ncfast info --check-gpu"
 GROUP_SECONDS = 180.0  # longest time for one operation, path and dtype; then it hangs
+# packages that hold the module `faiss`
+_FAISS = (
+    *("faiss", "faiss-cpu", "faiss-cuda", "faiss-gpu"),
+    *("faiss-gpu-cu11", "faiss-gpu-cu12", "faiss-gpu-cuvs"),
+)
 _REFRESH_SECONDS = 2.0  # between two looks at a file that is not complete
+_now = time.monotonic
 Facts = dict[str, str | int]
 
 
@@ -137,7 +143,7 @@ def refresh(device: torch.device) -> None:
     table = table_of(device)
     if table is None or table.complete:
         return
-    if time.monotonic() - table.looked >= _REFRESH_SECONDS:
+    if _now() - table.looked >= _REFRESH_SECONDS:
         read(table)
 
 
@@ -153,9 +159,14 @@ def _number(device: torch.device) -> int | None:
     return torch.cuda.current_device() if torch.cuda.is_available() else None
 
 
+def devices() -> range:
+    """The numbers of the CUDA devices that torch finds."""
+    return range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+
+
 def facts(number: int) -> Facts | None:
     """Everything that a verdict on CUDA device ``number`` depends on; None if there is no such."""
-    if not torch.cuda.is_available() or number >= torch.cuda.device_count():
+    if number not in devices():
         return None
     found = torch.cuda.get_device_properties(number)
     device: Facts = {
@@ -176,6 +187,7 @@ def _software() -> Facts:
         "runtime": str(torch.version.cuda or torch.version.hip),
         "triton": _installed("triton", "pytorch-triton", "pytorch-triton-rocm", "triton-windows"),
         "ncfast": _installed("ncfast"),
+        "faiss": " ".join(f"{name} {_installed(name)}" for name in _FAISS if _installed(name)),
         "code": _code(),
     }
 
@@ -225,7 +237,7 @@ def read(table: Table | None) -> None:
     """Take over what the file of the verdicts holds; a file that cannot be read holds nothing."""
     if table is None:
         return
-    table.looked = time.monotonic()
+    table.looked = _now()
     path = table.file
     if path is None:
         return

@@ -30,7 +30,7 @@ from ncfast.ops.blocks import add_by_class, first_pass_rows, fold_invalid, multi
 from ncfast.ops.grouping import LabelPlan, build
 
 NAME = "class moments"  # in verdicts and warnings
-ONE_LAUNCH, SORTED_ROWS = "one launch", "sorted rows"  # the paths of the kernels
+ONE_LAUNCH, SORTED_ROWS = PATHS = ("one launch", "sorted rows")  # of the kernels
 COMPARISON = _comparison.MOMENTS
 
 

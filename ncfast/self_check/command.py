@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ncfast.ops import _verdict_table, _verdicts
-from ncfast.ops._background import visible_name
+from ncfast.ops import _background, _verdict_table, _verdicts
 from ncfast.ops._registry import why_not_triton
 from ncfast.ops._verdicts import Subject, Verdict
 from ncfast.self_check.supervisor import check_device
@@ -20,15 +19,17 @@ def check_all(say: Callable[[str], None]) -> str | None:
     Returns:
         The reason why nothing could be checked; None if it was.
 
-    Raises:
-        OSError: the folder of the verdicts cannot be written to.
     """
     why_not = why_not_triton()
     if why_not is not None:
         return why_not
     for table in _verdict_table.tables():
-        if table.file is None:
-            return "there is no home directory to keep the verdicts in; set XDG_CACHE_HOME"
+        if (problem := _background.settle_file(table)) is not None:
+            say(
+                f"the verdicts cannot be kept ({problem}): set XDG_CACHE_HOME to a folder that can "
+                "be written to"
+            )
+        assert table.file is not None
         device = f"cuda:{table.number} ({table.facts['device']})"
         say(f"{device}: checking the kernels; this takes some minutes")
 
@@ -36,6 +37,6 @@ def check_all(say: Callable[[str], None]) -> str | None:
             named = ", ".join(part for part in subject if part)
             say(f"{device}: {named}: {verdict}")
 
-        check_device(table.file, table.facts, visible_name(table.number), report)
+        check_device(table.file, table.facts, _background.visible_name(table.number), report)
         _verdicts.read(table)
     return None

@@ -9,6 +9,7 @@ from ncfast.self_check.forms import Form, Wrong
 from ncfast.self_check.samples import Sample
 
 _STREAMS, _CALLS, _REPEATS = 8, 6, 20
+_HOG = 1 << 26  # entries of the memory that is written beside the calls
 
 
 def streams(form: Form, sample: Sample, device: torch.device) -> None:
@@ -19,7 +20,7 @@ def streams(form: Form, sample: Sample, device: torch.device) -> None:
     """
     call = form.call(sample, device)
     first = call()
-    hog = torch.ones(1 << 26, device=device)
+    hog = torch.ones(_HOG, device=device)
     side = [torch.cuda.Stream(device) for _ in range(_STREAMS)]
     torch.cuda.synchronize(device)
     results = [call() for _ in range(_REPEATS)]

@@ -21,6 +21,7 @@ from ncfast.ops import _verdicts
 from ncfast.ops._background import python
 from ncfast.ops._verdicts import Facts, Subject, Verdict
 
+_START_SECONDS = 180.0  # in which a worker imports torch and says what it begins
 MOST_LOSSES = 3  # workers that hang or crash; then the device is left alone
 Report = Callable[[Subject, Verdict], None]
 
@@ -107,17 +108,19 @@ class Supervision:
             text=True,
             errors="replace",
         )
+        lines = _Lines(worker)
         try:
-            return self._listen(_Lines(worker), worker)
+            return self._listen(lines, worker)
         finally:
             worker.kill()
             worker.wait()
+            lines.close()
 
     def _listen(self, lines: _Lines, worker: subprocess.Popen[str]) -> str | None:
         current: Subject | None = None
         while True:
             try:
-                message = lines.next(self.seconds)
+                message = lines.next(_START_SECONDS if current is None else self.seconds)
             except queue.Empty:
                 self._lose(current, Verdict("timed out", f"nothing came in {self.seconds:g} s"))
                 return None
@@ -181,16 +184,18 @@ class _Lines:
             thread.start()
 
     def _read(self, stream: Any) -> None:
-        for line in stream:
-            with contextlib.suppress(ValueError):  # a compiler may print, too
-                message = json.loads(line)
-                if isinstance(message, dict):
-                    self._messages.put(message)
+        with stream:
+            for line in stream:
+                with contextlib.suppress(ValueError):  # a compiler may print, too
+                    message = json.loads(line)
+                    if isinstance(message, dict):
+                        self._messages.put(message)
         self._messages.put(None)
 
     def _read_errors(self, stream: Any) -> None:
-        for line in stream:
-            self._errors = [*self._errors[-20:], line.strip()]
+        with stream:
+            for line in stream:
+                self._errors = [*self._errors[-20:], line.strip()]
 
     def next(self, seconds: float) -> dict[str, Any] | None:
         """The next message; None at the end.
@@ -202,5 +207,10 @@ class _Lines:
 
     def last_error(self) -> str:
         """The last line that the worker wrote to its standard error."""
-        self._threads[1].join(timeout=1)
+        self.close()
         return next((line for line in reversed(self._errors) if line), "")[:300]
+
+    def close(self) -> None:
+        """Wait until everything is read; a process that the worker started may hold the pipes."""
+        for thread in self._threads:
+            thread.join(timeout=1)
