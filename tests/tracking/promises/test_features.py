@@ -553,7 +553,8 @@ def test_exported_and_traced_calls_leave_nothing_behind():
         with pytest.warns(RuntimeWarning, match="saw no data"):
             tracker.step(labels=Y)
         model(X)
-        torch.export.export(model, (OTHER,))
+        if hasattr(torch.compiler, "is_exporting"):  # torch 2.6 does not tell
+            torch.export.export(model, (OTHER,))
         tracker.step(labels=Y)
     assert [record["step"] for record in records] == [2]
     assert records[0]["train/rnc1.max"] == value_of(model[:2](X))
