@@ -141,10 +141,7 @@ def python(module: str, *arguments: str) -> list[str]:
 def visible_name(number: int) -> str:
     """What CUDA_VISIBLE_DEVICES must say for a process that is to see this device alone."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if visible:
-        return visible.split(",")[number].strip()
-    unique = getattr(torch.cuda.get_device_properties(number), "uuid", None)
-    return str(number) if unique is None or torch.version.hip else f"GPU-{unique}"
+    return visible.split(",")[number].strip() if visible else str(number)
 
 
 def _hint(why_not: str) -> None:

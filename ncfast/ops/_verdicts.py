@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 
 COMMAND = "ncfast info --check-gpu"
-GROUP_SECONDS = 180.0  # longest time for one operation, path and dtype; then it hangs
+GROUP_SECONDS = 240.0  # longest time for one operation, path and dtype; then it hangs
 _REFRESH_SECONDS = 2.0  # between two looks at a file that is not complete
 _now = time.monotonic
 Facts = dict[str, str | int]

@@ -30,7 +30,7 @@ def nan_for_invalid(form):
 
 
 def run(form, kernels, dtype=torch.float32):
-    return checks.run(replace(form, kernels=kernels), dtype, CPU, small=True)
+    return checks.run(replace(form, kernels=kernels), dtype, CPU)
 
 
 @pytest.mark.parametrize(("name", "dtype"), EVERY, ids=str)
