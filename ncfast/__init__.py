@@ -105,7 +105,7 @@ __all__ = [
 
 
 # imported when first used: they are most of the package, and a program seldom needs all of them
-_LATER = ("evaluation", "information", "tracking")
+_LATER = ("evaluation", "information", "losses", "tracking")
 _HOME = {
     "Evaluation": "ncfast.evaluation",
     "Tracker": "ncfast.tracking.tracker",

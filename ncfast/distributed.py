@@ -44,7 +44,7 @@ def all_reduce_many(
         call: a name for this call, used in errors; the same on every rank.
 
     Returns:
-        The merged moments, in the order of ``moments`` and on the same devices.
+        The merged moments, in the order of ``moments`` and on the same devices, without a graph.
 
     Raises:
         RuntimeError: torch.distributed is not initialised, or a rank died or did not call within
@@ -65,6 +65,7 @@ def all_reduce_many(
             "Call torch.distributed.init_process_group first; a single process needs no reduce."
         )
     world = dist.get_world_size(group)
+    moments = [part.detach() for part in moments]
     try:
         size = 8 * sum(part.num_classes * (part.dim + 2) for part in moments)
         reduce = _exchange if world > 2 and size >= EXCHANGE_BYTES else _gather

@@ -8,10 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ncfast.evaluation.group import Group
-from ncfast.tracking.layers import INPUT, head_of, resolve_layers
-from ncfast.tracking.step_metrics import weight_of
-
-Classifier = tuple[Tensor, Tensor | None]
+from ncfast.features.classifier import Classifier, head_of, weight_of
+from ncfast.features.layers import INPUT, resolve_layers
 
 
 def rows_of_last_linear(network: nn.Module) -> int:
@@ -92,4 +90,4 @@ def _parameters(linear: nn.Linear, num_classes: int) -> Classifier | None:
     if linear.out_features != num_classes:
         return None
     bias = None if linear.bias is None else linear.bias.detach()
-    return weight_of(linear), bias
+    return Classifier(weight_of(linear), bias)

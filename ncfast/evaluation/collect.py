@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from ncfast.accumulator import Accumulator
-from ncfast.evaluation.classifier import Classifier
 from ncfast.evaluation.result import Evaluation
+from ncfast.features.classifier import Classifier
 from ncfast.metrics.catalogue import CATALOGUE
 
 _NO_CLASSIFIER = "needs a classifier"

@@ -14,19 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from ncfast._optional import Show
-from ncfast._validate import LABEL_DTYPES
+from ncfast._validate import LABEL_DTYPES, with_float64
+from ncfast._warnings import user_level
 from ncfast.evaluation.classifier import Readers
 from ncfast.evaluation.looks import Batch, Run, Visit
 from ncfast.evaluation.samplers import OwnRows
 from ncfast.evaluation.tokens import next_tokens, real_tokens
-from ncfast.tracking.batches import LABEL_KEYS, as_labels, inputs_and_labels, outputs_of
-from ncfast.tracking.capture import FeatureCapture
-from ncfast.tracking.messages import user_level
-from ncfast.tracking.padding import MaskedPool
-from ncfast.tracking.snapshot import evaluation_mode
+from ncfast.features.batches import LABEL_KEYS, MASK, as_labels, inputs_and_labels, inputs_of
+from ncfast.features.capture import FeatureCapture
+from ncfast.features.model import evaluation_mode, outputs_of
+from ncfast.features.pooling import MaskedPool
 
 Unpack = Callable[[Any], Sequence[Any]]
-IDS, MASK = "input_ids", "attention_mask"
+IDS = "input_ids"
 
 
 @dataclass(eq=False)
@@ -112,10 +112,7 @@ class Forward:
         if self.unpack is not None:
             inputs, _, mask = self._unpacked(batch)
             return inputs, mask
-        if isinstance(batch, Mapping):
-            rest = {key: value for key, value in batch.items() if key not in LABEL_KEYS}
-            return next(iter(rest.values())) if len(rest) == 1 else rest, batch.get(MASK)
-        return batch[0] if isinstance(batch, (tuple, list)) else batch, None
+        return inputs_of(batch), batch.get(MASK) if isinstance(batch, Mapping) else None
 
     def _unpacked(self, batch: Any) -> tuple[Any, Any, Any]:
         """Inputs, labels and the mask of token labels."""
@@ -191,7 +188,8 @@ class Forward:
         if self.ignore_index is not None:
             counted = counted & (labels != self.ignore_index)
         correct = counted & (logits.argmax(-1) == labels)
-        found = torch.stack([correct.sum(), counted.sum()]).to(torch.float64)
+        found = torch.stack([correct.sum(), counted.sum()])
+        found = found.to(with_float64(found.device)).to(torch.float64)
         self.scores = self.scores.to(found.device) + found
 
     def _warn_of_unshifted(self, inputs: Any, labels: Tensor) -> None:

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ncfast import _ranks
+from ncfast._ranks import as_group
 from ncfast.accumulator import Accumulator
-from ncfast.tracking.reduction import as_group
 
 
 class Group:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,26 +11,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ncfast._optional import Show, shown
 from ncfast.evaluation.classifier import Readers, classifier_of_input, rows_of_last_linear
-from ncfast.evaluation.collect import (
-    accumulators_of,
-    collected,
-)
+from ncfast.evaluation.collect import accumulators_of, collected
 from ncfast.evaluation.forward import Forward, Unpack
 from ncfast.evaluation.group import Group
-from ncfast.evaluation.looks import Kept, Memory, first_look, second_look
+from ncfast.evaluation.looks import Kept, Memory, can_reread, first_look, second_look
 from ncfast.evaluation.result import Evaluation
+from ncfast.features.capture import FeatureCapture, PoolSpec
+from ncfast.features.extractor import FeatureExtractor
+from ncfast.features.layers import INPUT, Layer, resolve_layers
+from ncfast.features.model import model_device, uncompiled
+from ncfast.features.pooling import PRESETS, MaskedPool, batch_first
 from ncfast.metrics.needs import as_bytes
-from ncfast.tracking.capture import FeatureCapture, FeatureExtractor, PoolSpec
-from ncfast.tracking.layers import (
-    INPUT,
-    PRESETS,
-    Layer,
-    batch_first,
-    model_device,
-    resolve_layers,
-    uncompiled,
-)
-from ncfast.tracking.padding import MaskedPool
 
 
 def evaluate(
@@ -130,9 +121,9 @@ def evaluate(
         # of metrics that need rows from outside, no accumulator knows yet that it needs them twice
         twice = ood_loader is not None or any(a.needs_revisit for a in accumulators.values())
         memory = Memory(as_bytes(memory_limit)) if twice else None
-        passes = [Kept(forward.over(loader), memory, repeatable=_repeatable(loader))]
+        passes = [Kept(forward.over(loader), memory, repeatable=can_reread(loader))]
         if ood_loader is not None:
-            again = _repeatable(ood_loader)
+            again = can_reread(ood_loader)
             passes.append(Kept(forward.outside(ood_loader), memory, repeatable=again))
         first_look(accumulators, passes)
         for name, accumulator in accumulators.items():
@@ -185,8 +176,3 @@ def _without_padding(
             masked.append(MaskedPool(how))
             pools[name] = masked[-1]
     return pools, masked
-
-
-def _repeatable(loader: Iterable[Any]) -> bool:
-    """Whether the batches can be read a second time: not those of an iterator."""
-    return not isinstance(loader, Iterator)

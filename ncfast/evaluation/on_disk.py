@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ncfast._optional import Show, shown
 from ncfast._validate import FEATURE_DTYPES, check_num_classes
-from ncfast.evaluation.classifier import Classifier
 from ncfast.evaluation.collect import accumulators_of, collected
 from ncfast.evaluation.files import (
     BIAS,
@@ -28,6 +27,7 @@ from ncfast.evaluation.group import Group
 from ncfast.evaluation.looks import Batch, Kept, Visit, first_look, second_look
 from ncfast.evaluation.result import Evaluation
 from ncfast.evaluation.stored import FileError
+from ncfast.features.classifier import Classifier
 from ncfast.ops.decisions import Rule
 from ncfast.ops.decisions import decisions as decide
 
@@ -219,7 +219,9 @@ def _classifier(
         raise FileError(
             f"{offsets.name}: expected a bias of shape {rows.shape[:1]} but got {offsets.shape}."
         )
-    return _parameter(rows, device), None if offsets is None else _parameter(offsets, device)
+    return Classifier(
+        _parameter(rows, device), None if offsets is None else _parameter(offsets, device)
+    )
 
 
 def _parameter(rows: Rows, device: torch.device) -> Tensor:

@@ -11,16 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ncfast._files import replacing
 from ncfast._optional import need
-from ncfast.metrics.catalogue import CATALOGUE
-from ncfast.tracking.keys import CONVENTIONS, definition_of
-from ncfast.tracking.sinks.files import replacing
-from ncfast.tracking.sinks.strict_json import nonfinite_values, with_nulls
+from ncfast._strict_json import nonfinite_values, with_nulls
+from ncfast.metrics.catalogue import CATALOGUE, CONVENTIONS, definition_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_OF_TRAINING = ("step", "tracker/local", "tracker/seconds")
 _WIDTH = 100  # of a table, in characters
 
 
@@ -148,7 +146,7 @@ class Evaluation(Mapping[str, float]):
             "ignored": self.ignored,
             "skipped_nonfinite_rows": self.nonfinite,
             "missing": dict(self.missing),
-            "conventions": {k: v for k, v in CONVENTIONS.items() if k not in _OF_TRAINING},
+            "conventions": CONVENTIONS,
             "definitions": {id_: definition_of(id_) for id_ in self._ids() if id_ in CATALOGUE},
         }
         with replacing(Path(path)) as temporary:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ncfast.tracking.padding import MASK
+from ncfast.features.batches import MASK
 
 
 def mask_of(inputs: Any, labels: Any) -> Tensor | None:

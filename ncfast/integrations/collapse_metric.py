@@ -15,17 +15,18 @@ from typing_extensions import Self
 
 from ncfast._arrays import Array
 from ncfast._optional import need
-from ncfast._rows import as_outside_rows, as_rows
-from ncfast._stream import Flags, StreamState
 from ncfast._surroundings import updatable
+from ncfast._warnings import user_level
 from ncfast.accumulator import Accumulator
+from ncfast.accumulator.rows import as_outside_rows, as_rows
+from ncfast.accumulator.stream import Flags, StreamState
 from ncfast.integrations import packed
 from ncfast.metrics.arguments import as_parameters
 from ncfast.metrics.catalogue import CATALOGUE
 from ncfast.metrics.needs import SECOND_LOOK
 from ncfast.moments import ClassMoments, check_batch
 from ncfast.ops.grouping import Labels
-from ncfast.tracking.messages import user_level, warn_of_all
+from ncfast.tracking.messages import warn_of_all
 
 need("torchmetrics", "ncfast.integrations.torchmetrics")
 from torchmetrics import Metric  # noqa: E402

@@ -11,12 +11,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from ncfast._optional import need
+from ncfast.features.batches import MASK
+from ncfast.features.model import evaluation_mode, model_device
 from ncfast.integrations.batches import mask_of, next_tokens
 from ncfast.integrations.callback import Measuring, harmless
 from ncfast.integrations.split import Split
-from ncfast.tracking.layers import model_device
-from ncfast.tracking.padding import MASK
-from ncfast.tracking.snapshot import evaluation_mode
 
 need("transformers", "ncfast.integrations.huggingface")
 from transformers import (  # noqa: E402

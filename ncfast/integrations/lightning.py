@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ncfast._optional import need
+from ncfast.features.batches import as_labels, inputs_and_labels
 from ncfast.integrations.batches import Logits, mask_of, next_tokens
 from ncfast.integrations.callback import Measuring, harmless
 from ncfast.integrations.split import Split
-from ncfast.tracking.batches import as_labels, inputs_and_labels
 
 need("lightning", "ncfast.integrations.lightning")
 from lightning.pytorch import Callback, LightningModule, Trainer  # noqa: E402

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncfast._stream import Flags, StreamState
 from ncfast._surroundings import updatable
+from ncfast.accumulator.stream import Flags, StreamState
 from ncfast.distributed import unpack
 from ncfast.moments import ClassMoments
 

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ncfast._validate import with_float64
 from ncfast.accumulator import Accumulator
 from ncfast.evaluation.looks import Batch, Kept, Memory
 from ncfast.evaluation.samplers import OwnRows
+from ncfast.features.classifier import classifier_of
 from ncfast.metrics.catalogue import CATALOGUE
 from ncfast.tracking.keys import IGNORED
 from ncfast.tracking.reduction import Ranks
-from ncfast.tracking.step_metrics import classifier_of
 from ncfast.tracking.tracker import Tracker
 
 MEMORY = 2 << 30  # bytes of features kept for a second look, and of a D x D matrix
@@ -202,6 +203,7 @@ class Split:
                 self._tracker._warn_once(f"split {layer}", message)
 
     def _score(self, logits: Tensor, labels: Tensor, mask: Tensor | None) -> None:
+        logits = logits.to(with_float64(logits.device))
         labels = labels.to(logits.device)
         counted = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask.to(labels) > 0
         if self._ignore_index is not None:

@@ -177,6 +177,7 @@ def realised_gap(train: ClassMoments, test: ClassMoments) -> Tensor:
     for name, moments in (("train", train), ("test", test)):
         check_moments(moments, name)
     check_mergeable(train, test, "test")
+    train, test = train.detach(), test.detach()
     gap = (test.class_variances - train.class_variances).abs()
     return torch.where(train.present & test.present, gap, torch.nan)
 

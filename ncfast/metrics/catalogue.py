@@ -226,3 +226,23 @@ def describe(id_: str) -> Description:
         )
     known = ", ".join([*CATALOGUE, *STANDALONE])
     raise ValueError(f"Expected the id of a metric but got {id_!r}. Known ids: {known}.")
+
+
+CONVENTIONS = {
+    "means": "every class counts the same: centred on the mean of class means, Sigma_B unweighted",
+    "Sigma_W": "population normalisation 1/N over all samples",
+    "standard deviations": "population",
+    "information": "nats",
+    "nan": "undefined: fewer than two classes in the batch, or features that are not finite",
+}
+
+
+def definition_of(id_: str) -> dict[str, str]:
+    """Formula, source, range and direction of a metric, as a header stores them."""
+    entry = CATALOGUE[id_] if id_ in CATALOGUE else STANDALONE[id_]
+    return {
+        "formula": entry.formula,
+        "source": entry.source,
+        "range": entry.range,
+        "direction": entry.direction,
+    }

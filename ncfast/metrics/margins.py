@@ -80,7 +80,7 @@ def margin_histograms(
         Detached from the graph.
 
     Raises:
-        ValueError: shapes that do not fit, no bin, or an empty range.
+        ValueError: shapes that do not fit, no bin, an empty range, or a device without float64.
         TypeError: an argument is not an array of numbers, or has a dtype that cannot be used.
 
     Example:
@@ -93,6 +93,8 @@ def margin_histograms(
     """
     margins = as_tensor("margins", margins)
     labels, bins = _validate.check_labels(labels_of(labels)), as_integer("bins", bins)
+    for name, given in (("margins", margins), ("labels", labels)):
+        _validate.check_device(name, given.device, f"Move it to the CPU: {name}.cpu().")
     _check_pairs(pairs, None)
     if margins.shape != (len(labels), len(pairs)):
         raise ValueError(

@@ -36,7 +36,8 @@ def total_axes(inputs: MetricInputs) -> tuple[Tensor, Tensor]:
 def entropy_rank(singular: Tensor) -> Tensor:
     """Exponential entropy of the normalised singular values (..., R)."""
     share = singular / singular.sum(-1, keepdim=True)
-    return torch.special.entr(share).sum(-1).exp()
+    logarithm = torch.where(share > 0, share, 1.0).log()  # that of zero has no gradient
+    return (-share * logarithm).sum(-1).exp()
 
 
 def _effective(inputs: MetricInputs) -> Tensor:

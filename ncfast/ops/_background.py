@@ -23,6 +23,7 @@ from subprocess import DEVNULL, Popen
 
 import torch
 
+from ncfast._warnings import user_level
 from ncfast.ops import _verdicts
 from ncfast.ops._verdicts import COMMAND, Table
 
@@ -154,7 +155,7 @@ def _hint(why_not: str) -> None:
             f"here: {why_not}. To check them once, run `{COMMAND}`; to hide this hint, set "
             "NCFAST_TRITON=0.",
             UserWarning,
-            stacklevel=8,
+            stacklevel=user_level(),
         )
 
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from ncfast.kernels import autotune
 from ncfast.kernels.configuration import (
-    ItemsConfig,
+    SegmentsConfig,
     TinyConfig,
-    items_config,
     merge_config,
+    segments_config,
     tiny_config,
 )
 from ncfast.ops import _auto, _comparison, _raw, _second_net
@@ -229,22 +229,22 @@ def _compute(
 
 def planned(feats: Tensor, plan: LabelPlan) -> RawMoments:
     """The main path: two launches over rows sorted by class."""
-    rule = items_config(
+    rule = segments_config(
         *feats.shape, plan.num_classes, feats.dtype.itemsize, multiprocessors(feats.device)
     )
     if autotune.wanted(feats.device):
-        rule = autotune.items(feats, plan.num_classes, rule, lambda c: _planned(feats, plan, c))
+        rule = autotune.segments(feats, plan.num_classes, rule, lambda c: _planned(feats, plan, c))
     return _planned(feats, plan, rule)
 
 
-def _planned(feats: Tensor, plan: LabelPlan, config: ItemsConfig) -> RawMoments:
+def _planned(feats: Tensor, plan: LabelPlan, config: SegmentsConfig) -> RawMoments:
     from ncfast.kernels.launch import Grouped, grouped_moments
 
-    table = plan.items(config.item_rows)
+    table = plan.segments(config.segment_rows)
     rows = Grouped(
-        plan.permutation, table.items, table.shared, table.slots, plan.counts, plan.poison
+        plan.permutation, table.segments, table.shared, table.slots, plan.counts, plan.poison
     )
-    merge = merge_config(*feats.shape, plan.num_classes, config.item_rows)
+    merge = merge_config(*feats.shape, plan.num_classes, config.segment_rows)
     # a copy: a change of the moments' counts in place must not change the plan
     return RawMoments(plan.counts.clone(), *grouped_moments(feats, rows, config, merge))
 

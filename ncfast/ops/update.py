@@ -18,7 +18,7 @@ from ncfast.ops import _comparison, _raw
 from ncfast.ops import moments as class_moments
 from ncfast.ops._registry import Operation, operator
 from ncfast.ops.blocks import add_by_class, multiprocessors, residuals
-from ncfast.ops.grouping import present_items
+from ncfast.ops.grouping import present_segments
 from ncfast.ops.moments import RawMoments
 from ncfast.ops.summary import Moments
 
@@ -227,8 +227,8 @@ def _triton(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> No
         labels, classes, options.get("mask"), options.get("ignore_index")
     )
     config = update_config(count, dim, feats.dtype.itemsize, multiprocessors(feats.device))
-    items = present_items(keys, classes, config.items.item_rows)
-    batch = Batch(feats.resolve_neg(), *items, nan_if(outside))
+    segments = present_segments(keys, classes, config.segments.segment_rows)
+    batch = Batch(feats.resolve_neg(), *segments, nan_if(outside))
     gained = update(batch, state, config, with_scatter=scatter is not None)
     if scatter is not None:
         scatter.add_(gained)

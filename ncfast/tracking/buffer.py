@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ncfast import _validate
+from ncfast.features.classifier import Classifier
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.moments import ClassMoments, class_moments
 from ncfast.ops import _raw, select
@@ -20,7 +21,6 @@ from ncfast.tracking.extras import Extras
 from ncfast.tracking.keys import WEIGHT_NORM
 from ncfast.tracking.records import Table
 from ncfast.tracking.shutdown import defer_signals
-from ncfast.tracking.step_metrics import Classifier
 
 _ROWS = 128
 _BYTES = 1 << 25  # most memory of a buffer: with large moments it has fewer rows

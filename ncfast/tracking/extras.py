@@ -8,13 +8,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ncfast.features.classifier import Classifier
 from ncfast.metrics.catalogue import CATALOGUE
 from ncfast.metrics.inputs import MetricInputs, RowSums
 from ncfast.metrics.metric import evaluate
 from ncfast.metrics.needs import LOOKS
 from ncfast.metrics.second_look import SecondLook
 from ncfast.ops.scatter import SCATTER
-from ncfast.tracking.step_metrics import Classifier
 
 # writes a value to the row of the batch: at the host's count, or at the device's in a CUDA graph
 Put = Callable[[Tensor, Tensor], None]

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from ncfast._arrays import Array
+from ncfast.features.hook import Hook
 from ncfast.ops.grouping import Labels
 from ncfast.ops.states import FastRowWriter
 from ncfast.ops.weight_norm import NormWriter
-from ncfast.tracking.hook import Hook
 
 
 class FastStep:

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ncfast.metrics.catalogue import CATALOGUE, STANDALONE, resolve
+from ncfast.metrics import catalogue
+from ncfast.metrics.catalogue import CATALOGUE, definition_of, resolve
 from ncfast.tracking.averaging import Averaging
 from ncfast.tracking.messages import SHARED_SPLIT, WarnOnce
 
@@ -20,11 +21,7 @@ IGNORED = "ignored"  # after the split: rows that a mask or `ignore_index` left 
 
 CONVENTIONS = {
     "step": "updates made so far; 0 is the initialisation",
-    "means": "every class counts the same: centred on the mean of class means, Sigma_B unweighted",
-    "Sigma_W": "population normalisation 1/N over all samples",
-    "standard deviations": "population",
-    "information": "nats",
-    "nan": "undefined: fewer than two classes in the batch, or features that are not finite",
+    **catalogue.CONVENTIONS,
     LOCAL: "1: measured by this rank alone, not merged with the others",
     COST: "time spent in the tracker so far, on the thread that trains, in seconds",
 }
@@ -137,15 +134,4 @@ def build_header(
         },
         "conventions": CONVENTIONS,
         "metrics": {id_: definition_of(id_) for id_ in metrics},
-    }
-
-
-def definition_of(id_: str) -> dict[str, str]:
-    """Formula, source, range and direction of a metric, as a header stores them."""
-    entry = CATALOGUE[id_] if id_ in CATALOGUE else STANDALONE[id_]
-    return {
-        "formula": entry.formula,
-        "source": entry.source,
-        "range": entry.range,
-        "direction": entry.direction,
     }

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
-NONFINITE = "nonfinite"  # the field of a line of JSON that lists NaN and infinities
+from ncfast._strict_json import NONFINITE
+from ncfast._validate import has_float64
+
 _RESERVED = ("step", NONFINITE)
-_NO_FLOAT64 = ("mps",)
 
 
 def as_number(key: str, value: Any) -> Tensor | float:
@@ -114,7 +115,7 @@ def _of_tensor(key: str, value: Tensor) -> Tensor:
     if value.layout != torch.strided:
         value = value.to_dense()
     # a copy: the caller may overwrite the tensor before the block is sent
-    dtype = value.dtype if value.device.type in _NO_FLOAT64 else torch.float64
+    dtype = torch.float64 if has_float64(value.device) else value.dtype
     return value.detach().to(dtype, copy=True).reshape(())
 
 

@@ -16,11 +16,14 @@ from typing_extensions import Self
 
 from ncfast import _validate
 from ncfast._arrays import Array
+from ncfast._ranks import as_group
+from ncfast.features.capture import FeatureCapture, PoolSpec
+from ncfast.features.extractor import attach_hooks, release_hooks
+from ncfast.features.layers import Layer
+from ncfast.features.model import uncompiled
 from ncfast.ops.grouping import Labels
 from ncfast.tracking import messages, shutdown
 from ncfast.tracking.averaging import parse_averaging
-from ncfast.tracking.batches import LossFunction, Reduction, reduction_of
-from ncfast.tracking.capture import FeatureCapture, PoolSpec, attach_hooks, release_hooks
 from ncfast.tracking.fast_step import FastStep
 from ncfast.tracking.full_step import FullStep, Given
 from ncfast.tracking.keys import (
@@ -33,11 +36,11 @@ from ncfast.tracking.keys import (
     choose_metrics,
     without_norm,
 )
-from ncfast.tracking.layers import Layer, uncompiled
 from ncfast.tracking.numbers import as_number, check_keys, taken_key_error
 from ncfast.tracking.recorder import Recorder
-from ncfast.tracking.reduction import Ranks, as_group
+from ncfast.tracking.reduction import Ranks
 from ncfast.tracking.schedule import Schedule, as_schedule
+from ncfast.tracking.scores import LossFunction, Reduction, reduction_of
 from ncfast.tracking.shutdown import signal_safe
 from ncfast.tracking.sinks import Record, Sink
 from ncfast.tracking.sinks.registry import open_sinks
@@ -319,7 +322,7 @@ class Tracker:
         """
         self._advance()
         if self._due and not self._ended():
-            self._recorder.replayed(self.current_step)
+            self._recorder.buffers.replayed(self.current_step)
 
     def snapshot(
         self,

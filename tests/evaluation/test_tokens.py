@@ -4,7 +4,7 @@ from torch import nn
 
 import ncfast
 from ncfast.evaluation import evaluate
-from ncfast.tracking.padding import MaskedPool
+from ncfast.features.pooling import MaskedPool
 
 V, D, B, T = 11, 6, 12, 9
 

@@ -1,10 +1,14 @@
 """Tests the checks themselves: right functions pass them, and each kind of error fails."""
 
+import importlib
+import pkgutil
 from dataclasses import replace
 
 import pytest
 import torch
 
+import ncfast.ops
+from ncfast.ops._registry import Operation
 from ncfast.ops.moments import RawMoments
 from ncfast.self_check import checks, samples, worker
 from ncfast.self_check.forms import Wrong, forms
@@ -177,6 +181,19 @@ def test_every_layout_holds_the_same_numbers():
         assert torch.equal(view, sample.feats)
         dense = sample.layout == "dense"
         assert (view.is_contiguous() and view.storage_offset() == 0) == dense, sample.layout
+
+
+def test_every_operation_with_kernels_is_checked():
+    found = set()
+    for module in pkgutil.iter_modules(ncfast.ops.__path__):
+        loaded = importlib.import_module(f"ncfast.ops.{module.name}")
+        found |= {
+            each.name
+            for each in vars(loaded).values()
+            if isinstance(each, Operation) and each.triton is not None
+        }
+    assert len(found) >= 5
+    assert found | {"class moments"} == {form.operation for form in FORMS.values()}
 
 
 def test_every_subject_is_checked_once_and_float32_first():

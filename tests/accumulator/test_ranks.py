@@ -9,7 +9,7 @@ from ranks import run_ranks
 from samples import classes, companions
 
 import ncfast
-from ncfast import _stream_ranks
+from ncfast.accumulator import ranks
 
 
 def start(rank, world, port):
@@ -55,7 +55,7 @@ def worker(rank, world, port, folder):
     with pytest.raises(RuntimeError, match="reset"):
         acc.update(*classes(10, 9, 5))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_stream_ranks, "EXCHANGE_BYTES", 0)
+        patch.setattr(ranks, "EXCHANGE_BYTES", 0)
         large = both_looks(rank, world, acc.reset()).compute()
     torch.save([first, large, acc.ignored, acc.moments.total], f"{folder}/{rank}.pt")
     dist.destroy_process_group()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ncfast._arrays import Array, as_tensor
+from ncfast._validate import with_float64
 from ncfast.ops.grouping import LabelPlan
 
 
@@ -36,7 +37,7 @@ def as_rows(
             )
         feats, labels = feats.flatten(0, -2), labels.flatten()
         kept = None if kept is None else kept.flatten()
-    device = _device_for(feats, device)
+    device = with_float64(feats.device) if device is None else device
     return feats.to(device), labels.to(device), None if kept is None else kept.to(device)
 
 
@@ -44,7 +45,7 @@ def as_outside_rows(feats: Array, device: torch.device | None = None) -> tuple[T
     """Features (M, D), of tensors or arrays with more axes too; and (M,) labels of one class."""
     feats = as_tensor("feats", feats).detach()
     feats = feats.flatten(0, -2) if feats.ndim > 2 else feats
-    feats = feats.to(_device_for(feats, device))
+    feats = feats.to(with_float64(feats.device) if device is None else device)
     return feats, torch.zeros(feats.shape[:1], dtype=torch.int64, device=feats.device)
 
 
@@ -60,9 +61,3 @@ def _as_mask(mask: Tensor, labels: Tensor) -> Tensor:
             f"got {tuple(mask.shape)}."
         )
     return mask.to(torch.bool)
-
-
-def _device_for(feats: Tensor, device: torch.device | None) -> torch.device:
-    if device is not None:
-        return device
-    return torch.device("cpu") if feats.device.type == "mps" else feats.device

@@ -11,8 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ncfast.tracking.numbers import NONFINITE
-
+NONFINITE = "nonfinite"  # the field that lists NaN and infinities
 _WORDS = ("nan", "inf", "-inf")
 
 

@@ -9,7 +9,7 @@ from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.metric import Metric, evaluate
 from ncfast.ops import _raw, pairs
 from ncfast.ops.states import Layout, pack
-from ncfast.tracking.evaluation import evaluate_states
+from ncfast.tracking.buffers import evaluate_states
 
 needs_extension = pytest.mark.skipif(_raw.extension is None, reason=f"{_raw.import_error}")
 IDS = tuple(OF_MOMENTS)

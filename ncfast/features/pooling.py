@@ -1,103 +1,15 @@
-"""Finds the layers of a model, and converts their output to features (N, D)."""
+"""Converts the output of a layer to features (N, D), and leaves out padded tokens."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
-from typing import Any, Union
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Layer = Union[str, "re.Pattern[str]", type[nn.Module]]
-INPUT = ":input"
-
-
-def resolve_layers(model: nn.Module, layers: Layer | Sequence[Layer] | None) -> tuple[str, ...]:
-    """The names of the chosen layers, in the order of ``layers`` and without repetition.
-
-    Args:
-        model: any module.
-        layers: names from ``model.named_modules()``, patterns with wildcards ("blocks.*"), compiled
-            regular expressions that match a whole name, or types of modules. A name or pattern
-            that ends in ":input" selects the layer's first argument instead of its output. "" is
-            the name of the model itself. None selects the input of the last nn.Linear.
-
-    Raises:
-        ValueError: an entry matches no layer, or ``layers`` is None and there is no nn.Linear.
-        TypeError: an entry is not a name, a pattern or a type.
-    """
-    modules = {name: module for name, module in model.named_modules() if name}
-    if layers is None:
-        # a model that is an nn.Linear, a linear probe, is its own last linear layer
-        return (INPUT if isinstance(model, nn.Linear) else _last_linear(modules),)
-    single = isinstance(layers, (str, re.Pattern, type))
-    wanted: Iterable[Layer] = (layers,) if single else layers  # type: ignore[assignment]
-    found: list[str] = []
-    for layer in wanted:
-        matches = _matches(modules, layer)
-        if not matches:
-            raise ValueError(
-                f"Expected argument `layers` to name modules of the model but got {layer!r}. "
-                f"Known names: {list(modules)}."
-            )
-        found += matches
-    return tuple(dict.fromkeys(found))
-
-
-def _matches(modules: dict[str, nn.Module], layer: Layer) -> list[str]:
-    if isinstance(layer, re.Pattern):
-        return [name for name in modules if layer.fullmatch(name)]
-    if isinstance(layer, type):
-        return [name for name, module in modules.items() if isinstance(module, layer)]
-    if not isinstance(layer, str):
-        raise TypeError(
-            "Expected argument `layers` to hold names, patterns or types of modules but got "
-            f"{type(layer).__name__}."
-        )
-    if layer in ("", INPUT):
-        return [layer]
-    pattern = layer.removesuffix(INPUT)
-    suffix = layer[len(pattern) :]
-    return [name + suffix for name in modules if name == pattern or fnmatchcase(name, pattern)]
-
-
-def _last_linear(modules: dict[str, nn.Module]) -> str:
-    linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise ValueError(
-            "Expected argument `layers` for a model without an nn.Linear but got None. "
-            f"Name one or more of {list(modules)}."
-        )
-    return linear[-1] + INPUT
-
-
-def head_of(module: nn.Module, name: str, num_classes: int) -> nn.Linear | None:
-    """The linear classifier of a measured layer: an nn.Linear with K rows whose input it is.
-
-    Args:
-        module: the module that is hooked.
-        name: of the layer; only that of an input has a classifier.
-        num_classes: K.
-    """
-    if not isinstance(module, nn.Linear) or not name.endswith(INPUT):
-        return None
-    return module if module.out_features == num_classes else None
-
-
-def uncompiled(model: nn.Module) -> nn.Module:
-    """The original module of a compiled model; any other model is returned unchanged."""
-    inner = getattr(model, "_orig_mod", model)
-    return inner if isinstance(inner, nn.Module) else model
-
-
-def model_device(model: nn.Module) -> torch.device:
-    """The device of the model's first parameter; the CPU if it has none."""
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
 Pool = Callable[[Any], Tensor]
+
 
 _KEYS = ("last_hidden_state", "hidden_states", "logits")
 
@@ -239,3 +151,50 @@ def as_pool(pool: str | Pool | None) -> Pool:
             f"{pool!r}."
         )
     return PRESETS[pool]
+
+
+class MaskedPool:
+    """Pooling that leaves out the padding of the batch at hand.
+
+    Args:
+        how: "last" or "gap".
+
+    Attributes:
+        mask: (B, T) bool of the batch; None where nothing is padded.
+        unfit: whether the tokens of the last call had another shape than the mask.
+        pooled: whether the last call pooled tokens (B, T, D).
+    """
+
+    def __init__(self, how: str) -> None:
+        self._how = how
+        self.mask: Tensor | None = None
+        self.pooled = self.unfit = False
+
+    def __call__(self, output: Any) -> Tensor:
+        """Features (B, D) of tokens (B, T, D); of anything else what the preset makes of it."""
+        tensor, mask = tensor_of(output), self.mask
+        self.pooled = tensor.ndim == 3
+        self.unfit = self.pooled and mask is not None and mask.shape != tensor.shape[:2]
+        if mask is None or not self.pooled or self.unfit:
+            return PRESETS[self._how](output)
+        mask = mask.to(tensor.device)
+        if self._how == "gap":
+            kept = torch.where(mask.unsqueeze(2), tensor, 0)
+            wide = torch.promote_types(tensor.dtype, torch.float32)
+            return kept.sum(1, dtype=wide) / mask.sum(1, keepdim=True).clamp(min=1)
+        position = torch.arange(mask.shape[1], device=mask.device)
+        last = torch.where(mask, position, 0).amax(1)
+        return tensor[torch.arange(len(tensor), device=tensor.device), last]
+
+
+def masked_pool(how: str, layer: nn.Module) -> tuple[MaskedPool, Pool]:
+    """A `MaskedPool`, and the pooling of the outputs of a layer, which may be (T, B, D)."""
+    masked = MaskedPool(how)
+    if batch_first(PRESETS[how], layer) is PRESETS[how]:
+        return masked, masked
+
+    def transposed(output: Any) -> Tensor:
+        tensor = tensor_of(output)
+        return masked(tensor.transpose(0, 1) if tensor.ndim == 3 else tensor)
+
+    return masked, transposed

@@ -8,8 +8,8 @@ from samples import classes
 from torch import nn
 
 import ncfast
+from ncfast.features.capture import FeatureCapture
 from ncfast.tracking import FeatureExtractor, Tapped, Tracker
-from ncfast.tracking.capture import FeatureCapture
 
 
 def network():

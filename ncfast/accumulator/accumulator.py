@@ -13,11 +13,12 @@ import torch.distributed as dist
 from torch import Tensor
 from typing_extensions import Self
 
-from ncfast import _stream_ranks, _validate
+from ncfast import _validate
 from ncfast._arrays import Array, as_integer
-from ncfast._rows import as_outside_rows, as_rows
-from ncfast._stream import Flags, StreamState
-from ncfast._stream_ranks import Facts
+from ncfast.accumulator import ranks as of_ranks
+from ncfast.accumulator.ranks import Facts
+from ncfast.accumulator.rows import as_outside_rows, as_rows
+from ncfast.accumulator.stream import Flags, StreamState
 from ncfast.metrics.arguments import as_parameters
 from ncfast.metrics.catalogue import CATALOGUE
 from ncfast.metrics.inputs import MetricInputs, RowSums
@@ -101,7 +102,7 @@ class Accumulator:
         self.num_classes, self.metrics, self.backend = num_classes, metrics, backend
         self.ignore_index = None if ignore_index is None else _as_label(ignore_index)
         self._selection = select(metrics, num_classes, as_bytes(memory_limit))
-        self._device = None if device is None else torch.device(device)
+        self._device = None if device is None else _with_float64(device)
         self._weight: Tensor | None = None
         self._bias: Tensor | None = None
         self._fixed_dim = dim
@@ -336,22 +337,22 @@ class Accumulator:
             RuntimeError: torch.distributed is not initialised, or a rank is missing.
             ValueError: the ranks differ in K, D or metrics.
         """
-        with self._lock, _stream_ranks.reported(group):
+        with self._lock, of_ranks.reported(group):
             ranks = self._agree(group)
-            dim = _stream_ranks.common_dim(ranks) if ranks else self.dim
+            dim = of_ranks.common_dim(ranks) if ranks else self.dim
             if self._state is None and dim:
-                self._start(dim, self._device or _stream_ranks.device_of(group))
+                self._start(dim, self._device or of_ranks.device_of(group))
             if self._state is not None and not self._state.flags.shared:
                 if any(rank.outside for rank in ranks):
                     self._state.flags = self._state.flags._replace(outside=True)
-                self._state = _stream_ranks.reduce_state(
+                self._state = of_ranks.reduce_state(
                     self._state, self._settings, group, agreed=bool(ranks)
                 )
                 self._look = None
             elif any(rank.looked for rank in ranks):
                 look = self._looking("all_reduce")
                 if look is not None:
-                    _stream_ranks.reduce_look(look, ranks, group)
+                    of_ranks.reduce_look(look, ranks, group)
         return self
 
     def reset(self) -> Self:
@@ -366,7 +367,7 @@ class Accumulator:
     def to(self, device: torch.device | str) -> Self:
         """Move the state to another device, in place; return self."""
         with self._lock:
-            self._device = torch.device(device)
+            self._device = _with_float64(device)
             if self._state is not None:
                 self._state = self._state.to(self._device)
                 if self._look is not None:
@@ -488,7 +489,7 @@ class Accumulator:
 
     def _inputs(self, state: StreamState, *, copy: bool = False) -> MetricInputs:
         weight, bias = (
-            None if part is None else part.to(state.device, torch.float64, copy=copy)
+            None if part is None else part.to(state.device).to(torch.float64, copy=copy)
             for part in (self._weight, self._bias)
         )
         outside = state.outside.means.squeeze(0) if state.flags.outside else None
@@ -523,8 +524,15 @@ class Accumulator:
         look = None if look is None or look.shared else look
         scores = (0, 0) if look is None else look.lengths
         facts = Facts(self.dim or 0, int(self._flags.outside), int(look is not None), *scores)
-        device = self._state.device if self._state else _stream_ranks.device_of(group)
-        return _stream_ranks.exchange(facts, self._settings, group, device)
+        device = self._state.device if self._state else of_ranks.device_of(group)
+        return of_ranks.exchange(facts, self._settings, group, device)
+
+
+def _with_float64(device: torch.device | str) -> torch.device:
+    _validate.check_device(
+        "device", device, "Leave it out: features of such a device are moved to the CPU."
+    )
+    return torch.device(device)
 
 
 def _as_label(ignore_index: SupportsIndex) -> int:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ncfast import _ranks
-from ncfast._stream import Flags, StreamState
+from ncfast.accumulator.stream import Flags, StreamState
 from ncfast.distributed import EXCHANGE_BYTES, all_reduce_many
 from ncfast.metrics.second_look import NO_SCORE, SecondLook
 

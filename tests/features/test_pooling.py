@@ -1,4 +1,4 @@
-"""Pooling over tokens leaves out the padding that the model's attention mask tells."""
+"""Outputs of layers become features; pooling leaves out the padding that the mask tells."""
 
 import copy
 import pickle
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import ncfast
+from ncfast.features.pooling import as_pool, tensor_of
 from ncfast.tracking import FeatureExtractor
 
 K, D, B, T = 3, 8, 12, 6
@@ -129,3 +130,47 @@ def test_a_copy_of_the_model_is_not_observed():
         for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
             assert other(IDS, RIGHT).shape == (B, K)
     assert not model._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("pool", "shape", "expected"),
+    [
+        ("flatten", (2, 3, 4, 4), lambda x: x.reshape(2, 48)),
+        ("gap", (2, 3, 4, 4), lambda x: x.mean((2, 3))),
+        ("gap", (2, 5, 3), lambda x: x.mean(1)),
+        ("cls", (2, 5, 3), lambda x: x[:, 0]),
+        ("last", (2, 5, 3), lambda x: x[:, 4]),
+        (lambda out: out[:, :2], (2, 5), lambda x: x[:, :2]),
+        (None, (2, 5), lambda x: x),
+    ],
+)
+def test_pooling(pool, shape, expected):
+    x = torch.randn(shape)
+    torch.testing.assert_close(as_pool(pool)(x), expected(x))
+
+
+@pytest.mark.parametrize(
+    ("pool", "shape", "message"),
+    [
+        ("gap", (2, 3), r"pool='gap'.*got \(2, 3\)"),
+        ("cls", (2, 3, 4, 4), r"pool='cls'.*got \(2, 3, 4, 4\)"),
+        ("last", (2, 3), "pool='last'"),
+    ],
+)
+def test_pooling_of_unfit_shapes(pool, shape, message):
+    with pytest.raises(ValueError, match=message):
+        as_pool(pool)(torch.zeros(shape))
+
+
+def test_where_the_tensor_is_in_an_output():
+    x, y = torch.ones(2, 3), torch.zeros(2, 3)
+    assert tensor_of((x, (y, y))) is x
+    assert tensor_of({"last_hidden_state": x, "attentions": y}) is x
+    assert tensor_of({"hidden_states": (y, x)}) is x
+    assert tensor_of({"mine": x}) is x
+    with pytest.raises(TypeError, match=r"dict with the keys \['a', 'b'\].*pass pool="):
+        tensor_of({"a": x, "b": y})
+    with pytest.raises(TypeError, match="got NoneType"):
+        tensor_of(None)
+    with pytest.raises(ValueError, match=r"\['flatten', 'gap', 'cls', 'last'\].*'avg'"):
+        as_pool("avg")

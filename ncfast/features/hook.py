@@ -1,4 +1,4 @@
-"""The forward hook that keeps the output of a layer, and knows in which mode the layer ran."""
+"""The hooks that keep the output of a layer, and the attention mask that the model got."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ncfast.tracking.layers import find_tensor
+from ncfast.features.batches import MASK
+from ncfast.features.pooling import find_tensor
 
 _is_compiling = torch.compiler.is_compiling
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # not in torch 2.6
@@ -63,7 +64,7 @@ class Hook(Portable):
         self.enabled = True
         self.max_calls: float = 1
         self._from_input, self._keep_all = from_input, keep_all
-        self._argument = _first_argument(module)
+        self._argument = next(iter(_parameters(module.forward)), "")
         self.clear()
 
     def clear(self) -> None:
@@ -170,18 +171,6 @@ def _copied(value: Any) -> Any:
     return value
 
 
-def _first_argument(module: nn.Module) -> str:
-    try:
-        return next(iter(inspect.signature(module.forward).parameters), "")
-    except (TypeError, ValueError):
-        return ""
-
-
-def idle_hook() -> Callable[..., None]:
-    """A hook that does nothing, for models that version 0.1 saved while they were tracked."""
-    return contextlib.nullcontext().__exit__
-
-
 _CHANGED = (
     "Expected what the layer returned to be as it was but it was changed in place after the layer "
     "ran, by an nn.ReLU(inplace=True) for example. Track the layer that changed it instead, or "
@@ -191,3 +180,62 @@ _NO_SCRIPT = (
     "Expected a model without forward hooks of Python for torch.jit.script but a Tracker has put "
     "one on it. Script the model before the Tracker is made, or after tracker.close()."
 )
+
+
+class Padding(Portable):
+    """Keeps the attention mask of a model's last forward pass, as a hook before it.
+
+    As with `Hook`, the last call of the highest rank is kept. The mask is the argument
+    ``attention_mask``, by keyword or by position.
+
+    Args:
+        model: whose calls are observed.
+
+    Attributes:
+        mask: (B, T) bool, or None where there was none.
+        tokens: whether the first argument of the call held integers: sequences of token ids, which
+            may be padded.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.enabled = True
+        names = _parameters(model.forward)
+        self._position = names.index(MASK) if MASK in names else -1
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the mask."""
+        self.mask: Tensor | None = None
+        self.tokens, self._rank = False, -1
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """PyTorch calls this before the model's forward."""
+        rank = 2 * module.training + torch.is_grad_enabled()
+        if not self.enabled or rank < self._rank:
+            return
+        mask = kwargs.get(MASK)
+        if mask is None and 0 <= self._position < len(args):
+            mask = args[self._position]
+        fits = isinstance(mask, Tensor) and mask.ndim == 2
+        self.mask = mask.detach() > 0 if fits and isinstance(mask, Tensor) else None
+        first = next(iter((*args, *kwargs.values())), None)
+        self.tokens = isinstance(first, Tensor) and not first.is_floating_point()
+        self._rank = rank
+
+    def set_aside(self) -> dict[str, Any]:
+        """Forget the mask and return it, for `put_back`."""
+        kept = {"mask": self.mask, "tokens": self.tokens, "_rank": self._rank}
+        self.clear()
+        return kept
+
+    def put_back(self, kept: dict[str, Any]) -> None:
+        """Undo `set_aside`."""
+        for name, value in kept.items():
+            setattr(self, name, value)
+
+
+def _parameters(forward: Callable[..., Any]) -> list[str]:
+    try:
+        return list(inspect.signature(forward).parameters)
+    except (TypeError, ValueError):
+        return []

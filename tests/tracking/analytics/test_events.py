@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ncfast.tracking.timescales import Events, find_events, first_lasting, series
+from ncfast.tracking.analytics.events import Events, find_events, first_lasting, series
 
 
 def log(fit=100, rise=1000, fall=3000, last=10_000, dip=None):

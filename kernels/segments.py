@@ -1,16 +1,16 @@
-"""First launch: computes the moments of every item, a segment of sorted rows that share a class.
+"""First launch: computes the moments of every segment: sorted rows of one class.
 
-Rows are read once, in the order of the permutation. An item's sums are taken relative to a shift,
-which approximates the mean of the item's first tile. The shift is computed as the item's first row
-plus the mean difference of the tile's rows from it. Starting from the first row makes the shift
-exact for identical rows. Adding the mean difference limits the loss of accuracy if the first row is
-an outlier: with L rows in the item and R in the tile, ``S2 - S1^2 / n`` loses a factor of at most
-about 1 + L / R^2. All rows are scaled by a power of two that brings the item's first row near 1, so
-that squares neither overflow nor underflow. The first row may be far below the others, or zero: a
-second launch computes the items whose squares did overflow or may have vanished again, at the scale
-of their largest entry. It leaves the other items at once.
+Rows are read once, in the order of the permutation. A segment's sums are taken relative to a shift,
+which approximates the mean of the segment's first tile. The shift is computed as the segment's
+first row plus the mean difference of the tile's rows from it. Starting from the first row makes the
+shift exact for identical rows. Adding the mean difference limits the loss of accuracy if the first
+row is an outlier: with L rows in the segment and R in the tile, ``S2 - S1^2 / n`` loses a factor of
+at most about 1 + L / R^2. All rows are scaled by a power of two that brings the segment's first row
+near 1, so that squares neither overflow nor underflow. The first row may be far below the others,
+or zero: a second launch computes the segments whose squares did overflow or may have vanished
+again, at the scale of their largest entry. It leaves the other segments at once.
 
-Oracle: `items` in tests/twins.py.
+Oracle: `segments` in tests/twins.py.
 """
 
 import inspect
@@ -188,11 +188,11 @@ def norms_of_squares(squares, length, SIZE: tl.constexpr):
 def moments_of_block(
     feats,
     permutation,
-    items,
+    segments,
     partial_mean,
     means,
     row_squares,
-    item,
+    segment,
     number,
     mend,
     turn,
@@ -205,11 +205,11 @@ def moments_of_block(
     ACC: tl.constexpr,
     AGAIN: tl.constexpr,
 ):
-    """Stores the mean of an item in one block of columns; the sum of squares, and the norms."""
+    """Stores the mean of a segment in one block of columns; the sum of squares, and the norms."""
     # loaded for every block: what is computed from them is not held in registers between blocks
-    start = tl.load(items + item)
-    length = tl.load(items + number + item)
-    owner = tl.load(items + 2 * number + item).to(tl.int64)
+    start = tl.load(segments + segment)
+    length = tl.load(segments + number + segment)
+    owner = tl.load(segments + 2 * number + segment).to(tl.int64)
     cols = turn * COLS + tl.arange(0, COLS)
     inside = cols < dim
     shift, rest, unscale, ss, total, largest = moments_of_run(
@@ -217,14 +217,14 @@ def moments_of_block(
         row_squares + start, turn > 0, ROWS, AGAIN, ACC, WIDE,
     )  # fmt: skip
     if owner >= 0:
-        slot = tl.load(items + 4 * number + item).to(tl.int64)
+        slot = tl.load(segments + 4 * number + segment).to(tl.int64)
         mean = (shift.to(tl.float64) + rest.to(tl.float64)) * unscale
         if slot < 0:
             tl.store(means + owner * dim + cols, mean + mend, mask=inside)
         else:
-            pivot = tl.load(items + 3 * number + item).to(tl.int64)
+            pivot = tl.load(segments + 3 * number + segment).to(tl.int64)
             origin = feats + pivot * row_stride + cols.to(tl.int64) * col_stride
-            # in float64: at the scale of this item the first row of the class might overflow
+            # in float64: at the scale of this segment the first row of the class might overflow
             base = tl.load(origin, mask=inside, other=0.0).to(tl.float64)
             tl.store(partial_mean + slot * dim + cols, (mean - base).to(ACC), mask=inside)
     if WIDE:
@@ -233,10 +233,10 @@ def moments_of_block(
 
 
 @triton.jit(do_not_specialize=["width", "row_units", "number"])
-def moments_of_items(
+def moments_of_segments(
     feats,
     permutation,
-    items,
+    segments,
     poison,
     partial_mean,  # (slots, D), relative to the class's first row
     partial_ss,  # (number,) float64
@@ -256,12 +256,12 @@ def moments_of_items(
     ACC: tl.constexpr,
     AGAIN: tl.constexpr,  # the second launch
 ):
-    """One program per item; the grid is (number,)."""
-    item = tl.program_id(0)
-    start = tl.load(items + item)
-    length = tl.load(items + number + item)
+    """One program per segment; the grid is (number,)."""
+    segment = tl.program_id(0)
+    start = tl.load(segments + segment)
+    length = tl.load(segments + number + segment)
     if AGAIN:
-        wanted = misled(length, tl.load(norm_maxs + item), tl.load(partial_ss + item))
+        wanted = misled(length, tl.load(norm_maxs + segment), tl.load(partial_ss + segment))
         if not wanted:
             return
     mend = tl.load(poison)
@@ -275,22 +275,22 @@ def moments_of_items(
         # hoisting loop invariants would cost 70 registers, so they are recomputed
         for turn in tl.range(0, turns, disable_licm=True):
             ss, total, largest = moments_of_block(
-                feats, permutation, items, partial_mean, means, row_squares, item, number, mend,
-                turn, dim, row_stride, col_stride, ROWS, COLS, WIDE, ACC, AGAIN,
+                feats, permutation, segments, partial_mean, means, row_squares, segment, number,
+                mend, turn, dim, row_stride, col_stride, ROWS, COLS, WIDE, ACC, AGAIN,
             )  # fmt: skip
             inner += ss
     else:
         for turn in tl.range(0, turns):
             ss, total, largest = moments_of_block(
-                feats, permutation, items, partial_mean, means, row_squares, item, number, mend,
-                turn, dim, row_stride, col_stride, ROWS, COLS, WIDE, ACC, AGAIN,
+                feats, permutation, segments, partial_mean, means, row_squares, segment, number,
+                mend, turn, dim, row_stride, col_stride, ROWS, COLS, WIDE, ACC, AGAIN,
             )  # fmt: skip
             inner += ss
     if WIDE:
         total, largest = norms_of_squares(row_squares + start, length, 256)
-    tl.store(norm_sums + item, total)
-    tl.store(norm_maxs + item, largest)
-    tl.store(partial_ss + item, inner)
-    owner = tl.load(items + 2 * number + item).to(tl.int64)
-    if (owner >= 0) & (tl.load(items + 4 * number + item) < 0):
+    tl.store(norm_sums + segment, total)
+    tl.store(norm_maxs + segment, largest)
+    tl.store(partial_ss + segment, inner)
+    owner = tl.load(segments + 2 * number + segment).to(tl.int64)
+    if (owner >= 0) & (tl.load(segments + 4 * number + segment) < 0):
         tl.store(within + owner, inner + mend)

@@ -1,0 +1,1 @@
+"""Runs a model over batches, and captures the features of its layers and their classifier."""
