@@ -76,6 +76,8 @@ class Supervision:
         environment: of the workers.
         seconds: the longest time for one subject.
         report: is called with each verdict.
+        verdicts: so far.
+        trouble: of the last worker that was lost before it began.
     """
 
     file: Path
@@ -85,6 +87,7 @@ class Supervision:
     seconds: float = _verdicts.GROUP_SECONDS
     report: Report | None = None
     verdicts: dict[Subject, Verdict] = field(default_factory=dict)
+    trouble: str = ""
 
     def run(self, subjects: Sequence[Subject]) -> None:
         """Check all subjects.
@@ -99,7 +102,7 @@ class Supervision:
             losses += reason is None
             if reason is not None:
                 break
-        stopped = reason or f"the check ended after {MOST_LOSSES} crashes or hangs"
+        stopped = reason or f"the check ended after {MOST_LOSSES} crashes or hangs{self.trouble}"
         for each in left:
             self._settle(each, Verdict("unchecked", stopped))
         self._write(finished=True)
@@ -156,7 +159,9 @@ class Supervision:
         return None
 
     def _lose(self, current: Subject | None, verdict: Verdict) -> None:
-        if current is not None:
+        if current is None:  # it was lost before it began
+            self.trouble = f" ({verdict})"
+        else:
             self._settle(current, verdict)
 
     def _settle(self, subject: Subject, verdict: Verdict) -> None:

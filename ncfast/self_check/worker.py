@@ -67,7 +67,7 @@ def _why_not(device: torch.device, facts: Any) -> str | None:
         return None
     try:
         torch.zeros(1, device=device).add_(1).cpu()
-    except RuntimeError as error:
+    except Exception as error:  # of a driver, or of torch without CUDA
         return f"a second process cannot use the device: {_first_line(error)}"
     if _verdicts.facts(0) != facts:
         return "a second process sees another device or other versions"

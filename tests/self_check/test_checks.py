@@ -9,6 +9,7 @@ import torch
 
 import ncfast.ops
 from ncfast.ops._registry import Operation
+from ncfast.ops._second_net import error_on_first_rows
 from ncfast.ops.moments import RawMoments
 from ncfast.self_check import checks, samples, worker
 from ncfast.self_check.forms import Wrong, forms
@@ -164,6 +165,16 @@ def test_an_update_that_loses_a_batch_fails(wrong):
 
     with pytest.raises(Wrong, match=wrong):
         run(form, kernels)
+
+
+@pytest.mark.parametrize("name", FORMS, ids=str)
+def test_comparing_on_a_device_reads_no_value(name):
+    """Meta tensors have none: whatever waited for a device would raise."""
+    form = FORMS[name]
+    given, named = form.on(samples.collapsed(0.1, 90, 8, 3, torch.float32), torch.device("meta"))
+    ratio = error_on_first_rows(form.comparison, form.reference, form.reference, *given, **named)
+    assert ratio.is_meta
+    assert ratio.shape == ()
 
 
 def test_what_kernels_raise_is_passed_on():
