@@ -178,10 +178,10 @@ def infer_num_classes(labels: Tensor) -> int:
     return int(high) + 1
 
 
-def labels_are_on_host(labels: Tensor) -> bool:
-    """Whether the labels can be read without a device synchronisation or a graph break."""
-    plain = type(labels) is Tensor  # not a fake or traced tensor
-    return plain and labels.is_cpu and not torch.compiler.is_compiling()
+def is_on_host(tensor: Tensor) -> bool:
+    """Whether the values can be read without a device synchronisation or a graph break."""
+    plain = type(tensor) is Tensor  # not a fake or traced tensor
+    return plain and tensor.is_cpu and not torch.compiler.is_compiling()
 
 
 def check_label_values(labels: Tensor, num_classes: int) -> None:

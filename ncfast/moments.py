@@ -411,7 +411,7 @@ def class_moments(
     else:
         # detached inputs do what torch.no_grad would, without its 2 us
         raw = select(backend, feats, plan)(feats.detach(), labels, num_classes)
-    if not inferred and _validate.labels_are_on_host(labels) and math.isnan(raw.norm_max.item()):
+    if not inferred and _validate.is_on_host(labels) and math.isnan(raw.norm_max.item()):
         # a label out of range made everything NaN, unless it was a feature: now look at the labels
         _validate.check_label_values(labels, num_classes)
     return ClassMoments(*raw)

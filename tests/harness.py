@@ -1,6 +1,6 @@
 """Evaluates metrics by id for the tests, with a classifier and out-of-distribution features."""
 
-from oracle import TWINS, case
+from oracle import ORACLES, case
 from samples import companions
 
 import ncfast
@@ -29,4 +29,4 @@ def evaluate(name, feats, labels, num_classes, backend="auto"):
 
 
 def expect(name, feats, labels, num_classes):
-    return TWINS[name](case(feats, labels, num_classes, *companions(num_classes, feats.shape[1])))
+    return ORACLES[name](case(feats, labels, num_classes, *companions(num_classes, feats.shape[1])))

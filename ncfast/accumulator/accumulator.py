@@ -36,7 +36,7 @@ class Accumulator:
     """Collapse metrics of features that arrive in batches, equal to `collapse_metrics` of them all.
 
     `update` merges a batch into sums, in place. NC4, the projected bound and NECO compare every row
-    with the final means: where `needs_revisit` is true, pass the rows again to `revisit`. Several
+    with the final means: if `needs_revisit` is true, pass the rows again to `revisit`. Several
     accumulators combine with `merge`, those of several processes with `all_reduce`.
 
     Features may be (N, D) with labels (N,), or (B, T, D) with labels (B, T); tensors or NumPy
@@ -114,14 +114,14 @@ class Accumulator:
         if self._fixed_dim is not None and self._device is not None:
             self._start(self._fixed_dim, self._device)
 
-    # What goes in.
+    # Input.
 
     @torch.no_grad()
     def update(self, feats: Array, labels: Array | LabelPlan, *, mask: Array | None = None) -> Self:
         """Merge a batch into the state, in place; return self.
 
         A batch without a row, or with none that counts, changes nothing. An update after `revisit`
-        makes the second look invalid: revisit all rows again.
+        discards the second look: revisit all rows again.
 
         Args:
             feats: (N, D), float16, bfloat16, float32 or float64; or (B, T, D).
@@ -149,10 +149,9 @@ class Accumulator:
     ) -> Self:
         """Show a batch again, in any batches and any order; return self.
 
-        The first call fixes the means and the classifier, a copy of it. `compute` compares the
-        numbers of rows of each class, the sum of the norms and column sums by class with those of
-        `update`.
-        Does nothing where `needs_revisit` is false.
+        The first call fixes the means, and copies the classifier. `compute` checks that the rows
+        are those of `update`, by the number of rows of each class, the sum of the norms and the
+        column sums of each class. The call does nothing if `needs_revisit` is false.
 
         Args:
             feats: see `update`.
@@ -209,8 +208,9 @@ class Accumulator:
     def set_classifier(self, weight: Array | None, bias: Array | None = None) -> Self:
         """Set the classifier of NC3, NC4 and the bounds; return self.
 
-        The tensors are not copied: parameters that go on training are read at the first `revisit`,
-        or else at `compute`. Setting a classifier makes the second look invalid.
+        The tensors are not copied. The parameters are read at the first `revisit`, or at `compute`
+        if there is none; training may change them until then. Setting a classifier discards the
+        second look.
 
         Args:
             weight: (K, D); None for no classifier.
@@ -228,7 +228,7 @@ class Accumulator:
                 self._warn_of_large(self._state.moments.dim)
         return self
 
-    # What comes out.
+    # Results.
 
     @property
     def dim(self) -> int | None:
@@ -256,7 +256,7 @@ class Accumulator:
 
     @property
     def needs_revisit(self) -> bool:
-        """Whether an id asked for needs the rows a second time, its other inputs being there."""
+        """Whether an id asked for needs the rows a second time and has all other inputs."""
         return bool(self._selection.looks(self.dim, self._there()))
 
     @property
@@ -268,7 +268,7 @@ class Accumulator:
     def compute(self) -> dict[str, Tensor]:
         """The value of every metric asked for whose inputs are there.
 
-        Where there was a second look this reads its counts: it waits for an accelerator.
+        After a second look the call reads its counts, for which it waits for an accelerator.
 
         Returns:
             A () float64 tensor for each metric id, on the device of the state; NaN without rows.
@@ -288,17 +288,17 @@ class Accumulator:
             ids = (id_ for id_ in self.ids if id_ not in missing)
             return evaluate({id_: CATALOGUE[id_] for id_ in ids}, inputs)
 
-    # How accumulators combine and travel.
+    # Merging, saving and moving.
 
     @torch.no_grad()
     def merge(self, other: Accumulator) -> Self:
         """Add the rows of another accumulator, which does not change; return self.
 
-        The second looks of both become invalid in the result.
+        The second looks of both are discarded.
 
         Raises:
             TypeError: ``other`` is no Accumulator.
-            ValueError: other K or D, or ``other`` lacks a sum that the metrics of this one need.
+            ValueError: other K or D, or ``other`` lacks a sum that the metrics of this one read.
             RuntimeError: after `all_reduce`, see there.
         """
         if not isinstance(other, Accumulator):
@@ -322,12 +322,12 @@ class Accumulator:
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> Self:
         """Replace the state by that of the rows of all ranks, the same on each; return self.
 
-        Call it after the last `update`. Where `needs_revisit` is true let every rank then revisit
-        its own rows, and call it again: it adds up the second looks. From the first call on
-        `update` and `merge` are refused until `reset`: another `all_reduce` would count rows twice.
+        Call it after the last `update`. If `needs_revisit` is true, every rank then revisits its
+        own rows and calls `all_reduce` again, which adds up the second looks. After the first call
+        `update` and `merge` raise until `reset`: another `all_reduce` would count rows twice.
 
-        One packed collective for small states, two for large ones. One more where D is not known
-        in advance, or a metric needs a second look or features from outside.
+        A small state takes one packed collective, a large one takes two. One more is needed if D is
+        not known in advance, or if a metric needs a second look or features from outside.
 
         Args:
             group: the process group; None is the default one. Every rank must call, with the same
@@ -427,7 +427,7 @@ class Accumulator:
             f"backend={self.backend!r})"
         )
 
-    # Behind it.
+    # Internals.
 
     def _clear(self) -> None:
         self._state = self._look = None
@@ -462,7 +462,7 @@ class Accumulator:
         return Flags() if self._state is None else self._state.flags
 
     def _there(self) -> frozenset[str]:
-        """What is there beside the moments, for `Selection`."""
+        """The inputs that are there beside the moments, by the names that `Selection` uses."""
         look = self._look
         there = {
             "classifier": self._weight is not None,
@@ -499,7 +499,7 @@ class Accumulator:
         )
 
     def _warn_of_large(self, dim: int) -> None:
-        """Warn once of the ids that the memory limit leaves out, and nothing else does."""
+        """Warn once of the ids that only the memory limit leaves out."""
         text = self._selection.left_out(dim, self._there() | {"ood"})
         if text and not self._warned:
             self._warned = True
@@ -507,7 +507,7 @@ class Accumulator:
 
     @property
     def _settings(self) -> str:
-        """What all ranks must have in common, as text."""
+        """The settings that must be equal on all ranks, as text."""
         limit = self._selection.memory_limit
         text = f"num_classes = {self.num_classes}, memory_limit = {limit}, metrics = "
         text += ", ".join(self.ids)
@@ -517,7 +517,7 @@ class Accumulator:
         return f"second look at {', '.join(looks) or 'nothing'}, {text}"
 
     def _agree(self, group: dist.ProcessGroup | None) -> list[Facts]:
-        """What the ranks have; nothing where all of them know it in advance."""
+        """The facts of every rank; empty if each rank knows those of the others in advance."""
         if self._knows_dim and not self._selection.needs & {"revisit", "ood"}:
             return []
         look = self._look if self._flags.shared else None

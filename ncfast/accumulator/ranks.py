@@ -21,7 +21,7 @@ Group = dist.ProcessGroup | None
 
 
 class Facts(NamedTuple):
-    """What ranks must know of each other before they send states."""
+    """The facts that ranks exchange before they send states."""
 
     dim: int  # D, or 0 before the first batch
     outside: int  # 1 if rows from outside the distribution were seen
@@ -32,7 +32,7 @@ class Facts(NamedTuple):
 
 @contextmanager
 def reported(group: Group) -> Iterator[int]:
-    """The number of ranks; errors of ranks that are missing or differ say what to do.
+    """Yield the number of ranks; give errors about missing or different ranks a remedy.
 
     Raises:
         RuntimeError: torch.distributed is not initialised, or a rank is missing.
@@ -65,7 +65,7 @@ def device_of(group: Group) -> torch.device:
 
 
 def exchange(facts: Facts, settings: str, group: Group, device: torch.device) -> list[Facts]:
-    """The facts of every rank, the ranks having the same settings."""
+    """The facts of every rank, once the ranks have been found to have the same settings."""
     own = torch.tensor(facts, dtype=torch.float64, device=device)
     rows = _ranks.gather(own, _CALL, settings, group, check=True)
     return [Facts(*(int(value) for value in row)) for row in rows.tolist()]
@@ -87,14 +87,14 @@ def common_dim(ranks: list[Facts]) -> int:
 def reduce_state(state: StreamState, settings: str, group: Group, *, agreed: bool) -> StreamState:
     """The state of all ranks' rows, merged in rank order; one collective for small states.
 
-    More than two ranks with at least 1 MiB of moments take those by `all_reduce_many`, which sends
-    less, and add the rest up in another collective.
+    With more than two ranks and at least 1 MiB of moments, `all_reduce_many` merges the moments,
+    which sends less, and another collective adds up the rest.
 
     Args:
         state: of the rows of this rank.
-        settings: what the ranks must have in common, as text.
+        settings: what must be equal on all ranks, as text.
         group: the process group.
-        agreed: whether the ranks have exchanged that, and D, already.
+        agreed: whether the ranks have compared the settings and D already.
     """
     moments = state.moments
     size = 8 * moments.num_classes * (moments.dim + 2)

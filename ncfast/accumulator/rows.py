@@ -1,4 +1,4 @@
-"""Batches as rows: one feature vector, one label and one entry of the mask for each."""
+"""Flattens a batch to rows, each with a feature vector, a label and an entry of the mask."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ def as_rows(
 
     Args:
         feats: (N, D), or (B, T, D) and more axes.
-        labels: (N,) or a `plan`; (B, T) beside (B, T, D).
+        labels: (N,) or a `plan`; (B, T) for features (B, T, D).
         mask: of the labels' shape, bool or integer; None keeps every row.
-        device: where all three go; None takes that of the features, or the CPU if it lacks float64.
+        device: where all three go; None is the device of the features, or the CPU if that has no
+            float64.
 
     Raises:
         TypeError: a mask that is neither bool nor integer.
@@ -42,7 +43,7 @@ def as_rows(
 
 
 def as_outside_rows(feats: Array, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """Features (M, D), of tensors or arrays with more axes too; and (M,) labels of one class."""
+    """Features (M, D) of a tensor or array with two axes or more, and (M,) labels of one class."""
     feats = as_tensor("feats", feats).detach()
     feats = feats.flatten(0, -2) if feats.ndim > 2 else feats
     feats = feats.to(with_float64(feats.device) if device is None else device)

@@ -1,4 +1,4 @@
-"""`StreamState`: what an `ncfast.Accumulator` keeps of the rows so far, and how states combine."""
+"""`StreamState`: the sums over the rows of an `ncfast.Accumulator`, and how two states merge."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from ncfast._surroundings import updatable
-from ncfast.distributed import pack, unpack
 from ncfast.moments import ClassMoments, check_batch
+from ncfast.ops.states import Layout, pack
 from ncfast.ops.update import UPDATE
 
 
 class Flags(NamedTuple):
-    """What the host knows of a state without reading it."""
+    """Facts about a state that the host knows without reading a tensor."""
 
     rows: bool = False  # rows were added, counted or not
     outside: bool = False  # rows from outside the distribution were added
@@ -50,7 +50,7 @@ class StreamState:
     def empty(
         cls, num_classes: int, dim: int, device: torch.device, *, scatter: bool
     ) -> StreamState:
-        """The state of no row."""
+        """The state without rows."""
         moments = ClassMoments.empty(num_classes, dim, device)
         return cls(
             moments,
@@ -105,7 +105,7 @@ class StreamState:
         return True
 
     def check_own(self, call: str) -> None:
-        """Raise RuntimeError if these are the rows of all ranks."""
+        """Raise RuntimeError if the state holds the rows of all ranks."""
         if self.flags.shared:
             raise RuntimeError(
                 f"Expected no `{call}` after `all_reduce`: the next `all_reduce` would count the "
@@ -150,19 +150,20 @@ class StreamState:
         )
 
     def pack(self) -> Tensor:
-        """The state as one float64 vector; counts are exact up to 2^53."""
+        """The state as one float64 vector; `ignored` is exact up to 2^53."""
         scatter = self.ignored.new_zeros(0) if self.scatter is None else self.scatter.flatten()
         parts = [pack(self.moments), pack(self.outside), self.ignored.view(1), scatter]
         return torch.cat([part.to(torch.float64) for part in parts])
 
     def unpack(self, packed: Tensor) -> StreamState:
         """The state in a vector of `pack`, of the same K, D and parts as this state."""
-        number, dim = self.moments.num_classes, self.moments.dim
-        sizes = [2 + number * (dim + 2), 2 + dim + 2, 1]
+        dim = self.moments.dim
+        inside, beyond = Layout(self.moments.num_classes, dim), Layout(1, dim)
+        sizes = [inside.size, beyond.size, 1]
         moments, outside, ignored, scatter = packed.split([*sizes, len(packed) - sum(sizes)])
         return StreamState(
-            unpack(moments, number, dim),
-            unpack(outside, 1, dim),
+            ClassMoments(*inside.split(moments)),
+            ClassMoments(*beyond.split(outside)),
             None if self.scatter is None else scatter.view(dim, dim),
             ignored.to(torch.int64).squeeze(0),
             self.flags,

@@ -24,7 +24,8 @@ class Group:
         ValueError: it is none of these.
 
     Attributes:
-        rank: of this process; size: the number of processes.
+        rank: the rank of this process.
+        size: the number of processes.
     """
 
     def __init__(self, group: Any) -> None:

@@ -1,4 +1,4 @@
-"""Looks at a stream of batches twice: for the moments, then for what needs the final means."""
+"""Reads batches once for the moments, and again for metrics that need the final means."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ Run = Callable[[Visit], None]
 
 
 class Memory:
-    """How many bytes of features may still be kept."""
+    """The number of bytes that kept features may still take."""
 
     def __init__(self, limit: int | None) -> None:
         self.left: float = math.inf if limit is None else limit
 
 
 class Kept:
-    """A run over batches that comes from memory the second time, where the batches fit.
+    """A pass over batches that can be made twice: from memory the second time, if they fit.
 
     Args:
         run: calls its argument with every batch.

@@ -43,21 +43,21 @@ def evaluate(
 ) -> Evaluation:
     """NC1 to NC5, ranks, bounds and accuracy of a network on a data set.
 
-    The network runs in eval mode without gradients. Afterwards its modes and the random streams are
-    as they were. Metrics such as nc4.* look at the features a second time, once the class means are
+    The network runs in eval mode without gradients. Its modes and the random streams are
+    restored. Metrics such as nc4.* look at the features a second time, once the class means are
     known: the features are kept while they fit ``memory_limit``, else the network runs twice.
 
     Args:
         model: any module. A compiled or data-parallel one is run as the module inside it.
         loader: batches (inputs, labels, ...), or dicts with labels under "labels", "label",
-            "targets", "target" or "y". The inputs of a dict are passed by keyword. An iterator that
-            can be read only once is taken too.
+            "targets", "target" or "y". The inputs of a dict are passed by keyword. It may be an
+            iterator, which can be read only once.
         num_classes: K; None takes the rows of the last nn.Linear.
         layers: as for `ncfast.Tracker`; None measures the input of the last nn.Linear. NC3, NC4 and
             the bounds use the classifier: an nn.Linear with K rows that reads what is measured, the
             input "fc:input" or the output of the layer before it.
         pool: as for `ncfast.Tracker`: how an output becomes features (N, D). "last" and "gap" leave
-            out the padding that an "attention_mask" of the batch tells.
+            out the padding that an "attention_mask" of the batch marks.
         metrics: "default", a family, a tier, ids, or "all": every id whose inputs are there.
         ood_loader: batches from outside the distribution, with or without labels, for NC5.
         ignore_index: rows with this label are left out; None leaves out none.
@@ -118,7 +118,8 @@ def evaluate(
             unpack=unpack,
             show=shown(progress),
         )
-        # of metrics that need rows from outside, no accumulator knows yet that it needs them twice
+        # accumulators that have seen no features from outside do not know yet that they need two
+        # passes over them
         twice = ood_loader is not None or any(a.needs_revisit for a in accumulators.values())
         memory = Memory(as_bytes(memory_limit)) if twice else None
         passes = [Kept(forward.over(loader), memory, repeatable=can_reread(loader))]
@@ -163,7 +164,7 @@ def _inner(
 def _without_padding(
     network: nn.Module, names: Sequence[str], pool: PoolSpec | Mapping[str, PoolSpec]
 ) -> tuple[dict[str, PoolSpec], list[MaskedPool]]:
-    """The pooling of each layer, with "last" and "gap" as functions that know the batch's mask."""
+    """The pooling of each layer; "last" and "gap" become functions that are given the mask."""
     pools: dict[str, PoolSpec] = {name: pool for name in names if not isinstance(pool, Mapping)}
     pools |= pool if isinstance(pool, Mapping) else {}
     masked: list[MaskedPool] = []

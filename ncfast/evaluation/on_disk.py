@@ -134,15 +134,16 @@ class Reading:
     """The rows of one rank, read in blocks.
 
     Attributes:
-        feats: of all ranks; labels: None outside the distribution.
-        group: each rank of which reads a share.
+        feats: the features of all ranks.
+        labels: their labels; None outside the distribution.
+        group: the ranks, each of which reads a share of the rows.
         device: where the blocks go.
         show: wraps an iterable for a progress bar.
         skip: whether rows that are not finite are left out; otherwise they are an error.
         head: the classifier, for the accuracy.
         ignore_index: the label of rows that are left out.
         scores: correct and counted predictions of the last pass.
-        skipped: rows that are not finite and would have counted, of the last pass.
+        skipped: the rows of the last pass that are not finite and would have counted.
     """
 
     feats: Rows

@@ -1,1 +1,1 @@
-"""Runs a model over batches, and captures the features of its layers and their classifier."""
+"""Reads batches, runs a model, and captures the features of its layers and their classifier."""

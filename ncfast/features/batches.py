@@ -18,8 +18,8 @@ LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 def inputs_and_labels(batch: Any) -> tuple[Any, Any]:
     """The inputs and the labels of a batch.
 
-    Of a tuple or list these are the first two entries. Of a dict the inputs are all entries but the
-    labels, or the only other entry itself.
+    A tuple or list holds them in its first two entries. In a dict the inputs are all entries but
+    the labels; if there is only one such entry, it is returned itself.
 
     Raises:
         TypeError: the batch is no tuple, list or dict, or has no labels.
@@ -44,8 +44,8 @@ def inputs_and_labels(batch: Any) -> tuple[Any, Any]:
 def inputs_of(batch: Any) -> Any:
     """The inputs of a batch that may have no labels.
 
-    Of a tuple or list these are the first entry; of a dict all entries but the labels, or the only
-    other entry itself. Anything else is the inputs themselves.
+    A tuple or list holds them in its first entry. In a dict they are all entries but the labels; if
+    there is only one such entry, it is returned itself. Any other batch is the inputs.
     """
     if isinstance(batch, Mapping):
         rest = {key: value for key, value in batch.items() if key not in LABEL_KEYS}

@@ -124,11 +124,11 @@ class FeatureCapture:
         return features, errors
 
     def _note_padding(self) -> None:
-        """Note the layers whose padding nothing told, and forget the mask."""
+        """Record the layers whose padding is unknown, and forget the mask."""
         if self._padding is not None:
             for name, pool in self._masked.items():
-                untold = pool.mask is None and self._padding.tokens
-                if pool.pooled and (untold or pool.unfit):
+                unknown = pool.mask is None and self._padding.tokens
+                if pool.pooled and (unknown or pool.unfit):
                     self.unknown_padding.add(name)
             self._padding.clear()
 

@@ -154,7 +154,7 @@ def as_pool(pool: str | Pool | None) -> Pool:
 
 
 class MaskedPool:
-    """Pooling that leaves out the padding of the batch at hand.
+    """Pooling that leaves out the padding of the current batch.
 
     Args:
         how: "last" or "gap".
@@ -171,7 +171,7 @@ class MaskedPool:
         self.pooled = self.unfit = False
 
     def __call__(self, output: Any) -> Tensor:
-        """Features (B, D) of tokens (B, T, D); of anything else what the preset makes of it."""
+        """Features (B, D) of tokens (B, T, D); the preset without a mask for any other output."""
         tensor, mask = tensor_of(output), self.mask
         self.pooled = tensor.ndim == 3
         self.unfit = self.pooled and mask is not None and mask.shape != tensor.shape[:2]

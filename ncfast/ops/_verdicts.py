@@ -1,7 +1,7 @@
 """Remembers which kernels passed the self-check on a CUDA device, in a file of each user.
 
 A verdict holds for one operation, path and dtype. It is filed under a key of everything that it
-depends on: the device, its driver, and the versions of torch, Triton and ncfast. The self-check
+depends on: the device, its driver, the versions of torch, Triton, FAISS and ncfast. The self-check
 (`ncfast.self_check`) writes the file; this module looks up verdicts and never starts anything.
 """
 
@@ -26,6 +26,11 @@ from ncfast._files import replacing
 
 COMMAND = "ncfast info --check-gpu"
 GROUP_SECONDS = 240.0  # longest time for one operation, path and dtype; then it hangs
+# packages that hold the module `faiss`
+_FAISS = (
+    *("faiss", "faiss-cpu", "faiss-cuda", "faiss-gpu"),
+    *("faiss-gpu-cu11", "faiss-gpu-cu12", "faiss-gpu-cuvs"),
+)
 _REFRESH_SECONDS = 2.0  # between two looks at a file that is not complete
 _now = time.monotonic
 Facts = dict[str, str | int]
@@ -183,6 +188,7 @@ def _software() -> Facts:
         "runtime": str(torch.version.cuda or torch.version.hip),
         "triton": _installed("triton", "pytorch-triton", "pytorch-triton-rocm", "triton-windows"),
         "ncfast": _installed("ncfast"),
+        "faiss": " ".join(f"{name} {_installed(name)}" for name in _FAISS if _installed(name)),
         "code": _code(),
     }
 

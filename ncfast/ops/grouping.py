@@ -156,7 +156,7 @@ def plan(labels: Labels, num_classes: int | None = None) -> LabelPlan:
         num_classes = _validate.infer_num_classes(labels)
     else:
         num_classes = _validate.check_num_classes(num_classes)
-        if _validate.labels_are_on_host(labels):
+        if _validate.is_on_host(labels):
             _validate.check_label_values(labels, num_classes)
     return build(labels.detach().clone(), num_classes)
 

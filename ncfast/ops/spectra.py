@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncfast._validate import labels_are_on_host
+from ncfast._validate import is_on_host
 
 _SQUARINGS = 44
 
@@ -118,7 +118,7 @@ def condition(
         Infinite for linearly dependent rows; NaN without a row, or for a single centred one.
     """
     # what follows instead waits for an accelerator, and has a gradient
-    if not (labels_are_on_host(matrix) or matrix.requires_grad):
+    if not (is_on_host(matrix) or matrix.requires_grad):
         return condition_by_squaring(matrix, present, norm_mean, centred=centred)
     # absent classes are zero rows: they only append zero singular values
     singular = nonzero_singular(singular_values(matrix), max(matrix.shape[-2:]), norm_mean)

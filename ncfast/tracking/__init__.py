@@ -1,4 +1,4 @@
-"""Collects metrics while a model trains, and writes them down."""
+"""Measures a model while it trains, writes the records, and analyses them."""
 
 from ncfast.features.extractor import FeatureExtractor
 from ncfast.tracking import schedule

@@ -12,9 +12,9 @@ from ncfast.features.classifier import Classifier
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.moments import ClassMoments, class_moments
 from ncfast.ops import _raw, select
+from ncfast.ops.kept_rows import checked_keys, nan_if
 from ncfast.ops.moments import cpu as cpu_moments
 from ncfast.ops.states import Layout, RowWriter, pack
-from ncfast.ops.update import checked_keys, nan_if
 from ncfast.ops.weight_norm import norm_writer
 from ncfast.tracking.averaging import Averaging, running_average
 from ncfast.tracking.extras import Extras
@@ -169,7 +169,7 @@ class MomentsBuffer:
         """Whether `ignore_index` is among the labels; on an accelerator, whether it may be."""
         if self._ignore_index is None:
             return False
-        on_host = _validate.labels_are_on_host(labels)
+        on_host = _validate.is_on_host(labels)
         return not on_host or bool((_raw.as_int64(labels) == self._ignore_index).any())
 
     @torch.no_grad()

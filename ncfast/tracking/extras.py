@@ -1,4 +1,4 @@
-"""What a row of a `MomentsBuffer` holds beside the moments: a classifier, values, rows left out."""
+"""Keeps classifiers, values and numbers of rows left out beside the moments of a buffer."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Extras:
         self.left_out[: len(numbers)] = numbers
 
     def numbers_left_out(self, rows: int) -> Tensor | None:
-        """(rows,) a copy of `left_out`; None where no batch left out any, as far as is known."""
+        """(rows,) a copy of `left_out`; None if no batch is known to have left out a row."""
         return self.left_out[:rows].clone() if self._leaves_out else None
 
     def clear(self) -> None:

@@ -30,7 +30,7 @@ ALL_MEANS_ALL = (
     "list, which is now 'default'. Pass metrics='default' for that list."
 )
 PADDING = (
-    "Layer {layer!r} is pooled over tokens of which nothing tells the padding, so padding counts. "
+    "Layer {layer!r} is pooled over tokens without an attention mask, so padding counts as tokens. "
     "Call the model with attention_mask=, of the shape (N, T) of the tokens; pool='cls' and a "
     "function of the layer's output need none."
 )

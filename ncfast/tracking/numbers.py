@@ -91,7 +91,7 @@ def check_key(key: object) -> None:
 
 
 def taken_key_error(key: str) -> ValueError:
-    """The error for a key that the tracker writes itself."""
+    """The error for a key of the user's that the tracker writes itself."""
     return ValueError(
         f"Expected the keys of `values` to differ from what the tracker measures but got {key!r}. "
         f"Choose another key, such as {'own/' + key!r}."

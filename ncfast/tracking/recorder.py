@@ -29,10 +29,10 @@ _POINTS = 128  # most log points of a block
 class Recorder:
     """Holds the log points that are not written yet, the buffers behind them, and the writers.
 
-    A block is what is evaluated and sent at once. The recorder knows neither the model nor the
-    tracker, so it can be closed after both are gone. It forgets a measurement only when the writers
-    have it: after an exception in between, such as a KeyboardInterrupt, the next call sends it. A
-    thread that adds to the records, or sends them, holds `lock`.
+    A block is a group of records that are evaluated and sent together. The recorder knows neither
+    the model nor the tracker, so it can be closed after both are gone. It forgets a measurement
+    only when the writers have it: after an exception before that, such as a KeyboardInterrupt, the
+    next call sends it. A thread that adds to the records, or sends them, holds `lock`.
 
     Args:
         metrics: the metrics of a step.
@@ -53,7 +53,7 @@ class Recorder:
         buffers: the batches that are measured and not sent yet.
         point: the log point of the current step, or None.
         seconds: the time spent in the tracker so far.
-        busy: whether a record is incomplete at the moment.
+        busy: whether a record is incomplete.
         norms: the norms of the weights.
         deadline: the time at which a block is sent even if it is short.
         block_end: the step at which a block is sent even if it is short.

@@ -26,7 +26,7 @@ class RanksApart(ValueError, RuntimeError):
 
 
 class Ranks:
-    """The other ranks of a run, as long as all of them make the same calls.
+    """The ranks of a run, which merge their measurements while all of them make the same calls.
 
     A rank that has lost the others, or finds that they made another call, never calls a collective
     again: each rank measures alone, and training goes on.
@@ -36,7 +36,7 @@ class Ranks:
 
     Attributes:
         alone: whether this rank measures alone.
-        error: why it does, or None.
+        error: the reason, or None.
     """
 
     def __init__(self, group: dist.ProcessGroup | None) -> None:

@@ -128,7 +128,7 @@ class Snapshot:
             reduce()
 
     def _looks_twice(self, ood: bool) -> bool:
-        """Whether a metric looks at the features a second time."""
+        """Whether a metric reads the features a second time."""
         return any(
             a.needs_revisit or (ood and "revisit" in a._selection.needs)
             for a in self.accumulators.values()
@@ -161,11 +161,11 @@ class Snapshot:
                 self.errors[name] = error
 
     def values(self, ids: Sequence[str], prefix: Callable[[str], str]) -> dict[str, Tensor]:
-        """The values for the record by key, 0-d tensors, of the layers that all batches have.
+        """The values for the record by key, 0-d tensors, of layers measured in every batch.
 
         Args:
             ids: the metrics asked for, in the order of the record.
-            prefix: gives the first part of a layer's keys; "" asks for that of the scores.
+            prefix: maps a layer to the first part of its keys, and "" to that of the scores.
         """
         lead, scores = prefix(""), self._scores
         found = {f"{lead}/{n}": total / scores.counted for n, total in scores.sums.items()}
@@ -216,7 +216,7 @@ class Snapshot:
     def _pass(
         self, batches: Batches, read: Callable[[Any, bool], Batch | None]
     ) -> Callable[[Visit], None]:
-        """A function that runs the model over the batches and shows their features."""
+        """A function that runs the model over the batches and passes their features on."""
         passes = 0
 
         def run(visit: Visit) -> None:
@@ -276,8 +276,8 @@ def _check_inputs(accumulator: Accumulator, *, ood: bool) -> None:
 
 
 def _values(accumulator: Accumulator) -> dict[str, Tensor]:
-    """The metrics; after a second look at other rows than the first, those that need none."""
-    # what lacks its second look now was said; it takes no other metric with it
+    """The metrics; without those of the second look, if it saw other rows than the first."""
+    # a warning has named the metrics that lack a second look; the others are computed
     accumulator._selection = replace(accumulator._selection, named=())
     try:
         return accumulator.compute()

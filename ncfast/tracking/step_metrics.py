@@ -1,4 +1,4 @@
-"""Which metrics a step can have: of its moments, of the classifier at that step, of its batch."""
+"""Tells which metrics a step can have: from its moments, its classifier or its batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ncfast.features.classifier import Classifier
 from ncfast.metrics.catalogue import CATALOGUE, by_name
 from ncfast.metrics.needs import Selection
 
-_FEATURES = frozenset({"scatter", "revisit"})  # what reads the features of a batch again
+_FEATURES = frozenset({"scatter", "revisit"})  # needs of metrics that read the features again
 
 
 class Measured(NamedTuple):
@@ -28,7 +28,7 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """The metrics asked for, as steps can have them.
+    """The metrics asked for, and those among them that steps can have.
 
     Attributes:
         selection: the metrics asked for.

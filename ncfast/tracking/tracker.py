@@ -94,7 +94,7 @@ class Tracker:
         flush_seconds: the greatest age of a record; the next step then writes it.
         sink_timeout: seconds that a call of a sink may take before the tracker gives it up.
         on_sink_error: "warn" once and go on without the sink, or "raise" at the next block.
-        on_sigterm: write the rest on SIGTERM, then do what would have happened without.
+        on_sigterm: write the rest on SIGTERM, then call the previous handler, or end the process.
         log_cost: write "tracker/seconds", the time spent in the tracker, into the last record of a
             block.
 
@@ -282,13 +282,13 @@ class Tracker:
 
     @signal_safe
     def _step(self, feats: Array | None, given: Given) -> None:
-        """A step of any kind; an ordinary one prepares the fast step for those that follow."""
+        """A step of any kind; an ordinary one prepares the fast step for batches like it."""
         captures, fast = _capturing(), self._fast_step
         if not captures:  # steps in a CUDA graph are counted when it is replayed
             self._advance()
             if self._ended() or not self._due:
                 return
-            # a block may just have been sent, which leaves room for an ordinary batch
+            # if a block has just been sent, there is room for an ordinary batch again
             if (
                 fast is not None
                 and given.usual
@@ -562,7 +562,7 @@ def _capturing() -> bool:
 
 
 def _finish(recorder: Recorder, capture: FeatureCapture | None) -> None:
-    """Release everything when a tracker is closed, or is garbage."""
+    """Release everything when a tracker is closed or garbage-collected."""
     if capture is not None:
         release_hooks(capture)
     shutdown.unwatch(recorder)

@@ -7,7 +7,7 @@ import torch
 from harness import IDS, evaluate, evaluate_all, expect
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import TWINS
+from oracle import ORACLES
 from samples import BACKENDS, GOLDEN, budget, classes, companions, golden_companions
 
 import ncfast
@@ -56,7 +56,7 @@ DEFINED_FOR_ONE_CLASS = {
 
 
 def test_every_metric_has_a_twin():
-    assert set(TWINS) == set(CATALOGUE)
+    assert set(ORACLES) == set(CATALOGUE)
 
 
 @pytest.mark.parametrize("golden", GOLDEN["cases"], ids=lambda golden: f"seed{golden['seed']}")

@@ -56,9 +56,9 @@ from oracle.variability import (
     within_fraction_sample,
 )
 
-__all__ = ["TWINS", "by_class", "case", "generalization", "two_pass"]
+__all__ = ["ORACLES", "by_class", "case", "generalization", "two_pass"]
 
-TWINS = {
+ORACLES = {
     "rnc1.max": rnc1_max,
     "rnc1.mean": rnc1_mean,
     "nc1.quotient": quotient,

@@ -220,7 +220,7 @@ def test_what_a_graph_records_fills_row_after_row(monkeypatch):
 
     monkeypatch.setattr("ncfast.tracking.buffer._capturing", lambda device: True)
     # labels on the host would be looked at, which those of an accelerator are not
-    monkeypatch.setattr("ncfast._validate.labels_are_on_host", lambda labels: False)
+    monkeypatch.setattr("ncfast._validate.is_on_host", lambda labels: False)
     graph = make_fx(lambda feats: rows.push(0, feats, labels), tracing_mode="real")(warm)
     rows.states.zero_()
     rows._position.zero_()

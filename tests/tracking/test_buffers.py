@@ -102,7 +102,7 @@ def test_a_metric_from_outside_is_evaluated_with_the_others():
 
 
 def test_the_pairs_of_an_accelerator(monkeypatch):
-    monkeypatch.setattr(pairs, "labels_are_on_host", lambda tensor: False)
+    monkeypatch.setattr(pairs, "is_on_host", lambda tensor: False)
     monkeypatch.setattr(_raw, "extension", None)
     layout = Layout(5, 12)
     states = torch.stack([pack(moments(5, 12, 30, seed=seed)) for seed in range(4)])
