@@ -118,7 +118,8 @@ def tiny_moments(
             means, within, norms, count, dim // align, feats.stride(0) // align, feats.stride(1),
             ALIGN=align, LABELS=config.labels, ROWS=config.tile_rows, COLS=config.tile_cols,
             CLASSES=config.classes, ACC=accumulator(feats.dtype), num_warps=config.warps,
-            **OPTIONS,
+            # threads that hold the same norm would fuse different squares of it into its sum
+            enable_fp_fusion=False,
         )  # fmt: skip
     return counts, Outputs(means, within, norms[0], norms[1])
 

@@ -127,7 +127,7 @@ def tiny(kind, count, dim, classes):
     constants = {"col_stride": 1, "ALIGN": alignment(dim), "LABELS": config.labels}
     constants |= {"ROWS": config.tile_rows, "COLS": config.tile_cols, "CLASSES": config.classes}
     constants["ACC"] = tl.float64 if kind == "fp64" else tl.float32
-    return described(moments_of_classes, signature, constants, config.warps)
+    return described(moments_of_classes, signature, constants, config.warps) | {"fusion": False}
 
 
 def project(kind, dim, vectors):

@@ -16,11 +16,23 @@ from ncfast.metrics import (
     ood,
     pairwise,
     rank,
+    self_supervised,
     variability,
 )
 from ncfast.metrics.metric import TIERS, Metric
 
-_FAMILIES = (variability, covariance, geometry, pairwise, duality, decision, ood, rank, bounds)
+_FAMILIES = (
+    variability,
+    covariance,
+    geometry,
+    pairwise,
+    duality,
+    decision,
+    ood,
+    rank,
+    self_supervised,
+    bounds,
+)
 _CORE = (
     "rnc1.max",
     "rnc1.mean",
@@ -146,6 +158,20 @@ STANDALONE = {
         f"{_THEORY}, Theorem 4.3; the gap norm_F(A - B) made relative",
         "[0, 1]",
         "0: balanced",
+    ),
+    "ssl.alignment": Standalone(
+        "ncfast.alignment",
+        "mean of norm(x - y)^2 over pairs of views, every row of norm 1",
+        "Wang & Isola 2020, arXiv 2005.10242",
+        "[0, 4]",
+        "0: views coincide",
+    ),
+    "ssl.uniformity": Standalone(
+        "ncfast.uniformity",
+        "log mean over i < j of exp(-2 norm(x_i - x_j)^2), every row of norm 1",
+        "Wang & Isola 2020, arXiv 2005.10242",
+        "[-8, 0]",
+        "0: one point; lower: more uniform",
     ),
     "bound.superfluous": Standalone(
         "ncfast.superfluous_information_bound",

@@ -142,4 +142,6 @@ def _tensors(name: str, given: Iterable[Array]) -> list[Tensor]:
             f"Expected argument `{name}` to be a torch.nn.Module or a list of tensors but got "
             f"{type(given).__name__}."
         )
-    return [each if isinstance(each, Tensor) else as_tensor(name, each) for each in given]
+    if isinstance(given, Tensor) and given.ndim == 0:
+        given = [given]
+    return [as_tensor(name, each) for each in given]

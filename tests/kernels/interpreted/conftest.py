@@ -23,8 +23,9 @@ def watched_memory(monkeypatch):
         from ptx.launches import Executed
 
         monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")  # warns of a new default where unset
-        with Executed(EXECUTED, SEED):
+        with Executed(EXECUTED, SEED) as gpu:
             yield
+        assert not gpu.notes, "behaviour that PTX does not specify"
         return
 
     def empty(*size, **options):

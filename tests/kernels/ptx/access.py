@@ -59,16 +59,17 @@ def _st(o: Operands) -> Run:
     return store
 
 
-@opcode("atom")
+@opcode("atom", "red")
 def _atom(o: Operands) -> Run:
     """Addition in global memory, one thread after the other."""
-    if "add" not in o.parts or o.parts[1] != "global" or len(o.args) != 3:
+    into, address, operand, *more = o.args if o.parts[0] == "atom" else ("_", *o.args)
+    if "add" not in o.parts or "global" not in o.parts or more:
         raise o.unknown()
     ordering = "acq_rel" in o.parts
     if not ordering and {"acquire", "release"} & set(o.parts):
         raise o.unknown()
-    dtype, put = o.dtype(), o.result(o.args[0])
-    where, a = o.address(o.args[1], 64), o.value(o.args[2], dtype)
+    dtype, put = o.dtype(), o.result(into)
+    where, a = o.address(address, 64), o.value(operand, dtype)
 
     def add(block: Any, mask: Any) -> None:
         places, values = where(block), block.wide(a(block))

@@ -8,6 +8,7 @@ torch in place, writes to it.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable
 from ctypes import c_uint8
@@ -20,7 +21,7 @@ import torch
 import triton
 from ptx.machine import Device
 from ptx.memory import EMPTY, OUTSIDE, WRITTEN, Array
-from ptx.program import Kernel, parse
+from ptx.program import parse
 from torch.overrides import TorchFunctionMode
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import CUDABackend
@@ -29,7 +30,8 @@ DENSE = (
     1 << 26
 )  # bytes; of a tensor that extends over more, the memory between its rows is left out
 _FRESH = (torch.empty, torch.empty_like, torch.empty_strided, torch.Tensor.new_empty)
-_parsed: dict[str, Kernel] = {}
+_IN_PLACE = ("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__")
+_parsed = functools.lru_cache(maxsize=32)(parse)  # a kernel of 10,000 instructions takes 30 MB
 
 
 class Executed(TorchFunctionMode):
@@ -80,7 +82,8 @@ class Executed(TorchFunctionMode):
             self._fresh[storage.data_ptr()] = found, np.full(storage.nbytes(), EMPTY, np.uint8)
             return found
         written = [kwargs.get("out")]
-        if getattr(func, "__name__", "").endswith("_") or func is torch.Tensor.__setitem__:
+        name = getattr(func, "__name__", "")
+        if (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE:
             written.append(args[0])
         for tensor in written:
             if isinstance(tensor, torch.Tensor) and tensor.numel():
@@ -94,9 +97,7 @@ class Executed(TorchFunctionMode):
     ) -> None:
         """Run a kernel on its arguments by name, tensors and numbers."""
         text = self.edit(text)
-        if text not in _parsed:
-            _parsed[text] = parse(text)
-        kernel, device = _parsed[text], Device(self.seed, self.strict)
+        kernel, device = _parsed(text), Device(self.seed, self.strict)
         tensors = {n: v for n, v in values.items() if isinstance(v, torch.Tensor)}
         regions = [_Region(group, self._fresh) for group in _overlapping(tensors)]
         addresses: dict[str, int] = {}
@@ -136,14 +137,27 @@ class _Launcher:
     """A compiled kernel's launches, on the device that is current at the time."""
 
     def __init__(self, source: Any, metadata: Any) -> None:
-        self.signature = source.signature
+        self.source, self.metadata, self.signature = source, metadata, source.signature
+        self.older: tuple[bytes, int] | None = None
 
     def __call__(self, x: int, y: int, z: int, stream: Any, function: Any, *rest: Any) -> None:
         arguments = dict(zip(self.signature, rest[4:], strict=True))
         values = {n: arguments[n] for n, kind in self.signature.items() if kind != "constexpr"}
         binary, shared = function
+        if b"wgmma" in binary:
+            binary, shared = self._for_sm_80()
         with torch._C.DisableTorchFunction():
             triton.runtime.driver.active.gpu.execute(binary.decode(), shared, (x, y, z), values)
+
+    def _for_sm_80(self) -> tuple[bytes, int]:
+        """In place of products of groups of warps, which `warps` does not know."""
+        if self.older is None:
+            names = ("num_warps", "num_stages", "enable_fp_fusion")
+            options = {name: getattr(self.metadata, name) for name in names}
+            target = GPUTarget("cuda", 80, 32)
+            made = triton.compile(self.source, target=target, options=options)
+            self.older = made.asm["cubin"], made.metadata.shared
+        return self.older
 
 
 def _overlapping(tensors: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:

@@ -167,6 +167,8 @@ def test_atomics_add_up_within_a_block():
     found = execute(body, threads=64, counter=np.zeros(1, U32), out=OUT)
     assert found["counter"] == 128
     assert sorted(found["out"].tolist()) == list(range(0, 128, 2))
+    body = "red.global.gpu.relaxed.add.u32 [ %counter + 0 ], 2;"
+    assert execute(body, threads=64, blocks=2, counter=np.zeros(1, U32))["counter"] == 256
     with pytest.raises(Fault, match="never written: atomic"):
         execute(body, threads=64, counter=np.zeros(1, U32), out=OUT, empty=["counter"])
 

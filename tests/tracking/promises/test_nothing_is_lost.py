@@ -265,6 +265,7 @@ def test_ctrl_c_in_close_leaves_the_rest_to_the_end_of_the_process(tmp_path):
     code = """
         import os, signal, sys, threading, time
         import torch, ncfast
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
         lines = open(sys.argv[1], "w")
         def slow(record):
             print(record["step"], file=lines, flush=True)
