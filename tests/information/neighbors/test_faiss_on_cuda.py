@@ -329,7 +329,8 @@ def test_auto_takes_what_was_measured_to_be_faster(monkeypatch) -> None:
     assert chosen(20) == "gemm"
 
 
-def test_the_self_check_finds_a_broken_faiss(faiss: Faiss) -> None:
+def test_the_self_check_finds_a_broken_faiss(faiss: Faiss, monkeypatch) -> None:
+    monkeypatch.setattr(self_check, "multiprocessors", lambda device: 4)
     assert self_check.check("faiss", torch.float64, CUDA) == ""
     for spoil in (nearest_missing, tf32):
         faiss.spoil = spoil
