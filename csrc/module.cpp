@@ -95,6 +95,20 @@ struct StatesBinding {
                 summarise(self.states, {products, pairs, spectrum, centred_spectrum},
                           pointer<double>(out));
             }, no_gil)
+            .def("axes", [](const StatesBinding& self, std::uintptr_t out) {
+                principal_axes(self.states, pointer<double>(out));
+            }, no_gil)
+            .def("axis_sums", [](const StatesBinding& self, std::uintptr_t feats, int dtype,
+                                 std::int64_t rows, std::int64_t cols, std::int64_t stride,
+                                 std::uintptr_t labels, int label_type, std::int64_t label_stride,
+                                 std::uintptr_t out, int threads) {
+                const AxisSums found = axis_sums(
+                    self.states, matrix(feats, dtype, rows, cols, stride),
+                    {pointer<const void>(labels), static_cast<LabelType>(label_type), label_stride},
+                    threads);
+                pointer<double>(out)[0] = found.significant;
+                pointer<double>(out)[1] = found.leading;
+            }, no_gil)
             .def("classifier", [](const StatesBinding& self, std::uintptr_t weights,
                                   std::int64_t stride, bool products, std::uintptr_t out) {
                 classifier_summary(self.states, {pointer<const double>(weights), stride}, products,
@@ -117,6 +131,19 @@ void distances(std::uintptr_t feats, int dtype, std::int64_t rows, std::int64_t 
                int threads) {
     own_distances(matrix(feats, dtype, rows, cols, stride), pointer<const std::int64_t>(labels),
                   pointer<const double>(means), pointer<double>(out), threads);
+}
+
+void decisions(std::uintptr_t feats, int dtype, std::int64_t rows, std::int64_t cols,
+               std::int64_t stride, std::uintptr_t labels, int label_type,
+               std::int64_t label_stride, std::int64_t num_classes, std::uintptr_t means,
+               std::uintptr_t counts, std::uintptr_t weight, std::uintptr_t bias,
+               std::uintptr_t agreements, std::uintptr_t hits, int threads) {
+    compare_decisions(
+        matrix(feats, dtype, rows, cols, stride),
+        {pointer<const void>(labels), static_cast<LabelType>(label_type), label_stride},
+        {num_classes, cols, pointer<const double>(means), pointer<const std::int64_t>(counts),
+         pointer<const double>(weight), pointer<const double>(bias)},
+        {pointer<double>(agreements), pointer<double>(hits)}, threads);
 }
 
 void class_margins(std::uintptr_t feats, int dtype, std::int64_t rows, std::int64_t cols,
@@ -196,7 +223,10 @@ PYBIND11_MODULE(_C, module) {
         .def(py::init<std::uintptr_t, std::int64_t, std::int64_t, std::int64_t, py::list,
                       std::shared_ptr<TensorReader>>())
         .def("push", &RowWriter::push)
-        .def("push", &RowWriter::push_with_norm);
+        .def("push", &RowWriter::push_with_norm)
+        .def("fill", &RowWriter::fill)
+        .def("count", &RowWriter::count)
+        .def("count", &RowWriter::count_with_norm);
     py::class_<Average>(module, "Average")
         .def(py::init<std::int64_t, std::int64_t, std::int64_t, double, bool>())
         .def("update", [](Average& self, std::uintptr_t states, std::int64_t number) {
@@ -205,6 +235,7 @@ PYBIND11_MODULE(_C, module) {
     KnnBinding::bind(module);
     module.def("scatter", &outer_products, no_gil);
     module.def("own_distances", &distances, no_gil);
+    module.def("compare_decisions", &decisions, no_gil);
     module.def("margins", &class_margins, no_gil);
     module.def("class_pairs", &pairs, "Returns count, means, sums of squared deviations, maxima.");
     module.def("instruction_sets", &instruction_sets, "Those this CPU can run, fastest first.");

@@ -9,13 +9,24 @@ namespace NCFAST_ISA {
 // Writes x - mean in double.
 template <class T>
 inline void deviations(const T* x, const double* mean, std::int64_t cols, double* out) {
-    constexpr int kStep = kLanes<Compute<T>>;
-    Compute<T> values[kStep];
-    for (std::int64_t col = 0; col < cols; col += kStep) {
-        const int width = static_cast<int>(least(kStep, cols - col));
-        store(values, width == kStep ? load(x + col) : load_part(x + col, width));
-        for (int d = 0; d < width; ++d) out[col + d] = values[d] - mean[col + d];
+    constexpr int kParts = Doubles<T>::kParts, kStep = kParts * kLanes<double>;
+    VecD values[kParts];
+    std::int64_t col = 0;
+    for (; col + kStep <= cols; col += kStep) {
+        Doubles<T>::load_from(x + col, values);
+        for (int p = 0; p < kParts; ++p) {
+            const std::int64_t at = col + p * kLanes<double>;
+            store(out + at, values[p] - load(mean + at));
+        }
     }
+    if (col == cols) return;
+    const auto left = static_cast<std::size_t>(cols - col);
+    double last[kStep], own[kStep] = {};
+    Doubles<T>::load_part_from(x + col, static_cast<int>(left), values);
+    std::memcpy(own, mean + col, left * sizeof(double));
+    for (int p = 0; p < kParts; ++p)
+        store(last + p * kLanes<double>, values[p] - load(own + p * kLanes<double>));
+    std::memcpy(out + col, last, left * sizeof(double));
 }
 
 // Adds <deviation, vector>^2 over R rows to the sum of each of V vectors.

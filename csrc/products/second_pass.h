@@ -156,6 +156,39 @@ struct MarginKernels {
                    const double* spread, const MarginSums& out);
 };
 
+// ---- decisions ----
+
+// The class moments, and a classifier.
+struct DecisionInput {
+    std::int64_t number;
+    std::int64_t cols;
+    const double* means;  // (K, D)
+    const std::int64_t* counts;
+    const double* weight;  // (K, D), or null
+    const double* bias;    // (K), or null
+};
+
+// Numbers of rows of each class (K), which are added to.
+struct Decided {
+    double* agreements;  // rows that the classifier gives to the class of the nearest mean
+    double* hits;        // rows whose nearest mean is that of their class
+};
+
+// Compares the nearest mean of each row with its class and with the classifier's choice. Ties go to
+// the smaller class. Rows with a label out of range count nowhere.
+void compare_decisions(const Matrix& feats, const Labels& labels, const DecisionInput& in,
+                       const Decided& out, int threads);
+
+// The operands of the kernel: a rule argmax_k <x - centre, row_k> + offset_k.
+struct RuleView {
+    std::int64_t number;   // of rows, at least 1
+    const double* centre;  // (D)
+    const double* panels;  // the rows as panels, padded with zeros
+    const double* offset;  // minus infinity where there is no row
+};
+constexpr int kMostLeft = 8;            // rows of features at once
+constexpr std::int64_t kPadding = 8;    // rows a power of two apart share cache sets
+
 // ---- the kernels of an instruction set ----
 
 using PackDeviations = void (*)(const Matrix& feats, const std::int64_t* labels,
@@ -168,6 +201,10 @@ struct Products {
     int panel;                          // rows in a panel
     PackDeviations pack_deviations[4];  // indexed by Dtype
     Distances distances[4];
+    // Writes the row of the rule chosen at each of `count` rows. `buffer` has kMostLeft rows of
+    // D + kPadding doubles.
+    void (*choose[4])(const Matrix& feats, std::int64_t first, std::int64_t count,
+                      const RuleView& rule, double* buffer, std::int32_t* chosen);
     void (*add_gram)(const double* panels, std::int64_t depth, std::int64_t right, double* total,
                      std::int64_t cols);
     // Pairs rows first .. first + count with the rows after them; lowers nearest (padded K).

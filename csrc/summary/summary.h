@@ -42,6 +42,19 @@ const std::vector<std::string>& summary_names();
 // means, largest first.
 void summarise(const States& states, Parts parts, double* out);
 
+// Writes out (number, R, 1 + D) for at most D classes: the R = K singular values of the centred means,
+// largest first, then their right singular vectors.
+void principal_axes(const States& states, double* out);
+
+// Sums over principal axes r of v^T Sigma_W v / sigma_r^2, with v the direction of the axis.
+struct AxisSums {
+    double significant;  // over axes whose sigma_r^2 is above the rank cutoff; NaN without one
+    double leading;      // over the first P - 1; NaN if P < 2
+};
+
+// Computes the sums for the features whose class moments the first state holds; at most D classes.
+AxisSums axis_sums(const States& states, const Matrix& feats, const Labels& labels, int threads);
+
 // The names of the fields of classifier_summary, in order.
 const std::vector<std::string>& classifier_names();
 

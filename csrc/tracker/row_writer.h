@@ -47,11 +47,8 @@ public:
         return true;
     }
 
-private:
-    std::int64_t size() const { return classes_ * (cols_ + 2) + 2; }
-    std::int64_t number() const { return static_cast<std::int64_t>(PyList_GET_SIZE(steps_.ptr())); }
-
-    // Fills the next row; false if it could not.
+    // Computes the moments of a batch into the next row, which does not count until `count` is
+    // called. Returns false where `push` does.
     bool fill(const pybind11::object& feats, const pybind11::object& labels) {
         if (number() >= rows_ || !ordinary(feats) || !ordinary(labels) || reader_->guarded())
             return false;
@@ -59,6 +56,28 @@ private:
         const std::optional<Labels> y = x ? classes(labels, x->rows) : std::nullopt;
         return y && number() < rows_ && measure(*x, *y);
     }
+
+    // Appends `step` to the steps, if `row` is still the next row: a signal handler may have emptied
+    // the buffer since it was filled.
+    bool count(const pybind11::object& step, std::int64_t row) {
+        if (number() != row) return false;
+        steps_.append(step);
+        return true;
+    }
+
+    // Does the same and writes the norm of the module's parameters into `norms`: both or neither.
+    bool count_with_norm(const pybind11::object& step, std::int64_t row, NormWriter& norms,
+                         const pybind11::object& module) {
+        const std::optional<double> norm = norms.measure(module);
+        if (!norm || norms.full() || number() != row) return false;
+        norms.place(step, *norm);
+        steps_.append(step);
+        return true;
+    }
+
+private:
+    std::int64_t size() const { return classes_ * (cols_ + 2) + 2; }
+    std::int64_t number() const { return static_cast<std::int64_t>(PyList_GET_SIZE(steps_.ptr())); }
 
     bool ordinary(const pybind11::object& object) const {
         return reader_->is_tensor(object) && !reader_->negated(object);

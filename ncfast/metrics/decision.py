@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncfast.metrics._rules import decisions
+from ncfast.metrics._rules import decisions, searches_all
 from ncfast.metrics.inputs import MetricInputs, given
 from ncfast.metrics.metric import Metric
+from ncfast.ops.decisions import comparable, compared
 
 
 class Correct(NamedTuple):
@@ -26,9 +27,14 @@ def correct_by_class(inputs: MetricInputs, feats: Tensor, labels: Tensor, size: 
     Args:
         inputs: the moments of all samples, and the classifier.
         feats: (N, D) features.
-        labels: (N,) their classes, below ``size``.
-        size: length of the results, at least K.
+        labels: (N,) their classes, any integers.
+        size: length of the results, at least K. Entries behind K - 1 hold no meaning.
     """
+    moments = inputs.moments
+    if comparable(inputs.backend, feats, labels, moments) and searches_all(inputs):
+        found = compared(feats, labels, moments, inputs.weight, inputs.bias, size)
+        return Correct(*found)
+    labels = labels.to(torch.int64).clamp(0, size - 1)  # out of range: nan_if_invalid is NaN
     nearest, chosen = decisions(inputs, feats, labels)
     # whole numbers in float64: the sum is exact in any order, so atomics stay deterministic
     sums = [
@@ -45,7 +51,6 @@ def _correct(inputs: MetricInputs) -> Correct:
         return Correct(given(inputs.sums.agreements, "feats"), given(inputs.sums.hits, "feats"))
     feats, labels = inputs.samples
     number = inputs.moments.num_classes
-    labels = labels.to(torch.int64).clamp(0, number - 1)  # out of range: nan_if_invalid is NaN
     return correct_by_class(inputs, feats, labels, number)
 
 

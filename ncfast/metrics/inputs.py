@@ -16,14 +16,21 @@ import torch
 from torch import Tensor
 
 from ncfast.moments import ClassMoments, class_moments
-from ncfast.ops import summary
+from ncfast.ops import _raw, summary
 from ncfast.ops._raw import plain
 from ncfast.ops.few_classes import FewClasses, few_classes
 from ncfast.ops.margins import Classes, Margins, cantelli_sums, margins
 from ncfast.ops.pairs import PairStatistics, Statistic, pair_statistics
 from ncfast.ops.projection import PROJECTION
 from ncfast.ops.scatter import SCATTER
-from ncfast.ops.spectra import Axes, condition, negligible, nonzero_singular, principal_axes
+from ncfast.ops.spectra import (
+    Axes,
+    AxisSums,
+    condition,
+    negligible,
+    nonzero_singular,
+    principal_axes,
+)
 from ncfast.ops.summary import Gram, RowProducts, Rows, Spread, Traces
 
 T = TypeVar("T")
@@ -371,6 +378,8 @@ class MetricInputs:
     @cached_property
     def axes(self) -> Axes:
         """Singular values and right singular vectors of the centred means."""
+        if self._few is not None and self._few.spectral and self._few.wide:
+            return self._few.axes()
         axes = principal_axes(self.centred)
         size = max(self.centred.shape[-2:])
         return axes._replace(values=nonzero_singular(axes.values, size, self.moments.norm_mean))
@@ -393,12 +402,27 @@ class MetricInputs:
         return sums * (1 / self.total + self.nan_if_invalid)  # one pass over D x D
 
     @cached_property
+    def axis_sums(self) -> AxisSums | None:
+        """`AxisSums` from the extension; None where it cannot, or where Sigma_W is formed anyway."""
+        few, feats, labels = self._few, self.feats, self.labels
+        if few is None or not (few.spectral and few.wide) or feats is None or labels is None:
+            return None
+        if self._reads_scatter or not (_raw.readable(feats) and plain(labels)):
+            return None
+        return few.axis_sums(feats, labels)
+
+    @property
+    def _reads_scatter(self) -> bool:
+        """Whether variances along axes come from Sigma_W, not from projections of the features."""
+        # K - 1 directions cost K / D of the full scatter: form that only if it is wanted anyway
+        wanted = self.sums is not None or "scatter" in self.planned
+        return wanted or 2 * self.moments.num_classes > self.moments.dim
+
+    @cached_property
     def axis_variances(self) -> Tensor:
         """v^T Sigma_W v for every direction v of `axes`, (R,)."""
         directions = self.axes.directions
-        # K - 1 directions cost K / D of the full scatter: form that only if it is wanted anyway
-        wanted = self.sums is not None or "scatter" in self.planned
-        if wanted or 2 * directions.shape[0] > directions.shape[1]:
+        if self._reads_scatter:
             return ((directions @ self.scatter) * directions).sum(1)
         feats, labels = self.samples
         project = PROJECTION.select(self.backend, feats)

@@ -10,6 +10,7 @@ from torch import Tensor
 from ncfast.ops import _raw
 from ncfast.ops._raw import plain
 from ncfast.ops.pairs import QUANTITIES, Statistic
+from ncfast.ops.spectra import Axes, AxisSums
 from ncfast.ops.summary import (
     Between,
     Condition,
@@ -43,6 +44,8 @@ class FewClasses:
         norm_sum, norm_max = moments.norm_sum, moments.norm_max
         *self._batch, classes, dim = means.shape
         self.spectral = classes <= _MOST_SPECTRAL
+        self.wide = classes <= dim
+        self._shape = classes, dim
         self._rank = min(classes, dim)
         if not (_dense(counts, 1) and _dense(means, 2) and _dense(within, 1)):
             counts, means, within = counts.contiguous(), means.contiguous(), within.contiguous()
@@ -96,6 +99,33 @@ class FewClasses:
         if out is None or "centred_spectrum" not in self._parts:
             out = self._summarise("centred_spectrum")
         return out.narrow(-1, _SUMMARY.size, self._rank)
+
+    def axes(self) -> Axes:
+        """Singular values and right singular vectors of the centred means; at most D classes."""
+        number, dim = self._shape
+        out = _raw.FLOAT64.new_empty((*self._batch, number * (1 + dim)))
+        self._states.axes(out.data_ptr())
+        values, directions = out.split([number, number * dim], -1)
+        return Axes(values, directions.unflatten(-1, (number, dim)))
+
+    def axis_sums(self, feats: Tensor, labels: Tensor) -> AxisSums:
+        """See `AxisSums`; for one state and at most D classes.
+
+        Args:
+            feats: (N, D), of which `_raw.readable` says yes.
+            labels: (N,) plain, in 0..K-1.
+        """
+        labels, code = _raw.with_code(labels)
+        out = _raw.FLOAT64.new_empty(2)
+        self._states.axis_sums(
+            *_raw.matrix(feats),
+            labels.data_ptr(),
+            code,
+            labels.stride(0),
+            out.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return AxisSums(*out.unbind())
 
     def classifier(self, weight: Tensor, *, products: bool) -> tuple[Rows, RowProducts | None]:
         """Sizes and angles of a classifier's rows, and with ``products`` their Gram matrices.

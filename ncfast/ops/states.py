@@ -62,6 +62,16 @@ class FastRowWriter(Protocol):
         the same call, so that nobody finds the one without the other.
         """
 
+    def fill(self, feats: object, labels: object) -> bool:
+        """Fill the next row, which does not count until `count`; False as in `push`."""
+
+    def count(self, step: int, row: int, *norm: object) -> bool:
+        """Count ``row``, which was filled, and write the norm as `push` does.
+
+        False, and nothing done, if the norm takes a closer look, or if ``row`` is no longer the
+        next one: a signal handler may have emptied the buffer.
+        """
+
 
 class RowWriter:
     """Writes the moments of features straight into rows on the CPU.

@@ -20,7 +20,7 @@ from ncfast.tracking.extras import Extras
 from ncfast.tracking.keys import WEIGHT_NORM
 from ncfast.tracking.records import Table
 from ncfast.tracking.shutdown import defer_signals
-from ncfast.tracking.step_metrics import Classifier
+from ncfast.tracking.step_metrics import Classifier, classifier_of
 
 _ROWS = 128
 _BYTES = 1 << 25  # most memory of a buffer: with large moments it has fewer rows
@@ -80,6 +80,7 @@ class MomentsBuffer:
         self.captured = False
         shape = (self.capacity, layout.size)
         self.states = torch.zeros(shape, dtype=torch.float64, device=device)
+        self._moments: dict[int, ClassMoments] = {}
         self._position = torch.zeros(1, dtype=torch.int64, device=device)
         self._averaged = 0  # leading rows that hold averages already
         averages = averaging.kind != "batch"
@@ -121,7 +122,7 @@ class MomentsBuffer:
         captures, leaves_out = _capturing(self.device), False
         put = self._put_at_position if captures else self._put
         if mask is None and self._written(feats, labels):
-            moments = self._moments_of_row() if self.extras.measures else None
+            moments = self._moments_of_row(self.number) if self.extras.measures else None
         else:
             leaves_out = mask is not None or self._may_leave_out(labels)
             if leaves_out:
@@ -149,9 +150,12 @@ class MomentsBuffer:
     def _put_at_position(self, into: Tensor, value: Tensor) -> None:
         into.index_copy_(0, self._position, value.to(into.dtype).unsqueeze(0))
 
-    def _moments_of_row(self) -> ClassMoments | None:
-        """The moments of the next row, which was written but not counted yet."""
-        return ClassMoments(*self.layout.split(self.states[self.number]))
+    def _moments_of_row(self, row: int) -> ClassMoments:
+        """Views of a row. They stay valid: the views of a step are made once."""
+        found = self._moments.get(row)
+        if found is None:
+            found = self._moments[row] = ClassMoments(*self.layout.split(self.states[row]))
+        return found
 
     def _written(self, feats: Tensor, labels: Tensor) -> bool:
         """Let the extension write the row; False if it cannot, or if rows are to be left out."""
@@ -210,6 +214,29 @@ class MomentsBuffer:
             return True
 
         return copy
+
+    def fast_measure(self, head: nn.Linear | None) -> Callable[[int, Tensor, Tensor], bool]:
+        """A function that computes the metrics of a batch, whose moments are in a row.
+
+        It returns False if a full step must look: at a classifier that is not as it was.
+        """
+        before = classifier_of(head)
+
+        def measure(row: int, feats: Tensor, labels: Tensor) -> bool:
+            now = classifier_of(head, feats)
+            if (now is None) is not (head is None):
+                return False
+            if (
+                now is not None
+                and before is not None
+                and (now.bias is None) != (before.bias is None)
+            ):
+                return False
+            inputs = MetricInputs(self._moments_of_row(row), feats, labels)
+            self.extras.measure(self._put, inputs, now, False)
+            return self.number == row
+
+        return measure
 
     def replayed(self, step: int) -> None:
         """Count the push of a CUDA graph that was replayed."""
