@@ -16,7 +16,7 @@ from ncfast import _validate
 from ncfast._arrays import Array, as_tensor
 from ncfast.ops import LabelPlan, select
 from ncfast.ops.grouping import Labels, labels_of
-from ncfast.ops.update import UPDATE
+from ncfast.ops.update import UPDATE, update_plain
 
 
 @dataclass(eq=False)
@@ -190,6 +190,9 @@ class ClassMoments:
             >>> moments.update_(x, y, mask=torch.tensor([True, True, False])).counts.tolist()
             [2, 0, 0]
         """
+        plain = mask is None and ignore_index is None and backend == "auto"
+        if plain and update_plain(feats, labels, self):
+            return self
         feats, labels, mask = check_batch(self, feats, labels, mask)
         if len(feats):
             update = UPDATE.select(backend, feats)

@@ -9,11 +9,9 @@
 #include "moments/welford.h"
 #include "neighbors/scan.h"
 #include "neighbors/walk.h"
-#include "products/decisions.h"
+#include "products/deviations.h"
 #include "products/margins.h"
 #include "products/pairs.h"
-#include "products/projection.h"
-#include "products/scatter.h"
 #include "summary/small_matrix.h"
 #include "tracker/kernels.h"
 
@@ -40,7 +38,7 @@
         {&NCFAST_ISA::walk_nearest<false>, &NCFAST_ISA::walk_nearest<true>},                \
         {&NCFAST_ISA::walk_count<false>, &NCFAST_ISA::walk_count<true>},                    \
         {NCFAST_ISA::kPanel<double>, NCFAST_EACH(pack_deviations), NCFAST_EACH(distances),  \
-         NCFAST_EACH(choose),                                                               \
+         NCFAST_EACH(choose), NCFAST_EACH(score),                                           \
          &NCFAST_ISA::add_gram, &NCFAST_ISA::pair_block,                                    \
          NCFAST_ISA::margin_kernels<float>(),                                               \
          NCFAST_ISA::margin_kernels<double>()},                                             \

@@ -149,6 +149,15 @@ private:
 void compare_decisions(const Matrix& feats, const Labels& labels, const DecisionInput& in,
                        const Decided& out, int threads) {
     Comparison(feats, labels, in).run(out, threads);
+    double total = 0, invalid = in.norm_sum;
+    out.shares[0] = out.shares[1] = 0;
+    for (std::int64_t c = 0; c < in.number; ++c) {
+        total += static_cast<double>(in.counts[c]);
+        invalid += in.within_ss[c];
+        out.shares[0] += out.agreements[c];
+        out.shares[1] += out.hits[c];
+    }
+    for (int i = 0; i < 2; ++i) out.shares[i] = out.shares[i] / total + 0 * invalid;
 }
 
 }  // namespace ncfast

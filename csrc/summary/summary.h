@@ -58,9 +58,11 @@ AxisSums axis_sums(const States& states, const Matrix& feats, const Labels& labe
 // The names of the fields of classifier_summary, in order.
 const std::vector<std::string>& classifier_names();
 
-// Writes out (number, fields) for the classifier of each state, whose rows (K, D) are `weights`.
-// Fields are NaN with fewer than two present classes or invalid moments, and the fields of products
-// of rows also if `products` is false.
-void classifier_summary(const States& states, Part weights, bool products, double* out);
+// Writes out (number, fields) for the classifier of each state, whose rows (K, D) are `weights` and
+// whose biases (K) may be null. Fields are NaN with invalid moments; all but the norm of the logits
+// also with fewer than two present classes, that one without biases, and the fields of products of
+// rows if `products` is false.
+void classifier_summary(const States& states, Part weights, Part biases, bool products,
+                        double* out);
 
 }  // namespace ncfast

@@ -169,22 +169,26 @@ def compared(
     weight: Tensor | None,
     bias: Tensor | None,
     size: int,
-) -> Tensor:
-    """Decisions of the nearest present class mean, compared by the extension: (2, size) float64.
+) -> tuple[Tensor, Tensor]:
+    """Decisions of the nearest present class mean, compared by the extension.
 
-    The rows of each class on which the classifier decides like it, and those on which it chooses
-    the class itself. Everything is in float64; ties go to the smaller class.
+    Everything is in float64; ties go to the smaller class.
 
     Args:
         feats: (N, D), of which `comparable` says yes.
         labels: (N,) integers; rows with a label outside 0..K-1 count nowhere.
         moments: of K classes, float64.
-        weight: (K, D) float64; None leaves the first row of the result zero.
+        weight: (K, D) float64; None counts no agreements.
         bias: (K,) float64; zero when None.
         size: at least K.
+
+    Returns:
+        (2, size) float64: the rows of each class on which the classifier decides like the nearest
+        mean, and those on which the nearest mean is that of the class itself; and (2,), both as
+        shares of all rows in the moments.
     """
     labels, code = _raw.with_code(labels)
-    out = _raw.FLOAT64.new_zeros((2, size))
+    out, shares = moments.means.new_zeros((2, size)), _raw.FLOAT64.new_empty(2)
     agreements = out.data_ptr()
     _raw.loaded().compare_decisions(
         *_raw.matrix(feats),
@@ -194,14 +198,17 @@ def compared(
         moments.counts.shape[0],
         (means := moments.means.contiguous()).data_ptr(),
         (counts := moments.counts.contiguous()).data_ptr(),
+        (within := moments.within_ss.contiguous()).data_ptr(),
+        moments.norm_sum.data_ptr(),
         0 if weight is None else (weight := weight.contiguous()).data_ptr(),
         0 if bias is None else (bias := bias.contiguous()).data_ptr(),
         agreements,
         agreements + 8 * size,
+        shares.data_ptr(),
         torch.get_num_threads(),
     )
-    del means, counts  # held until here: the extension reads their memory
-    return out
+    del means, counts, within  # held until here: the extension reads their memory
+    return out, shares
 
 
 def comparable(backend: str, feats: Tensor, labels: Tensor, moments: Moments) -> bool:

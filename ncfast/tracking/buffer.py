@@ -13,7 +13,7 @@ from ncfast.moments import ClassMoments, class_moments
 from ncfast.ops import _raw, select
 from ncfast.ops.moments import cpu as cpu_moments
 from ncfast.ops.states import Layout, RowWriter, pack
-from ncfast.ops.update import checked_keys, nan_if
+from ncfast.ops.update import UPDATE, checked_keys, nan_if
 from ncfast.ops.weight_norm import norm_writer
 from ncfast.tracking.averaging import Averaging, running_average
 from ncfast.tracking.extras import Extras
@@ -23,7 +23,14 @@ from ncfast.tracking.shutdown import defer_signals
 from ncfast.tracking.step_metrics import Classifier, classifier_of
 
 _ROWS = 128
+_FEWEST_SLOTS = 128  # so few classes cost little, present or not
 _BYTES = 1 << 25  # most memory of a buffer: with large moments it has fewer rows
+
+
+def slots_for(rows: int, num_classes: int) -> int:
+    """How many classes a row holds for batches of so many rows: K, or fewer where they fill few."""
+    slots = max(_FEWEST_SLOTS, 1 << (rows - 1).bit_length())
+    return slots if 2 * slots <= num_classes else num_classes
 
 
 class MomentsBuffer:
@@ -37,7 +44,8 @@ class MomentsBuffer:
     Args:
         prefix: the first part of the keys, such as "train".
         ids: the metrics of a record, in its order.
-        layout: the layout of the packed moments.
+        layout: the layout of the packed moments. With fewer classes than K, a row holds the classes
+            of its batch, in any order.
         device: the device of the features.
         averaging: how batches are averaged.
         of_batch: those of ``ids`` that are computed from the features of each batch, at once.
@@ -45,6 +53,7 @@ class MomentsBuffer:
             None keeps none.
         ignore_index: rows with this label are left out; None leaves out none.
         left_out_key: the key for the number of rows that were left out.
+        num_classes: K; None is that of the layout.
 
     Attributes:
         steps: the step of each filled row.
@@ -66,7 +75,10 @@ class MomentsBuffer:
         classifier: Classifier | None = None,
         ignore_index: int | None = None,
         left_out_key: str = "",
+        num_classes: int | None = None,
     ) -> None:
+        self._num_classes = layout.classes if num_classes is None else num_classes
+        self._holds_present = layout.classes < self._num_classes
         self.prefix, self.layout, self.device = prefix, layout, device
         self.keys = [f"{prefix}/{id_}" for id_ in ids]
         self.of_states = tuple(id_ for id_ in ids if id_ not in of_batch)
@@ -86,7 +98,7 @@ class MomentsBuffer:
         averages = averaging.kind != "batch"
         self._average = running_average(averaging, layout, device) if averages else None
         fast = _raw.extension is not None and type(self.states) is Tensor and device.type == "cpu"
-        self._rows = RowWriter(self.states, layout) if fast else None
+        self._rows = RowWriter(self.states, layout, num_classes) if fast else None
         self.fast_writer = self._rows.fast_writer(self.steps) if self._rows is not None else None
 
     @property
@@ -125,14 +137,20 @@ class MomentsBuffer:
             moments = self._moments_of_row(self.number) if self.extras.measures else None
         else:
             leaves_out = mask is not None or self._may_leave_out(labels)
-            if leaves_out:
+            if self._holds_present or (leaves_out and self._updates_row(feats)):
+                number = self._update_row(feats, labels, mask)
+                if leaves_out:
+                    self.extras.leave_out(put, number)
+                moments = None
+            elif leaves_out:
                 feats, labels, moments, number = self._of_the_rest(feats, labels, mask)
                 self.extras.leave_out(put, number)
             else:
                 moments = class_moments(feats, labels, num_classes=self.layout.classes)
-            put(self.states, pack(moments))
+            if moments is not None:
+                put(self.states, pack(moments))
         self.extras.keep(put, classifier)
-        if moments is not None:
+        if moments is not None and self.extras.measures:
             self.extras.measure(put, MetricInputs(moments, feats, labels), classifier, leaves_out)
         if captures:
             self._position.add_(1)
@@ -156,6 +174,32 @@ class MomentsBuffer:
         if found is None:
             found = self._moments[row] = ClassMoments(*self.layout.split(self.states[row]))
         return found
+
+    def _updates_row(self, feats: Tensor) -> bool:
+        """Whether `_update_row` can measure a batch, for a row that holds moments alone."""
+        usable = self._rows is not None and select("auto", feats) is cpu_moments
+        return usable and not self.extras.measures
+
+    @torch.no_grad()
+    def _update_row(self, feats: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+        """Merge a batch into an empty row, without a copy; the number of rows left out, ()."""
+        ignore_index = self._ignore_index
+        if self._holds_present:
+            keys, left_out, _ = checked_keys(labels, self._num_classes, mask, ignore_index)
+            labels, mask = keys.unique(return_inverse=True)[1], keys < self._num_classes
+            ignore_index, counted = None, None
+        else:
+            left_out = counted = _raw.INT64.new_zeros(())
+        self.states[self.number].zero_()
+        UPDATE.select("auto", feats)(
+            feats,
+            labels,
+            self._moments_of_row(self.number),
+            mask=mask,
+            ignore_index=ignore_index,
+            ignored=counted,
+        )
+        return left_out
 
     def _written(self, feats: Tensor, labels: Tensor) -> bool:
         """Let the extension write the row; False if it cannot, or if rows are to be left out."""

@@ -14,9 +14,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ncfast.ops import _raw
 from ncfast.ops.states import Layout
 from ncfast.tracking.averaging import Averaging
-from ncfast.tracking.buffer import MomentsBuffer, NormBuffer
+from ncfast.tracking.buffer import MomentsBuffer, NormBuffer, slots_for
 from ncfast.tracking.evaluation import evaluate_buffers
 from ncfast.tracking.keys import COST, LOCAL
 from ncfast.tracking.messages import user_level
@@ -85,6 +86,9 @@ class Recorder:
         self.busy = False
         self.norms = NormBuffer()
         self._num_classes, self._averaging = num_classes, averaging
+        # the rows of a buffer need not hold absent classes, unless they are merged or averaged
+        alone = ranks is None and averaging.kind == "batch" and _raw.extension is not None
+        self._holds_present = alone and metrics.of_moments_alone
         self._writers = SinkWriters(sinks, header, sink_timeout)
         self._raise = on_sink_error == "raise"
         self._log_cost, self._ranks = log_cost, ranks
@@ -130,10 +134,13 @@ class Recorder:
             The buffer that holds its moments.
         """
         kept = [] if classifier is None else [None if p is None else p.dtype for p in classifier]
-        key = (prefix, feats.shape[1], feats.device, *kept)
+        classes = self._num_classes
+        if self._holds_present and feats.is_cpu:
+            classes = slots_for(len(feats), classes)
+        key = (prefix, feats.shape[1], feats.device, classes, *kept)
         number = self._numbers.get(key, -1)
         if number < 0:
-            number = self._new_buffer(prefix, feats, classifier, left_out_key)
+            number = self._new_buffer(prefix, classes, feats, classifier, left_out_key)
             self._numbers[key] = number
         buffer = self._buffers[number]
         buffer.push(step, feats, labels, mask, classifier)
@@ -289,9 +296,14 @@ class Recorder:
         self.norms.clear()
 
     def _new_buffer(
-        self, prefix: str, feats: Tensor, classifier: Classifier | None, left_out_key: str
+        self,
+        prefix: str,
+        classes: int,
+        feats: Tensor,
+        classifier: Classifier | None,
+        left_out_key: str,
     ) -> int:
-        layout = Layout(self._num_classes, feats.shape[1])
+        layout = Layout(classes, feats.shape[1])
         measured = self.metrics.measured(layout.dim, classifier)
         with torch.inference_mode(False):  # else later steps could not write to its tensors
             buffer = MomentsBuffer(
@@ -304,6 +316,7 @@ class Recorder:
                 classifier=classifier if measured.reads_classifier else None,
                 ignore_index=self._ignore_index,
                 left_out_key=left_out_key,
+                num_classes=self._num_classes,
             )
         self._buffers.append(buffer)
         self._block_steps = min(self._block_steps, buffer.capacity)
