@@ -21,7 +21,7 @@ demo: setup
 	OMP_NUM_THREADS=1 $(BIN)/ncfast train --dataset digits --weight-decay 0.3 --steps 15000 --schedule every --test-schedule log:200 --out runs/demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/pytest
 
 lint: setup
 	$(BIN)/ruff check .

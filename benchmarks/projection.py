@@ -27,7 +27,7 @@ RANKS = (8, 64, 1024)
 
 
 def state_bytes(num_classes: int, dim: int) -> int:
-    """Bytes of one packed state: two norms, then count, sum of squares and mean of each class."""
+    """Bytes of one packed state: counts, means and sums of squares of all classes, two norms."""
     return DOUBLE * (2 + num_classes * (dim + 2))
 
 

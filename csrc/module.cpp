@@ -39,6 +39,20 @@ void moments(std::uintptr_t feats, int dtype, std::int64_t rows, std::int64_t co
                   threads);
 }
 
+void gradients(std::uintptr_t feats, int dtype, std::int64_t rows, std::int64_t cols,
+               std::int64_t stride, std::uintptr_t labels, int label_type,
+               std::int64_t label_stride, std::int64_t num_classes, std::uintptr_t counts,
+               std::uintptr_t means, std::uintptr_t of_means, std::uintptr_t of_within_ss,
+               std::uintptr_t of_norm_sum, std::uintptr_t of_norm_max, std::uintptr_t out,
+               int threads) {
+    moment_gradients(matrix(feats, dtype, rows, cols, stride),
+                     {pointer<const void>(labels), static_cast<LabelType>(label_type), label_stride},
+                     num_classes, pointer<const std::int64_t>(counts), pointer<const double>(means),
+                     {pointer<const double>(of_means), pointer<const double>(of_within_ss),
+                      pointer<const double>(of_norm_sum), pointer<const double>(of_norm_max)},
+                     pointer<void>(out), threads);
+}
+
 std::int64_t update(std::uintptr_t feats, int dtype, std::int64_t rows, std::int64_t cols,
                     std::int64_t stride, std::uintptr_t labels, int label_type,
                     std::int64_t label_stride, std::uintptr_t mask, std::int64_t mask_stride,
@@ -217,6 +231,7 @@ PYBIND11_MODULE(_C, module) {
     module.doc() = "Fused CPU kernels; called through ncfast.ops.";
     const auto no_gil = py::call_guard<py::gil_scoped_release>();
     module.def("class_moments", &moments, no_gil);
+    module.def("moment_gradients", &gradients, no_gil);
     module.def("update_moments", &update, no_gil,
                "The first row with a label out of range, or -1.");
     module.def("projected_ss", &projections, no_gil);

@@ -2,7 +2,7 @@
 
 The first call of a shape class times the rule's configuration and its neighbors. Timing
 synchronises with the device. The fastest configuration is kept in memory until the process ends.
-The length of an item sets the order of the sums, so the last bits of a result may differ between
+The length of a segment sets the order of the sums, so the last bits of a result may differ between
 processes.
 """
 
@@ -16,10 +16,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ncfast.kernels.configuration import ItemsConfig, power_of_two
+from ncfast.kernels.configuration import SegmentsConfig, power_of_two
 
 _REPEATS = 7
-_best: dict[tuple[object, ...], ItemsConfig] = {}
+_best: dict[tuple[object, ...], SegmentsConfig] = {}
 
 
 def wanted(device: torch.device) -> bool:
@@ -29,9 +29,9 @@ def wanted(device: torch.device) -> bool:
     return not (device.type == "cuda" and torch.cuda.is_current_stream_capturing())
 
 
-def items(
-    feats: Tensor, num_classes: int, rule: ItemsConfig, run: Callable[[ItemsConfig], object]
-) -> ItemsConfig:
+def segments(
+    feats: Tensor, num_classes: int, rule: SegmentsConfig, run: Callable[[SegmentsConfig], object]
+) -> SegmentsConfig:
     """The fastest of ``rule`` and its neighbors for ``run`` on features of this shape class."""
     rows, dim = feats.shape
     classes = power_of_two(rows), dim, power_of_two(num_classes)
@@ -41,23 +41,23 @@ def items(
     return _best[key]
 
 
-def neighbors(rule: ItemsConfig) -> list[ItemsConfig]:
-    """``rule`` and the configurations one step away; an item has at most 256 rows, for accuracy."""
+def neighbors(rule: SegmentsConfig) -> list[SegmentsConfig]:
+    """``rule`` and the configurations one step away; segments have at most 256 rows."""
     tile = rule.tile_rows
-    wanted_lengths = (rule.item_rows // 2, min(2 * rule.item_rows, 256))
+    wanted_lengths = (rule.segment_rows // 2, min(2 * rule.segment_rows, 256))
     lengths = (-(-n // tile) * tile for n in wanted_lengths)
     tiles = (n for n in (tile // 2, 2 * tile) if n > 1)
     warps = (n for n in (rule.warps // 2, 2 * rule.warps) if 1 <= n <= 16)
     found = [
         rule,
-        *(replace(rule, item_rows=n) for n in lengths),
-        *(replace(rule, tile_rows=n) for n in tiles if rule.item_rows % n == 0),
+        *(replace(rule, segment_rows=n) for n in lengths),
+        *(replace(rule, tile_rows=n) for n in tiles if rule.segment_rows % n == 0),
         *(replace(rule, warps=n) for n in warps),
     ]
     return list(dict.fromkeys(found))
 
 
-def _milliseconds(run: Callable[[ItemsConfig], object], config: ItemsConfig) -> float:
+def _milliseconds(run: Callable[[SegmentsConfig], object], config: SegmentsConfig) -> float:
     """Median device time of a configuration; infinite if it cannot be compiled or launched."""
     try:
         run(config)

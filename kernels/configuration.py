@@ -21,16 +21,16 @@ _PER_THREAD = {8: 4, 4: 8, 2: 8}
 _THREAD_BYTES = {8: 128, 4: 128, 2: 64}
 _WARPS_RESIDENT = {8: 16, 4: 20, 2: 20}
 _TINY_WARPS = 8
-_SHORTEST, _LONGEST = 32, 256  # bounds on the rows of an item
+_SHORTEST, _LONGEST = 32, 256  # bounds on the rows of a segment
 
 
 @dataclass(frozen=True)
-class ItemsConfig:
-    """Launch of the items kernel: one program per item, a segment of rows that share a class."""
+class SegmentsConfig:
+    """Launch of the segments kernel: one program per segment: rows that share a class."""
 
     tile_rows: int  # rows loaded at once
     tile_cols: int  # columns loaded at once, a power of two
-    item_rows: int  # largest number of rows in an item, a multiple of tile_rows
+    segment_rows: int  # largest number of rows in a segment, a multiple of tile_rows
     warps: int
 
 
@@ -56,6 +56,15 @@ class ProjectConfig:
     programs: int  # number of programs along the rows
     warps: int
     stages: int
+
+
+@dataclass(frozen=True)
+class GradientConfig:
+    """Launch of the gradient through moments: one program per tile of rows."""
+
+    tile_rows: int
+    tile_cols: int  # columns of one step, a power of two
+    warps: int
 
 
 @dataclass(frozen=True)
@@ -98,18 +107,18 @@ class NeighborsConfig:
 
 @dataclass(frozen=True)
 class MergeConfig:
-    """Launch of the merge: one program per class that has several items."""
+    """Launch of the merge: one program per class that has several segments."""
 
-    tile_items: int  # items read at once
+    tile_segments: int  # segments read at once
     tile_cols: int
     warps: int
 
 
 @dataclass(frozen=True)
 class UpdateConfig:
-    """Launches of an update: items, their merge into the state, and the scatter matrix."""
+    """Launches of an update: segments, their merge into the state, and the scatter matrix."""
 
-    items: ItemsConfig
+    segments: SegmentsConfig
     merge: MergeConfig
     scatter: ScatterConfig
 
@@ -129,51 +138,51 @@ def alignment(*numbers: int) -> int:
     return math.gcd(16, *numbers)
 
 
-def items_config(
+def segments_config(
     rows: int, dim: int, num_classes: int, itemsize: int, multiprocessors: int
-) -> ItemsConfig:
+) -> SegmentsConfig:
     """The launch for ``rows`` x ``dim`` features of ``itemsize`` bytes in ``num_classes``."""
     cols = min(max(power_of_two(dim), 16), _WIDEST[itemsize])
     per_row = 32 * _PER_THREAD[itemsize]  # entries of a row that a warp holds
     warps = max(1, cols // per_row)
     tile_rows = min(32, 32 * warps * _THREAD_BYTES[itemsize] // (cols * itemsize))
     resident = multiprocessors * max(1, _WARPS_RESIDENT[itemsize] // warps)
-    length = _item_rows(rows, num_classes, resident)
-    return ItemsConfig(tile_rows, cols, -(-length // tile_rows) * tile_rows, warps)
+    length = _segment_rows(rows, num_classes, resident)
+    return SegmentsConfig(tile_rows, cols, -(-length // tile_rows) * tile_rows, warps)
 
 
-def _item_rows(rows: int, num_classes: int, resident: int) -> int:
-    """The item length that fills whole waves of ``resident`` programs, at most 256 rows.
+def _segment_rows(rows: int, num_classes: int, resident: int) -> int:
+    """The segment length that fills whole waves of ``resident`` programs, at most 256 rows.
 
-    Longer items produce fewer partial results. A partial result is 8 bytes a column, written once
-    and read once, and one program per class merges them. A partly filled last wave would leave
+    Longer segments produce fewer partial results. A partial result is 8 bytes a column, written
+    once and read once, and one program per class merges them. A partly filled last wave would leave
     multiprocessors idle. The bound of 256 rows keeps the sums in float32 short and limits the
-    effect of an outlier among an item's first rows.
+    effect of an outlier among a segment's first rows.
     """
     waves = -(-rows // (_LONGEST * resident))
-    programs = max(1, waves * resident - num_classes)  # each class ends in a shorter item
-    per_class = -(-rows // num_classes)  # longer items would be empty at the end
+    programs = max(1, waves * resident - num_classes)  # each class ends in a shorter segment
+    per_class = -(-rows // num_classes)  # longer segments would be empty at the end
     return min(_LONGEST, max(_SHORTEST, min(-(-rows // programs), 2 * per_class)))
 
 
-def merge_config(rows: int, dim: int, num_classes: int, item_rows: int) -> MergeConfig:
-    """The launch that merges the items of each class; the tiles grow with the number of items."""
-    items = power_of_two(max(1, -(-rows // (num_classes * item_rows))))
-    tile_items = min(max(items, 8), 32)
-    return MergeConfig(tile_items, min(4096 // tile_items, max(16, power_of_two(dim))), 8)
+def merge_config(rows: int, dim: int, num_classes: int, segment_rows: int) -> MergeConfig:
+    """The launch that merges the segments of each class; more segments take larger tiles."""
+    segments = power_of_two(max(1, -(-rows // (num_classes * segment_rows))))
+    tile_segments = min(max(segments, 8), 32)
+    return MergeConfig(tile_segments, min(4096 // tile_segments, max(16, power_of_two(dim))), 8)
 
 
 def update_config(rows: int, dim: int, itemsize: int, multiprocessors: int) -> UpdateConfig:
     """The launches of an update by ``rows`` x ``dim`` features of ``itemsize`` bytes.
 
-    Items and merge are the same for any number of rows. A batch with rows left out is then cut and
-    summed exactly as the batch without these rows. Items are short because a batch is, and because
-    most classes of a large vocabulary have few rows in it.
+    Segments and merge are the same for any number of rows. A batch with rows left out is then cut
+    and summed exactly as the batch without these rows. Segments are short because a batch is, and
+    because most classes of a large vocabulary have few rows in it.
     """
-    items = replace(items_config(1, dim, 1, itemsize, 1), item_rows=64)
+    segments = replace(segments_config(1, dim, 1, itemsize, 1), segment_rows=64)
     cols = min(512, max(16, power_of_two(dim)))
     merge = MergeConfig(4, cols, 8 if cols > 256 else 4)
-    return UpdateConfig(items, merge, scatter_config(rows, dim, multiprocessors))
+    return UpdateConfig(segments, merge, scatter_config(rows, dim, multiprocessors))
 
 
 def tiny_config(rows: int, dim: int, num_classes: int, itemsize: int) -> TinyConfig | None:
@@ -205,6 +214,13 @@ def project_config(rows: int, num_vectors: int, multiprocessors: int) -> Project
     programs = min(-(-rows // tile_rows), 4 * multiprocessors)
     blocks = -(-num_vectors // vectors)
     return ProjectConfig(tile_rows, 32, vectors, blocks, programs, 4, 3)
+
+
+def gradient_config(rows: int, dim: int) -> GradientConfig:
+    """The launch for ``rows`` x ``dim`` features: 8 float64 of a tile for each thread."""
+    tile_cols = min(256, power_of_two(dim))
+    tile_rows = min(1024 // tile_cols, power_of_two(rows))
+    return GradientConfig(tile_rows, tile_cols, 4)
 
 
 def scatter_config(rows: int, dim: int, multiprocessors: int) -> ScatterConfig:

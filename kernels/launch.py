@@ -11,13 +11,13 @@ import triton.language as tl
 from torch import Tensor
 
 from ncfast.kernels.configuration import (
-    ItemsConfig,
     MergeConfig,
+    SegmentsConfig,
     TinyConfig,
     alignment,
 )
-from ncfast.kernels.items import moments_of_items
-from ncfast.kernels.merge import merge_items
+from ncfast.kernels.merge import merge_segments
+from ncfast.kernels.segments import moments_of_segments
 from ncfast.kernels.tiny import moments_of_classes
 
 NORMS_SIZE = 2048
@@ -29,7 +29,7 @@ class Grouped(NamedTuple):
     """The tensors of a `LabelPlan` that the kernels read: rows grouped by class."""
 
     permutation: Tensor  # (N,) int32
-    items: Tensor  # (5, W) int32, see `ItemTable`
+    segments: Tensor  # (5, W) int32, see `SegmentTable`
     shared: Tensor  # (4, M) int32
     slots: int
     counts: Tensor  # (K,) int64
@@ -46,7 +46,7 @@ class Outputs(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """What the first launch leaves to the merge, for W items."""
+    """What the first launch leaves to the merge, for W segments."""
 
     partial_mean: Tensor  # (slots, D) float32, or float64 for float64 features
     partial_ss: Tensor  # (W,) float64
@@ -56,40 +56,40 @@ class Scratch(NamedTuple):
 
 
 def grouped_moments(
-    feats: Tensor, rows: Grouped, config: ItemsConfig, merge: MergeConfig
+    feats: Tensor, rows: Grouped, config: SegmentsConfig, merge: MergeConfig
 ) -> Outputs:
     """Class moments of ``feats`` (N, D), grouped as in ``rows``, in three launches."""
-    dim, classes, number = feats.shape[1], rows.counts.shape[0], rows.items.shape[1]
+    dim, classes, number = feats.shape[1], rows.counts.shape[0], rows.segments.shape[1]
     scratch, align, shared = allocate(feats, rows, config), alignment(dim), rows.shared.shape[1]
     double = {"dtype": torch.float64, "device": feats.device}
     means, within = torch.empty((classes, dim), **double), torch.empty(classes, **double)
     norms = torch.empty(2, **double)
     with on(feats.device):
-        launch_items(feats, rows, config, scratch, means, within)
-        merge_items[(shared + 1,)](
-            feats, rows.items, rows.shared, rows.counts, rows.poison, scratch.partial_mean,
+        launch_segments(feats, rows, config, scratch, means, within)
+        merge_segments[(shared + 1,)](
+            feats, rows.segments, rows.shared, rows.counts, rows.poison, scratch.partial_mean,
             scratch.partial_ss, scratch.norm_sums, scratch.norm_maxs, means, within, norms,
             dim // align, feats.stride(0), feats.stride(1), number, shared, ALIGN=align,
-            ITEMS=merge.tile_items, COLS=merge.tile_cols, SIZE=NORMS_SIZE,
+            SEGMENTS=merge.tile_segments, COLS=merge.tile_cols, SIZE=NORMS_SIZE,
             num_warps=merge.warps, **OPTIONS,
         )  # fmt: skip
     return Outputs(means, within, norms[0], norms[1])
 
 
-def launch_items(
+def launch_segments(
     feats: Tensor,
     rows: Grouped,
-    config: ItemsConfig,
+    config: SegmentsConfig,
     scratch: Scratch,
     means: Tensor,
     within: Tensor,
 ) -> None:
-    """The moments of every item; the second launch is for those that the first row misled."""
-    dim, number = feats.shape[1], rows.items.shape[1]
+    """The moments of every segment; the second launch is for those that the first row misled."""
+    dim, number = feats.shape[1], rows.segments.shape[1]
     align = alignment(dim, feats.stride(0))
     for again in (False, True):
-        moments_of_items[(number,)](
-            feats, rows.permutation, rows.items, rows.poison, scratch.partial_mean,
+        moments_of_segments[(number,)](
+            feats, rows.permutation, rows.segments, rows.poison, scratch.partial_mean,
             scratch.partial_ss, means, within, scratch.norm_sums, scratch.norm_maxs,
             scratch.row_squares, dim // align, feats.stride(0) // align, feats.stride(1), number,
             ALIGN=align, ROWS=config.tile_rows, COLS=config.tile_cols,
@@ -118,7 +118,8 @@ def tiny_moments(
             means, within, norms, count, dim // align, feats.stride(0) // align, feats.stride(1),
             ALIGN=align, LABELS=config.labels, ROWS=config.tile_rows, COLS=config.tile_cols,
             CLASSES=config.classes, ACC=accumulator(feats.dtype), num_warps=config.warps,
-            **OPTIONS,
+            # threads that hold the same norm would fuse different squares of it into its sum
+            enable_fp_fusion=False,
         )  # fmt: skip
     return counts, Outputs(means, within, norms[0], norms[1])
 
@@ -128,9 +129,9 @@ def accumulator(dtype: torch.dtype) -> Any:
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 
-def allocate(feats: Tensor, rows: Grouped, config: ItemsConfig) -> Scratch:
+def allocate(feats: Tensor, rows: Grouped, config: SegmentsConfig) -> Scratch:
     """Memory for the first launch."""
-    (count, dim), number = feats.shape, rows.items.shape[1]
+    (count, dim), number = feats.shape, rows.segments.shape[1]
     double = {"dtype": torch.float64, "device": feats.device}
     exact = torch.float64 if feats.dtype == torch.float64 else torch.float32
     return Scratch(
@@ -149,7 +150,7 @@ def on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 
 def interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, on the CPU."""
-    return not isinstance(moments_of_items, triton.JITFunction)
+    return not isinstance(moments_of_segments, triton.JITFunction)
 
 
 def precision(name: str, device: torch.device) -> str:

@@ -1,11 +1,11 @@
-"""Last launch: merges the moments of each class's items and the norms of all items.
+"""Last launch: merges the moments of each class's segments and the norms of all segments.
 
-Sums are in float64 and in the order of the items, so every run gives the same bits. The items'
-means are relative to the first row of their class, so ``Q - |S|^2 / n`` loses at most a factor of
-n + 1 of float64's accuracy.
+Sums are in float64 and in the order of the segments, so every run gives the same bits. The
+segments' means are relative to the first row of their class, so ``Q - |S|^2 / n`` loses at most a
+factor of n + 1 of float64's accuracy.
 
 One program merges a class and loops over all its columns, so the sum of squares over columns needs
-no further launch. `items_config` chooses items long enough to keep this loop short.
+no further launch. `segments_config` chooses segments long enough to keep this loop short.
 
 Oracle: `merge` in tests/twins.py.
 """
@@ -21,9 +21,9 @@ def add_norms(norm_sums, norm_maxs, number, SIZE: tl.constexpr):
     total = tl.zeros([SIZE], tl.float64)
     largest = tl.zeros([SIZE], tl.float64)
     for begin in tl.range(0, number, SIZE):
-        item = begin + lane
-        total += tl.load(norm_sums + item, mask=item < number, other=0.0)
-        value = tl.load(norm_maxs + item, mask=item < number, other=0.0)
+        segment = begin + lane
+        total += tl.load(norm_sums + segment, mask=segment < number, other=0.0)
+        value = tl.load(norm_maxs + segment, mask=segment < number, other=0.0)
         largest = tl.where(value > largest, value, largest)
     norm_sum = tl.sum(total, 0)
     # comparisons drop NaN, the sum keeps it; norms are not negative, so inf - inf cannot occur
@@ -31,9 +31,9 @@ def add_norms(norm_sums, norm_maxs, number, SIZE: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["width", "row_stride", "number", "classes"])
-def merge_items(
+def merge_segments(
     feats,
-    items,
+    segments,
     shared,
     counts,
     poison,
@@ -50,11 +50,11 @@ def merge_items(
     number,
     classes,
     ALIGN: tl.constexpr,
-    ITEMS: tl.constexpr,
+    SEGMENTS: tl.constexpr,
     COLS: tl.constexpr,
     SIZE: tl.constexpr,
 ):
-    """Programs 0 to classes - 1 each merge a class of several items; the last adds the norms."""
+    """Programs 0 to classes - 1 each merge a class of several segments; the last adds the norms."""
     rank = tl.program_id(0)
     mend = tl.load(poison)
     if rank == classes:
@@ -69,23 +69,23 @@ def merge_items(
             stop = first + tl.load(shared + 2 * classes + rank)
             slot = tl.load(shared + 3 * classes + rank)
             count = tl.load(counts + owner).to(tl.float64)
-            pivot = tl.load(items + 3 * number + first).to(tl.int64)
-            lane = tl.arange(0, ITEMS)
-            inner = tl.zeros([ITEMS], tl.float64)
-            for begin in tl.range(first, stop, ITEMS):
-                item = begin + lane
-                inner += tl.load(partial_ss + item, mask=item < stop, other=0.0)
+            pivot = tl.load(segments + 3 * number + first).to(tl.int64)
+            lane = tl.arange(0, SEGMENTS)
+            inner = tl.zeros([SEGMENTS], tl.float64)
+            for begin in tl.range(first, stop, SEGMENTS):
+                segment = begin + lane
+                inner += tl.load(partial_ss + segment, mask=segment < stop, other=0.0)
             spread = tl.zeros([COLS], tl.float64)
             for start in tl.range(0, dim, COLS):
                 cols = start + tl.arange(0, COLS)
                 inside = cols < dim
-                weighted = tl.zeros([ITEMS, COLS], tl.float64)
-                between = tl.zeros([ITEMS, COLS], tl.float64)
-                for begin in tl.range(first, stop, ITEMS, num_stages=3):
-                    item = begin + lane
-                    live = item < stop
-                    length = tl.load(items + number + item, mask=live, other=0).to(tl.float64)
-                    place = (slot + item - first).to(tl.int64) * dim
+                weighted = tl.zeros([SEGMENTS, COLS], tl.float64)
+                between = tl.zeros([SEGMENTS, COLS], tl.float64)
+                for begin in tl.range(first, stop, SEGMENTS, num_stages=3):
+                    segment = begin + lane
+                    live = segment < stop
+                    length = tl.load(segments + number + segment, mask=live, other=0).to(tl.float64)
+                    place = (slot + segment - first).to(tl.int64) * dim
                     source = partial_mean + place[:, None] + cols[None, :]
                     mask = live[:, None] & inside[None, :]
                     mean = tl.load(source, mask=mask, other=0.0).to(tl.float64)

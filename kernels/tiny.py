@@ -1,7 +1,7 @@
 """Kernel for the moments of a few thousand rows in one launch, without sorting or a `LabelPlan`.
 
 Each program handles one class. It reads all labels, lists the rows of its class, and computes their
-moments with the code of the items kernel. It repeats this at the scale of the largest entry if
+moments with the code of the segments kernel. It repeats this at the scale of the largest entry if
 squares overflowed or vanished at the scale of the first row. The last program to finish adds the
 norms in the order of the classes. A counter tells which program is the last. Each call allocates
 its counter and sets it to 0, so launches share nothing.
@@ -12,7 +12,7 @@ Oracle: `ncfast.ops.moments.reference`.
 import triton
 import triton.language as tl
 
-from ncfast.kernels.items import misled, moments_of_run
+from ncfast.kernels.segments import misled, moments_of_run
 
 
 @triton.jit(do_not_specialize=["count", "width", "row_units"])

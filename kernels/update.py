@@ -1,9 +1,9 @@
 """Kernel that merges a batch into class moments in place, one program per class of the batch.
 
-The items kernel has computed the moments of the batch's items, relative to the first row of their
-class. A program adds the items of its class in float64, as `ncfast.kernels.merge` does, and merges
-the sum into the class's row of the state (Chan, Golub & LeVeque 1983). Rows of other classes are
-never touched. No atomics, so every run gives the same bits.
+The segments kernel has computed the moments of the batch's segments, relative to the first row of
+their class. A program adds the segments of its class in float64, as `ncfast.kernels.merge` does,
+and merges the sum into the class's row of the state (Chan, Golub & LeVeque 1983). Rows of other
+classes are never touched. No atomics, so every run gives the same bits.
 
 The scatter matrix needs no sum around the means of the batch: with the mean a before the update and
 the mean b after it, ``sum (x - a)(x - b)^T`` over the rows of a class is what the class adds. A
@@ -22,7 +22,15 @@ import triton.language as tl
 from torch import Tensor
 
 from ncfast.kernels.configuration import UpdateConfig, alignment
-from ncfast.kernels.launch import NORMS_SIZE, OPTIONS, Grouped, Scratch, allocate, launch_items, on
+from ncfast.kernels.launch import (
+    NORMS_SIZE,
+    OPTIONS,
+    Grouped,
+    Scratch,
+    allocate,
+    launch_segments,
+    on,
+)
 from ncfast.kernels.merge import add_norms
 from ncfast.kernels.scatter import scaled_scatter
 
@@ -39,19 +47,19 @@ class State(Protocol):
 
 @triton.jit
 def class_sums(
-    feats, items, partial_mean, first, stop, pivot, rows, cols, dim, row_stride, col_stride, number,
-    ITEMS: tl.constexpr, COLS: tl.constexpr,
+    feats, segments, partial_mean, first, stop, pivot, rows, cols, dim, row_stride, col_stride,
+    number, SEGMENTS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """Mean of a class in the batch, and squares of its items' means around it, by column."""
+    """Mean of a class in the batch, and squares of its segments' means around it, by column."""
     inside = cols < dim
-    lane = tl.arange(0, ITEMS)
-    weighted = tl.zeros([ITEMS, COLS], tl.float64)
-    between = tl.zeros([ITEMS, COLS], tl.float64)
-    for begin in tl.range(first, stop, ITEMS):
-        item = begin + lane
-        live = item < stop
-        length = tl.load(items + number + item, mask=live, other=0).to(tl.float64)
-        source = partial_mean + item.to(tl.int64)[:, None] * dim + cols[None, :]
+    lane = tl.arange(0, SEGMENTS)
+    weighted = tl.zeros([SEGMENTS, COLS], tl.float64)
+    between = tl.zeros([SEGMENTS, COLS], tl.float64)
+    for begin in tl.range(first, stop, SEGMENTS):
+        segment = begin + lane
+        live = segment < stop
+        length = tl.load(segments + number + segment, mask=live, other=0).to(tl.float64)
+        source = partial_mean + segment.to(tl.int64)[:, None] * dim + cols[None, :]
         mean = tl.load(source, mask=live[:, None] & inside[None, :], other=0.0).to(tl.float64)
         moment = length[:, None] * mean
         weighted += moment
@@ -75,7 +83,7 @@ def store_centre(centres, rest, place, exact, inside):
 @triton.jit(do_not_specialize=["width", "row_stride", "number"])
 def merge_batch(
     feats,
-    items,  # (6, W) int32, see `PresentItems`
+    segments,  # (6, W) int32, see `PresentSegments`
     partial_mean,
     partial_ss,
     norm_sums,
@@ -93,13 +101,13 @@ def merge_batch(
     col_stride,
     number,
     ALIGN: tl.constexpr,
-    LENGTH: tl.constexpr,  # largest number of rows in an item
-    ITEMS: tl.constexpr,
+    LENGTH: tl.constexpr,  # largest number of rows in a segment
+    SEGMENTS: tl.constexpr,
     COLS: tl.constexpr,
     SIZE: tl.constexpr,
     APPLY: tl.constexpr,  # write the state; otherwise what the scatter matrix needs
 ):
-    """Program W adds the norms, the others merge the class that begins with their item, if any."""
+    """Program W adds the norms; the others merge the class that begins with their segment."""
     first = tl.program_id(0)
     if first == number:
         if APPLY:
@@ -115,19 +123,19 @@ def merge_batch(
             )
             tl.store(norm_max, larger + mend)
     else:
-        added = tl.load(items + 5 * number + first)
+        added = tl.load(segments + 5 * number + first)
         if added > 0:
             dim = width * ALIGN
-            owner = tl.load(items + 2 * number + first).to(tl.int64)
-            pivot = tl.load(items + 3 * number + first).to(tl.int64)
+            owner = tl.load(segments + 2 * number + first).to(tl.int64)
+            pivot = tl.load(segments + 3 * number + first).to(tl.int64)
             stop = first + tl.cdiv(added, LENGTH)
             rows = added.to(tl.float64)
             held = tl.load(counts + owner)
             earlier = held.to(tl.float64)
             share = rows / (earlier + rows)
-            lane = tl.arange(0, ITEMS)
-            inner = tl.zeros([ITEMS], tl.float64)
-            for begin in tl.range(first, stop, ITEMS):
+            lane = tl.arange(0, SEGMENTS)
+            inner = tl.zeros([SEGMENTS], tl.float64)
+            for begin in tl.range(first, stop, SEGMENTS):
                 inner += tl.load(partial_ss + begin + lane, mask=begin + lane < stop, other=0.0)
             spread = tl.zeros([COLS], tl.float64)
             apart = tl.zeros([COLS], tl.float64)
@@ -135,8 +143,8 @@ def merge_batch(
                 cols = start + tl.arange(0, COLS)
                 inside = cols < dim
                 mean, rest = class_sums(
-                    feats, items, partial_mean, first, stop, pivot, rows, cols, dim, row_stride,
-                    col_stride, number, ITEMS, COLS,
+                    feats, segments, partial_mean, first, stop, pivot, rows, cols, dim, row_stride,
+                    col_stride, number, SEGMENTS, COLS,
                 )  # fmt: skip
                 spread += rest
                 place = means + owner * dim + cols
@@ -165,11 +173,11 @@ def merge_batch(
 
 
 class Batch(NamedTuple):
-    """The rows of a batch, grouped by class: see `PresentItems`."""
+    """The rows of a batch, grouped by class: see `PresentSegments`."""
 
     feats: Tensor  # (N, D)
     permutation: Tensor  # (N,) int32
-    items: Tensor  # (6, W) int32
+    segments: Tensor  # (6, W) int32
     leaders: Tensor  # (N,) int64
     nan_if_invalid: Tensor  # () float64
 
@@ -188,19 +196,21 @@ def update(batch: Batch, state: State, config: UpdateConfig, *, with_scatter: bo
     Returns:
         What the batch adds to the scatter matrix, (D, D) float64; empty if that is not wanted.
     """
-    feats, number = batch.feats, batch.items.shape[1]
-    none = batch.items[:0]  # no class is merged by the kernels of `ClassMoments` of a whole
-    rows = Grouped(batch.permutation, batch.items, none, number, state.counts, batch.nan_if_invalid)
-    scratch = allocate(feats, rows, config.items)
+    feats, number = batch.feats, batch.segments.shape[1]
+    none = batch.segments[:0]  # no class is merged by the kernels of `ClassMoments` of a whole
+    rows = Grouped(
+        batch.permutation, batch.segments, none, number, state.counts, batch.nan_if_invalid
+    )
+    scratch = allocate(feats, rows, config.segments)
     with on(feats.device):
-        launch_items(feats, rows, config.items, scratch, state.means, state.within_ss)
+        launch_segments(feats, rows, config.segments, scratch, state.means, state.within_ss)
         gained = _gained(batch, state, scratch, config) if with_scatter else scratch.partial_ss[:0]
         _launch(batch, state, scratch, config)
     return gained
 
 
 def _gained(batch: Batch, state: State, scratch: Scratch, config: UpdateConfig) -> Tensor:
-    feats, number = batch.feats, batch.items.shape[1]
+    feats, number = batch.feats, batch.segments.shape[1]
     shape, device = (2, 2, number, feats.shape[1]), feats.device
     centres = torch.empty(shape, dtype=torch.float32, device=device)
     reach = torch.zeros(number, dtype=torch.float64, device=device)
@@ -215,12 +225,12 @@ def _launch(
     config: UpdateConfig,
     look: tuple[Tensor, Tensor] | None = None,
 ) -> None:
-    feats, merge, number = batch.feats, config.merge, batch.items.shape[1]
+    feats, merge, number = batch.feats, config.merge, batch.segments.shape[1]
     apply, align = look is None, alignment(feats.shape[1])
     merge_batch[(number + apply,)](
-        feats, batch.items, *scratch[:4], batch.nan_if_invalid, state.counts, state.means,
+        feats, batch.segments, *scratch[:4], batch.nan_if_invalid, state.counts, state.means,
         state.within_ss, state.norm_sum, state.norm_max, *(look or (None, None)),
         feats.shape[1] // align, feats.stride(0), feats.stride(1), number,
-        ALIGN=align, LENGTH=config.items.item_rows, ITEMS=merge.tile_items, COLS=merge.tile_cols,
-        SIZE=NORMS_SIZE, APPLY=apply, num_warps=merge.warps, **OPTIONS,
+        ALIGN=align, LENGTH=config.segments.segment_rows, SEGMENTS=merge.tile_segments,
+        COLS=merge.tile_cols, SIZE=NORMS_SIZE, APPLY=apply, num_warps=merge.warps, **OPTIONS,
     )  # fmt: skip

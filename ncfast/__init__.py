@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ncfast.accumulator import Accumulator
 from ncfast.metrics import (
+    alignment,
     balancedness,
     cdnv,
     class_margins,
@@ -27,6 +28,7 @@ from ncfast.metrics import (
     spectra,
     spectral_norm_product,
     superfluous_information_bound,
+    uniformity,
     weight_norm,
 )
 from ncfast.moments import ClassMoments, class_moments
@@ -67,6 +69,7 @@ __all__ = [
     "PermutationTest",
     "PlanePoint",
     "Tracker",
+    "alignment",
     "backends",
     "balancedness",
     "cdnv",
@@ -100,12 +103,13 @@ __all__ = [
     "spectral_norm_product",
     "superfluous_information",
     "superfluous_information_bound",
+    "uniformity",
     "weight_norm",
 ]
 
 
 # imported when first used: they are most of the package, and a program seldom needs all of them
-_LATER = ("evaluation", "information", "tracking")
+_LATER = ("evaluation", "information", "losses", "tracking")
 _HOME = {
     "Evaluation": "ncfast.evaluation",
     "Tracker": "ncfast.tracking.tracker",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, SupportsIndex
+from typing import Any, NoReturn, SupportsIndex
 
 import numpy as np
 import torch
@@ -25,11 +25,11 @@ def as_tensor(name: str, value: Array) -> Tensor:
         value: a tensor, a NumPy array, or what NumPy reads as one.
 
     Raises:
-        TypeError: it is not an array of numbers.
+        TypeError: it is not an array of numbers, or a sparse tensor.
         ValueError: a masked array with masked entries.
     """
     if isinstance(value, Tensor):
-        return value
+        return value if value.layout is torch.strided else _sparse(name, value)
     array = as_array(name, value)
     if array.dtype.kind not in "biufc":
         found = type(value).__name__ + (f" of dtype {array.dtype}" if array.ndim else "")
@@ -44,6 +44,19 @@ def as_tensor(name: str, value: Array) -> Tensor:
             f"Expected argument `{name}` to have a dtype that torch has but got {array.dtype}. "
             f"Convert it with {name}.astype('float64')."
         ) from None
+
+
+def check_dense(name: str, value: Tensor) -> None:
+    """Raise TypeError unless a tensor is dense."""
+    if value.layout is not torch.strided:
+        _sparse(name, value)
+
+
+def _sparse(name: str, value: Tensor) -> NoReturn:
+    raise TypeError(
+        f"Expected argument `{name}` to be a dense tensor but got layout {value.layout}. Pass "
+        f"{name}.to_dense()."
+    )
 
 
 def as_array(name: str, value: Array) -> NDArray[Any]:

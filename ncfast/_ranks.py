@@ -107,3 +107,24 @@ def all_gather(own: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     collective = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
     collective(gathered, own, group=group)
     return gathered.view(world, -1)
+
+
+def as_group(group: Any) -> tuple[bool, dist.ProcessGroup | None]:
+    """Whether to reduce, and the process group; None is the default group.
+
+    Args:
+        group: None (no reduction), "auto" (over all ranks, if there are several) or a group.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if group is None:
+        return False, None
+    if group == "auto":
+        several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        return several, None
+    if dist.is_available() and isinstance(group, dist.ProcessGroup):
+        return True, group
+    raise ValueError(
+        f"Expected argument `group` to be None, 'auto' or a process group but got {group!r}."
+    )

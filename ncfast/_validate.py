@@ -6,13 +6,13 @@ synchronises.
 
 from __future__ import annotations
 
-from typing import SupportsIndex
+from typing import SupportsFloat, SupportsIndex
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ncfast._arrays import Array, as_integer, as_tensor
+from ncfast._arrays import Array, as_integer, as_tensor, check_dense
 
 FEATURE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LABEL_DTYPES = (
@@ -25,6 +25,7 @@ LABEL_DTYPES = (
     torch.uint32,
     torch.uint64,
 )
+MOST_CLASSES = (1 << 31) - 1  # more would be hashes or row numbers, and exceed any memory
 _ARRAYS = (Tensor, np.ndarray)
 _CPU = torch.device("cpu")
 
@@ -71,6 +72,7 @@ def check_features(feats: Array, name: str = "feats") -> Tensor:
     """
     if not isinstance(feats, Tensor):
         feats = as_tensor(name, feats)
+    check_dense(name, feats)
     if feats.ndim != 2:
         raise ValueError(
             f"Expected argument `{name}` to have shape (N, D) but got shape "
@@ -85,13 +87,39 @@ def check_features(feats: Array, name: str = "feats") -> Tensor:
             f"Expected argument `{name}` to be float16, bfloat16, float32 or float64 but got "
             f"{feats.dtype}. Convert it with feats.float()."
         )
-    # comparing devices takes a fifth of the time of reading the type of one
-    if feats.device != _CPU and feats.device.type == "mps":
-        raise ValueError(
-            f"Expected argument `{name}` on a device with float64 arithmetic but got mps. "
-            "Move both arguments to the CPU: feats.cpu(), labels.cpu()."
-        )
+    # comparing devices takes a fifth of the time of a call
+    if feats.device != _CPU:
+        check_device(name, feats.device, f"Move the arguments to the CPU: {name}.cpu().")
     return feats
+
+
+def check_device(name: str, device: torch.device | str | None, remedy: str) -> None:
+    """Refuse a device without float64 arithmetic, such as Apple's MPS.
+
+    Args:
+        name: of the argument.
+        device: where it is, or is to be; None is the default device.
+        remedy: what the user can do, a sentence.
+
+    Raises:
+        ValueError: the device has no float64.
+    """
+    found = torch.get_default_device() if device is None else torch.device(device)
+    if not has_float64(found):
+        raise ValueError(
+            f"Expected argument `{name}` on a device with float64 arithmetic but got {found.type}. "
+            f"{remedy}"
+        )
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether a device has float64 arithmetic."""
+    return device.type != "mps"
+
+
+def with_float64(device: torch.device) -> torch.device:
+    """The device, or the CPU if the device has no float64."""
+    return device if has_float64(device) else _CPU
 
 
 def _reshape_remedy(ndim: int) -> str:
@@ -131,31 +159,60 @@ def check_num_classes(num_classes: SupportsIndex) -> int:
 
     Raises:
         TypeError: it is not an integer.
-        ValueError: it is not positive.
+        ValueError: it is not in 1..2^31 - 1.
     """
     number = num_classes if type(num_classes) is int else as_integer("num_classes", num_classes)
     if number < 1:
         raise ValueError(f"Expected argument `num_classes` to be at least 1 but got {number}.")
+    if number > MOST_CLASSES:
+        raise ValueError(
+            f"Expected argument `num_classes` to be at most 2^31 - 1 but got {number}. Number the "
+            "classes from 0: torch.unique(labels, return_inverse=True)[1]."
+        )
     return number
+
+
+def check_number(name: str, value: SupportsFloat) -> float:
+    """A real number of Python or NumPy, or a tensor of one element, as a float.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: no float holds it.
+    """
+    try:
+        if not isinstance(value, str | bytes | bool) and np.size(value) == 1:  # type: ignore[arg-type]
+            return float(value)
+    except OverflowError:
+        raise ValueError(f"Expected argument `{name}` to fit into a float but got more.") from None
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise TypeError(
+        f"Expected argument `{name}` to be a real number but got {type(value).__name__}."
+    )
 
 
 def infer_num_classes(labels: Tensor) -> int:
     """Largest label plus one. It reads the labels; on an accelerator this synchronises.
 
     Raises:
-        ValueError: a label is negative.
+        ValueError: a label is negative, or 2^31 - 1 or more.
     """
     # int64 first: torch has no reductions for the wider unsigned types
     low, high = torch.stack(torch.aminmax(labels.to(torch.int64))).tolist()
     if low < 0:
         _raise_label(labels, high + 1)
+    if high >= MOST_CLASSES:
+        raise ValueError(
+            "Expected argument `labels` to hold class indices below 2^31 - 1 but got a label of "
+            f"{high}. Number the classes from 0: torch.unique(labels, return_inverse=True)[1]."
+        )
     return int(high) + 1
 
 
-def labels_are_on_host(labels: Tensor) -> bool:
-    """Whether the labels can be read without a device synchronisation or a graph break."""
-    plain = type(labels) is Tensor  # not a fake or traced tensor
-    return plain and labels.is_cpu and not torch.compiler.is_compiling()
+def is_on_host(tensor: Tensor) -> bool:
+    """Whether the values can be read without a device synchronisation or a graph break."""
+    plain = type(tensor) is Tensor  # not a fake or traced tensor
+    return plain and tensor.is_cpu and not torch.compiler.is_compiling()
 
 
 def check_label_values(labels: Tensor, num_classes: int) -> None:

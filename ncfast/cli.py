@@ -197,11 +197,12 @@ def _bench(arguments: Sequence[str]) -> int:
 
 
 def _info(arguments: Sequence[str]) -> int:
-    """Show versions and devices, and which backends can run here, with the reason."""
-    if arguments:
+    """Show versions, devices, backends and why they can run; --check-gpu checks the GPU kernels."""
+    if arguments and [*arguments] != ["--check-gpu"]:
         asked = arguments[0] in ("-h", "--help")
-        print("usage: ncfast info", file=sys.stdout if asked else sys.stderr)
+        print("usage: ncfast info [--check-gpu]", file=sys.stdout if asked else sys.stderr)
         return 0 if asked else USAGE
+    status = _check_gpu() if arguments else 0
     import numpy
     import torch
 
@@ -219,8 +220,20 @@ def _info(arguments: Sequence[str]) -> int:
         (f"backend {name}", f"{'yes' if status.available else 'no'}: {status.reason}")
         for name, status in ncfast.backends().items()
     ]
+    rows += [("self-check", line) for line in ncfast.backends()["triton"].verdicts]
     for name, value in rows:
         print(f"{name:<18} {value}")
+    return status
+
+
+def _check_gpu() -> int:
+    """Check the kernels on every CUDA device; 1 if that is not possible."""
+    from ncfast.self_check.command import check_all
+
+    why_not = check_all(lambda line: print(line, file=sys.stderr, flush=True))
+    if why_not is not None:
+        print(f"ncfast: the GPU kernels cannot be checked: {why_not}", file=sys.stderr)
+        return 1
     return 0
 
 

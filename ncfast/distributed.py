@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 
 from ncfast import _ranks
 from ncfast.moments import ClassMoments
+from ncfast.ops.states import Layout, pack
 
 # From this size of a rank's packed state, the second collective costs less than it saves.
 EXCHANGE_BYTES = 1 << 20
@@ -44,7 +45,7 @@ def all_reduce_many(
         call: a name for this call, used in errors; the same on every rank.
 
     Returns:
-        The merged moments, in the order of ``moments`` and on the same devices.
+        The merged moments, in the order of ``moments`` and on the same devices, without a graph.
 
     Raises:
         RuntimeError: torch.distributed is not initialised, or a rank died or did not call within
@@ -65,6 +66,7 @@ def all_reduce_many(
             "Call torch.distributed.init_process_group first; a single process needs no reduce."
         )
     world = dist.get_world_size(group)
+    moments = [part.detach() for part in moments]
     try:
         size = 8 * sum(part.num_classes * (part.dim + 2) for part in moments)
         reduce = _exchange if world > 2 and size >= EXCHANGE_BYTES else _gather
@@ -78,30 +80,6 @@ def all_reduce_many(
             "the same calls; one without samples passes ClassMoments.empty. What was logged before "
             f"is kept. This rank came with {call}. The backend said: {error}"
         ) from error
-
-
-def pack(moments: ClassMoments) -> Tensor:
-    """The moments as one float64 vector: two norms, then one row per class.
-
-    Counts are exact up to 2^53.
-
-    Returns:
-        (2 + K (D + 2),): norm_sum, norm_max, and for each class its count, within_ss and mean.
-    """
-    return torch.cat([_norms(moments), _rows(moments).view(-1)])
-
-
-def unpack(state: Tensor, num_classes: int, dim: int) -> ClassMoments:
-    """The moments in a vector made by `pack`. Everything except the counts is a view of it."""
-    return _from_rows(state[2:].view(num_classes, dim + 2), state[0], state[1])
-
-
-def merge_packed(states: Tensor, num_classes: int, dim: int) -> Tensor:
-    """Merge packed states (W, 2 + K (D + 2)) in their order into one, (2 + K (D + 2),)."""
-    merged, *rest = (unpack(state, num_classes, dim) for state in states)
-    for part in rest:
-        merged = merged.merge(part)
-    return pack(merged)
 
 
 def _difference(error: _ranks.RanksDiffer) -> str:
@@ -135,7 +113,7 @@ def _gather(
         device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
         packed = torch.empty(0, dtype=torch.float64, device=device)
     states = _ranks.gather(packed, call, _shapes(moments), group)
-    return _merged(states, [(m.num_classes, m.dim) for m in moments]) if moments else []
+    return _merged(states, [Layout(m.num_classes, m.dim) for m in moments]) if moments else []
 
 
 def _exchange(
@@ -144,45 +122,53 @@ def _exchange(
     """Send each share of the classes to one rank, which merges it; then gather the results."""
     nothing = moments[0].means.new_empty(0)
     _ranks.gather(nothing, call, _shapes(moments), group, check=True)
-    shares = [(-(-part.num_classes // world), part.dim) for part in moments]
-    sent = torch.cat(
-        [
-            column
-            for part, (share, _) in zip(moments, shares, strict=True)
-            for column in (
-                _norms(part).expand(world, 2),
-                pad(_rows(part), (0, 0, 0, world * share - part.num_classes)).view(world, -1),
-            )
-        ],
-        dim=1,
-    )
+    shares = [Layout(-(-part.num_classes // world), part.dim) for part in moments]
+    sent = torch.cat([pack(_shares(part, world)) for part in moments], dim=1)
     received = torch.empty_like(sent)
     dist.all_to_all_single(received, sent, group=group)
     mine = _merged(received, shares)
-    own = torch.cat([_rows(part).view(-1) for part in mine])
-    columns = _ranks.all_gather(own, group).split([share * (d + 2) for share, d in shares], dim=1)
+    own = torch.cat([pack(part)[:-_NORMS] for part in mine])
+    columns = _ranks.all_gather(own, group).split([share.size - _NORMS for share in shares], dim=1)
     return [
-        _from_rows(c.reshape(-1, m.dim + 2)[: m.num_classes], part.norm_sum, part.norm_max)
-        for c, m, part in zip(columns, moments, mine, strict=True)
+        _whole(rows, share, merged, part.num_classes)
+        for rows, share, merged, part in zip(columns, shares, mine, moments, strict=True)
     ]
 
 
-def _merged(states: Tensor, shapes: Sequence[tuple[int, int]]) -> list[ClassMoments]:
+_NORMS = 2  # entries at the end of a packed state; every rank has merged those of all ranks
+
+
+def _merged(states: Tensor, layouts: Sequence[Layout]) -> list[ClassMoments]:
     """Merge the ranks' rows (W, length), each of which holds the packed states of all moments."""
-    columns = states.split([2 + k * (d + 2) for k, d in shapes], dim=1)
-    merged = [merge_packed(column, k, d) for column, (k, d) in zip(columns, shapes, strict=True)]
-    return [unpack(state, k, d) for state, (k, d) in zip(merged, shapes, strict=True)]
+    found = []
+    for layout, rows in zip(layouts, states.split([each.size for each in layouts], 1), strict=True):
+        merged, *rest = (ClassMoments(*layout.split(row)) for row in rows)
+        for part in rest:
+            merged = merged.merge(part)
+        found.append(merged)
+    return found
 
 
-def _norms(moments: ClassMoments) -> Tensor:
-    return torch.stack([moments.norm_sum, moments.norm_max])
+def _shares(moments: ClassMoments, world: int) -> ClassMoments:
+    """The classes in equal shares, (W, share), the last of which end with empty classes."""
+    share = -(-moments.num_classes // world)
+    missing = world * share - moments.num_classes
+    return ClassMoments(
+        pad(moments.counts, (0, missing)).view(world, share),
+        pad(moments.means, (0, 0, 0, missing)).view(world, share, -1),
+        pad(moments.within_ss, (0, missing)).view(world, share),
+        moments.norm_sum.expand(world),
+        moments.norm_max.expand(world),
+    )
 
 
-def _rows(moments: ClassMoments) -> Tensor:
-    scalars = torch.stack([moments.counts.to(torch.float64), moments.within_ss], dim=1)
-    return torch.cat([scalars, moments.means], dim=1)
-
-
-def _from_rows(rows: Tensor, norm_sum: Tensor, norm_max: Tensor) -> ClassMoments:
-    counts = rows[:, 0].to(torch.int64)
-    return ClassMoments(counts, rows[:, 2:], rows[:, 1], norm_sum, norm_max)
+def _whole(rows: Tensor, share: Layout, merged: ClassMoments, num_classes: int) -> ClassMoments:
+    """The moments of all classes, from packed shares (W, share) without their norms."""
+    counts, means, within, *_ = share.split(pad(rows, (0, _NORMS)))
+    return ClassMoments(
+        counts.flatten()[:num_classes],
+        means.flatten(0, 1)[:num_classes],
+        within.flatten()[:num_classes],
+        merged.norm_sum,
+        merged.norm_max,
+    )

@@ -64,6 +64,7 @@ class ClassMoments:
             device: where the state lives.
         """
         num_classes = _validate.check_num_classes(num_classes)
+        _check_place(device)
         return cls(
             torch.zeros(num_classes, dtype=torch.int64, device=device),
             torch.zeros((num_classes, dim), dtype=torch.float64, device=device),
@@ -123,6 +124,17 @@ class ClassMoments:
         """Tr(Sigma_W) with the population normalisation 1/N, (); NaN when there is no sample."""
         return self.within_ss.sum(-1) / self.total
 
+    @property
+    def requires_grad(self) -> bool:
+        """Whether these are differentiable; see ``differentiable`` of `class_moments`."""
+        return self.means.requires_grad or self.within_ss.requires_grad
+
+    def detach(self) -> ClassMoments:
+        """The same moments without a graph; themselves where they have none."""
+        if not self.requires_grad:
+            return self
+        return ClassMoments(*(getattr(self, field.name).detach() for field in fields(self)))
+
     def each(self) -> list[ClassMoments]:
         """The states along the leading axes, one after another; views where that can be."""
         batch = self.counts.ndim - 1
@@ -132,6 +144,9 @@ class ClassMoments:
 
     def merge(self, other: ClassMoments) -> ClassMoments:
         """The moments of both sample sets together; neither argument changes.
+
+        Differentiable where either of them is: moments of earlier batches can be the constant
+        context of those of this one.
 
         Args:
             other: moments with the same K and D, on the same device.
@@ -179,9 +194,9 @@ class ClassMoments:
 
         Raises:
             TypeError: a dtype that cannot be used.
-            ValueError: shapes, lengths or devices that do not fit; on the CPU, a label out of range
-                that is not left out. The moments are not changed. On an accelerator such a label
-                makes the norms NaN, and with them every metric.
+            ValueError: shapes, lengths or devices that do not fit; moments that are differentiable;
+                on the CPU, a label out of range that is not left out. The moments are not changed.
+                On an accelerator such a label makes the norms NaN, and with them every metric.
 
         Example:
             >>> import torch, ncfast
@@ -190,6 +205,11 @@ class ClassMoments:
             >>> moments.update_(x, y, mask=torch.tensor([True, True, False])).counts.tolist()
             [2, 0, 0]
         """
+        if self.requires_grad:
+            raise ValueError(
+                "Expected moments without a graph to change in place, but these are "
+                "differentiable. Use merge, or detach() them first."
+            )
         plain = mask is None and ignore_index is None and backend == "auto"
         if plain and update_plain(feats, labels, self):
             return self
@@ -219,7 +239,8 @@ class ClassMoments:
         return all_reduce_many([self], group)[0]
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> ClassMoments:
-        """The same moments on another device."""
+        """The same moments on another device, which must have float64."""
+        _check_place(device)
         moved = (
             getattr(self, field.name).to(device, non_blocking=non_blocking)
             for field in fields(self)
@@ -293,6 +314,10 @@ def check_batch(
     return feats, labels, mask
 
 
+def _check_place(device: torch.device | str | None) -> None:
+    _validate.check_device("device", device, "Leave moments on the CPU, and move features to it.")
+
+
 def check_moments(given: object, name: str) -> None:
     """Raise TypeError unless the argument is a ClassMoments."""
     if not isinstance(given, ClassMoments):
@@ -325,11 +350,12 @@ def class_moments(
     num_classes: int | None = None,
     backend: str = "auto",
     validate: Literal["shape", "full"] = "shape",
+    differentiable: bool = False,
 ) -> ClassMoments:
     """Counts, means, spreads and norms of features by class, in one pass over the features.
 
     Relative error of Tr(Sigma_W) under 1e-6 against a float64 two-pass over the same stored input,
-    at any collapse level; exactly zero for identical rows. Not differentiable.
+    at any collapse level; exactly zero for identical rows.
 
     Args:
         feats: (N, D), float16, bfloat16, float32 or float64; any strides; no full copy is made. A
@@ -343,9 +369,13 @@ def class_moments(
             on the CPU anyway. Then a NaN or infinite feature makes the mean and sum of squares of
             its class and the norms NaN or infinite, and an accelerator's label out of range makes
             everything but the counts NaN. "full" reads all values (synchronises) and raises.
+        differentiable: whether the means, sums of squares and norms keep the graph of ``feats``,
+            for a loss: see `ncfast.losses`. Its backward pass reads the features once. Metrics,
+            trackers and accumulators detach. Differentiable once: a second derivative is an error.
 
     Returns:
-        The moments, in float64 on the features' device. Detached from the graph.
+        The moments, in float64 on the features' device. Detached from the graph unless
+        ``differentiable``.
 
     Raises:
         TypeError: a dtype that cannot be used.
@@ -377,9 +407,14 @@ def class_moments(
             _validate.check_label_values(labels, num_classes)
     if validate == "full":
         _validate.check_finite(feats)
-    # detached inputs do what torch.no_grad would, without its 2 us
-    raw = select(backend, feats, plan)(feats.detach(), labels, num_classes)
-    if not inferred and _validate.labels_are_on_host(labels) and math.isnan(raw.norm_max.item()):
+    if differentiable:
+        from ncfast.ops.gradient import differentiable as moments_with_gradient
+
+        raw = moments_with_gradient(backend, feats, labels, num_classes, plan)
+    else:
+        # detached inputs do what torch.no_grad would, without its 2 us
+        raw = select(backend, feats, plan)(feats.detach(), labels, num_classes)
+    if not inferred and _validate.is_on_host(labels) and math.isnan(raw.norm_max.item()):
         # a label out of range made everything NaN, unless it was a feature: now look at the labels
         _validate.check_label_values(labels, num_classes)
     return ClassMoments(*raw)

@@ -5,10 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 # The tests are small, and threads that wait by spinning would slow down other tests.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # for processes started by tests
+
+
+# No test depends on the time it takes, on a machine that other programs use as well.
+settings.register_profile("ncfast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ncfast")
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,13 @@
 from ncfast.kernels.configuration import (
     alignment,
     decide_config,
-    items_config,
+    gradient_config,
     merge_config,
     neighbors_config,
     power_of_two,
     project_config,
     scatter_config,
+    segments_config,
     tiny_config,
     update_config,
 )
@@ -25,10 +26,10 @@ def cases():
     found = {}
     for count, dim, classes in SIZES:
         for kind in TYPES if dim == 512 else ("fp32", "bf16"):
-            found[f"items {kind} D={dim}"] = items(kind, count, dim, classes)
-    found["items fp32 D=8192"] = items("fp32", 100_000, 8192, 10)
-    found["items again fp32 D=512"] = items("fp32", 1_000_000, 512, 10, again=True)
-    found["items again bf16 D=4096"] = items("bf16", 1_000_000, 4096, 1000, again=True)
+            found[f"segments {kind} D={dim}"] = segments(kind, count, dim, classes)
+    found["segments fp32 D=8192"] = segments("fp32", 100_000, 8192, 10)
+    found["segments again fp32 D=512"] = segments("fp32", 1_000_000, 512, 10, again=True)
+    found["segments again bf16 D=4096"] = segments("bf16", 1_000_000, 4096, 1000, again=True)
     for kind, dim in (("fp32", 512), ("bf16", 4096), ("fp64", 200)):
         found[f"update {kind} D={dim}"] = update(kind, dim)
     found["update look fp32 D=512"] = update("fp32", 512, apply=False)
@@ -36,6 +37,10 @@ def cases():
     found["merge fp32 K=1000"] = merge(1_000_000, 512, 1000)
     for kind, count, dim, classes in TINY:
         found[f"tiny {kind} {count}x{dim}"] = tiny(kind, count, dim, classes)
+    for kind in TYPES:
+        found[f"gradient {kind} D=512"] = gradient(kind, 512)
+    found["gradient with norms fp32 D=512"] = gradient("fp32", 512, norms=True)
+    found["gradient of the largest norm fp32 D=512"] = largest_norm("fp32", 512)
     for kind in ("fp32", "bf16"):
         for vectors in (9, 64):
             found[f"project {kind} V={vectors}"] = project(kind, 512, vectors)
@@ -53,49 +58,56 @@ def cases():
     return found
 
 
-def items(kind, count, dim, classes, *, again=False):
+def segments(kind, count, dim, classes, *, again=False):
     import triton.language as tl
 
-    from ncfast.kernels.items import moments_of_items
+    from ncfast.kernels.segments import moments_of_segments
 
-    config = items_config(count, dim, classes, TYPES[kind], 132)
+    config = segments_config(count, dim, classes, TYPES[kind], 132)
     exact = "*fp64" if kind == "fp64" else "*fp32"
-    signature = {"feats": f"*{kind}", "permutation": "*i32", "items": "*i32", "poison": "*fp64"}
+    signature = {"feats": f"*{kind}", "permutation": "*i32", "segments": "*i32", "poison": "*fp64"}
     signature |= {"partial_mean": exact, "partial_ss": "*fp64", "means": "*fp64"}
     signature |= {"within": "*fp64", "norm_sums": "*fp64", "norm_maxs": "*fp64"}
     signature |= {"row_squares": "*fp64", "width": "i32", "row_units": "i32", "number": "i32"}
     constants = {"col_stride": 1, "ALIGN": alignment(dim), "ROWS": config.tile_rows}
     constants |= {"COLS": config.tile_cols, "WIDE": dim > config.tile_cols}
     constants |= {"ACC": tl.float64 if kind == "fp64" else tl.float32, "AGAIN": again}
-    return described(moments_of_items, signature, constants, config.warps)
+    return described(moments_of_segments, signature, constants, config.warps)
 
 
 def merge(count, dim, classes):
-    from ncfast.kernels.merge import merge_items
+    from ncfast.kernels.merge import merge_segments
 
-    config = merge_config(count, dim, classes, items_config(count, dim, classes, 4, 132).item_rows)
-    signature = {"feats": "*fp32", "items": "*i32", "shared": "*i32", "counts": "*i64"}
+    config = merge_config(
+        count, dim, classes, segments_config(count, dim, classes, 4, 132).segment_rows
+    )
+    signature = {"feats": "*fp32", "segments": "*i32", "shared": "*i32", "counts": "*i64"}
     signature |= {"poison": "*fp64", "partial_mean": "*fp32", "partial_ss": "*fp64"}
     signature |= {"norm_sums": "*fp64", "norm_maxs": "*fp64", "means": "*fp64"}
     signature |= {"within": "*fp64", "norms": "*fp64", "width": "i32", "row_stride": "i32"}
     signature |= {"number": "i32", "classes": "i32"}
     constants = {"col_stride": 1, "ALIGN": alignment(dim), "SIZE": 2048}
-    constants |= {"ITEMS": config.tile_items, "COLS": config.tile_cols}
-    return described(merge_items, signature, constants, config.warps)
+    constants |= {"SEGMENTS": config.tile_segments, "COLS": config.tile_cols}
+    return described(merge_segments, signature, constants, config.warps)
 
 
 def update(kind, dim, *, apply=True):
     from ncfast.kernels.update import merge_batch
 
-    items, merge = (config := update_config(8192, dim, TYPES[kind], 132)).items, config.merge
+    segments, merge = (config := update_config(8192, dim, TYPES[kind], 132)).segments, config.merge
     exact = "*fp64" if kind == "fp64" else "*fp32"
-    signature = {"feats": f"*{kind}", "items": "*i32", "partial_mean": exact}
+    signature = {"feats": f"*{kind}", "segments": "*i32", "partial_mean": exact}
     signature |= {"partial_ss": "*fp64", "norm_sums": "*fp64", "norm_maxs": "*fp64"}
     signature |= {"nan_if_invalid": "*fp64", "counts": "*i64", "means": "*fp64"}
     signature |= {"within": "*fp64", "norm_sum": "*fp64", "norm_max": "*fp64"}
     signature |= {"width": "i32", "row_stride": "i32", "number": "i32"}
-    constants = {"col_stride": 1, "ALIGN": alignment(dim), "ITEMS": merge.tile_items}
-    constants |= {"COLS": merge.tile_cols, "SIZE": 2048, "LENGTH": items.item_rows, "APPLY": apply}
+    constants = {"col_stride": 1, "ALIGN": alignment(dim), "SEGMENTS": merge.tile_segments}
+    constants |= {
+        "COLS": merge.tile_cols,
+        "SIZE": 2048,
+        "LENGTH": segments.segment_rows,
+        "APPLY": apply,
+    }
     if apply:
         constants |= {"centres": None, "reach": None}
     else:
@@ -115,7 +127,7 @@ def tiny(kind, count, dim, classes):
     constants = {"col_stride": 1, "ALIGN": alignment(dim), "LABELS": config.labels}
     constants |= {"ROWS": config.tile_rows, "COLS": config.tile_cols, "CLASSES": config.classes}
     constants["ACC"] = tl.float64 if kind == "fp64" else tl.float32
-    return described(moments_of_classes, signature, constants, config.warps)
+    return described(moments_of_classes, signature, constants, config.warps) | {"fusion": False}
 
 
 def project(kind, dim, vectors):
@@ -128,6 +140,36 @@ def project(kind, dim, vectors):
     constants = {"col_stride": 1, "ALIGN": alignment(dim), "ROWS": config.tile_rows}
     constants |= {"COLS": config.tile_cols, "VECTORS": config.vectors, "PRECISION": "tf32x3"}
     return described(projected_squares, signature, constants, config.warps, config.stages)
+
+
+def gradient(kind, dim, *, norms=False):
+    from ncfast.kernels.gradient import row_gradients
+
+    config = gradient_config(1_000_000, dim)
+    signature = {"feats": f"*{kind}", "labels": "*i64", "shared": "*fp64", "slopes": "*fp64"}
+    constants = {"col_stride": 1, "ALIGN": alignment(dim), "ROWS": config.tile_rows}
+    constants["COLS"] = config.tile_cols
+    found = {"norm_slope": "*fp64", "largest": "*fp64", "largest_row": "*i64"}
+    if norms:
+        signature |= found
+    else:
+        constants |= dict.fromkeys(found)
+    signature |= {"out": f"*{kind}", "count": "i32", "classes": "i32", "width": "i32"}
+    signature["row_units"] = "i32"
+    return described(row_gradients, signature, constants, config.warps)
+
+
+def largest_norm(kind, dim):
+    from ncfast.kernels.gradient import add_largest_norm
+
+    config = gradient_config(1_000_000, dim)
+    signature = {"feats": f"*{kind}", "labels": "*i64", "shared": "*fp64", "slopes": "*fp64"}
+    signature |= {"norm_slope": "*fp64", "largest_slope": "*fp64", "largest": "*fp64"}
+    signature |= {"largest_row": "*i64", "out": f"*{kind}", "count": "i32", "programs": "i32"}
+    signature |= {"classes": "i32", "width": "i32", "row_units": "i32"}
+    constants = {"col_stride": 1, "ALIGN": alignment(dim), "SIZE": 1024}
+    constants["COLS"] = config.tile_cols
+    return described(add_largest_norm, signature, constants, config.warps)
 
 
 def scatter(kind, dim, *, two=False):

@@ -7,18 +7,23 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# From the bottom to the top, as docs/architecture.md draws them. Modules of one layer may import
-# each other.
+# From the bottom to the top, as docs/architecture.md draws them. A layer is one folder, or a few
+# modules that may import each other.
 LAYERS = {
-    "shared": "_arrays _interrupt _optional _ranks _surroundings _validate",
+    "shared": (
+        "_arrays _files _interrupt _optional _ranks _strict_json _surroundings _validate _warnings"
+    ),
     "kernels": "kernels",
     "ops": "ops",
     "moments": "moments distributed",
     "metrics": "metrics",
     "information": "information",
-    "accumulator": "accumulator _rows _stream _stream_ranks",
-    # evaluation captures features as tracking does; a snapshot looks twice as evaluation does
-    "tracking and evaluation": "tracking evaluation",
+    "losses": "losses",
+    "accumulator": "accumulator",
+    "features": "features",
+    "evaluation": "evaluation",
+    "tracking": "tracking",
+    "self-check": "self_check",
     "public names": "__init__",
     "integrations": "integrations",
     "experiments": "experiments",
@@ -56,6 +61,12 @@ def imports(tree):
         else:
             continue
         yield from (name for name in names if name.split(".")[0] == "ncfast")
+
+
+def test_a_folder_is_a_layer_of_its_own():
+    for names in LAYERS.values():
+        folders = [name for name in names.split() if (ROOT / "ncfast" / name).is_dir()]
+        assert not folders or names == folders[0], names
 
 
 @pytest.mark.parametrize(("file", "part"), list(sources()))

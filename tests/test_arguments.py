@@ -94,6 +94,8 @@ CALLS = {
         CLASSIFIER | {"ood_feats": OOD},
     ),
     "spectra": (ncfast.spectra, FAMILY),
+    "alignment": (ncfast.alignment, {"x": X, "y": X.flip(0)}),
+    "uniformity": (ncfast.uniformity, {"x": X}),
     "generalization_bound": (ncfast.generalization_bound, X_Y | {"weight": W, "bias": B}),
     "generalization_bound of moments": (
         ncfast.generalization_bound,

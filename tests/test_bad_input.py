@@ -68,14 +68,6 @@ def test_full_validation_beyond_the_first_block():
         ncfast.class_moments(feats, torch.zeros(3000, dtype=torch.uint8), validate="full")
 
 
-def test_mps_is_refused_with_a_remedy():
-    class OnMps(torch.Tensor):
-        device = torch.device("mps")
-
-    with pytest.raises(ValueError, match=r"got mps.*feats.cpu\(\)"):
-        call(X.as_subclass(OnMps))
-
-
 def test_merge_type_of_num_classes_in_empty():
     with pytest.raises(ValueError, match="at least 1"):
         ncfast.ClassMoments.empty(0, 3)

@@ -43,6 +43,14 @@ def test_plain_loop(tmp_path, monkeypatch, capsys):
     assert "step 120: test accuracy 0.9" in capsys.readouterr().out
 
 
+def test_collapse_loss(tmp_path, monkeypatch, capsys):
+    run("collapse_loss", tmp_path, monkeypatch)
+    without, with_loss = capsys.readouterr().out.splitlines()
+    cdnv = [float(line.split("CDNV ")[1].split(",")[0]) for line in (without, with_loss)]
+    assert cdnv[1] < 0.85 * cdnv[0]
+    assert float(with_loss.split("accuracy ")[1].split(" ")[0]) > 0.88
+
+
 def test_torchmetrics_eval(tmp_path, monkeypatch, capsys):
     run("torchmetrics_eval", tmp_path, monkeypatch)
     lines = capsys.readouterr().out.splitlines()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -38,7 +39,7 @@ def wheel(tmp_path_factory):
 
 def test_every_module_is_installed(wheel):
     modules = {path.relative_to(ROOT) for path in (ROOT / "ncfast").rglob("*.py")}
-    parts = ("", "/plain", "/operations", "/report")
+    parts = ("", "/plain", "/operations", "/reliability", "/report")
     for folder in ("kernels", *(f"benchmarks{part}" for part in parts)):
         modules |= {Path("ncfast", folder, path.name) for path in (ROOT / folder).glob("*.py")}
     missing = [str(path) for path in sorted(modules) if not (wheel / path).exists()]
@@ -68,3 +69,16 @@ def test_without_a_compiler_the_install_works_and_says_why(wheel):
     assert value == pytest.approx(0.5)
     assert not available
     assert "was not built" in reason
+
+
+def test_the_oldest_versions_are_those_that_are_declared():
+    """tests/oldest.sh runs with tests/oldest.txt what pyproject.toml promises."""
+    text = (ROOT / "pyproject.toml").read_text()
+    declared = re.findall(r'"(.+?)"', re.search(r"^dependencies = \[(.+)\]$", text, re.M)[1])
+    lines = (ROOT / "tests" / "oldest.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    promised = dict(entry.split(">=") for entry in declared)
+    del promised["typing_extensions"]  # torch declares a newer one
+    assert pinned.keys() == promised.keys()
+    for name, oldest in promised.items():
+        assert f"{pinned[name]}.".startswith(f"{oldest}."), name

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 
-class ItemMoments(NamedTuple):
-    """Results of the items kernel, one entry per item; an item without an owner has zeros."""
+class SegmentMoments(NamedTuple):
+    """Results of the segments kernel, one per segment; one without an owner has zeros."""
 
     mean: Tensor  # (W, D), relative to the class's first row
-    ss: Tensor  # (W,) sum of squares around the item's own mean
+    ss: Tensor  # (W,) sum of squares around the segment's own mean
     norm_sum: Tensor  # (W,)
     norm_max: Tensor  # (W,)
 
 
-def items(feats: Tensor, permutation: Tensor, table: Tensor) -> ItemMoments:
-    """Oracle of `ncfast.kernels.items.moments_of_items`; ``table`` as in `ItemTable.items`."""
+def segments(feats: Tensor, permutation: Tensor, table: Tensor) -> SegmentMoments:
+    """Oracle of `kernels.segments.moments_of_segments`; ``table`` as in `SegmentTable.segments`."""
     results = []
     for start, length, owner, pivot, _ in table.T.tolist():
         rows = permutation[start : start + length].long()
@@ -32,21 +32,21 @@ def items(feats: Tensor, permutation: Tensor, table: Tensor) -> ItemMoments:
         mean = away.mean(0)
         norms = torch.linalg.vector_norm(x, dim=1)
         results.append((mean, (away - mean).square().sum(), norms.sum(), norms.amax()))
-    return ItemMoments(*(torch.stack(column) for column in zip(*results, strict=True)))
+    return SegmentMoments(*(torch.stack(column) for column in zip(*results, strict=True)))
 
 
 def merge(
-    feats: Tensor, table: Tensor, shared: Tensor, item_means: Tensor, item_ss: Tensor
+    feats: Tensor, table: Tensor, shared: Tensor, segment_means: Tensor, segment_ss: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Oracle of `ncfast.kernels.merge.merge_items`: means (M, D) and sums of squares (M,)."""
+    """Oracle of `ncfast.kernels.merge.merge_segments`: means (M, D) and sums of squares (M,)."""
     means, spreads = [], []
     for _, first, number, _ in shared.T.tolist():
         part = slice(first, first + number)
         length = table[1, part].double()
-        mean = (item_means[part] * length[:, None]).sum(0) / length.sum()
-        between = (item_means[part] - mean).square().sum(1) @ length
+        mean = (segment_means[part] * length[:, None]).sum(0) / length.sum()
+        between = (segment_means[part] - mean).square().sum(1) @ length
         means.append(feats[table[3, first]].double() + mean)
-        spreads.append(item_ss[part].sum() + between)
+        spreads.append(segment_ss[part].sum() + between)
     return torch.stack(means), torch.stack(spreads)
 
 

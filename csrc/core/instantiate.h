@@ -6,6 +6,7 @@
 
 #include "core/isa.h"
 #include "moments/accumulate.h"
+#include "moments/gradient.h"
 #include "moments/welford.h"
 #include "neighbors/scan.h"
 #include "neighbors/walk.h"
@@ -26,6 +27,7 @@
         name,                                                                               \
         NCFAST_EACH(accumulate),                                                            \
         NCFAST_EACH(join),                                                                  \
+        NCFAST_EACH(differentiate),                                                         \
         NCFAST_EACH(project),                                                               \
         &NCFAST_ISA::average_mean,                                                          \
         NCFAST_EACH(sum_squares),                                                           \

@@ -34,6 +34,28 @@ struct Joining {
 };
 using Join = void (*)(const Joining& of, ClassState& state, Norms& norms);
 
+// The gradients of rows: of row i, x * slope + shared row of its class, where the slope is that of
+// its class plus norm_slope / |x|. `row` is the one row whose slope gains row_slope / |x|.
+struct RowGradients {
+    Matrix feats;
+    const double* slopes;  // (K)
+    const double* shared;  // (K, D)
+    bool norms;            // whether norms are needed at all
+    double norm_slope;
+    std::int64_t row;  // -1: none
+    double row_slope;
+    bool past_caches;  // the result is larger than the caches
+    void* out;         // (N, D) in the dtype of the features, contiguous
+};
+struct LargestRow {
+    double norm = -1;
+    std::int64_t row = -1;  // the first row of that norm
+};
+// Writes the gradients of rows first .. first + count; notes the largest norm. `classes` are those
+// of these rows; `buffer` holds a row and a cache line.
+using Differentiate = void (*)(const RowGradients& of, std::int64_t first, std::int64_t count,
+                               const std::int64_t* classes, void* buffer, LargestRow& largest);
+
 // Adds to sums[v] the square of <x - mean, vectors[v]> for every row x of the run.
 // `buffer` holds kProjectionRows * cols doubles.
 using Project = void (*)(const Run& run, const double* mean, const double* vectors,
@@ -90,6 +112,7 @@ struct Kernels {
     const char* name;
     Accumulate accumulate[4];  // indexed by Dtype
     Join join[4];
+    Differentiate differentiate[4];
     Project project[4];
     AverageMean average_mean;
     SumSquares sum_squares[4];

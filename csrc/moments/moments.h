@@ -30,6 +30,22 @@ void class_moments(const Matrix& feats, const Labels& labels, std::int64_t num_c
 std::int64_t update_moments(const Batch& batch, std::int64_t num_classes, const Moments& state,
                             std::int64_t* left_out, double* scatter, int threads);
 
+// The gradient of a loss with respect to the floating-point moments; null is zero.
+struct MomentGradients {
+    const double* means;      // (K, D)
+    const double* within_ss;  // (K,)
+    const double* norm_sum;   // ()
+    const double* norm_max;   // ()
+};
+
+// Writes the gradient of the loss with respect to the features, (N, D) in their dtype, contiguous:
+// g_means[c] / n_c + 2 (x - mu_c) g_ss[c] + g_norm_sum x / |x|, and g_norm_max x / |x| for the first
+// row of the largest norm. A row of zeros has no direction: the last two terms are zero. A row whose
+// label is out of range gets NaN.
+void moment_gradients(const Matrix& feats, const Labels& labels, std::int64_t num_classes,
+                      const std::int64_t* counts, const double* means, const MomentGradients& of,
+                      void* out, int threads);
+
 // Merges two disjoint parts of a class (Chan, Golub & LeVeque 1983). `from` has rows.
 inline void merge(ClassState& into, const ClassState& from, std::int64_t cols) {
     const auto total = static_cast<double>(into.count + from.count);

@@ -8,10 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ncfast.evaluation.group import Group
-from ncfast.tracking.layers import INPUT, head_of, resolve_layers
-from ncfast.tracking.step_metrics import weight_of
-
-Classifier = tuple[Tensor, Tensor | None]
+from ncfast.features.classifier import Classifier, head_of, weight_of
+from ncfast.features.layers import INPUT, resolve_layers
 
 
 def rows_of_last_linear(network: nn.Module) -> int:
@@ -37,10 +35,10 @@ def classifier_of_input(network: nn.Module, layer: str, num_classes: int) -> Cla
 
 
 class Readers:
-    """Observes which nn.Linear with K rows reads the features of a layer, unchanged.
+    """Finds the nn.Linear with K rows that reads the features of a layer, unchanged.
 
-    Such a layer is the one before the classifier, measured by its output: in every batch its
-    features lie in the memory that the nn.Linear reads.
+    If the output of the layer before the classifier is measured, its features lie in every batch in
+    the memory that the nn.Linear reads.
 
     Args:
         network: the network, which gets hooks until `remove`.
@@ -55,7 +53,7 @@ class Readers:
         self._handles = [linear.register_forward_pre_hook(self._keep) for linear in self._linear]
 
     def compare(self, feats: Mapping[str, Tensor]) -> None:
-        """Compare the features of a forward pass with what each nn.Linear got in it."""
+        """Compare the features of a forward pass with the input of each nn.Linear in that pass."""
         for layer, found in feats.items():
             for linear in self._linear:
                 same = _same_memory(found, self._inputs.get(linear))
@@ -92,4 +90,4 @@ def _parameters(linear: nn.Linear, num_classes: int) -> Classifier | None:
     if linear.out_features != num_classes:
         return None
     bias = None if linear.bias is None else linear.bias.detach()
-    return weight_of(linear), bias
+    return Classifier(weight_of(linear), bias)

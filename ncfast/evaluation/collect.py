@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from ncfast.accumulator import Accumulator
-from ncfast.evaluation.classifier import Classifier
 from ncfast.evaluation.result import Evaluation
+from ncfast.features.classifier import Classifier
 from ncfast.metrics.catalogue import CATALOGUE
 
 _NO_CLASSIFIER = "needs a classifier"
@@ -35,7 +35,7 @@ def accumulators_of(
     for layer, classifier in classifiers.items():
         chosen: str | Sequence[str] = metrics
         if classifier is None and any(classifiers.values()):
-            # asked for by name, and had by another layer
+            # ids asked for by name, which another layer can have
             out = [id_ for id_ in by_name if id_ in CATALOGUE and _reads_classifier(id_)]
             missing |= {f"{layer}/{id_}": _NO_CLASSIFIER for id_ in out}
             chosen = [id_ for id_ in by_name if id_ not in out] if out else metrics
@@ -56,7 +56,7 @@ def collected(
     missing: Mapping[str, str],
     nonfinite: tuple[int, int] = (0, 0),
 ) -> Evaluation:
-    """The metrics of every layer, read on the host once a layer.
+    """The metrics of every layer. The host reads the values of a layer at once.
 
     Args:
         accumulators: by layer.
@@ -80,7 +80,7 @@ def collected(
         values = accumulator.compute()
         read = torch.stack(list(values.values())).tolist() if values else []
         numbers |= {prefix + id_: value for id_, value in zip(values, read, strict=True)}
-        # what an accumulator adds, the name of its method, is not for who calls `evaluate`
+        # after the colon an accumulator names a method of its own, which is no remedy here
         reasons = accumulator.missing.items()
         left_out |= {prefix + id_: why.partition(":")[0] for id_, why in reasons}
     first = next(iter(accumulators.values()))

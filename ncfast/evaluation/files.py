@@ -133,7 +133,7 @@ def _expanded(entry: str) -> list[tuple[Path, str | None]]:
 
 
 def _natural(path: Path) -> tuple[list[list[tuple[int, str]]], Path]:
-    """Order of paths in which part-2 comes before part-10, folder by folder; no two are equal."""
+    """A sort key that puts part-2 before part-10, folder by folder; no two paths have the same."""
     return [_numbered(part) for part in path.parts], path
 
 

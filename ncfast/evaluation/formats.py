@@ -26,7 +26,7 @@ def open_stored(path: Path, key: str | None, names: Sequence[str]) -> Stored:
     Args:
         path: the file; its suffix names the format.
         key: the array or column; None takes the only one, or the first of ``names`` that is there.
-        names: usual names of what is looked for.
+        names: usual names of the array.
 
     Raises:
         FileError: the format is unknown, the file is damaged, it holds Python objects, or it is
@@ -43,7 +43,7 @@ def open_stored(path: Path, key: str | None, names: Sequence[str]) -> Stored:
         return FORMATS[suffix](path, key, names)
     except (FileError, ModuleNotFoundError):
         raise
-    except Exception as error:  # each library raises what it likes for a damaged file
+    except Exception as error:  # libraries raise errors of many types for a damaged file
         text = " ".join(str(error).split())
         raise FileError(f"{path}: cannot be read as {suffix}: {text[:200]}") from error
 

@@ -14,19 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from ncfast._optional import Show
-from ncfast._validate import LABEL_DTYPES
+from ncfast._validate import LABEL_DTYPES, with_float64
+from ncfast._warnings import user_level
 from ncfast.evaluation.classifier import Readers
 from ncfast.evaluation.looks import Batch, Run, Visit
 from ncfast.evaluation.samplers import OwnRows
 from ncfast.evaluation.tokens import next_tokens, real_tokens
-from ncfast.tracking.batches import LABEL_KEYS, as_labels, inputs_and_labels, outputs_of
-from ncfast.tracking.capture import FeatureCapture
-from ncfast.tracking.messages import user_level
-from ncfast.tracking.padding import MaskedPool
-from ncfast.tracking.snapshot import evaluation_mode
+from ncfast.features.batches import LABEL_KEYS, MASK, as_labels, inputs_and_labels, inputs_of
+from ncfast.features.capture import FeatureCapture
+from ncfast.features.model import evaluation_mode, outputs_of
+from ncfast.features.pooling import MaskedPool
 
 Unpack = Callable[[Any], Sequence[Any]]
-IDS, MASK = "input_ids", "attention_mask"
+IDS = "input_ids"
 
 
 @dataclass(eq=False)
@@ -36,15 +36,15 @@ class Forward:
     Attributes:
         network: run in eval mode.
         capture: the hooks on its layers.
-        readers: observe which classifier reads them.
-        pools: the pooling functions that leave out padding; they get the mask of each batch.
+        readers: find the classifier that reads a layer.
+        pools: the pooling functions that leave out padding; each gets the mask of every batch.
         num_classes: K.
         device: where inputs go.
         ignore_index: see `evaluate`, as for ``shift`` and ``unpack``.
         show: wraps a loader for a progress bar.
         scores: correct and counted predictions of the last pass over labels, (2,) float64.
-        warned: the warnings that were given; each is given once.
-        checked: whether a batch was looked at for labels that lack their shift.
+        warned: the texts of the warnings so far; none is given twice.
+        checked: whether the first batch was checked for labels that are its input ids.
     """
 
     network: nn.Module
@@ -112,10 +112,7 @@ class Forward:
         if self.unpack is not None:
             inputs, _, mask = self._unpacked(batch)
             return inputs, mask
-        if isinstance(batch, Mapping):
-            rest = {key: value for key, value in batch.items() if key not in LABEL_KEYS}
-            return next(iter(rest.values())) if len(rest) == 1 else rest, batch.get(MASK)
-        return batch[0] if isinstance(batch, (tuple, list)) else batch, None
+        return inputs_of(batch), batch.get(MASK) if isinstance(batch, Mapping) else None
 
     def _unpacked(self, batch: Any) -> tuple[Any, Any, Any]:
         """Inputs, labels and the mask of token labels."""
@@ -133,7 +130,7 @@ class Forward:
         return inputs, labels, mask if of_labels else None
 
     def _inputs_and_labels(self, batch: Any) -> tuple[Any, Any]:
-        """Of a language model, the labels default to the input ids."""
+        """Inputs and labels; the labels of a language model default to its input ids."""
         if self.shift and isinstance(batch, Mapping) and not {*LABEL_KEYS} & {*batch}:
             return batch, batch[IDS]
         if self.shift and isinstance(batch, Tensor):
@@ -146,8 +143,8 @@ class Forward:
         mask = inputs.get(MASK) if isinstance(inputs, Mapping) else None
         if self.pools and mask is None and _are_ids(inputs):
             self._warn(
-                "Padding cannot be told from tokens without an attention_mask: pool='last' and "
-                "'gap' take it for tokens. Pass batches that are dicts with an attention_mask."
+                "Without an attention_mask pool='last' and 'gap' count padding as tokens. Pass "
+                "batches that are dicts with an attention_mask."
             )
         for pool in self.pools:
             pool.mask = None if mask is None else torch.as_tensor(mask).bool()
@@ -191,7 +188,8 @@ class Forward:
         if self.ignore_index is not None:
             counted = counted & (labels != self.ignore_index)
         correct = counted & (logits.argmax(-1) == labels)
-        found = torch.stack([correct.sum(), counted.sum()]).to(torch.float64)
+        found = torch.stack([correct.sum(), counted.sum()])
+        found = found.to(with_float64(found.device)).to(torch.float64)
         self.scores = self.scores.to(found.device) + found
 
     def _warn_of_unshifted(self, inputs: Any, labels: Tensor) -> None:
@@ -235,7 +233,7 @@ def _are_ids(inputs: Any) -> bool:
 
 
 def _logits(outputs: Any) -> Tensor | None:
-    """What looks like logits (..., K) in what a network returned."""
+    """The output of a network that may be logits (..., K); None if there is none."""
     if isinstance(outputs, Mapping):
         outputs = outputs.get("logits")
     if isinstance(outputs, (tuple, list)) and outputs:
@@ -245,7 +243,7 @@ def _logits(outputs: Any) -> Tensor | None:
 
 @contextlib.contextmanager
 def _generators_restored(loader: Any) -> Iterator[None]:
-    """Afterwards the generators of a DataLoader and its sampler are as they were."""
+    """Restore the generators of a DataLoader and its sampler at the end of the block."""
     owners = (loader, getattr(loader, "sampler", None))
     found = [getattr(owner, "generator", None) for owner in owners]
     states = [(g, g.get_state()) for g in found if isinstance(g, torch.Generator)]

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ncfast import _ranks
+from ncfast._ranks import as_group
 from ncfast.accumulator import Accumulator
-from ncfast.tracking.reduction import as_group
 
 
 class Group:
@@ -24,7 +24,8 @@ class Group:
         ValueError: it is none of these.
 
     Attributes:
-        rank: of this process; size: the number of processes.
+        rank: the rank of this process.
+        size: the number of processes.
     """
 
     def __init__(self, group: Any) -> None:

@@ -1,17 +1,17 @@
-"""Looks at a stream of batches twice: for the moments, then for what needs the final means."""
+"""Reads batches once for the moments, and again for metrics that need the final means."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ncfast._warnings import user_level
 from ncfast.accumulator import Accumulator
 from ncfast.evaluation.group import Group
-from ncfast.tracking.messages import user_level
 
 
 class Batch(NamedTuple):
@@ -33,14 +33,14 @@ Run = Callable[[Visit], None]
 
 
 class Memory:
-    """How many bytes of features may still be kept."""
+    """The number of bytes that kept features may still take."""
 
     def __init__(self, limit: int | None) -> None:
         self.left: float = math.inf if limit is None else limit
 
 
 class Kept:
-    """A run over batches that comes from memory the second time, where the batches fit.
+    """A pass over batches that can be made twice: from memory the second time, if they fit.
 
     Args:
         run: calls its argument with every batch.
@@ -88,6 +88,11 @@ class Kept:
         self._batches.append(Batch(feats, *rest))
 
 
+def can_reread(batches: Iterable[Any]) -> bool:
+    """Whether batches can be read a second time: not those of an iterator."""
+    return not isinstance(batches, Iterator)
+
+
 def _size(batch: Batch) -> int:
     return sum(t.nbytes for t in (*batch.feats.values(), batch.labels, batch.mask) if t is not None)
 
@@ -107,17 +112,17 @@ def second_look(
     if not waiting:
         return
     if not group.all(all(batches.can_repeat for batches in passes)):
-        warnings.warn(_CANNOT_REPEAT, RuntimeWarning, stacklevel=user_level())
+        warnings.warn(CANNOT_REPEAT, RuntimeWarning, stacklevel=user_level())
         return
     for batches in passes:
         batches.again(lambda batch: _revisit(waiting, batch))
     group.reduce(waiting.values())
 
 
-_CANNOT_REPEAT = (
-    "The loader is an iterator that cannot be read twice, and its features exceed `memory_limit`: "
-    "the metrics that need a second look, such as nc4.*, are left out. Pass a DataLoader or a "
-    "list, or raise memory_limit."
+CANNOT_REPEAT = (
+    "The batches come from an iterator that cannot be read twice, and their features exceed "
+    "`memory_limit`: the metrics that need a second look, such as nc4.*, are left out. Pass a "
+    "DataLoader or a list, or raise memory_limit."
 )
 
 

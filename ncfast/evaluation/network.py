@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,26 +11,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ncfast._optional import Show, shown
 from ncfast.evaluation.classifier import Readers, classifier_of_input, rows_of_last_linear
-from ncfast.evaluation.collect import (
-    accumulators_of,
-    collected,
-)
+from ncfast.evaluation.collect import accumulators_of, collected
 from ncfast.evaluation.forward import Forward, Unpack
 from ncfast.evaluation.group import Group
-from ncfast.evaluation.looks import Kept, Memory, first_look, second_look
+from ncfast.evaluation.looks import Kept, Memory, can_reread, first_look, second_look
 from ncfast.evaluation.result import Evaluation
+from ncfast.features.capture import FeatureCapture, PoolSpec
+from ncfast.features.extractor import FeatureExtractor
+from ncfast.features.layers import INPUT, Layer, resolve_layers
+from ncfast.features.model import model_device, uncompiled
+from ncfast.features.pooling import PRESETS, MaskedPool, batch_first
 from ncfast.metrics.needs import as_bytes
-from ncfast.tracking.capture import FeatureCapture, FeatureExtractor, PoolSpec
-from ncfast.tracking.layers import (
-    INPUT,
-    PRESETS,
-    Layer,
-    batch_first,
-    model_device,
-    resolve_layers,
-    uncompiled,
-)
-from ncfast.tracking.padding import MaskedPool
 
 
 def evaluate(
@@ -52,21 +43,21 @@ def evaluate(
 ) -> Evaluation:
     """NC1 to NC5, ranks, bounds and accuracy of a network on a data set.
 
-    The network runs in eval mode without gradients. Afterwards its modes and the random streams are
-    as they were. Metrics such as nc4.* look at the features a second time, once the class means are
+    The network runs in eval mode without gradients. Its modes and the random streams are
+    restored. Metrics such as nc4.* look at the features a second time, once the class means are
     known: the features are kept while they fit ``memory_limit``, else the network runs twice.
 
     Args:
         model: any module. A compiled or data-parallel one is run as the module inside it.
         loader: batches (inputs, labels, ...), or dicts with labels under "labels", "label",
-            "targets", "target" or "y". The inputs of a dict are passed by keyword. An iterator that
-            can be read only once is taken too.
+            "targets", "target" or "y". The inputs of a dict are passed by keyword. It may be an
+            iterator, which can be read only once.
         num_classes: K; None takes the rows of the last nn.Linear.
         layers: as for `ncfast.Tracker`; None measures the input of the last nn.Linear. NC3, NC4 and
             the bounds use the classifier: an nn.Linear with K rows that reads what is measured, the
             input "fc:input" or the output of the layer before it.
         pool: as for `ncfast.Tracker`: how an output becomes features (N, D). "last" and "gap" leave
-            out the padding that an "attention_mask" of the batch tells.
+            out the padding that an "attention_mask" of the batch marks.
         metrics: "default", a family, a tier, ids, or "all": every id whose inputs are there.
         ood_loader: batches from outside the distribution, with or without labels, for NC5.
         ignore_index: rows with this label are left out; None leaves out none.
@@ -127,12 +118,13 @@ def evaluate(
             unpack=unpack,
             show=shown(progress),
         )
-        # of metrics that need rows from outside, no accumulator knows yet that it needs them twice
+        # accumulators that have seen no features from outside do not know yet that they need two
+        # passes over them
         twice = ood_loader is not None or any(a.needs_revisit for a in accumulators.values())
         memory = Memory(as_bytes(memory_limit)) if twice else None
-        passes = [Kept(forward.over(loader), memory, repeatable=_repeatable(loader))]
+        passes = [Kept(forward.over(loader), memory, repeatable=can_reread(loader))]
         if ood_loader is not None:
-            again = _repeatable(ood_loader)
+            again = can_reread(ood_loader)
             passes.append(Kept(forward.outside(ood_loader), memory, repeatable=again))
         first_look(accumulators, passes)
         for name, accumulator in accumulators.items():
@@ -172,7 +164,7 @@ def _inner(
 def _without_padding(
     network: nn.Module, names: Sequence[str], pool: PoolSpec | Mapping[str, PoolSpec]
 ) -> tuple[dict[str, PoolSpec], list[MaskedPool]]:
-    """The pooling of each layer, with "last" and "gap" as functions that know the batch's mask."""
+    """The pooling of each layer; "last" and "gap" become functions that are given the mask."""
     pools: dict[str, PoolSpec] = {name: pool for name in names if not isinstance(pool, Mapping)}
     pools |= pool if isinstance(pool, Mapping) else {}
     masked: list[MaskedPool] = []
@@ -185,8 +177,3 @@ def _without_padding(
             masked.append(MaskedPool(how))
             pools[name] = masked[-1]
     return pools, masked
-
-
-def _repeatable(loader: Iterable[Any]) -> bool:
-    """Whether the batches can be read a second time: not those of an iterator."""
-    return not isinstance(loader, Iterator)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ncfast._optional import Show, shown
 from ncfast._validate import FEATURE_DTYPES, check_num_classes
-from ncfast.evaluation.classifier import Classifier
 from ncfast.evaluation.collect import accumulators_of, collected
 from ncfast.evaluation.files import (
     BIAS,
@@ -28,6 +27,7 @@ from ncfast.evaluation.group import Group
 from ncfast.evaluation.looks import Batch, Kept, Visit, first_look, second_look
 from ncfast.evaluation.result import Evaluation
 from ncfast.evaluation.stored import FileError
+from ncfast.features.classifier import Classifier
 from ncfast.ops.decisions import Rule
 from ncfast.ops.decisions import decisions as decide
 
@@ -134,15 +134,16 @@ class Reading:
     """The rows of one rank, read in blocks.
 
     Attributes:
-        feats: of all ranks; labels: None outside the distribution.
-        group: each rank of which reads a share.
+        feats: the features of all ranks.
+        labels: their labels; None outside the distribution.
+        group: the ranks, each of which reads a share of the rows.
         device: where the blocks go.
         show: wraps an iterable for a progress bar.
         skip: whether rows that are not finite are left out; otherwise they are an error.
         head: the classifier, for the accuracy.
         ignore_index: the label of rows that are left out.
         scores: correct and counted predictions of the last pass.
-        skipped: rows that are not finite and would have counted, of the last pass.
+        skipped: the rows of the last pass that are not finite and would have counted.
     """
 
     feats: Rows
@@ -219,7 +220,9 @@ def _classifier(
         raise FileError(
             f"{offsets.name}: expected a bias of shape {rows.shape[:1]} but got {offsets.shape}."
         )
-    return _parameter(rows, device), None if offsets is None else _parameter(offsets, device)
+    return Classifier(
+        _parameter(rows, device), None if offsets is None else _parameter(offsets, device)
+    )
 
 
 def _parameter(rows: Rows, device: torch.device) -> Tensor:

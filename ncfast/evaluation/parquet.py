@@ -47,7 +47,7 @@ def open_parquet(path: Path, key: str | None, names: Sequence[str]) -> Stored:
 
 
 def _columns(path: Path, schema: Any, key: str | None, names: Sequence[str]) -> list[str]:
-    """One column, or the numbered columns of floats where none has a usual name."""
+    """The name of one column; or those of numbered columns of floats, if none has a usual name."""
     types = dict(zip(schema.names, map(str, schema.types), strict=True))
     floats = [name for name, kind in types.items() if kind in ("halffloat", "float", "double")]
     numbered: dict[str, list[str]] = {}
@@ -84,7 +84,7 @@ def _of_columns(path: Path, batch: Any, width: tuple[int, ...] | None) -> Tensor
 
 
 def _of_column(path: Path, name: str, column: Any) -> Tensor:
-    """(N,) of a column of numbers, (N, D) of one of lists."""
+    """The entries of a column: (N,) of numbers, (N, D) of lists."""
     if column.null_count:
         raise FileError(f"{path}: column {name!r} has empty cells. Drop those rows.")
     shape: tuple[int, ...] = (len(column),)

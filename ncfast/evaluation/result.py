@@ -11,22 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ncfast._files import replacing
 from ncfast._optional import need
-from ncfast.metrics.catalogue import CATALOGUE
-from ncfast.tracking.keys import CONVENTIONS, definition_of
-from ncfast.tracking.sinks.files import replacing
-from ncfast.tracking.sinks.strict_json import nonfinite_values, with_nulls
+from ncfast._strict_json import nonfinite_values, with_nulls
+from ncfast.metrics.catalogue import CATALOGUE, CONVENTIONS, definition_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_OF_TRAINING = ("step", "tracker/local", "tracker/seconds")
 _WIDTH = 100  # of a table, in characters
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evaluation(Mapping[str, float]):
-    """What `ncfast.evaluate` found: a mapping from metric ids to floats.
+    """The results of `ncfast.evaluate`: a mapping from metric ids to floats.
 
     With several layers a key is "LAYER/ID", such as "block3/nc1.pinv". The accuracy belongs to no
     layer. Printing it shows a table.
@@ -81,8 +79,8 @@ class Evaluation(Mapping[str, float]):
     def to_frame(self) -> Any:
         """A pandas.DataFrame with a row for each metric and a column for each layer.
 
-        What a layer does not have is NaN. The accuracy, which belongs to no layer, is the same in
-        each column.
+        A metric that a layer does not have is NaN. The accuracy, which belongs to no layer, is the
+        same in each column.
 
         Raises:
             ModuleNotFoundError: pandas is not installed.
@@ -129,8 +127,8 @@ class Evaluation(Mapping[str, float]):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a JSON file: the metrics, what was measured, conventions and definitions.
 
-        Numbers that are not finite are null and listed under "nonfinite" as in a log. The file
-        takes its place whole.
+        Numbers that are not finite are null and listed under "nonfinite", as in a log. An
+        interrupted call leaves the file that was there before.
 
         Raises:
             OSError: the file cannot be written.
@@ -148,7 +146,7 @@ class Evaluation(Mapping[str, float]):
             "ignored": self.ignored,
             "skipped_nonfinite_rows": self.nonfinite,
             "missing": dict(self.missing),
-            "conventions": {k: v for k, v in CONVENTIONS.items() if k not in _OF_TRAINING},
+            "conventions": CONVENTIONS,
             "definitions": {id_: definition_of(id_) for id_ in self._ids() if id_ in CATALOGUE},
         }
         with replacing(Path(path)) as temporary:
@@ -193,7 +191,7 @@ class Evaluation(Mapping[str, float]):
         return rows
 
     def _left_out(self) -> list[str]:
-        """A line for each reason and list of ids; a family that is left out whole is "nc5.*"."""
+        """A line for each reason, with its ids; a family that is left out whole is "nc5.*"."""
         lines: dict[str, list[str]] = {}
         for layer in self.layers:
             reasons: dict[str, list[str]] = {}
@@ -241,7 +239,7 @@ def _shortened(ids: Sequence[str]) -> list[str]:
 
 
 def _side_by_side(rows: list[list[str]]) -> list[list[list[str]]]:
-    """The table in parts that fit the width: each with the metrics and as many columns as fit."""
+    """The table in parts no wider than `_WIDTH`, each of which begins with the metrics."""
     widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
     parts: list[list[int]] = [[]]
     for column in range(1, len(widths)):

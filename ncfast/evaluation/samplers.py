@@ -1,4 +1,4 @@
-"""Tells the rows of a batch from those that a sampler repeats to give every rank as many."""
+"""Counts the rows of a batch without those that a sampler repeats to give all ranks as many."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from torch.utils.data import DistributedSampler
 
 
 class OwnRows:
-    """Counts the batches of a loader, and tells how many of their first rows to measure."""
+    """Follows the batches of a loader, and tells how many of their first rows to measure."""
 
     def __init__(self, loader: Any) -> None:
         self._loader, self._number, self._seen = loader, 0, 0
 
     def of(self, size: int) -> int:
-        """Rows of the next batch, which has ``size``, that no sampler has repeated."""
+        """The number of rows of the next batch, of ``size`` rows, that no sampler has repeated."""
         rows = own_rows(self._loader, self._number, self._seen, size)
         self._number, self._seen = self._number + 1, self._seen + size
         return rows
 
 
 def own_rows(loader: Any, number: int, seen: int, size: int) -> int:
-    """How many of the first rows of a batch no sampler has added to even out the ranks.
+    """The number of first rows of a batch that no sampler has added to give all ranks as many.
 
     `torch.utils.data.DistributedSampler` and accelerate's ``BatchSamplerShard`` repeat samples at
     the end of an epoch, so that every rank gets as many.
 
     Args:
-        loader: a DataLoader, or anything else, whose rows all count.
-        number: of the batch, from 0, on this rank.
-        seen: rows of this rank's batches before.
-        size: rows of the batch.
+        loader: a DataLoader; all rows of any other object count.
+        number: the number of the batch on this rank, from 0.
+        seen: the number of rows in the earlier batches of this rank.
+        size: the number of rows in the batch.
     """
     sampler, shard = getattr(loader, "sampler", None), _shard(loader)
     if isinstance(sampler, DistributedSampler) and not sampler.drop_last:

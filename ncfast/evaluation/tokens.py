@@ -24,11 +24,11 @@ def next_tokens(labels: Tensor, mask: Tensor | None, shift: int) -> tuple[Tensor
 
 
 def real_tokens(feats: Tensor, mask: Tensor | None, shift: int) -> Tensor:
-    """The features (M, D) that count among those of tokens (B, T, D); (N, D) is left unchanged.
+    """The features (M, D) of the tokens that count, from (B, T, D); (N, D) is returned unchanged.
 
     Args:
         feats: features.
-        mask: (B, T) bool; a mask of another shape says nothing of these tokens.
+        mask: (B, T) bool; a mask of another shape is ignored.
         shift: see `next_tokens`.
     """
     if feats.ndim < 3:

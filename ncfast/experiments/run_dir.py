@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 import ncfast
+from ncfast._files import replacing
+from ncfast._strict_json import json_line
 from ncfast.experiments.config import TrainConfig, changeable
 from ncfast.metrics.catalogue import METRICS
 from ncfast.tracking import keys as tracking_keys
 from ncfast.tracking.averaging import parse_averaging
 from ncfast.tracking.sinks import read_records
-from ncfast.tracking.sinks.files import replacing
-from ncfast.tracking.sinks.strict_json import json_line
 
 CONFIG, METRICS_FILE, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
 # the metrics of each split at every log point, besides accuracy and loss; all follow from the

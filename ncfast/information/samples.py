@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ncfast._arrays import Array, as_array, as_integer
+from ncfast._validate import check_device
 from ncfast.ops.grouping import LabelPlan, Labels, labels_of
 
 
@@ -35,11 +36,7 @@ def as_samples(name: str, value: Array) -> Tensor:
             f"Expected argument `{name}` to have shape (N,) or (N, d) with N, d > 0 but got "
             f"{tuple(rows.shape)}. {_flatten(name, value, rows)}"
         )
-    if rows.device.type == "mps":
-        raise ValueError(
-            f"Expected argument `{name}` on a device with float64 arithmetic but got mps. "
-            f"Move it to the CPU: {name}.cpu()."
-        )
+    _check_device(name, rows)
     rows = rows.to(torch.float64).reshape(len(rows), -1).contiguous()
     _check_finite(name, rows)
     return rows
@@ -65,6 +62,7 @@ def as_classes(name: str, value: Labels) -> Tensor:
         return torch.from_numpy(_class_numbers(name, value, labels))
     if labels.dtype.is_floating_point or labels.dtype.is_complex:
         raise _not_classes(name, value, str(labels.dtype))
+    _check_device(name, labels)
     return torch.unique(labels.to(torch.int64), return_inverse=True)[1]
 
 
@@ -83,6 +81,10 @@ def holds_classes(name: str, value: Labels) -> bool:
         numbers = all(isinstance(one, numeric.Number | Decimal) for one in array)
         return not numbers or all(isinstance(one, numeric.Integral) for one in array)
     return array.ndim == 1 and array.dtype.kind in "biuUST"
+
+
+def _check_device(name: str, value: Tensor) -> None:
+    check_device(name, value.device, f"Move it to the CPU: {name}.cpu().")
 
 
 def _plain(name: str, value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Reads what the batches of other frameworks hold: masks, labels of later tokens, and logits."""
+"""Reads masks, labels of later tokens and logits from the batches of other frameworks."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ncfast.tracking.padding import MASK
+from ncfast.features.batches import MASK
 
 
 def mask_of(inputs: Any, labels: Any) -> Tensor | None:
-    """The "attention_mask" of a dict of inputs, where it has the shape of the labels."""
+    """The "attention_mask" of a dict of inputs, if it has the shape of the labels."""
     mask = inputs.get(MASK) if isinstance(inputs, Mapping) else None
     fits = isinstance(mask, Tensor) and isinstance(labels, Tensor) and mask.shape == labels.shape
     return mask.detach() if fits and isinstance(mask, Tensor) else None
 
 
 def next_tokens(labels: Tensor, mask: Tensor | None, shift: int) -> tuple[Tensor, Tensor]:
-    """Of (B, T), the label ``shift`` later in place of each; and a mask without the last ones.
+    """Labels ``shift`` tokens later, and a mask that leaves out the tokens without one.
 
-    Features keep their shape. A pair counts where the mask holds for both of its tokens.
+    Labels and mask stay (B, T), the shape of the features. A pair of tokens counts if the mask
+    holds for both.
     """
     mask = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask > 0
     kept = torch.zeros_like(mask)
@@ -32,9 +33,8 @@ def next_tokens(labels: Tensor, mask: Tensor | None, shift: int) -> tuple[Tensor
 class Logits:
     """The logits (N, K), or (B, T, K), of a module's forward pass, caught by hooks.
 
-    They are what the module itself returned, where it was called once; else what the one submodule
-    directly below it that was called once and returned logits has returned. None where there is no
-    telling.
+    If the module was called once, its output is taken; otherwise the output of the only direct
+    submodule that returned logits once. With no such output, or several, there are none.
     """
 
     def __init__(self, module: nn.Module, num_classes: int) -> None:
@@ -44,7 +44,7 @@ class Logits:
         self._handles = [m.register_forward_hook(self._keep) for m in modules]
 
     def _keep(self, module: nn.Module, args: Any, output: Any) -> None:
-        if isinstance(output, Mapping):  # what models of transformers return
+        if isinstance(output, Mapping):  # the output of a model of transformers
             output = output.get("logits")
         of_classes = isinstance(output, Tensor) and output.shape[-1:] == (self._num_classes,)
         if of_classes and output.ndim in (2, 3):

@@ -1,4 +1,4 @@
-"""What the callbacks for other frameworks' trainers share."""
+"""The base of the callbacks: one tracker for each training, the user's sinks, harmless hooks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Measuring:
         self._end: weakref.finalize[[list[Tracker], Sequence[Any]], Any] | None = None
 
     def close(self) -> None:
-        """Close the sinks that were passed as objects; the end of the process does it too.
+        """Close the sinks that were passed as objects; the end of the process closes them too.
 
         A training that ends leaves them open, with all records in them, for the next one.
         """
@@ -51,11 +51,11 @@ class Measuring:
         """Make the tracker of a training.
 
         Args:
-            model: to be tracked.
-            step: of its state.
-            writes: whether this process has the sinks.
+            model: the model to track.
+            step: the step of its present state.
+            writes: whether this process writes to the sinks.
         """
-        self._stop()  # a training before may have ended in an exception
+        self._stop()  # an earlier training may have ended in an exception
         self._said.clear()
         sinks = self._sinks if writes else []
         if self._end is None:  # made in the process that writes
@@ -85,9 +85,9 @@ class Measuring:
 
 
 def harmless(method: Method) -> Method:
-    """A hook of a callback that never ends the training: what it raises is said once.
+    """A hook of a callback that never ends the training: an exception becomes one warning.
 
-    With ``on_sink_error="raise"``, which asks for it, it raises.
+    With ``on_sink_error="raise"`` the exception is raised.
     """
 
     @functools.wraps(method)
@@ -117,7 +117,7 @@ class KeptOpen:
         self._given = given
         self.wrapped: Any = None
 
-    def __getattr__(self, name: str) -> Any:  # what the sink has of start, flush and write_block
+    def __getattr__(self, name: str) -> Any:  # start, flush and write_block, if the sink has them
         if name.startswith("_") or name == "wrapped":  # a copy is being made
             raise AttributeError(name)
         return getattr(self.wrapped, name)
@@ -146,7 +146,7 @@ def _kept(sink: Any) -> Any:
 
 
 def _close(trackers: Sequence[Tracker], sinks: Sequence[Any]) -> None:
-    for tracker in trackers:  # what it holds goes to the sinks first
+    for tracker in trackers:  # the records that it holds go to the sinks first
         tracker.close()
     for sink in sinks:
         if isinstance(sink, KeptOpen):

@@ -15,24 +15,25 @@ from typing_extensions import Self
 
 from ncfast._arrays import Array
 from ncfast._optional import need
-from ncfast._rows import as_outside_rows, as_rows
-from ncfast._stream import Flags, StreamState
 from ncfast._surroundings import updatable
+from ncfast._warnings import user_level
 from ncfast.accumulator import Accumulator
+from ncfast.accumulator.rows import as_outside_rows, as_rows
+from ncfast.accumulator.stream import Flags, StreamState
 from ncfast.integrations import packed
 from ncfast.metrics.arguments import as_parameters
 from ncfast.metrics.catalogue import CATALOGUE
 from ncfast.metrics.needs import SECOND_LOOK
 from ncfast.moments import ClassMoments, check_batch
 from ncfast.ops.grouping import Labels
-from ncfast.tracking.messages import user_level, warn_of_all
+from ncfast.tracking.messages import warn_of_all
 
 need("torchmetrics", "ncfast.integrations.torchmetrics")
 from torchmetrics import Metric  # noqa: E402
 from torchmetrics.utilities.distributed import gather_all_tensors  # noqa: E402
 
 _KEPT = ("kept_feats", "kept_labels", "kept_outside")
-_LIMIT = 2 << 30  # bytes of features that nobody asked for by name
+_LIMIT = 2 << 30  # bytes of kept features, if no metric that needs them was asked for by name
 
 
 class CollapseMetric(Metric):
@@ -141,8 +142,8 @@ class CollapseMetric(Metric):
     def set_classifier(self, weight: Array | None, bias: Array | None = None) -> Self:
         """Set the classifier of NC3, NC4 and the bounds; return self.
 
-        The tensors are read at `compute`, so that parameters may go on training; copies of the
-        metric share them. Saved states do not have them.
+        The tensors are read at `compute`, so training may change them; copies of the metric share
+        them, and saved states do not hold them.
 
         Args:
             weight: (K, D); None for no classifier.
@@ -236,7 +237,7 @@ class CollapseMetric(Metric):
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
         """Add the rows of another metric, or of its states by name."""
         super().merge_state(incoming_state)
-        self._computed = None  # torchmetrics keeps the value of before
+        self._computed = None  # torchmetrics would return the value from before the merge
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Draw values of `compute` or `forward` with matplotlib.
@@ -283,10 +284,10 @@ class CollapseMetric(Metric):
             state_dict[key] = list(state_dict[key])
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    # Behind it.
+    # Internals.
 
     def _opened(self) -> tuple[Accumulator, StreamState]:
-        """An accumulator over the state, and the state; they share memory but for the counts."""
+        """An accumulator of the state, and the state; all but the counts share the memory."""
         stream = copy.copy(self._stream)
         stream._weight, stream._bias = self._classifier.weight, self._classifier.bias
         stream._state = state = packed.opened(self.moments_state, self._layout)
@@ -294,7 +295,7 @@ class CollapseMetric(Metric):
         return stream, state
 
     def _read(self, *, shared: bool = False) -> Accumulator:
-        """The accumulator for `compute`; reads whether there are rows from outside, if it matters.
+        """The accumulator for `compute`, which knows whether there are rows from outside.
 
         Args:
             shared: whether the state holds the rows of all ranks.
@@ -373,7 +374,7 @@ class CollapseMetric(Metric):
 
 
 class _Classifier:
-    """Weight and bias, which copies of a metric share: parameters go on training.
+    """Weight and bias, which copies of a metric share.
 
     Attributes:
         weight: (K, D) or None.

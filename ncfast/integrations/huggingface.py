@@ -11,12 +11,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from ncfast._optional import need
+from ncfast.features.batches import MASK
+from ncfast.features.model import evaluation_mode, model_device
 from ncfast.integrations.batches import mask_of, next_tokens
 from ncfast.integrations.callback import Measuring, harmless
 from ncfast.integrations.split import Split
-from ncfast.tracking.layers import model_device
-from ncfast.tracking.padding import MASK
-from ncfast.tracking.snapshot import evaluation_mode
 
 need("transformers", "ncfast.integrations.huggingface")
 from transformers import (  # noqa: E402
@@ -44,13 +43,13 @@ class CollapseCallback(Measuring, TrainerCallback):
     counted under ``ignored``. A causal language model of transformers compares a token with the
     label after it; the features are paired with that label, and K is its vocabulary.
 
-    No measurement ends a training: what cannot be measured is said once, as a warning. A second
+    No measurement ends a training: each problem gives one warning. A second
     training makes a tracker of its own, whose steps are those of the Trainer.
 
     Args:
         num_classes: K.
-        label_key: the entry of a batch that holds the class indices, (N,) or (B, T).
-        shift: how many tokens later the label of a token (B, T) stands; None is 1 for the causal
+        label_key: the key of the class indices in a batch, (N,) or (B, T).
+        shift: the number of tokens from a token to its label (B, T); None is 1 for the causal
             language models of transformers, which shift labels in their loss, and 0 for others.
         snapshots: whether to measure the evaluation data, and which: True, False, or the number of
             evaluations of a set from one snapshot to the next, the first one included.
@@ -115,7 +114,7 @@ class CollapseCallback(Measuring, TrainerCallback):
     def on_substep_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Forget a part of an accumulated gradient."""
+        """Forget a micro-batch that no optimiser step follows."""
         self._forget()
 
     @harmless
@@ -208,7 +207,7 @@ def shifts_labels(model: nn.Module) -> bool:
         return False
     try:
         source = inspect.getsource(inspect.unwrap(type(model).forward))
-    except (OSError, TypeError):  # no source is there
+    except (OSError, TypeError):  # the source is not available
         return True
     return any(name in source for name in ("loss_function", "shift_labels", "shift_logits"))
 
@@ -219,13 +218,13 @@ _NO_EVAL_LABELS = (
 )
 _NO_LABELS = (
     "Training batches are not measured: the model was called without {key!r}. Pass label_key=, the "
-    "name of the labels in a batch. Label smoothing and compute_loss_func take the labels away "
-    "before the model sees them; evaluations are measured all the same."
+    "name of the labels in a batch. Label smoothing and compute_loss_func remove the labels "
+    "before the model sees them; evaluations are still measured."
 )
 
 
 def _name(scores: Mapping[str, Any]) -> str:
-    """What the keys of an evaluation begin with: "eval", or "eval_NAME" of a set in a dict."""
+    """The first part of an evaluation's keys: "eval", or "eval_NAME" for a set in a dict."""
     # every evaluation has a run time; a score of the user's own may end in the same way
     found = [key.removesuffix("_runtime") for key in scores if key.endswith("_runtime")]
     return min(found, key=len, default="eval")

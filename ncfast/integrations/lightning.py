@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ncfast._optional import need
+from ncfast.features.batches import as_labels, inputs_and_labels
 from ncfast.integrations.batches import Logits, mask_of, next_tokens
 from ncfast.integrations.callback import Measuring, harmless
 from ncfast.integrations.split import Split
-from ncfast.tracking.batches import as_labels, inputs_and_labels
 
 need("lightning", "ncfast.integrations.lightning")
 from lightning.pytorch import Callback, LightningModule, Trainer  # noqa: E402
@@ -26,7 +26,7 @@ class CollapseCallback(Measuring, Callback):
     Batches are measured under ``train/``, from the features that hooks catch in the training step;
     ``train/loss`` is the loss as the training step returned it. Validation data are measured under
     ``val/`` while Lightning runs the validation steps; with several loaders under ``val_0/``,
-    ``val_1/``, ..., or ``val_NAME/`` where they are a dict. ``val/accuracy`` is there when the
+    ``val_1/``, ..., or ``val_NAME/`` where they are a dict. ``val/accuracy`` is written if the
     module, or one submodule of it, returns logits (N, K) or (B, T, K) once in a validation step.
     Rows with the label -100 (``ignore_index``) are left out, and counted under ``ignored``.
 
@@ -35,7 +35,7 @@ class CollapseCallback(Measuring, Callback):
     and only the first has sinks; samples that a DistributedSampler repeats count once in a
     validation.
 
-    No measurement ends a training: what cannot be measured is said once, as a warning. A second fit
+    No measurement ends a training: each problem gives one warning. A second fit
     makes a tracker of its own: steps continue with a Trainer that goes on, and begin at 1 with a
     new one.
 
@@ -81,7 +81,7 @@ class CollapseCallback(Measuring, Callback):
         self._logits: Logits | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the tracker: a checkpoint's step is known by now."""
+        """Make the tracker; here the step of a loaded checkpoint is known."""
         self._validations = 0
         self._start(pl_module, trainer.global_step, trainer.is_global_zero)
 
@@ -98,7 +98,7 @@ class CollapseCallback(Measuring, Callback):
         tracker = self.tracker
         if tracker is None or not self._running:
             return
-        if trainer.global_step == tracker.current_step:  # a part of an accumulated gradient
+        if trainer.global_step == tracker.current_step:  # a micro-batch without an optimiser step
             self._forget()
             return
         # several optimisers count as several steps

@@ -11,22 +11,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncfast._stream import Flags, StreamState
 from ncfast._surroundings import updatable
-from ncfast.distributed import unpack
+from ncfast.accumulator.stream import Flags, StreamState
 from ncfast.moments import ClassMoments
 
 _KEEPS_ALL = 0.5  # in place of an ignore_index where there is none
 
 
 class Layout(NamedTuple):
-    """What a vector holds.
+    """The parts of a vector.
 
     Attributes:
         num_classes: K.
         dim: D.
         scatter: whether the (D, D) scatter matrix is at its end.
-        ignore_index: stored too, so that metrics which leave out other rows share no state.
+        ignore_index: stored too, because metrics that leave out other rows share no state.
     """
 
     num_classes: int
@@ -43,7 +42,7 @@ class Layout(NamedTuple):
 
 @updatable
 def empty(layout: Layout) -> Tensor:
-    """The vector of no row."""
+    """The vector of a state without rows."""
     vector = torch.zeros(sum(layout.sizes), dtype=torch.float64)
     ignore = layout.ignore_index
     vector.split(layout.sizes)[2][1] = _KEEPS_ALL if ignore is None else ignore
@@ -51,7 +50,7 @@ def empty(layout: Layout) -> Tensor:
 
 
 def opened(vector: Tensor, layout: Layout, *, flags: Flags | None = None) -> StreamState:
-    """The state in a vector. All but the counts, which `close` writes, is a view of it."""
+    """The state in a vector: views of it, but for the counts, which `close` writes back."""
     inside, outside, ignored, scatter = vector.split(layout.sizes)
     return StreamState(
         _moments(inside, layout.num_classes, layout.dim),
@@ -95,12 +94,16 @@ def merged(vectors: Tensor, layout: Layout) -> Tensor:
 def of_first_release(vector: Tensor, layout: Layout) -> Tensor | None:
     """The vector of a state saved by version 0.1; None where it does not fit.
 
-    That state holds the moments alone.
+    That state holds the moments alone: norm_sum, norm_max, and for each class its count, its sum of
+    squares and its mean.
     """
     if layout.scatter or len(vector) != layout.sizes[0]:
         return None
     found = empty(layout).to(vector.device)
-    moments = unpack(vector.double(), layout.num_classes, layout.dim)
+    norms, rows = vector.double().split([2, len(vector) - 2])
+    counts, squares, means = rows.view(layout.num_classes, -1).split([1, 1, layout.dim], 1)
+    counts = counts.squeeze(1).to(torch.int64)
+    moments = ClassMoments(counts, means, squares.squeeze(1), *norms)
     _write(found.split(layout.sizes)[0], moments)
     return found
 

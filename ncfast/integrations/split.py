@@ -1,4 +1,4 @@
-"""A data split, measured while another framework runs the model over it."""
+"""`Split` measures a data split while another framework runs the model over it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ncfast._validate import with_float64
 from ncfast.accumulator import Accumulator
 from ncfast.evaluation.looks import Batch, Kept, Memory
 from ncfast.evaluation.samplers import OwnRows
+from ncfast.features.classifier import classifier_of
 from ncfast.metrics.catalogue import CATALOGUE
 from ncfast.tracking.keys import IGNORED
 from ncfast.tracking.reduction import Ranks
-from ncfast.tracking.step_metrics import classifier_of
 from ncfast.tracking.tracker import Tracker
 
 MEMORY = 2 << 30  # bytes of features kept for a second look, and of a D x D matrix
@@ -25,18 +26,18 @@ MEMORY = 2 << 30  # bytes of features kept for a second look, and of a D x D mat
 class Split:
     """The accumulators of a split whose batches come one by one; no batch raises.
 
-    A layer whose features cannot be measured in some batch, or labels that are no class indices,
-    make the metrics of the split NaN; a layer without features for the labels is left out. Both are
-    said once. Metrics that look at the features a second time keep them, up to 2 GiB.
+    If the features of a layer cannot be measured in some batch, or labels are no class indices, the
+    metrics of the split are NaN. A layer without features for the labels is left out. Both give one
+    warning. Metrics that read the features a second time keep them, up to 2 GiB.
 
     Args:
-        tracker: of the model; tells layers, metrics and classifiers.
-        loader: where the batches come from: rows that a sampler has repeated, so that all ranks
-            have as many, are not counted.
+        tracker: the tracker of the model, with its layers, metrics and classifiers.
+        loader: where the batches come from. Rows that a sampler has repeated, to give all ranks
+            equal numbers, are not counted.
 
     Attributes:
         moments: the accumulators by layer.
-        skipped, errors, repeated, empty: what `Tracker` asks of a snapshot; said here at once.
+        skipped, errors, repeated, empty: as in `Snapshot`; the warnings are given at once.
     """
 
     skipped, empty = 0, False
@@ -63,8 +64,8 @@ class Split:
         """Measure a batch that the model has run over.
 
         Args:
-            labels: (N,) integer class indices, or (B, T) of tokens; None where the caller has said
-                why there are none.
+            labels: (N,) integer class indices, or (B, T) of tokens; None if there are none, of
+                which the caller has warned.
             logits: (N, K) or (B, T, K), for the accuracy; anything else gives none.
             mask: of the labels' shape; rows where it is zero are left out.
         """
@@ -130,8 +131,8 @@ class Split:
         """The values for the record by key, 0-d tensors.
 
         Args:
-            ids: not read: each accumulator knows its own.
-            prefix: gives the first part of a layer's keys; "" asks for that of the accuracy.
+            ids: ignored; each accumulator knows its own.
+            prefix: maps a layer to the first part of its keys, and "" to that of the accuracy.
         """
         if not self._looked:
             self._look(self.moments)
@@ -202,6 +203,7 @@ class Split:
                 self._tracker._warn_once(f"split {layer}", message)
 
     def _score(self, logits: Tensor, labels: Tensor, mask: Tensor | None) -> None:
+        logits = logits.to(with_float64(logits.device))
         labels = labels.to(logits.device)
         counted = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask.to(labels) > 0
         if self._ignore_index is not None:
@@ -214,7 +216,7 @@ class Split:
 
 
 def _nothing(visit: Callable[[Batch], None]) -> None:
-    """The run over batches that nobody can repeat."""
+    """A pass over batches that another framework makes, and that cannot be repeated."""
 
 
 def _revisit(accumulators: dict[str, Accumulator], batch: Batch) -> None:

@@ -1,4 +1,4 @@
-"""Collapse metrics as `torchmetrics.Metric`: many in one, or one for each value."""
+"""The collapse metrics as `torchmetrics.Metric`: all in one object, or one object for each."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class CollapseValue(CollapseMetric):
 
     @property
     def higher_is_better(self) -> bool | None:  # type: ignore[override]
-        """Whether a higher value means more collapse; None where both ends mean something else."""
+        """Whether a higher value means more collapse; None if neither end of the range does."""
         metric = CATALOGUE[self.metrics[0]]
         low, _, high = metric.range[1:-1].partition(", ")
         target = metric.direction.partition(":")[0]
@@ -48,7 +48,7 @@ class CollapseValue(CollapseMetric):
         return {low: False, high: True}.get(target)
 
     def compute(self) -> Tensor:
-        """The value; NaN without rows, and where the memory limit leaves it out."""
+        """The value; NaN without rows, or if the memory limit leaves it out."""
         found = self._values()
         return found.get(self.metrics[0], self.moments_state.new_tensor(torch.nan))
 
@@ -78,7 +78,7 @@ class RNC1(CollapseValue):
 
 
 class _Family(CollapseValue):
-    """A form of the family that a subclass names, with the default variant of the function."""
+    """A metric of the family that a subclass names, with the default variant of its function."""
 
     _family: ClassVar[str]
     _variant: ClassVar[str]

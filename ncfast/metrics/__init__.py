@@ -8,12 +8,14 @@ from ncfast.metrics.bounds import (
 from ncfast.metrics.calls import cdnv, collapse_metrics, nc1, nc2, nc3, nc4, nc5, rnc1
 from ncfast.metrics.catalogue import Description, describe
 from ncfast.metrics.margins import class_margins, margin_histograms
+from ncfast.metrics.self_supervised import alignment, uniformity
 from ncfast.metrics.spectra import Spectra, spectra
 from ncfast.metrics.weights import balancedness, spectral_norm_product, weight_norm
 
 __all__ = [
     "Description",
     "Spectra",
+    "alignment",
     "balancedness",
     "cdnv",
     "class_margins",
@@ -31,5 +33,6 @@ __all__ = [
     "spectra",
     "spectral_norm_product",
     "superfluous_information_bound",
+    "uniformity",
     "weight_norm",
 ]

@@ -19,10 +19,10 @@ Features: TypeAlias = Array | ClassMoments
 def as_moments(
     feats: Features, labels: Labels | None, num_classes: int | None, backend: str
 ) -> ClassMoments:
-    """Moments as given, or of features and labels."""
+    """Moments as given, without a graph, or of features and labels."""
     if isinstance(feats, ClassMoments):
         _check_beside_moments(feats, labels, num_classes)
-        return feats
+        return feats.detach()
     if labels is None:
         raise ValueError(
             "Expected argument `labels` of shape (N,) beside a feature matrix but got None."

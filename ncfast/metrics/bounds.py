@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ncfast import _validate
 from ncfast._arrays import Array
 from ncfast.metrics.arguments import Features, as_inputs, check_not_moments
 from ncfast.metrics.inputs import MetricInputs
@@ -108,7 +110,7 @@ def superfluous_information_bound(
         () float64, in nats; NaN when all features are zero. Detached from the graph.
 
     Raises:
-        ValueError, TypeError: see `class_moments`; `sigma` not positive; an unknown `form`.
+        ValueError, TypeError: see `class_moments`; `sigma` no positive number; an unknown `form`.
 
     Example:
         >>> import math, torch, ncfast
@@ -121,8 +123,12 @@ def superfluous_information_bound(
     """
     if form not in ("logdet", "trace"):
         raise ValueError(f"Expected argument `form` to be 'logdet' or 'trace' but got {form!r}.")
-    if not sigma > 0:
-        raise ValueError(f"Expected argument `sigma` to be positive but got {sigma}.")
+    sigma = _validate.check_number("sigma", sigma)
+    if not 0 < sigma < math.inf:
+        raise ValueError(
+            f"Expected argument `sigma` to be positive and finite but got {sigma}. It is relative "
+            "to the largest feature norm: 0.1, for example."
+        )
     if form == "logdet":
         check_not_moments(feats, "the bound with form='logdet'")
     inputs = as_inputs(feats, labels, num_classes=num_classes, backend=backend)
@@ -177,6 +183,7 @@ def realised_gap(train: ClassMoments, test: ClassMoments) -> Tensor:
     for name, moments in (("train", train), ("test", test)):
         check_moments(moments, name)
     check_mergeable(train, test, "test")
+    train, test = train.detach(), test.detach()
     gap = (test.class_variances - train.class_variances).abs()
     return torch.where(train.present & test.present, gap, torch.nan)
 

@@ -148,7 +148,7 @@ def rnc1(
     norm = moments.norm_max if scale == "max" else moments.norm_mean
     trace = moments.within_trace
     if around is not None:
-        trace = variability.within_trace_around(moments, around)
+        trace = variability.within_trace_around(moments, around.detach())
     return variability.rescaled_variability(trace, norm)
 
 

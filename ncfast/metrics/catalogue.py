@@ -16,11 +16,23 @@ from ncfast.metrics import (
     ood,
     pairwise,
     rank,
+    self_supervised,
     variability,
 )
 from ncfast.metrics.metric import TIERS, Metric
 
-_FAMILIES = (variability, covariance, geometry, pairwise, duality, decision, ood, rank, bounds)
+_FAMILIES = (
+    variability,
+    covariance,
+    geometry,
+    pairwise,
+    duality,
+    decision,
+    ood,
+    rank,
+    self_supervised,
+    bounds,
+)
 _CORE = (
     "rnc1.max",
     "rnc1.mean",
@@ -147,6 +159,20 @@ STANDALONE = {
         "[0, 1]",
         "0: balanced",
     ),
+    "ssl.alignment": Standalone(
+        "ncfast.alignment",
+        "mean of norm(x - y)^2 over pairs of views, every row of norm 1",
+        "Wang & Isola 2020, arXiv 2005.10242",
+        "[0, 4]",
+        "0: views coincide",
+    ),
+    "ssl.uniformity": Standalone(
+        "ncfast.uniformity",
+        "log mean over i < j of exp(-2 norm(x_i - x_j)^2), every row of norm 1",
+        "Wang & Isola 2020, arXiv 2005.10242",
+        "[-8, 0]",
+        "0: one point; lower: more uniform",
+    ),
     "bound.superfluous": Standalone(
         "ncfast.superfluous_information_bound",
         "1/2 sum_c p_c logdet(I + Cov_c / (B_g^2 sigma^2)) <= RNC1 / (2 sigma^2), in nats",
@@ -226,3 +252,23 @@ def describe(id_: str) -> Description:
         )
     known = ", ".join([*CATALOGUE, *STANDALONE])
     raise ValueError(f"Expected the id of a metric but got {id_!r}. Known ids: {known}.")
+
+
+CONVENTIONS = {
+    "means": "every class counts the same: centred on the mean of class means, Sigma_B unweighted",
+    "Sigma_W": "population normalisation 1/N over all samples",
+    "standard deviations": "population",
+    "information": "nats",
+    "nan": "undefined: fewer than two classes in the batch, or features that are not finite",
+}
+
+
+def definition_of(id_: str) -> dict[str, str]:
+    """Formula, source, range and direction of a metric, as a header stores them."""
+    entry = CATALOGUE[id_] if id_ in CATALOGUE else STANDALONE[id_]
+    return {
+        "formula": entry.formula,
+        "source": entry.source,
+        "range": entry.range,
+        "direction": entry.direction,
+    }

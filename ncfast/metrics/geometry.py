@@ -6,11 +6,11 @@ from torch import Tensor
 
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.metric import Metric
-from ncfast.ops.summary import Spread
+from ncfast.ops.summary import Spread, root
 
 
 def _relative_deviation(norms: Spread) -> Tensor:
-    return norms.variance.sqrt() / norms.mean
+    return root(norms.variance) / norms.mean
 
 
 def equinorm(inputs: MetricInputs) -> Tensor:
@@ -131,7 +131,7 @@ METRICS = {
         uses=frozenset({"products"}),
     ),
     "nc2.cosine_std": Metric(
-        lambda inputs: inputs.cosine_variance.sqrt(),
+        lambda inputs: root(inputs.cosine_variance),
         "population std over pairs of cos(mu_c - m, mu_k - m)",
         _PAPYAN,
         "[0, 1]",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -32,7 +33,8 @@ def class_margins(
 
     Raises:
         ValueError: no pair, an index outside 0..K-1, or shapes that do not fit.
-        TypeError: an argument is not an array of numbers, or has a dtype that cannot be used.
+        TypeError: an argument is not an array of numbers, or has a dtype that cannot be used;
+            `pairs` is no list of pairs of ints.
 
     Example:
         >>> import torch, ncfast
@@ -42,7 +44,7 @@ def class_margins(
     """
     feats = _validate.check_features(feats)
     rows, bias = as_classifier(weight, bias, None, feats.shape[1], feats.device)
-    _check_pairs(pairs, len(rows))
+    pairs = _as_pairs(pairs, len(rows))
     first, second = (
         torch.tensor([pair[side] for pair in pairs], device=rows.device) for side in (0, 1)
     )
@@ -80,8 +82,9 @@ def margin_histograms(
         Detached from the graph.
 
     Raises:
-        ValueError: shapes that do not fit, no bin, or an empty range.
-        TypeError: an argument is not an array of numbers, or has a dtype that cannot be used.
+        ValueError: shapes that do not fit, no bin, an empty range, or a device without float64.
+        TypeError: an argument is not an array of numbers, or has a dtype that cannot be used;
+            `pairs` is no list of pairs of ints.
 
     Example:
         >>> import torch, ncfast
@@ -93,14 +96,19 @@ def margin_histograms(
     """
     margins = as_tensor("margins", margins)
     labels, bins = _validate.check_labels(labels_of(labels)), as_integer("bins", bins)
-    _check_pairs(pairs, None)
+    for name, given in (("margins", margins), ("labels", labels)):
+        _validate.check_device(name, given.device, f"Move it to the CPU: {name}.cpu().")
+    pairs = _as_pairs(pairs, None)
     if margins.shape != (len(labels), len(pairs)):
         raise ValueError(
             f"Expected argument `margins` of shape (N, R) = {(len(labels), len(pairs))} but got "
             f"{tuple(margins.shape)}."
         )
-    if bins < 1 or not low < high:
-        raise ValueError(f"Expected bins >= 1 and low < high but got {bins}, {low} and {high}.")
+    low, high = _validate.check_number("low", low), _validate.check_number("high", high)
+    if not 1 <= bins < 1 << 31:
+        raise ValueError(f"Expected argument `bins` in 1..2^31 - 1 but got {bins}.")
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"Expected arguments `low` < `high`, finite, but got {low} and {high}.")
     width = (high - low) / bins
     place = ((margins - low) / width).floor().clamp(max=bins - 1)
     inside = (margins >= low) & (margins <= high)
@@ -112,12 +120,21 @@ def margin_histograms(
     return counts.scatter_add_(2, place.T.unsqueeze(1).expand(-1, 2, -1), chosen)
 
 
-def _check_pairs(pairs: Sequence[tuple[int, int]], number: int | None) -> None:
-    if not pairs:
+def _as_pairs(pairs: Sequence[tuple[int, int]], number: int | None) -> list[tuple[int, int]]:
+    """The pairs as ints, once they are checked."""
+    try:
+        found = [(as_integer("pairs", a), as_integer("pairs", b)) for a, b in pairs]
+    except (TypeError, ValueError, RuntimeError):  # no sequence, or not of pairs of integers
+        raise TypeError(
+            "Expected argument `pairs` to be a list of pairs of ints, such as [(0, 1), (4, 5)], "
+            f"but got {type(pairs).__name__}: {pairs!r:.60}."
+        ) from None
+    if not found:
         raise ValueError("Expected argument `pairs` to hold at least one pair but got none.")
-    for pair in pairs:
-        bad = len(pair) != 2 or min(pair) < 0 or (number is not None and max(pair) >= number)
-        if bad:
+    for pair in found:
+        most = number if number is not None else _validate.MOST_CLASSES
+        if min(pair) < 0 or max(pair) >= most:
             raise ValueError(
                 f"Expected argument `pairs` to hold pairs of classes in 0..K-1 but got {pair}."
             )
+    return found

@@ -55,7 +55,7 @@ class Metric:
 
     def __call__(self, source: ClassMoments | MetricInputs) -> Tensor:
         """The value, float64, with the leading axes of the moments: () for one state."""
-        inputs = MetricInputs(source) if isinstance(source, ClassMoments) else source
+        inputs = source if isinstance(source, MetricInputs) else MetricInputs(source.detach())
         return self.function(inputs)
 
     @property

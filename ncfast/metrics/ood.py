@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ncfast._validate import labels_are_on_host
+from ncfast._validate import is_on_host
 from ncfast.metrics.inputs import MetricInputs, given
 from ncfast.metrics.metric import Metric
 from ncfast.metrics.rank import total_axes
@@ -25,7 +25,7 @@ def ood_cosine(inputs: MetricInputs) -> Tensor:
 def neco_scores(inputs: MetricInputs, rows: Tensor) -> Tensor:
     """norm(P (g - mu_G)) / norm(g - mu_G), P onto the top P - 1 principal components, (M,)."""
     # only the first K - 1 can be among the top P - 1
-    if labels_are_on_host(rows) and bool(inputs.number > inputs.moments.dim):
+    if is_on_host(rows) and bool(inputs.number > inputs.moments.dim):
         return rows.new_ones(len(rows), dtype=torch.float64)
     _, vectors = inputs.once(total_axes)
     vectors = vectors.narrow(0, 0, min(inputs.moments.num_classes - 1, len(vectors)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,8 @@ from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.metric import Metric
 from ncfast.ops.spectra import eigen, eigenvalues, significant
 from ncfast.ops.summary import norm_of
+
+_FLOOR = 1e-7  # what RankMe and LiDAR add to every share
 
 
 def total_covariance(inputs: MetricInputs) -> Tensor:
@@ -36,13 +40,60 @@ def total_axes(inputs: MetricInputs) -> tuple[Tensor, Tensor]:
 def entropy_rank(singular: Tensor) -> Tensor:
     """Exponential entropy of the normalised singular values (..., R)."""
     share = singular / singular.sum(-1, keepdim=True)
-    return torch.special.entr(share).sum(-1).exp()
+    logarithm = torch.where(share > 0, share, 1.0).log()  # that of zero has no gradient
+    return (-share * logarithm).sum(-1).exp()
 
 
 def _effective(inputs: MetricInputs) -> Tensor:
     squares = inputs.once(_moment_spectrum)
     singular = torch.where(significant(squares, inputs.moments.dim), squares.sqrt(), 0.0)
     return entropy_rank(singular) + 0 * squares.sum()
+
+
+def entropy_rank_with_floor(values: Tensor, number: Tensor | int) -> Tensor:
+    """Exponential entropy of shares (..., R) that are raised by `_FLOOR`, of the first ``number``.
+
+    The shares then sum to more than one, as in the papers that define it so.
+    """
+    share = values / values.sum(-1, keepdim=True) + _FLOOR
+    rank = torch.arange(values.shape[-1], device=values.device)
+    return torch.where(rank < number, torch.special.entr(share), 0.0).sum(-1).exp()
+
+
+def _rankme(inputs: MetricInputs) -> Tensor:
+    squares = inputs.once(_moment_spectrum)
+    singular = torch.where(significant(squares, inputs.moments.dim), squares.sqrt(), 0.0)
+    return entropy_rank_with_floor(singular, inputs.total) + 0 * squares.sum()
+
+
+class _Line(NamedTuple):
+    """A line through log eigenvalues over log ranks, by least squares."""
+
+    slope: Tensor
+    error: Tensor  # root mean square of the residuals
+
+
+def _decay(inputs: MetricInputs) -> _Line:
+    """The fit of alpha-ReQ to all nonzero eigenvalues of Sigma_T; NaN with fewer than two."""
+    values = inputs.once(total_axes)[0]
+    kept = significant(values, len(values))
+    number = kept.sum()
+    height = torch.where(kept, values, 1.0).log()
+    rank = torch.arange(1, len(values) + 1, dtype=values.dtype, device=values.device).log()
+    rank = torch.where(kept, rank - (rank * kept).sum() / number, 0.0)
+    height = torch.where(kept, height - height.sum() / number, 0.0)
+    slope = (rank * height).sum() / rank.square().sum()
+    rest = torch.where(kept, height - slope * rank, 0.0).square().sum() / number
+    undefined = 0 * values.sum()
+    return _Line(slope + undefined, rest.sqrt() + undefined)
+
+
+def _alpha(inputs: MetricInputs) -> Tensor:
+    return -inputs.once(_decay).slope
+
+
+def _alpha_error(inputs: MetricInputs) -> Tensor:
+    return inputs.once(_decay).error
 
 
 def _effective_means(inputs: MetricInputs) -> Tensor:
@@ -68,6 +119,7 @@ def _stable_means(inputs: MetricInputs) -> Tensor:
     return (values / values.narrow(-1, 0, 1)).square().sum(-1)
 
 
+_ALPHA = "Agrawal et al. 2022 (alpha-ReQ), arXiv 2202.05808"
 _RANKME = "Roy & Vetterli 2007; Garrido et al. 2023 (RankMe)"
 _STABLE = "Rudelson & Vershynin 2007"
 _DIRECTION = "P - 1 or P at collapse, min(N, D) when spread evenly"
@@ -115,6 +167,40 @@ METRICS = {
         _MEANS,
         tier="standard",
         uses=frozenset({"products"}),
+    ),
+    "rank.rankme": Metric(
+        _rankme,
+        f"exp(-sum_r p_r log p_r), p_r = sigma_r / sum sigma + {_FLOOR}, r up to min(N, D), of the "
+        "(N, D) features, uncentred",
+        "Garrido et al. 2023 (RankMe), arXiv 2210.02885",
+        "[1, min(N, D)]",
+        _DIRECTION,
+        tier="full",
+        needs=_SCATTER,
+        uses=frozenset({"scatter"}),
+        synchronizes=True,
+    ),
+    "rank.alpha_req": Metric(
+        _alpha,
+        "alpha of the least-squares line log lambda_r = b - alpha log r, lambda_r > 0 of Sigma_T",
+        _ALPHA,
+        "[0, inf)",
+        "near 1: said to generalise best; larger: few directions",
+        tier="full",
+        needs=_SCATTER,
+        uses=frozenset({"scatter"}),
+        synchronizes=True,
+    ),
+    "rank.alpha_req_error": Metric(
+        _alpha_error,
+        "root mean square of the residuals of the line of rank.alpha_req, in log lambda",
+        _ALPHA,
+        "[0, inf)",
+        "0: a power law",
+        tier="full",
+        needs=_SCATTER,
+        uses=frozenset({"scatter"}),
+        synchronizes=True,
     ),
     "rank.stable": Metric(
         _stable,

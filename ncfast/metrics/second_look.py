@@ -24,8 +24,9 @@ from ncfast.metrics.needs import LOOKS
 from ncfast.metrics.ood import neco_scores
 from ncfast.moments import ClassMoments
 from ncfast.ops.blocks import add_by_class
+from ncfast.ops.kept_rows import checked_keys, nan_if
 from ncfast.ops.margins import add_projected_squares, add_squares_of_few
-from ncfast.ops.update import UPDATE, checked_keys, nan_if
+from ncfast.ops.update import UPDATE
 
 NO_SCORE = -1.0  # in place of a score, which lies in 0..1
 _CLASSIFIER = frozenset({"classifier", "bias"})
@@ -99,7 +100,7 @@ class SecondLook:
         number = self.inputs.moments.num_classes
         labels, _, invalid = checked_keys(labels, number, mask, ignore_index)
         left_out = labels == number
-        if not _validate.labels_are_on_host(labels) or bool(left_out.any()):
+        if not _validate.is_on_host(labels) or bool(left_out.any()):
             feats = torch.where(left_out.unsqueeze(1), 0, feats)
         sums = self.sums
         sums.norm_sum.add_(self._norm_sum(feats) + nan_if(invalid))

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ncfast._arrays import Array, as_tensor
+from ncfast._validate import check_device
 from ncfast.ops import _raw
-from ncfast.ops.weight_norm import norm_reader, reference
+from ncfast.ops.weight_norm import ON_CPU, norm_reader, reference
 
 
 def weight_norm(model_or_parameters: nn.Module | Iterable[Array]) -> Tensor:
@@ -29,7 +30,7 @@ def weight_norm(model_or_parameters: nn.Module | Iterable[Array]) -> Tensor:
         () float64 on the parameters' device.
 
     Raises:
-        ValueError: there is no parameter.
+        ValueError: there is no parameter, or its device has no float64.
         TypeError: a parameter holds integers, such as the codes of a quantised layer, or is not an
             array of numbers.
 
@@ -70,7 +71,7 @@ def balancedness(last: Array, previous: Array, *, relative: bool = True) -> Tens
         () float64; NaN when relative and both are zero. Detached from the graph.
 
     Raises:
-        ValueError: the shapes do not chain, or the devices differ.
+        ValueError: the shapes do not chain, or the devices differ or have no float64.
         TypeError: an argument is not an array of numbers.
 
     Example:
@@ -86,6 +87,8 @@ def balancedness(last: Array, previous: Array, *, relative: bool = True) -> Tens
             f"{tuple(last.shape)} and {tuple(previous.shape)}. Pass the weights of two "
             "consecutive linear layers, the later one first."
         )
+    for name, matrix in (("last", last), ("previous", previous)):
+        check_device(name, matrix.device, f"Move it to the CPU: {name}.cpu().")
     if last.device != previous.device:
         raise ValueError(
             f"Expected argument `previous` on {last.device}, as `last`, but got {previous.device}."
@@ -112,7 +115,7 @@ def spectral_norm_product(model_or_weights: nn.Module | Iterable[Array]) -> Tens
         () float64. Detached from the graph.
 
     Raises:
-        ValueError: there is no weight matrix.
+        ValueError: there is no weight matrix, or its device has no float64.
 
     Example:
         >>> import torch, ncfast
@@ -122,12 +125,15 @@ def spectral_norm_product(model_or_weights: nn.Module | Iterable[Array]) -> Tens
     if isinstance(model_or_weights, nn.Module):
         model_or_weights = model_or_weights.parameters()
     tensors = _tensors("model_or_weights", model_or_weights)
-    matrices = [w.flatten(1).to(torch.float64) for w in tensors if w.ndim >= 2]
+    matrices = [w for w in tensors if w.ndim >= 2]
     if not matrices:
         raise ValueError(
             "Expected argument `model_or_weights` to hold at least one weight matrix but got none."
         )
-    return torch.stack([torch.linalg.svdvals(w).amax() for w in matrices]).prod()
+    for matrix in matrices:
+        check_device("model_or_weights", matrix.device, ON_CPU)
+    flat = (matrix.flatten(1).to(torch.float64) for matrix in matrices)
+    return torch.stack([torch.linalg.svdvals(matrix).amax() for matrix in flat]).prod()
 
 
 def _tensors(name: str, given: Iterable[Array]) -> list[Tensor]:
@@ -136,4 +142,6 @@ def _tensors(name: str, given: Iterable[Array]) -> list[Tensor]:
             f"Expected argument `{name}` to be a torch.nn.Module or a list of tensors but got "
             f"{type(given).__name__}."
         )
-    return [each if isinstance(each, Tensor) else as_tensor(name, each) for each in given]
+    if isinstance(given, Tensor) and given.ndim == 0:
+        given = [given]
+    return [as_tensor(name, each) for each in given]

@@ -53,6 +53,11 @@ def traced(*tensors: Tensor) -> bool:
     return False
 
 
+def transformed() -> bool:
+    """Whether functorch transforms what is running, as in vmap or grad."""
+    return _transformed() is not None
+
+
 def plain(*tensors: Tensor) -> bool:
     """Whether these are ordinary CPU tensors and no tracer is active."""
     if traced():

@@ -1,8 +1,9 @@
 """Decides which backend runs an operation, says why one cannot, and declares torch operators.
 
 Every operation has a reference in torch, which runs on any device and can be traced. It may have a
-C++ call, for plain tensors on a CPU, and Triton kernels, for tensors on a CUDA device; the kernels
-run only when asked for. `Operation.select` takes the form that can run.
+C++ call, for plain tensors on a CPU, and Triton kernels, for tensors on a CUDA device. The kernels
+run when asked for, and by default once a self-check on the device has passed (`_auto.py`).
+`Operation.select` takes the form that can run.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from ncfast.ops import _fallback, _raw
+from ncfast.ops import _auto, _fallback, _raw, _second_net, _verdict_table
+from ncfast.ops._comparison import Comparison
 
 NAMES = ("auto", "reference", "cpu", "triton")
 _BUILD_INFO = Path(__file__).parent.parent / "_build_info.json"
@@ -44,10 +46,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class BackendStatus:
-    """Whether a backend can run here, and why (not)."""
+    """Whether a backend can run here, and why (not).
+
+    Attributes:
+        available: whether it can run.
+        reason: why, or why not.
+        verdicts: of the self-check, a line for each CUDA device, operation and path.
+    """
 
     available: bool
     reason: str
+    verdicts: tuple[str, ...] = ()
 
 
 def backends() -> dict[str, BackendStatus]:
@@ -82,15 +91,11 @@ def _triton_status() -> BackendStatus:
     why_not = why_not_triton()
     if why_not is not None:
         return BackendStatus(False, why_not)
-    version = _TRITON
-    newer = {name: since for name, since in _SINCE.items() if version < since}
-    notes = [f"{name} need Triton {_dotted(since)}" for name, since in newer.items()]
+    notes = [note for note in map(why_not_compiled, _SINCE) if note is not None]
     notes += [f"{variant} failed: {why}" for variant, why in _fallback.failures.items()]
-    # so far only the interpreter and the compiler have checked the kernels: "auto" leaves them out
-    notes.append("only when asked for: not run on a GPU yet")
-    return BackendStatus(
-        True, f"Triton {_dotted(version)}, tensors on a CUDA device; " + "; ".join(notes)
-    )
+    notes.append(_verdict_table.summary())
+    reason = f"Triton {_dotted(_TRITON)}, tensors on a CUDA device; " + "; ".join(notes)
+    return BackendStatus(True, reason, _verdict_table.lines())
 
 
 def _dotted(version: tuple[int, ...]) -> str:
@@ -138,6 +143,8 @@ class Operation(Generic[P, T]):
         triton: the call of Triton's kernels; it may raise anything.
         operator: the torch operator that replaces ``triton`` while something is traced.
         float64: whether ``triton`` takes float64.
+        comparison: of ``triton`` with ``reference``; without one no self-check vouches for it.
+        path: names the path of the kernels for given arguments; empty if there is one alone.
     """
 
     name: str
@@ -146,16 +153,33 @@ class Operation(Generic[P, T]):
     triton: Callable[P, T] | None = None
     operator: Callable[P, T] | None = None
     float64: bool = False
+    comparison: Comparison | None = None
+    path: Callable[P, str] | None = None
 
     def select(self, backend: str, feats: Tensor) -> Callable[P, T]:
         """The form that runs for tensors like ``feats`` (N, D) under backend ``backend``.
 
         It is the reference if the backend has no form of the operation, or cannot run here.
         """
-        if backend == "triton" and self.triton is not None and why_not_triton(feats) is None:
-            return self.on_device
+        if self.triton is not None and why_not_triton(feats) is None:
+            if backend == "triton":
+                return self.on_device
+            if backend == "auto" and self._offered(feats):
+                return self.if_proven
         usable = self.cpu is not None and backend != "reference" and _raw.readable(feats)
         return self.cpu if self.cpu is not None and usable else self.reference
+
+    def _offered(self, feats: Tensor) -> bool:
+        takes = self.comparison is not None and (self.float64 or feats.dtype != torch.float64)
+        return takes and _auto.offered(self.name, feats.dtype, feats.device, feats.numel())
+
+    def if_proven(self, *given: P.args, **named: P.kwargs) -> T:
+        """Run the kernels where a self-check found them correct, else the reference."""
+        feats = _first(given)
+        path = "" if self.path is None else self.path(*given, **named)
+        if _auto.usable(self.name, path, feats, (*given, *named.values())):
+            return self.on_device(*given, **named)
+        return self.reference(*given, **named)
 
     def on_device(self, *given: P.args, **named: P.kwargs) -> T:
         """Run the kernels: as a torch operator while something is traced, else directly."""
@@ -170,18 +194,33 @@ class Operation(Generic[P, T]):
         """
         kernels, feats = self.triton, _first(given)
         exact = feats.dtype == torch.float64
-        if kernels is None or (exact and not self.float64) or not _compiles(self.name):
+        takes = (self.float64 or not exact) and why_not_compiled(self.name) is None
+        if kernels is None or not takes:
             return self.reference(*given, **named)
         return _fallback.with_fallback(
             self.name,
             feats,
             lambda: kernels(*given, **named),
             lambda: self.reference(*given, **named),
+            "" if self.path is None else self.path(*given, **named),
+            self._error(*given, **named),
+        )
+
+    def _error(self, *given: P.args, **named: P.kwargs) -> Callable[[], Tensor] | None:
+        """Compares the kernels with the reference on the first rows."""
+        compare, kernels = self.comparison, self.triton
+        if compare is None or kernels is None:
+            return None
+        return lambda: _second_net.error_on_first_rows(
+            compare, kernels, self.reference, *given, **named
         )
 
 
-def _compiles(name: str) -> bool:
-    return name not in _SINCE or _SINCE[name] <= _TRITON
+def why_not_compiled(operation: str) -> str | None:
+    """The reason why this version of Triton cannot compile an operation; None if it can."""
+    if operation not in _SINCE or _SINCE[operation] <= _TRITON:
+        return None
+    return f"{operation} need Triton {_dotted(_SINCE[operation])}"
 
 
 def _first(given: tuple[Any, ...]) -> Tensor:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ncfast._surroundings import ieee_float32
-from ncfast._validate import labels_are_on_host
+from ncfast._validate import is_on_host
 from ncfast.kernels.configuration import decide_config
-from ncfast.ops import _raw
+from ncfast.ops import _comparison, _raw
 from ncfast.ops._registry import Operation, operator
 from ncfast.ops.blocks import rows_of
 from ncfast.ops.summary import Moments
@@ -52,7 +52,7 @@ def reference(feats: Tensor, rules: Sequence[Rule]) -> list[Tensor]:
 class _Decider:
     def __init__(self, rule: Rule) -> None:
         self.centre, self.rows, self.offset = rule
-        self.fast = labels_are_on_host(self.rows) and len(self.rows) > _FEW
+        self.fast = is_on_host(self.rows) and len(self.rows) > _FEW
         if self.fast:
             self.rows32, self.offset32 = self.rows.float(), self.offset.float()
             self.largest = torch.linalg.vector_norm(self.rows, dim=1).amax()
@@ -141,6 +141,7 @@ STACKED_DECISIONS = Operation(
         cuda=_eagerly,
     ),
     float64=True,
+    comparison=_comparison.DECISIONS,
 )
 
 

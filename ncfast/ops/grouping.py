@@ -15,19 +15,19 @@ from ncfast._arrays import Array
 _NARROW = ((1 << 8, torch.uint8), (1 << 15, torch.int16), (1 << 31, torch.int32))
 
 
-class ItemTable(NamedTuple):
-    """The plan cut into items: runs of at most ``rows`` sorted rows that share a class.
+class SegmentTable(NamedTuple):
+    """The plan cut into segments: runs of at most ``rows`` sorted rows that share a class.
 
-    The number of items depends on the data, its bound does not: W = N // rows + K, and no value is
-    read to allocate. An absent class owns one item of length zero.
+    The number of segments depends on the data, its bound does not: W = N // rows + K, and no value
+    is read to allocate. An absent class owns one segment of length zero.
     """
 
-    rows: int  # bound on an item's length
+    rows: int  # bound on a segment's length
     # (5, W) int32: start, length, class (-1 past the end), first row of the class, slot of the
-    # item's partial result (-1 for an item that is all of its class)
-    items: Tensor
-    # (4, M) int32, classes of several items: class (-1 past the end), first item, number of
-    # items, first slot
+    # segment's partial result (-1 for a segment that is all of its class)
+    segments: Tensor
+    # (4, M) int32, classes of several segments: class (-1 past the end), first segment, number of
+    # segments, first slot
     shared: Tensor
     slots: int  # bound on the number of slots
 
@@ -82,8 +82,8 @@ class LabelPlan:
             )
         return self.num_classes
 
-    def items(self, rows: int) -> ItemTable:
-        """The item table for items of at most ``rows`` rows; kept for the next call.
+    def segments(self, rows: int) -> SegmentTable:
+        """The segment table for segments of at most ``rows`` rows; kept for the next call.
 
         On any stream the table can be used at once: the current stream waits until it is written.
         """
@@ -97,18 +97,18 @@ class LabelPlan:
         elif kept.written is not None:
             stream = torch.cuda.current_stream(self.device)
             stream.wait_event(kept.written)
-            for part in (kept.table.items, kept.table.shared):
+            for part in (kept.table.segments, kept.table.shared):
                 part.record_stream(stream)  # its memory is not reused before this stream is done
         return kept.table
 
 
 class _Kept(NamedTuple):
-    table: ItemTable
+    table: SegmentTable
     written: torch.cuda.Event | None  # recorded after the table on the stream that made it
 
 
-def _keep(table: ItemTable) -> _Kept:
-    device = table.items.device
+def _keep(table: SegmentTable) -> _Kept:
+    device = table.segments.device
     on_cuda = device.type == "cuda"
     return _Kept(table, torch.cuda.current_stream(device).record_event() if on_cuda else None)
 
@@ -135,8 +135,9 @@ def plan(labels: Labels, num_classes: int | None = None) -> LabelPlan:
 
     Raises:
         TypeError: a dtype that cannot be used.
-        ValueError: a shape that does not fit; no label; labels out of range, where they are on the
-            CPU. On an accelerator such a plan turns results into NaN, as such labels do.
+        ValueError: a shape that does not fit; no label; a device without float64; labels out of
+            range, where they are on the CPU. On an accelerator such a plan turns results into NaN,
+            as such labels do.
 
     Example:
         >>> import torch, ncfast
@@ -146,6 +147,7 @@ def plan(labels: Labels, num_classes: int | None = None) -> LabelPlan:
         [25, 25, 25, 25]
     """
     labels = _validate.check_labels(labels_of(labels))
+    _validate.check_device("labels", labels.device, "Move them to the CPU: labels.cpu().")
     if not 0 < labels.shape[0] < 1 << 31:
         raise ValueError(
             f"Expected argument `labels` to hold 1 to 2^31 - 1 labels but got {labels.shape[0]}."
@@ -154,7 +156,7 @@ def plan(labels: Labels, num_classes: int | None = None) -> LabelPlan:
         num_classes = _validate.infer_num_classes(labels)
     else:
         num_classes = _validate.check_num_classes(num_classes)
-        if _validate.labels_are_on_host(labels):
+        if _validate.is_on_host(labels):
             _validate.check_label_values(labels, num_classes)
     return build(labels.detach().clone(), num_classes)
 
@@ -185,22 +187,22 @@ def _sorted(keys: Tensor, number: int) -> tuple[Tensor, Tensor]:
     return torch.sort(keys.to(narrow), stable=True)
 
 
-class PresentItems(NamedTuple):
-    """The rows of a batch that count, cut into items: runs of rows that share a class.
+class PresentSegments(NamedTuple):
+    """The rows of a batch that count, cut into segments: runs of rows that share a class.
 
-    Absent classes own no item, so the bound on the number of items, W = N // rows + min(N, K),
-    does not grow with K beyond N. No value is read to allocate.
+    Absent classes own no segment, so the bound on the number of segments, W = N // rows + min(N,
+    K), does not grow with K beyond N. No value is read to allocate.
     """
 
     permutation: Tensor  # (N,) int32: rows in the order of their classes, left-out rows last
     # (6, W) int32: start, length (0 past the end), class (-1 past the end), first row of the class,
-    # the item's own number, and the rows of the class in its first item, 0 in the others
-    items: Tensor
-    leaders: Tensor  # (N,) int64: the first item of a row's class; -1 for rows left out
+    # the segment's own number, and the rows of the class in its first segment, 0 in the others
+    segments: Tensor
+    leaders: Tensor  # (N,) int64: the first segment of a row's class; -1 for rows left out
 
 
-def present_items(keys: Tensor, num_classes: int, rows: int) -> PresentItems:
-    """Items of at most ``rows`` rows from ``keys`` (N,): classes, or K in rows left out.
+def present_segments(keys: Tensor, num_classes: int, rows: int) -> PresentSegments:
+    """Segments of at most ``rows`` rows from ``keys`` (N,): classes, or K in rows left out.
 
     The cuts depend on the rows that count alone. No host synchronisation.
     """
@@ -210,8 +212,8 @@ def present_items(keys: Tensor, num_classes: int, rows: int) -> PresentItems:
     counts = ordered < num_classes
     opens = counts & ((position - begins) % rows == 0)
     number = opens.cumsum(0)
-    item = torch.arange(len(keys) // rows + min(len(keys), num_classes), device=keys.device)
-    start = torch.searchsorted(number, item + 1)
+    segment = torch.arange(len(keys) // rows + min(len(keys), num_classes), device=keys.device)
+    start = torch.searchsorted(number, segment + 1)
     used = start < len(keys)
     start = torch.where(used, start, 0)
     owner = ordered.index_select(0, start)
@@ -222,24 +224,24 @@ def present_items(keys: Tensor, num_classes: int, rows: int) -> PresentItems:
         torch.where(used, (stop - start).clamp(max=rows), 0),
         torch.where(used, owner.to(torch.int64), -1),
         permutation.index_select(0, begin),
-        item,
+        segment,
         torch.where(used & (start == begin), stop - begin, 0),
     )
     leader = torch.where(counts, number.index_select(0, begins) - 1, -1)
     leaders = torch.empty_like(leader).scatter_(0, permutation, leader)
-    return PresentItems(permutation.to(torch.int32), _int32(columns), leaders)
+    return PresentSegments(permutation.to(torch.int32), _int32(columns), leaders)
 
 
-def _cut(plan: LabelPlan, rows: int) -> ItemTable:
+def _cut(plan: LabelPlan, rows: int) -> SegmentTable:
     counts, last = plan.counts, plan.num_classes - 1
-    number = ((counts + rows - 1) // rows).clamp(min=1)  # items of each class
+    number = ((counts + rows - 1) // rows).clamp(min=1)  # segments of each class
     ends = torch.cumsum(number, 0)
     several = torch.where(number > 1, number, 0)
     slots = torch.cumsum(several, 0) - several
-    item = torch.arange(len(plan) // rows + plan.num_classes, device=plan.device)
-    found = torch.searchsorted(ends, item, right=True)
+    segment = torch.arange(len(plan) // rows + plan.num_classes, device=plan.device)
+    found = torch.searchsorted(ends, segment, right=True)
     owner = found.clamp(max=last)
-    inner = item - (ends - number).index_select(0, owner)
+    inner = segment - (ends - number).index_select(0, owner)
     used = found <= last
     split = used & (number.index_select(0, owner) > 1)
     pivot = plan.permutation.index_select(0, plan.offsets.clamp(max=len(plan) - 1))
@@ -250,7 +252,7 @@ def _cut(plan: LabelPlan, rows: int) -> ItemTable:
         pivot.index_select(0, owner),
         torch.where(split, slots.index_select(0, owner) + inner, -1),
     )
-    # a class of several items has more than `rows` rows, which bounds the number of such classes
+    # a class of several segments has more than `rows` rows, which bounds the number of such classes
     bound = min(plan.num_classes, len(plan) // (rows + 1))
     rank = torch.arange(1, bound + 1, device=plan.device)
     found = torch.searchsorted(torch.cumsum(number > 1, 0), rank)
@@ -261,7 +263,7 @@ def _cut(plan: LabelPlan, rows: int) -> ItemTable:
         number.index_select(0, owner),
         slots.index_select(0, owner),
     )
-    return ItemTable(rows, _int32(columns), _int32(shared), len(plan) // rows + bound)
+    return SegmentTable(rows, _int32(columns), _int32(shared), len(plan) // rows + bound)
 
 
 def _int32(columns: tuple[Tensor, ...]) -> Tensor:

@@ -94,8 +94,11 @@ def _margin(classes: Classes, rows: Tensor, bias: Tensor, some: range, others: r
 
 
 def _cantelli(spread: Tensor, margin: Tensor) -> Tensor:
-    # without a positive margin the term is one, also where the two rows are equal
-    return torch.where(margin > 0, spread / (spread + margin.square()), 1.0)
+    # without a positive margin the term is one, also where the two rows are equal; the quotient
+    # that is not taken has no 0 / 0, which would be a NaN in the gradient
+    inside = margin > 0
+    total = torch.where(inside, spread + margin.square(), 1.0)
+    return torch.where(inside, spread / total, 1.0)
 
 
 def _others(values: Tensor, some: range, others: range, itself: float = 0.0) -> Tensor:

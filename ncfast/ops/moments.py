@@ -17,17 +17,21 @@ from torch import Tensor
 
 from ncfast.kernels import autotune
 from ncfast.kernels.configuration import (
-    ItemsConfig,
+    SegmentsConfig,
     TinyConfig,
-    items_config,
     merge_config,
+    segments_config,
     tiny_config,
 )
-from ncfast.ops import _raw
+from ncfast.ops import _auto, _comparison, _raw, _second_net
 from ncfast.ops._fallback import with_fallback
 from ncfast.ops._registry import NAMES, operator, why_not_cpu, why_not_triton
 from ncfast.ops.blocks import add_by_class, first_pass_rows, fold_invalid, multiprocessors
 from ncfast.ops.grouping import LabelPlan, build
+
+NAME = "class moments"  # in verdicts and warnings
+ONE_LAUNCH, SORTED_ROWS = PATHS = ("one launch", "sorted rows")  # of the kernels
+COMPARISON = _comparison.MOMENTS
 
 
 class RawMoments(NamedTuple):
@@ -55,7 +59,8 @@ def select(name: str, feats: Tensor, plan: LabelPlan | None = None) -> MomentsFu
     """The moments function of backend ``name`` for ``feats``, and for ``plan`` if it uses one.
 
     "auto" takes the extension for tensors on the CPU: no size was found where the reference, the
-    only other engine in float64, is faster. While something traces, an operator is called.
+    only other engine in float64, is faster. On a CUDA device it takes the kernels that a self-check
+    found correct. While something traces, an operator is called.
 
     Raises:
         ValueError: the name is unknown, or that backend cannot run here; the reason is given.
@@ -64,6 +69,9 @@ def select(name: str, feats: Tensor, plan: LabelPlan | None = None) -> MomentsFu
         raise ValueError(f"Expected argument `backend` to be one of {NAMES} but got {name!r}.")
     if name == "reference":
         return reference
+    if name == "auto" and why_not_triton(feats) is None:
+        kernels = _auto.offered(NAME, feats.dtype, feats.device, feats.numel())
+        return functools.partial(if_proven, plan=plan) if kernels else reference
     why_not = why_not_triton(feats) if name == "triton" else why_not_cpu(feats)
     if why_not is not None:
         if name == "auto":
@@ -148,18 +156,48 @@ def cpu(feats: Tensor, labels: Tensor, num_classes: int) -> RawMoments:
     return RawMoments(counts, means, within, norm_sum, norm_max)
 
 
+def if_proven(
+    feats: Tensor, labels: Tensor, num_classes: int, *, plan: LabelPlan | None = None
+) -> RawMoments:
+    """`triton` where a self-check found its kernels correct, else the reference."""
+    given = (feats, labels, num_classes)
+    # the sizes decide the path: traced code would have to look at them at every call
+    traced = _raw.traced(feats)
+    paths = (ONE_LAUNCH, SORTED_ROWS) if traced else (_path(_tiny(feats, num_classes)),)
+    for path in paths:
+        if not _auto.usable(NAME, path, feats, (*given, plan is None)):
+            return reference(*given)
+    return triton_operator(*given) if traced else triton(*given, plan=plan)
+
+
 def triton(
     feats: Tensor, labels: Tensor, num_classes: int, *, plan: LabelPlan | None = None
 ) -> RawMoments:
     """By Triton's kernels, or by the reference once they have failed."""
     tiny = _tiny(feats, num_classes)
     return with_fallback(
-        "class moments",
+        NAME,
         feats,
         lambda: _compute(feats, labels, num_classes, plan, tiny),
         lambda: reference(feats, labels, num_classes),
-        "sorted rows" if tiny is None else "one launch",
+        _path(tiny),
+        lambda: _error(feats, labels, num_classes, tiny),
     )
+
+
+def _path(tiny: TinyConfig | None) -> str:
+    return SORTED_ROWS if tiny is None else ONE_LAUNCH
+
+
+def _error(feats: Tensor, labels: Tensor, num_classes: int, tiny: TinyConfig | None) -> Tensor:
+    """The largest error on the first rows, by the path that all rows take."""
+    path = compute if tiny is not None else by_sorted_rows
+    return _second_net.error_on_first_rows(COMPARISON, path, reference, feats, labels, num_classes)
+
+
+def by_sorted_rows(feats: Tensor, labels: Tensor, num_classes: int) -> RawMoments:
+    """The kernels of the main path for features of any size, whatever they raise."""
+    return _compute(feats, labels, num_classes, None, None)
 
 
 def compute(
@@ -191,22 +229,22 @@ def _compute(
 
 def planned(feats: Tensor, plan: LabelPlan) -> RawMoments:
     """The main path: two launches over rows sorted by class."""
-    rule = items_config(
+    rule = segments_config(
         *feats.shape, plan.num_classes, feats.dtype.itemsize, multiprocessors(feats.device)
     )
     if autotune.wanted(feats.device):
-        rule = autotune.items(feats, plan.num_classes, rule, lambda c: _planned(feats, plan, c))
+        rule = autotune.segments(feats, plan.num_classes, rule, lambda c: _planned(feats, plan, c))
     return _planned(feats, plan, rule)
 
 
-def _planned(feats: Tensor, plan: LabelPlan, config: ItemsConfig) -> RawMoments:
+def _planned(feats: Tensor, plan: LabelPlan, config: SegmentsConfig) -> RawMoments:
     from ncfast.kernels.launch import Grouped, grouped_moments
 
-    table = plan.items(config.item_rows)
+    table = plan.segments(config.segment_rows)
     rows = Grouped(
-        plan.permutation, table.items, table.shared, table.slots, plan.counts, plan.poison
+        plan.permutation, table.segments, table.shared, table.slots, plan.counts, plan.poison
     )
-    merge = merge_config(*feats.shape, plan.num_classes, config.item_rows)
+    merge = merge_config(*feats.shape, plan.num_classes, config.segment_rows)
     # a copy: a change of the moments' counts in place must not change the plan
     return RawMoments(plan.counts.clone(), *grouped_moments(feats, rows, config, merge))
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncfast._validate import labels_are_on_host
+from ncfast._validate import is_on_host
 from ncfast.ops import _raw
 
 _EDGE_CPU, _EDGE_GPU = 512, 4096  # tiles of 2 MB stay in a CPU's cache; 128 MB fill a GPU
@@ -190,7 +190,7 @@ def one_minus_cosine(u: Tensor, v: Tensor, *, diagonal: bool = False) -> Tensor:
     A matrix product where that is accurate. An accelerator takes differences of coordinates at
     once, because asking whether any value is small would wait for it.
     """
-    if labels_are_on_host(u):
+    if is_on_host(u):
         h = torch.addmm(u.new_ones(()), u, v.T, alpha=-1) if u.ndim == 2 else 1 - u @ v.mT
         if diagonal:
             _fill_diagonal(h)

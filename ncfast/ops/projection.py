@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ncfast.kernels.configuration import project_config
-from ncfast.ops import _raw
+from ncfast.ops import _comparison, _raw
 from ncfast.ops._registry import Operation, operator
 from ncfast.ops.blocks import first_pass_rows, fold_invalid, multiprocessors
 
@@ -89,4 +89,5 @@ PROJECTION = Operation(
     _cpu,
     _triton,
     operator(f"triton_projected_ss{_ARGUMENTS}", _fake, cpu=reference, cuda=_eagerly),
+    comparison=_comparison.PROJECTION,
 )

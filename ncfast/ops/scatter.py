@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ncfast.kernels.configuration import scatter_config
-from ncfast.ops import _raw
+from ncfast.ops import _comparison, _raw
 from ncfast.ops._registry import Operation, operator
 from ncfast.ops.blocks import fold_invalid, multiprocessors, residuals
 
@@ -82,4 +82,5 @@ SCATTER = Operation(
         cpu=reference,
         cuda=_eagerly,
     ),
+    comparison=_comparison.SCATTER,
 )

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncfast._validate import labels_are_on_host
+from ncfast._validate import is_on_host
 
 _SQUARINGS = 44
 
@@ -48,7 +48,7 @@ def principal_axes(matrix: Tensor) -> Axes:
     small singular values keep the accuracy that forming the Gram matrix would lose.
     """
     safe, nan = _finite_or_zero(matrix)
-    if safe.shape[-2] > safe.shape[-1]:
+    if safe.shape[-2] > safe.shape[-1] and not safe.requires_grad:  # R alone has no gradient
         safe = torch.linalg.qr(safe, mode="r").R
     _, values, directions = torch.linalg.svd(safe, full_matrices=False)
     return Axes(values + nan, directions + nan.unsqueeze(-1))
@@ -57,7 +57,7 @@ def principal_axes(matrix: Tensor) -> Axes:
 def singular_values(matrix: Tensor) -> Tensor:
     """The min(K, D) singular values, largest first; NaN if the matrix is not finite."""
     safe, nan = _finite_or_zero(matrix)
-    if safe.shape[-2] > 2 * safe.shape[-1]:
+    if safe.shape[-2] > 2 * safe.shape[-1] and not safe.requires_grad:
         safe = torch.linalg.qr(safe, mode="r").R
     return torch.linalg.svdvals(safe) + nan
 
@@ -124,7 +124,8 @@ def condition(
     Returns:
         Infinite for linearly dependent rows; NaN without a row, or for a single centred one.
     """
-    if not labels_are_on_host(matrix):
+    # what follows instead waits for an accelerator, and has a gradient
+    if not (is_on_host(matrix) or matrix.requires_grad):
         return condition_by_squaring(matrix, present, norm_mean, centred=centred)
     # absent classes are zero rows: they only append zero singular values
     singular = nonzero_singular(singular_values(matrix), max(matrix.shape[-2:]), norm_mean)

@@ -40,15 +40,16 @@ class Layout(NamedTuple):
 
 
 def pack(moments: Moments) -> Tensor:
-    """Moments as a row."""
+    """Moments as rows (..., size), with the leading axes of the moments."""
     return torch.cat(
         [
             moments.counts.view(torch.float64),
-            moments.means.reshape(-1),
+            moments.means.flatten(-2),
             moments.within_ss,
-            moments.norm_sum.reshape(1),
-            moments.norm_max.reshape(1),
-        ]
+            moments.norm_sum.unsqueeze(-1),
+            moments.norm_max.unsqueeze(-1),
+        ],
+        -1,
     )
 
 

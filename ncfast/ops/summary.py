@@ -116,6 +116,14 @@ def spread(values: Tensor, present: Tensor) -> Spread:
     return Spread(mean, deviation.square().sum(-1) / number)
 
 
+def root(variance: Tensor) -> Tensor:
+    """The square root of a variance; where it is zero, its gradient is zero instead of infinite."""
+    if not variance.requires_grad:
+        return variance.sqrt()
+    positive = variance > 0
+    return torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), variance.detach())
+
+
 def norm_of(values: Tensor, axes: tuple[int, ...] = (-1,)) -> Tensor:
     """Euclidean norm over ``axes`` of values whose squares may leave the range of float64."""
     scale = _scale(values, axes)
@@ -171,8 +179,8 @@ def gram(
     norm = ((first / scales[0]) * (second / scales[1])).sum((-2, -1)).sqrt()
     norm = norm * (scales[0].sqrt() * scales[1].sqrt()).squeeze(-1).squeeze(-1)
     inner = trace - (left.sum(-2) * right.sum(-2)).sum(-1) / number
-    distance = (2 - 2 * inner / (norm * (number - 1).sqrt())).clamp(min=0).sqrt()
-    return Gram(trace, norm, distance + 0 / (number - 1))  # NaN for one class, as above
+    square = (2 - 2 * inner / (norm * (number - 1).sqrt())).clamp(min=0)
+    return Gram(trace, norm, root(square) + 0 / (number - 1))  # NaN for one class, as above
 
 
 def _matrix(values: Tensor) -> Tensor:

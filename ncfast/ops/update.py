@@ -8,31 +8,23 @@ its memory do not grow with the number of classes of the state.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ncfast.kernels.configuration import update_config
-from ncfast.ops import _raw
+from ncfast.ops import _comparison, _raw
 from ncfast.ops import moments as class_moments
 from ncfast.ops._registry import Operation, operator
 from ncfast.ops.blocks import add_by_class, multiprocessors, residuals
-from ncfast.ops.grouping import present_items
+from ncfast.ops.grouping import present_segments
+from ncfast.ops.kept_rows import Kept, keep, keys_of, nan_if, out_of_range
 from ncfast.ops.moments import RawMoments
 from ncfast.ops.summary import Moments
 
+WITH_SCATTER = "with the scatter matrix"  # the path of an update that has one
 _OPTIONS = ("mask", "ignore_index", "ignored", "scatter")
-
-
-class Kept(NamedTuple):
-    """The rows of a batch that count, and the numbers of their classes within the batch."""
-
-    feats: Tensor  # (N, D); zero in the rows that do not count
-    slots: Tensor  # (N,) int64: the class of a row, as a position in `classes`
-    classes: Tensor  # (S,) int64 label of each slot; K for slots that hold nothing that counts
-    skipped: Tensor  # () int64: rows left out by the mask or `ignore_index`
-    nan_if_invalid: Tensor  # () float64: NaN when a label that counts is out of range, else 0
 
 
 @torch.no_grad()
@@ -88,64 +80,6 @@ def reference(
         ignored.add_(kept.skipped)
 
 
-def keep(
-    feats: Tensor, labels: Tensor, num_classes: int, mask: Tensor | None, ignore_index: int | None
-) -> Kept:
-    """Which rows count, and the classes among them in ascending order."""
-    keys, skipped, outside = checked_keys(labels, num_classes, mask, ignore_index)
-    ordered, order = keys.sort(stable=True)
-    first = torch.ones_like(ordered)
-    first[1:] = (ordered[1:] != ordered[:-1]).to(torch.int64)
-    slot = first.cumsum(0) - 1
-    size = min(len(keys), num_classes + 1)
-    classes = torch.full((size,), num_classes, device=keys.device).scatter_(0, slot, ordered)
-    return Kept(
-        torch.where((keys < num_classes).unsqueeze(1), feats, 0),
-        torch.empty_like(slot).scatter_(0, order, slot),
-        classes,
-        skipped,
-        nan_if(outside),
-    )
-
-
-def checked_keys(
-    labels: Tensor, num_classes: int, mask: Tensor | None, ignore_index: int | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The class of each row, K where it does not count; rows left out; which labels are invalid.
-
-    Raises:
-        ValueError: on the CPU, unless something traces, a label is invalid.
-    """
-    keys, skipped, outside = _keys(labels, num_classes, mask, ignore_index)
-    if labels.is_cpu and not _raw.traced(labels, outside) and outside.any():
-        raise _out_of_range(labels, int(outside.to(torch.int8).argmax()), num_classes)
-    return keys, skipped, outside
-
-
-def _keys(
-    labels: Tensor, num_classes: int, mask: Tensor | None, ignore_index: int | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`checked_keys` without the check."""
-    wide = _raw.as_int64(labels)
-    wanted = torch.ones_like(wide, dtype=torch.bool) if mask is None else mask.to(torch.bool)
-    if ignore_index is not None:
-        wanted = wanted & (wide != ignore_index)
-    inside = (wide >= 0) & (wide < num_classes)
-    return torch.where(wanted & inside, wide, num_classes), (~wanted).sum(), wanted & ~inside
-
-
-def nan_if(outside: Tensor) -> Tensor:
-    """NaN if any entry is True, else zero, () float64."""
-    return torch.where(outside.any(), torch.nan, 0.0).to(torch.float64)
-
-
-def _out_of_range(labels: Tensor, row: int, num_classes: int) -> ValueError:
-    return ValueError(
-        f"Expected argument `labels` to lie in 0..{num_classes - 1} but row {row} holds "
-        f"{labels[row].item()}. Leave such rows out by `mask` or `ignore_index`, or relabel them."
-    )
-
-
 def _add_scatter(
     scatter: Tensor, kept: Kept, means: Tensor, delta: Tensor, between: Tensor
 ) -> None:
@@ -181,7 +115,7 @@ def _cpu(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> None:
         torch.get_num_threads(),
     )
     if row >= 0:
-        raise _out_of_range(labels, row, len(state.counts))
+        raise out_of_range(labels, row, len(state.counts))
     return None
 
 
@@ -209,7 +143,7 @@ def update_plain(feats: object, labels: object, state: Moments) -> bool:
     )
     if row >= 0:
         assert isinstance(labels, Tensor)
-        raise _out_of_range(labels, row, len(state.counts))
+        raise out_of_range(labels, row, len(state.counts))
     return bool(row == -1)
 
 
@@ -250,12 +184,12 @@ def _triton(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> No
         return
     if scatter is not None and feats.dtype == torch.float64:
         return reference(feats, labels, state, **options)
-    keys, skipped, outside = _keys(
+    keys, skipped, outside = keys_of(
         labels, classes, options.get("mask"), options.get("ignore_index")
     )
     config = update_config(count, dim, feats.dtype.itemsize, multiprocessors(feats.device))
-    items = present_items(keys, classes, config.items.item_rows)
-    batch = Batch(feats.resolve_neg(), *items, nan_if(outside))
+    segments = present_segments(keys, classes, config.segments.segment_rows)
+    batch = Batch(feats.resolve_neg(), *segments, nan_if(outside))
     gained = update(batch, state, config, with_scatter=scatter is not None)
     if scatter is not None:
         scatter.add_(gained)
@@ -271,6 +205,11 @@ def _by_operator(feats: Tensor, labels: Tensor, state: Moments, **options: Any) 
 
 def _eagerly(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> None:
     UPDATE.eagerly(feats, labels, state, **options)
+
+
+def _path(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> str:
+    del feats, labels, state
+    return "" if options.get("scatter") is None else WITH_SCATTER
 
 
 def _implemented(run: Callable[..., None]) -> Callable[..., None]:
@@ -297,4 +236,6 @@ UPDATE = Operation(
     triton=_triton,
     operator=_by_operator,
     float64=True,
+    comparison=_comparison.UPDATE,
+    path=_path,
 )

@@ -10,7 +10,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ncfast._validate import check_device
 from ncfast.ops import _raw
+
+# the remedy for parameters on a device without float64
+ON_CPU = "Pass copies on the CPU: [p.detach().cpu() for p in model.parameters()]."
 
 
 class NormReader(Protocol):
@@ -68,6 +72,8 @@ def reference(model_or_parameters: nn.Module | Iterable[Tensor]) -> Tensor:
         raise ValueError(
             "Expected argument `model_or_parameters` to hold at least one parameter but got none."
         )
+    for tensor in tensors:
+        check_device("model_or_parameters", tensor.device, ON_CPU)
     sharded = [tensor for tensor in tensors if hasattr(tensor, "full_tensor")]
     if not sharded:
         return _norm(tensors)

@@ -8,19 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from ncfast import _validate
+from ncfast.features.classifier import Classifier, classifier_of
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.moments import ClassMoments, class_moments
 from ncfast.ops import _raw, select
+from ncfast.ops.kept_rows import checked_keys, nan_if
 from ncfast.ops.moments import cpu as cpu_moments
 from ncfast.ops.states import Layout, RowWriter, pack
-from ncfast.ops.update import UPDATE, checked_keys, nan_if
+from ncfast.ops.update import UPDATE
 from ncfast.ops.weight_norm import norm_writer
 from ncfast.tracking.averaging import Averaging, running_average
 from ncfast.tracking.extras import Extras
 from ncfast.tracking.keys import WEIGHT_NORM
 from ncfast.tracking.records import Table
 from ncfast.tracking.shutdown import defer_signals
-from ncfast.tracking.step_metrics import Classifier, classifier_of
 
 _ROWS = 128
 _FEWEST_SLOTS = 128  # so few classes cost little, present or not
@@ -217,7 +218,7 @@ class MomentsBuffer:
         """Whether `ignore_index` is among the labels; on an accelerator, whether it may be."""
         if self._ignore_index is None:
             return False
-        on_host = _validate.labels_are_on_host(labels)
+        on_host = _validate.is_on_host(labels)
         return not on_host or bool((_raw.as_int64(labels) == self._ignore_index).any())
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What a row of a `MomentsBuffer` holds beside the moments: a classifier, values, rows left out."""
+"""Keeps classifiers, values and numbers of rows left out beside the moments of a buffer."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ncfast.features.classifier import Classifier
 from ncfast.metrics.catalogue import CATALOGUE
 from ncfast.metrics.inputs import MetricInputs, RowSums
 from ncfast.metrics.metric import evaluate
 from ncfast.metrics.needs import LOOKS
 from ncfast.metrics.second_look import SecondLook
 from ncfast.ops.scatter import SCATTER
-from ncfast.tracking.step_metrics import Classifier
 
 # writes a value to the row of the batch: at the host's count, or at the device's in a CUDA graph
 Put = Callable[[Tensor, Tensor], None]
@@ -119,7 +119,7 @@ class Extras:
         self.left_out[: len(numbers)] = numbers
 
     def numbers_left_out(self, rows: int) -> Tensor | None:
-        """(rows,) a copy of `left_out`; None where no batch left out any, as far as is known."""
+        """(rows,) a copy of `left_out`; None if no batch is known to have left out a row."""
         return self.left_out[:rows].clone() if self._leaves_out else None
 
     def clear(self) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from ncfast._arrays import Array
+from ncfast.features.hook import Hook
 from ncfast.ops.grouping import Labels
 from ncfast.ops.states import FastRowWriter
 from ncfast.ops.weight_norm import NormWriter
 from ncfast.tracking.buffer import MomentsBuffer
-from ncfast.tracking.hook import Hook
 
 
 class FastStep:

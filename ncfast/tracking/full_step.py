@@ -9,19 +9,19 @@ from torch import Tensor, nn
 
 from ncfast import _validate
 from ncfast._arrays import Array
-from ncfast._rows import as_rows
+from ncfast.accumulator.rows import as_rows
+from ncfast.features.capture import FeatureCapture
+from ncfast.features.classifier import Classifier, classifier_of
+from ncfast.features.hook import Hook
 from ncfast.metrics.arguments import as_parameters
 from ncfast.metrics.weights import weight_norm
 from ncfast.ops.grouping import Labels, labels_of
 from ncfast.tracking import messages
 from ncfast.tracking.buffer import MomentsBuffer
-from ncfast.tracking.capture import FeatureCapture
 from ncfast.tracking.fast_step import FastStep, row_with_extras
-from ncfast.tracking.hook import Hook
 from ncfast.tracking.keys import IGNORED, WEIGHT_NORM, KeyPrefixes
 from ncfast.tracking.messages import WarnOnce
 from ncfast.tracking.recorder import Recorder
-from ncfast.tracking.step_metrics import Classifier, classifier_of
 
 
 class Given(NamedTuple):
@@ -169,7 +169,7 @@ class FullStep:
             self._warn(step, "rows", messages.NO_ROWS)
             return None
         rows, labels = _validate.check_pair(rows, labels)
-        return self._recorder.push(
+        return self._recorder.buffers.push(
             step,
             self._prefixes.prefix(self._kind, given.split, layer, step),
             rows,

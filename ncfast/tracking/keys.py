@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ncfast.metrics.catalogue import CATALOGUE, STANDALONE, resolve
+from ncfast.metrics import catalogue
+from ncfast.metrics.catalogue import CATALOGUE, definition_of, resolve
 from ncfast.tracking.averaging import Averaging
 from ncfast.tracking.messages import SHARED_SPLIT, WarnOnce
 
@@ -16,15 +17,11 @@ from ncfast.tracking.messages import SHARED_SPLIT, WarnOnce
 WEIGHT_NORM = "weight.norm"
 COST = "tracker/seconds"
 LOCAL = "tracker/local"
-IGNORED = "ignored"  # after the split: rows that a mask or `ignore_index` left out
+IGNORED = "ignored"  # follows the split: rows that a mask or `ignore_index` left out
 
 CONVENTIONS = {
     "step": "updates made so far; 0 is the initialisation",
-    "means": "every class counts the same: centred on the mean of class means, Sigma_B unweighted",
-    "Sigma_W": "population normalisation 1/N over all samples",
-    "standard deviations": "population",
-    "information": "nats",
-    "nan": "undefined: fewer than two classes in the batch, or features that are not finite",
+    **catalogue.CONVENTIONS,
     LOCAL: "1: measured by this rank alone, not merged with the others",
     COST: "time spent in the tracker so far, on the thread that trains, in seconds",
 }
@@ -40,7 +37,7 @@ _SNAPSHOT = (
 
 
 def choose_metrics(metrics: str | Sequence[str], has_model: bool) -> tuple[str, ...]:
-    """The ids of the metrics that a name, a tier, a family or a list of these stands for.
+    """The ids that a name, a tier, a family or a list of these selects.
 
     The norm of the weights reads all parameters, so it belongs to no tier: "default" and "all" have
     it if there is a model, and its own name selects it.
@@ -61,13 +58,13 @@ def choose_metrics(metrics: str | Sequence[str], has_model: bool) -> tuple[str, 
 
 
 def without_norm(metrics: str | Sequence[str]) -> list[str]:
-    """The names without that of the norm of the weights, which is no metric of features."""
+    """The names without the norm of the weights, which is no metric of features."""
     names = [metrics] if isinstance(metrics, str) else metrics
     return [name for name in names if name not in (WEIGHT_NORM, "weight")]
 
 
 class KeyPrefixes:
-    """The first parts of the keys: two ways of measuring never share a key.
+    """Chooses the first part of each key, so that two kinds of measurement never share a key.
 
     Args:
         several: whether several layers are tracked; their names are then part of the keys.
@@ -80,7 +77,7 @@ class KeyPrefixes:
         self._owners: dict[str, str] = {}
 
     def prefix(self, kind: str, split: str, layer: str, step: int) -> str:
-        """The prefix of a split. The kind that measures the split first gets the plain name.
+        """The prefix of a split: its name for the kind that measures it first, else "kind/name".
 
         Args:
             kind: "batch", "window", "ema" or "snapshot".
@@ -137,15 +134,4 @@ def build_header(
         },
         "conventions": CONVENTIONS,
         "metrics": {id_: definition_of(id_) for id_ in metrics},
-    }
-
-
-def definition_of(id_: str) -> dict[str, str]:
-    """Formula, source, range and direction of a metric, as a header stores them."""
-    entry = CATALOGUE[id_] if id_ in CATALOGUE else STANDALONE[id_]
-    return {
-        "formula": entry.formula,
-        "source": entry.source,
-        "range": entry.range,
-        "direction": entry.direction,
     }

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
-from pathlib import Path
 
-_PACKAGE = str(Path(__file__).parent.parent)
+from ncfast._warnings import user_level
 
 NO_LABELS = (
     "A batch without labels is not measured, training goes on. Pass the class indices of the "
@@ -32,7 +30,7 @@ ALL_MEANS_ALL = (
     "list, which is now 'default'. Pass metrics='default' for that list."
 )
 PADDING = (
-    "Layer {layer!r} is pooled over tokens of which nothing tells the padding, so padding counts. "
+    "Layer {layer!r} is pooled over tokens without an attention mask, so padding counts as tokens. "
     "Call the model with attention_mask=, of the shape (N, T) of the tokens; pool='cls' and a "
     "function of the layer's output need none."
 )
@@ -78,11 +76,3 @@ def warn_of_all() -> None:
     if not _said_all:
         _said_all.append(True)
         warnings.warn(ALL_MEANS_ALL, FutureWarning, stacklevel=user_level())
-
-
-def user_level() -> int:
-    """The ``stacklevel`` at which the caller's warning points outside of this package."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        level, frame = level + 1, frame.f_back
-    return level

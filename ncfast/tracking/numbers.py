@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
-NONFINITE = "nonfinite"  # the field of a line of JSON that lists NaN and infinities
+from ncfast._strict_json import NONFINITE
+from ncfast._validate import has_float64
+
 _RESERVED = ("step", NONFINITE)
-_NO_FLOAT64 = ("mps",)
 
 
 def as_number(key: str, value: Any) -> Tensor | float:
@@ -90,7 +91,7 @@ def check_key(key: object) -> None:
 
 
 def taken_key_error(key: str) -> ValueError:
-    """The error for a key that the tracker writes itself."""
+    """The error for a key of the user's that the tracker writes itself."""
     return ValueError(
         f"Expected the keys of `values` to differ from what the tracker measures but got {key!r}. "
         f"Choose another key, such as {'own/' + key!r}."
@@ -114,7 +115,7 @@ def _of_tensor(key: str, value: Tensor) -> Tensor:
     if value.layout != torch.strided:
         value = value.to_dense()
     # a copy: the caller may overwrite the tensor before the block is sent
-    dtype = value.dtype if value.device.type in _NO_FLOAT64 else torch.float64
+    dtype = torch.float64 if has_float64(value.device) else value.dtype
     return value.detach().to(dtype, copy=True).reshape(())
 
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ncfast._strict_json import json_line, nonfinite_values, with_nulls
 from ncfast.ops import _raw
 from ncfast.tracking.sinks import Record
-from ncfast.tracking.sinks.strict_json import json_line, nonfinite_values, with_nulls
 
 
 class LogPoint:
@@ -196,7 +196,7 @@ class HostCopy:
             self._event.synchronize()
         if self._values.is_meta:
             return torch.full(self._values.shape, torch.nan, dtype=torch.float64, device="cpu")
-        return self._values.to(device="cpu", dtype=torch.float64)
+        return self._values.cpu().to(torch.float64)  # in this order: MPS has no float64
 
 
 _side_streams: dict[torch.device, torch.cuda.Stream] = {}

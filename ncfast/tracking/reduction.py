@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ncfast import _ranks
+from ncfast._warnings import user_level
 from ncfast.accumulator import Accumulator
 from ncfast.distributed import all_reduce_many
 from ncfast.moments import ClassMoments
 from ncfast.ops.states import Layout, pack
 from ncfast.tracking.keys import LOCAL
-from ncfast.tracking.messages import user_level
 
 Result = TypeVar("Result")
 
@@ -25,29 +25,8 @@ class RanksApart(ValueError, RuntimeError):
     """The ranks did not make the same calls, or one was lost; each has measured alone since."""
 
 
-def as_group(group: Any) -> tuple[bool, dist.ProcessGroup | None]:
-    """Whether to reduce, and the process group; None is the default group.
-
-    Args:
-        group: None (no reduction), "auto" (over all ranks, if there are several) or a group.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    if group is None:
-        return False, None
-    if group == "auto":
-        several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        return several, None
-    if dist.is_available() and isinstance(group, dist.ProcessGroup):
-        return True, group
-    raise ValueError(
-        f"Expected argument `group` to be None, 'auto' or a process group but got {group!r}."
-    )
-
-
 class Ranks:
-    """The other ranks of a run, as long as all of them make the same calls.
+    """The ranks of a run, which merge their measurements while all of them make the same calls.
 
     A rank that has lost the others, or finds that they made another call, never calls a collective
     again: each rank measures alone, and training goes on.
@@ -57,7 +36,7 @@ class Ranks:
 
     Attributes:
         alone: whether this rank measures alone.
-        error: why it does, or None.
+        error: the reason, or None.
     """
 
     def __init__(self, group: dist.ProcessGroup | None) -> None:

@@ -1,4 +1,4 @@
-"""Schedules: functions from a step to whether it is measured."""
+"""Schedules: functions that tell whether a step is measured."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _delayed: list[tuple[int, FrameType | None]] = []  # signals that came while a r
 
 
 def watch(recorder: Recorder) -> None:
-    """Flush ``recorder`` on SIGTERM, then do what would have happened without the tracker.
+    """Flush ``recorder`` on SIGTERM, then call the previous handler, or end the process.
 
     Python allows signal handlers only in the main thread: in another thread this does nothing.
     """

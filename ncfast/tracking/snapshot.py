@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ncfast._arrays import as_tensor
-from ncfast._validate import LABEL_DTYPES
+from ncfast._warnings import user_level
 from ncfast.accumulator import Accumulator
+from ncfast.evaluation.collect import accumulators_of
+from ncfast.evaluation.looks import CANNOT_REPEAT, Batch, Kept, Memory, Visit, can_reread
+from ncfast.features.batches import MASK, as_labels, inputs_and_labels, inputs_of
+from ncfast.features.capture import FeatureCapture
+from ncfast.features.classifier import classifier_of
+from ncfast.features.model import evaluation_mode, model_device, outputs_of
 from ncfast.metrics.catalogue import CATALOGUE, resolve
 from ncfast.metrics.needs import as_bytes
-from ncfast.tracking import messages
-from ncfast.tracking.batches import (
-    LossFunction,
-    Reduction,
-    as_labels,
-    inputs_and_labels,
-    inputs_of,
-    outputs_of,
-    total_loss,
-)
-from ncfast.tracking.capture import FeatureCapture
 from ncfast.tracking.keys import IGNORED
-from ncfast.tracking.layers import model_device
-from ncfast.tracking.padding import MASK
 from ncfast.tracking.reduction import Ranks
-from ncfast.tracking.step_metrics import classifier_of
-
-if TYPE_CHECKING:
-    from ncfast.evaluation.looks import Batch, Visit
+from ncfast.tracking.scores import LossFunction, Reduction, Scores
 
 Batches = Iterable[Any]
 
@@ -73,8 +60,6 @@ class Snapshot:
         ignore_index: int | None = -100,
         memory_limit: int | str | None = "2GiB",
     ) -> None:
-        from ncfast.evaluation.collect import accumulators_of  # it imports this module
-
         wanted = any("classifier" in CATALOGUE[i].needs for i in resolve(metrics, CATALOGUE))
         heads = capture.heads(num_classes) if wanted else {}
         self.accumulators, _ = accumulators_of(
@@ -87,19 +72,16 @@ class Snapshot:
         self.errors: dict[str, Exception] = {}
         self.repeated: dict[str, int] = {}
         self.skipped = 0
-        self._model, self._capture, self._ignore_index = model, capture, ignore_index
-        self._num_classes, self._loss, self._reduction = num_classes, loss, reduction
+        self._model, self._capture = model, capture
+        self._scores = Scores(loss, reduction, num_classes, ignore_index)
         self._memory_limit = as_bytes(memory_limit)
-        self._sums: dict[str, Tensor] = {}
-        self._counted: Tensor | float = 0.0  # rows that were not left out
-        self._count = 0
         self._cannot_repeat = False
         self._undefined: set[str] = set()  # layers that another rank could not measure
 
     @property
     def empty(self) -> bool:
         """Whether there was no batch at all."""
-        return not (self._count or self.skipped)
+        return not (self._scores.rows or self.skipped)
 
     @property
     def moments(self) -> dict[str, Accumulator]:
@@ -123,14 +105,12 @@ class Snapshot:
             TypeError: a batch has no inputs and labels, or its loss is no number.
             ValueError: the loss has another shape; a metric asked for by name lacks an input.
         """
-        from ncfast.evaluation.looks import Kept, Memory
-
         for accumulator in self.accumulators.values():
             _check_inputs(accumulator, ood=ood is not None)
         memory = Memory(self._memory_limit) if self._looks_twice(ood is not None) else None
-        passes = [Kept(self._pass(batches, self._inside), memory, repeatable=_repeatable(batches))]
+        passes = [Kept(self._pass(batches, self._inside), memory, repeatable=can_reread(batches))]
         if ood is not None:
-            again = _repeatable(ood)
+            again = can_reread(ood)
             passes.append(Kept(self._pass(ood, self._outside), memory, repeatable=again))
         for each in passes:
             each.first(self._update)
@@ -140,7 +120,7 @@ class Snapshot:
         if not any(a.needs_revisit for a in self.accumulators.values()):
             return
         if self._cannot_repeat:
-            warnings.warn(_CANNOT_REPEAT, RuntimeWarning, stacklevel=messages.user_level())
+            warnings.warn(CANNOT_REPEAT, RuntimeWarning, stacklevel=user_level())
             return
         for each in passes:
             each.again(self._revisit)
@@ -148,7 +128,7 @@ class Snapshot:
             reduce()
 
     def _looks_twice(self, ood: bool) -> bool:
-        """Whether a metric looks at the features a second time."""
+        """Whether a metric reads the features a second time."""
         return any(
             a.needs_revisit or (ood and "revisit" in a._selection.needs)
             for a in self.accumulators.values()
@@ -181,14 +161,14 @@ class Snapshot:
                 self.errors[name] = error
 
     def values(self, ids: Sequence[str], prefix: Callable[[str], str]) -> dict[str, Tensor]:
-        """The values for the record by key, 0-d tensors, of the layers that all batches have.
+        """The values for the record by key, 0-d tensors, of layers measured in every batch.
 
         Args:
             ids: the metrics asked for, in the order of the record.
-            prefix: gives the first part of a layer's keys; "" asks for that of the scores.
+            prefix: maps a layer to the first part of its keys, and "" to that of the scores.
         """
-        lead = prefix("")
-        found = {f"{lead}/{n}": total / self._counted for n, total in self._sums.items()}
+        lead, scores = prefix(""), self._scores
+        found = {f"{lead}/{n}": total / scores.counted for n, total in scores.sums.items()}
         for layer, accumulator in self.moments.items():
             if layer in self.errors:
                 continue
@@ -217,26 +197,26 @@ class Snapshot:
             for name, kept in before.items():
                 self.accumulators[name]._state, self.accumulators[name]._look = kept
             raise
-        return self._count
+        return self._scores.rows
 
     def _add_up(self, ranks: Ranks, call: str) -> None:
         """The sums of all ranks, and the layers that one of them could not measure."""
-        layers = list(self.accumulators)
-        device = next(iter(self._sums.values()), torch.zeros(())).device
-        own = [float(self._count), float(self._counted)]
+        layers, scores = list(self.accumulators), self._scores
+        device = next(iter(scores.sums.values()), torch.zeros(())).device
+        own = [float(scores.rows), float(scores.counted)]
         own += [float(self._cannot_repeat), *(float(name in self.errors) for name in layers)]
-        scores = torch.tensor(own, dtype=torch.float64, device=device)
-        packed = torch.cat([scores, *(total.view(1) for total in self._sums.values())])
-        sums = ranks.sums(packed, f"{call} with {', '.join([*layers, *self._sums])}")
-        count, self._counted, cannot_repeat, *rest = sums.unbind()
-        self._count, self._cannot_repeat = int(count), bool(cannot_repeat)
+        flags = torch.tensor(own, dtype=torch.float64, device=device)
+        packed = torch.cat([flags, *(total.view(1) for total in scores.sums.values())])
+        sums = ranks.sums(packed, f"{call} with {', '.join([*layers, *scores.sums])}")
+        rows, scores.counted, cannot_repeat, *rest = sums.unbind()
+        scores.rows, self._cannot_repeat = int(rows), bool(cannot_repeat)
         self._undefined = {name for name, wrong in zip(layers, rest, strict=False) if wrong}
-        self._sums = dict(zip(self._sums, rest[len(layers) :], strict=True))
+        scores.sums = dict(zip(scores.sums, rest[len(layers) :], strict=True))
 
     def _pass(
         self, batches: Batches, read: Callable[[Any, bool], Batch | None]
     ) -> Callable[[Visit], None]:
-        """A function that runs the model over the batches and shows their features."""
+        """A function that runs the model over the batches and passes their features on."""
         passes = 0
 
         def run(visit: Visit) -> None:
@@ -264,7 +244,7 @@ class Snapshot:
         outputs = outputs_of(self._model, inputs, device)
         features = self._taken()
         if first:
-            self._score(outputs, labels, mask)
+            self._scores.add(outputs, labels, mask)
         return self._batch(features, labels, mask)
 
     def _outside(self, batch: Any, first: bool) -> Batch:
@@ -274,8 +254,6 @@ class Snapshot:
 
     @staticmethod
     def _batch(features: dict[str, Tensor], labels: Tensor | None, mask: Tensor | None) -> Batch:
-        from ncfast.evaluation.looks import Batch
-
         return Batch(features, labels, mask)
 
     def _taken(self) -> dict[str, Tensor]:
@@ -283,38 +261,6 @@ class Snapshot:
         features, errors = self._capture.take()
         self.errors = errors | self.errors
         return features
-
-    def _score(self, outputs: Any, labels: Tensor, mask: Tensor | None) -> None:
-        """Add the accuracy and the loss of a batch, over the rows that are not left out."""
-        rows = len(labels)
-        self._count += rows
-        indices = labels.dtype in LABEL_DTYPES  # others, such as soft labels, have a loss alone
-        shape = labels.shape if indices else (rows,)
-        counted = torch.ones(shape, dtype=torch.bool, device=labels.device)
-        counted = counted if mask is None else mask > 0
-        if self._ignore_index is not None and indices:
-            counted = counted & (labels != self._ignore_index)
-        number = counted.sum(dtype=torch.float64)
-        self._counted = self._counted + number
-        scores: dict[str, Tensor] = {}
-        logits = isinstance(outputs, Tensor) and outputs.shape == (*labels.shape, self._num_classes)
-        if logits and indices:
-            scores["accuracy"] = (counted & (outputs.argmax(-1) == labels)).sum(dtype=torch.float64)
-        if self._loss is not None:
-            scores["loss"] = self._total_loss(self._loss(outputs, labels), rows, counted)
-        for name, value in scores.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-
-    def _total_loss(self, value: Any, rows: int, counted: Tensor) -> Tensor:
-        """The sum of the losses of a batch; a mean is one over the rows that are not left out."""
-        if isinstance(value, Tensor) and value.ndim and value.shape == counted.shape:
-            return torch.where(counted, value.detach(), 0).sum(dtype=torch.float64)
-        number = counted.sum(dtype=torch.float64)
-        total = total_loss(value, rows, self._reduction)
-        if self._reduction == "sum" or np.ndim(value):
-            return total
-        # torch's mean over no row is NaN
-        return torch.where(number > 0, total * (number / rows), 0.0)
 
 
 def _check_inputs(accumulator: Accumulator, *, ood: bool) -> None:
@@ -330,52 +276,19 @@ def _check_inputs(accumulator: Accumulator, *, ood: bool) -> None:
 
 
 def _values(accumulator: Accumulator) -> dict[str, Tensor]:
-    """The metrics; after a second look at other rows than the first, those that need none."""
-    # what lacks its second look now was said; it takes no other metric with it
+    """The metrics; without those of the second look, if it saw other rows than the first."""
+    # a warning has named the metrics that lack a second look; the others are computed
     accumulator._selection = replace(accumulator._selection, named=())
     try:
         return accumulator.compute()
     except ValueError as error:
         accumulator._look = None
         text = f"Metrics that look at the rows a second time are left out: {error}"
-        warnings.warn(text, RuntimeWarning, stacklevel=messages.user_level())
+        warnings.warn(text, RuntimeWarning, stacklevel=user_level())
         return accumulator.compute()
-
-
-def _repeatable(batches: Batches) -> bool:
-    """Whether batches can be read a second time: not those of an iterator."""
-    return not isinstance(batches, Iterator)
 
 
 _REMEDY = (
     "Pass ood=, batches from outside the distribution, for NC5; track the input of an nn.Linear "
     "with K rows for metrics of a classifier."
 )
-_CANNOT_REPEAT = (
-    "The split is an iterator that cannot be read twice, and its features exceed `memory_limit`: "
-    "the metrics that need a second look, such as nc4.*, are left out. Pass a DataLoader or a "
-    "list, or raise memory_limit."
-)
-
-
-@contextlib.contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put ``model`` into eval mode without gradients; restore all modes and random streams.
-
-    The modes are the training flags of all submodules. The streams are the global ones of torch
-    (CPU and the model's device), NumPy and Python: a DataLoader draws from torch's stream even when
-    it does not shuffle.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    device = model_device(model)
-    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
-    devices = [device] if device.type == "cuda" else []
-    try:
-        model.eval()
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        np.random.set_state(numpy_state)  # noqa: NPY002
-        random.setstate(python_state)

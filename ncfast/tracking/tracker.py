@@ -16,11 +16,14 @@ from typing_extensions import Self
 
 from ncfast import _validate
 from ncfast._arrays import Array
+from ncfast._ranks import as_group
+from ncfast.features.capture import FeatureCapture, PoolSpec
+from ncfast.features.extractor import attach_hooks, release_hooks
+from ncfast.features.layers import Layer
+from ncfast.features.model import uncompiled
 from ncfast.ops.grouping import Labels
 from ncfast.tracking import messages, shutdown
 from ncfast.tracking.averaging import parse_averaging
-from ncfast.tracking.batches import LossFunction, Reduction, reduction_of
-from ncfast.tracking.capture import FeatureCapture, PoolSpec, attach_hooks, release_hooks
 from ncfast.tracking.fast_step import FastStep
 from ncfast.tracking.full_step import FullStep, Given
 from ncfast.tracking.keys import (
@@ -33,11 +36,11 @@ from ncfast.tracking.keys import (
     choose_metrics,
     without_norm,
 )
-from ncfast.tracking.layers import Layer, uncompiled
 from ncfast.tracking.numbers import as_number, check_keys, taken_key_error
 from ncfast.tracking.recorder import Recorder
-from ncfast.tracking.reduction import Ranks, as_group
+from ncfast.tracking.reduction import Ranks
 from ncfast.tracking.schedule import Schedule, as_schedule
+from ncfast.tracking.scores import LossFunction, Reduction, reduction_of
 from ncfast.tracking.shutdown import signal_safe
 from ncfast.tracking.sinks import Record, Sink
 from ncfast.tracking.sinks.registry import open_sinks
@@ -91,7 +94,7 @@ class Tracker:
         flush_seconds: the greatest age of a record; the next step then writes it.
         sink_timeout: seconds that a call of a sink may take before the tracker gives it up.
         on_sink_error: "warn" once and go on without the sink, or "raise" at the next block.
-        on_sigterm: write the rest on SIGTERM, then do what would have happened without.
+        on_sigterm: write the rest on SIGTERM, then call the previous handler, or end the process.
         log_cost: write "tracker/seconds", the time spent in the tracker, into the last record of a
             block.
 
@@ -279,13 +282,13 @@ class Tracker:
 
     @signal_safe
     def _step(self, feats: Array | None, given: Given) -> None:
-        """A step of any kind; an ordinary one prepares the fast step for those that follow."""
+        """A step of any kind; an ordinary one prepares the fast step for batches like it."""
         captures, fast = _capturing(), self._fast_step
         if not captures:  # steps in a CUDA graph are counted when it is replayed
             self._advance()
             if self._ended() or not self._due:
                 return
-            # a block may just have been sent, which leaves room for an ordinary batch
+            # if a block has just been sent, there is room for an ordinary batch again
             if (
                 fast is not None
                 and given.usual
@@ -319,7 +322,7 @@ class Tracker:
         """
         self._advance()
         if self._due and not self._ended():
-            self._recorder.replayed(self.current_step)
+            self._recorder.buffers.replayed(self.current_step)
 
     def snapshot(
         self,
@@ -559,7 +562,7 @@ def _capturing() -> bool:
 
 
 def _finish(recorder: Recorder, capture: FeatureCapture | None) -> None:
-    """Release everything when a tracker is closed, or is garbage."""
+    """Release everything when a tracker is closed or garbage-collected."""
     if capture is not None:
         release_hooks(capture)
     shutdown.unwatch(recorder)

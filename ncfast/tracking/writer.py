@@ -14,7 +14,7 @@ from typing import Any
 from ncfast.tracking.records import RecordBatch
 from ncfast.tracking.sinks import Sink
 
-_BACKLOG = 1024  # blocks that may wait for a slow sink
+_BACKLOG = 1024  # most blocks that may wait for a slow sink
 _POLL = 0.0002  # seconds; a wait without a lock is safe in a signal handler
 
 

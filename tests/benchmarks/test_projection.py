@@ -7,6 +7,7 @@ import torch.distributed as dist
 import ncfast
 from ncfast import _ranks, distributed
 from ncfast.benchmarks import projection
+from ncfast.ops import states
 
 
 def moments(classes, dim):
@@ -16,7 +17,7 @@ def moments(classes, dim):
 
 @pytest.mark.parametrize(("classes", "dim"), [(1, 1), (3, 5), (17, 8)])
 def test_a_state_weighs_what_is_packed(classes, dim):
-    packed = distributed.pack(moments(classes, dim))
+    packed = states.pack(moments(classes, dim))
     assert projection.state_bytes(classes, dim) == packed.numel() * packed.element_size()
 
 

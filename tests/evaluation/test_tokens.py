@@ -4,7 +4,7 @@ from torch import nn
 
 import ncfast
 from ncfast.evaluation import evaluate
-from ncfast.tracking.padding import MaskedPool
+from ncfast.features.pooling import MaskedPool
 
 V, D, B, T = 11, 6, 12, 9
 
@@ -131,7 +131,7 @@ def test_pooling_leaves_out_padding(net, how, side):
 def test_padding_that_cannot_be_told_is_pointed_out_once(net):
     ids, _ = sequences()
     loader = [{"input_ids": ids, "labels": torch.arange(B) % 3}] * 2
-    with pytest.warns(UserWarning, match="Padding cannot be told") as caught:
+    with pytest.warns(UserWarning, match="count padding as tokens") as caught:
         evaluate(net, loader, layers="mix", pool="gap", num_classes=3, metrics="nc1")
     assert len(caught) == 1
     assert caught[0].filename == __file__

@@ -13,7 +13,6 @@ from samples import classes
 from torchmetrics import MetricCollection, MetricTracker
 
 import ncfast
-from ncfast.distributed import pack
 from ncfast.integrations.torchmetrics import (
     NC1,
     NC2,
@@ -257,9 +256,12 @@ def test_saved_states_and_moments_are_copies():
 
 
 def test_states_of_version_0_1_are_loaded():
-    """They are the packed class moments."""
+    """They hold two norms, then the count, the sum of squares and the mean of each class."""
     feats, labels = map(torch.cat, zip(*batches(), strict=True))
-    saved = {"moments_state": pack(ncfast.class_moments(feats, labels, num_classes=K))}
+    moments = ncfast.class_moments(feats, labels, num_classes=K)
+    rows = torch.cat([torch.stack([moments.counts, moments.within_ss], 1), moments.means], 1)
+    norms = torch.stack([moments.norm_sum, moments.norm_max])
+    saved = {"moments_state": torch.cat([norms, rows.flatten()])}
     metric = CollapseMetric(K, D)
     metric.load_state_dict(saved)
     metric.update(feats[:0], labels[:0])

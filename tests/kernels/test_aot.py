@@ -16,7 +16,7 @@ import aot
 
 TABLE = json.loads(aot.TABLE.read_text())
 # Other targets are tested with the hardest case of each kernel; tests/aot.py compiles all cases.
-EVERYWHERE = {"items fp32 D=512", "items bf16 D=512", "merge fp32 K=10"}
+EVERYWHERE = {"segments fp32 D=512", "segments bf16 D=512", "merge fp32 K=10"}
 SLACK = 8  # registers are allocated in groups of 8, so smaller changes have no effect
 
 
@@ -36,9 +36,9 @@ def test_machine_code(name):
         assert found["vector_loads"] >= expected["vector_loads"], target
 
 
-ONE_OF_EACH = ("items fp32 D=4096", "merge fp32 K=10", "tiny fp32 1000x200", "project fp32 V=64")
+ONE_OF_EACH = ("segments fp32 D=4096", "merge fp32 K=10", "tiny fp32 1000x200", "project fp32 V=64")
 ONE_OF_EACH += ("decide fp32 K=1000", "decide exactly fp64", "scatter fp32 D=512")
-ONE_OF_EACH += ("items again fp32 D=512", "update fp32 D=512", "update look fp32 D=512")
+ONE_OF_EACH += ("segments again fp32 D=512", "update fp32 D=512", "update look fp32 D=512")
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
@@ -76,6 +76,6 @@ def test_precisions(monkeypatch, wanted, capability, allowed, expected):
 
 def test_the_check_notices_a_spill():
     """A tile that is far too large for the registers."""
-    case = aot.cases()["items fp32 D=512"]
+    case = aot.cases()["segments fp32 D=512"]
     case["constants"] = case["constants"] | {"ROWS": 32}
     assert aot.inspect(aot.compile_case(case | {"warps": 1}, 90))["spills"] > 0

@@ -61,7 +61,7 @@ def test_the_metrics_take_it_where_reading_would_wait(monkeypatch):
     moments = ncfast.class_moments(feats, torch.arange(60) % 5, num_classes=7)
     names = ["nc2.condition", "nc2.condition_centred"]
     here = ncfast.collapse_metrics(moments, metrics=names)
-    monkeypatch.setattr(spectra, "labels_are_on_host", lambda tensor: False)
+    monkeypatch.setattr(spectra, "is_on_host", lambda tensor: False)
     there = ncfast.collapse_metrics(moments, metrics=names, backend="reference")
     for name in names:
         assert float(there[name]) == pytest.approx(float(here[name]), rel=1e-12)
@@ -102,7 +102,7 @@ def test_dependent_means_are_infinite_on_every_path(kind, number, dim, scale, mo
         names = ["nc2.condition", "nc2.condition_centred"]
         found = [ncfast.collapse_metrics(moments, metrics=names, backend=b) for b in BACKENDS]
         with monkeypatch.context() as patch:
-            patch.setattr(spectra, "labels_are_on_host", lambda tensor: False)
+            patch.setattr(spectra, "is_on_host", lambda tensor: False)
             found.append(ncfast.collapse_metrics(moments, metrics=names, backend="reference"))
         assert [[float(value) for value in each.values()] for each in found] == [[math.inf] * 2] * 3
 

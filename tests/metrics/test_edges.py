@@ -12,9 +12,12 @@ import ncfast
 from ncfast.metrics.catalogue import CATALOGUE, OF_MOMENTS
 
 # these carry units: a scale of the features changes them
-SCALE_DEPENDENT = {"nc3.uniform_duality", "nc3.bias_collapse"}
+SCALE_DEPENDENT = {"nc3.uniform_duality", "nc3.bias_collapse", "ssl.lidar"}
 # these weigh directions by the inverse of their variance, see docs/accuracy.md
-OF_SMALL_DIRECTIONS = {"nc1.bounded", "nc1.vci", "nc5.neco_auroc", "nc5.neco_fpr95"}
+OF_SMALL_DIRECTIONS = {
+    *("nc1.bounded", "nc1.vci", "nc5.neco_auroc", "nc5.neco_fpr95"),
+    *("rank.alpha_req", "rank.alpha_req_error", "ssl.lidar"),
+}
 ENERGIES = ["nc2.log_energy", "nc2.riesz_energy"]
 
 

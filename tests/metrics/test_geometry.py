@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from oracle import TWINS, case
+from oracle import ORACLES, case
 from samples import classes, companions
 
 import ncfast
@@ -93,7 +93,7 @@ def test_pinv_ignores_dead_features_and_counts_coinciding_classes_once():
     feats[4:] += 5
     feats = feats + torch.tensor([[0.0, 0.1], [0.0, -0.1]]).double().repeat(3, 1)
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
-    expected = TWINS["nc1.pinv"](case(feats, labels, 3))
+    expected = ORACLES["nc1.pinv"](case(feats, labels, 3))
     assert float(ncfast.nc1(feats, labels, variant="pinv")) == pytest.approx(expected, rel=1e-9)
     assert float(ncfast.nc1(feats, labels, variant="svd")) > 1e9  # divides by rounding, or zero
 
@@ -124,7 +124,7 @@ def test_pairs_of_nearly_coinciding_classes_keep_their_accuracy(gap):
     stats = case(feats, labels, 6)
     values = ncfast.collapse_metrics(feats, labels)
     for name in ("nc1.cdnv", "nc1.cdnv_max", "nc2.riesz_energy", "nc2.log_energy"):
-        assert float(values[name]) == pytest.approx(TWINS[name](stats), rel=2e-15 / gap + 1e-9)
+        assert float(values[name]) == pytest.approx(ORACLES[name](stats), rel=2e-15 / gap + 1e-9)
 
 
 def many(number, dim, seed=0):
@@ -154,7 +154,7 @@ def test_tiles_add_up_to_the_whole_and_the_kernels_agree(monkeypatch):
 def test_what_an_accelerator_does_about_pairs_equals_the_cpu(monkeypatch):
     moments = many(70, 9)
     here = ncfast.collapse_metrics(moments)
-    monkeypatch.setattr(pairs, "labels_are_on_host", lambda tensor: False)
+    monkeypatch.setattr(pairs, "is_on_host", lambda tensor: False)
     there = ncfast.collapse_metrics(moments, backend="reference")
     for name, value in here.items():
         assert float(there[name]) == pytest.approx(float(value), rel=1e-11), name

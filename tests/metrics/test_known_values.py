@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from oracle import TWINS, two_pass
+from oracle import ORACLES, two_pass
 
 import ncfast
 
@@ -33,7 +33,7 @@ def test_cdnv_of_close_means_far_from_the_origin():
     feats = torch.tensor([[1e4, 0.0], [1e4 + 1e-4, 0.0]], dtype=torch.float64).repeat(2, 1)
     feats = feats + torch.tensor([[0.0, 1e-5], [0.0, 1e-5], [0.0, 0.0], [0.0, 0.0]])
     labels = torch.tensor([0, 1, 0, 1])
-    expected = TWINS["nc1.cdnv"](two_pass(feats, labels, 2))
+    expected = ORACLES["nc1.cdnv"](two_pass(feats, labels, 2))
     assert float(ncfast.cdnv(feats, labels)) == pytest.approx(expected, rel=1e-9)
 
 

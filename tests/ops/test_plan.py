@@ -1,4 +1,4 @@
-"""Label plans: the permutation, the item table, and plans in place of labels."""
+"""Label plans: the permutation, the segment table, and plans in place of labels."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ncfast
 from ncfast._validate import LABEL_DTYPES
-from ncfast.ops.grouping import _cut, build, present_items
+from ncfast.ops.grouping import _cut, build, present_segments
 
 
 @pytest.mark.parametrize("dtype", LABEL_DTYPES)
@@ -33,12 +33,12 @@ def test_rows_sorted_by_label_and_then_by_row(dtype, num_classes):
     st.integers(1, 14),
     st.sampled_from([1, 2, 4, 8, 64]),
 )
-def test_items_cover_every_row_once(labels, num_classes, rows):
+def test_segments_cover_every_row_once(labels, num_classes, rows):
     num_classes = max(num_classes, max(labels) + 1)
     plan = build(torch.tensor(labels), num_classes)
-    table = plan.items(rows)
+    table = plan.segments(rows)
     covered, slots = [], []
-    for start, length, owner, pivot, slot in table.items.T.tolist():
+    for start, length, owner, pivot, slot in table.segments.T.tolist():
         assert length <= rows
         members = plan.permutation[start : start + length].tolist()
         covered += members
@@ -49,8 +49,8 @@ def test_items_cover_every_row_once(labels, num_classes, rows):
             assert alone == (slot < 0)
         slots += [slot] if slot >= 0 else []
     assert sorted(covered) == list(range(len(labels)))
-    owners = set(table.items[2].tolist())
-    assert owners >= set(range(num_classes)), "absent classes own an item too"
+    owners = set(table.segments[2].tolist())
+    assert owners >= set(range(num_classes)), "absent classes own a segment too"
     assert slots == list(range(len(slots)))
     assert len(slots) <= table.slots
 
@@ -61,19 +61,19 @@ def test_items_cover_every_row_once(labels, num_classes, rows):
     st.integers(12, 70_000),
     st.sampled_from([1, 2, 4, 64]),
 )
-def test_items_of_present_classes_cover_every_row_that_counts_once(labels, num_classes, rows):
+def test_segments_of_present_classes_cover_every_row_that_counts_once(labels, num_classes, rows):
     """Label 11 stands for rows that are left out."""
     keys = torch.tensor([num_classes if label == 11 else label for label in labels])
-    found = present_items(keys, num_classes, rows)
-    assert found.items.shape == (6, len(labels) // rows + min(len(labels), num_classes))
+    found = present_segments(keys, num_classes, rows)
+    assert found.segments.shape == (6, len(labels) // rows + min(len(labels), num_classes))
     covered, members = [], {}
-    for start, length, owner, first, item, count in found.items.T.tolist():
+    for start, length, owner, first, segment, count in found.segments.T.tolist():
         run = found.permutation[start : start + length].tolist()
         assert length <= rows
         assert (owner >= 0) == (length > 0)
         assert all(labels[row] == owner for row in run)
         if count:
-            members[owner] = item
+            members[owner] = segment
             assert count == labels.count(owner)
         if length:
             assert first == labels.index(owner)
@@ -85,23 +85,23 @@ def test_items_of_present_classes_cover_every_row_that_counts_once(labels, num_c
 
 def test_the_cuts_do_not_depend_on_rows_left_out():
     keys = torch.tensor([3, 1, 3, 9, 3, 9, 1, 3])
-    whole, part = present_items(keys, 9, 2), present_items(keys[keys < 9], 9, 2)
-    used = part.items[1] > 0
+    whole, part = present_segments(keys, 9, 2), present_segments(keys[keys < 9], 9, 2)
+    used = part.segments[1] > 0
     for row in (0, 1, 2, 4, 5):
-        assert torch.equal(whole.items[row][: len(used)][used], part.items[row][used])
+        assert torch.equal(whole.segments[row][: len(used)][used], part.segments[row][used])
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=80), st.sampled_from([1, 2, 4, 64]))
 def test_shared_classes(labels, rows):
     plan = build(torch.tensor(labels), 6)
-    table = plan.items(rows)
+    table = plan.segments(rows)
     found = [column for column in table.shared.T.tolist() if column[0] >= 0]
     assert [column[0] for column in found] == [c for c in range(6) if plan.counts[c] > rows], (
-        "every class of several items, in order"
+        "every class of several segments, in order"
     )
     for owner, first, number, slot in found:
-        part = table.items[:, first : first + number]
+        part = table.segments[:, first : first + number]
         assert part[2].eq(owner).all()
         assert part[1].sum() == plan.counts[owner]
         assert part[4].tolist() == list(range(slot, slot + number))
@@ -155,7 +155,7 @@ def test_no_host_synchronisation(device):
     """Fake tensors raise if a value is read."""
     with FakeTensorMode():
         plan = ncfast.plan(torch.empty(5000, dtype=torch.int64, device=device), 10)
-        assert _cut(plan, 64).items.shape == (5, 5000 // 64 + 10)
+        assert _cut(plan, 64).segments.shape == (5, 5000 // 64 + 10)
 
 
 class Stream:
@@ -182,13 +182,15 @@ def test_a_table_is_shared_between_streams(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, s: held.append(s.name))
     with FakeTensorMode():
         plan = build(torch.empty(50, dtype=torch.int64, device="cuda"), 7)
-        table = plan.items(16)
+        table = plan.segments(16)
         assert log == ["first records"]
         current[0] = "second"
-        assert plan.items(16) is table
+        assert plan.segments(16) is table
         assert log[1:] == ["second waits for event of first"]
         assert held == ["second", "second"]
         capturing[0] = True
-        assert plan.items(16) is table
-        assert plan.items(32) is not plan.items(32), "not kept: a graph writes it when it runs"
+        assert plan.segments(16) is table
+        assert plan.segments(32) is not plan.segments(32), (
+            "not kept: a graph writes it when it runs"
+        )
     assert len(log) == 2, "a capture may not wait for what lies outside it"

@@ -12,7 +12,7 @@ from samples import classes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ncfast
-from ncfast.kernels.configuration import alignment, items_config, merge_config, scatter_config
+from ncfast.kernels.configuration import alignment, merge_config, scatter_config, segments_config
 from ncfast.ops import _registry
 from ncfast.ops import moments as passes
 from ncfast.ops import update as updates
@@ -102,7 +102,7 @@ class Batch(NamedTuple):
 
     feats: Any
     permutation: Any
-    items: Any
+    segments: Any
     leaders: Any
     nan_if_invalid: Any
 
@@ -165,7 +165,7 @@ def test_no_size_of_an_update_depends_on_a_value(monkeypatch):
     with FakeTensorMode():
         feats, labels, *parts = arguments = update_arguments(count=100, num_classes=50_000)
         updates._triton(feats, labels, passes.RawMoments(*parts[:5]), **options_of(arguments))
-    assert batches[0].items.shape == (6, 101)
+    assert batches[0].segments.shape == (6, 101)
     assert batches[0].leaders.shape == (100,)
 
 
@@ -218,17 +218,17 @@ def test_operator_on_fake_cuda_tensors(dtype):
 @pytest.mark.parametrize("itemsize", [2, 4, 8])
 def test_configurations_are_legal(size, itemsize):
     count, dim, num_classes = size
-    config = items_config(count, dim, num_classes, itemsize, 132)
+    config = segments_config(count, dim, num_classes, itemsize, 132)
     for number in (config.tile_rows, config.tile_cols, config.warps):
         assert number & (number - 1) == 0, "a power of two"
-    assert 32 <= config.item_rows <= 256
-    assert config.item_rows % config.tile_rows == 0
+    assert 32 <= config.segment_rows <= 256
+    assert config.segment_rows % config.tile_rows == 0
     assert config.warps <= 8
     assert 32 * config.warps <= 2 * config.tile_cols * config.tile_rows, "work for every thread"
-    merge = merge_config(count, dim, num_classes, config.item_rows)
-    for number in (merge.tile_items, merge.tile_cols, merge.warps):
+    merge = merge_config(count, dim, num_classes, config.segment_rows)
+    for number in (merge.tile_segments, merge.tile_cols, merge.warps):
         assert number & (number - 1) == 0
-    assert merge.tile_items * merge.tile_cols <= 4096
+    assert merge.tile_segments * merge.tile_cols <= 4096
 
 
 @pytest.mark.parametrize("dim", [1, 16, 17, 100, 512, 4096])
@@ -243,12 +243,16 @@ def test_the_scatter_covers_the_triangle(count, dim):
 
 
 def test_configurations_grow_as_they_should():
-    assert items_config(1_000_000, 512, 10, 4, 132) == items_config(1_000_000, 512, 11, 4, 132)
-    even = items_config(200_000, 512, 10, 4, 132).item_rows
+    assert segments_config(1_000_000, 512, 10, 4, 132) == segments_config(
+        1_000_000, 512, 11, 4, 132
+    )
+    even = segments_config(200_000, 512, 10, 4, 132).segment_rows
     assert 200_000 // even + 10 <= 132 * 10, "one whole wave: two warps a program, of 20 resident"
-    small, large = (items_config(count, 512, 10, 4, 132).item_rows for count in (10**3, 10**7))
+    small, large = (
+        segments_config(count, 512, 10, 4, 132).segment_rows for count in (10**3, 10**7)
+    )
     assert small <= large
-    assert items_config(1_000_000, 512, 200_000, 4, 132).item_rows == 32
+    assert segments_config(1_000_000, 512, 200_000, 4, 132).segment_rows == 32
 
 
 @pytest.mark.parametrize(

@@ -42,11 +42,14 @@ from oracle.variability import (
     bounded,
     cdnv,
     cdnv_max,
+    decay,
     effective_rank,
+    lidar,
     participation_ratio,
     pinv,
     quotient,
     quotient_sample,
+    rankme,
     rnc1_max,
     rnc1_mean,
     stable_rank,
@@ -56,9 +59,9 @@ from oracle.variability import (
     within_fraction_sample,
 )
 
-__all__ = ["TWINS", "by_class", "case", "generalization", "two_pass"]
+__all__ = ["ORACLES", "by_class", "case", "generalization", "two_pass"]
 
-TWINS = {
+ORACLES = {
     "rnc1.max": rnc1_max,
     "rnc1.mean": rnc1_mean,
     "nc1.quotient": quotient,
@@ -108,6 +111,10 @@ TWINS = {
     "rank.effective_means": lambda stats: effective_rank(np.array(centred_means(stats))),
     "rank.participation": lambda stats: participation_ratio(sigma_w(stats) + sigma_b_sample(stats)),
     "rank.participation_means": lambda stats: participation_ratio(sigma_b(stats)),
+    "rank.rankme": rankme,
+    "rank.alpha_req": lambda stats: decay(stats)[0],
+    "rank.alpha_req_error": lambda stats: decay(stats)[1],
+    "ssl.lidar": lidar,
     "rank.stable": lambda stats: stable_rank(stats["x"]),
     "rank.stable_means": lambda stats: stable_rank(np.array(centred_means(stats))),
     "bound.generalization": generalization,

@@ -103,3 +103,35 @@ def participation_ratio(covariance):
 
 def stable_rank(matrix):
     return (matrix**2).sum() / np.linalg.norm(matrix, 2) ** 2
+
+
+def with_floor(values):
+    """Exponential entropy of shares that are raised by 1e-7."""
+    share = [float(value) / float(sum(values)) + 1e-7 for value in values]
+    return math.exp(-sum(p * math.log(p) for p in share))
+
+
+def rankme(stats):
+    singular = np.linalg.svd(stats["x"], compute_uv=False)
+    cutoff = math.sqrt(stats["x"].shape[1] * np.finfo(np.float64).eps) * singular[0]
+    return with_floor([s if s > cutoff else 0.0 for s in singular])
+
+
+def decay(stats):
+    """Minus the slope of log eigenvalues over log ranks, and the size of the residuals."""
+    values = np.linalg.eigvalsh(sigma_w(stats) + sigma_b_sample(stats))[::-1]
+    values = values[values > len(values) * np.finfo(np.float64).eps * values[0]]
+    if len(values) < 2:
+        return math.nan, math.nan
+    rank, height = np.log(np.arange(1, len(values) + 1)), np.log(values)
+    slope, level = np.polyfit(rank, height, 1)
+    return -slope, math.sqrt(np.mean((height - level - slope * rank) ** 2))
+
+
+def lidar(stats):
+    within = sigma_w(stats) + 1e-4 * np.eye(stats["x"].shape[1])
+    root = np.linalg.inv(np.linalg.cholesky(within))
+    between = root @ sigma_b(stats) @ root.T  # a rotation of the symmetric form
+    if len(present_classes(stats)) < 2:
+        return math.nan
+    return with_floor(np.linalg.eigvalsh(between).clip(0))

@@ -14,7 +14,6 @@ from ncfast.tracking import Tracker, read_records
 from ncfast.tracking.averaging import Averaging
 from ncfast.tracking.buffer import MomentsBuffer, NormBuffer
 from ncfast.tracking.full_step import FullStep
-from ncfast.tracking.recorder import Recorder
 
 needs_column = pytest.mark.skipif(
     NormBuffer().writer is None, reason="needs the extension and a PyTorch with DLPack's table"
@@ -159,7 +158,7 @@ def test_when_other_ranks_are_missing_the_norms_are_kept(tmp_path, monkeypatch):
     def missing(*args):
         raise TimeoutError("a rank is gone")
 
-    monkeypatch.setattr(Recorder, "_evaluate", missing)
+    monkeypatch.setattr("ncfast.tracking.recorder.tables_of", missing)
     path = tmp_path / "log.jsonl"
     with pytest.raises(TimeoutError):
         track(path, steps=5)
@@ -178,7 +177,7 @@ def test_a_fork_may_go_on_for_more_than_a_block():
         for _ in range(300):
             model(x.float())
             tracker.step(labels=y)
-        buffer = tracker._recorder._buffers[0]
+        buffer = next(iter(tracker._recorder.buffers._buffers.values()))
         os._exit(0 if buffer.number <= buffer.capacity else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
@@ -221,7 +220,7 @@ def test_what_a_graph_records_fills_row_after_row(monkeypatch):
 
     monkeypatch.setattr("ncfast.tracking.buffer._capturing", lambda device: True)
     # labels on the host would be looked at, which those of an accelerator are not
-    monkeypatch.setattr("ncfast._validate.labels_are_on_host", lambda labels: False)
+    monkeypatch.setattr("ncfast._validate.is_on_host", lambda labels: False)
     graph = make_fx(lambda feats: rows.push(0, feats, labels), tracing_mode="real")(warm)
     rows.states.zero_()
     rows._position.zero_()

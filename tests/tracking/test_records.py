@@ -7,10 +7,10 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from ncfast._strict_json import json_line
 from ncfast.ops import _raw
 from ncfast.tracking import JsonlSink, read_records
 from ncfast.tracking.records import LogPoint, RecordBatch, Table
-from ncfast.tracking.sinks.strict_json import json_line
 
 needs_lines = pytest.mark.skipif(
     not hasattr(_raw.extension, "json_lines"), reason="the extension writes no JSON here"

@@ -129,7 +129,7 @@ MASKED = ["rnc1.max", "nc1.pinv", "nc1.bounded", "nc4.agreement", "nc4.ncc_accur
 @pytest.mark.parametrize("how", ["ignore_index", "mask", "both"])
 def test_rows_that_are_left_out(how, on_host, monkeypatch):
     if not on_host:  # the path of an accelerator, where no label is read
-        monkeypatch.setattr("ncfast._validate.labels_are_on_host", lambda labels: False)
+        monkeypatch.setattr("ncfast._validate.is_on_host", lambda labels: False)
         monkeypatch.setattr(_raw, "extension", None)
     feats, labels = torch.randn(N, D), torch.arange(N) % K
     weight, bias = torch.randn(K, D), torch.randn(K)

@@ -290,7 +290,7 @@ def test_features_of_changing_width():
     with Tracker(num_classes=5, metrics="rnc1", sinks=[records.append]) as tracker:
         for step in range(6):
             tracker.step(feats=torch.randn(20, 3 + step % 2), labels=labels)
-    assert len(tracker._recorder._numbers) == 2
+    assert len(tracker._recorder.buffers._buffers) == 2
     assert [record["step"] for record in records if "train/rnc1.max" in record] == list(range(1, 7))
 
 
@@ -300,7 +300,7 @@ def test_replays_of_a_graph_are_counted(monkeypatch):
     records = []
     with Tracker(num_classes=5, metrics="rnc1", sinks=[records.append]) as tracker:
         tracker.step(feats=feats, labels=labels)
-        buffer = tracker._recorder._buffers[0]
+        buffer = next(iter(tracker._recorder.buffers._buffers.values()))
         with monkeypatch.context() as patch:
             patch.setattr("ncfast.tracking.buffer._capturing", lambda device: True)
             patch.setattr("ncfast.tracking.tracker._capturing", lambda: True)

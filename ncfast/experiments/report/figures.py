@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ncfast.experiments.report.runs import Run
-from ncfast.tracking.timescales import series
+from ncfast.tracking.analytics.events import series
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from ncfast.experiments import run_dir
 from ncfast.experiments.sweep_file import SWEEP, load_sweep
+from ncfast.tracking.analytics.events import Events, find_events, series
 from ncfast.tracking.sinks import read_records
-from ncfast.tracking.timescales import Events, find_events, series
 
 PROBES_FILE = "probes.jsonl"
 

@@ -11,8 +11,8 @@ from scipy import stats
 
 from ncfast.experiments.report.runs import Run
 from ncfast.tracking.analytics import Interval, PowerLaw, fit_power_law
+from ncfast.tracking.analytics.events import first_lasting, series
 from ncfast.tracking.analytics.seeds import student_quantile
-from ncfast.tracking.timescales import first_lasting, series
 
 CONFIDENCE = 0.95
 LEVEL, LEVELS = 0.75, 4

@@ -21,7 +21,7 @@ from ncfast.experiments.report.scaling import (
 )
 from ncfast.experiments.sweep_file import SWEEP, load_sweep
 from ncfast.tracking.analytics import lags_over_seeds
-from ncfast.tracking.timescales import find_events
+from ncfast.tracking.analytics.events import find_events
 
 _FINAL = {
     "train/accuracy": "train accuracy",

@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ncfast._files import replacing
 from ncfast.experiments.run_dir import CHECKPOINT, RunDirectoryError
-from ncfast.tracking.sinks.files import replacing
 
 FORMAT = "2"  # format of the file; version 0.1 did not write one
 # its length varies: the permutation of an epoch is empty before the first step

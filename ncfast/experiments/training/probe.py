@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ncfast._strict_json import json_line
 from ncfast.experiments.data import ImageSet
 from ncfast.experiments.run_dir import write_atomically
 from ncfast.experiments.training.information import Planes
@@ -16,7 +17,6 @@ from ncfast.experiments.training.program import ReplicaProgram
 from ncfast.metrics.bounds import generalization_bound, superfluous_information_bound
 from ncfast.metrics.margins import class_margins, margin_histograms
 from ncfast.tracking.sinks import JsonlSink, read_records
-from ncfast.tracking.sinks.strict_json import json_line
 
 PROBES_FILE = "probes.jsonl"
 PAIRS = ((0, 1), (4, 5), (8, 9))  # the class pairs of figure 5 of the paper

@@ -1,15 +1,23 @@
 """Makes the result of a search with rounding errors exact.
 
 The error of a float32 search by norms and products is up to eps (|x|^2 + |y|^2), which exceeds the
-distances on collapsed features. The search therefore returns more than k candidates and a floor:
-the scores of all other rows are at least the floor. The candidates are scored again in float64. If
-the k-th score is below the floor, the k nearest rows are certain. All other rows are searched again
-directly.
+distances on collapsed features. The search therefore returns more than k candidates with their
+rounded scores, and a bound on the error of its scores. The scores of all other rows are at least
+the floor: the largest score of a candidate minus the error. The candidates are scored again in
+float64. If the k-th score is below the floor, the k nearest rows are certain. All other rows are
+searched again directly.
+
+The search in float32 may be that of another library, and its error is a claim. Four findings refute
+the claim: a list that does not name different rows that exist, a score that is farther from the
+exact score than claimed, a list that lacks a row which lists it in turn, below its floor, and one
+of a few rows that are always searched directly as well. NaN, missing rows and products in TF32 are
+found so. Then no list counts, and all rows are searched again directly.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -24,13 +32,21 @@ from ncfast.ops import _raw
 EXTRA = 8  # candidates beyond k: they cost little and resolve near ties
 _BLOCK = 1 << 22  # number of differences in memory at a time
 EPS = 2.0**-24  # unit roundoff of float32
+_SPOTS, _STRIDE = 32, 2654435761  # number of rows searched directly as well; spreads them
+_REFUTED = (
+    "A search in float32 returned neighbours that contradict its own error bound, so all rows were "
+    "searched again by direct differences. The result is exact and came slower. Is "
+    "NVIDIA_TF32_OVERRIDE set? Else pass another `backend`."
+)
 
 
 class Candidates(NamedTuple):
-    """Candidates of each row, which may include the row itself."""
+    """The m rows of smallest rounded score for each row, which may include the row itself."""
 
-    indices: Tensor  # (N, m) int64, no row twice
-    floor: Tensor  # (N,) float64, lower bound of the scores of all other rows
+    indices: Tensor  # (N, m) int64
+    scores: Tensor  # (N, m) float64, rounded
+    error: Tensor  # (N,) float64, bound on the error of the scores of all rows
+    sure: bool = False  # whether the list needs no test against the error
 
 
 class Rounded(NamedTuple):
@@ -59,11 +75,16 @@ def rounded(x: Tensor) -> Rounded:
     return Rounded(rows, scale, 2.02 * (x.shape[1] + 6) * EPS * (norms + norms.amax()))
 
 
-def floor(worst: Tensor, near: Rounded, number: int) -> Tensor:
-    """(N,) lower bound of exact scores outside the lists, from their largest rounded scores."""
-    if number == len(near.rows):
-        return torch.full_like(near.error, torch.inf)
-    return (worst.double() - near.error) / near.scale / near.scale  # scale**2 may overflow
+def candidates(indices: Tensor, scores: Tensor, near: Rounded) -> Candidates:
+    """Candidates from a search among rounded rows, with the scores in the units of the input.
+
+    Args:
+        indices: (N, m) int64.
+        scores: (N, m) float32, squared distances of ``near.rows``.
+        near: what was searched.
+    """
+    scale = near.scale  # its square may overflow
+    return Candidates(indices, scores.double() / scale / scale, near.error / scale / scale)
 
 
 def knn(
@@ -86,17 +107,60 @@ def knn(
 
 def _within(search: Search, x: Tensor, k: int, metric: Metric) -> tuple[Tensor, Tensor, int]:
     found = search(x, min(k + 1 + EXTRA, len(x)), metric)
-    score = exact_scores(x, found.indices, metric)
-    score[found.indices == torch.arange(len(x), device=x.device)[:, None]] = torch.inf
     # Candidates are sorted by number, then stably by score, so ties are in order of row number.
-    column, by_number = found.indices.sort(dim=1)
-    score, order = score.gather(1, by_number).sort(dim=1, stable=True)
+    column, order = found.indices.sort(dim=1)
+    found = found._replace(indices=column, scores=found.scores.gather(1, order))
+    column = column.clamp(0, len(x) - 1)
+    score = exact_scores(x, column, metric)
+    floor = _floor(found, len(x))
+    refuted = None if found.sure else _refuted(found, score, floor)
+    score[column == torch.arange(len(x), device=x.device)[:, None]] = torch.inf
+    score, order = score.sort(dim=1, stable=True)
     column = column.gather(1, order)[:, :k]
+    certain = score[:, k - 1] < floor
+    if refuted is not None and bool(refuted | _differs(x, column, certain, metric)):
+        warnings.warn(_REFUTED, RuntimeWarning, stacklevel=6)
+        certain = torch.zeros_like(certain)
     distances = reference.distance(score[:, :k].contiguous(), metric)
-    open_rows = (~(score[:, k - 1] < found.floor)).nonzero()[:, 0]
+    open_rows = (~certain).nonzero()[:, 0]
     if len(open_rows):
         distances[open_rows], column[open_rows] = nearest_rows(x, open_rows, k, metric)
     return distances, column, len(open_rows)
+
+
+def _floor(found: Candidates, rows: int) -> Tensor:
+    """(N,) lower bound of the exact scores of all rows that are no candidates."""
+    worst = found.scores.amax(1)  # NaN if any is
+    if found.indices.shape[1] == rows:
+        return torch.full_like(worst, torch.inf)  # there are no others
+    return worst - found.error
+
+
+def _refuted(found: Candidates, score: Tensor, floor: Tensor) -> Tensor:
+    """A 0-d boolean: whether the lists contradict each other or the error that is claimed.
+
+    Args:
+        found: candidates, in order of their number.
+        score: (N, m) float64, their exact scores.
+        floor: (N,) float64, what the scores of all other rows are at least.
+    """
+    column, number = found.indices, len(floor)
+    listed = (column[:, 0] >= 0) & (column[:, -1] < number) & (column.diff(dim=1) > 0).all(1)
+    near = (found.scores - score).abs() <= found.error[:, None]
+    column = column.clamp(0, number - 1)
+    rows = torch.arange(number, device=column.device)[:, None]
+    pairs = (rows * number + column).view(-1)  # ascending
+    turned = column * number + rows
+    at = torch.searchsorted(pairs, turned).clamp(max=pairs.numel() - 1)
+    mutual = (pairs[at] == turned) | ~(score < floor[column])
+    return ~(listed.all() & near.all() & mutual.all())
+
+
+def _differs(x: Tensor, column: Tensor, certain: Tensor, metric: Metric) -> Tensor:
+    """A 0-d boolean: whether direct differences find other neighbours of a few certain rows."""
+    some = torch.arange(min(len(x), _SPOTS), device=x.device) * _STRIDE % len(x)
+    _, direct = nearest_rows(x, some, column.shape[1], metric)
+    return (certain[some] & (column[some] != direct).any(1)).any()
 
 
 def exact_scores(x: Tensor, indices: Tensor, metric: Metric) -> Tensor:

@@ -11,7 +11,7 @@ from ncfast.information.neighbors import faiss_flat, gemm, reference, scipy_tree
 from ncfast.information.neighbors._check import one_of
 from ncfast.information.neighbors._types import Engine
 from ncfast.information.neighbors.native import Native
-from ncfast.ops import BackendStatus, _raw, backends
+from ncfast.ops import BackendStatus, _auto, _raw, _verdicts, backends
 from ncfast.ops._registry import why_not_triton
 
 _ENGINES: dict[str, Any] = {
@@ -24,14 +24,25 @@ _ENGINES: dict[str, Any] = {
     "triton": triton_sweep,
 }
 NAMES = ("auto", *_ENGINES)
-_HOST = ("direct", "tree", "scipy", "faiss")
+# where an engine runs; the others run on any device
+_DEVICES = {
+    "direct": ("cpu",),
+    "tree": ("cpu",),
+    "scipy": ("cpu",),
+    "faiss": ("cpu", "cuda"),
+    "triton": ("cuda",),
+}
 # (rows, dimension): below this number of rows a tree is faster up to this dimension
 _DEEPEST = ((10_000, 5), (30_000, 6), (50_000, 7), (100_000, 8), (math.inf, 9))
 _EUCLIDEAN = ("faiss", "gemm")
+CHECKED = "neighbours"  # the operation of the self-check; its paths are engines
+_WIDE = 16  # columns from which products and a certificate replace direct differences on CUDA
+# compute capability: the engine that was measured to be the fastest there from _WIDE columns on
+_FASTEST: dict[tuple[int, int], str] = {}
 _PLAIN = {
     "reference": "float64 brute force in torch, any device",
     "scipy": "SciPy's cKDTree, on the CPU",
-    "faiss": "flat index with certificate, k-NN by Euclidean distance, on the CPU",
+    "faiss": "brute force in FAISS with certificate, k-NN by Euclidean distance, on the CPU",
     "gemm": "matrix products with certificate, k-NN by Euclidean distance, any device",
 }
 
@@ -59,9 +70,18 @@ def _status(name: str) -> BackendStatus:
     if name == "triton":
         why_not = why_not_triton()
         return BackendStatus(why_not is None, why_not or backends()["triton"].reason)
-    if name == "faiss" and not faiss_flat.INSTALLED:
-        return BackendStatus(False, "not installed: pip install ncfast[cpu-knn]")
+    if name == "faiss":
+        return _faiss_status()
     return BackendStatus(True, _PLAIN[name])
+
+
+def _faiss_status() -> BackendStatus:
+    on_gpu = faiss_flat.why_not_on_gpu() if torch.cuda.is_available() else None
+    if not faiss_flat.INSTALLED:
+        return BackendStatus(False, on_gpu or "not installed: pip install ncfast[cpu-knn]")
+    if not torch.cuda.is_available():
+        return BackendStatus(True, _PLAIN["faiss"])
+    return BackendStatus(True, f"{_PLAIN['faiss']}; on CUDA: {on_gpu or 'as well'}")
 
 
 def neighbor_backend(
@@ -71,10 +91,12 @@ def neighbor_backend(
     *,
     task: str = "knn",
     metric: str = "l2",
+    k: int = 1,
 ) -> tuple[str, str]:
     """The engine that ``backend="auto"`` selects, and the reason.
 
-    The limits come from measurements, see ``docs/neighbors.md``.
+    The limits come from measurements, see ``docs/neighbors.md``. On CUDA "triton" and "faiss" are
+    selected once they have passed the self-check (``ncfast info --check-gpu``).
 
     Args:
         n: number of rows; for searches within classes, the number in a typical class.
@@ -82,6 +104,7 @@ def neighbor_backend(
         device: device of the rows.
         task: "knn", "joint" or "count".
         metric: "l2", "l2max" or "linf".
+        k: number of neighbours. FAISS on a GPU finds at most 2,039.
 
     Returns:
         The name of the engine and the reason.
@@ -95,7 +118,7 @@ def neighbor_backend(
     """
     one_of(task, "task", ("knn", "joint", "count"))
     if torch.device(device).type != "cpu":
-        return _on_accelerator(d, task, metric)
+        return _on_accelerator(d, torch.device(device), task, metric, k)
     if _raw.extension is not None:
         return _with_extension(n, d)
     return _without_extension(d, task, metric)
@@ -122,15 +145,40 @@ def _without_extension(d: int, task: str, metric: str) -> tuple[str, str]:
     return "reference", "high dimension, and no C++ extension"
 
 
-# "triton" must be requested by name until its kernels have run on a GPU.
-def _on_accelerator(d: int, task: str, metric: str) -> tuple[str, str]:
-    if task == "knn" and metric == "l2" and d >= 16:
-        return "gemm", "matrix products with certificate on an accelerator"
+def _on_accelerator(
+    d: int, device: torch.device, task: str, metric: str, k: int
+) -> tuple[str, str]:
+    if task == "knn" and metric == "l2" and d >= _WIDE:
+        return _for_many_columns(device, k)
+    if _auto.proven(CHECKED, "triton", torch.float64, device):
+        return "triton", "direct differences in float64, which passed the self-check on this device"
     return "reference", "float64 brute force on an accelerator"
 
 
+def _for_many_columns(device: torch.device, k: int) -> tuple[str, str]:
+    measured = _fastest(device)
+    if measured is not None and _good(measured, device, k):
+        return measured, "measured to be the fastest on devices of this compute capability"
+    if _good("faiss", device, k):
+        return "faiss", "FAISS with certificate, which passed the self-check on this device"
+    return "gemm", "matrix products with certificate on an accelerator"
+
+
+def _fastest(device: torch.device) -> str | None:
+    if not _FASTEST or device.type != "cuda":
+        return None
+    return _FASTEST.get(torch.cuda.get_device_capability(device))
+
+
+def _good(name: str, device: torch.device, k: int) -> bool:
+    if name == "faiss":  # NCFAST_TRITON says nothing about it
+        verdict = _verdicts.verdict(CHECKED, name, torch.float64, device)
+        return verdict.usable and k <= faiss_flat.MOST
+    return name == "gemm" or _auto.proven(CHECKED, name, torch.float64, device)
+
+
 def engine(
-    name: str, n: int, d: int, device: torch.device, task: str, metric: str
+    name: str, n: int, d: int, device: torch.device, task: str, metric: str, k: int = 1
 ) -> tuple[str, Engine]:
     """The engine ``name``, or with "auto" the one that `neighbor_backend` selects.
 
@@ -139,21 +187,23 @@ def engine(
     """
     one_of(name, "backend", NAMES)
     if name == "auto":
-        name, _ = neighbor_backend(n, d, device, task=task, metric=metric)
-    why_not = _why_not(name, device, task, metric)
+        if device.type == "cuda":  # starts the self-check where there is no verdict
+            _auto.offered(CHECKED, torch.float64, device, n * d)
+        name, _ = neighbor_backend(n, d, device, task=task, metric=metric, k=k)
+    why_not = _why_not(name, device, task, metric, k)
     if why_not is not None:
         raise ValueError(f"Backend {name!r} cannot run here: {why_not}. Use backend='auto'.")
     return name, cast(Engine, _ENGINES[name])
 
 
-def _why_not(name: str, device: torch.device, task: str, metric: str) -> str | None:
-    if name in _HOST and device.type != "cpu":
-        return f"the rows are on {device}"
-    if name == "triton" and device.type != "cuda":
+def _why_not(name: str, device: torch.device, task: str, metric: str, k: int) -> str | None:
+    if device.type not in _DEVICES.get(name, (device.type,)):
         return f"the rows are on {device}"
     if name in _EUCLIDEAN and (task != "knn" or metric != "l2"):
         return "it supports only k nearest neighbours by Euclidean distance"
     if name in ("direct", "tree") and _raw.extension is not None:
         return None  # composing the status would take longer than a small search
+    if name == "faiss" and device.type == "cuda":
+        return faiss_flat.why_not_on_gpu(k)
     status = _status(name)
     return None if status.available else status.reason

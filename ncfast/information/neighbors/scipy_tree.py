@@ -18,21 +18,20 @@ _ORDER = {"l2": 2.0, "linf": np.inf}
 
 
 def search(x: Tensor, number: int, metric: Metric) -> Candidates:
-    """The ``number`` nearest rows, and a lower bound of the scores of the others.
+    """The ``number`` nearest rows for each row.
 
-    The bound has a margin, because the tree sums squares in another order.
+    The scores have an error, because the tree sums squares in another order.
     """
     points = x.numpy()
     tree = _tree(points)
     distances, indices = tree.query(
         points, np.arange(1, number + 1), p=_ORDER[metric], workers=torch.get_num_threads()
     )
-    floor = torch.from_numpy(distances[:, -1].copy()) * (1 - _margin(x))
-    if number == len(x):
-        floor.fill_(torch.inf)
-    return Candidates(
-        torch.from_numpy(indices.astype(np.int64)), floor.square() if metric == "l2" else floor
-    )
+    scores = torch.from_numpy(distances)
+    if metric == "l2":
+        scores = scores.square()
+    error = 3 * _margin(x) * scores.amax(1)
+    return Candidates(torch.from_numpy(indices.astype(np.int64)), scores, error, sure=True)
 
 
 def _tree(points: np.ndarray[Any, Any]) -> Any:

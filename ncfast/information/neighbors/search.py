@@ -59,7 +59,9 @@ def knn(
     labels = _check.same_class(labels, x)
     k = _check.neighbours_wanted(k, x, labels)
     backend = _for_repeats(backend, (x,), labels, "knn", metric)
-    name, engine = dispatch.engine(backend, _group(x, labels), x.shape[1], x.device, "knn", metric)
+    name, engine = dispatch.engine(
+        backend, _group(x, labels), x.shape[1], x.device, "knn", metric, k
+    )
     distances, indices, certified = engine.knn(x.resolve_neg(), k, metric, labels)
     return Neighbors(distances, indices, name, certified)
 

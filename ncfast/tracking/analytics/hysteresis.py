@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ncfast.tracking.timescales import MIN_RISE, Events, series
+from ncfast.tracking.analytics.events import MIN_RISE, Events, series
 
 Records = Sequence[Mapping[str, float]]
 Thresholds = tuple[float, float]

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ncfast.tracking.analytics.events import Events
 from ncfast.tracking.analytics.hysteresis import Records, find_transitions
 from ncfast.tracking.analytics.seeds import Interval, mean_interval
-from ncfast.tracking.timescales import Events
 
 Event = Literal["fit", "generalisation", "collapse"]
 

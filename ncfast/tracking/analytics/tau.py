@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ncfast.tracking.analytics.events import series
 from ncfast.tracking.analytics.hysteresis import Records, settled_step
-from ncfast.tracking.timescales import series
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ncfast.tracking.sinks.files import LineFile, replacing, warn_of_new_file, write_header
+from ncfast._files import replacing
+from ncfast.tracking.sinks.files import LineFile, warn_of_new_file, write_header
 from ncfast.tracking.sinks.protocol import Header, Record
 
 

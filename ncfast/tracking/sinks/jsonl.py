@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ncfast._strict_json import json_line, restored
 from ncfast.tracking.sinks.files import LineFile, warn_of_new_file, write_header
 from ncfast.tracking.sinks.protocol import Header, Record, Records
-from ncfast.tracking.sinks.strict_json import json_line, restored
 
 
 class JsonlSink:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ncfast._files import replacing
 from ncfast._optional import need
-from ncfast.tracking.sinks.files import replacing
 from ncfast.tracking.sinks.protocol import Header, Record
 
 _PURPOSE = "A Parquet sink"

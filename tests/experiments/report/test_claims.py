@@ -17,7 +17,7 @@ from ncfast.experiments.report.scaling import (
     midpoint,
     time_scales,
 )
-from ncfast.tracking.timescales import find_events
+from ncfast.tracking.analytics.events import find_events
 
 STEPS = sorted({round(10 ** (k / 40)) for k in range(201)})
 

@@ -1,23 +1,39 @@
-"""Fixtures of the kernel tests on the CPU: TRITON_INTERPRET=1 pytest tests/kernels/interpreted."""
+"""Fixtures of the kernel tests on the CPU: TRITON_INTERPRET=1 pytest tests/kernels/interpreted.
+
+With NCFAST_PTX=80 in place of TRITON_INTERPRET=1 the same tests run on the PTX that Triton compiles
+for a device of capability 8.0, executed by tests/kernels/ptx.
+"""
 
 import os
 
 import pytest
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-collect_ignore_glob = [] if INTERPRETED else ["test_*.py"]
+EXECUTED = int(os.environ.get("NCFAST_PTX", "0"))
+collect_ignore_glob = [] if INTERPRETED or EXECUTED else ["test_*.py"]
+SEED = 3  # of the errors of approximate instructions, and of the order of blocks
 
 
 @pytest.fixture(autouse=True)
-def poisoned_memory(monkeypatch):
-    """Fill new memory with NaN or an absurd integer, so that unwritten elements are noticed."""
+def watched_memory(monkeypatch):
+    """Notice what was never written, by its state, or by NaN or an absurd integer in new memory."""
     import torch
+
+    if EXECUTED:
+        from ptx.launches import Executed
+
+        monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")  # warns of a new default where unset
+        with Executed(EXECUTED, SEED) as gpu:
+            yield
+        assert not gpu.notes, "behaviour that PTX does not specify"
+        return
 
     def empty(*size, **options):
         made = torch.zeros(*size, **options)
         return made.fill_(torch.nan if made.is_floating_point() else torch.iinfo(made.dtype).min)
 
     monkeypatch.setattr(torch, "empty", empty)
+    yield
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from oracle import two_pass
 from samples import classes
 
 from ncfast.kernels import autotune
-from ncfast.kernels.configuration import items_config
+from ncfast.kernels.configuration import segments_config
 from ncfast.ops import moments as passes
 from ncfast.ops.grouping import build
 
@@ -32,7 +32,7 @@ def test_the_best_neighbour_is_kept(clock):
     plan = build(labels, 3)
     found = passes.planned(feats, plan)
     number = len(clock)
-    rule = items_config(200, 6, 3, 4, 132)
+    rule = segments_config(200, 6, 3, 4, 132)
     assert number == len(autotune.neighbors(rule)) > 3
     assert list(autotune._best.values()) == [autotune.neighbors(rule)[2]]
     again = passes.planned(feats[:150], build(labels[:150], 3))  # the same class of shapes
@@ -43,14 +43,14 @@ def test_the_best_neighbour_is_kept(clock):
 
 
 def test_what_does_not_fit_is_passed_over(clock):
-    rule = items_config(200, 6, 3, 4, 132)
+    rule = segments_config(200, 6, 3, 4, 132)
 
     def run(config):
         if config != rule:
             raise RuntimeError("out of resource: shared memory")
 
     feats = torch.zeros(200, 6)
-    assert autotune.items(feats, 3, rule, run) == rule
+    assert autotune.segments(feats, 3, rule, run) == rule
 
 
 def test_nothing_is_tried_unless_asked_for(clock, monkeypatch):

@@ -93,7 +93,7 @@ def test_a_first_row_of_another_magnitude(moments, first, others, dtype):
     check(moments, *first_rows(first, others, dtype), 2)
 
 
-def test_an_item_far_below_the_first_row_of_its_class():
+def test_a_segment_far_below_the_first_row_of_its_class():
     check(planned, *first_rows(1e9, 1e-30, torch.float32), 2)
 
 
@@ -128,7 +128,7 @@ def test_identical_rows_give_exactly_zero(moments, dtype):
 def test_most_classes_absent_or_alone(moments):
     feats, labels = classes(150, 20, 20, dtype=torch.float32)
     labels = labels * 3
-    labels[40:] = 7  # one class of several items between the others
+    labels[40:] = 7  # one class of several segments between the others
     found = check(moments, feats, labels, 60)
     assert found.means[found.counts == 0].eq(0).all()
 
@@ -187,7 +187,7 @@ def test_offsets_beyond_2_to_31(moments):
 def test_columns_over_several_programs(dtype):
     """Rows wider than a tile: 2048 float32, 1024 of the others."""
     feats, labels = collapsed(1e-2, count=60, dim=2050, num_classes=2, dtype=dtype)
-    labels[50:] = torch.arange(2, 12)  # classes alone in their item
+    labels[50:] = torch.arange(2, 12)  # classes alone in their segment
     found = check(planned, feats, labels, 13)
     assert found.within_ss[2:].eq(0).all()
     assert planned(feats, labels + 1, 12).norm_max.isnan()
@@ -221,7 +221,7 @@ def test_no_memory_is_shared_between_launches(monkeypatch):
 def test_a_plan_gives_the_same_bits():
     feats, labels = classes(200, 24, 3, dtype=torch.float32)
     plan = build(labels, 3)
-    for _ in range(2):  # the second call finds its item table
+    for _ in range(2):  # the second call finds its segment table
         again = passes.planned(feats, plan)
     direct = planned(feats, labels, 3)
     assert all(torch.equal(a, b) for a, b in zip(again, direct, strict=True))

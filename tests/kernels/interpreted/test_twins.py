@@ -6,34 +6,34 @@ import twins
 from samples import collapsed
 
 from ncfast.kernels import launch
-from ncfast.kernels.configuration import ItemsConfig, MergeConfig, items_config, merge_config
-from ncfast.kernels.merge import merge_items
+from ncfast.kernels.configuration import MergeConfig, SegmentsConfig, merge_config, segments_config
+from ncfast.kernels.merge import merge_segments
 from ncfast.ops.grouping import build
 
 
 def grouped(labels, num_classes, rows):
     plan = build(labels, num_classes)
-    table = plan.items(rows)
+    table = plan.segments(rows)
     return launch.Grouped(
-        plan.permutation, table.items, table.shared, table.slots, plan.counts, plan.poison
+        plan.permutation, table.segments, table.shared, table.slots, plan.counts, plan.poison
     )
 
 
 @pytest.mark.parametrize(
     "config",
-    [ItemsConfig(4, 32, 32, 1), ItemsConfig(2, 64, 130, 2), ItemsConfig(8, 16, 64, 1)],
+    [SegmentsConfig(4, 32, 32, 1), SegmentsConfig(2, 64, 130, 2), SegmentsConfig(8, 16, 64, 1)],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_items(config, dtype):
+def test_segments(config, dtype):
     feats, labels = collapsed(1e-3, count=250, dim=30, num_classes=4, dtype=dtype)
     labels[labels == 2] = 1
-    rows = grouped(labels, 4, config.item_rows)
+    rows = grouped(labels, 4, config.segment_rows)
     scratch = launch.allocate(feats, rows, config)
     means, within = torch.full((4, 30), torch.nan).double(), torch.full((4,), torch.nan).double()
-    launch.launch_items(feats, rows, config, scratch, means, within)
-    expected = twins.items(feats, rows.permutation, rows.items)
+    launch.launch_segments(feats, rows, config, scratch, means, within)
+    expected = twins.segments(feats, rows.permutation, rows.segments)
 
-    slots = rows.items[4]
+    slots = rows.segments[4]
     used = slots >= 0
     found = scratch.partial_mean[slots[used].long()].double()
     tolerance = {"rtol": 1e-6, "atol": 1e-9} if dtype == torch.float32 else {}
@@ -41,26 +41,26 @@ def test_items(config, dtype):
     torch.testing.assert_close(scratch.partial_ss, expected.ss, rtol=1e-6, atol=0)
     torch.testing.assert_close(scratch.norm_sums, expected.norm_sum, rtol=1e-6, atol=0)
     torch.testing.assert_close(scratch.norm_maxs, expected.norm_max, rtol=1e-6, atol=0)
-    assert means[2].eq(0).all(), "an absent class has an item of its own"
+    assert means[2].eq(0).all(), "an absent class has a segment of its own"
 
 
 def test_merge():
     feats, labels = collapsed(1e-2, count=300, dim=30, num_classes=2)
     rows = grouped(labels, 3, 32)
-    expected = twins.items(feats, rows.permutation, rows.items)
+    expected = twins.segments(feats, rows.permutation, rows.segments)
     partial = torch.full((rows.slots, 30), torch.nan)
-    used = rows.items[4] >= 0
-    partial[rows.items[4][used].long()] = expected.mean[used].float()
+    used = rows.segments[4] >= 0
+    partial[rows.segments[4][used].long()] = expected.mean[used].float()
     means, within = torch.full((3, 30), torch.nan).double(), torch.full((3,), torch.nan).double()
     norms, number, classes = torch.full((2,), torch.nan).double(), *(t.shape[1] for t in rows[1:3])
-    merge_items[(classes + 1,)](
-        feats, rows.items, rows.shared, rows.counts, rows.poison, partial, expected.ss,
+    merge_segments[(classes + 1,)](
+        feats, rows.segments, rows.shared, rows.counts, rows.poison, partial, expected.ss,
         expected.norm_sum, expected.norm_max, means, within, norms, 15, 30, 1, number, classes,
-        ALIGN=2, ITEMS=2, COLS=16, SIZE=4,
+        ALIGN=2, SEGMENTS=2, COLS=16, SIZE=4,
     )  # fmt: skip
     valid = rows.shared[:, rows.shared[0] >= 0]
     assert valid.shape[1] == 2
-    mean, spread = twins.merge(feats, rows.items, valid, expected.mean, expected.ss)
+    mean, spread = twins.merge(feats, rows.segments, valid, expected.mean, expected.ss)
     torch.testing.assert_close(means[:2], mean, rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(within[:2], spread, rtol=1e-7, atol=0)
     torch.testing.assert_close(
@@ -74,13 +74,13 @@ def test_any_configuration_gives_the_same(seed):
     generator = torch.Generator().manual_seed(seed)
     count, dim, classes = (int(torch.randint(1, n, (), generator=generator)) for n in (200, 50, 9))
     feats, labels = collapsed(1e-2, count=count, dim=dim, num_classes=classes, seed=seed)
-    chosen = items_config(count, dim, classes, 4, 1 + 40 * (seed % 3))
-    rows = grouped(labels, classes, chosen.item_rows)
+    chosen = segments_config(count, dim, classes, 4, 1 + 40 * (seed % 3))
+    rows = grouped(labels, classes, chosen.segment_rows)
     one = launch.grouped_moments(
-        feats, rows, chosen, merge_config(count, dim, classes, chosen.item_rows)
+        feats, rows, chosen, merge_config(count, dim, classes, chosen.segment_rows)
     )
-    other = ItemsConfig(2, 16, 8, 1)
-    rows = grouped(labels, classes, other.item_rows)
+    other = SegmentsConfig(2, 16, 8, 1)
+    rows = grouped(labels, classes, other.segment_rows)
     two = launch.grouped_moments(feats, rows, other, MergeConfig(2, 16, 1))
     for a, b in zip(one, two, strict=True):
         torch.testing.assert_close(a, b, rtol=2e-6, atol=1e-9)

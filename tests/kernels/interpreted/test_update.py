@@ -64,7 +64,7 @@ def sparse(count, dim, num_classes, dtype=torch.float32):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(7, 1, 1), (90, 17, 5), (75, 6, 70), (400, 33, 2)])
 def test_a_stream_equals_the_oracle(shape, dtype):
-    """Classes of several items, of one and of none; some classes are in one batch only."""
+    """Classes of several segments, of one and of none; some classes are in one batch only."""
     count, dim, num_classes = shape
     feats, labels = classes(count, dim, num_classes, dtype=dtype)
     sizes = [count // 2, count // 3, 1, count - count // 2 - count // 3 - 1]
@@ -207,7 +207,7 @@ def test_strides(view):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_rows_wider_than_a_tile(dtype):
     feats, labels = collapsed(1e-2, count=80, dim=2050, num_classes=2, dtype=dtype)
-    feats[0] = 0.0  # the second launch computes its item again
+    feats[0] = 0.0  # the second launch computes its segment again
     state, _, _ = stream(feats, labels, 2, [70, 10])
     check(state, feats, labels)
 
@@ -222,7 +222,7 @@ def test_every_run_gives_the_same_bits():
     assert torch.equal(runs[0][1], runs[1][1])
 
 
-@pytest.mark.parametrize("broken", ["launch_items", "scaled_scatter", "merge_batch"])
+@pytest.mark.parametrize("broken", ["launch_segments", "scaled_scatter", "merge_batch"])
 def test_after_a_failure_the_reference_updates_once(monkeypatch, broken):
     """What had run before the failure must have left no trace in the state."""
 

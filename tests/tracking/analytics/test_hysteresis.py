@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from ncfast.tracking import find_events
 from ncfast.tracking.analytics import find_transitions, on_periods, settled_step
-from ncfast.tracking.timescales import Events
+from ncfast.tracking.analytics.events import Events
 
 
 def by_hand(steps, values, enter, leave):

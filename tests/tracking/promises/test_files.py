@@ -11,9 +11,9 @@ import pytest
 import torch
 from samples import classes
 
+from ncfast._files import replacing
 from ncfast.tracking import Tracker, read_records
 from ncfast.tracking.sinks import CsvSink, JsonlSink
-from ncfast.tracking.sinks.files import replacing
 
 SINKS = {"jsonl": JsonlSink, "csv": CsvSink}
 posix = pytest.mark.skipif(os.name != "posix", reason="locks and kills of POSIX")
@@ -106,7 +106,7 @@ def test_temporary_files_of_a_killed_process_are_removed_at_the_next_opening(tmp
     body = """
         import os, signal, sys
         from pathlib import Path
-        from ncfast.tracking.sinks.files import replacing
+        from ncfast._files import replacing
         for name in ("log.jsonl", "log.header.json", "log.csv", "table.txt"):
             replacing(Path(sys.argv[1]) / name).__enter__().write_text("half")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -132,7 +132,7 @@ def test_a_file_that_another_process_has_locked_for_good_does_not_hang_the_log(
 ):
     import fcntl
 
-    monkeypatch.setattr("ncfast.tracking.sinks.files._LOCK_SECONDS", 0.05)
+    monkeypatch.setattr("ncfast._files._LOCK_SECONDS", 0.05)
     path = tmp_path / "log.jsonl"
     sink = JsonlSink(path)
     with path.open("a") as other:

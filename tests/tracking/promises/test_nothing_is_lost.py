@@ -110,7 +110,7 @@ def test_an_exception_while_a_block_is_made_leaves_it_for_the_next_call(error, p
 def spoil(patch, error, place):
     """Make the next call at a place raise, after its work where there is any."""
     owner, name = {
-        "evaluation": (recorder_module, "evaluate_buffers"),
+        "evaluation": (recorder_module, "tables_of"),
         "writer": (SinkWriter, "submit"),
         "average": (TorchAverage, "update"),
     }[place]
@@ -265,14 +265,16 @@ def test_ctrl_c_in_close_leaves_the_rest_to_the_end_of_the_process(tmp_path):
     code = """
         import os, signal, sys, threading, time
         import torch, ncfast
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
         lines = open(sys.argv[1], "w")
         def slow(record):
-            time.sleep(0.02)
             print(record["step"], file=lines, flush=True)
-        tracker = ncfast.Tracker(num_classes=4, sinks=[slow])
+            time.sleep(0.02)
+            if record["step"] == 5:  # `close` has sent the block, and waits for the rest of it
+                os.kill(os.getpid(), signal.SIGINT)
+        tracker = ncfast.Tracker(num_classes=4, sinks=[slow], flush_seconds=3600.0)
         for _ in range(50):
             tracker.step(feats=torch.randn(40, 6), labels=torch.arange(40) % 4)
-        threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
         tracker.close()
     """
     done = subprocess.run(

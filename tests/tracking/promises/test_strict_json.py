@@ -8,9 +8,9 @@ import subprocess
 import pytest
 import torch
 
+from ncfast._strict_json import json_line, restored
 from ncfast.ops import _raw
 from ncfast.tracking import JsonlSink, Tracker, read_records
-from ncfast.tracking.sinks.strict_json import json_line, restored
 
 
 def strictly(line):

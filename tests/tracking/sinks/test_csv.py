@@ -71,7 +71,7 @@ def test_a_full_disk_while_columns_are_added_keeps_the_file(tmp_path, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ncfast.tracking.sinks.files.os.fsync", full)
+        patch.setattr("ncfast._files.os.fsync", full)
         with pytest.raises(OSError, match="No space left"):
             sink.write({"step": 1, "b": 1.0})
     assert path.read_text() == "step\n0\n"

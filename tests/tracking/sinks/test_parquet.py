@@ -110,7 +110,7 @@ def test_a_full_disk_keeps_the_parts_before_and_what_is_pending(tmp_path, monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ncfast.tracking.sinks.files.os.fsync", full)
+        patch.setattr("ncfast._files.os.fsync", full)
         with pytest.raises(OSError, match="No space left"):
             sink.write({"step": 1})
     assert list(read_records(path)) == [{"step": 0}]

@@ -20,7 +20,7 @@ from ncfast.experiments.report.claims.verdict import (
     trend,
 )
 from ncfast.experiments.report.runs import Run, read_probes
-from ncfast.tracking.timescales import first_lasting, series
+from ncfast.tracking.analytics.events import first_lasting, series
 
 RNC1, RNC1_TEST, NC1_TEST = "train/rnc1.max", "test/rnc1.max", "test/nc1.quotient"
 FOLLOWS = -0.8  # rank correlation with the test accuracy, at most, of a metric that follows it

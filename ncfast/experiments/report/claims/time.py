@@ -24,7 +24,7 @@ from ncfast.experiments.report.scaling import (
     slope_text,
     time_scales,
 )
-from ncfast.tracking.timescales import series
+from ncfast.tracking.analytics.events import series
 
 GROKKING_RATIO = 2.0  # generalisation counts as late from this multiple of the step of the fit
 

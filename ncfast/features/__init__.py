@@ -1,0 +1,1 @@
+"""Reads batches, runs a model, and captures the features of its layers and their classifier."""
