@@ -15,9 +15,10 @@ from ncfast.metrics.catalogue import CATALOGUE
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.metric import evaluate
 from ncfast.moments import ClassMoments
+from ncfast.ops import _raw
 from ncfast.ops.states import Layout
 from ncfast.tracking.averaging import Averaging
-from ncfast.tracking.buffer import MomentsBuffer
+from ncfast.tracking.buffer import MomentsBuffer, slots_for
 from ncfast.tracking.keys import LOCAL
 from ncfast.tracking.records import LeftOut, Table
 from ncfast.tracking.reduction import Ranks, describe_steps
@@ -32,6 +33,7 @@ class Buffers:
         num_classes: K.
         averaging: how batches are averaged.
         ignore_index: rows with this label are left out; None leaves out none.
+        merges: whether the moments of several ranks are merged.
 
     Attributes:
         capacity: the rows of the smallest buffer; infinite while there is none.
@@ -43,9 +45,14 @@ class Buffers:
         num_classes: int,
         averaging: Averaging,
         ignore_index: int | None,
+        *,
+        merges: bool,
     ) -> None:
         self._metrics, self._ignore_index = metrics, ignore_index
         self._num_classes, self._averaging = num_classes, averaging
+        # the rows of a buffer need not hold absent classes, unless they are merged or averaged
+        alone = averaging.kind == "batch" and not merges and _raw.extension is not None
+        self._holds_present = alone and metrics.of_moments_alone
         self.capacity = math.inf
         self._buffers: dict[object, MomentsBuffer] = {}
         self._loaded: dict[str, Tensor] = {}  # averages of buffers that are not there yet
@@ -86,10 +93,15 @@ class Buffers:
             The buffer that holds its moments.
         """
         kept = [] if classifier is None else [None if p is None else p.dtype for p in classifier]
-        key = (prefix, feats.shape[1], feats.device, *kept)
+        classes = self._num_classes
+        if self._holds_present and feats.is_cpu:
+            classes = slots_for(len(feats), classes)
+        layout = Layout(classes, feats.shape[1])
+        key = (prefix, layout, feats.device, *kept)
         buffer = self._buffers.get(key)
         if buffer is None:
-            buffer = self._buffers[key] = self._new(prefix, feats, classifier, left_out_key)
+            made = self._new(prefix, layout, feats.device, classifier, left_out_key)
+            buffer = self._buffers[key] = made
         buffer.push(step, feats, labels, mask, classifier)
         return buffer
 
@@ -130,21 +142,26 @@ class Buffers:
             )
 
     def _new(
-        self, prefix: str, feats: Tensor, classifier: Classifier | None, left_out_key: str
+        self,
+        prefix: str,
+        layout: Layout,
+        device: torch.device,
+        classifier: Classifier | None,
+        left_out_key: str,
     ) -> MomentsBuffer:
-        layout = Layout(self._num_classes, feats.shape[1])
         measured = self._metrics.measured(layout.dim, classifier)
         with torch.inference_mode(False):  # else later steps could not write to its tensors
             buffer = MomentsBuffer(
                 prefix,
                 measured.ids,
                 layout,
-                feats.device,
+                device,
                 self._averaging,
                 of_batch=measured.of_batch,
                 classifier=classifier if measured.reads_classifier else None,
                 ignore_index=self._ignore_index,
                 left_out_key=left_out_key,
+                num_classes=self._num_classes,
             )
         if self._loaded:
             self._load_average(buffer)

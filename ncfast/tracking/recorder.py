@@ -78,7 +78,9 @@ class Recorder:
         ignore_index: int | None = None,
     ) -> None:
         self.lock = threading.RLock()
-        self.buffers = Buffers(metrics, num_classes, averaging, ignore_index)
+        self.buffers = Buffers(
+            metrics, num_classes, averaging, ignore_index, merges=ranks is not None
+        )
         self.metrics = metrics
         self.point: LogPoint | None = None
         self.seconds = 0.0
