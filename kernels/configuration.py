@@ -6,6 +6,7 @@ tuned on a device.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,8 @@ _PER_THREAD = {8: 4, 4: 8, 2: 8}
 _THREAD_BYTES = {8: 128, 4: 128, 2: 64}
 _WARPS_RESIDENT = {8: 16, 4: 20, 2: 20}
 _TINY_WARPS = 8
+_TINY_ENTRIES = 16  # most entries of a tile per thread
+_TINY_ROWS = {8: 8, 4: 16, 2: 16}  # most rows of a tile
 _SHORTEST, _LONGEST = 32, 256  # bounds on the rows of a segment
 
 
@@ -39,8 +42,9 @@ class TinyConfig:
     """Launch of the single kernel for small inputs: one program per class."""
 
     tile_rows: int
+    shift_rows: int  # rows whose mean is the shift, a multiple of tile_rows
     tile_cols: int
-    labels: int  # power of two, at least N; every program holds all labels at once
+    labels: int  # labels read at once, a power of two
     classes: int  # power of two, at least K; the last program holds all norms at once
     warps: int
 
@@ -107,7 +111,7 @@ class NeighborsConfig:
 
 @dataclass(frozen=True)
 class MergeConfig:
-    """Launch of the merge: one program per class that has several segments."""
+    """Launch of the merge: one program per block of columns of a class of several segments."""
 
     tile_segments: int  # segments read at once
     tile_cols: int
@@ -166,10 +170,13 @@ def _segment_rows(rows: int, num_classes: int, resident: int) -> int:
 
 
 def merge_config(rows: int, dim: int, num_classes: int, segment_rows: int) -> MergeConfig:
-    """The launch that merges the segments of each class; more segments take larger tiles."""
+    """The launch that merges the segments of each class; more segments take larger tiles.
+
+    Blocks of 128 columns give ten classes enough programs for a third of the multiprocessors.
+    """
     segments = power_of_two(max(1, -(-rows // (num_classes * segment_rows))))
-    tile_segments = min(max(segments, 8), 32)
-    return MergeConfig(tile_segments, min(4096 // tile_segments, max(16, power_of_two(dim))), 8)
+    tile_segments, cols = min(max(segments, 8), 32), min(128, max(16, power_of_two(dim)))
+    return MergeConfig(tile_segments, cols, 8 if tile_segments * cols > 1024 else 4)
 
 
 def update_config(rows: int, dim: int, itemsize: int, multiprocessors: int) -> UpdateConfig:
@@ -185,6 +192,7 @@ def update_config(rows: int, dim: int, itemsize: int, multiprocessors: int) -> U
     return UpdateConfig(segments, merge, scatter_config(rows, dim, multiprocessors))
 
 
+@functools.lru_cache(maxsize=256)  # a call of a few microseconds waits for it
 def tiny_config(rows: int, dim: int, num_classes: int, itemsize: int) -> TinyConfig | None:
     """The launch for an input so small that launches cost more than reading it, otherwise None.
 
@@ -194,14 +202,15 @@ def tiny_config(rows: int, dim: int, num_classes: int, itemsize: int) -> TinyCon
     if rows > 4096 or num_classes > 1024 or dim > 2048 or rows * dim * itemsize > 4 << 20:
         return None
     cols = max(16, power_of_two(dim))
-    held = 16 if itemsize == 8 else 64  # entries of a tile per thread: few waits, no spills
+    held = 32 * _TINY_WARPS * _TINY_ENTRIES
+    tile_rows = max(1, min(_TINY_ROWS[itemsize], held // cols))
     # 32 rows of 4096, and 16 of 1024, limit the effect of an outlier in the first row as 8 of 256
-    most = 16 if rows <= 1024 else 32
-    tile_rows = max(1, min(most, 32 * _TINY_WARPS * held // cols))
+    shift_rows = max(tile_rows, 16 if rows <= 1024 else 32)
     return TinyConfig(
         tile_rows,
+        shift_rows,
         cols,
-        max(32 * _TINY_WARPS, power_of_two(rows)),
+        min(1024, max(32 * _TINY_WARPS, power_of_two(rows))),
         max(32, power_of_two(num_classes)),
         _TINY_WARPS,
     )

@@ -18,11 +18,13 @@ from ncfast.kernels.configuration import (
 )
 from ncfast.kernels.merge import merge_segments
 from ncfast.kernels.segments import moments_of_segments
-from ncfast.kernels.tiny import moments_of_classes
+from ncfast.kernels.tiny import moments_of_classes, scratch_size
 
 NORMS_SIZE = 2048
 # explicit, because the default changes in Triton 3.10
 OPTIONS = {"enable_fp_fusion": True}
+_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
+_NOTHING = contextlib.nullcontext()
 
 
 class Grouped(NamedTuple):
@@ -49,9 +51,8 @@ class Scratch(NamedTuple):
     """What the first launch leaves to the merge, for W segments."""
 
     partial_mean: Tensor  # (slots, D) float32, or float64 for float64 features
-    partial_ss: Tensor  # (W,) float64
-    norm_sums: Tensor  # (W,) float64
-    norm_maxs: Tensor  # (W,) float64
+    totals: Tensor  # (3, W) float64: sum of squares, sum and maximum of the norms
+    arrivals: Tensor  # (W,) int32
     row_squares: Tensor  # (N,) float64 where rows are wider than a tile, else empty
 
 
@@ -60,20 +61,19 @@ def grouped_moments(
 ) -> Outputs:
     """Class moments of ``feats`` (N, D), grouped as in ``rows``, in three launches."""
     dim, classes, number = feats.shape[1], rows.counts.shape[0], rows.segments.shape[1]
-    scratch, align, shared = allocate(feats, rows, config), alignment(dim), rows.shared.shape[1]
-    double = {"dtype": torch.float64, "device": feats.device}
-    means, within = torch.empty((classes, dim), **double), torch.empty(classes, **double)
-    norms = torch.empty(2, **double)
+    align, shared, blocks = alignment(dim), rows.shared.shape[1], -(-dim // merge.tile_cols)
+    scratch, spreads = allocate(feats, rows, config, shared * blocks)
+    flat, within, norms = packed(feats.device, classes * dim, classes, 2)
+    means = flat.view(classes, dim)
     with on(feats.device):
         launch_segments(feats, rows, config, scratch, means, within)
-        merge_segments[(shared + 1,)](
-            feats, rows.segments, rows.shared, rows.counts, rows.poison, scratch.partial_mean,
-            scratch.partial_ss, scratch.norm_sums, scratch.norm_maxs, means, within, norms,
-            dim // align, feats.stride(0), feats.stride(1), number, shared, ALIGN=align,
-            SEGMENTS=merge.tile_segments, COLS=merge.tile_cols, SIZE=NORMS_SIZE,
+        merge_segments[(shared + 1, blocks)](
+            feats, rows.segments, rows.shared, rows.counts, rows.poison, *scratch[:3], spreads,
+            means, within, norms, dim // align, feats.stride(0), feats.stride(1), number, shared,
+            ALIGN=align, SEGMENTS=merge.tile_segments, COLS=merge.tile_cols, SIZE=NORMS_SIZE,
             num_warps=merge.warps, **OPTIONS,
         )  # fmt: skip
-    return Outputs(means, within, norms[0], norms[1])
+    return Outputs(means, within, *norms.unbind())
 
 
 def launch_segments(
@@ -90,38 +90,43 @@ def launch_segments(
     for again in (False, True):
         moments_of_segments[(number,)](
             feats, rows.permutation, rows.segments, rows.poison, scratch.partial_mean,
-            scratch.partial_ss, means, within, scratch.norm_sums, scratch.norm_maxs,
-            scratch.row_squares, dim // align, feats.stride(0) // align, feats.stride(1), number,
-            ALIGN=align, ROWS=config.tile_rows, COLS=config.tile_cols,
-            WIDE=dim > config.tile_cols, ACC=accumulator(feats.dtype), AGAIN=again,
-            num_warps=config.warps, **OPTIONS,
+            scratch.totals, means, within, scratch.arrivals, scratch.row_squares, dim // align,
+            feats.stride(0) // align, feats.stride(1), number, ALIGN=align, ROWS=config.tile_rows,
+            COLS=config.tile_cols, WIDE=dim > config.tile_cols, ACC=accumulator(feats.dtype),
+            AGAIN=again, num_warps=config.warps, **OPTIONS,
         )  # fmt: skip
 
 
 def tiny_moments(
     feats: Tensor, labels: Tensor, num_classes: int, config: TinyConfig
 ) -> tuple[Tensor, Outputs]:
-    """Counts and moments of a small ``feats`` (N, D) by ``labels`` (N,), in one launch."""
-    (count, dim), device = feats.shape, feats.device
-    if labels.dtype in (torch.uint16, torch.uint32, torch.uint64):
+    """Counts and moments of a small ``feats`` (N, D) by ``labels`` (N,), in one launch.
+
+    The results lie in one allocation, the scratch in another, which is set to 0: two launches.
+    """
+    (count, dim), (stride, step), device = feats.shape, feats.stride(), feats.device
+    if labels.dtype in _UNSIGNED:
         labels = labels.to(torch.int64)
-    double = {"dtype": torch.float64, "device": device}
-    listed = torch.empty((num_classes, count), dtype=torch.int32, device=device)
-    # two parts of the norms for each class, then the counter, which must begin at 0
-    scratch, norms = torch.zeros(2 * num_classes + 1, **double), torch.empty(2, **double)
-    counts = torch.empty(num_classes, dtype=torch.int64, device=device)
-    means, within = torch.empty((num_classes, dim), **double), torch.empty(num_classes, **double)
-    align = alignment(dim, feats.stride(0))
+    labels = labels.contiguous()
+    results = torch.empty(num_classes * (dim + 2) + 2, dtype=torch.float64, device=device)
+    size = scratch_size(count, num_classes)
+    scratch = torch.zeros(size, dtype=torch.int32, device=device)
+    align = alignment(dim, stride)
     with on(device):
-        moments_of_classes[(num_classes,)](
-            feats, labels.contiguous(), listed, scratch, scratch[-1:].view(torch.int32), counts,
-            means, within, norms, count, dim // align, feats.stride(0) // align, feats.stride(1),
-            ALIGN=align, LABELS=config.labels, ROWS=config.tile_rows, COLS=config.tile_cols,
-            CLASSES=config.classes, ACC=accumulator(feats.dtype), num_warps=config.warps,
+        launch(
+            moments_of_classes, (num_classes, 1, 1),
+            (feats, labels, results, scratch, count, dim // align, stride // align, step),
+            (align, config.labels, config.tile_rows, config.shift_rows, config.tile_cols,
+             config.classes, accumulator(feats.dtype)),
+            config.warps,
             # threads that hold the same norm would fuse different squares of it into its sum
-            enable_fp_fusion=False,
+            fusion=False,
         )  # fmt: skip
-    return counts, Outputs(means, within, norms[0], norms[1])
+    counts, means, within, norms = results.split_with_sizes(
+        (num_classes, num_classes * dim, num_classes, 2)
+    )
+    means, norm_sum, norm_max = means.view(num_classes, dim), *norms.unbind()
+    return counts.view(torch.int64), Outputs(means, within, norm_sum, norm_max)
 
 
 def accumulator(dtype: torch.dtype) -> Any:
@@ -129,23 +134,79 @@ def accumulator(dtype: torch.dtype) -> Any:
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 
-def allocate(feats: Tensor, rows: Grouped, config: SegmentsConfig) -> Scratch:
-    """Memory for the first launch."""
+def allocate(
+    feats: Tensor, rows: Grouped, config: SegmentsConfig, blocks: int = 0
+) -> tuple[Scratch, Tensor]:
+    """Memory for the first launch, and a float64 for each of ``blocks`` programs of the merge."""
     (count, dim), number = feats.shape, rows.segments.shape[1]
-    double = {"dtype": torch.float64, "device": feats.device}
     exact = torch.float64 if feats.dtype == torch.float64 else torch.float32
-    return Scratch(
-        torch.empty((rows.slots, dim), dtype=exact, device=feats.device),
-        torch.empty(number, **double),
-        torch.empty(number, **double),
-        torch.empty(number, **double),
-        torch.empty(count if dim > config.tile_cols else 0, **double),
+    squares = count if dim > config.tile_cols else 0
+    totals, arrivals, row_squares, spreads = packed(
+        feats.device, 3 * number, -(-number // 2), squares, blocks
     )
+    partial = torch.empty((rows.slots, dim), dtype=exact, device=feats.device)
+    return Scratch(partial, totals, arrivals.view(torch.int32), row_squares), spreads
+
+
+def packed(device: torch.device, *sizes: int) -> list[Tensor]:
+    """Vectors of float64 of these sizes, side by side in one allocation."""
+    return list(torch.empty(sum(sizes), dtype=torch.float64, device=device).split(sizes))
+
+
+_compiled: dict[Any, Any] = {}  # what `launch` has launched before
+
+
+def launch(
+    kernel: Any,
+    grid: tuple[int, int, int],
+    arguments: tuple[Any, ...],
+    constants: tuple[Any, ...],
+    warps: int,
+    *,
+    fusion: bool = True,
+) -> None:
+    """Launch a kernel as ``kernel[grid](...)`` does, with less work on the host.
+
+    Triton finds out which compiled form of a kernel suits its arguments, and takes most of the time
+    of a launch for it. Here a key tells what the form depends on, and keeps the form.
+
+    Args:
+        kernel: takes ``arguments``, then ``constants``, in this order.
+        grid: number of programs along three axes.
+        arguments: tensors and integers. Tensors have addresses.
+        constants: the values of its constexpr parameters.
+        warps: of a program.
+        fusion: whether products and sums may be fused.
+    """
+    options = {"num_warps": warps, "enable_fp_fusion": fusion}
+    if interpreted():
+        kernel[grid](*arguments, *constants, **options)
+        return
+    # like Triton: the dtype of a tensor and whether 16 divides its address; of an integer,
+    # whether it is 1, whether 16 divides it, whether 32 bits hold it
+    device = triton.runtime.driver.active.get_current_device()
+    key = [kernel, device, constants, warps, fusion]
+    for value in arguments:
+        if isinstance(value, Tensor):
+            key += value.dtype, value.data_ptr() % 16 == 0
+        else:
+            key.append(value == 1 or (value % 16 == 0, value < 1 << 31))
+    found = _compiled.get(key := tuple(key))
+    if found is None:
+        compiled = kernel[grid](*arguments, *constants, **options)
+        # before Triton 3.3, a compiled kernel takes no constants
+        takes_constants = "constexpr" in compiled.src.signature.values()
+        _compiled[key] = compiled, constants if takes_constants else ()
+        return
+    compiled, constants = found
+    compiled[grid](*arguments, *constants)
 
 
 def on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """A context in which ``device`` is current: Triton launches on the current device."""
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        return _NOTHING
+    return torch.cuda.device(device)
 
 
 def interpreted() -> bool:

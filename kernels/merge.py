@@ -1,11 +1,12 @@
 """Last launch: merges the moments of each class's segments and the norms of all segments.
 
-Sums are in float64 and in the order of the segments, so every run gives the same bits. The
-segments' means are relative to the first row of their class, so ``Q - |S|^2 / n`` loses at most a
-factor of n + 1 of float64's accuracy.
+Sums are in float64 and in the order of the segments, so every run gives the same bits. The means of
+segments are relative to the first row of their class, so ``Q - |S|^2 / n`` loses at most a factor
+of n + 1 of float64's accuracy (Chan, Golub & LeVeque 1983).
 
-One program merges a class and loops over all its columns, so the sum of squares over columns needs
-no further launch. `segments_config` chooses segments long enough to keep this loop short.
+A program merges a block of columns of a class. The last program of a class to finish adds the
+blocks' sums of squares, so that no further launch is needed. It adds them in the order of the
+columns, whichever program is the last.
 
 Oracle: `merge` in tests/twins.py.
 """
@@ -15,19 +16,67 @@ import triton.language as tl
 
 
 @triton.jit
-def add_norms(norm_sums, norm_maxs, number, SIZE: tl.constexpr):
-    """The sum and the maximum of the norms of all rows."""
+def add_norms(norms, number, SIZE: tl.constexpr):
+    """The sum and the maximum of the norms of all rows, from those of each segment (2, number)."""
     lane = tl.arange(0, SIZE)
     total = tl.zeros([SIZE], tl.float64)
     largest = tl.zeros([SIZE], tl.float64)
     for begin in tl.range(0, number, SIZE):
         segment = begin + lane
-        total += tl.load(norm_sums + segment, mask=segment < number, other=0.0)
-        value = tl.load(norm_maxs + segment, mask=segment < number, other=0.0)
+        total += tl.load(norms + segment, mask=segment < number, other=0.0)
+        value = tl.load(norms + number + segment, mask=segment < number, other=0.0)
         largest = tl.where(value > largest, value, largest)
     norm_sum = tl.sum(total, 0)
     # comparisons drop NaN, the sum keeps it; norms are not negative, so inf - inf cannot occur
     return norm_sum, tl.where(norm_sum != norm_sum, norm_sum, tl.max(largest, 0))
+
+
+@triton.jit
+def add_in_order(values, first, stop, SIZE: tl.constexpr):
+    """The sum of a range of float64 values, always added in the same order."""
+    lane = tl.arange(0, SIZE)
+    total = tl.zeros([SIZE], tl.float64)
+    for begin in tl.range(first, stop, SIZE):
+        total += tl.load(values + begin + lane, mask=begin + lane < stop, other=0.0)
+    return tl.sum(total, 0)
+
+
+@triton.jit
+def class_sums(
+    feats,
+    lengths,  # of the segments
+    partial_mean,  # of the class's first segment; those of the others follow
+    first,
+    stop,
+    pivot,
+    rows,
+    cols,
+    dim,
+    row_stride,
+    col_stride,
+    SEGMENTS: tl.constexpr,
+    COLS: tl.constexpr,
+):
+    """Mean of a class, and squares of its segments' means around it, by column."""
+    inside = cols < dim
+    lane = tl.arange(0, SEGMENTS)
+    weighted = tl.zeros([SEGMENTS, COLS], tl.float64)
+    between = tl.zeros([SEGMENTS, COLS], tl.float64)
+    for begin in tl.range(first, stop, SEGMENTS, num_stages=3):
+        segment = begin + lane
+        live = segment < stop
+        length = tl.load(lengths + segment, mask=live, other=0).to(tl.float64)
+        source = partial_mean + (segment - first).to(tl.int64)[:, None] * dim + cols[None, :]
+        mean = tl.load(source, mask=live[:, None] & inside[None, :], other=0.0).to(tl.float64)
+        moment = length[:, None] * mean
+        weighted += moment
+        between += moment * mean
+    total = tl.sum(weighted, 0)
+    mean = total / rows
+    rest = tl.sum(between, 0) - total * mean
+    rest = tl.where(rest < 0, 0.0, rest)  # not max(., 0), which would drop a NaN
+    origin = feats + pivot * row_stride + cols.to(tl.int64) * col_stride
+    return tl.load(origin, mask=inside, other=0.0).to(tl.float64) + mean, rest
 
 
 @triton.jit(do_not_specialize=["width", "row_stride", "number", "classes"])
@@ -38,9 +87,9 @@ def merge_segments(
     counts,
     poison,
     partial_mean,
-    partial_ss,
-    norm_sums,
-    norm_maxs,
+    totals,  # (3, number), see `moments_of_segments`
+    arrivals,  # (number,) int32, 0 before the launch: programs of the class that have finished
+    spreads,  # (classes, blocks) float64 scratch: sum of squares of a block of columns
     means,
     within,
     norms,  # (2,) float64: sum and maximum
@@ -54,49 +103,39 @@ def merge_segments(
     COLS: tl.constexpr,
     SIZE: tl.constexpr,
 ):
-    """Programs 0 to classes - 1 each merge a class of several segments; the last adds the norms."""
+    """One program per class of several segments, and one for the norms, by blocks of columns.
+
+    The grid is (classes + 1, blocks).
+    """
     rank = tl.program_id(0)
+    block = tl.program_id(1)
+    blocks = tl.num_programs(1)
     mend = tl.load(poison)
     if rank == classes:
-        norm_sum, norm_max = add_norms(norm_sums, norm_maxs, number, SIZE)
-        tl.store(norms, norm_sum + mend)
-        tl.store(norms + 1, norm_max + mend)
+        if block == 0:
+            norm_sum, norm_max = add_norms(totals + number, number, SIZE)
+            tl.store(norms, norm_sum + mend)
+            tl.store(norms + 1, norm_max + mend)
     else:
         owner = tl.load(shared + rank).to(tl.int64)
         if owner >= 0:
             dim = width * ALIGN
             first = tl.load(shared + classes + rank)
             stop = first + tl.load(shared + 2 * classes + rank)
-            slot = tl.load(shared + 3 * classes + rank)
-            count = tl.load(counts + owner).to(tl.float64)
+            slot = tl.load(shared + 3 * classes + rank).to(tl.int64)
+            rows = tl.load(counts + owner).to(tl.float64)
             pivot = tl.load(segments + 3 * number + first).to(tl.int64)
-            lane = tl.arange(0, SEGMENTS)
-            inner = tl.zeros([SEGMENTS], tl.float64)
-            for begin in tl.range(first, stop, SEGMENTS):
-                segment = begin + lane
-                inner += tl.load(partial_ss + segment, mask=segment < stop, other=0.0)
-            spread = tl.zeros([COLS], tl.float64)
-            for start in tl.range(0, dim, COLS):
-                cols = start + tl.arange(0, COLS)
-                inside = cols < dim
-                weighted = tl.zeros([SEGMENTS, COLS], tl.float64)
-                between = tl.zeros([SEGMENTS, COLS], tl.float64)
-                for begin in tl.range(first, stop, SEGMENTS, num_stages=3):
-                    segment = begin + lane
-                    live = segment < stop
-                    length = tl.load(segments + number + segment, mask=live, other=0).to(tl.float64)
-                    place = (slot + segment - first).to(tl.int64) * dim
-                    source = partial_mean + place[:, None] + cols[None, :]
-                    mask = live[:, None] & inside[None, :]
-                    mean = tl.load(source, mask=mask, other=0.0).to(tl.float64)
-                    moment = length[:, None] * mean
-                    weighted += moment
-                    between += moment * mean
-                total = tl.sum(weighted, 0)
-                mean = total / count
-                rest = tl.sum(between, 0) - total * mean
-                spread += tl.where(rest < 0, 0.0, rest)  # not max(., 0), which would drop a NaN
-                origin = feats + pivot * row_stride + cols.to(tl.int64) * col_stride
-                base = tl.load(origin, mask=inside, other=0.0).to(tl.float64)
-                tl.store(means + owner * dim + cols, base + mean + mend, mask=inside)
-            tl.store(within + owner, tl.sum(spread, 0) + tl.sum(inner, 0) + mend)
+            cols = block * COLS + tl.arange(0, COLS)
+            mean, rest = class_sums(
+                feats, segments + number, partial_mean + slot * dim, first, stop, pivot, rows, cols,
+                dim, row_stride, col_stride, SEGMENTS, COLS,
+            )  # fmt: skip
+            tl.store(means + owner * dim + cols, mean + mend, mask=cols < dim)
+            own = spreads + rank.to(tl.int64) * blocks
+            tl.store(own + block, tl.sum(rest, 0))
+            tl.debug_barrier()  # this program's sum is stored before it is counted
+            arrived = tl.atomic_add(arrivals + first, 1, sem="acq_rel", scope="gpu")
+            if arrived == blocks - 1:
+                spread = add_in_order(own, 0, blocks, SEGMENTS)
+                inner = add_in_order(totals, first, stop, SEGMENTS)
+                tl.store(within + owner, spread + inner + mend)

@@ -216,17 +216,18 @@ def moments_of_block(
         feats, permutation + start, length, cols, inside, row_stride, col_stride,
         row_squares + start, turn > 0, ROWS, AGAIN, ACC, WIDE,
     )  # fmt: skip
-    if owner >= 0:
-        slot = tl.load(segments + 4 * number + segment).to(tl.int64)
-        mean = (shift.to(tl.float64) + rest.to(tl.float64)) * unscale
-        if slot < 0:
-            tl.store(means + owner * dim + cols, mean + mend, mask=inside)
-        else:
-            pivot = tl.load(segments + 3 * number + segment).to(tl.int64)
-            origin = feats + pivot * row_stride + cols.to(tl.int64) * col_stride
-            # in float64: at the scale of this segment the first row of the class might overflow
-            base = tl.load(origin, mask=inside, other=0.0).to(tl.float64)
-            tl.store(partial_mean + slot * dim + cols, (mean - base).to(ACC), mask=inside)
+    slot = tl.load(segments + 4 * number + segment).to(tl.int64)
+    mean = (shift.to(tl.float64) + rest.to(tl.float64)) * unscale
+    if slot < 0:
+        tl.store(
+            means + owner * dim + cols, mean + mend, mask=inside & (owner >= tl.zeros_like(cols))
+        )
+    elif length > 0:
+        pivot = tl.load(segments + 3 * number + segment).to(tl.int64)
+        origin = feats + pivot * row_stride + cols.to(tl.int64) * col_stride
+        # in float64: at the scale of this segment the first row of the class might overflow
+        base = tl.load(origin, mask=inside, other=0.0).to(tl.float64)
+        tl.store(partial_mean + slot * dim + cols, (mean - base).to(ACC), mask=inside)
     if WIDE:
         tl.debug_barrier()  # threads read squares that other threads wrote
     return ss, total, largest
@@ -239,11 +240,10 @@ def moments_of_segments(
     segments,
     poison,
     partial_mean,  # (slots, D), relative to the class's first row
-    partial_ss,  # (number,) float64
+    totals,  # (3, number) float64: sum of squares, sum and maximum of the norms
     means,
     within,
-    norm_sums,  # (number,) float64
-    norm_maxs,  # (number,) float64
+    arrivals,  # (number,) int32: set to 0 for the merge
     row_squares,  # (N,) float64 scratch, with WIDE only
     width,
     row_units,
@@ -261,9 +261,11 @@ def moments_of_segments(
     start = tl.load(segments + segment)
     length = tl.load(segments + number + segment)
     if AGAIN:
-        wanted = misled(length, tl.load(norm_maxs + segment), tl.load(partial_ss + segment))
+        wanted = misled(length, tl.load(totals + 2 * number + segment), tl.load(totals + segment))
         if not wanted:
             return
+    else:
+        tl.store(arrivals + segment, 0)
     mend = tl.load(poison)
     dim = width * ALIGN
     row_stride = row_units.to(tl.int64) * ALIGN
@@ -288,9 +290,9 @@ def moments_of_segments(
             inner += ss
     if WIDE:
         total, largest = norms_of_squares(row_squares + start, length, 256)
-    tl.store(norm_sums + segment, total)
-    tl.store(norm_maxs + segment, largest)
-    tl.store(partial_ss + segment, inner)
+    tl.store(totals + segment, inner)
+    tl.store(totals + number + segment, total)
+    tl.store(totals + 2 * number + segment, largest)
     owner = tl.load(segments + 2 * number + segment).to(tl.int64)
     if (owner >= 0) & (tl.load(segments + 4 * number + segment) < 0):
         tl.store(within + owner, inner + mend)

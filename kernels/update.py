@@ -14,7 +14,7 @@ Oracle: `ncfast.ops.update.reference`.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 import triton
@@ -22,6 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ncfast.kernels.configuration import UpdateConfig, alignment
+from ncfast.kernels.grouping import PresentSegments
 from ncfast.kernels.launch import (
     NORMS_SIZE,
     OPTIONS,
@@ -31,7 +32,7 @@ from ncfast.kernels.launch import (
     launch_segments,
     on,
 )
-from ncfast.kernels.merge import add_norms
+from ncfast.kernels.merge import add_in_order, add_norms, class_sums
 from ncfast.kernels.scatter import scaled_scatter
 
 
@@ -43,33 +44,6 @@ class State(Protocol):
     within_ss: Tensor
     norm_sum: Tensor
     norm_max: Tensor
-
-
-@triton.jit
-def class_sums(
-    feats, segments, partial_mean, first, stop, pivot, rows, cols, dim, row_stride, col_stride,
-    number, SEGMENTS: tl.constexpr, COLS: tl.constexpr,
-):  # fmt: skip
-    """Mean of a class in the batch, and squares of its segments' means around it, by column."""
-    inside = cols < dim
-    lane = tl.arange(0, SEGMENTS)
-    weighted = tl.zeros([SEGMENTS, COLS], tl.float64)
-    between = tl.zeros([SEGMENTS, COLS], tl.float64)
-    for begin in tl.range(first, stop, SEGMENTS):
-        segment = begin + lane
-        live = segment < stop
-        length = tl.load(segments + number + segment, mask=live, other=0).to(tl.float64)
-        source = partial_mean + segment.to(tl.int64)[:, None] * dim + cols[None, :]
-        mean = tl.load(source, mask=live[:, None] & inside[None, :], other=0.0).to(tl.float64)
-        moment = length[:, None] * mean
-        weighted += moment
-        between += moment * mean
-    total = tl.sum(weighted, 0)
-    mean = total / rows
-    rest = tl.sum(between, 0) - total * mean
-    rest = tl.where(rest < 0, 0.0, rest)  # not max(., 0), which would drop a NaN
-    origin = feats + pivot * row_stride + cols.to(tl.int64) * col_stride
-    return tl.load(origin, mask=inside, other=0.0).to(tl.float64) + mean, rest
 
 
 @triton.jit
@@ -85,15 +59,15 @@ def merge_batch(
     feats,
     segments,  # (6, W) int32, see `PresentSegments`
     partial_mean,
-    partial_ss,
-    norm_sums,
-    norm_maxs,
+    totals,  # (3, W), see `moments_of_segments`
     nan_if_invalid,  # () float64
+    skipped,  # () int64
     counts,  # the state: (K,) int64
     means,  # (K, D) float64
     within,  # (K,) float64
     norm_sum,  # () float64
     norm_max,
+    ignored,  # () int64, to which `skipped` is added; or None
     centres,  # (2, 2, W, D) float32: means before and after, each in two; None with APPLY
     reach,  # (W,) float64: bound on the distance of rows from both means; None with APPLY
     width,
@@ -113,7 +87,9 @@ def merge_batch(
         if APPLY:
             sum_before = tl.load(norm_sum)
             before = tl.load(norm_max)
-            total, largest = add_norms(norm_sums, norm_maxs, number, SIZE)
+            if ignored is not None:
+                ignored_before = tl.load(ignored)
+            total, largest = add_norms(totals + number, number, SIZE)
             mend = tl.load(nan_if_invalid)
             tl.debug_barrier()  # all threads have read what one of them writes
             tl.store(norm_sum, sum_before + total + mend)
@@ -122,6 +98,8 @@ def merge_batch(
                 before >= largest, before, tl.where(before != before, before, largest)
             )
             tl.store(norm_max, larger + mend)
+            if ignored is not None:
+                tl.store(ignored, ignored_before + tl.load(skipped))
     else:
         added = tl.load(segments + 5 * number + first)
         if added > 0:
@@ -133,18 +111,14 @@ def merge_batch(
             held = tl.load(counts + owner)
             earlier = held.to(tl.float64)
             share = rows / (earlier + rows)
-            lane = tl.arange(0, SEGMENTS)
-            inner = tl.zeros([SEGMENTS], tl.float64)
-            for begin in tl.range(first, stop, SEGMENTS):
-                inner += tl.load(partial_ss + begin + lane, mask=begin + lane < stop, other=0.0)
             spread = tl.zeros([COLS], tl.float64)
             apart = tl.zeros([COLS], tl.float64)
             for start in tl.range(0, dim, COLS):
                 cols = start + tl.arange(0, COLS)
                 inside = cols < dim
                 mean, rest = class_sums(
-                    feats, segments, partial_mean, first, stop, pivot, rows, cols, dim, row_stride,
-                    col_stride, number, SEGMENTS, COLS,
+                    feats, segments + number, partial_mean + first.to(tl.int64) * dim, first, stop,
+                    pivot, rows, cols, dim, row_stride, col_stride, SEGMENTS, COLS,
                 )  # fmt: skip
                 spread += rest
                 place = means + owner * dim + cols
@@ -160,7 +134,7 @@ def merge_batch(
                     spot = first.to(tl.int64) * dim + cols
                     store_centre(centres, half, spot, tl.where(earlier > 0, old, mean), inside)
                     store_centre(centres + 2 * half, half, spot, new, inside)
-            squares = tl.sum(spread, 0) + tl.sum(inner, 0)
+            squares = tl.sum(spread, 0) + add_in_order(totals, first, stop, SEGMENTS)
             gap = tl.sum(apart, 0)
             if APPLY:
                 spread_before = tl.load(within + owner)
@@ -172,65 +146,72 @@ def merge_batch(
                 tl.store(reach + first, tl.where(far < float("inf"), far, 0.0))  # 0 for NaN, too
 
 
-class Batch(NamedTuple):
-    """The rows of a batch, grouped by class: see `PresentSegments`."""
-
-    feats: Tensor  # (N, D)
-    permutation: Tensor  # (N,) int32
-    segments: Tensor  # (6, W) int32
-    leaders: Tensor  # (N,) int64
-    nan_if_invalid: Tensor  # () float64
-
-
-def update(batch: Batch, state: State, config: UpdateConfig, *, with_scatter: bool) -> Tensor:
+def update(
+    feats: Tensor,
+    rows: PresentSegments,
+    state: State,
+    config: UpdateConfig,
+    *,
+    ignored: Tensor | None = None,
+    with_scatter: bool = False,
+) -> Tensor:
     """Merge a batch into ``state``; no host synchronisation.
 
     The state is written by the last launch alone: where one before it fails, nothing has changed.
 
     Args:
-        batch: features of any floating dtype, but not float64 with the scatter matrix.
+        feats: (N, D) of any floating dtype, but not float64 with the scatter matrix.
+        rows: the rows of the batch, grouped by class.
         state: written in place.
         config: the launch configurations.
+        ignored: () int64; the number of rows that were left out is added to it.
         with_scatter: whether the scatter matrix is wanted.
 
     Returns:
         What the batch adds to the scatter matrix, (D, D) float64; empty if that is not wanted.
     """
-    feats, number = batch.feats, batch.segments.shape[1]
-    none = batch.segments[:0]  # no class is merged by the kernels of `ClassMoments` of a whole
-    rows = Grouped(
-        batch.permutation, batch.segments, none, number, state.counts, batch.nan_if_invalid
+    number = rows.segments.shape[1]
+    none = rows.segments[:0]  # no class is merged by the kernels of `ClassMoments` of a whole
+    grouped = Grouped(
+        rows.permutation, rows.segments, none, number, state.counts, rows.nan_if_invalid
     )
-    scratch = allocate(feats, rows, config.segments)
+    scratch, _ = allocate(feats, grouped, config.segments)
     with on(feats.device):
-        launch_segments(feats, rows, config.segments, scratch, state.means, state.within_ss)
-        gained = _gained(batch, state, scratch, config) if with_scatter else scratch.partial_ss[:0]
-        _launch(batch, state, scratch, config)
+        launch_segments(feats, grouped, config.segments, scratch, state.means, state.within_ss)
+        gained = scratch.totals[:0]
+        if with_scatter:
+            gained = _gained(feats, rows, state, scratch, config)
+        _launch(feats, rows, state, scratch, config, ignored=ignored)
     return gained
 
 
-def _gained(batch: Batch, state: State, scratch: Scratch, config: UpdateConfig) -> Tensor:
-    feats, number = batch.feats, batch.segments.shape[1]
+def _gained(
+    feats: Tensor, rows: PresentSegments, state: State, scratch: Scratch, config: UpdateConfig
+) -> Tensor:
+    number = rows.segments.shape[1]
     shape, device = (2, 2, number, feats.shape[1]), feats.device
     centres = torch.empty(shape, dtype=torch.float32, device=device)
     reach = torch.zeros(number, dtype=torch.float64, device=device)
-    _launch(batch, state, scratch, config, (centres, reach))
-    return scaled_scatter(feats, batch.leaders, centres, reach.amax(), config.scatter)
+    _launch(feats, rows, state, scratch, config, look=(centres, reach))
+    return scaled_scatter(feats, rows.leaders, centres, reach.amax(), config.scatter)
 
 
 def _launch(
-    batch: Batch,
+    feats: Tensor,
+    rows: PresentSegments,
     state: State,
     scratch: Scratch,
     config: UpdateConfig,
+    *,
+    ignored: Tensor | None = None,
     look: tuple[Tensor, Tensor] | None = None,
 ) -> None:
-    feats, merge, number = batch.feats, config.merge, batch.segments.shape[1]
+    merge, number = config.merge, rows.segments.shape[1]
     apply, align = look is None, alignment(feats.shape[1])
     merge_batch[(number + apply,)](
-        feats, batch.segments, *scratch[:4], batch.nan_if_invalid, state.counts, state.means,
-        state.within_ss, state.norm_sum, state.norm_max, *(look or (None, None)),
-        feats.shape[1] // align, feats.stride(0), feats.stride(1), number,
+        feats, rows.segments, *scratch[:2], rows.nan_if_invalid, rows.skipped, state.counts,
+        state.means, state.within_ss, state.norm_sum, state.norm_max, ignored,
+        *(look or (None, None)), feats.shape[1] // align, feats.stride(0), feats.stride(1), number,
         ALIGN=align, LENGTH=config.segments.segment_rows, SEGMENTS=merge.tile_segments,
         COLS=merge.tile_cols, SIZE=NORMS_SIZE, APPLY=apply, num_warps=merge.warps, **OPTIONS,
     )  # fmt: skip

@@ -61,7 +61,7 @@ def _source(case, constants):
 
 
 def inspect(compiled):
-    """Registers, spilled bytes and loads in the machine code."""
+    """Registers, spilled bytes, loads and size of the machine code."""
     import triton
 
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -74,7 +74,8 @@ def inspect(compiled):
     local = len(re.findall(r"\b(?:LDL|STL)\b", code))
     found = {"registers": int(registers), "stack": int(stack), "spills": local}
     found |= {name: len(re.findall(rf"\b{op}\b", code)) for name, op in OPS.items()}
-    return found | {"shared_bytes": compiled.metadata.shared}
+    last = re.findall(r"/\*([0-9a-f]{4,})\*/ +\S", code)[-1]  # address of the last instruction
+    return found | {"shared_bytes": compiled.metadata.shared, "code_bytes": int(last, 16) + 16}
 
 
 def _run(*command):

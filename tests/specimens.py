@@ -37,6 +37,8 @@ def cases():
     found["merge fp32 K=1000"] = merge(1_000_000, 512, 1000)
     for kind, count, dim, classes in TINY:
         found[f"tiny {kind} {count}x{dim}"] = tiny(kind, count, dim, classes)
+    for name in ("fold_labels", "find_classes", "cut_classes", "cut_present"):
+        found[name] = grouping(name)
     for kind in TYPES:
         found[f"gradient {kind} D=512"] = gradient(kind, 512)
     found["gradient with norms fp32 D=512"] = gradient("fp32", 512, norms=True)
@@ -66,8 +68,8 @@ def segments(kind, count, dim, classes, *, again=False):
     config = segments_config(count, dim, classes, TYPES[kind], 132)
     exact = "*fp64" if kind == "fp64" else "*fp32"
     signature = {"feats": f"*{kind}", "permutation": "*i32", "segments": "*i32", "poison": "*fp64"}
-    signature |= {"partial_mean": exact, "partial_ss": "*fp64", "means": "*fp64"}
-    signature |= {"within": "*fp64", "norm_sums": "*fp64", "norm_maxs": "*fp64"}
+    signature |= {"partial_mean": exact, "totals": "*fp64", "means": "*fp64"}
+    signature |= {"within": "*fp64", "arrivals": "*i32"}
     signature |= {"row_squares": "*fp64", "width": "i32", "row_units": "i32", "number": "i32"}
     constants = {"col_stride": 1, "ALIGN": alignment(dim), "ROWS": config.tile_rows}
     constants |= {"COLS": config.tile_cols, "WIDE": dim > config.tile_cols}
@@ -82,8 +84,8 @@ def merge(count, dim, classes):
         count, dim, classes, segments_config(count, dim, classes, 4, 132).segment_rows
     )
     signature = {"feats": "*fp32", "segments": "*i32", "shared": "*i32", "counts": "*i64"}
-    signature |= {"poison": "*fp64", "partial_mean": "*fp32", "partial_ss": "*fp64"}
-    signature |= {"norm_sums": "*fp64", "norm_maxs": "*fp64", "means": "*fp64"}
+    signature |= {"poison": "*fp64", "partial_mean": "*fp32", "totals": "*fp64"}
+    signature |= {"arrivals": "*i32", "spreads": "*fp64", "means": "*fp64"}
     signature |= {"within": "*fp64", "norms": "*fp64", "width": "i32", "row_stride": "i32"}
     signature |= {"number": "i32", "classes": "i32"}
     constants = {"col_stride": 1, "ALIGN": alignment(dim), "SIZE": 2048}
@@ -97,21 +99,15 @@ def update(kind, dim, *, apply=True):
     segments, merge = (config := update_config(8192, dim, TYPES[kind], 132)).segments, config.merge
     exact = "*fp64" if kind == "fp64" else "*fp32"
     signature = {"feats": f"*{kind}", "segments": "*i32", "partial_mean": exact}
-    signature |= {"partial_ss": "*fp64", "norm_sums": "*fp64", "norm_maxs": "*fp64"}
-    signature |= {"nan_if_invalid": "*fp64", "counts": "*i64", "means": "*fp64"}
+    signature |= {"totals": "*fp64", "nan_if_invalid": "*fp64", "skipped": "*i64"}
+    signature |= {"counts": "*i64", "means": "*fp64"}
     signature |= {"within": "*fp64", "norm_sum": "*fp64", "norm_max": "*fp64"}
+    signature |= {"ignored": "*i64"} if apply else {"centres": "*fp32", "reach": "*fp64"}
     signature |= {"width": "i32", "row_stride": "i32", "number": "i32"}
-    constants = {"col_stride": 1, "ALIGN": alignment(dim), "SEGMENTS": merge.tile_segments}
-    constants |= {
-        "COLS": merge.tile_cols,
-        "SIZE": 2048,
-        "LENGTH": segments.segment_rows,
-        "APPLY": apply,
-    }
-    if apply:
-        constants |= {"centres": None, "reach": None}
-    else:
-        signature |= {"centres": "*fp32", "reach": "*fp64"}
+    constants = {"centres": None, "reach": None} if apply else {"ignored": None}
+    constants |= {"col_stride": 1, "ALIGN": alignment(dim), "SEGMENTS": merge.tile_segments}
+    constants |= {"COLS": merge.tile_cols, "SIZE": 2048, "LENGTH": segments.segment_rows}
+    constants["APPLY"] = apply
     return described(merge_batch, signature, constants, merge.warps)
 
 
@@ -121,13 +117,43 @@ def tiny(kind, count, dim, classes):
     from ncfast.kernels.tiny import moments_of_classes
 
     config = tiny_config(count, dim, classes, TYPES[kind])
-    signature = {"feats": f"*{kind}", "labels": "*i64", "listed": "*i32", "norm_parts": "*fp64"}
-    signature |= {"counter": "*i32", "counts": "*i64", "means": "*fp64", "within": "*fp64"}
-    signature |= {"norms": "*fp64", "count": "i32", "width": "i32", "row_units": "i32"}
+    signature = {"feats": f"*{kind}", "labels": "*i64", "results": "*fp64", "scratch": "*i32"}
+    signature |= {"count": "i32", "width": "i32", "row_units": "i32"}
     constants = {"col_stride": 1, "ALIGN": alignment(dim), "LABELS": config.labels}
     constants |= {"ROWS": config.tile_rows, "COLS": config.tile_cols, "CLASSES": config.classes}
-    constants["ACC"] = tl.float64 if kind == "fp64" else tl.float32
-    return described(moments_of_classes, signature, constants, config.warps) | {"fusion": False}
+    constants |= {"SHIFT": config.shift_rows, "ACC": tl.float64 if kind == "fp64" else tl.float32}
+    case = described(moments_of_classes, signature, constants, config.warps)
+    return case | {"fusion": False}
+
+
+def grouping(name):
+    """Labels of int64, sorted as uint8."""
+    from ncfast.kernels import grouping as kernels
+
+    signature = {
+        "fold_labels": {
+            "labels": "*i64", "mask": "*u8", "keys": "*u8", "poison": "*fp64", "skipped": "*i64",
+            "count": "i32", "stride": "i32", "mask_stride": "i32", "ignore": "i32",
+            "classes": "i32", "missing": "i32",
+        },
+        "find_classes": {
+            "ordered": "*u8", "order": "*i64", "permutation": "*i32", "counts": "*i64",
+            "offsets": "*i64", "count": "i32", "classes": "i32", "steps": "i32",
+        },
+        "cut_classes": {
+            "permutation": "*i32", "counts": "*i64", "offsets": "*i64", "segments": "*i32",
+            "shared": "*i32", "number": "i32", "columns": "i32", "count": "i32", "classes": "i32",
+            "rows": "i32", "steps": "i32",
+        },
+        "cut_present": {
+            "ordered": "*u8", "order": "*i64", "permutation": "*i32", "segments": "*i32",
+            "leaders": "*i64", "number": "i32", "count": "i32", "classes": "i32", "rows": "i32",
+            "steps": "i32",
+        },
+    }[name]  # fmt: skip
+    constants = {"IGNORES": True} if name == "fold_labels" else {"RANKED": True}
+    constants = {"BLOCK": 256} | ({} if name == "find_classes" else constants)
+    return described(getattr(kernels, name), signature, constants, 4)
 
 
 def project(kind, dim, vectors):

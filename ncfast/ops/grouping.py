@@ -10,9 +10,11 @@ from torch import Tensor
 
 from ncfast import _validate
 from ncfast._arrays import Array
+from ncfast.ops import _raw
 
 # torch sorts a narrow key several times faster than int64
 _NARROW = ((1 << 8, torch.uint8), (1 << 15, torch.int16), (1 << 31, torch.int32))
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # few operations of torch take them
 
 
 class SegmentTable(NamedTuple):
@@ -23,11 +25,11 @@ class SegmentTable(NamedTuple):
     """
 
     rows: int  # bound on a segment's length
-    # (5, W) int32: start, length, class (-1 past the end), first row of the class, slot of the
-    # segment's partial result (-1 for a segment that is all of its class)
+    # (5, W) int32: start, length, class (-1 in an unused column), first row of the class, slot of
+    # the segment's partial result (-1 for a segment that is all of its class)
     segments: Tensor
-    # (4, M) int32, classes of several segments: class (-1 past the end), first segment, number of
-    # segments, first slot
+    # (4, M) int32, classes of several segments: class (-1 in an unused column), first segment,
+    # number of segments, first slot
     shared: Tensor
     slots: int  # bound on the number of slots
 
@@ -83,7 +85,9 @@ class LabelPlan:
         return self.num_classes
 
     def segments(self, rows: int) -> SegmentTable:
-        """The segment table for segments of at most ``rows`` rows; kept for the next call.
+        """The segment table for segments of at most ``rows`` rows, by a kernel of Triton.
+
+        It is kept for the next call.
 
         On any stream the table can be used at once: the current stream waits until it is written.
         """
@@ -167,7 +171,7 @@ def build(labels: Tensor, num_classes: int) -> LabelPlan:
     inside = (wide >= 0) & (wide < num_classes)
     wide = torch.where(inside, wide, 0)
     zero = torch.zeros((), dtype=torch.float64, device=labels.device)
-    ordered, permutation = _sorted(wide, num_classes)
+    ordered, permutation = torch.sort(wide.to(narrow_dtype(num_classes)), stable=True)
     # counted by bisection: atomic additions would queue at a few addresses
     index = torch.arange(num_classes, device=labels.device).to(ordered.dtype)
     offsets = torch.searchsorted(ordered, index)
@@ -181,90 +185,24 @@ def build(labels: Tensor, num_classes: int) -> LabelPlan:
     )
 
 
-def _sorted(keys: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """Keys in 0..number-1 in ascending order, and the rows they came from; stable."""
-    narrow = next(dtype for bound, dtype in _NARROW if number <= bound)
-    return torch.sort(keys.to(narrow), stable=True)
+def build_on_device(labels: Tensor, num_classes: int) -> LabelPlan:
+    """`build` by kernels of Triton, in four launches."""
+    from ncfast.kernels.grouping import sorted_classes
 
-
-class PresentSegments(NamedTuple):
-    """The rows of a batch that count, cut into segments: runs of rows that share a class.
-
-    Absent classes own no segment, so the bound on the number of segments, W = N // rows + min(N,
-    K), does not grow with K beyond N. No value is read to allocate.
-    """
-
-    permutation: Tensor  # (N,) int32: rows in the order of their classes, left-out rows last
-    # (6, W) int32: start, length (0 past the end), class (-1 past the end), first row of the class,
-    # the segment's own number, and the rows of the class in its first segment, 0 in the others
-    segments: Tensor
-    leaders: Tensor  # (N,) int64: the first segment of a row's class; -1 for rows left out
-
-
-def present_segments(keys: Tensor, num_classes: int, rows: int) -> PresentSegments:
-    """Segments of at most ``rows`` rows from ``keys`` (N,): classes, or K in rows left out.
-
-    The cuts depend on the rows that count alone. No host synchronisation.
-    """
-    ordered, permutation = _sorted(keys, num_classes + 1)
-    begins = torch.searchsorted(ordered, ordered)  # where the class of each position begins
-    position = torch.arange(len(keys), device=keys.device)
-    counts = ordered < num_classes
-    opens = counts & ((position - begins) % rows == 0)
-    number = opens.cumsum(0)
-    segment = torch.arange(len(keys) // rows + min(len(keys), num_classes), device=keys.device)
-    start = torch.searchsorted(number, segment + 1)
-    used = start < len(keys)
-    start = torch.where(used, start, 0)
-    owner = ordered.index_select(0, start)
-    begin = begins.index_select(0, start)
-    stop = torch.searchsorted(ordered, owner, right=True)
-    columns = (
-        start,
-        torch.where(used, (stop - start).clamp(max=rows), 0),
-        torch.where(used, owner.to(torch.int64), -1),
-        permutation.index_select(0, begin),
-        segment,
-        torch.where(used & (start == begin), stop - begin, 0),
+    if labels.dtype in UNSIGNED:
+        labels = _raw.as_int64(labels)
+    counts, permutation, offsets, poison = sorted_classes(
+        labels, num_classes, narrow_dtype(num_classes)
     )
-    leader = torch.where(counts, number.index_select(0, begins) - 1, -1)
-    leaders = torch.empty_like(leader).scatter_(0, permutation, leader)
-    return PresentSegments(permutation.to(torch.int32), _int32(columns), leaders)
+    return LabelPlan(labels, num_classes, counts, permutation, offsets, poison)
+
+
+def narrow_dtype(number: int) -> torch.dtype:
+    """The narrowest integer dtype that holds 0..number-1 and that torch sorts fast."""
+    return next(dtype for bound, dtype in _NARROW if number <= bound)
 
 
 def _cut(plan: LabelPlan, rows: int) -> SegmentTable:
-    counts, last = plan.counts, plan.num_classes - 1
-    number = ((counts + rows - 1) // rows).clamp(min=1)  # segments of each class
-    ends = torch.cumsum(number, 0)
-    several = torch.where(number > 1, number, 0)
-    slots = torch.cumsum(several, 0) - several
-    segment = torch.arange(len(plan) // rows + plan.num_classes, device=plan.device)
-    found = torch.searchsorted(ends, segment, right=True)
-    owner = found.clamp(max=last)
-    inner = segment - (ends - number).index_select(0, owner)
-    used = found <= last
-    split = used & (number.index_select(0, owner) > 1)
-    pivot = plan.permutation.index_select(0, plan.offsets.clamp(max=len(plan) - 1))
-    columns = (
-        plan.offsets.index_select(0, owner) + inner * rows,
-        (counts.index_select(0, owner) - inner * rows).clamp(min=0, max=rows),
-        torch.where(used, owner, -1),
-        pivot.index_select(0, owner),
-        torch.where(split, slots.index_select(0, owner) + inner, -1),
-    )
-    # a class of several segments has more than `rows` rows, which bounds the number of such classes
-    bound = min(plan.num_classes, len(plan) // (rows + 1))
-    rank = torch.arange(1, bound + 1, device=plan.device)
-    found = torch.searchsorted(torch.cumsum(number > 1, 0), rank)
-    owner = found.clamp(max=last)
-    shared = (
-        torch.where(found <= last, owner, -1),
-        (ends - number).index_select(0, owner),
-        number.index_select(0, owner),
-        slots.index_select(0, owner),
-    )
-    return SegmentTable(rows, _int32(columns), _int32(shared), len(plan) // rows + bound)
+    from ncfast.kernels.grouping import cut
 
-
-def _int32(columns: tuple[Tensor, ...]) -> Tensor:
-    return torch.stack([column.to(torch.int32) for column in columns])
+    return SegmentTable(rows, *cut(plan.permutation, plan.counts, plan.offsets, rows))

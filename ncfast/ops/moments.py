@@ -1,10 +1,10 @@
 """Class moments: counts, means, sums of squares and norms of the rows by class, in one pass.
 
-The reference is the definition every faster form is held against. It takes one pass over row
-blocks. Each row is taken relative to a pilot, the first row of its class, in float64. A pilot that
-belongs to the class makes the sums as small as the spread of the class, so nothing cancels however
-collapsed the features are: the error of ``S2 - |S1|^2 / n`` is at most (n + 1) times the rounding
-of float64 (Chan, Golub & LeVeque 1983, shifted data).
+The reference is the definition every faster form is held against. It takes one pass over blocks of
+rows in the order of their classes. Each row is taken relative to a pilot, the first row of its
+class, in float64. A pilot that belongs to the class makes the sums as small as the spread of the
+class, so nothing cancels however collapsed the features are: the error of ``S2 - |S1|^2 / n`` is at
+most (n + 1) times the rounding of float64 (Chan, Golub & LeVeque 1983, shifted data).
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from ncfast.kernels.configuration import (
 from ncfast.ops import _auto, _comparison, _raw, _second_net
 from ncfast.ops._fallback import with_fallback
 from ncfast.ops._registry import NAMES, operator, why_not_cpu, why_not_triton
-from ncfast.ops.blocks import add_by_class, first_pass_rows, fold_invalid, multiprocessors
-from ncfast.ops.grouping import LabelPlan, build
+from ncfast.ops.blocks import first_pass_rows, fold_invalid, multiprocessors, take_rows
+from ncfast.ops.grouping import LabelPlan, build_on_device
+from ncfast.ops.runs import Pieces, sort_by_class, sum_runs
 
 NAME = "class moments"  # in verdicts and warnings
 ONE_LAUNCH, SORTED_ROWS = PATHS = ("one launch", "sorted rows")  # of the kernels
@@ -85,39 +86,36 @@ def select(name: str, feats: Tensor, plan: LabelPlan | None = None) -> MomentsFu
 
 def reference(feats: Tensor, labels: Tensor, num_classes: int) -> RawMoments:
     """Accumulate the moments of ``feats`` (N, D) by ``labels`` (N,); no host synchronisation."""
-    dim = feats.shape[1]
     labels, nan_if_invalid = fold_invalid(labels.to(torch.int64), num_classes)
-    counts = torch.zeros(num_classes, dtype=torch.int64, device=feats.device)
-    counts.scatter_add_(0, labels, torch.ones_like(labels))
-    pilots = feats.index_select(0, _first_rows(labels, num_classes)).to(torch.float64)
+    runs = sort_by_class(labels, num_classes)
+    counts, begins = runs.counts, runs.begins
+    # the pilot of an absent class is an arbitrary row
+    first = runs.order.index_select(0, begins.clamp(max=len(labels) - 1))
+    pilots = take_rows(feats, first)
 
-    shift_sum = pilots.new_zeros((num_classes, dim))
-    shift_ss = pilots.new_zeros(num_classes)
-    norm_sum = pilots.new_zeros(())
-    norm_max = pilots.new_zeros(())
-    rows = first_pass_rows(feats)
-    for stored, label in zip(feats.split(rows), labels.split(rows), strict=True):
-        block = stored.to(torch.float64)
-        norms = torch.linalg.vector_norm(block, dim=1)
-        norm_sum += norms.sum()
-        norm_max = torch.maximum(norm_max, norms.amax())
-        residual = block - pilots.index_select(0, label)
-        add_by_class(shift_sum, label, residual)
-        add_by_class(shift_ss, label, torch.linalg.vector_norm(residual, dim=1).square())
+    # a number for each row: results that are kept block by block would scatter the heap
+    row_norms, spreads = (pilots.new_empty(len(labels)) for _ in range(2))
+    done = 0
+
+    def residuals(rows: Tensor, label: Tensor) -> Tensor:
+        nonlocal done
+        start, done = done, done + len(rows)
+        block = take_rows(feats, rows)
+        norms, spread = (part.narrow(0, start, len(rows)) for part in (row_norms, spreads))
+        torch.linalg.vector_norm(block, dim=1, out=norms)
+        block.sub_(pilots.index_select(0, label))
+        torch.linalg.vector_norm(block, dim=1, out=spread)
+        return block
+
+    shift_sum = Pieces(runs, first_pass_rows(feats), feats.shape[1]).sums(residuals)
+    shift_ss = sum_runs(spreads.square_().unsqueeze(1), None, begins).squeeze(1)
 
     divisor = counts.clamp(min=1).to(torch.float64)
-    # where, not a product: the pilot of an absent class is an arbitrary row and may be NaN
+    # where, not a product: the pilot of an absent class may be NaN
     means = torch.where(counts.unsqueeze(1) > 0, pilots + shift_sum / divisor.unsqueeze(1), 0.0)
     within = shift_ss - torch.linalg.vector_norm(shift_sum, dim=1).square() / divisor
-    values = (means, within.clamp(min=0), norm_sum, norm_max)
+    values = (means, within.clamp(min=0), row_norms.sum(), row_norms.amax())
     return RawMoments(counts, *(value + nan_if_invalid for value in values))
-
-
-def _first_rows(labels: Tensor, num_classes: int) -> Tensor:
-    """Index of each class's first row; the last row of all for a class that has none."""
-    row = torch.arange(labels.shape[0], device=labels.device)
-    last = torch.full((num_classes,), labels.shape[0] - 1, device=labels.device)
-    return last.scatter_reduce_(0, labels, row, "amin")
 
 
 def cpu(feats: Tensor, labels: Tensor, num_classes: int) -> RawMoments:
@@ -220,7 +218,7 @@ def _compute(
 ) -> RawMoments:
     feats, labels = feats.resolve_neg(), labels.resolve_neg()
     if tiny is None:
-        return planned(feats, build(labels, num_classes) if plan is None else plan)
+        return planned(feats, build_on_device(labels, num_classes) if plan is None else plan)
     from ncfast.kernels.launch import tiny_moments
 
     counts, rest = tiny_moments(feats, labels, num_classes, tiny)
@@ -228,7 +226,7 @@ def _compute(
 
 
 def planned(feats: Tensor, plan: LabelPlan) -> RawMoments:
-    """The main path: two launches over rows sorted by class."""
+    """The main path: three launches over rows sorted by class."""
     rule = segments_config(
         *feats.shape, plan.num_classes, feats.dtype.itemsize, multiprocessors(feats.device)
     )

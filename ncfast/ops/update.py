@@ -17,9 +17,9 @@ from ncfast.kernels.configuration import update_config
 from ncfast.ops import _comparison, _raw
 from ncfast.ops import moments as class_moments
 from ncfast.ops._registry import Operation, operator
-from ncfast.ops.blocks import add_by_class, multiprocessors, residuals
-from ncfast.ops.grouping import present_segments
-from ncfast.ops.kept_rows import Kept, keep, keys_of, nan_if, out_of_range
+from ncfast.ops.blocks import multiprocessors, residuals
+from ncfast.ops.grouping import UNSIGNED, narrow_dtype
+from ncfast.ops.kept_rows import Kept, keep, out_of_range
 from ncfast.ops.moments import RawMoments
 from ncfast.ops.summary import Moments
 
@@ -71,8 +71,9 @@ def reference(
     squares = torch.linalg.vector_norm(delta, dim=1).square() * between
     if scatter is not None:
         _add_scatter(scatter, kept, raw.means, delta, between)
-    add_by_class(state.means, rows, delta * share.unsqueeze(1))
-    add_by_class(state.within_ss, rows, torch.where(counts_here, raw.within_ss, 0.0) + squares)
+    # atomic additions on a device, but the classes differ: only zeros are added to one place twice
+    state.means.index_add_(0, rows, delta * share.unsqueeze(1))
+    state.within_ss.index_add_(0, rows, torch.where(counts_here, raw.within_ss, 0.0) + squares)
     state.counts.index_add_(0, rows, added)
     state.norm_sum.add_(raw.norm_sum + kept.nan_if_invalid)
     state.norm_max.copy_(torch.maximum(state.norm_max, raw.norm_max + kept.nan_if_invalid))
@@ -119,6 +120,34 @@ def _cpu(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> None:
     return None
 
 
+def update_plain(feats: object, labels: object, state: Moments) -> bool:
+    """Merge a batch of plain CPU tensors into ``state`` in one call of the extension.
+
+    Returns:
+        False, with nothing changed, where the checks of `ClassMoments.update_` and an `Operation`
+        must look: at anything but plain tensors that fit.
+
+    Raises:
+        ValueError: a label outside 0..K-1; nothing is written.
+    """
+    reader = _raw.tensor_reader(_raw.extension)
+    if reader is None:
+        return False
+    row = reader.update_moments(
+        feats,
+        labels,
+        state.counts,
+        state.means,
+        state.within_ss,
+        state.norm_sum,
+        state.norm_max,
+    )
+    if row >= 0:
+        assert isinstance(labels, Tensor)
+        raise out_of_range(labels, row, len(state.counts))
+    return bool(row == -1)
+
+
 def _writable(state: Moments, ignored: Tensor | None, scatter: Tensor | None) -> bool:
     """Whether the extension can write to these tensors where they lie."""
     wide, whole = torch.float64, torch.int64
@@ -148,25 +177,36 @@ def _triton(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> No
     The moments have the same bits with rows left out as without these rows. The scatter matrix is
     accurate to float32; with float64 features the reference computes it.
     """
-    from ncfast.kernels.update import Batch, update
+    from ncfast.kernels.grouping import present
+    from ncfast.kernels.update import update
 
-    scatter, ignored = options.get("scatter"), options.get("ignored")
+    scatter, mask = options.get("scatter"), options.get("mask")
     (count, dim), classes = feats.shape, state.counts.shape[0]
     if count == 0:
         return
     if scatter is not None and feats.dtype == torch.float64:
         return reference(feats, labels, state, **options)
-    keys, skipped, outside = keys_of(
-        labels, classes, options.get("mask"), options.get("ignore_index")
-    )
+    if labels.dtype in UNSIGNED:
+        labels = _raw.as_int64(labels)
     config = update_config(count, dim, feats.dtype.itemsize, multiprocessors(feats.device))
-    segments = present_segments(keys, classes, config.segments.segment_rows)
-    batch = Batch(feats.resolve_neg(), *segments, nan_if(outside))
-    gained = update(batch, state, config, with_scatter=scatter is not None)
+    rows = present(
+        labels.resolve_neg(),
+        None if mask is None else mask.to(torch.bool).view(torch.uint8),
+        options.get("ignore_index"),
+        classes,
+        config.segments.segment_rows,
+        narrow_dtype(classes + 1),
+    )
+    gained = update(
+        feats.resolve_neg(),
+        rows,
+        state,
+        config,
+        ignored=options.get("ignored"),
+        with_scatter=scatter is not None,
+    )
     if scatter is not None:
         scatter.add_(gained)
-    if ignored is not None:
-        ignored.add_(skipped)
 
 
 def _by_operator(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> None:

@@ -83,7 +83,11 @@ def reference(model_or_parameters: nn.Module | Iterable[Tensor]) -> Tensor:
 
 
 def _norm(tensors: list[Tensor]) -> Tensor:
-    norms = [torch.linalg.vector_norm(_real(tensor), dtype=torch.float64) for tensor in tensors]
+    real = [_real(tensor) for tensor in tensors]
+    if _raw.traced(*real):  # functorch has no rule for lists of tensors
+        norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in real]
+    else:  # on a device, few launches for all of them
+        norms = list(torch._foreach_norm(real, dtype=torch.float64))
     return torch.linalg.vector_norm(torch.stack(norms))
 
 

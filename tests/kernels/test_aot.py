@@ -34,11 +34,32 @@ def test_machine_code(name):
         assert found["stack"] == 0, target
         assert found["registers"] <= expected["registers"] + SLACK, target
         assert found["vector_loads"] >= expected["vector_loads"], target
+        if "code_bytes" in expected:
+            assert found["code_bytes"] <= 1.1 * expected["code_bytes"], target
+
+
+@pytest.mark.parametrize(
+    ("name", "registers", "code"),
+    [
+        ("tiny fp32 1000x200", 128, 31),
+        ("tiny fp32 4096x256", 128, 31),
+        ("tiny bf16 1000x2048", 128, 31),
+        ("tiny fp64 1000x200", 128, 36),
+        ("merge fp32 K=10", 128, 24),
+        ("merge fp32 K=1000", 128, 24),
+    ],
+)
+def test_kernels_that_wait_for_their_code_are_small(name, registers, code):
+    """The table itself: two programs of 256 threads share a multiprocessor; code in KB."""
+    for found in TABLE[name].values():
+        assert found["registers"] <= registers
+        assert found["code_bytes"] <= code << 10
 
 
 ONE_OF_EACH = ("segments fp32 D=4096", "merge fp32 K=10", "tiny fp32 1000x200", "project fp32 V=64")
 ONE_OF_EACH += ("decide fp32 K=1000", "decide exactly fp64", "scatter fp32 D=512")
 ONE_OF_EACH += ("segments again fp32 D=512", "update fp32 D=512", "update look fp32 D=512")
+ONE_OF_EACH += ("fold_labels", "find_classes", "cut_classes", "cut_present")
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)

@@ -1,9 +1,6 @@
 """The Triton backend, as far as a machine without a GPU can test it."""
 
-import sys
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -15,7 +12,6 @@ import ncfast
 from ncfast.kernels.configuration import alignment, merge_config, scatter_config, segments_config
 from ncfast.ops import _registry
 from ncfast.ops import moments as passes
-from ncfast.ops import update as updates
 from ncfast.ops.decisions import STACKED_DECISIONS
 from ncfast.ops.projection import PROJECTION
 from ncfast.ops.scatter import SCATTER
@@ -97,16 +93,6 @@ def test_operators_of_the_second_read(name):
     assert (found.device.type, tuple(found.shape)) == ("cuda", shape)
 
 
-class Batch(NamedTuple):
-    """Stands for the kernels' own, which takes Triton to import."""
-
-    feats: Any
-    permutation: Any
-    segments: Any
-    leaders: Any
-    nan_if_invalid: Any
-
-
 def update_arguments(count=30, dim=4, num_classes=6, device="cpu"):
     """Features, labels, the state's parts, and the options: what `triton_update` takes."""
     made = {"dtype": torch.float64, "device": device}
@@ -150,23 +136,6 @@ def test_the_update_on_fake_cuda_tensors():
     with FakeTensorMode():
         feats, labels, *parts = arguments = update_arguments(device="cuda")
         UPDATE.on_device(feats, labels, passes.RawMoments(*parts[:5]), **options_of(arguments))
-
-
-def test_no_size_of_an_update_depends_on_a_value(monkeypatch):
-    """So nothing waits for the device, and a graph can be captured; fake tensors have no values."""
-    batches = []
-
-    def update(batch, state, config, *, with_scatter):
-        batches.append(batch)
-        return state.means.new_empty((4, 4) if with_scatter else 0)
-
-    kernels = SimpleNamespace(Batch=Batch, update=update)
-    monkeypatch.setitem(sys.modules, "ncfast.kernels.update", kernels)
-    with FakeTensorMode():
-        feats, labels, *parts = arguments = update_arguments(count=100, num_classes=50_000)
-        updates._triton(feats, labels, passes.RawMoments(*parts[:5]), **options_of(arguments))
-    assert batches[0].segments.shape == (6, 101)
-    assert batches[0].leaders.shape == (100,)
 
 
 def test_compiled_code_holds_one_operator_for_an_update():

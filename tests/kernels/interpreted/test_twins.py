@@ -28,7 +28,9 @@ def test_segments(config, dtype):
     feats, labels = collapsed(1e-3, count=250, dim=30, num_classes=4, dtype=dtype)
     labels[labels == 2] = 1
     rows = grouped(labels, 4, config.segment_rows)
-    scratch = launch.allocate(feats, rows, config)
+    scratch, _ = launch.allocate(feats, rows, config)
+    for part in scratch:
+        part.fill_(torch.nan if part.is_floating_point() else 7)
     means, within = torch.full((4, 30), torch.nan).double(), torch.full((4,), torch.nan).double()
     launch.launch_segments(feats, rows, config, scratch, means, within)
     expected = twins.segments(feats, rows.permutation, rows.segments)
@@ -38,9 +40,9 @@ def test_segments(config, dtype):
     found = scratch.partial_mean[slots[used].long()].double()
     tolerance = {"rtol": 1e-6, "atol": 1e-9} if dtype == torch.float32 else {}
     torch.testing.assert_close(found, expected.mean[used], **tolerance)
-    torch.testing.assert_close(scratch.partial_ss, expected.ss, rtol=1e-6, atol=0)
-    torch.testing.assert_close(scratch.norm_sums, expected.norm_sum, rtol=1e-6, atol=0)
-    torch.testing.assert_close(scratch.norm_maxs, expected.norm_max, rtol=1e-6, atol=0)
+    totals = torch.stack(expected[1:])
+    torch.testing.assert_close(scratch.totals.view(3, -1), totals, rtol=1e-6, atol=0)
+    assert scratch.arrivals[: totals.shape[1]].eq(0).all()
     assert means[2].eq(0).all(), "an absent class has a segment of its own"
 
 
@@ -53,13 +55,16 @@ def test_merge():
     partial[rows.segments[4][used].long()] = expected.mean[used].float()
     means, within = torch.full((3, 30), torch.nan).double(), torch.full((3,), torch.nan).double()
     norms, number, classes = torch.full((2,), torch.nan).double(), *(t.shape[1] for t in rows[1:3])
-    merge_segments[(classes + 1,)](
-        feats, rows.segments, rows.shared, rows.counts, rows.poison, partial, expected.ss,
-        expected.norm_sum, expected.norm_max, means, within, norms, 15, 30, 1, number, classes,
-        ALIGN=2, SEGMENTS=2, COLS=16, SIZE=4,
+    arrivals = torch.zeros(number, dtype=torch.int32)
+    spreads = torch.full((classes, 2), torch.nan).double()
+    merge_segments[(classes + 1, 2)](
+        feats, rows.segments, rows.shared, rows.counts, rows.poison, partial,
+        torch.stack(expected[1:]), arrivals, spreads, means, within, norms, 15, 30, 1, number,
+        classes, ALIGN=2, SEGMENTS=2, COLS=16, SIZE=4,
     )  # fmt: skip
     valid = rows.shared[:, rows.shared[0] >= 0]
     assert valid.shape[1] == 2
+    assert sorted(arrivals.tolist())[-2:] == [2, 2], "both blocks of columns of both classes"
     mean, spread = twins.merge(feats, rows.segments, valid, expected.mean, expected.ss)
     torch.testing.assert_close(means[:2], mean, rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(within[:2], spread, rtol=1e-7, atol=0)
