@@ -154,7 +154,7 @@ def test_histograms_leave_out_what_lies_outside():
         (lambda x, y, w: ncfast.margin_histograms(x, y, pairs=[(0, 1)]), r"shape \(N, R\)"),
         (
             lambda x, y, w: ncfast.margin_histograms(x[:, :1], y, pairs=[(0, 1)], bins=0),
-            "bins >= 1",
+            r"`bins` in 1",
         ),
     ],
 )
