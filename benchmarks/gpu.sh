@@ -5,6 +5,7 @@
 #
 # Stages, each under ten minutes on a large GPU, in this order when none is named:
 #   build     installs the project from this folder, without a network
+#   verdicts  the self-check of the kernels, as users run it; a verdict that is not good fails
 #   tests     the tests marked gpu: float64, graphs, streams, bits over 20 runs, no synchronisation
 #   memory    compute-sanitizer's memcheck, and racecheck of shared memory, over every kernel
 #   kernels   the Triton kernels against a plain read and torch
@@ -23,7 +24,7 @@ if [ "${1:-}" = --rehearse ]; then
     export TRITON_INTERPRET=1
 fi
 python=${PYTHON:-python3}
-export PYTHONWARNINGS="error:ncfast falls back to the reference:RuntimeWarning"
+export PYTHONWARNINGS="error:ncfast falls back to the reference:RuntimeWarning,error:WRONG RESULTS:RuntimeWarning"
 results=${RESULTS:-benchmarks/results}
 mkdir -p "$results"
 if [ -n "$rehearse" ]; then
@@ -39,6 +40,18 @@ build() {
 
 usable() {
     "$python" -c 'import sys, ncfast; s = ncfast.backends()["triton"]; sys.exit(None if s.available else s.reason)'
+}
+
+verdicts() {
+    if [ -n "$rehearse" ]; then
+        "$python" -m ncfast info
+        return
+    fi
+    "$python" -m ncfast info --check-gpu
+    "$python" -c 'import sys, ncfast
+bad = [line for line in ncfast.backends()["triton"].verdicts
+       if any(word in line for word in (" failed", " crashed", " timed out", "): unchecked"))]
+sys.exit("\n".join(bad) or None)'
 }
 
 tests() {
@@ -77,7 +90,7 @@ f3() {
 }
 
 if [ $# -eq 0 ]; then
-    set -- build tests memory kernels bench f3
+    set -- build verdicts tests memory kernels bench f3
 fi
 for stage in "$@"; do
     echo "== $stage"

@@ -4,7 +4,6 @@
 
 #include "core/isa.h"
 #include "moments/moments.h"
-#include "moments/update.h"
 #include "neighbors/bind.h"
 #include "products/second_pass.h"
 #include "summary/summary.h"
@@ -109,9 +108,25 @@ struct StatesBinding {
                 summarise(self.states, {products, pairs, spectrum, centred_spectrum},
                           pointer<double>(out));
             }, no_gil)
+            .def("axes", [](const StatesBinding& self, std::uintptr_t out) {
+                principal_axes(self.states, pointer<double>(out));
+            }, no_gil)
+            .def("axis_sums", [](const StatesBinding& self, std::uintptr_t feats, int dtype,
+                                 std::int64_t rows, std::int64_t cols, std::int64_t stride,
+                                 std::uintptr_t labels, int label_type, std::int64_t label_stride,
+                                 std::uintptr_t out, int threads) {
+                const AxisSums found = axis_sums(
+                    self.states, matrix(feats, dtype, rows, cols, stride),
+                    {pointer<const void>(labels), static_cast<LabelType>(label_type), label_stride},
+                    threads);
+                pointer<double>(out)[0] = found.significant;
+                pointer<double>(out)[1] = found.leading;
+            }, no_gil)
             .def("classifier", [](const StatesBinding& self, std::uintptr_t weights,
-                                  std::int64_t stride, bool products, std::uintptr_t out) {
-                classifier_summary(self.states, {pointer<const double>(weights), stride}, products,
+                                  std::int64_t stride, std::uintptr_t biases,
+                                  std::int64_t bias_stride, bool products, std::uintptr_t out) {
+                classifier_summary(self.states, {pointer<const double>(weights), stride},
+                                   {pointer<const double>(biases), bias_stride}, products,
                                    pointer<double>(out));
             }, no_gil);
         module.attr("SUMMARY_FIELDS") = py::tuple(py::cast(summary_names()));
@@ -131,6 +146,32 @@ void distances(std::uintptr_t feats, int dtype, std::int64_t rows, std::int64_t 
                int threads) {
     own_distances(matrix(feats, dtype, rows, cols, stride), pointer<const std::int64_t>(labels),
                   pointer<const double>(means), pointer<double>(out), threads);
+}
+
+void decisions(std::uintptr_t feats, int dtype, std::int64_t rows, std::int64_t cols,
+               std::int64_t stride, std::uintptr_t labels, int label_type,
+               std::int64_t label_stride, std::int64_t num_classes, std::uintptr_t means,
+               std::uintptr_t counts, std::uintptr_t within_ss, std::uintptr_t norm_sum,
+               std::uintptr_t weight, std::uintptr_t bias, std::uintptr_t agreements,
+               std::uintptr_t hits, std::uintptr_t shares, int threads) {
+    compare_decisions(
+        matrix(feats, dtype, rows, cols, stride),
+        {pointer<const void>(labels), static_cast<LabelType>(label_type), label_stride},
+        {num_classes, cols, pointer<const double>(means), pointer<const std::int64_t>(counts),
+         pointer<const double>(within_ss), *pointer<const double>(norm_sum),
+         pointer<const double>(weight), pointer<const double>(bias)},
+        {pointer<double>(agreements), pointer<double>(hits), pointer<double>(shares)}, threads);
+}
+
+void projected_squares(std::uintptr_t feats, int dtype, std::int64_t rows, std::int64_t cols,
+                       std::int64_t stride, std::uintptr_t labels, int label_type,
+                       std::int64_t label_stride, std::int64_t num_classes, std::uintptr_t means,
+                       std::uintptr_t weight, std::uintptr_t total) {
+    add_projected_squares(
+        matrix(feats, dtype, rows, cols, stride),
+        {pointer<const void>(labels), static_cast<LabelType>(label_type), label_stride},
+        {num_classes, cols, pointer<const double>(means), pointer<const double>(weight)},
+        pointer<double>(total));
 }
 
 void class_margins(std::uintptr_t feats, int dtype, std::int64_t rows, std::int64_t cols,
@@ -199,7 +240,9 @@ PYBIND11_MODULE(_C, module) {
     module.def("json_lines", &lines);
 #endif
     py::class_<TensorReader, std::shared_ptr<TensorReader>>(module, "TensorReader")
-        .def(py::init<py::type, py::type, const py::capsule&, py::tuple, py::function>());
+        .def(py::init<py::type, py::type, const py::capsule&, py::tuple, py::function>())
+        .def("update_moments", &update_from_tensors,
+             "As update_moments; -2 if the batch takes a closer look.");
     py::class_<WeightNorm, std::shared_ptr<WeightNorm>>(module, "WeightNorm")
         .def(py::init<std::shared_ptr<TensorReader>, py::type>())
         .def("of_module", &WeightNorm::of_module)
@@ -208,18 +251,30 @@ PYBIND11_MODULE(_C, module) {
         .def(py::init<std::uintptr_t, std::int64_t, py::list, std::shared_ptr<WeightNorm>>())
         .def("push", &NormWriter::push);
     py::class_<RowWriter>(module, "RowWriter")
-        .def(py::init<std::uintptr_t, std::int64_t, std::int64_t, std::int64_t, py::list,
-                      std::shared_ptr<TensorReader>>())
+        .def(py::init<std::uintptr_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t,
+                      py::list, std::shared_ptr<TensorReader>>())
         .def("push", &RowWriter::push)
-        .def("push", &RowWriter::push_with_norm);
+        .def("push", &RowWriter::push_with_norm)
+        .def("fill", &RowWriter::fill)
+        .def("count", &RowWriter::count)
+        .def("count", &RowWriter::count_with_norm);
     py::class_<Average>(module, "Average")
         .def(py::init<std::int64_t, std::int64_t, std::int64_t, double, bool>())
         .def("update", [](Average& self, std::uintptr_t states, std::int64_t number) {
             self.update(pointer<double>(states), number);
-        }, no_gil);
+        }, no_gil)
+        .def("state_size", &Average::state_size)
+        .def("save", [](const Average& self, std::uintptr_t state) {
+            self.save(pointer<double>(state));
+        })
+        .def("load", [](Average& self, std::uintptr_t state) {
+            self.load(pointer<const double>(state));
+        });
     KnnBinding::bind(module);
     module.def("scatter", &outer_products, no_gil);
     module.def("own_distances", &distances, no_gil);
+    module.def("compare_decisions", &decisions, no_gil);
+    module.def("add_projected_squares", &projected_squares, no_gil);
     module.def("margins", &class_margins, no_gil);
     module.def("class_pairs", &pairs, "Returns count, means, sums of squared deviations, maxima.");
     module.def("instruction_sets", &instruction_sets, "Those this CPU can run, fastest first.");

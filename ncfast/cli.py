@@ -112,11 +112,10 @@ def _train(arguments: Sequence[str]) -> int:
 
     config = parse(TrainConfig, "train", arguments)
     if config.resume:
-        from ncfast.experiments.run_dir import load_config
+        from ncfast.experiments.run_dir import load_settings
 
         # Options that are not on the command line keep their saved values.
-        saved = TrainConfig.from_settings(load_config(config.out)["settings"], config.out)
-        config = parse(TrainConfig, "train", arguments, saved)
+        config = parse(TrainConfig, "train", arguments, load_settings(config.out))
     from ncfast.experiments.report import build_report
     from ncfast.experiments.trainer import train
 
@@ -138,13 +137,12 @@ def _sweep(arguments: Sequence[str]) -> int:
     from ncfast.experiments.presets import expand
     from ncfast.experiments.sweep import sweep
     from ncfast.experiments.sweep_config import SweepConfig
-    from ncfast.experiments.sweep_file import load_sweep
+    from ncfast.experiments.sweep_file import load_settings
 
     config = parse(SweepConfig, "sweep", arguments)
     # Options that are not on the command line come from the resumed sweep or from the preset.
     if config.resume:
-        saved = SweepConfig.from_settings(load_sweep(config.out)["settings"], config.out)
-        config = parse(SweepConfig, "sweep", arguments, saved)
+        config = parse(SweepConfig, "sweep", arguments, load_settings(config.out))
     elif config.preset is not None:
         config = parse(SweepConfig, "sweep", arguments, expand(config))
     outcome = sweep(config)

@@ -16,7 +16,7 @@ from ncfast import _validate
 from ncfast._arrays import Array, as_tensor
 from ncfast.ops import LabelPlan, select
 from ncfast.ops.grouping import Labels, labels_of
-from ncfast.ops.update import UPDATE
+from ncfast.ops.update import UPDATE, update_plain
 
 
 @dataclass(eq=False)
@@ -210,6 +210,9 @@ class ClassMoments:
                 "Expected moments without a graph to change in place, but these are "
                 "differentiable. Use merge, or detach() them first."
             )
+        plain = mask is None and ignore_index is None and backend == "auto"
+        if plain and update_plain(feats, labels, self):
+            return self
         feats, labels, mask = check_batch(self, feats, labels, mask)
         if len(feats):
             update = UPDATE.select(backend, feats)

@@ -43,8 +43,8 @@ if [ $# -eq 0 ]; then
     set -- -q tests
     # these import optional packages, or test the development set-up
     for name in benchmarks experiments integrations kernels \
-        tracking/sinks/test_{mlflow,parquet,tensorboard,trackio,wandb}.py \
-        evaluation/test_{files,on_disk}.py test_{arguments,docs,examples,packaging}.py; do
+        tracking/sinks/test_{mlflow,parquet,registry,tensorboard,trackio,wandb}.py \
+        evaluation/test_{files,on_disk,command}.py test_{arguments,cli,docs,examples,packaging}.py; do
         set -- "$@" --ignore="tests/$name"
     done
 fi

@@ -69,6 +69,14 @@ def test_a_folder_is_a_layer_of_its_own():
         assert not folders or names == folders[0], names
 
 
+def test_the_folders_of_tests_are_those_of_the_code():
+    kinds = {"promises", "interpreted", "ptx"}  # kinds of tests of one folder
+    for file in (ROOT / "tests").rglob("test_*.py"):
+        folder = file.parent.relative_to(ROOT / "tests")
+        code = folder.parent if folder.name in kinds else folder
+        assert (ROOT / "ncfast" / code).is_dir() or (ROOT / code).is_dir(), file
+
+
 @pytest.mark.parametrize(("file", "part"), list(sources()))
 def test_imports_point_down(file, part):
     for name in imports(ast.parse((ROOT / file).read_text())):

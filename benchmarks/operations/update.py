@@ -177,7 +177,7 @@ def fast_step(inputs: Inputs) -> Call:
     rows, steps = torch.zeros(len(batches), layout.size, dtype=torch.float64), list[int]()
     reader = _raw.tensor_reader(_raw.extension)
     writer = _raw.loaded().RowWriter(
-        rows.data_ptr(), len(batches), inputs["k"], inputs["d"], steps, reader
+        rows.data_ptr(), len(batches), inputs["k"], inputs["k"], inputs["d"], steps, reader
     )
 
     def call() -> dict[str, Tensor]:

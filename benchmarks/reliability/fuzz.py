@@ -71,8 +71,8 @@ def _wrong_moments(found: Any, expected: dict[str, Any], one: inputs.Sample) -> 
     largest, widest = float(expected["norm_max"]), float(expected["within_ss"].max())
     floors = {
         "means": _MOST * np.sqrt(widest) + 1e-7 * _MOST * largest,
-        # the rounding of means that are stored in float64
-        "within_ss": 1e-30 * len(one.x) * largest**2,
+        # means are stored in float64: their rounding moves the parts of a class
+        "within_ss": 5e-16 * largest * np.sqrt(len(one.x) * widest) + 1e-30 * largest**2,
     }
     for name, value in expected.items():
         off = np.abs(getattr(found, name).numpy().astype(np.longdouble) - value)
@@ -139,8 +139,9 @@ def _wrong_metrics(found: Any, expected: Any, one: inputs.Sample) -> str:
     alone = len(present) == 1
     scale = float(one.x.abs().max())
     means = [one.x[one.y == c].mean(0) for c in present.tolist()]
-    gaps = [float((a - b).abs().max()) for a, b in itertools.combinations(means, 2)]
-    coincide = bool(gaps) and min(gaps) <= 1e-12 * scale
+    pairs = [*itertools.combinations(means, 2), *((m, sum(means) / len(means)) for m in means)]
+    gaps = [float((a - b).abs().max()) for a, b in pairs]  # of a centred mean without a direction
+    coincide = not alone and min(gaps) <= 1e-12 * scale
     point = bool((one.x - one.x[0]).abs().max() <= 1e-12 * scale)
     low = not (torch.is_tensor(one.feats) and one.feats.dtype == torch.float64)
     for name, value in found.items():

@@ -179,8 +179,7 @@ def _where(report: Results) -> str:
         f"Measured with ncfast {about['ncfast']}, torch {about['torch']}, Python {about['python']} "
         f"on {about['processor']} ({about['system']}, {about['cores']} cores).",
         f"The whole took {total / 60:.0f} minutes of CPU time, about {total / 120:.0f} on two idle "
-        "cores. The machine was busy with other work: kills are placed by CPU time, and do not "
-        "depend on that.",
+        f"cores; the load of the machine was {about['load']['before']:.0f} before the last stage.",
     ]
     if size["kills"] < 50:
         lines.append("These are results of the quick form.")

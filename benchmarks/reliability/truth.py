@@ -73,13 +73,13 @@ def metrics(sample: Sample, weight: Tensor, bias: Tensor, outside: Tensor) -> Ma
     use_tests()
     import warnings
 
-    from oracle import TWINS, case
+    from oracle import ORACLES, case
 
     stats = case(sample.x, sample.y, sample.classes, weight, bias, outside)
     found = {}
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name, oracle in TWINS.items():
+        for name, oracle in ORACLES.items():
             try:
                 found[name] = float(oracle(stats))
             except (ZeroDivisionError, ValueError, OverflowError):  # noqa: PERF203

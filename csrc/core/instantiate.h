@@ -10,10 +10,9 @@
 #include "moments/welford.h"
 #include "neighbors/scan.h"
 #include "neighbors/walk.h"
+#include "products/deviations.h"
 #include "products/margins.h"
 #include "products/pairs.h"
-#include "products/projection.h"
-#include "products/scatter.h"
 #include "summary/small_matrix.h"
 #include "tracker/kernels.h"
 
@@ -41,10 +40,11 @@
         {&NCFAST_ISA::walk_nearest<false>, &NCFAST_ISA::walk_nearest<true>},                \
         {&NCFAST_ISA::walk_count<false>, &NCFAST_ISA::walk_count<true>},                    \
         {NCFAST_ISA::kPanel<double>, NCFAST_EACH(pack_deviations), NCFAST_EACH(distances),  \
+         NCFAST_EACH(choose), NCFAST_EACH(score),                                           \
          &NCFAST_ISA::add_gram, &NCFAST_ISA::pair_block,                                    \
          NCFAST_ISA::margin_kernels<float>(),                                               \
          NCFAST_ISA::margin_kernels<double>()},                                             \
         {NCFAST_ISA::kLanes<double>, &NCFAST_ISA::row_products, &NCFAST_ISA::triangle,      \
-         &NCFAST_ISA::rotate_all}};                                                         \
+         &NCFAST_ISA::reflect_back, &NCFAST_ISA::rotate_all}};                              \
     }                                                                                       \
     static_assert(true, "")

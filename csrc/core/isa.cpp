@@ -1,5 +1,9 @@
-// Chooses among the instruction sets that this CPU can run.
-#include "core/isa.h"
+// Chooses among the instruction sets that this CPU can run; compiles the kernels for the compiler's
+// default target, which is SSE2 on x86-64 and NEON on aarch64.
+#define NCFAST_ISA base
+#define NCFAST_VECTOR_BYTES 16
+
+#include "core/instantiate.h"
 
 #include <atomic>
 #include <cstring>
@@ -8,9 +12,14 @@
 #include <cpuid.h>
 #endif
 
+#if defined(__aarch64__)
+NCFAST_KERNELS(kernels_base, "neon");
+#else
+NCFAST_KERNELS(kernels_base, "baseline");
+#endif
+
 namespace ncfast {
 
-extern const Kernels kernels_base;
 #if defined(__x86_64__)
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;

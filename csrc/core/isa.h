@@ -99,8 +99,13 @@ struct SmallMatrix {
     // The upper triangle R (number, stride) of the rows V (number, length) = R^T Q; overwrites V.
     void (*triangle)(double* rows, std::int64_t number, std::int64_t length, double* out,
                      std::int64_t stride);
-    // Rotates each pair of rows in turn to be orthogonal. True if all pairs were already.
-    bool (*rotate_all)(double* triangle, std::int64_t number, std::int64_t stride);
+    // Turns coordinates along the rows of Q into combinations of these, for all `rows` (number,
+    // length); `mirrors` is what triangle left of its rows.
+    void (*reflect_back)(const double* mirrors, std::int64_t number, std::int64_t length,
+                         double* rows);
+    // Rotates each pair of rows in turn, so that their first `width` columns become orthogonal. True
+    // if all pairs were already.
+    bool (*rotate_all)(double* rows, std::int64_t number, std::int64_t width, std::int64_t stride);
 };
 
 struct Kernels {

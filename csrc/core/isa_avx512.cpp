@@ -4,7 +4,7 @@
 #define NCFAST_VECTOR_BYTES 64
 
 // System headers come before the change of target: any CPU must be able to run their functions.
-#include "core/system.h"
+#include "core/types.h"
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"))), apply_to = function)

@@ -2,7 +2,6 @@
 // types, stores and sums of lanes.
 #pragma once
 
-#include "core/system.h"
 #include "core/types.h"
 
 namespace ncfast {

@@ -1,9 +1,11 @@
-// Class moments of a matrix in one pass, and the merge of two states of a class.
+// Class moments of a matrix in one pass, a batch that joins them in place, and the merge of two states
+// of a class.
 #pragma once
 
 #include <algorithm>
 
 #include "core/types.h"
+#include "moments/rows.h"
 
 namespace ncfast {
 
@@ -20,6 +22,13 @@ struct Moments {
 // The bits do not depend on the number of threads.
 void class_moments(const Matrix& feats, const Labels& labels, std::int64_t num_classes,
                    const Moments& out, int threads);
+
+// Merges the rows of the batch that count into `state`, and the products of their deviations into
+// `scatter` (D, D); adds the number of the other rows to `left_out`. The last two may be null.
+// Returns -1, or the first row that has a label out of range: then nothing is written. The same
+// bits for any number of threads.
+std::int64_t update_moments(const Batch& batch, std::int64_t num_classes, const Moments& state,
+                            std::int64_t* left_out, double* scatter, int threads);
 
 // The gradient of a loss with respect to the floating-point moments; null is zero.
 struct MomentGradients {

@@ -1,5 +1,5 @@
 // Cuts a batch into units of work and merges their results into class moments.
-#include "moments/update.h"
+#include "moments/moments.h"
 
 #include <algorithm>
 #include <cmath>

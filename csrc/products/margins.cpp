@@ -5,7 +5,7 @@
 
 #include "core/isa.h"
 #include "core/pool.h"
-#include "moments/plan.h"
+#include "moments/rows.h"
 #include "products/second_pass.h"
 
 namespace ncfast {
@@ -97,7 +97,44 @@ void run(const MarginKernels<C>& use, const Matrix& feats, const Plan& plan, con
     });
 }
 
+constexpr std::int64_t kScoreRows = 64;  // at once
+
 }  // namespace
+
+void add_projected_squares(const Matrix& feats, const Labels& labels, const ClassesAndRows& of,
+                           double* total) {
+    const Products& use = kernels().products;
+    const std::int64_t number = of.number, cols = of.cols;
+    const std::vector<double> zeros(static_cast<std::size_t>(number));
+    const Packed<double> packed({number, cols, nullptr, nullptr, nullptr, nullptr, of.rows,
+                                 zeros.data()}, use.panel);
+    const auto score = use.score[static_cast<int>(feats.dtype)];
+    std::vector<double> buffer(static_cast<std::size_t>(kMostLeft * (cols + kPadding)));
+    std::vector<double> scores(static_cast<std::size_t>(kScoreRows * packed.padded));
+    // a copy: another thread may write to the labels meanwhile
+    std::vector<std::int64_t> own(static_cast<std::size_t>(feats.rows));
+    std::vector<char> counts(own.size());
+    visit(labels, [&](auto* data) {
+        for (std::int64_t i = 0; i < feats.rows; ++i) {
+            const auto label = static_cast<std::int64_t>(
+                __atomic_load_n(data + i * labels.stride, __ATOMIC_RELAXED));
+            counts[i] = label >= 0 && label < number;
+            own[i] = counts[i] ? label : 0;
+        }
+    });
+    for (std::int64_t first = 0; first < feats.rows; first += kScoreRows) {
+        const std::int64_t count = std::min(kScoreRows, feats.rows - first);
+        score(feats, own.data(), of.means, first, count, {number, nullptr, packed.panels.data(), nullptr},
+              buffer.data(), scores.data());
+        for (std::int64_t i = 0; i < count; ++i) {
+            if (!counts[first + i]) continue;
+            const double* row = scores.data() + i * packed.padded;
+            const std::int64_t c = own[first + i];
+            for (std::int64_t k = 0; k < number; ++k)
+                total[c * number + k] += (row[c] - row[k]) * (row[c] - row[k]);
+        }
+    }
+}
 
 void margins(const Matrix& feats, const Labels& labels, const MarginInput& in,
              const MarginSums& out, int threads) {

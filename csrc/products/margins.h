@@ -3,7 +3,7 @@
 #pragma once
 
 #include "products/products.h"
-#include "products/projection.h"
+#include "products/deviations.h"
 #include "products/second_pass.h"
 
 namespace ncfast {

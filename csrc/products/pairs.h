@@ -48,12 +48,6 @@ struct PairState {
     VecD largest[kPairMaxima] = {};
 };
 
-inline VecD lanes_from(std::int64_t first) {
-    VecD index;
-    for (int lane = 0; lane < kLanes<double>; ++lane) index[lane] = static_cast<double>(first + lane);
-    return index;
-}
-
 // 1 - cos of row i with the rows from j on; from differences where the product has cancelled.
 inline VecD one_minus_cosine(const ClassMeans& of, std::int64_t i, std::int64_t j, VecD dots) {
     VecD h = 1.0 - dots;

@@ -39,6 +39,13 @@ inline void left_rows(const C* data, std::int64_t stride, std::int64_t first, st
     for (int r = 0; r < kLeft; ++r) left[r] = data + least(first + r, count - 1) * stride;
 }
 
+// The numbers first, first + 1 and so on, one a lane.
+inline VecD lanes_from(std::int64_t first) {
+    VecD index;
+    for (int lane = 0; lane < kLanes<double>; ++lane) index[lane] = static_cast<double>(first + lane);
+    return index;
+}
+
 inline double dot(const double* a, const double* b, std::int64_t cols) {
     VecD total = {};
     for (std::int64_t d = 0; d < cols; d += kLanes<double>)

@@ -10,7 +10,7 @@
 #include "core/isa.h"
 #include "core/pool.h"
 #include "moments/moments.h"
-#include "moments/plan.h"
+#include "moments/rows.h"
 #include "products/second_pass.h"
 
 namespace ncfast {

@@ -111,6 +111,19 @@ struct MarginSums {
 void margins(const Matrix& feats, const Labels& labels, const MarginInput& in,
              const MarginSums& out, int threads);
 
+// Class means mu_c and the rows w_c of a classifier.
+struct ClassesAndRows {
+    std::int64_t number;
+    std::int64_t cols;
+    const double* means;  // (K, D)
+    const double* rows;   // (K, D)
+};
+
+// Adds <w_c - w_k, x - mu_c>^2 for each row x of class c and all k to total[c][k] (K, K), in the order
+// of the rows and on one thread. Rows with a label out of range count nowhere.
+void add_projected_squares(const Matrix& feats, const Labels& labels, const ClassesAndRows& of,
+                           double* total);
+
 // The operands of the kernels, whose products are in C. Arrays of K entries are padded to whole
 // panels.
 template <class C>
@@ -156,6 +169,42 @@ struct MarginKernels {
                    const double* spread, const MarginSums& out);
 };
 
+// ---- decisions ----
+
+// The class moments, and a classifier.
+struct DecisionInput {
+    std::int64_t number;
+    std::int64_t cols;
+    const double* means;  // (K, D)
+    const std::int64_t* counts;
+    const double* within_ss;  // (K)
+    double norm_sum;
+    const double* weight;  // (K, D), or null
+    const double* bias;    // (K), or null
+};
+
+// Numbers of rows of each class (K), which start at 0; and their shares of the rows in the moments.
+struct Decided {
+    double* agreements;  // rows that the classifier gives to the class of the nearest mean
+    double* hits;        // rows whose nearest mean is that of their class
+    double* shares;      // (2) of both; NaN where the moments are
+};
+
+// Compares the nearest mean of each row with its class and with the classifier's choice. Ties go to
+// the smaller class. Rows with a label out of range count nowhere.
+void compare_decisions(const Matrix& feats, const Labels& labels, const DecisionInput& in,
+                       const Decided& out, int threads);
+
+// The operands of the kernel: a rule argmax_k <x - centre, row_k> + offset_k.
+struct RuleView {
+    std::int64_t number;   // of rows, at least 1
+    const double* centre;  // (D)
+    const double* panels;  // the rows as panels, padded with zeros
+    const double* offset;  // minus infinity where there is no row
+};
+constexpr int kMostLeft = 8;            // rows of features at once
+constexpr std::int64_t kPadding = 8;    // rows a power of two apart share cache sets
+
 // ---- the kernels of an instruction set ----
 
 using PackDeviations = void (*)(const Matrix& feats, const std::int64_t* labels,
@@ -168,6 +217,15 @@ struct Products {
     int panel;                          // rows in a panel
     PackDeviations pack_deviations[4];  // indexed by Dtype
     Distances distances[4];
+    // Writes the row of the rule chosen at each of `count` rows. `buffer` has kMostLeft rows of
+    // D + kPadding doubles.
+    void (*choose[4])(const Matrix& feats, std::int64_t first, std::int64_t count,
+                      const RuleView& rule, double* buffer, std::int32_t* chosen);
+    // Writes the products of the deviations of `count` rows with the rows of the rule, whose centre
+    // and offset are not read.
+    void (*score[4])(const Matrix& feats, const std::int64_t* labels, const double* means,
+                     std::int64_t first, std::int64_t count, const RuleView& rule, double* buffer,
+                     double* scores);
     void (*add_gram)(const double* panels, std::int64_t depth, std::int64_t right, double* total,
                      std::int64_t cols);
     // Pairs rows first .. first + count with the rows after them; lowers nearest (padded K).

@@ -12,6 +12,7 @@ struct Fields {
     double gap;             // norm_F(W / norm_F(W) - M / norm_F(M))
     Spread norm;            // of the rows w_c
     Spread dot, cosine;     // of w_c with mu_c - m
+    double logits;          // norm of <w_c, mu_G> + b_c
     Gram cross, gram, gram_raw;  // W M^T, of the centred rows, of the rows
 };
 
@@ -26,10 +27,10 @@ double dot(const double* a, const double* b, std::int64_t n) {
 
 class Classifier {
 public:
-    Classifier(const States& states, Part weights, bool products)
-        : weights_(weights), products_(products), row_(states), k_(states.classes),
-          d_(states.cols), rows_(k_ * d_), sum_(d_), norms_(k_), dots_(k_), cosines_(k_),
-          product_(k_ * k_) {}
+    Classifier(const States& states, Part weights, Part biases, bool products)
+        : weights_(weights), biases_(biases), products_(products), row_(states),
+          k_(states.classes), d_(states.cols), rows_(k_ * d_), sum_(d_), norms_(k_), dots_(k_),
+          cosines_(k_), product_(k_ * k_) {}
 
     Fields operator()(std::int64_t i) {
         row_.read(i);
@@ -43,6 +44,7 @@ public:
         out.dot = over_classes(dots_);
         out.cosine = over_classes(cosines_);
         out.gap = gap() + undefined_;
+        out.logits = biases_.data == nullptr ? kNan : norm_of_logits(biases_[i]);
         out.cross = out.gram = out.gram_raw = {kNan, kNan, kNan};
         if (products_) multiply(out);
         return out;
@@ -86,6 +88,25 @@ private:
         return std::sqrt(sum);
     }
 
+    // Scaled by the largest logit: squares may leave the range of double.
+    double norm_of_logits(const double* bias) {
+        std::vector<double> centre(static_cast<std::size_t>(d_)), logits;
+        double largest = 0, sum = row_.nan_if_invalid();
+        for (std::int64_t c = 0; c < k_; ++c)
+            for (std::int64_t i = 0; i < d_; ++i)
+                centre[i] += row_.means[c * d_ + i] * row_.weight[c];
+        for (double& value : centre) value /= row_.total;
+        for (std::int64_t c = 0; c < k_; ++c) {
+            if (!row_.present(c)) continue;
+            logits.push_back(dot(rows_.data() + c * d_, centre.data(), d_) + bias[c]);
+            sum += 0 * logits.back();  // NaN stays NaN
+            largest = std::max(largest, std::abs(logits.back()));
+        }
+        if (largest == 0) return sum;
+        for (const double logit : logits) sum += square(logit / largest);
+        return largest * std::sqrt(sum);
+    }
+
     Gram product(const LineVector<double>& left, const LineVector<double>& right) {
         kernels().small.row_products(left.data(), right.data(), k_, d_, product_.data());
         const Gram found = gram(row_, product_);
@@ -102,7 +123,7 @@ private:
         out.gram = product(rows_, rows_);
     }
 
-    const Part weights_;
+    const Part weights_, biases_;
     const bool products_;
     ClassRow row_;
     const std::int64_t k_, d_;
@@ -116,15 +137,16 @@ private:
 const std::vector<std::string>& classifier_names() {
     static const std::vector<std::string> names = {
         "size.frobenius", "size.sum", "size.gap", "norm.mean", "norm.variance",
-        "dot.mean", "dot.variance", "cosine.mean", "cosine.variance",
+        "dot.mean", "dot.variance", "cosine.mean", "cosine.variance", "logits.norm",
         "cross.trace", "cross.norm", "cross.simplex_distance",
         "gram.trace", "gram.norm", "gram.simplex_distance",
         "gram_raw.trace", "gram_raw.norm", "gram_raw.simplex_distance"};
     return names;
 }
 
-void classifier_summary(const States& states, Part weights, bool products, double* out) {
-    Classifier classifier(states, weights, products);
+void classifier_summary(const States& states, Part weights, Part biases, bool products,
+                        double* out) {
+    Classifier classifier(states, weights, biases, products);
     constexpr std::int64_t kFields = sizeof(Fields) / sizeof(double);
     for (std::int64_t i = 0; i < states.number; ++i, out += kFields) {
         const Fields found = classifier(i);

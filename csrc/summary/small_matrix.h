@@ -67,7 +67,8 @@ inline void subtract(double* row, const double* mirror, double share, std::int64
     for (; d < cols; ++d) row[d] -= share * mirror[d];
 }
 
-// Turns the rows into an upper triangle by one Householder reflection a row.
+// Turns the rows into an upper triangle by one Householder reflection a row. Row i keeps the mirror of
+// its reflection, from column i on.
 void triangle(double* rows, std::int64_t number, std::int64_t length, double* out,
               std::int64_t stride) {
     std::memset(out, 0, static_cast<std::size_t>(number * stride) * sizeof(double));
@@ -88,6 +89,20 @@ void triangle(double* rows, std::int64_t number, std::int64_t length, double* ou
     }
 }
 
+// Applies the reflections of triangle in reverse order to each row (number, length): coordinates
+// along the rows of Q, in its first `number` entries, become their combination.
+void reflect_back(const double* mirrors, std::int64_t number, std::int64_t length, double* rows) {
+    for (std::int64_t i = number - 1; i >= 0; --i) {
+        const double* mirror = mirrors + i * length + i;
+        const std::int64_t left = length - i;
+        const double size = dot(mirror, mirror, left), factor = size != 0 ? 2 / size : 0;
+        for (std::int64_t r = 0; r < number; ++r) {
+            double* row = rows + r * length + i;
+            subtract(row, mirror, factor * dot(mirror, row, left), left);
+        }
+    }
+}
+
 inline double dot_padded(const double* a, const double* b, std::int64_t stride) {
     VecD total = {};
     for (std::int64_t d = 0; d < stride; d += kLanes<double>) total += load(a + d) * load(b + d);
@@ -103,15 +118,16 @@ inline void rotate(double* p, double* q, std::int64_t stride, double cosine, dou
     }
 }
 
-// One round of Jacobi rotations over all pairs of rows. True if all pairs were orthogonal already.
-bool rotate_all(double* triangle, std::int64_t number, std::int64_t stride) {
+// One round of Jacobi rotations over all pairs of rows, which makes their first `width` columns
+// orthogonal and rotates the others along. True if all pairs were orthogonal already.
+bool rotate_all(double* rows, std::int64_t number, std::int64_t width, std::int64_t stride) {
     const double close = 0x1p-52 * static_cast<double>(number);
     bool done = true;
     for (std::int64_t i = 0; i < number; ++i)
         for (std::int64_t j = i + 1; j < number; ++j) {
-            double *p = triangle + i * stride, *q = triangle + j * stride;
-            const double a = dot_padded(p, p, stride), b = dot_padded(q, q, stride);
-            const double c = dot_padded(p, q, stride);
+            double *p = rows + i * stride, *q = rows + j * stride;
+            const double a = dot_padded(p, p, width), b = dot_padded(q, q, width);
+            const double c = dot_padded(p, q, width);
             if (!(c * c > close * close * a * b)) continue;
             const double zeta = (b - a) / (2 * c);
             const double size = __builtin_fabs(zeta) + __builtin_sqrt(1 + zeta * zeta);

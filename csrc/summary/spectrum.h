@@ -1,4 +1,4 @@
-// Singular values of small matrices; one object serves many matrices of the same shape.
+// Singular values and directions of small matrices; one object serves many matrices of one shape.
 #pragma once
 
 #include <algorithm>
@@ -36,6 +36,10 @@ public:
     // rows are.
     const std::vector<double>& nonzero(const double* matrix, double norm_mean);
 
+    // The same for at most as many rows as columns. Also writes `directions` (rows, cols): the right
+    // singular vectors in the order of the values.
+    const std::vector<double>& axes(const double* matrix, double norm_mean, double* directions);
+
 private:
     static constexpr int kMostRounds = 40;  // of rotations; 5 to 8 are usual
 
@@ -43,6 +47,10 @@ private:
         return (value + step - 1) / step * step;
     }
     void load(const double* matrix, double scale);
+    // Fills values_, in the order of the rows; false if the matrix is not finite. With `width` above
+    // stride_ the rotations are kept in the columns behind the triangle.
+    bool decompose(const double* matrix, LineVector<double>& triangle, std::int64_t width);
+    const std::vector<double>& without_rounding(double norm_mean);
 
     const SmallMatrix use_;
     const std::int64_t rows_, cols_, number_, length_, stride_;
@@ -56,7 +64,8 @@ inline Spectrum::Spectrum(std::int64_t rows, std::int64_t cols)
       length_(std::max(rows, cols)), stride_(round_up(number_, use_.lanes)),
       vectors_(number_ * length_), triangle_(number_ * stride_), values_(number_) {}
 
-inline const std::vector<double>& Spectrum::operator()(const double* matrix) {
+inline bool Spectrum::decompose(const double* matrix, LineVector<double>& triangle,
+                                std::int64_t width) {
     double most[8] = {}, zeros[8] = {};  // eight independent sums: one would wait for itself
     std::int64_t i = 0;
     const auto add = [&](std::int64_t at, int lane) {
@@ -70,30 +79,65 @@ inline const std::vector<double>& Spectrum::operator()(const double* matrix) {
     const double largest = *std::max_element(most, most + 8);
     if (std::isnan(nan_if_invalid)) {
         std::fill(values_.begin(), values_.end(), nan_if_invalid);
-        return values_;
+        return false;
     }
     int exponent = 0;
     std::frexp(largest, &exponent);  // squares of the scaled matrix neither overflow nor vanish
     load(matrix, std::ldexp(1.0, -exponent));
-    use_.triangle(vectors_.data(), number_, length_, triangle_.data(), stride_);
+    use_.triangle(vectors_.data(), number_, length_, triangle.data(), width);
+    for (std::int64_t i = 0; width > stride_ && i < number_; ++i)
+        triangle[i * width + stride_ + i] = 1;
     for (int i = 0; i < kMostRounds; ++i)
-        if (use_.rotate_all(triangle_.data(), number_, stride_)) break;
+        if (use_.rotate_all(triangle.data(), number_, stride_, width)) break;
     for (std::int64_t i = 0; i < number_; ++i) {
-        const double* row = triangle_.data() + i * stride_;
+        const double* row = triangle.data() + i * width;
         double square = 0;
         for (std::int64_t j = 0; j < number_; ++j) square += row[j] * row[j];
         values_[i] = std::ldexp(std::sqrt(square), exponent);
     }
-    std::sort(values_.begin(), values_.end(), std::greater<>());
+    return true;
+}
+
+inline const std::vector<double>& Spectrum::operator()(const double* matrix) {
+    if (decompose(matrix, triangle_, stride_))
+        std::sort(values_.begin(), values_.end(), std::greater<>());
+    return values_;
+}
+
+inline const std::vector<double>& Spectrum::without_rounding(double norm_mean) {
+    const double cutoff = rank_cutoff(std::max(rows_, cols_)) * std::max(values_[0], norm_mean);
+    for (double& value : values_)
+        if (value <= cutoff) value = 0;
     return values_;
 }
 
 inline const std::vector<double>& Spectrum::nonzero(const double* matrix, double norm_mean) {
     (*this)(matrix);
-    const double cutoff = rank_cutoff(std::max(rows_, cols_)) * std::max(values_[0], norm_mean);
-    for (double& value : values_)
-        if (value <= cutoff) value = 0;
-    return values_;
+    return without_rounding(norm_mean);
+}
+
+// With matrix = R^T Q and J R orthogonal rows for the rotations J, the directions are J Q.
+inline const std::vector<double>& Spectrum::axes(const double* matrix, double norm_mean,
+                                                 double* directions) {
+    const std::int64_t width = 2 * stride_;
+    LineVector<double> rotated(static_cast<std::size_t>(number_ * width));
+    if (!decompose(matrix, rotated, width)) {
+        std::fill_n(directions, number_ * length_, values_[0]);
+        return values_;
+    }
+    std::vector<std::int64_t> order(static_cast<std::size_t>(number_));
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
+        return values_[a] > values_[b];
+    });
+    for (std::int64_t r = 0; r < number_; ++r) {
+        double* row = directions + r * length_;
+        std::fill_n(row, length_, 0.0);
+        std::copy_n(rotated.data() + order[r] * width + stride_, number_, row);
+    }
+    use_.reflect_back(vectors_.data(), number_, length_, directions);
+    std::sort(values_.begin(), values_.end(), std::greater<>());
+    return without_rounding(norm_mean);
 }
 
 inline void Spectrum::load(const double* matrix, double scale) {

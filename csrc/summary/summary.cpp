@@ -1,7 +1,10 @@
 // Primitives of the class moments of many states.
 #include "summary/summary.h"
 
+#include <numeric>
+
 #include "core/isa.h"
+#include "products/second_pass.h"
 #include "summary/class_row.h"
 #include "summary/spectrum.h"
 
@@ -193,6 +196,42 @@ void summarise(const States& states, Parts parts, double* out) {
         const Fields found = summary(i, out + fields);
         std::memcpy(out, &found, sizeof found);
     }
+}
+
+void principal_axes(const States& states, double* out) {
+    ClassRow row(states);
+    Spectrum spectrum(states.classes, states.cols);
+    const std::int64_t k = states.classes, d = states.cols;
+    for (std::int64_t i = 0; i < states.number; ++i, out += k * (1 + d)) {
+        row.read(i);
+        row.centre();
+        const double negligible = row.negligible();
+        for (std::int64_t c = 0; c < k; ++c) {
+            const double* mean = row.centred.data() + c * d;
+            if (std::sqrt(std::inner_product(mean, mean + d, mean, 0.0)) <= negligible) row.drop(c);
+        }
+        const auto& values = spectrum.axes(row.centred.data(), row.norm_sum / row.total, out + k);
+        std::copy(values.begin(), values.end(), out);
+    }
+}
+
+AxisSums axis_sums(const States& states, const Matrix& feats, const Labels& labels, int threads) {
+    const std::int64_t k = states.classes, d = states.cols;
+    ClassRow row(states);
+    row.read(0);
+    std::vector<double> axes(static_cast<std::size_t>(k * (1 + d))), sums(static_cast<std::size_t>(k));
+    principal_axes({1, k, d, states.integer_counts, states.counts, states.means, states.within_ss,
+                    states.norm_sum, states.norm_max}, axes.data());
+    projected_ss(feats, labels, k, row.means, axes.data() + k, k, sums.data(), threads);
+    const double scale = 1 / row.total, cutoff = rank_cutoff(d) * square(axes[0]);
+    const double undefined = row.nan_if_invalid();
+    AxisSums out{axes[0] > 0 ? undefined : kNan, row.number > 1 ? undefined : kNan};
+    for (std::int64_t r = 0; r < k; ++r) {
+        const double sigma = square(axes[r]), term = sums[r] * scale / sigma;
+        if (sigma > cutoff) out.significant += term;
+        if (static_cast<double>(r) < row.number - 1) out.leading += term;
+    }
+    return out;
 }
 
 }  // namespace ncfast

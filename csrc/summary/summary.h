@@ -42,12 +42,27 @@ const std::vector<std::string>& summary_names();
 // means, largest first.
 void summarise(const States& states, Parts parts, double* out);
 
+// Writes out (number, R, 1 + D) for at most D classes: the R = K singular values of the centred means,
+// largest first, then their right singular vectors.
+void principal_axes(const States& states, double* out);
+
+// Sums over principal axes r of v^T Sigma_W v / sigma_r^2, with v the direction of the axis.
+struct AxisSums {
+    double significant;  // over axes whose sigma_r^2 is above the rank cutoff; NaN without one
+    double leading;      // over the first P - 1; NaN if P < 2
+};
+
+// Computes the sums for the features whose class moments the first state holds; at most D classes.
+AxisSums axis_sums(const States& states, const Matrix& feats, const Labels& labels, int threads);
+
 // The names of the fields of classifier_summary, in order.
 const std::vector<std::string>& classifier_names();
 
-// Writes out (number, fields) for the classifier of each state, whose rows (K, D) are `weights`.
-// Fields are NaN with fewer than two present classes or invalid moments, and the fields of products
-// of rows also if `products` is false.
-void classifier_summary(const States& states, Part weights, bool products, double* out);
+// Writes out (number, fields) for the classifier of each state, whose rows (K, D) are `weights` and
+// whose biases (K) may be null. Fields are NaN with invalid moments; all but the norm of the logits
+// also with fewer than two present classes, that one without biases, and the fields of products of
+// rows if `products` is false.
+void classifier_summary(const States& states, Part weights, Part biases, bool products,
+                        double* out);
 
 }  // namespace ncfast

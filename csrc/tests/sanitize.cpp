@@ -7,13 +7,12 @@
 #include <vector>
 
 #include "core/isa.h"
-#include "hostile.h"
+#include "updates.h"
 #include "moments/moments.h"
 #include "neighbors.h"
 #include "products/second_pass.h"
 #include "states.h"
 #include "tracker/norm.h"
-#include "update_shapes.h"
 
 using namespace ncfast;
 
@@ -79,7 +78,28 @@ Data make(const Case& c, Dtype dtype) {
 
 bool close(double a, double b) { return std::abs(a - b) <= 1e-6 * std::abs(b) + 1e-300; }
 
-// Compares scatter and distances with plain loops. The other second passes must be finite: every
+// The number of rows whose nearest class mean is that of their class.
+double nearest_is_own(const Matrix& feats, const std::vector<double>& values,
+                      const std::vector<std::int16_t>& labels,
+                      const std::vector<std::int64_t>& counts, const std::vector<double>& means) {
+    double total = 0;
+    for (std::int64_t i = 0; i < feats.rows; ++i) {
+        double least = INFINITY;
+        std::size_t nearest = 0;
+        for (std::size_t c = 0; c < counts.size(); ++c) {
+            double distance = counts[c] > 0 ? 0 : INFINITY;
+            for (std::int64_t d = 0; d < feats.cols; ++d) {
+                const double gap = values[i * feats.stride + d] - means[c * feats.cols + d];
+                distance += gap * gap;
+            }
+            if (distance < least) least = distance, nearest = c;
+        }
+        total += nearest == static_cast<std::size_t>(labels[i]);
+    }
+    return total;
+}
+
+// Compares scatter, distances and decisions with plain loops. The other second passes must be finite: every
 // read and write happens under the sanitizers.
 bool second_passes_agree(const Matrix& feats, const std::vector<double>& values,
                                 const std::vector<std::int16_t>& short_labels,
@@ -114,7 +134,17 @@ bool second_passes_agree(const Matrix& feats, const std::vector<double>& values,
     for (double& each : unit) each /= std::sqrt(static_cast<double>(cols)) * 8;
     const PairSums sums = class_pairs(unit.data(), length.data(), variances.data(), classes, cols,
                                       0.0, nearest.data(), threads);
-    bool good = near(trace) && near(sum) && sums.count == classes * (classes - 1) / 2;
+    std::vector<double> squares(classes * classes), hits(classes), agreements(classes), share(2);
+    add_projected_squares(feats, {labels.data(), LabelType::i64, 1},
+                          {classes, cols, means.data(), means.data()}, squares.data());
+    compare_decisions(feats, {short_labels.data(), LabelType::i16, 1},
+                      {classes, cols, means.data(), counts.data(), variances.data(), 1.0,
+                       means.data(), bias.data()},
+                      {agreements.data(), hits.data(), share.data()}, threads);
+    double correct = 0;
+    for (const double each : hits) correct += each;
+    bool good = near(trace) && near(sum) && share[0] >= 0 && share[0] <= 1 &&
+                correct == nearest_is_own(feats, values, short_labels, counts, means) && sums.count == classes * (classes - 1) / 2;
     for (std::int64_t c = 0; c < classes; ++c)
         good = good && projected[c] >= 0 && spread[c] >= 0 && radius[c] >= 0 && nearest[c] >= 0;
     return good;

@@ -35,6 +35,27 @@ inline double field(const std::vector<std::string>& names, const std::vector<dou
     return NAN;
 }
 
+// The directions of the axes of centred means are orthonormal; a simplex has equal singular values,
+// and with features at the means all sums over its axes are 0.
+inline bool axes_agree(const States& states) {
+    const std::int64_t k = states.classes, d = states.cols;
+    std::vector<double> axes(static_cast<std::size_t>(k * (1 + d)));
+    principal_axes(states, axes.data());
+    const double* rows = axes.data() + k;
+    bool good = std::abs(axes[0] - axes[k - 2]) < 1e-12 && axes[k - 1] == 0;
+    for (std::int64_t i = 0; i < k; ++i)
+        for (std::int64_t j = 0; j < k; ++j) {
+            double product = 0;
+            for (std::int64_t c = 0; c < d; ++c) product += rows[i * d + c] * rows[j * d + c];
+            good = good && std::abs(product - (i == j)) < 1e-12;
+        }
+    std::vector<std::int64_t> labels(static_cast<std::size_t>(k));
+    for (std::int64_t c = 0; c < k; ++c) labels[c] = c;
+    const Matrix feats{states.means[0], Dtype::f64, k, d, d};
+    const AxisSums sums = axis_sums(states, feats, {labels.data(), LabelType::i64, 1}, 2);
+    return good && sums.significant == 0 && sums.leading == 0;
+}
+
 // The means are an orthogonal frame of equal norms, whose centred means are a simplex.
 inline bool simplex_agrees(std::int64_t number, std::int64_t cols) {
     std::vector<double> counts(static_cast<std::size_t>(number), 2.0), within(counts.size(), 0.0);
@@ -46,13 +67,17 @@ inline bool simplex_agrees(std::int64_t number, std::int64_t cols) {
     std::vector<double> means_out(summary_names().size() + static_cast<std::size_t>(number));
     std::vector<double> rows_out(classifier_names().size());
     summarise(states, {true, true, true, true}, means_out.data());
-    classifier_summary(states, {means.data(), 0}, true, rows_out.data());
+    const std::vector<double> bias(counts.size(), 4.0);
+    classifier_summary(states, {means.data(), 0}, {bias.data(), 0}, true, rows_out.data());
     const auto of_means = [&](const char* name) { return field(summary_names(), means_out, name); };
     const auto of_rows = [&](const char* name) { return field(classifier_names(), rows_out, name); };
     // The rows of the classifier are the means themselves: dual except for the centre.
     return of_means("traces.norm_mean") == 3 && of_means("gram.simplex_distance") < 1e-7 &&
            of_means("cdnv.mean") == 0 && std::abs(of_means("condition.raw") - 1) < 1e-12 &&
-           of_rows("norm.variance") < 1e-12 && of_rows("size.gap") < 1;
+           of_rows("norm.variance") < 1e-12 && of_rows("size.gap") < 1 &&
+           axes_agree(states) &&
+           std::abs(of_rows("logits.norm") -
+                    (9.0 / static_cast<double>(number) + 4) * std::sqrt(number)) < 1e-12;
 }
 
 inline int check_states() {
@@ -114,7 +139,11 @@ inline int check_averages() {
         std::vector<double> averages(batches);
         Average average(c.classes, c.cols, c.length, c.decay, false);
         average.update(averages.data(), 20);
-        average.update(averages.data() + 20 * size, number - 20);
+        Average resumed(c.classes, c.cols, c.length, c.decay, false);
+        std::vector<double> state(static_cast<std::size_t>(average.state_size()));
+        average.save(state.data());
+        resumed.load(state.data());
+        resumed.update(averages.data() + 20 * size, number - 20);
         for (std::int64_t last = 0; last < number; ++last)
             if (!average_agrees(c, batches, averages, last)) ++failures;
     }

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <stdexcept>
 #include <vector>
 
 #include "core/isa.h"
@@ -30,6 +31,12 @@ public:
 
     // Replaces each of `number` adjacent rows of packed moments by the average that ends with it.
     void update(double* states, std::int64_t number);
+
+    // The complete state as doubles: an average that loads them continues with the same bits.
+    std::int64_t state_size() const { return 2 + static_cast<std::int64_t>(rows_.size()) + width_; }
+    void save(double* state) const;
+    // Throws invalid_argument, and changes nothing, if no average of this kind can have that state.
+    void load(const double* state);
 
 private:
     static constexpr std::int64_t kPiece = 16;  // batches per turn of an exponential average
@@ -77,6 +84,28 @@ inline Average::Average(std::int64_t classes, std::int64_t cols, std::int64_t le
 
 inline void Average::update(double* states, std::int64_t number) {
     for (std::int64_t i = 0; i < number; ++i) add(states + i * size_);
+}
+
+inline void Average::save(double* state) const {
+    *state++ = static_cast<double>(position_);
+    *state++ = share_;
+    state = std::copy(rows_.begin(), rows_.end(), state);
+    std::copy(running_.begin(), running_.end(), state);
+}
+
+inline void Average::load(const double* state) {
+    const double position = state[0], share = state[1];
+    const auto end = static_cast<double>(window() ? length_ : kPiece);
+    // the position is an index into memory
+    if (!(position >= 0 && position < end && position == std::floor(position)) ||
+        !(share >= 0 && share <= 1)) {
+        throw std::invalid_argument("the state of the average is damaged");
+    }
+    position_ = static_cast<std::int64_t>(position);
+    share_ = share;
+    const double* rows = state + 2;
+    std::copy(rows, rows + rows_.size(), rows_.begin());
+    std::copy(rows + rows_.size(), rows + rows_.size() + running_.size(), running_.begin());
 }
 
 inline void Average::add(double* state) {

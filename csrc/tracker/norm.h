@@ -8,7 +8,7 @@
 #include "core/isa.h"
 #include "core/pool.h"
 #include "core/types.h"
-#include "moments/plan.h"
+#include "moments/rows.h"
 
 namespace ncfast {
 

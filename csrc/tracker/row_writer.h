@@ -1,15 +1,17 @@
-// Writes the class moments of each training batch into the next row of a buffer.
+// Writes the class moments of each training batch into the next row of a buffer, or updates class
+// moments in place.
 //
-// One call does all the work of a tracker's step: after a training step no cache holds the
-// tracker's code, so every further call would cost misses.
+// One call does all the work: after a training step no cache holds the code of a step or an update,
+// so every further call would cost misses.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <vector>
 
 #include "moments/moments.h"
-#include "moments/plan.h"
+#include "moments/rows.h"
 #include "tracker/tensor_reader.h"
 #include "tracker/weight_norm.h"
 
@@ -17,11 +19,13 @@ namespace ncfast {
 
 class RowWriter {
 public:
-    // The buffer begins at `base`. A row has `classes * (cols + 2) + 2` doubles: counts, means,
-    // within_ss, norm_sum, norm_max. `steps` has one entry per filled row.
-    RowWriter(std::uintptr_t base, std::int64_t rows, std::int64_t classes, std::int64_t cols,
-              pybind11::list steps, std::shared_ptr<const TensorReader> reader)
-        : base_(reinterpret_cast<double*>(base)), rows_(rows), classes_(classes), cols_(cols),
+    // The buffer begins at `base`. A row has `slots * (cols + 2) + 2` doubles: counts, means,
+    // within_ss, norm_sum, norm_max. `steps` has one entry per filled row. With fewer slots than
+    // `num_classes` the slots hold the classes of the batch, in the order of their first rows.
+    RowWriter(std::uintptr_t base, std::int64_t rows, std::int64_t num_classes, std::int64_t slots,
+              std::int64_t cols, pybind11::list steps, std::shared_ptr<const TensorReader> reader)
+        : base_(reinterpret_cast<double*>(base)), rows_(rows), num_classes_(num_classes),
+          slots_(slots), cols_(cols),
           steps_(std::move(steps)), reader_(std::move(reader)) {}
 
     // Computes the moments of a batch into the next row and appends `step` to the steps. Returns
@@ -47,43 +51,63 @@ public:
         return true;
     }
 
+    // Computes the moments of a batch into the next row, which does not count until `count` is
+    // called. Returns false where `push` does.
+    bool fill(const pybind11::object& feats, const pybind11::object& labels) {
+        if (number() >= rows_ || reader_->guarded()) return false;
+        const std::optional<Matrix> x = reader_->matrix(feats);
+        if (!x || x->cols != cols_) return false;
+        const std::optional<Labels> y = reader_->labels(labels, x->rows);
+        if (!y || number() >= rows_) return false;
+        if (num_classes_ == slots_) return measure(*x, *y);
+        std::vector<std::int32_t> numbers(static_cast<std::size_t>(x->rows));
+        return renumber(*y, numbers) && measure(*x, {numbers.data(), LabelType::i32, 1});
+    }
+
+    // Appends `step` to the steps, if `row` is still the next row: a signal handler may have emptied
+    // the buffer since it was filled.
+    bool count(const pybind11::object& step, std::int64_t row) {
+        if (number() != row) return false;
+        steps_.append(step);
+        return true;
+    }
+
+    // Does the same and writes the norm of the module's parameters into `norms`: both or neither.
+    bool count_with_norm(const pybind11::object& step, std::int64_t row, NormWriter& norms,
+                         const pybind11::object& module) {
+        const std::optional<double> norm = norms.measure(module);
+        if (!norm || norms.full() || number() != row) return false;
+        norms.place(step, *norm);
+        steps_.append(step);
+        return true;
+    }
+
 private:
-    std::int64_t size() const { return classes_ * (cols_ + 2) + 2; }
+    std::int64_t size() const { return slots_ * (cols_ + 2) + 2; }
     std::int64_t number() const { return static_cast<std::int64_t>(PyList_GET_SIZE(steps_.ptr())); }
 
-    // Fills the next row; false if it could not.
-    bool fill(const pybind11::object& feats, const pybind11::object& labels) {
-        if (number() >= rows_ || !ordinary(feats) || !ordinary(labels) || reader_->guarded())
-            return false;
-        const std::optional<Matrix> x = matrix(feats);
-        const std::optional<Labels> y = x ? classes(labels, x->rows) : std::nullopt;
-        return y && number() < rows_ && measure(*x, *y);
-    }
-
-    bool ordinary(const pybind11::object& object) const {
-        return reader_->is_tensor(object) && !reader_->negated(object);
-    }
-
-    bool view(const pybind11::object& object, std::int32_t ndim, dlpack::Tensor& out) const {
-        return reader_->view(object, out) && out.data != nullptr && out.ndim == ndim &&
-               out.shape[0] > 0;
-    }
-
-    std::optional<Matrix> matrix(const pybind11::object& feats) const {
-        dlpack::Tensor found;
-        if (!view(feats, 2, found) || found.shape[1] != cols_) return std::nullopt;
-        if (found.strides[1] != 1 && cols_ != 1) return std::nullopt;
-        const std::optional<Dtype> dtype = TensorReader::dtype_of(found.dtype);
-        if (!dtype) return std::nullopt;
-        return Matrix{TensorReader::data_of(found), *dtype, found.shape[0], cols_, found.strides[0]};
-    }
-
-    std::optional<Labels> classes(const pybind11::object& labels, std::int64_t rows) const {
-        dlpack::Tensor found;
-        if (!view(labels, 1, found) || found.shape[0] != rows) return std::nullopt;
-        const std::optional<LabelType> type = TensorReader::label_type_of(found.dtype);
-        if (!type) return std::nullopt;
-        return Labels{TensorReader::data_of(found), *type, found.strides[0]};
+    // Numbers the classes of a batch in the order of their first rows; false if there are more than
+    // slots, or if a label is out of range. A class has its number if its entry of position_ points
+    // at an entry of present_ that points back (see Present), so nothing is cleared between batches.
+    bool renumber(const Labels& y, std::vector<std::int32_t>& numbers) {
+        position_.resize(static_cast<std::size_t>(num_classes_));
+        present_.clear();
+        return visit(y, [&](auto* labels) {
+            for (std::size_t i = 0; i < numbers.size(); ++i) {
+                const auto label = static_cast<std::int64_t>(
+                    __atomic_load_n(labels + static_cast<std::int64_t>(i) * y.stride, __ATOMIC_RELAXED));
+                if (label < 0 || label >= num_classes_) return false;
+                auto at = static_cast<std::size_t>(position_[label]);
+                if (at >= present_.size() || present_[at] != label) {
+                    at = present_.size();
+                    if (static_cast<std::int64_t>(at) == slots_) return false;
+                    position_[label] = static_cast<std::int32_t>(at);
+                    present_.push_back(label);
+                }
+                numbers[i] = static_cast<std::int32_t>(at);
+            }
+            return true;
+        });
     }
 
     // Returns false if a feature is not finite or a label is out of range: the norms are then NaN
@@ -95,10 +119,10 @@ private:
     }
 
     bool measure_into(const Matrix& x, const Labels& y, double* row, int threads) const {
-        double* means = row + classes_;
-        double* within = means + classes_ * cols_;
-        double* norms = within + classes_;
-        class_moments(x, y, classes_,
+        double* means = row + slots_;
+        double* within = means + slots_ * cols_;
+        double* norms = within + slots_;
+        class_moments(x, y, slots_,
                       {reinterpret_cast<std::int64_t*>(row), means, within, norms, norms + 1},
                       threads);
         return std::isfinite(norms[0]);
@@ -122,10 +146,47 @@ private:
     }
 
     double* const base_;
-    const std::int64_t rows_, classes_, cols_;
+    const std::int64_t rows_, num_classes_, slots_, cols_;
     pybind11::list steps_;
     const std::shared_ptr<const TensorReader> reader_;
     std::unique_ptr<double[]> scratch_;  // one row; null while a batch uses it
+    std::vector<std::int32_t> position_;  // of a class in present_; anything for the others
+    std::vector<std::int64_t> present_;
 };
+
+constexpr std::int64_t kUnread = -2;
+
+// Merges a batch into class moments of K classes, all of them tensors. Returns what update_moments
+// does, or kUnread, with nothing changed, if the slow path must look: unexpected types, shapes or
+// memory, or no row.
+inline std::int64_t update_from_tensors(const TensorReader& reader, const pybind11::object& feats,
+                                        const pybind11::object& labels,
+                                        const pybind11::object& counts,
+                                        const pybind11::object& means,
+                                        const pybind11::object& within_ss,
+                                        const pybind11::object& norm_sum,
+                                        const pybind11::object& norm_max) {
+    if (reader.guarded()) return kUnread;
+    const std::optional<Matrix> x = reader.matrix(feats);
+    const std::optional<Labels> y = x ? reader.labels(labels, x->rows) : std::nullopt;
+    dlpack::Tensor found;
+    if (!y || !reader.view_plain(counts, 1, found)) return kUnread;
+    const std::int64_t k = found.shape[0];
+    const auto of = [&](const pybind11::object& tensor, std::initializer_list<std::int64_t> shape) {
+        return static_cast<double*>(reader.contiguous(tensor, dlpack::kFloat, shape));
+    };
+    const Moments state{static_cast<std::int64_t*>(reader.contiguous(counts, dlpack::kInt, {k})),
+                        of(means, {k, x->cols}), of(within_ss, {k}), of(norm_sum, {}),
+                        of(norm_max, {})};
+    if (state.counts == nullptr || state.means == nullptr || state.within_ss == nullptr ||
+        state.norm_sum == nullptr || state.norm_max == nullptr)
+        return kUnread;
+    const Batch batch{*x, *y, nullptr, 0, std::nullopt};
+    if (x->rows * x->cols * static_cast<std::int64_t>(size_of(x->dtype)) < kUnitBytes)
+        return update_moments(batch, k, state, nullptr, nullptr, 1);
+    const int threads = reader.threads();
+    const pybind11::gil_scoped_release release;
+    return update_moments(batch, k, state, nullptr, nullptr, threads);
+}
 
 }  // namespace ncfast

@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 
 #include "core/types.h"
@@ -90,6 +91,46 @@ public:
             return false;
         }
         return out.device.type == dlpack::kCpu && out.dtype.lanes == 1;
+    }
+
+    // A plain tensor of `ndim` axes in memory that holds its numbers.
+    bool view_plain(pybind11::handle object, std::int32_t ndim, dlpack::Tensor& out) const {
+        return is_tensor(object) && !negated(object) && view(object, out) && out.data != nullptr &&
+               out.ndim == ndim;
+    }
+
+    // Features (N, D) with N > 0, if they are a plain tensor with adjacent columns.
+    std::optional<Matrix> matrix(pybind11::handle feats) const {
+        dlpack::Tensor found;
+        if (!view_plain(feats, 2, found) || found.shape[0] <= 0) return std::nullopt;
+        if (found.strides[1] != 1 && found.shape[1] != 1) return std::nullopt;
+        const std::optional<Dtype> dtype = dtype_of(found.dtype);
+        if (!dtype) return std::nullopt;
+        return Matrix{data_of(found), *dtype, found.shape[0], found.shape[1], found.strides[0]};
+    }
+
+    // Labels (N,), if they are a plain tensor of that length.
+    std::optional<Labels> labels(pybind11::handle labels, std::int64_t rows) const {
+        dlpack::Tensor found;
+        if (!view_plain(labels, 1, found) || found.shape[0] != rows) return std::nullopt;
+        const std::optional<LabelType> type = label_type_of(found.dtype);
+        if (!type) return std::nullopt;
+        return Labels{data_of(found), *type, found.strides[0]};
+    }
+
+    // The memory of a plain contiguous tensor of 8-byte numbers of that kind and shape, else null.
+    void* contiguous(pybind11::handle object, dlpack::Code code,
+                     std::initializer_list<std::int64_t> shape) const {
+        dlpack::Tensor found;
+        if (!view_plain(object, static_cast<std::int32_t>(shape.size()), found)) return nullptr;
+        if (found.dtype.code != code || found.dtype.bits != 64) return nullptr;
+        std::int64_t size = 1;
+        for (std::int32_t axis = found.ndim - 1; axis >= 0; --axis) {
+            if (found.shape[axis] != shape.begin()[axis]) return nullptr;
+            if (found.strides[axis] != size && found.shape[axis] != 1) return nullptr;
+            size *= found.shape[axis];
+        }
+        return const_cast<void*>(data_of(found));
     }
 
     static const void* data_of(const dlpack::Tensor& tensor) {

@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "moments/plan.h"
+#include "moments/rows.h"
 #include "tracker/norm.h"
 #include "tracker/tensor_reader.h"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +40,8 @@ def open_stored(path: Path, key: str | None, names: Sequence[str]) -> Stored:
         raise FileError(f"{path}: expected one of {', '.join(FORMATS)} but got {path.suffix!r}.")
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file.")
+    if not path.is_file() and not path.is_dir():  # its end might never come
+        raise FileError(f"{path}: expected a file but got a device or a pipe. Copy it to a file.")
     try:
         return FORMATS[suffix](path, key, names)
     except (FileError, ModuleNotFoundError):
@@ -73,7 +76,14 @@ def _npz(path: Path, key: str | None, names: Sequence[str]) -> Stored:
         member = pick(path, keys, key, names) + ".npy"
         with archive.open(member) as file:
             shape, fortran, dtype = _npy_header(file)
-    refuse_objects(path, dtype)
+            refuse_objects(path, dtype)
+            declared = file.tell() + dtype.itemsize * math.prod(shape)
+        found = archive.getinfo(member).file_size  # more is never decompressed
+    if found != declared:
+        raise FileError(
+            f"{path}: expected {member} to hold {declared} bytes, as its shape {shape} and dtype "
+            f"{dtype} say, but it holds {found}. Save the file again."
+        )
     if fortran and len(shape) > 1:  # columns first: rows lie apart, so the array is read whole
         with np.load(path, allow_pickle=False) as arrays:
             return _mapped(path, arrays[member.removesuffix(".npy")])

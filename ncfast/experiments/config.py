@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import tyro
 
+from ncfast.experiments.stored_types import convert
 from ncfast.tracking import schedule
 
 Dataset = Literal["digits", "mnist", "fashion-mnist", "cifar10", "synthetic", "trec", "sst2"]
@@ -59,6 +60,18 @@ class Recipe:
     """AdamW, or gradient descent on batches (sgd) or on the whole training split (gd)."""
     momentum: float = 0.0
     """Momentum of sgd and gd."""
+    adam_eps: float = 1e-8
+    """The term that adamw adds to the root of the second moment."""
+    weight_decay_layers: str = "all"
+    """Where --weight-decay acts: all, classifier, hidden, or a factor for each layer: 1,0,0,4."""
+    penalty: Literal["none", "rnc1", "quotient", "cdnv", "etf", "random"] = "none"
+    """A push on the hidden layers: the gradient of a metric's logarithm, or a random direction."""
+    penalty_mode: str = "ratio:0.3"
+    """ratio:R gives it R times the norm of the loss's gradient; servo:X holds X times its start."""
+    penalty_from: str = "0"
+    """The step at which the penalty starts; fit: the first log point of training accuracy 0.99."""
+    penalty_until: int | None = None
+    """The step at which the penalty ends; None: never."""
     batch_size: int = 100
     """Samples per step; the data are reshuffled each epoch. Not used by gd."""
     steps: int = setting(100_000, may_change=True)
@@ -92,6 +105,10 @@ class Recipe:
         check_seed(self.seed)
         if not 0 <= self.momentum < 1:
             raise ValueError(f"Expected `momentum` in [0, 1) but got {self.momentum}.")
+        check_positive("adam_eps", self.adam_eps)
+        parse_decay_layers(self.weight_decay_layers)
+        parse_penalty_mode(self.penalty_mode, self.penalty)
+        parse_penalty_from(self.penalty_from)
         if not self.widths or min(self.widths) < 1:
             raise ValueError(f"Expected `widths` to be positive sizes but got {self.widths}.")
         if not self.sigma:
@@ -182,6 +199,70 @@ def effective_train_size(train_size: int | None, dataset: str) -> int:
     return 200 if dataset == "digits" else 1000
 
 
+def parse_decay_layers(text: str) -> tuple[float, ...] | None:
+    """The factors of the layers that `Recipe.weight_decay_layers` lists; None if it has a word.
+
+    Raises:
+        ValueError: it is neither a word nor a list of numbers.
+    """
+    if text in ("all", "classifier", "hidden"):
+        return None
+    try:
+        factors = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        factors = ()
+    if not factors or not all(0 <= factor < math.inf for factor in factors):
+        raise ValueError(
+            "Expected `weight_decay_layers` to be 'all', 'classifier', 'hidden' or a factor for "
+            f"each layer, such as '1,0,0,4', but got {text!r}."
+        )
+    return factors
+
+
+class PenaltyMode(NamedTuple):
+    """How strong a penalty is; see `Recipe.penalty_mode`."""
+
+    servo: bool
+    value: float
+
+
+def parse_penalty_mode(text: str, penalty: str) -> PenaltyMode:
+    """The mode that ``text`` names.
+
+    Raises:
+        ValueError: it names none, or one that the penalty does not have.
+    """
+    kind, _, number = text.partition(":")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if kind not in ("ratio", "servo") or not 0 < value < math.inf or text == "servo:1":
+        raise ValueError(
+            "Expected `penalty_mode` to be 'ratio:R' with R > 0, or 'servo:X' with X > 0 other "
+            f"than 1, but got {text!r}."
+        )
+    if kind == "servo" and penalty == "random":
+        raise ValueError(
+            "Expected `penalty_mode` to be 'ratio:R' with penalty 'random', which has no value to "
+            f"hold, but got {text!r}."
+        )
+    return PenaltyMode(kind == "servo", value)
+
+
+def parse_penalty_from(text: str) -> int | None:
+    """The step at which a penalty starts; None for "fit".
+
+    Raises:
+        ValueError: it is neither a step nor "fit".
+    """
+    if text == "fit":
+        return None
+    if not text.isdecimal():
+        raise ValueError(f"Expected `penalty_from` to be 'fit' or a step but got {text!r}.")
+    return int(text)
+
+
 def check_positive(name: str, value: float) -> None:
     """Raise ValueError unless ``value`` is positive and finite."""
     if not 0 < value < math.inf:
@@ -201,13 +282,23 @@ def check_decay(value: float) -> None:
 
 
 def stored_settings(kind: type[Recipe], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings read from JSON, converted to the types of ``kind``; unknown keys are ignored."""
-    known = {field.name for field in fields(kind)}
-    values = {name: value for name, value in settings.items() if name in known}
-    values |= {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
-    for name in ("out", "data_dir"):
-        if values.get(name) is not None:
-            values[name] = Path(values[name])
+    """Settings read from JSON, converted to the types of ``kind``.
+
+    Unknown settings are ignored, and absent ones keep their defaults: another version may have
+    written them.
+
+    Raises:
+        ValueError: a setting has another type.
+    """
+    hints, values = get_type_hints(kind), {}
+    known = [entry.name for entry in fields(kind) if entry.name in settings]
+    for name in known:
+        try:
+            values[name] = convert(settings[name], hints[name])
+        except TypeError as error:  # noqa: PERF203
+            got = repr(settings[name])
+            got = got if len(got) <= 80 else f"{got[:77]}..."
+            raise ValueError(f"Expected `{name}` to be {error} but got {got}.") from None
     return values
 
 

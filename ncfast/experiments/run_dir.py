@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from dataclasses import asdict
 from pathlib import Path
@@ -15,47 +16,65 @@ import ncfast
 from ncfast._files import replacing
 from ncfast._strict_json import json_line
 from ncfast.experiments.config import TrainConfig, changeable
+from ncfast.experiments.stored import RunDirectoryError as RunDirectoryError
+from ncfast.experiments.stored import check_texts, read_log, read_object, read_settings
 from ncfast.metrics.catalogue import METRICS
 from ncfast.tracking import keys as tracking_keys
 from ncfast.tracking.averaging import parse_averaging
-from ncfast.tracking.sinks import read_records
 
-CONFIG, METRICS_FILE, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
+CONFIG, CHECKPOINT = "config.json", "checkpoint.safetensors"
+METRICS_FILE, PROBES_FILE = "metrics.jsonl", "probes.jsonl"
 # the metrics of each split at every log point, besides accuracy and loss; all follow from the
 # class moments and the classifier
 LOGGED = (*METRICS, "bound.generalization_trace")
 CONVENTIONS = {
-    **{name: text for name, text in tracking_keys.CONVENTIONS.items() if name != "tracker/seconds"},
+    **{
+        name: text
+        for name, text in tracking_keys.CONVENTIONS.items()
+        if name not in (tracking_keys.COST, tracking_keys.RUN)
+    },
     "loss": "mean over the split of the loss of a sample, summed over classes",
     "features": "input of the classifier, model in eval mode, whole split",
     "rnc1.max": "Tr(Sigma_W) / (largest feature norm)^2",
     "rnc1.mean": "Tr(Sigma_W) / (mean feature norm)^2",
     "weight.norm": "global L2 norm of all parameters",
+    "penalty.log_value": "log of the penalised metric of the last batch, model in train mode",
+    "penalty.strength": "factor on the gradient of that logarithm in the last step",
+    "penalty.gradient_norm": "norm of the penalty's gradient in the last step, hidden layers",
+    "penalty.loss_gradient_norm": "norm of the loss's gradient in the last step, hidden layers",
 }
 
 
-class RunDirectoryError(RuntimeError):
-    """The output directory cannot be used for this run; the message names the remedy."""
-
-
 def prepare(config: TrainConfig) -> None:
-    """Create the directory and its config.json, or check that --resume continues the same run.
+    """Create the directory of a new run and its config.json.
 
     Raises:
-        RunDirectoryError: the directory holds another run, there is no run to resume, or the
-            settings differ.
+        RunDirectoryError: the directory holds a run.
         OSError: the directory cannot be written.
     """
-    path = config.out / CONFIG
-    if config.resume:
-        _check_same_run(config, path)
-    elif path.exists() or (config.out / METRICS_FILE).exists():
+    if any(os.path.lexists(config.out / name) for name in (CONFIG, METRICS_FILE, CHECKPOINT)):
         raise RunDirectoryError(
             f"{config.out} already holds a run. Choose another --out, add --resume to continue "
             "that run, or delete the directory."
         )
     config.out.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(_describe(config), indent=2).encode() + b"\n")
+    write_config(config)
+
+
+def write_config(config: TrainConfig) -> None:
+    """Write config.json.
+
+    Raises:
+        OSError: the disk is full or the directory cannot be written.
+    """
+    content = json.dumps(_describe(config), indent=2).encode() + b"\n"
+    write_atomically(config.out / CONFIG, content)
+
+
+def fixed_settings(config: TrainConfig) -> dict[str, Any]:
+    """The settings that a resumed run may not change, as JSON has them."""
+    may_change = changeable(TrainConfig)
+    return {name: value for name, value in _settings(config).items() if name not in may_change}
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
@@ -94,19 +113,20 @@ def header(num_classes: int) -> dict[str, Any]:
     )
 
 
-def _check_same_run(config: TrainConfig, path: Path) -> None:
-    if not path.exists() or not (config.out / CHECKPOINT).exists():
+def check_same_run(config: TrainConfig) -> None:
+    """Check that --resume continues the same run.
+
+    Raises:
+        RunDirectoryError: there is no run to resume, or the settings differ.
+    """
+    if not all(os.path.lexists(config.out / name) for name in (CONFIG, CHECKPOINT)):
         raise RunDirectoryError(
             f"{config.out} holds no checkpoint to resume from. Choose another --out, or delete "
             "the directory, and start without --resume."
         )
-    stored = load_config(config.out)["settings"]
-    before = _settings(TrainConfig.from_settings(stored, config.out))
-    now = _settings(config)
+    before, now = fixed_settings(load_settings(config.out)), fixed_settings(config)
     changed = [
-        f"{name} was {before.get(name)} and is {now[name]}"
-        for name in now
-        if name not in changeable(TrainConfig) and before.get(name) != now[name]
+        f"{name} was {before[name]} and is {now[name]}" for name in now if before[name] != now[name]
     ]
     if changed:
         raise RunDirectoryError(
@@ -116,26 +136,42 @@ def _check_same_run(config: TrainConfig, path: Path) -> None:
 
 
 def load_config(out: Path) -> dict[str, Any]:
-    """The content of a run's config.json.
+    """The content of a run's config.json, with all its settings.
 
     Raises:
-        RunDirectoryError: the file is missing or damaged.
+        RunDirectoryError: the file is missing or damaged, or an entry has the wrong type or value.
     """
+    path = out / CONFIG
     try:
-        return json.loads((out / CONFIG).read_text())
+        content = read_object(path, "the settings of a run")
     except FileNotFoundError as error:
         raise RunDirectoryError(
             f"{out} holds no run: {CONFIG} is missing. Pass a directory made by `ncfast train`."
         ) from error
-    except ValueError as error:
-        raise RunDirectoryError(f"{out / CONFIG} is damaged: {error}.") from error
+    settings = read_settings(TrainConfig, path, content)
+    for name in ("versions", "conventions"):
+        check_texts(path, name, content.setdefault(name, {}))
+    return {**content, "settings": {**content["settings"], **_settings(settings)}}
 
 
-def truncate_log(out: Path, last_step: int) -> None:
-    """Remove the records after ``last_step``; the resumed run writes them again."""
-    path = out / METRICS_FILE
-    if path.exists():
-        kept = [record for record in read_records(path) if record["step"] <= last_step]
+def load_settings(out: Path) -> TrainConfig:
+    """The settings of the run in ``out``.
+
+    Raises:
+        RunDirectoryError: see `load_config`.
+    """
+    return TrainConfig.from_settings(load_config(out)["settings"], out)
+
+
+def truncate_log(path: Path, last_step: int) -> None:
+    """Remove the records after ``last_step``; the resumed run writes them again.
+
+    Raises:
+        RunDirectoryError: the log is damaged; it is unchanged then.
+        OSError: the disk is full or the directory cannot be written.
+    """
+    if os.path.lexists(path):
+        kept = [record for record in read_log(path) if record["step"] <= last_step]
         write_atomically(path, "".join(map(json_line, kept)).encode())
 
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from ncfast.experiments import run_dir, sweep_file
+from ncfast.experiments import run_dir, sweep_file, trainer
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.sweep_config import SweepConfig
 from ncfast.experiments.trainer import load_splits, pick_device
-from ncfast.experiments.training.checkpoint import check_not_past, saved_step
+from ncfast.experiments.training.checkpoint import saved_step
 from ncfast.experiments.training.group import Group
 from ncfast.experiments.training.interrupt import InterruptFlag
 from ncfast.experiments.training.memory import group_size, split_evenly
-from ncfast.experiments.training.probe import PROBES_FILE
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,7 @@ def sweep(config: SweepConfig) -> SweepOutcome:
     replicas = config.replicas()
     config.schedules()  # an invalid schedule must not leave a directory behind
     if config.resume:
-        for replica in replicas.values():
-            check_not_past(replica.out, replica.steps)
+        check_resumable(config)
     if rank.index == 0:
         sweep_file.prepare(config, list(replicas))
     else:
@@ -108,9 +106,24 @@ def sweep(config: SweepConfig) -> SweepOutcome:
     )
 
 
+def check_resumable(config: SweepConfig) -> None:
+    """Check that the sweep in ``config.out`` can be resumed; nothing is changed.
+
+    Raises:
+        RunDirectoryError: there is no sweep, or its settings differ; or a replica that has a
+            checkpoint cannot be resumed, see `trainer.check_resumable`.
+    """
+    replicas = config.replicas()
+    sweep_file.check_same_sweep(config, list(replicas))
+    for replica in replicas.values():
+        if saved_step(replica.out) >= 0:
+            trainer.check_resumable(replica)
+
+
 def _run(configs: Sequence[TrainConfig], device: torch.device, interrupt: InterruptFlag) -> bool:
     for config in configs:
-        run_dir.prepare(replace(config, resume=saved_step(config.out) >= 0))
+        if saved_step(config.out) < 0:
+            run_dir.prepare(config)
     group = Group(configs, *load_splits(configs[0], device), device)
     return group.execute(interrupt)
 
@@ -134,5 +147,5 @@ def _groups(
 def _forget_unsaved(config: TrainConfig) -> None:
     """Delete the files of a replica that has no checkpoint, so that it starts again."""
     if saved_step(config.out) < 0:
-        for name in (run_dir.CONFIG, run_dir.METRICS_FILE, PROBES_FILE):
+        for name in (run_dir.CONFIG, run_dir.METRICS_FILE, run_dir.PROBES_FILE):
             (config.out / name).unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -33,6 +34,7 @@ PresetName = Literal[
     "noise",
     "early-bird",
 ]
+_MOST_REPLICAS = 100_000
 # the axes of a sweep, in the order in which they appear in a replica's name, and their format
 _AXES = (
     ("loss", "{}"),
@@ -78,6 +80,12 @@ class SweepConfig(Recipe):
             check_decay(value)
         check_positive("seeds", self.seeds)
         check_seed(self.seed + self.seeds)
+        number = self.seeds * math.prod(len(getattr(self, name)) or 1 for name, _ in _AXES)
+        if number > _MOST_REPLICAS:
+            raise ValueError(
+                f"Expected `seeds` and the values of the sweep to give at most {_MOST_REPLICAS:,} "
+                f"replicas but got {number:,}."
+            )
         if self.group_size is not None:
             check_positive("group_size", self.group_size)
 

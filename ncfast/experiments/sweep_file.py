@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ncfast.experiments.config import changeable
-from ncfast.experiments.run_dir import RunDirectoryError, versions, write_atomically
+from ncfast.experiments.run_dir import versions, write_atomically
+from ncfast.experiments.stored import RunDirectoryError, bad_entry, read_object, read_settings
 from ncfast.experiments.sweep_config import SweepConfig
 
 SWEEP = "sweep.json"
@@ -18,20 +19,18 @@ WAIT_SECONDS = 120.0
 
 
 def prepare(config: SweepConfig, names: Sequence[str]) -> None:
-    """Create the directory and its sweep.json, or check that --resume continues the same sweep.
+    """Create the directory, unless the sweep is resumed, and write its sweep.json.
 
     Args:
         config: the settings.
         names: the names of the replicas, which are also their folders.
 
     Raises:
-        RunDirectoryError: the directory holds something else, or there is no sweep to resume.
+        RunDirectoryError: the directory of a new sweep holds something else.
         OSError: the directory cannot be written.
     """
     path = config.out / SWEEP
-    if config.resume:
-        _check_same_sweep(config)
-    elif config.out.exists() and any(config.out.iterdir()):
+    if not config.resume and config.out.exists() and any(config.out.iterdir()):
         raise RunDirectoryError(
             f"{config.out} is not empty. Choose another --out, add --resume to continue the sweep "
             "in it, or delete the directory."
@@ -68,23 +67,52 @@ def _settings(config: SweepConfig) -> dict[str, Any]:
 
 
 def load_sweep(out: Path) -> dict[str, Any]:
-    """The content of a sweep's sweep.json.
+    """The content of a sweep's sweep.json, with all its settings.
 
     Raises:
-        RunDirectoryError: the file is missing or damaged.
+        RunDirectoryError: the file is missing or damaged, or an entry has the wrong type or value.
     """
+    path = out / SWEEP
     try:
-        return json.loads((out / SWEEP).read_text())
+        content = read_object(path, "the settings of a sweep")
     except FileNotFoundError as error:
         raise RunDirectoryError(
             f"{out} holds no sweep: {SWEEP} is missing. Pass a directory made by `ncfast sweep`."
         ) from error
-    except ValueError as error:
-        raise RunDirectoryError(f"{out / SWEEP} is damaged: {error}.") from error
+    settings = read_settings(SweepConfig, path, content)
+    names = content.get("replicas")
+    if not isinstance(names, list) or not names or not all(map(_is_name, names)):
+        raise bad_entry(path, "'replicas'", "a list of names of folders beside the file", names)
+    return {**content, "settings": {**content["settings"], **_settings(settings)}}
 
 
-def _check_same_sweep(config: SweepConfig) -> None:
-    before, now = load_sweep(config.out)["settings"], _settings(config)
+def load_settings(out: Path) -> SweepConfig:
+    """The settings of the sweep in ``out``.
+
+    Raises:
+        RunDirectoryError: see `load_sweep`.
+    """
+    return SweepConfig.from_settings(load_sweep(out)["settings"], out)
+
+
+def _is_name(value: object) -> bool:
+    if not isinstance(value, str) or not 0 < len(value.encode()) < 256:
+        return False
+    return value not in (".", "..") and not {*"/\\\0"} & {*value}
+
+
+def check_same_sweep(config: SweepConfig, names: Sequence[str]) -> None:
+    """Check that --resume continues the same sweep.
+
+    Args:
+        config: the settings.
+        names: the names of the replicas.
+
+    Raises:
+        RunDirectoryError: there is no sweep, or its settings or replicas differ.
+    """
+    stored = load_sweep(config.out)
+    before, now = stored["settings"], _settings(config)
     changed = [
         f"{name} was {before.get(name)} and is {now[name]}"
         for name in now
@@ -94,4 +122,9 @@ def _check_same_sweep(config: SweepConfig) -> None:
         raise RunDirectoryError(
             f"--resume continues the sweep in {config.out}, but {'; '.join(changed)}. "
             "Pass the settings of that sweep, or choose another --out."
+        )
+    if stored["replicas"] != list(names):
+        path = config.out / SWEEP
+        raise bad_entry(
+            path, "'replicas'", f"{list(names)}, as the settings say", stored["replicas"]
         )

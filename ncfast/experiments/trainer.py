@@ -9,7 +9,7 @@ import torch
 from ncfast.experiments import run_dir
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.data import ImageSet, load
-from ncfast.experiments.training.checkpoint import check_not_past
+from ncfast.experiments.training import checkpoint
 from ncfast.experiments.training.group import Group
 from ncfast.experiments.training.interrupt import InterruptFlag
 
@@ -60,6 +60,17 @@ def load_splits(config: TrainConfig, device: torch.device) -> tuple[ImageSet, Im
     return train.to(device), test.to(device)
 
 
+def check_resumable(config: TrainConfig) -> None:
+    """Check that the run in ``config.out`` can be resumed; nothing is changed.
+
+    Raises:
+        RunDirectoryError: there is no run, its settings differ, a file of it is damaged, or it is
+            past ``config.steps``.
+    """
+    run_dir.check_same_run(config)
+    checkpoint.check_resumable(config.out, run_dir.fixed_settings(config), config.steps)
+
+
 def train(config: TrainConfig) -> Outcome:
     """Run or resume an experiment in ``config.out``.
 
@@ -74,9 +85,10 @@ def train(config: TrainConfig) -> Outcome:
     device = pick_device(config.device)
     config.schedules()  # an invalid schedule must not leave a directory behind
     if config.resume:
-        check_not_past(config.out, config.steps)
+        check_resumable(config)
     splits = load_splits(config, device)
-    run_dir.prepare(config)
+    if not config.resume:
+        run_dir.prepare(config)
     group = Group([config], *splits, device)
     with InterruptFlag() as interrupt:
         finished = group.execute(interrupt)

@@ -33,7 +33,7 @@ class FeatureCapture:
 
     Args:
         model: any module.
-        layers: see `ncfast.tracking.layers.resolve_layers`.
+        layers: see `ncfast.features.layers.resolve_layers`.
         pool: how an output becomes features (N, D): "flatten", "gap" (global average), "cls" or
             "last" (token), a function of the layer's output, None for outputs that are (N, D)
             already; or a dict from the name of a layer to one of these.

@@ -20,6 +20,7 @@ from ncfast.ops.decisions import Rule, own_distances
 from ncfast.ops.decisions import decisions as decide
 
 _ROWS = 1 << 14  # rows gathered for one search
+_FEW_CLASSES = 16  # a search among so few costs as much as reading the rows
 _FEW_ROWS = 1024  # a search over so few costs less than finding the balls
 _SURE = 1 - 1e-9  # covers the rounding of the distances compared
 _ROUNDING = 64 * torch.finfo(torch.float64).eps  # that of the means, relative to the largest norm
@@ -89,6 +90,14 @@ def _pays(inputs: MetricInputs, products: int) -> bool:
 
 def _plans_pairs(inputs: MetricInputs) -> bool:
     return any(use.startswith("pairs.") for use in inputs.planned)
+
+
+def searches_all(inputs: MetricInputs) -> bool:
+    """Whether no ball saves a search: the classes are few, or so are the rows."""
+    if inputs.moments.num_classes <= _FEW_CLASSES:
+        return True
+    free = "margins" in inputs.planned or _plans_pairs(inputs)
+    return not (free or _pays(inputs, 1))
 
 
 def _half_gaps(inputs: MetricInputs) -> Tensor | None:

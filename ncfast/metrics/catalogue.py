@@ -13,6 +13,7 @@ from ncfast.metrics import (
     decision,
     duality,
     geometry,
+    imbalance,
     ood,
     pairwise,
     rank,
@@ -31,6 +32,7 @@ _FAMILIES = (
     ood,
     rank,
     self_supervised,
+    imbalance,
     bounds,
 )
 _CORE = (

@@ -17,25 +17,30 @@ from ncfast.metrics.rank import total_axes
 from ncfast.ops.spectra import eigen, significant
 
 
-def _ratio(inputs: MetricInputs, kept: Tensor) -> Tensor:
-    """Sum over kept axes of v^T Sigma_W v / lambda_r, over P; NaN with fewer than two classes."""
-    eigenvalues = inputs.axes.values.square() / inputs.number
-    safe = torch.where(kept, eigenvalues, 1.0)
-    total = torch.where(kept, inputs.axis_variances / safe, 0.0).sum()
-    total = total + inputs.nan_if_invalid + 0 * eigenvalues.sum()
-    return torch.where(kept.any(), total / inputs.number, torch.nan)
+def _ratio(inputs: MetricInputs, squares: Tensor, kept: Tensor) -> Tensor:
+    """Sum over kept axes of v^T Sigma_W v / sigma_r^2; NaN with fewer than two classes.
+
+    The P of Sigma_B and the P of the mean over classes cancel.
+    """
+    total = torch.where(kept, inputs.axis_variances / squares, 0.0).sum()
+    return total / kept.any()  # 0 / 0 where no axis is kept
 
 
 def pseudo_inverse_ratio(inputs: MetricInputs) -> Tensor:
     """Tr(Sigma_W pinv(Sigma_B)) / P."""
-    eigenvalues = inputs.axes.values.square()
-    return _ratio(inputs, significant(eigenvalues, inputs.moments.dim))
+    if inputs.axis_sums is not None:
+        return inputs.axis_sums.significant
+    squares = inputs.axes.values.square()
+    return _ratio(inputs, squares, significant(squares, inputs.moments.dim))
 
 
 def truncated_ratio(inputs: MetricInputs) -> Tensor:
     """Tr(Sigma_W Q Lambda^-1 Q^T) / P with the top min(P - 1, D) eigenpairs of Sigma_B."""
-    index = torch.arange(len(inputs.axes.values), device=inputs.centred.device)
-    return _ratio(inputs, index < inputs.number - 1)
+    if inputs.axis_sums is not None:
+        return inputs.axis_sums.leading
+    squares = inputs.axes.values.square()
+    index = torch.arange(len(squares), device=squares.device)
+    return _ratio(inputs, squares, index < inputs.number - 1)
 
 
 def _explained(axes: tuple[Tensor, Tensor], roots: Tensor) -> Tensor:

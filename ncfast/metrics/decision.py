@@ -8,16 +8,27 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncfast.metrics._rules import decisions
+from ncfast.metrics._rules import decisions, searches_all
 from ncfast.metrics.inputs import MetricInputs, given
 from ncfast.metrics.metric import Metric
+from ncfast.ops.decisions import comparable, compared
 
 
 class Correct(NamedTuple):
-    """Numbers of samples by class, (K,) float64 each."""
+    """How many samples of each class are correct, and which share of all samples."""
 
-    agreements: Tensor  # the classifier gives them to the class of the nearest mean
-    hits: Tensor  # the nearest mean is that of their own class
+    by_class: Tensor  # (2, size) float64 numbers: `agreements`, `hits`
+    shares: Tensor | None = None  # (2,) of both; None where nobody computed them
+
+    @property
+    def agreements(self) -> Tensor:
+        """Samples that the classifier gives to the class of the nearest mean, (size,)."""
+        return self.by_class.select(0, 0)
+
+    @property
+    def hits(self) -> Tensor:
+        """Samples whose nearest mean is that of their own class, (size,)."""
+        return self.by_class.select(0, 1)
 
 
 def correct_by_class(inputs: MetricInputs, feats: Tensor, labels: Tensor, size: int) -> Correct:
@@ -26,27 +37,25 @@ def correct_by_class(inputs: MetricInputs, feats: Tensor, labels: Tensor, size: 
     Args:
         inputs: the moments of all samples, and the classifier.
         feats: (N, D) features.
-        labels: (N,) their classes, below ``size``.
-        size: length of the results, at least K.
+        labels: (N,) their classes, any integers.
+        size: length of the results, at least K. Entries behind K - 1 hold no meaning.
     """
+    moments = inputs.moments
+    if comparable(inputs.backend, feats, labels, moments) and searches_all(inputs):
+        return Correct(*compared(feats, labels, moments, inputs.weight, inputs.bias, size))
+    labels = labels.to(torch.int64).clamp(0, size - 1)  # out of range: nan_if_invalid is NaN
     nearest, chosen = decisions(inputs, feats, labels)
     # whole numbers in float64: the sum is exact in any order, so atomics stay deterministic
-    sums = [
-        torch.zeros(size, dtype=torch.float64, device=feats.device).scatter_add_(
-            0, labels, correct.to(torch.float64)
-        )
-        for correct in (nearest == chosen, nearest == labels)
-    ]
-    return Correct(*sums)
+    correct = torch.stack([nearest == chosen, nearest == labels]).to(torch.float64)
+    sums = torch.zeros((2, size), dtype=torch.float64, device=feats.device)
+    return Correct(sums.scatter_add_(1, labels.expand(2, -1), correct))
 
 
 def _correct(inputs: MetricInputs) -> Correct:
     if inputs.sums is not None:
-        return Correct(given(inputs.sums.agreements, "feats"), given(inputs.sums.hits, "feats"))
-    feats, labels = inputs.samples
-    number = inputs.moments.num_classes
-    labels = labels.to(torch.int64).clamp(0, number - 1)  # out of range: nan_if_invalid is NaN
-    return correct_by_class(inputs, feats, labels, number)
+        parts = (given(inputs.sums.agreements, "feats"), given(inputs.sums.hits, "feats"))
+        return Correct(torch.stack(parts))
+    return correct_by_class(inputs, *inputs.samples, inputs.moments.num_classes)
 
 
 def agreements(inputs: MetricInputs) -> Tensor:
@@ -64,9 +73,12 @@ def by_class(inputs: MetricInputs, correct: Tensor) -> Tensor:
     return correct / inputs.moments.counts.to(torch.float64) + inputs.nan_if_invalid
 
 
-def _samples(correct: Callable[[MetricInputs], Tensor]) -> Callable[[MetricInputs], Tensor]:
+def _samples(row: int) -> Callable[[MetricInputs], Tensor]:
     def function(inputs: MetricInputs) -> Tensor:
-        return correct(inputs).sum() / inputs.total + inputs.nan_if_invalid
+        correct = inputs.once(_correct)
+        if correct.shares is not None:
+            return correct.shares.select(0, row)
+        return correct.by_class.select(0, row).sum() / inputs.total + inputs.nan_if_invalid
 
     return function
 
@@ -89,7 +101,7 @@ _OWN = "argmin_c norm(g - mu_c) is the label"
 
 METRICS = {
     "nc4.agreement": Metric(
-        _samples(agreements),
+        _samples(0),
         f"share of samples on which {_AGREE}",
         _SOURCE,
         "[0, 1]",
@@ -109,7 +121,7 @@ METRICS = {
         uses=_DECISIONS,
     ),
     "nc4.ncc_accuracy": Metric(
-        _samples(hits),
+        _samples(1),
         f"share of samples on which {_OWN}",
         "nearest class centre accuracy; Galanti, György & Hutter 2021",
         "[0, 1]",

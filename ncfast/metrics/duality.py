@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from ncfast.metrics.inputs import MetricInputs, given
+from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.metric import Metric
-from ncfast.ops.summary import Spread, norm_of
+from ncfast.ops.summary import Spread
 
 
 def self_duality(inputs: MetricInputs) -> Tensor:
@@ -41,11 +40,7 @@ def uniform_duality_cosine(inputs: MetricInputs) -> Tensor:
 
 def bias_collapse(inputs: MetricInputs) -> Tensor:
     """norm(W mu_G + b): zero when the classifier sees the global mean as no class."""
-    bias = given(inputs.bias, "bias")
-    centre = inputs.moments.global_mean.unsqueeze(-1)
-    logits = (inputs.classifier @ centre).squeeze(-1) + bias
-    kept = torch.where(inputs.present, logits, 0.0)
-    return norm_of(kept) + inputs.nan_if_invalid
+    return inputs.logits_norm
 
 
 def weight_sum(inputs: MetricInputs) -> Tensor:

@@ -16,14 +16,21 @@ import torch
 from torch import Tensor
 
 from ncfast.moments import ClassMoments, class_moments
-from ncfast.ops import summary
+from ncfast.ops import _raw, summary
 from ncfast.ops._raw import plain
-from ncfast.ops.few_classes import FewClasses, few_classes
+from ncfast.ops.few_classes import FewClasses, OfClassifier, few_classes
 from ncfast.ops.margins import Classes, Margins, cantelli_sums, margins
 from ncfast.ops.pairs import PairStatistics, Statistic, pair_statistics
 from ncfast.ops.projection import PROJECTION
 from ncfast.ops.scatter import SCATTER
-from ncfast.ops.spectra import Axes, condition, negligible, nonzero_singular, principal_axes
+from ncfast.ops.spectra import (
+    Axes,
+    AxisSums,
+    condition,
+    negligible,
+    nonzero_singular,
+    principal_axes,
+)
 from ncfast.ops.summary import Gram, RowProducts, Rows, Spread, Traces
 
 T = TypeVar("T")
@@ -266,16 +273,29 @@ class MetricInputs:
         return torch.where(self.present.unsqueeze(-1), self.classifier, 0.0)
 
     @cached_property
-    def _few_rows(self) -> tuple[Rows, RowProducts | None] | None:
-        if self._few is None or not plain(self.classifier):
+    def _few_rows(self) -> OfClassifier | None:
+        parts = [self.classifier] if self.bias is None else [self.classifier, self.bias]
+        if self._few is None or not plain(*parts):
             return None
-        return self._few.classifier(self.classifier, products="row_products" in self.planned)
+        products = "row_products" in self.planned
+        return self._few.classifier(self.classifier, self.bias, products=products)
+
+    @cached_property
+    def logits_norm(self) -> Tensor:
+        """norm(W mu_G + b) over present classes, (...): logits at the mean of all samples."""
+        bias = given(self.bias, "bias")
+        if self._few_rows is not None:
+            return self._few_rows.logits.norm
+        centre = self.moments.global_mean.unsqueeze(-1)
+        logits = (self.classifier @ centre).squeeze(-1) + bias
+        kept = torch.where(self.present, logits, 0.0)
+        return summary.norm_of(kept) + self.nan_if_invalid
 
     @cached_property
     def rows(self) -> Rows:
         """Sizes and angles of the classifier's rows and the centred means, of present classes."""
         if self._few_rows is not None:
-            return self._few_rows[0]
+            return self._few_rows.rows
         return summary.rows(self.rows_present, self.centred, self.present, self._undefined)
 
     @cached_property
@@ -285,9 +305,9 @@ class MetricInputs:
     @cached_property
     def row_products(self) -> RowProducts:
         """Gram matrices of the classifier's rows of present classes."""
-        products = None if self._few_rows is None else self._few_rows[1]
+        products = None if self._few_rows is None else self._few_rows.products
         if products is None and self._few is not None and self._few_rows is not None:
-            _, products = self._few.classifier(self.classifier, products=True)
+            products = self._few.classifier(self.classifier, None, products=True).products
         if products is not None:
             return products
         return summary.row_products(
@@ -371,6 +391,8 @@ class MetricInputs:
     @cached_property
     def axes(self) -> Axes:
         """Singular values and right singular vectors of the centred means."""
+        if self._few is not None and self._few.spectral and self._few.wide:
+            return self._few.axes()
         axes = principal_axes(self.centred)
         size = max(self.centred.shape[-2:])
         return axes._replace(values=nonzero_singular(axes.values, size, self.moments.norm_mean))
@@ -393,12 +415,27 @@ class MetricInputs:
         return sums * (1 / self.total + self.nan_if_invalid)  # one pass over D x D
 
     @cached_property
+    def axis_sums(self) -> AxisSums | None:
+        """`AxisSums` from the extension; None where it cannot, or where Sigma_W is formed."""
+        few, feats, labels = self._few, self.feats, self.labels
+        if few is None or not (few.spectral and few.wide) or feats is None or labels is None:
+            return None
+        if self._reads_scatter or not (_raw.readable(feats) and plain(labels)):
+            return None
+        return few.axis_sums(feats, labels)
+
+    @property
+    def _reads_scatter(self) -> bool:
+        """Whether variances along axes come from Sigma_W, not from projections of the features."""
+        # K - 1 directions cost K / D of the full scatter: form that only if it is wanted anyway
+        wanted = self.sums is not None or "scatter" in self.planned
+        return wanted or 2 * self.moments.num_classes > self.moments.dim
+
+    @cached_property
     def axis_variances(self) -> Tensor:
         """v^T Sigma_W v for every direction v of `axes`, (R,)."""
         directions = self.axes.directions
-        # K - 1 directions cost K / D of the full scatter: form that only if it is wanted anyway
-        wanted = self.sums is not None or "scatter" in self.planned
-        if wanted or 2 * directions.shape[0] > directions.shape[1]:
+        if self._reads_scatter:
             return ((directions @ self.scatter) * directions).sum(1)
         feats, labels = self.samples
         project = PROJECTION.select(self.backend, feats)

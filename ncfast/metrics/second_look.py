@@ -25,7 +25,7 @@ from ncfast.metrics.ood import neco_scores
 from ncfast.moments import ClassMoments
 from ncfast.ops.blocks import add_by_class
 from ncfast.ops.kept_rows import checked_keys, nan_if
-from ncfast.ops.margins import add_projected_squares
+from ncfast.ops.margins import add_projected_squares, add_squares_of_few
 from ncfast.ops.update import UPDATE
 
 NO_SCORE = -1.0  # in place of a score, which lies in 0..1
@@ -113,11 +113,18 @@ class SecondLook:
             sums.agreements.add_(correct.agreements)
             sums.hits.add_(correct.hits)
         if "spread" in self.wanted:
-            means, rows = self._with_the_left_out
-            add_projected_squares(sums.squares, means, rows, feats, labels, range(number))
+            self._add_squares(sums.squares, feats, labels)
         if "scores" in self.wanted:
             scores = neco_scores(self.inputs, feats)
             self.scores.append(torch.where(left_out, NO_SCORE, scores))
+
+    def _add_squares(self, squares: Tensor, feats: Tensor, labels: Tensor) -> None:
+        means, rows = self.inputs.moments.means, self.inputs.classifier_centred
+        native = self.inputs.backend in ("auto", "cpu")
+        if native and add_squares_of_few(squares, means, rows, feats, labels):
+            return
+        means, rows = self._with_the_left_out
+        add_projected_squares(squares, means, rows, feats, labels, range(len(means) - 1))
 
     @cached_property
     def _with_the_left_out(self) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from typing import Any, ParamSpec
 import torch
 from torch import Tensor, nn
 
+from ncfast._warnings import user_level
 from ncfast.ops import _background, _raw, _verdicts
 
 P = ParamSpec("P")
@@ -89,7 +90,7 @@ def some_proven(operation: str, dtype: torch.dtype, device: torch.device) -> boo
 
 
 def _constant(function: Callable[P, bool]) -> Callable[P, bool]:
-    """``function``, whose result compiled code holds as it was while the code was traced.
+    """``function``, whose result code compiled by torch.compile keeps as it was when traced.
 
     It does what `torch.compiler.assume_constant_result` does, without importing the compiler.
     """
@@ -116,7 +117,7 @@ def forced() -> bool | None:
             f"Expected the environment variable {VARIABLE} to be 0, 1 or empty but got {said!r}. "
             "It is ignored.",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=user_level(),
         )
     return None
 

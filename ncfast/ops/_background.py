@@ -23,6 +23,7 @@ from subprocess import DEVNULL, Popen
 
 import torch
 
+from ncfast._warnings import user_level
 from ncfast.ops import _verdicts
 from ncfast.ops._verdicts import COMMAND, Table
 
@@ -141,10 +142,7 @@ def python(module: str, *arguments: str) -> list[str]:
 def visible_name(number: int) -> str:
     """What CUDA_VISIBLE_DEVICES must say for a process that is to see this device alone."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if visible:
-        return visible.split(",")[number].strip()
-    unique = getattr(torch.cuda.get_device_properties(number), "uuid", None)
-    return str(number) if unique is None or torch.version.hip else f"GPU-{unique}"
+    return visible.split(",")[number].strip() if visible else str(number)
 
 
 def _hint(why_not: str) -> None:
@@ -157,7 +155,7 @@ def _hint(why_not: str) -> None:
             f"here: {why_not}. To check them once, run `{COMMAND}`; to hide this hint, set "
             "NCFAST_TRITON=0.",
             UserWarning,
-            stacklevel=8,
+            stacklevel=user_level(),
         )
 
 

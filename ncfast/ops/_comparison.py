@@ -101,6 +101,16 @@ def moments_gaps(found: Results, expected: Results, feats: Tensor, *rest: Any) -
     return [Gap(names[i], found[i], expected[i], allowed[i]) for i in range(len(names))]
 
 
+def gradient_gaps(found: Results, expected: Results, feats: Tensor, *rest: Any) -> list[Gap]:
+    """Of the gradient through class moments: it is rounded to the dtype of the features."""
+    del rest
+    wide = expected[0].to(torch.float64).abs()
+    exact = feats.dtype == torch.float64
+    size = wide.amax() if wide.numel() else wide.sum()
+    allowed = torch.finfo(feats.dtype).eps * wide + (1e-11 if exact else 2e-6) * size
+    return [Gap("gradient", found[0], expected[0], allowed)]
+
+
 def scatter_gaps(found: Results, expected: Results, *given: Any) -> list[Gap]:
     """Of a scatter matrix, by Cauchy and Schwarz."""
     del given
@@ -207,6 +217,7 @@ def everything(gaps: Sequence[Gap]) -> Tensor:
 
 
 MOMENTS = Comparison(direct, cut, moments_gaps)
+GRADIENT = Comparison(direct, cut, gradient_gaps)
 UPDATE = Comparison(run_update, cut_update, update_gaps)
 SCATTER = Comparison(direct, cut, scatter_gaps)
 PROJECTION = Comparison(direct, cut, projection_gaps)

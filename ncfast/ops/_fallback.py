@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from ncfast._warnings import user_level
 from ncfast.ops import _second_net
 
 T = TypeVar("T")
@@ -119,7 +120,7 @@ def _give_up(variant: Variant, error: Exception) -> None:
         f"ncfast falls back to the reference backend for {variant}: its Triton kernels do not run "
         f"({failures[variant]}). Results stay correct and come slower.",
         RuntimeWarning,
-        stacklevel=6,
+        stacklevel=user_level(),
     )
 
 
@@ -130,5 +131,5 @@ def _reject(variant: Variant, ratio: float) -> None:
         f"rows: {failures[variant]}. Discard what this process computed with them. From now on the "
         "reference computes it. Please report this with the output of `ncfast info`.",
         RuntimeWarning,
-        stacklevel=6,
+        stacklevel=user_level(),
     )

@@ -14,7 +14,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -23,8 +22,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ncfast._files import replacing
+
 COMMAND = "ncfast info --check-gpu"
-GROUP_SECONDS = 180.0  # longest time for one operation, path and dtype; then it hangs
+GROUP_SECONDS = 240.0  # longest time for one operation, path and dtype; then it hangs
 # packages that hold the module `faiss`
 _FAISS = (
     *("faiss", "faiss-cpu", "faiss-cuda", "faiss-gpu"),
@@ -266,14 +267,8 @@ def write(
     Raises:
         OSError: the folder cannot be written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     rows = [[*name, *entry] for name, entry in verdicts]
     content = {"facts": facts, "finished": finished, "verdicts": rows}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem)
-    try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(content, file, indent=1)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1))

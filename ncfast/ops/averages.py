@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ncfast.ops import _raw
@@ -42,3 +43,23 @@ class CpuAverage:
         assert states.is_contiguous()
         self._sums.update(states.data_ptr(), len(states))
         return states
+
+    def state(self) -> Tensor:
+        """The complete state, (n,) float64: with it another average gives the same bits."""
+        found = torch.empty(self._sums.state_size(), dtype=torch.float64, device="cpu")
+        self._sums.save(found.data_ptr())
+        return found
+
+    def load(self, state: Tensor) -> None:
+        """Continue from what `state` returned.
+
+        Raises:
+            ValueError: no such average can have this state; nothing is changed then.
+        """
+        found = state.detach().to(device="cpu", dtype=torch.float64).contiguous()
+        if found.shape != (self._sums.state_size(),):
+            raise ValueError(
+                f"Expected a state of shape ({self._sums.state_size()},) but got "
+                f"{tuple(state.shape)}."
+            )
+        self._sums.load(found.data_ptr())

@@ -3,6 +3,7 @@
 On a CPU with many classes the scores are computed in float32 first. A row whose two largest scores
 differ by more than the rounding error of float32 is decided; the others are computed again in
 float64. An accelerator takes float64 at once: asking which rows are undecided would wait for it.
+With few classes the extension compares both decisions in one call, in float64.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ncfast.kernels.configuration import decide_config
 from ncfast.ops import _comparison, _raw
 from ncfast.ops._registry import Operation, operator
 from ncfast.ops.blocks import rows_of
+from ncfast.ops.summary import Moments
 
 _CLASSES = 4096  # columns of a block of scores
 _FEW = 512  # so few classes that float64 costs little
@@ -159,6 +161,62 @@ def stacked(run: Callable[..., Tensor], feats: Tensor, rules: Sequence[Rule]) ->
     if len({rule.rows.shape for rule in rules}) > 1:
         return [found for rule in rules for found in stacked(run, feats, [rule])]
     return list(run(feats, *(torch.stack(parts) for parts in zip(*rules, strict=True))))
+
+
+def compared(
+    feats: Tensor,
+    labels: Tensor,
+    moments: Moments,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    size: int,
+) -> tuple[Tensor, Tensor]:
+    """Decisions of the nearest present class mean, compared by the extension.
+
+    Everything is in float64; ties go to the smaller class.
+
+    Args:
+        feats: (N, D), of which `comparable` says yes.
+        labels: (N,) integers; rows with a label outside 0..K-1 count nowhere.
+        moments: of K classes, float64.
+        weight: (K, D) float64; None counts no agreements.
+        bias: (K,) float64; zero when None.
+        size: at least K.
+
+    Returns:
+        (2, size) float64: the rows of each class on which the classifier decides like the nearest
+        mean, and those on which the nearest mean is that of the class itself; and (2,), both as
+        shares of all rows in the moments.
+    """
+    labels, code = _raw.with_code(labels)
+    out, shares = moments.means.new_zeros((2, size)), _raw.FLOAT64.new_empty(2)
+    agreements = out.data_ptr()
+    _raw.loaded().compare_decisions(
+        *_raw.matrix(feats),
+        labels.data_ptr(),
+        code,
+        labels.stride(0),
+        moments.counts.shape[0],
+        (means := moments.means.contiguous()).data_ptr(),
+        (counts := moments.counts.contiguous()).data_ptr(),
+        (within := moments.within_ss.contiguous()).data_ptr(),
+        moments.norm_sum.data_ptr(),
+        0 if weight is None else (weight := weight.contiguous()).data_ptr(),
+        0 if bias is None else (bias := bias.contiguous()).data_ptr(),
+        agreements,
+        agreements + 8 * size,
+        shares.data_ptr(),
+        torch.get_num_threads(),
+    )
+    del means, counts, within  # held until here: the extension reads their memory
+    return out, shares
+
+
+def comparable(backend: str, feats: Tensor, labels: Tensor, moments: Moments) -> bool:
+    """Whether `compared` can read these, and has few enough classes to search them all at once."""
+    if backend not in ("auto", "cpu") or len(moments.counts) > _FEW:
+        return False
+    return _raw.readable(feats) and _raw.plain(labels, moments.means, moments.counts)
 
 
 def own_distances(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from ncfast.ops import _raw
 from ncfast.ops._raw import plain
 from ncfast.ops.pairs import QUANTITIES, Statistic
+from ncfast.ops.spectra import Axes, AxisSums
 from ncfast.ops.summary import (
     Between,
     Condition,
@@ -43,6 +44,8 @@ class FewClasses:
         norm_sum, norm_max = moments.norm_sum, moments.norm_max
         *self._batch, classes, dim = means.shape
         self.spectral = classes <= _MOST_SPECTRAL
+        self.wide = classes <= dim
+        self._shape = classes, dim
         self._rank = min(classes, dim)
         if not (_dense(counts, 1) and _dense(means, 2) and _dense(within, 1)):
             counts, means, within = counts.contiguous(), means.contiguous(), within.contiguous()
@@ -97,22 +100,73 @@ class FewClasses:
             out = self._summarise("centred_spectrum")
         return out.narrow(-1, _SUMMARY.size, self._rank)
 
-    def classifier(self, weight: Tensor, *, products: bool) -> tuple[Rows, RowProducts | None]:
-        """Sizes and angles of a classifier's rows, and with ``products`` their Gram matrices.
+    def axes(self) -> Axes:
+        """Singular values and right singular vectors of the centred means; at most D classes."""
+        number, dim = self._shape
+        out = _raw.FLOAT64.new_empty((*self._batch, number * (1 + dim)))
+        self._states.axes(out.data_ptr())
+        values, directions = out.split([number, number * dim], -1)
+        return Axes(values, directions.unflatten(-1, (number, dim)))
+
+    def axis_sums(self, feats: Tensor, labels: Tensor) -> AxisSums:
+        """See `AxisSums`; for one state and at most D classes.
+
+        Args:
+            feats: (N, D), of which `_raw.readable` says yes.
+            labels: (N,) plain, in 0..K-1.
+        """
+        labels, code = _raw.with_code(labels)
+        out = _raw.FLOAT64.new_empty(2)
+        self._states.axis_sums(
+            *_raw.matrix(feats),
+            labels.data_ptr(),
+            code,
+            labels.stride(0),
+            out.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return AxisSums(*out.unbind())
+
+    def classifier(self, weight: Tensor, bias: Tensor | None, *, products: bool) -> OfClassifier:
+        """What metrics read of a classifier.
 
         Args:
             weight: (K, D) float64, or one for each state.
+            bias: (K,) float64, or one for each state.
             products: whether to compute the Gram matrices.
         """
         weight = weight if _dense(weight, 2) else weight.contiguous()
         out = _raw.FLOAT64.new_empty((*self._batch, _CLASSIFIER.size))
         stride = weight.stride(0) if weight.ndim > 2 else 0
-        self._states.classifier(weight.data_ptr(), stride, products, out.data_ptr())
+        if bias is not None and not _dense(bias, 1):
+            bias = bias.contiguous()
+        self._states.classifier(
+            weight.data_ptr(),
+            stride,
+            0 if bias is None else bias.data_ptr(),
+            bias.stride(0) if bias is not None and bias.ndim > 1 else 0,
+            products,
+            out.data_ptr(),
+        )
         groups: dict[str, Any] = {name: Group(out, at) for name, at in _CLASSIFIER.places.items()}
         rows = Rows._make(groups[name] for name in Rows._fields)
-        if not products:
-            return rows, None
-        return rows, RowProducts._make(groups[name] for name in RowProducts._fields)
+        gram = (groups[name] for name in RowProducts._fields)
+        found = RowProducts._make(gram) if products else None
+        return OfClassifier(rows, found, groups["logits"])
+
+
+class Logits(NamedTuple):
+    """Of the classifier at the mean of all samples, (...)."""
+
+    norm: Tensor  # norm(W mu_G + b) over present classes; NaN without a bias
+
+
+class OfClassifier(NamedTuple):
+    """What metrics read of a classifier."""
+
+    rows: Rows
+    products: RowProducts | None  # None unless they were asked for
+    logits: Logits
 
 
 class Group:
@@ -160,7 +214,7 @@ class _Fields:
 
 
 _ROWS: dict[str, Any] = {"size": Sizes, "norm": Spread, "dot": Spread, "cosine": Spread}
-_CLASSIFIER = _Fields(_ROWS | dict.fromkeys(RowProducts._fields, Gram))
+_CLASSIFIER = _Fields(_ROWS | {"logits": Logits} | dict.fromkeys(RowProducts._fields, Gram))
 _SUMMARY = _Fields(
     {
         "traces": Traces,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ncfast.kernels.configuration import gradient_config
-from ncfast.ops import _raw
+from ncfast.ops import _comparison, _raw
 from ncfast.ops import moments as forward
 from ncfast.ops._registry import Operation, operator
 from ncfast.ops.blocks import first_pass_rows
@@ -170,6 +170,7 @@ GRADIENT = Operation(
     _triton,
     operator(f"triton_moment_gradients{_ARGUMENTS}", _fake, cpu=reference, cuda=_eagerly),
     float64=True,
+    comparison=_comparison.GRADIENT,
 )
 
 

@@ -19,6 +19,7 @@ from ncfast.ops.blocks import block_rows, take_rows
 from ncfast.ops.pairs import edge, one_minus_cosine, squared_distance
 from ncfast.ops.runs import Pieces, sort_by_class
 
+_SMALL = 1 << 25  # products that one thread does as fast as a matrix library does
 _TABLE = 1 << 24  # entries of a (K, k) table of projected variances: 128 MB
 
 
@@ -140,6 +141,39 @@ def add_projected_squares(
     runs = sort_by_class(labels.to(torch.int64).clamp(0, len(means) - 1), len(means))
     block = block_rows(feats, len(others))
     total += Pieces(runs, block, len(others)).sums(squares)
+
+
+def add_squares_of_few(
+    total: Tensor, means: Tensor, rows: Tensor, feats: Tensor, labels: Tensor
+) -> bool:
+    """`add_projected_squares` for all classes by the extension, where the work is small.
+
+    Args:
+        total: (K, K) or more rows, contiguous.
+        means: (K, D) mu_c, float64.
+        rows: (K, D) w_c, float64.
+        feats: (N, D) features g.
+        labels: (N,) their classes; those outside 0..K-1 add nothing.
+
+    Returns:
+        False, with nothing added, where the reference must do it.
+    """
+    small = feats.shape[0] * rows.numel() <= _SMALL
+    if not (small and _raw.readable(feats) and _raw.plain(total, means, rows, labels)):
+        return False
+    labels, code = _raw.with_code(labels)
+    means, rows = means.contiguous(), rows.contiguous()
+    _raw.loaded().add_projected_squares(
+        *_raw.matrix(feats),
+        labels.data_ptr(),
+        code,
+        labels.stride(0),
+        len(rows),
+        means.data_ptr(),
+        rows.data_ptr(),
+        total.data_ptr(),
+    )
+    return True
 
 
 def cantelli_sums(classes: Classes, rows: Tensor, bias: Tensor | None, squares: Tensor) -> Tensor:

@@ -27,6 +27,13 @@ class Axes(NamedTuple):
     directions: Tensor  # (..., R, D) right singular vectors
 
 
+class AxisSums(NamedTuple):
+    """Sums of v^T Sigma_W v / sigma_r^2 over principal axes of the centred class means, ()."""
+
+    significant: Tensor  # over those that `significant` keeps; NaN without one
+    leading: Tensor  # over the first P - 1 of P present classes; NaN if P < 2
+
+
 def _finite_or_zero(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """The matrix, zero where it is not finite (LAPACK raises on NaN); and NaN there, else zero."""
     usable = torch.isfinite(matrix).all(-1).all(-1)

@@ -63,6 +63,16 @@ class FastRowWriter(Protocol):
         the same call, so that nobody finds the one without the other.
         """
 
+    def fill(self, feats: object, labels: object) -> bool:
+        """Fill the next row, which does not count until `count`; False as in `push`."""
+
+    def count(self, step: int, row: int, *norm: object) -> bool:
+        """Count ``row``, which was filled, and write the norm as `push` does.
+
+        False, and nothing done, if the norm takes a closer look, or if ``row`` is no longer the
+        next one: a signal handler may have emptied the buffer.
+        """
+
 
 class RowWriter:
     """Writes the moments of features straight into rows on the CPU.
@@ -70,12 +80,15 @@ class RowWriter:
     Args:
         states: (R, size) float64 on the CPU, contiguous.
         layout: of its rows.
+        num_classes: K of the labels; None is that of the layout. Where it is larger, a row holds
+            the classes of its batch, in any order, and `write` cannot fill it.
     """
 
-    def __init__(self, states: Tensor, layout: Layout) -> None:
+    def __init__(self, states: Tensor, layout: Layout, num_classes: int | None = None) -> None:
         k, d = layout.classes, layout.dim
         # held, not only its address: the memory must outlive the writer
         self._states, self._classes, self._dim = states, k, d
+        self._num_classes = k if num_classes is None else num_classes
         assert _raw.extension is not None, _raw.import_error
         self._class_moments = _raw.extension.class_moments
         self._base, self._row = states.data_ptr(), 8 * layout.size
@@ -97,7 +110,13 @@ class RowWriter:
         if _raw.extension is None or reader is None:
             return None
         writer: FastRowWriter = _raw.extension.RowWriter(
-            self._base, len(self._states), self._classes, self._dim, steps, reader
+            self._base,
+            len(self._states),
+            self._num_classes,
+            self._classes,
+            self._dim,
+            steps,
+            reader,
         )
         return writer
 
@@ -113,6 +132,8 @@ class RowWriter:
         stride, step = feats.stride()
         values, classes = feats.data_ptr(), labels.data_ptr()
         if code is None or label_code is None or not values or not classes:
+            return False
+        if self._num_classes != self._classes:
             return False
         if (step != 1 and dim != 1) or feats.is_neg() or labels.is_neg():
             return False

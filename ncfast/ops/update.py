@@ -120,6 +120,34 @@ def _cpu(feats: Tensor, labels: Tensor, state: Moments, **options: Any) -> None:
     return None
 
 
+def update_plain(feats: object, labels: object, state: Moments) -> bool:
+    """Merge a batch of plain CPU tensors into ``state`` in one call of the extension.
+
+    Returns:
+        False, with nothing changed, where the checks of `ClassMoments.update_` and an `Operation`
+        must look: at anything but plain tensors that fit.
+
+    Raises:
+        ValueError: a label outside 0..K-1; nothing is written.
+    """
+    reader = _raw.tensor_reader(_raw.extension)
+    if reader is None:
+        return False
+    row = reader.update_moments(
+        feats,
+        labels,
+        state.counts,
+        state.means,
+        state.within_ss,
+        state.norm_sum,
+        state.norm_max,
+    )
+    if row >= 0:
+        assert isinstance(labels, Tensor)
+        raise out_of_range(labels, row, len(state.counts))
+    return bool(row == -1)
+
+
 def _writable(state: Moments, ignored: Tensor | None, scatter: Tensor | None) -> bool:
     """Whether the extension can write to these tensors where they lie."""
     wide, whole = torch.float64, torch.int64

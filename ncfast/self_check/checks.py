@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import torch
 
+from ncfast.ops import _verdicts
 from ncfast.self_check import concurrency
 from ncfast.self_check.forms import Form, Shapes, Wrong
 from ncfast.self_check.samples import Sample, accuracy, collapsed, edges, layouts
 
-_SMALL = 40  # rows of the samples with which the layouts and edges are checked, where time counts
+_SMALL = 32  # rows of the samples with which the layouts and edges are checked, where time counts
 _ROWS = 700
 FAR_BYTES = 13 << 30  # free memory that the check of far offsets needs
 
 
-def run(form: Form, dtype: torch.dtype, device: torch.device, *, small: bool = False) -> str:
+def run(form: Form, dtype: torch.dtype, device: torch.device, *, far: bool = False) -> str:
     """Make all checks of a path.
+
+    On a CPU, for Triton's interpreter, they are those that need no CUDA device, with few rows.
 
     Args:
         form: the path.
         dtype: of the features.
         device: where the kernels run.
-        small: few rows, and the checks that need no CUDA device, for Triton's interpreter.
+        far: whether much memory may be used for offsets beyond 2^31.
 
     Returns:
         What could not be checked; empty if everything was.
@@ -29,22 +32,23 @@ def run(form: Form, dtype: torch.dtype, device: torch.device, *, small: bool = F
         Wrong: a result is wrong.
         Exception: whatever the kernels raise.
     """
+    small = device.type != "cuda"
     rows, dim = (_SMALL, 20) if small else (_ROWS, 96)
     shapes = _shrunk(form) if small else form.shapes
     samples = accuracy(dtype, shapes) + edges(dtype, rows, dim) + layouts(dtype, rows)
     for sample in samples:
-        if device.type == "cuda":
+        if not small:
             _poison(device)
         form.compare(form.found(sample, device), sample)
     usual = collapsed(0.5, rows, dim, 4, dtype)
     _invalid(form, usual, device)
     _not_finite(form, usual, device)
-    if device.type != "cuda":
+    if small:
         return ""
     same = [collapsed(0.1, *form.shapes[0], dtype, seed) for seed in range(4)]
     concurrency.streams(form, same[0], device)
     concurrency.graphs(form, same, device)
-    return _far_offsets(form, dtype, device)
+    return _far_offsets(form, device, far=far) if dtype == torch.bfloat16 else ""
 
 
 def _shrunk(form: Form) -> Shapes:
@@ -80,15 +84,18 @@ def _poison(device: torch.device) -> None:
         torch.full((size,), torch.nan, dtype=torch.float64, device=device)
 
 
-def _far_offsets(form: Form, dtype: torch.dtype, device: torch.device) -> str:
+def _far_offsets(form: Form, device: torch.device, *, far: bool) -> str:
     """Features of more than 2^31 entries, in the last two rows of which all is different from 0."""
-    if not form.far or dtype != torch.bfloat16:
+    if not form.far:
         return ""
-    if torch.cuda.mem_get_info(device)[0] < FAR_BYTES:
-        return "offsets beyond 2^31 were not checked: that needs 13 GiB of free memory"
+    if not far or torch.cuda.mem_get_info(device)[0] < FAR_BYTES:
+        return (
+            "but for offsets beyond 2^31, which take 13 GiB of free memory and "
+            f"`{_verdicts.COMMAND}`"
+        )
     dim = 4096
     rows = 2**31 // dim + 3
-    feats = torch.zeros((rows, dim), dtype=dtype, device=device)
+    feats = torch.zeros((rows, dim), dtype=torch.bfloat16, device=device)
     feats[-1], feats[-2] = 2.0, 4.0
     labels = torch.zeros(rows, dtype=torch.int64, device=device)
     labels[-2:] = 1

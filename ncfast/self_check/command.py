@@ -37,6 +37,8 @@ def check_all(say: Callable[[str], None]) -> str | None:
             named = ", ".join(part for part in subject if part)
             say(f"{device}: {named}: {verdict}")
 
-        check_device(table.file, table.facts, _background.visible_name(table.number), report)
+        check_device(
+            table.file, table.facts, _background.visible_name(table.number), report, alone=True
+        )
         _verdicts.read(table)
     return None

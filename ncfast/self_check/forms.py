@@ -13,6 +13,7 @@ from ncfast.ops import moments as class_moments
 from ncfast.ops._comparison import Comparison, Gap, worst
 from ncfast.ops._registry import Operation
 from ncfast.ops.decisions import STACKED_DECISIONS
+from ncfast.ops.gradient import GRADIENT
 from ncfast.ops.moments import ONE_LAUNCH, SORTED_ROWS, RawMoments
 from ncfast.ops.projection import PROJECTION
 from ncfast.ops.scatter import SCATTER
@@ -117,6 +118,15 @@ def _labels_and_means(sample: Sample) -> Arguments:
     return (sample.labels, _means(sample)), {}
 
 
+def _gradients(sample: Sample) -> Arguments:
+    """Gradients with respect to each moment."""
+    generator = torch.Generator().manual_seed(3)
+    raw = class_moments.reference(sample.feats, sample.labels, sample.num_classes)
+    shapes = ((sample.num_classes, sample.feats.shape[1]), (sample.num_classes,), (), ())
+    each = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    return (sample.labels, raw.counts, raw.means, *each), {}
+
+
 def _directions(sample: Sample) -> Arguments:
     generator = torch.Generator().manual_seed(5)
     number, dim = min(9, sample.num_classes), sample.feats.shape[1]
@@ -167,6 +177,7 @@ def _batch_with_scatter(sample: Sample) -> Arguments:
 
 _ONE_LAUNCH = ((1000, 200, 10), (600, 33, 1), (1, 7, 1))
 _SORTED_ROWS = ((6000, 200, 3), (9000, 64, 10), (600, 4100, 7), (3000, 24, 1500), (1, 7, 1))
+_GRADIENT = ((1000, 200, 10), (300, 3000, 7), (600, 33, 1))
 _UPDATE = ((512, 200, 10), (3000, 64, 300), (300, 2100, 7), (1, 7, 1))
 # few rows, because the errors of many average out
 _PRODUCTS = ((40, 200, 3), (1000, 200, 10), (300, 1500, 7), (300, 24, 3))
@@ -178,6 +189,7 @@ def forms() -> list[Form]:
     return [
         _of_moments(ONE_LAUNCH, class_moments.compute, _ONE_LAUNCH),
         replace(_of_moments(SORTED_ROWS, class_moments.by_sorted_rows, _SORTED_ROWS), far=True),
+        _of(GRADIENT, "", _gradients, _GRADIENT, ()),
         _of(UPDATE, "", _batch, _UPDATE, (3, 4)),
         # the reference computes a scatter matrix of float64
         replace(

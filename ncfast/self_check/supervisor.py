@@ -21,7 +21,7 @@ from ncfast.ops import _verdicts
 from ncfast.ops._background import python
 from ncfast.ops._verdicts import Facts, Subject, Verdict
 
-_START_SECONDS = 180.0  # in which a worker imports torch and says what it begins
+_START_SECONDS = 240.0  # in which a worker imports torch and says what it begins
 MOST_LOSSES = 3  # workers that hang or crash; then the device is left alone
 Report = Callable[[Subject, Verdict], None]
 
@@ -34,16 +34,26 @@ def main(text: str) -> None:
     """
     request = json.loads(text)
     with contextlib.suppress(AttributeError, OSError):
-        os.nice(10)
-    check_device(Path(request["file"]), request["facts"], request["visible"])
+        os.nice(3)
+    check_device(Path(request["file"]), request["facts"], request["visible"], alone=False)
 
 
-def check_device(file: Path, facts: Facts, visible: str, report: Report | None = None) -> None:
-    """Check the one device that ``visible`` names; see `supervise`."""
+def check_device(
+    file: Path, facts: Facts, visible: str, report: Report | None = None, *, alone: bool
+) -> None:
+    """Check the device that ``visible`` names in CUDA_VISIBLE_DEVICES; see `Supervision`.
+
+    Args:
+        file: of the verdicts.
+        facts: of the device.
+        visible: names it.
+        report: is called with each verdict.
+        alone: whether no other program needs the memory of the device.
+    """
     from ncfast.self_check.worker import subjects
 
     def command(left: Sequence[Subject]) -> list[str]:
-        request = {"subjects": left, "device": "cuda:0", "facts": facts, "small": False}
+        request = {"subjects": left, "device": "cuda:0", "facts": facts, "alone": alone}
         return python("ncfast.self_check.worker", json.dumps(request))
 
     Supervision(file, facts, command, _environment(visible), report=report).run(subjects())
@@ -66,6 +76,8 @@ class Supervision:
         environment: of the workers.
         seconds: the longest time for one subject.
         report: is called with each verdict.
+        verdicts: so far.
+        trouble: of the last worker that was lost before it began.
     """
 
     file: Path
@@ -75,6 +87,7 @@ class Supervision:
     seconds: float = _verdicts.GROUP_SECONDS
     report: Report | None = None
     verdicts: dict[Subject, Verdict] = field(default_factory=dict)
+    trouble: str = ""
 
     def run(self, subjects: Sequence[Subject]) -> None:
         """Check all subjects.
@@ -89,7 +102,7 @@ class Supervision:
             losses += reason is None
             if reason is not None:
                 break
-        stopped = reason or f"the check ended after {MOST_LOSSES} crashes or hangs"
+        stopped = reason or f"the check ended after {MOST_LOSSES} crashes or hangs{self.trouble}"
         for each in left:
             self._settle(each, Verdict("unchecked", stopped))
         self._write(finished=True)
@@ -146,7 +159,9 @@ class Supervision:
         return None
 
     def _lose(self, current: Subject | None, verdict: Verdict) -> None:
-        if current is not None:
+        if current is None:  # it was lost before it began
+            self.trouble = f" ({verdict})"
+        else:
             self._settle(current, verdict)
 
     def _settle(self, subject: Subject, verdict: Verdict) -> None:

@@ -15,6 +15,7 @@ from ncfast.ops._verdicts import Subject, Verdict
 from ncfast.self_check import checks, neighbors
 from ncfast.self_check.forms import Form, Wrong, forms
 
+MEMORY = 2 << 30  # of the device, for a check beside other programs
 LOST = 3  # exit status when the CUDA context is lost
 
 
@@ -33,8 +34,8 @@ def main(text: str) -> None:
     """Check the subjects of a request on one device.
 
     Args:
-        text: JSON with "subjects"; "device"; "facts", or null where they need not agree; "small",
-            see `checks.run`.
+        text: JSON with "subjects"; "device"; "facts" of a CUDA device; "alone": whether no other
+            program needs its memory.
     """
     request = json.loads(text)
     device = torch.device(request["device"])
@@ -43,10 +44,13 @@ def main(text: str) -> None:
         _say(stop=why_not)
         return
     torch.set_float32_matmul_precision("high")  # no kernel may depend on it
+    if device.type == "cuda" and not request["alone"]:
+        whole = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, MEMORY / whole), device)
     for each in request["subjects"]:
         subject = Subject(*each)
         _say(begin=subject)
-        verdict = examine(subject, device, small=request["small"])
+        verdict = examine(subject, device, alone=request["alone"])
         if _lost(device):
             _say(end=subject, verdict=Verdict("crashed", verdict.reason or "the device failed"))
             os._exit(LOST)
@@ -63,17 +67,17 @@ def _why_not(device: torch.device, facts: Any) -> str | None:
         return None
     try:
         torch.zeros(1, device=device).add_(1).cpu()
-    except RuntimeError as error:
+    except Exception as error:  # of a driver, or of torch without CUDA
         return f"a second process cannot use the device: {_first_line(error)}"
     if _verdicts.facts(0) != facts:
         return "a second process sees another device or other versions"
     return None
 
 
-def examine(subject: Subject, device: torch.device, *, small: bool = False) -> Verdict:
+def examine(subject: Subject, device: torch.device, *, alone: bool) -> Verdict:
     """The verdict on one subject. A kernel that hangs or crashes gives none."""
     try:
-        return Verdict("ok", _check(subject)(getattr(torch, subject.dtype), device, small=small))
+        return Verdict("ok", _check(subject)(getattr(torch, subject.dtype), device, alone))
     except Wrong as error:
         return Verdict("failed", str(error))
     except torch.OutOfMemoryError:
@@ -90,9 +94,9 @@ def _check(subject: Subject) -> Callable[..., str]:
     if why_not is not None:
         raise neighbors.Missing(why_not)
     if subject.operation == neighbors.NAME:
-        return neighbors.check(subject.path)
+        return lambda dtype, device, alone: neighbors.check(subject.path, dtype, device)
     form = _find(forms(), subject)
-    return lambda dtype, device, *, small: checks.run(form, dtype, device, small=small)
+    return lambda dtype, device, alone: checks.run(form, dtype, device, far=alone)
 
 
 def _find(known: Sequence[Form], subject: Subject) -> Form:

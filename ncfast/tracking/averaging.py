@@ -152,6 +152,23 @@ class TorchAverage:
             self._update_chunk(chunk)
         return states
 
+    def state(self) -> Tensor:
+        """The complete state, (n,) float64."""
+        return self._rows[: self._past].flatten().clone()
+
+    def load(self, state: Tensor) -> None:
+        """Continue from what `state` returned.
+
+        Raises:
+            ValueError: an average of another kind, or of other batches, has this state.
+        """
+        past = self._rows[: self._past]
+        if state.shape != (past.numel(),):
+            raise ValueError(
+                f"Expected a state of shape ({past.numel()},) but got {tuple(state.shape)}."
+            )
+        past.copy_(state.view(past.shape))
+
     def _update_chunk(self, states: Tensor) -> None:
         rows = self._rows[: self._past + len(states)]
         unusable = torch.isfinite(states[:, -2:]).all(1, keepdim=True).logical_not()

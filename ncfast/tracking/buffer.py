@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ncfast import _validate
-from ncfast.features.classifier import Classifier
+from ncfast.features.classifier import Classifier, classifier_of
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.moments import ClassMoments, class_moments
 from ncfast.ops import _raw, select
@@ -24,7 +24,14 @@ from ncfast.tracking.records import Table
 from ncfast.tracking.shutdown import defer_signals
 
 _ROWS = 128
+_FEWEST_SLOTS = 128  # so few classes cost little, present or not
 _BYTES = 1 << 25  # most memory of a buffer: with large moments it has fewer rows
+
+
+def slots_for(rows: int, num_classes: int) -> int:
+    """How many classes a row holds for batches of so many rows: K, or fewer where they fill few."""
+    slots = max(_FEWEST_SLOTS, 1 << (rows - 1).bit_length())
+    return slots if 2 * slots <= num_classes else num_classes
 
 
 class MomentsBuffer:
@@ -38,7 +45,8 @@ class MomentsBuffer:
     Args:
         prefix: the first part of the keys, such as "train".
         ids: the metrics of a record, in its order.
-        layout: the layout of the packed moments.
+        layout: the layout of the packed moments. With fewer classes than K, a row holds the classes
+            of its batch, in any order.
         device: the device of the features.
         averaging: how batches are averaged.
         of_batch: those of ``ids`` that are computed from the features of each batch, at once.
@@ -46,6 +54,7 @@ class MomentsBuffer:
             None keeps none.
         ignore_index: rows with this label are left out; None leaves out none.
         left_out_key: the key for the number of rows that were left out.
+        num_classes: K; None is that of the layout.
 
     Attributes:
         steps: the step of each filled row.
@@ -67,7 +76,10 @@ class MomentsBuffer:
         classifier: Classifier | None = None,
         ignore_index: int | None = None,
         left_out_key: str = "",
+        num_classes: int | None = None,
     ) -> None:
+        self._num_classes = layout.classes if num_classes is None else num_classes
+        self._holds_present = layout.classes < self._num_classes
         self.prefix, self.layout, self.device = prefix, layout, device
         self.keys = [f"{prefix}/{id_}" for id_ in ids]
         self.of_states = tuple(id_ for id_ in ids if id_ not in of_batch)
@@ -81,12 +93,13 @@ class MomentsBuffer:
         self.captured = False
         shape = (self.capacity, layout.size)
         self.states = torch.zeros(shape, dtype=torch.float64, device=device)
+        self._moments: dict[int, ClassMoments] = {}
         self._position = torch.zeros(1, dtype=torch.int64, device=device)
         self._averaged = 0  # leading rows that hold averages already
-        averages = averaging.kind != "batch"
+        averages, self._averaging = averaging.kind != "batch", averaging
         self._average = running_average(averaging, layout, device) if averages else None
         fast = _raw.extension is not None and type(self.states) is Tensor and device.type == "cpu"
-        self._rows = RowWriter(self.states, layout) if fast else None
+        self._rows = RowWriter(self.states, layout, num_classes) if fast else None
         self.fast_writer = self._rows.fast_writer(self.steps) if self._rows is not None else None
 
     @property
@@ -122,21 +135,27 @@ class MomentsBuffer:
         captures, leaves_out = _capturing(self.device), False
         put = self._put_at_position if captures else self._put
         if mask is None and self._written(feats, labels):
-            moments = self._moments_of_row() if self.extras.measures else None
+            moments = self._moments_of_row(self.number) if self.extras.measures else None
         else:
             leaves_out = mask is not None or self._may_leave_out(labels)
-            if leaves_out:
+            row, moments = None, None
+            if self._holds_present or (leaves_out and self._updates_row(feats)):
+                number = self._update_row(feats, labels, mask)
+                if leaves_out:
+                    self.extras.leave_out(put, number)
+            elif leaves_out:
                 row, number = self._of_the_rest(feats, labels, mask)
                 self.extras.leave_out(put, number)
                 moments = ClassMoments(*self.layout.split(row))
+                if self.extras.measures:
+                    feats, labels = self._rest(feats, labels, mask)
             else:
                 moments = class_moments(feats, labels, num_classes=self.layout.classes)
                 row = pack(moments)
-            put(self.states, row)
-            if leaves_out and self.extras.measures:
-                feats, labels = self._rest(feats, labels, mask)
+            if row is not None:
+                put(self.states, row)
         self.extras.keep(put, classifier)
-        if moments is not None:
+        if moments is not None and self.extras.measures:
             self.extras.measure(put, MetricInputs(moments, feats, labels), classifier, leaves_out)
         if captures:
             self._position.add_(1)
@@ -154,9 +173,38 @@ class MomentsBuffer:
     def _put_at_position(self, into: Tensor, value: Tensor) -> None:
         into.index_copy_(0, self._position, value.to(into.dtype).unsqueeze(0))
 
-    def _moments_of_row(self) -> ClassMoments | None:
-        """The moments of the next row, which was written but not counted yet."""
-        return ClassMoments(*self.layout.split(self.states[self.number]))
+    def _moments_of_row(self, row: int) -> ClassMoments:
+        """Views of a row. They stay valid: the views of a step are made once."""
+        found = self._moments.get(row)
+        if found is None:
+            found = self._moments[row] = ClassMoments(*self.layout.split(self.states[row]))
+        return found
+
+    def _updates_row(self, feats: Tensor) -> bool:
+        """Whether `_update_row` can measure a batch, for a row that holds moments alone."""
+        usable = self._rows is not None and select("auto", feats) is cpu_moments
+        return usable and not self.extras.measures
+
+    @torch.no_grad()
+    def _update_row(self, feats: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+        """Merge a batch into an empty row, without a copy; the number of rows left out, ()."""
+        ignore_index = self._ignore_index
+        if self._holds_present:
+            keys, left_out, _ = checked_keys(labels, self._num_classes, mask, ignore_index)
+            labels, mask = keys.unique(return_inverse=True)[1], keys < self._num_classes
+            ignore_index, counted = None, None
+        else:
+            left_out = counted = _raw.INT64.new_zeros(())
+        self.states[self.number].zero_()
+        UPDATE.select("auto", feats)(
+            feats,
+            labels,
+            self._moments_of_row(self.number),
+            mask=mask,
+            ignore_index=ignore_index,
+            ignored=counted,
+        )
+        return left_out
 
     def _written(self, feats: Tensor, labels: Tensor) -> bool:
         """Let the extension write the row; False if it cannot, or if rows are to be left out."""
@@ -220,6 +268,29 @@ class MomentsBuffer:
 
         return copy
 
+    def fast_measure(self, head: nn.Linear | None) -> Callable[[int, Tensor, Tensor], bool]:
+        """A function that computes the metrics of a batch, whose moments are in a row.
+
+        It returns False if a full step must look: at a classifier that is not as it was.
+        """
+        before = classifier_of(head)
+
+        def measure(row: int, feats: Tensor, labels: Tensor) -> bool:
+            now = classifier_of(head, feats)
+            if (now is None) is not (head is None):
+                return False
+            if (
+                now is not None
+                and before is not None
+                and (now.bias is None) != (before.bias is None)
+            ):
+                return False
+            inputs = MetricInputs(self._moments_of_row(row), feats, labels)
+            self.extras.measure(self._put, inputs, now, False)
+            return self.number == row
+
+        return measure
+
     def replayed(self, step: int) -> None:
         """Count the push of a CUDA graph that was replayed."""
         self.steps.append(step)
@@ -251,6 +322,26 @@ class MomentsBuffer:
                 self._average.update(states[self._averaged :])
                 self._averaged = len(states)
         return states, self._average.layout
+
+    @property
+    def key(self) -> str:
+        """The name of the average in a state_dict."""
+        return f"{self.prefix}:{self.layout.dim}"
+
+    def average_state(self) -> dict[str, Tensor]:
+        """The state of the average by `key`; empty without one. All rows must have been sent."""
+        return {} if self._average is None else {self.key: self._average.state()}
+
+    def load_average(self, state: Tensor | None) -> None:
+        """Continue from a state of `average_state`; None starts an empty average.
+
+        Raises:
+            ValueError: the average on this device has no such state.
+        """
+        if self._average is not None:
+            self._average = running_average(self._averaging, self.layout, self.device)
+            if state is not None:
+                self._average.load(state)
 
     def joined(self, of_states: Tensor) -> Tensor:
         """The metrics of a record in its order, (n, len(ids)).

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from ncfast._warnings import user_level
 from ncfast.features.classifier import Classifier
 from ncfast.metrics.catalogue import CATALOGUE
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.metric import evaluate
 from ncfast.moments import ClassMoments
+from ncfast.ops import _raw
 from ncfast.ops.states import Layout
 from ncfast.tracking.averaging import Averaging
-from ncfast.tracking.buffer import MomentsBuffer
+from ncfast.tracking.buffer import MomentsBuffer, slots_for
 from ncfast.tracking.keys import LOCAL
 from ncfast.tracking.records import LeftOut, Table
 from ncfast.tracking.reduction import Ranks, describe_steps
@@ -30,6 +33,7 @@ class Buffers:
         num_classes: K.
         averaging: how batches are averaged.
         ignore_index: rows with this label are left out; None leaves out none.
+        merges: whether the moments of several ranks are merged.
 
     Attributes:
         capacity: the rows of the smallest buffer; infinite while there is none.
@@ -41,11 +45,17 @@ class Buffers:
         num_classes: int,
         averaging: Averaging,
         ignore_index: int | None,
+        *,
+        merges: bool,
     ) -> None:
         self._metrics, self._ignore_index = metrics, ignore_index
         self._num_classes, self._averaging = num_classes, averaging
+        # the rows of a buffer need not hold absent classes, unless they are merged or averaged
+        alone = averaging.kind == "batch" and not merges and _raw.extension is not None
+        self._holds_present = alone and metrics.of_moments_alone
         self.capacity = math.inf
         self._buffers: dict[object, MomentsBuffer] = {}
+        self._loaded: dict[str, Tensor] = {}  # averages of buffers that are not there yet
 
     @property
     def filled(self) -> list[MomentsBuffer]:
@@ -83,10 +93,15 @@ class Buffers:
             The buffer that holds its moments.
         """
         kept = [] if classifier is None else [None if p is None else p.dtype for p in classifier]
-        key = (prefix, feats.shape[1], feats.device, *kept)
+        classes = self._num_classes
+        if self._holds_present and feats.is_cpu:
+            classes = slots_for(len(feats), classes)
+        layout = Layout(classes, feats.shape[1])
+        key = (prefix, layout, feats.device, *kept)
         buffer = self._buffers.get(key)
         if buffer is None:
-            buffer = self._buffers[key] = self._new(prefix, feats, classifier, left_out_key)
+            made = self._new(prefix, layout, feats.device, classifier, left_out_key)
+            buffer = self._buffers[key] = made
         buffer.push(step, feats, labels, mask, classifier)
         return buffer
 
@@ -101,23 +116,55 @@ class Buffers:
         for buffer in self.filled:
             buffer.clear()
 
+    def averages(self) -> dict[str, Tensor]:
+        """The states of the averages, also of those loaded for batches that did not come yet."""
+        found = dict(self._loaded)
+        for buffer in self._buffers.values():
+            found |= buffer.average_state()
+        return found
+
+    def load_averages(self, states: Mapping[str, Tensor]) -> None:
+        """Continue from what `averages` returned; everything must have been sent."""
+        self._loaded = dict(states)
+        for buffer in self._buffers.values():
+            self._load_average(buffer)
+
+    def _load_average(self, buffer: MomentsBuffer) -> None:
+        try:
+            buffer.load_average(self._loaded.pop(buffer.key, None))
+        except ValueError as error:
+            buffer.load_average(None)
+            warnings.warn(
+                f"The average of {buffer.key} starts empty, because its saved state does not fit "
+                f"{buffer.device}: {error} Load it on the kind of device where it was saved.",
+                RuntimeWarning,
+                stacklevel=user_level(),
+            )
+
     def _new(
-        self, prefix: str, feats: Tensor, classifier: Classifier | None, left_out_key: str
+        self,
+        prefix: str,
+        layout: Layout,
+        device: torch.device,
+        classifier: Classifier | None,
+        left_out_key: str,
     ) -> MomentsBuffer:
-        layout = Layout(self._num_classes, feats.shape[1])
         measured = self._metrics.measured(layout.dim, classifier)
         with torch.inference_mode(False):  # else later steps could not write to its tensors
             buffer = MomentsBuffer(
                 prefix,
                 measured.ids,
                 layout,
-                feats.device,
+                device,
                 self._averaging,
                 of_batch=measured.of_batch,
                 classifier=classifier if measured.reads_classifier else None,
                 ignore_index=self._ignore_index,
                 left_out_key=left_out_key,
+                num_classes=self._num_classes,
             )
+        if self._loaded:
+            self._load_average(buffer)
         self.capacity = min(self.capacity, buffer.capacity)
         return buffer
 
@@ -154,6 +201,12 @@ def tables_of(
         Table(buffer.keys, of, values, _left_out(buffer, rows))
         for buffer, of, (values, rows) in zip(buffers, steps, found, strict=True)
     ]
+
+
+def advance_averages(buffers: Sequence[MomentsBuffer], states: Sequence[Tensor]) -> None:
+    """Add the batches to the averages where nobody gets the metrics: a state_dict has them."""
+    for buffer, batches in zip(buffers, states, strict=True):
+        buffer.averaged(batches)
 
 
 def _left_out(buffer: MomentsBuffer, rows: Tensor) -> LeftOut | None:

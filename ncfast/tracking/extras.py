@@ -61,6 +61,11 @@ class Extras:
         """Whether `measure` computes anything."""
         return bool(self._metrics)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether rows hold the classifier of their step."""
+        return self.weights is not None
+
     def keep(self, put: Put, classifier: Classifier | None) -> None:
         """Copy the classifier of a step."""
         if self.weights is not None and classifier is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
@@ -11,6 +11,7 @@ from ncfast.features.hook import Hook
 from ncfast.ops.grouping import Labels
 from ncfast.ops.states import FastRowWriter
 from ncfast.ops.weight_norm import NormWriter
+from ncfast.tracking.buffer import MomentsBuffer
 
 
 class FastStep:
@@ -29,12 +30,10 @@ class FastStep:
         clear: called after a batch that was passed in, to drop the features that hooks hold.
         min_rank: the rank of the calls that are measured (see `Hook`). Calls of a lower rank go to
             the full step.
-        copy: copies the classifier to a row of the buffer; False if it cannot. None where no metric
-            reads a classifier.
-        steps: of the filled rows of the buffer.
+        push: measures a batch where a row holds more than its moments, see `row_with_extras`.
     """
 
-    __slots__ = ("_clear", "_copy", "_hook", "_min_rank", "_norm", "_push", "_split", "_steps")
+    __slots__ = ("_clear", "_hook", "_min_rank", "_norm", "_push", "_split")
 
     def __init__(
         self,
@@ -45,12 +44,11 @@ class FastStep:
         model: nn.Module | None = None,
         clear: Callable[[], None] | None = None,
         min_rank: int = -1,
-        copy: Callable[[int], bool] | None = None,
-        steps: Sequence[int] = (),
+        push: Callable[..., bool] | None = None,
     ) -> None:
-        self._copy, self._steps = copy, steps
         self._clear, self._min_rank = clear, min_rank
-        self._split, self._hook, self._push = split, hook, writer.push
+        self._split, self._hook = split, hook
+        self._push = writer.push if push is None else push
         self._norm = () if model is None else (norms, model)
 
     def __call__(self, step: int, labels: Labels | None, feats: Array | None, split: str) -> bool:
@@ -68,10 +66,7 @@ class FastStep:
             return False
         if version >= 0 and value._version != version:
             return False
-        if self._copy is None:
-            if not self._push(step, value, labels, *self._norm):
-                return False
-        elif not self._push_with_classifier(step, value, labels):
+        if not self._push(step, value, labels, *self._norm):
             return False
         if hook.compiled:
             hook.clear()
@@ -79,12 +74,35 @@ class FastStep:
             hook.value, hook.rank = None, -1
         return True
 
-    def _push_with_classifier(self, step: int, feats: Tensor, labels: Labels | None) -> bool:
-        """Copy the classifier, then write the row: no row ever has that of an earlier block."""
-        assert self._copy is not None
-        row = len(self._steps)
-        if not self._copy(row) or not self._push(step, feats, labels, *self._norm):
+
+def row_with_extras(buffer: MomentsBuffer, head: nn.Linear | None) -> Callable[..., bool] | None:
+    """What `FastRowWriter.push` does, for rows with a classifier or with metrics of the batch.
+
+    A row counts once all of it is written, so no row ever has the extras of an earlier block. A
+    signal handler that flushes in between leaves the batch to a full step.
+
+    Args:
+        buffer: with a fast writer.
+        head: the classifier of the layer; None if there is none.
+
+    Returns:
+        None if only a full step can write such rows.
+    """
+    writer, keeps, measures = buffer.fast_writer, buffer.extras.keeps, buffer.extras.measures
+    assert writer is not None
+    if keeps and head is None:
+        return None
+    copy = buffer.fast_copy(head) if keeps and head is not None else None
+    measure = buffer.fast_measure(head) if measures else None
+
+    def push(step: int, feats: Tensor, labels: Tensor, *norm: object) -> bool:
+        row = buffer.number
+        if copy is not None and not copy(row):
             return False
-        if len(self._steps) != row + 1:  # a signal handler has flushed in between
-            self._copy(len(self._steps) - 1)
-        return True
+        if not writer.fill(feats, labels):
+            return False
+        if measure is not None and not measure(row, feats, labels):
+            return False
+        return writer.count(step, row, *norm)
+
+    return push

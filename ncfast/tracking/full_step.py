@@ -18,7 +18,7 @@ from ncfast.metrics.weights import weight_norm
 from ncfast.ops.grouping import Labels, labels_of
 from ncfast.tracking import messages
 from ncfast.tracking.buffer import MomentsBuffer
-from ncfast.tracking.fast_step import FastStep
+from ncfast.tracking.fast_step import FastStep, row_with_extras
 from ncfast.tracking.keys import IGNORED, WEIGHT_NORM, KeyPrefixes
 from ncfast.tracking.messages import WarnOnce
 from ncfast.tracking.recorder import Recorder
@@ -197,13 +197,13 @@ class FullStep:
         head: nn.Linear | None = None,
     ) -> FastStep | None:
         """The fast step for further batches of a buffer."""
-        if buffer is None or buffer.fast_writer is None or buffer.extras.measures:
+        if buffer is None or buffer.fast_writer is None:
             return None
-        copy = None
-        if buffer.extras.weights is not None:
-            if head is None:
+        push = None
+        if buffer.extras.keeps or buffer.extras.measures:
+            push = row_with_extras(buffer, head)
+            if push is None:
                 return None
-            copy = buffer.fast_copy(head)
         norms = self._recorder.norms.writer
         clear = None if self._capture is None else self._capture.clear
         min_rank = -1 if self._capture is None else self._capture.highest_rank(split)
@@ -215,8 +215,7 @@ class FullStep:
             self.norm_model,
             clear,
             min_rank,
-            copy,
-            buffer.steps,
+            push,
         )
 
     def warn_of_layers(

@@ -17,12 +17,14 @@ from ncfast.tracking.messages import SHARED_SPLIT, WarnOnce
 WEIGHT_NORM = "weight.norm"
 COST = "tracker/seconds"
 LOCAL = "tracker/local"
+RUN = "tracker/run"
 IGNORED = "ignored"  # follows the split: rows that a mask or `ignore_index` left out
 
 CONVENTIONS = {
     "step": "updates made so far; 0 is the initialisation",
     **catalogue.CONVENTIONS,
     LOCAL: "1: measured by this rank alone, not merged with the others",
+    RUN: "number of the tracker that wrote the record, from 1 for the first that opened the file",
     COST: "time spent in the tracker so far, on the thread that trains, in seconds",
 }
 _STEP = {

@@ -11,10 +11,12 @@ import weakref
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
+from torch import Tensor
+
 from ncfast._warnings import user_level
 from ncfast.tracking.averaging import Averaging
 from ncfast.tracking.buffer import NormBuffer
-from ncfast.tracking.buffers import Buffers, merge_batches, tables_of
+from ncfast.tracking.buffers import Buffers, advance_averages, merge_batches, tables_of
 from ncfast.tracking.keys import COST
 from ncfast.tracking.records import LogPoint, RecordBatch, Table
 from ncfast.tracking.reduction import Ranks
@@ -76,7 +78,9 @@ class Recorder:
         ignore_index: int | None = None,
     ) -> None:
         self.lock = threading.RLock()
-        self.buffers = Buffers(metrics, num_classes, averaging, ignore_index)
+        self.buffers = Buffers(
+            metrics, num_classes, averaging, ignore_index, merges=ranks is not None
+        )
         self.metrics = metrics
         self.point: LogPoint | None = None
         self.seconds = 0.0
@@ -158,6 +162,11 @@ class Recorder:
             self._writers.wait()
             self._report()
 
+    def load_averages(self, states: Mapping[str, Tensor], step: int) -> None:
+        """Continue with averages at ``step``; everything must have been sent."""
+        self.buffers.load_averages(states)
+        self.block_end = self._next_block_end(step)
+
     def close(self) -> None:
         """Send the rest and close the sinks. Calling it again does nothing.
 
@@ -185,6 +194,8 @@ class Recorder:
         states, local = merge_batches(self._ranks, filled, steps, states)
         try:
             tables = tables_of(filled, steps, states) if self._writers else []
+            if not self._writers:
+                advance_averages(filled, states)
         except BaseException:
             if self._ranks is not None or self._closed:  # there is no second attempt
                 self._deliver(points, [*norms, *local], last)

@@ -6,6 +6,7 @@ import numbers
 from collections.abc import Callable, Iterable
 
 Schedule = Callable[[int], bool]
+_MOST_POINTS = 1_000_000
 
 
 def every(interval: int) -> Schedule:
@@ -40,15 +41,16 @@ def log_spaced(points: int, last: int) -> Schedule:
     Points that round to the same step count once.
 
     Raises:
-        ValueError: ``points`` is less than 2, or ``last`` is not positive.
+        ValueError: ``points`` is less than 2 or more than a million, or ``last`` is not positive.
 
     Example:
         >>> [step for step in range(1001) if log_spaced(4, 1000)(step)]
         [0, 1, 10, 100, 1000]
     """
-    if points < 2 or last < 1:
+    if not 2 <= points <= _MOST_POINTS or last < 1:
         raise ValueError(
-            f"Expected `points` of at least 2 and a positive `last` but got {points} and {last}."
+            f"Expected `points` of 2 to {_MOST_POINTS:,} and a positive `last` but got {points} "
+            f"and {last}."
         )
     return at({0} | {round(last ** (i / (points - 1))) for i in range(points)})
 

@@ -101,6 +101,11 @@ class StepMetrics:
             )
 
     @property
+    def of_moments_alone(self) -> bool:
+        """Whether no metric reads more than the moments of its batch."""
+        return self.selection.needs <= {"moments"}
+
+    @property
     def wants_classifier(self) -> bool:
         """Whether some metric reads a classifier."""
         return "classifier" in self.selection.needs

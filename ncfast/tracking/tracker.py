@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import Self
 
 from ncfast import _validate
@@ -22,7 +22,7 @@ from ncfast.features.extractor import attach_hooks, release_hooks
 from ncfast.features.layers import Layer
 from ncfast.features.model import uncompiled
 from ncfast.ops.grouping import Labels
-from ncfast.tracking import messages, shutdown
+from ncfast.tracking import messages, saved_state, shutdown
 from ncfast.tracking.averaging import parse_averaging
 from ncfast.tracking.fast_step import FastStep
 from ncfast.tracking.full_step import FullStep, Given
@@ -30,6 +30,7 @@ from ncfast.tracking.keys import (
     COST,
     IGNORED,
     LOCAL,
+    RUN,
     WEIGHT_NORM,
     KeyPrefixes,
     build_header,
@@ -100,7 +101,8 @@ class Tracker:
 
     Raises:
         ValueError: layers, pooling, metrics or stream are unknown, or the number of classes or a
-            number of seconds is out of range.
+            number of seconds is out of range. Or a log that is continued was written with other
+            settings; the message names them.
         TypeError: a number has the wrong type.
         OSError: a sink's file cannot be opened.
 
@@ -142,7 +144,7 @@ class Tracker:
         if metrics == "all":
             messages.warn_of_all()
         averaging = parse_averaging(stream)
-        self._kind = averaging.kind
+        self._kind, self._averaging = averaging.kind, averaging
         self._schedule, self._every_step = as_schedule(every), every == 1
         self._due, self._next_due = self._schedule(start_step), self._schedule(start_step + 1)
         reduces, group = as_group(group)
@@ -156,21 +158,23 @@ class Tracker:
         if model is None:
             of_steps.check_all_possible()
         self._capture: FeatureCapture | None = None
+        self._flush_others()  # before a log of theirs is continued
         with contextlib.ExitStack() as undo:  # a constructor that fails leaves nothing behind
             if self._model is not None:
                 self._capture = attach_hooks(self._model, layers, pool)
                 undo.callback(release_hooks, self._capture)
+            header = build_header(
+                metrics=self.metrics,
+                averaging=averaging,
+                num_classes=self.num_classes,
+                layers=self._layers,
+            )
             self._recorder = Recorder(
                 of_steps,
                 self.num_classes,
                 averaging,
-                sinks=open_sinks(sinks, undo),
-                header=build_header(
-                    metrics=self.metrics,
-                    averaging=averaging,
-                    num_classes=self.num_classes,
-                    layers=self._layers,
-                ),
+                sinks=open_sinks(sinks, undo, header),
+                header=header,
                 flush_seconds=flush_seconds,
                 sink_timeout=sink_timeout,
                 on_sink_error=on_sink_error,
@@ -194,7 +198,7 @@ class Tracker:
         self._fast_step: FastStep | None = None
         self._plan_next()
         self._finish = weakref.finalize(self, _finish, self._recorder, self._capture)
-        self._flush_others()
+        _open.add(self)
         if on_sigterm:
             shutdown.watch(self._recorder)
 
@@ -203,7 +207,6 @@ class Tracker:
         for other in list(_open):
             if other._model is self._model is not None and other._ranks is None:
                 other.flush()
-        _open.add(self)
 
     def __repr__(self) -> str:
         state = "" if self._finish.alive else ", closed"
@@ -475,6 +478,49 @@ class Tracker:
     def _send(self) -> None:
         self._recorder.send(self.current_step)
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """The step and the running averages, as a flat dict of tensors for a checkpoint.
+
+        Everything measured so far is sent to the sinks first. Where ranks merge their batches, all
+        of them must make this call.
+
+        Example:
+            >>> import torch, ncfast
+            >>> x, y = torch.randn(16, 4), torch.arange(16) % 2
+            >>> with ncfast.Tracker(num_classes=2, stream="ema:0.9") as tracker:
+            ...     tracker.step(feats=x, labels=y)
+            ...     state = tracker.state_dict()
+            >>> with ncfast.Tracker(num_classes=2, stream="ema:0.9") as resumed:
+            ...     resumed.load_state_dict(state).current_step
+            1
+        """
+        with self._recorder.lock:
+            if self._finish.alive:
+                self._send()
+            averages = self._recorder.buffers.averages()
+            return saved_state.pack(self.current_step, self.num_classes, self._averaging, averages)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> Self:
+        """Continue at the step and with the averages of `state_dict`; return self.
+
+        Args:
+            state: of a tracker with the same ``num_classes`` and ``stream``.
+
+        Raises:
+            ValueError: it is no such state. Nothing is loaded.
+        """
+        step, averages = saved_state.unpack(state, self.num_classes, self._averaging)
+        with self._recorder.lock:
+            if self._finish.alive:
+                self._send()
+            if self._capture is not None:
+                self._capture.clear()
+            self._fast_step = None
+            self.current_step, self._due = step, self._schedule(step)
+            self._recorder.load_averages(averages, step)
+            self._plan_next()
+        return self
+
     def close(self) -> None:
         """Flush, remove the hooks and close the sinks. Calling it again does nothing.
 
@@ -534,7 +580,7 @@ class Tracker:
         if prefix and (name in self.metrics or name == IGNORED):
             return prefix in self._prefixes.known(self._kind, self._layers)
         norm = key == WEIGHT_NORM and self._full_step.norm_model is not None
-        return norm or key in (COST, LOCAL)
+        return norm or key in (COST, LOCAL, RUN)
 
     def _warn_once(self, topic: str, message: str) -> None:
         self._warn(self.current_step, topic, message)

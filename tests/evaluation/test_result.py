@@ -87,6 +87,7 @@ def test_save_writes_strict_json_with_conventions(tmp_path):
 
 
 def test_plot_draws_metrics_over_layers():
+    pytest.importorskip("matplotlib")
     figure = several().plot(["rnc1.max", "accuracy"])
     left, right = figure.axes
     assert list(left.lines[0].get_ydata()) == [0.1, 0.0125]
@@ -98,6 +99,7 @@ def test_plot_draws_metrics_over_layers():
 
 
 def test_plot_leaves_out_what_only_one_layer_has():
+    pytest.importorskip("matplotlib")
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
     batches = [(torch.randn(20, 4), torch.arange(20) % 2)]
     ids = ["nc1.pinv", "nc3", "nc4"]

@@ -138,7 +138,7 @@ def test_directories_without_a_run(tmp_path, runs):
     with pytest.raises(RunDirectoryError, match=r"holds no run: config\.json is missing"):
         build_report([tmp_path])
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(RunDirectoryError, match="is damaged"):
+    with pytest.raises(RunDirectoryError, match="is no JSON object"):
         build_report([tmp_path])
     (tmp_path / "config.json").write_bytes((runs / "a" / "config.json").read_bytes())
     with pytest.raises(RunDirectoryError, match="no record"):

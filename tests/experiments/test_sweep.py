@@ -156,10 +156,10 @@ def test_a_kill_between_the_checkpoints_of_a_group_is_survived(whole, tmp_path, 
     out = tmp_path / "killed"
     real = group_module.checkpoint.save
 
-    def save(out, step, tensors):
+    def save(out, step, tensors, settings):
         if step == 20 and out.name != NAMES[0]:
             raise KeyboardInterrupt
-        real(out, step, tensors)
+        real(out, step, tensors, settings)
 
     monkeypatch.setattr(group_module.checkpoint, "save", save)
     with pytest.raises(KeyboardInterrupt):
@@ -206,7 +206,7 @@ def test_a_folder_with_something_else_is_refused(whole, tmp_path):
     with pytest.raises(RunDirectoryError, match=r"holds no sweep"):
         sweep(config(tmp_path / "new", resume=True))
     (tmp_path / "sweep.json").write_text("{")
-    with pytest.raises(RunDirectoryError, match="is damaged"):
+    with pytest.raises(RunDirectoryError, match="is no JSON object"):
         sweep(config(tmp_path, resume=True))
 
 

@@ -1,6 +1,7 @@
 """Tests the trainer: steps, logs, checkpoints, exact resume and damaged files."""
 
 import json
+import math
 import os
 import resource
 import shlex
@@ -12,9 +13,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ncfast.benchmarks.plain.training import Trainer
+from ncfast.cli import main
 from ncfast.experiments import run_dir
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.report import build_report
@@ -162,6 +165,21 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         train(config(tmp_path, resume=True))
 
 
+def save_with_checksum(state, path):
+    """A checkpoint that says of itself that it is whole."""
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    save_file(state, path, metadata | {"sha256": checkpoint.checksum(state, metadata)})
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def with_times(folder):
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+
 def without(name):
     return lambda state: state.pop(name)
 
@@ -173,13 +191,20 @@ def with_tensor(name, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (with_tensor("optimizer/0/exp_avg", torch.zeros(3)), r"exp_avg should hold \(20, 64\)"),
-        (with_tensor("model/classifier.bias", torch.zeros(10).double()), "torch.float32 but"),
-        (without("optimizer/1/exp_avg_sq"), "optimizer/1/exp_avg_sq is missing"),
-        (without("order/generator"), "order/generator is missing"),
-        (with_tensor("model/other", torch.zeros(1)), "model/other does not belong to this run"),
-        (with_tensor("step", torch.tensor(-5)), "its step is -5"),
+        (
+            with_tensor("optimizer/0/exp_avg", torch.zeros(3)),
+            r"exp_avg to hold \(20, 64\)",
+        ),
+        (with_tensor("model/classifier.bias", torch.zeros(10).double()), "float32 but it holds"),
+        (with_tensor("model/classifier.bias", torch.full((10,), math.nan)), "finite values"),
+        (without("optimizer/1/exp_avg_sq"), "expected optimizer/1/exp_avg_sq, which is missing"),
+        (without("order/generator"), "expected order/generator, which is missing"),
+        (with_tensor("model/other", torch.zeros(1)), "tensors of this run but got model/other"),
+        (with_tensor("step", torch.tensor(-5)), "'step' to be an int64 of 0 or more but got -5"),
+        (with_tensor("step", torch.tensor(60.0)), "'step' to be an int64"),
+        (with_tensor("step", torch.tensor(10**18)), "is at step 1000000000000000000, past"),
         (with_tensor("order/permutation", torch.arange(200) // 2), "no permutation of 200"),
+        (with_tensor("order/position", torch.tensor(-1)), "position -1"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused_before_it_is_used(tmp_path, change, message):
@@ -187,9 +212,12 @@ def test_a_checkpoint_that_does_not_fit_is_refused_before_it_is_used(tmp_path, c
     path = tmp_path / run_dir.CHECKPOINT
     state = load_file(path)
     change(state)
-    save_file(state, path, metadata={"format": checkpoint.FORMAT})
-    with pytest.raises(RunDirectoryError, match=message):
+    save_with_checksum(state, path)
+    before = files_of(tmp_path)
+    with pytest.raises(RunDirectoryError, match=message) as refused:
         train(config(tmp_path, steps=70, resume=True))
+    assert "\n" not in str(refused.value)
+    assert files_of(tmp_path) == before
 
 
 def test_a_checkpoint_of_version_0_1_is_refused_in_one_line(tmp_path):
@@ -199,6 +227,51 @@ def test_a_checkpoint_of_version_0_1_is_refused_in_one_line(tmp_path):
     with pytest.raises(RunDirectoryError, match=r"it was written by version 0\.1") as refused:
         train(config(tmp_path, resume=True))
     assert "\n" not in str(refused.value)
+
+
+def test_one_bit_of_a_checkpoint_is_noticed(tmp_path):
+    train(config(tmp_path))
+    path = tmp_path / run_dir.CHECKPOINT
+    content = path.read_bytes()
+    for at in (len(content) - 1, len(content) // 2, len(content) - 20_000):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with pytest.raises(RunDirectoryError, match=r"SHA-256 sum .* the file is damaged"):
+            train(config(tmp_path, resume=True))
+
+
+def test_a_run_that_diverged_can_be_resumed(tmp_path):
+    """Its weights are NaN because it made them so; other replicas of its sweep go on too."""
+    train(config(tmp_path, lr=1e30, optimizer="sgd", steps=20))
+    assert not weights(tmp_path)["model/classifier.weight"].isfinite().all()
+    assert train(config(tmp_path, lr=1e30, optimizer="sgd", steps=30, resume=True)).step == 30
+
+
+def test_settings_that_were_edited_are_noticed(tmp_path):
+    """The checkpoint knows the settings that it was trained with."""
+    train(config(tmp_path))
+    path = tmp_path / run_dir.CONFIG
+    path.write_text(path.read_text().replace('"batch_size": 100', '"batch_size": 10'))
+    saved = run_dir.load_settings(tmp_path)
+    with pytest.raises(
+        RunDirectoryError,
+        match=r"config\.json: expected 'settings.batch_size' to be 100, with which the checkpoint "
+        "was trained, but got 10",
+    ):
+        train(replace(saved, resume=True))
+
+
+@pytest.mark.parametrize("stored", [60, 30])
+def test_resuming_with_fewer_steps_than_were_made_changes_nothing_and_says_so(
+    tmp_path, stored, capsys
+):
+    train(config(tmp_path))
+    before = with_times(tmp_path)
+    capsys.readouterr()
+    assert main(["train", "--out", str(tmp_path), "--resume", "--steps", f"{stored - 10}"]) == 1
+    message = capsys.readouterr().err
+    assert f"is at step 60, past --steps {stored - 10}. Nothing was changed." in message
+    assert message.count("\n") == 1
+    assert with_times(tmp_path) == before
 
 
 def test_a_log_of_version_0_1_is_still_read(tmp_path):

@@ -50,15 +50,21 @@ def deterministic():
 SURROUNDINGS = {
     "meta device": lambda: torch.device("meta"),
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
-    "bfloat16 products": lambda: setting(torch.backends.mkldnn.matmul, "fp32_precision", "bf16"),
-    "bfloat16 everywhere": lambda: setting(torch.backends, "fp32_precision", "bf16"),
-    "TF32, new name": lambda: setting(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
     "float16 default": lambda: default_dtype(torch.float16),
     "bfloat16 default": lambda: default_dtype(torch.bfloat16),
     "float64 default": lambda: default_dtype(torch.float64),
     "inference": torch.inference_mode,
     "deterministic": deterministic,
 }
+HAS_PRECISION = hasattr(torch.backends, "fp32_precision")  # since torch 2.9
+if HAS_PRECISION:
+    SURROUNDINGS |= {
+        "bfloat16 products": lambda: setting(
+            torch.backends.mkldnn.matmul, "fp32_precision", "bf16"
+        ),
+        "bfloat16 everywhere": lambda: setting(torch.backends, "fp32_precision", "bf16"),
+        "TF32, new name": lambda: setting(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+    }
 CALLS = {
     "entropy": lambda: ncfast.entropy(X),
     "mutual_information": lambda: ncfast.mutual_information(X, Y),
@@ -125,6 +131,7 @@ def digits(found):
     return repr(found)
 
 
+@pytest.mark.skipif(not HAS_PRECISION, reason="this torch has no fp32_precision")
 @pytest.mark.parametrize("inherited", [True, False])
 def test_precision_settings_come_back(inherited):
     owner = torch.backends if inherited else torch.backends.mkldnn.matmul

@@ -18,7 +18,7 @@ pytestmark = [
         not ncfast.backends()["triton"].available, reason=ncfast.backends()["triton"].reason
     ),
 ]
-# "auto" does not select these kernels until they have passed these tests.
+# by name: these tests need no verdict of a self-check
 moments = partial(ncfast.class_moments, backend="triton")
 rnc1 = partial(ncfast.rnc1, backend="triton")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]

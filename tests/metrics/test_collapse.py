@@ -46,6 +46,8 @@ SEE_ABSENT_CLASSES = {
     *("nc4.agreement", "nc4.agreement_class"),
     *("bound.generalization", "bound.generalization_trace"),
 }
+# these are NaN where all classes have the same size, or too few are small
+OF_UNEQUAL_SIZES = {name for name in CATALOGUE if name.startswith("imbalance.")}
 
 
 def test_every_metric_has_a_twin():
@@ -143,7 +145,8 @@ def test_invariances(num_classes, dim, seed, scale):
         exempt = {"translation": ROTATION_ONLY, "scale": SCALE_DEPENDENT}.get(what, set())
         for name in set(IDS) - exempt:
             # a condition number of 1e6 amplifies the rounding of the rotation
-            assert found[name] == pytest.approx(expected[name], rel=1e-7, abs=1e-9), (name, what)
+            allowed = {"rel": 1e-7, "abs": 1e-9, "nan_ok": name in OF_UNEQUAL_SIZES}
+            assert found[name] == pytest.approx(expected[name], **allowed), (name, what)
 
 
 @pytest.mark.parametrize("name", IDS)

@@ -1,6 +1,5 @@
 """Tests where verdicts are kept, under which key, and what is read from a damaged file."""
 
-import json
 import os
 import time
 
@@ -78,11 +77,11 @@ def test_a_reader_never_sees_half_a_file(gpu, monkeypatch):
     file = gpu.table.file
     before = file.read_text()
 
-    def dump(content, handle, **options):
-        handle.write("{")
+    def write_text(path, text):
+        path.write_bytes(b"{")
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(json, "dump", dump)
+    monkeypatch.setattr(_verdicts.Path, "write_text", write_text)
     with pytest.raises(OSError, match="full"):
         write(file, FACTS, [], finished=True)
     assert file.read_text() == before

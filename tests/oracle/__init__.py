@@ -37,6 +37,7 @@ from oracle.geometry import (
     variance,
     weight_sum,
 )
+from oracle.imbalance import ORACLES as IMBALANCE
 from oracle.statistics import case, centred_means, sigma_b, sigma_b_sample, sigma_w, two_pass
 from oracle.variability import (
     bounded,
@@ -117,6 +118,7 @@ ORACLES = {
     "ssl.lidar": lidar,
     "rank.stable": lambda stats: stable_rank(stats["x"]),
     "rank.stable_means": lambda stats: stable_rank(np.array(centred_means(stats))),
+    **IMBALANCE,
     "bound.generalization": generalization,
     "bound.generalization_trace": generalization_trace,
 }

@@ -1,10 +1,15 @@
 """Tests the checks themselves: right functions pass them, and each kind of error fails."""
 
+import importlib
+import pkgutil
 from dataclasses import replace
 
 import pytest
 import torch
 
+import ncfast.ops
+from ncfast.ops._registry import Operation
+from ncfast.ops._second_net import error_on_first_rows
 from ncfast.ops.moments import RawMoments
 from ncfast.self_check import checks, samples, worker
 from ncfast.self_check.forms import Wrong, forms
@@ -30,7 +35,7 @@ def nan_for_invalid(form):
 
 
 def run(form, kernels, dtype=torch.float32):
-    return checks.run(replace(form, kernels=kernels), dtype, CPU, small=True)
+    return checks.run(replace(form, kernels=kernels), dtype, CPU)
 
 
 @pytest.mark.parametrize(("name", "dtype"), EVERY, ids=str)
@@ -162,6 +167,16 @@ def test_an_update_that_loses_a_batch_fails(wrong):
         run(form, kernels)
 
 
+@pytest.mark.parametrize("name", FORMS, ids=str)
+def test_comparing_on_a_device_reads_no_value(name):
+    """Meta tensors have none: whatever waited for a device would raise."""
+    form = FORMS[name]
+    given, named = form.on(samples.collapsed(0.1, 90, 8, 3, torch.float32), torch.device("meta"))
+    ratio = error_on_first_rows(form.comparison, form.reference, form.reference, *given, **named)
+    assert ratio.is_meta
+    assert ratio.shape == ()
+
+
 def test_what_kernels_raise_is_passed_on():
     def kernels(*given):
         raise RuntimeError("no kernel image")
@@ -177,6 +192,19 @@ def test_every_layout_holds_the_same_numbers():
         assert torch.equal(view, sample.feats)
         dense = sample.layout == "dense"
         assert (view.is_contiguous() and view.storage_offset() == 0) == dense, sample.layout
+
+
+def test_every_operation_with_kernels_is_checked():
+    found = set()
+    for module in pkgutil.iter_modules(ncfast.ops.__path__):
+        loaded = importlib.import_module(f"ncfast.ops.{module.name}")
+        found |= {
+            each.name
+            for each in vars(loaded).values()
+            if isinstance(each, Operation) and each.triton is not None
+        }
+    assert len(found) >= 5
+    assert found | {"class moments"} == {form.operation for form in FORMS.values()}
 
 
 def test_every_subject_is_checked_once_and_float32_first():

@@ -34,9 +34,9 @@ def test_other_options_are_refused(capsys):
 def checked_by(worker, subjects, environment):
     """`check_device` with another worker on the CPU."""
 
-    def check_device(file, facts, visible, report):
+    def check_device(file, facts, visible, report, *, alone):
         def start(left):
-            request = {"subjects": left, "device": "cpu", "facts": None, "small": True}
+            request = {"subjects": left, "device": "cpu", "facts": None, "alone": alone}
             return python(worker, json.dumps(request))
 
         Supervision(file, facts, start, environment, report=report).run(subjects)
@@ -67,7 +67,7 @@ def test_the_kernels_in_the_interpreter_get_a_good_verdict(monkeypatch, tmp_path
     subjects = [Subject(SCATTER.name, "", "float32"), Subject("projections", "", "bfloat16")]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     check = checked_by("ncfast.self_check.worker", subjects, environment)
-    check(gpu.table.file, gpu.table.facts, "0", None)
+    check(gpu.table.file, gpu.table.facts, "0", None, alone=True)
     gpu.clock += 10
     feats = torch.randn(40, 3)
     assert SCATTER.select("auto", feats) == SCATTER.if_proven

@@ -66,7 +66,7 @@ def track(path, *, steps=300, change=lambda step, model: None, **options):
     return list(read_records(path)), norms
 
 
-KEYS = ["step", "train/rnc1.max", "train/rnc1.mean", "weight.norm"]
+KEYS = ["step", "train/rnc1.max", "train/rnc1.mean", "weight.norm", "tracker/run"]
 
 
 @pytest.mark.parametrize("extension", [True, False])
@@ -76,7 +76,7 @@ def test_every_record_has_the_norm_of_its_step(tmp_path, monkeypatch, extension,
         monkeypatch.setattr(_raw, "extension", None)
     records, norms = track(tmp_path / "log.jsonl", **options)
     prefix = "ema/" if options else ""
-    assert list(records[0]) == [KEYS[0], *(prefix + key for key in KEYS[1:3]), KEYS[3]]
+    assert list(records[0]) == [KEYS[0], *(prefix + key for key in KEYS[1:3]), *KEYS[3:]]
     assert {record["step"]: record["weight.norm"] for record in records} == norms
 
 
@@ -150,7 +150,7 @@ def test_a_step_without_labels_still_has_its_norm(tmp_path):
                 tracker.step(labels=labels)
     records = list(read_records(path))
     assert [record["step"] for record in records] == [1, 2, 3, 4]
-    assert list(records[2]) == ["step", "weight.norm"]
+    assert list(records[2]) == ["step", "weight.norm", "tracker/run"]
     assert len({record["weight.norm"] for record in records}) == 1
 
 
@@ -162,7 +162,8 @@ def test_when_other_ranks_are_missing_the_norms_are_kept(tmp_path, monkeypatch):
     path = tmp_path / "log.jsonl"
     with pytest.raises(TimeoutError):
         track(path, steps=5)
-    assert [list(record) for record in read_records(path)] == [["step", "weight.norm"]] * 5
+    keys = ["step", "weight.norm", "tracker/run"]
+    assert [list(record) for record in read_records(path)] == [keys] * 5
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

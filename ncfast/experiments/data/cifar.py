@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ncfast.experiments.data.errors import REMEDY_BROKEN, REMEDY_MISSING, DataFileError
+from ncfast.experiments.data.errors import REMEDY_BROKEN, DataFileError, check_file
 from ncfast.experiments.data.images import ImageSet
 from ncfast.experiments.data.sources import Source
 from ncfast.experiments.data.unpickle import UnsafePickleError, load_arrays
@@ -48,8 +48,7 @@ def _split(parts: Sequence[tuple[np.ndarray, np.ndarray]], source: Source) -> Im
 
 def _read_binary(path: Path) -> tuple[np.ndarray, np.ndarray]:
     expected = ROWS * (1 + PIXELS)
-    if not path.is_file():
-        raise DataFileError(path, "no such file", f"{expected} bytes", REMEDY_MISSING)
+    check_file(path, f"{expected} bytes")
     if path.stat().st_size != expected:
         raise DataFileError(
             path, f"holds {path.stat().st_size} bytes", f"{expected} bytes", REMEDY_BROKEN
@@ -59,12 +58,10 @@ def _read_binary(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_python(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    if not path.is_file():
-        raise DataFileError(path, "no such file", "a CIFAR-10 python batch", REMEDY_MISSING)
+    check_file(path, "a CIFAR-10 python batch")
     try:
         batch: Any = load_arrays(path.read_bytes())
-        data = np.asarray(batch[b"data"], np.uint8)
-        labels = np.asarray(batch[b"labels"], np.int64)
+        data, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
     except UnsafePickleError as error:
         raise DataFileError(
             path, str(error), "a pickle of arrays and plain containers only", REMEDY_BROKEN
@@ -72,7 +69,7 @@ def _read_python(path: Path) -> tuple[np.ndarray, np.ndarray]:
     except Exception as error:  # a damaged pickle can raise almost any exception
         raise DataFileError(
             path,
-            f"truncated or corrupt ({type(error).__name__}: {error})",
+            f"truncated or corrupt ({type(error).__name__}: {' '.join(str(error).split())[:200]})",
             "a CIFAR-10 python batch",
             REMEDY_BROKEN,
         ) from error
@@ -80,13 +77,12 @@ def _read_python(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _checked(path: Path, data: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if data.shape != (len(labels), PIXELS):
-        raise DataFileError(
-            path,
-            f"holds data of shape {data.shape} for {len(labels)} labels",
-            f"(N, {PIXELS})",
-            REMEDY_BROKEN,
-        )
+    if data.dtype != np.uint8 or labels.dtype.kind not in "iu" or not labels.size:
+        problem = f"holds {data.dtype} images and {labels.size} {labels.dtype} labels"
+        raise DataFileError(path, problem, "uint8 images and integer labels", REMEDY_BROKEN)
+    if labels.ndim != 1 or data.shape != (len(labels), PIXELS):
+        problem = f"holds images of shape {data.shape} and labels of shape {labels.shape}"
+        raise DataFileError(path, problem, f"(N, {PIXELS}) and (N,)", REMEDY_BROKEN)
     if labels.min() < 0 or labels.max() > 9:
         raise DataFileError(
             path,

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ncfast.experiments.data.errors import REMEDY_MISSING, DataFileError
+from ncfast.experiments.data.errors import DataFileError, check_file
 from ncfast.experiments.data.images import ImageSet
 
 PADDING, UNKNOWN = "<pad>", "<unknown>"
@@ -20,6 +20,7 @@ MIN_COUNT = 2  # rarer words become <unknown>, which trains its embedding
 TREC_CLASSES = ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
 SST2_CLASSES = ("negative", "positive")
 _WORD = re.compile(r"[a-z0-9]+|[^\sa-z0-9]")
+_COPY = "Copy the file anew."
 Rows = list[tuple[str, int]]
 
 
@@ -69,10 +70,12 @@ def load_sst2(folder: Path) -> tuple[TextSet, TextSet]:
 
 
 def _lines(path: Path, encoding: str) -> list[str]:
+    check_file(path, "a text file")
     try:
-        return path.read_text(encoding=encoding).split("\n")
-    except FileNotFoundError as error:
-        raise DataFileError(path, "no such file", "a text file", REMEDY_MISSING) from error
+        return path.read_bytes().decode(encoding).split("\n")
+    except UnicodeDecodeError as error:
+        problem = f"byte {error.start} cannot be read"
+        raise DataFileError(path, problem, f"text in {encoding}", _COPY) from error
 
 
 def _read_trec(path: Path) -> Rows:
@@ -85,7 +88,7 @@ def _read_trec(path: Path) -> Rows:
         if coarse not in TREC_CLASSES:
             raise _bad_line(path, number, f"one of the labels {', '.join(TREC_CLASSES)}")
         rows.append((question, TREC_CLASSES.index(coarse)))
-    return rows
+    return _with_words(path, rows)
 
 
 def _read_sst2(path: Path) -> Rows:
@@ -97,11 +100,17 @@ def _read_sst2(path: Path) -> Rows:
         if label.strip() not in ("0", "1"):
             raise _bad_line(path, number, "a sentence, a tab and the label 0 or 1")
         rows.append((sentence, int(label)))
+    return _with_words(path, rows)
+
+
+def _with_words(path: Path, rows: Rows) -> Rows:
+    if not any(words(text) for text, _ in rows):
+        raise DataFileError(path, f"holds {len(rows)} texts without a word", "texts", _COPY)
     return rows
 
 
 def _bad_line(path: Path, number: int, expected: str) -> DataFileError:
-    return DataFileError(path, f"line {number} cannot be read", expected, "Copy the file anew.")
+    return DataFileError(path, f"line {number} cannot be read", expected, _COPY)
 
 
 def _encode(train: Rows, test: Rows, classes: Sequence[str]) -> tuple[TextSet, TextSet]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from typing import Any
 
 _ALLOWED = {
@@ -38,5 +39,10 @@ def load_arrays(raw: bytes) -> Any:
     Raises:
         UnsafePickleError: the pickle refers to something other than arrays and built-in
             containers. Nothing of it is called.
+        ValueError: the pickle is damaged.
     """
+    for opcode, argument, _ in pickletools.genops(raw):
+        # the unpickler makes a table of that size, however short the file is
+        if opcode.name in ("PUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= len(raw):
+            raise UnsafePickleError(f"names the entry {argument} of a table of {len(raw)} at most")
     return _ArrayUnpickler(io.BytesIO(raw), encoding="bytes").load()

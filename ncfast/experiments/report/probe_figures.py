@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ncfast.experiments.report.figures import STYLE, TEST, TRAIN, Drawing
-from ncfast.experiments.report.runs import Run, read_probes
+from ncfast.experiments.report.probes import read_probes
+from ncfast.experiments.report.runs import Run
 
 SHOWN = 5
 

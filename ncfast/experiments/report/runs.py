@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncfast.experiments import run_dir
+from ncfast.experiments.stored import read_numbers
 from ncfast.experiments.sweep_file import SWEEP, load_sweep
 from ncfast.tracking.analytics.events import Events, find_events, series
-from ncfast.tracking.sinks import read_records
-
-PROBES_FILE = "probes.jsonl"
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def expand_directories(directories: Sequence[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for directory in directories:
-        if not (directory / SWEEP).exists():
+        if not os.path.lexists(directory / SWEEP):
             found.append(directory)
             continue
         names = load_sweep(directory)["replicas"]
@@ -82,12 +80,11 @@ def read_run(path: Path) -> Run:
     """Read the run in ``path``.
 
     Raises:
-        RunDirectoryError: there is no run, or it has no record yet.
-        ValueError: a line of its log other than the last is damaged.
+        RunDirectoryError: there is no run, it has no record yet, or one of its files is damaged.
     """
     config = run_dir.load_config(path)
     log = path / run_dir.METRICS_FILE
-    records = list(read_records(log)) if log.exists() else []
+    records = read_numbers(log) if os.path.lexists(log) else []
     if not records:
         raise run_dir.RunDirectoryError(
             f"{path} has no record in {run_dir.METRICS_FILE} yet. Let the run reach its first "
@@ -98,14 +95,6 @@ def read_run(path: Path) -> Run:
             if f"{split}/accuracy" in record:
                 record[f"{split}/error"] = 1 - record[f"{split}/accuracy"]
     return Run(path, config, records, find_events(records))
-
-
-def read_probes(run: Run) -> list[Mapping[str, Any]]:
-    """The probes of a run, in order of steps; empty if there are none."""
-    path = run.path / PROBES_FILE
-    if not path.exists():
-        return []
-    return [json.loads(json.dumps(record)) for record in read_records(path)]
 
 
 _SHORT = {

@@ -14,7 +14,8 @@ class CapturedStep:
     """A training step that takes (R, B) indices. On CUDA it becomes one graph launch.
 
     On CUDA the first calls run eagerly, to warm up libraries and the allocator. Then one graph is
-    captured for each shape of the indices, because the last batch of an epoch may be short.
+    captured for each shape of the indices, because the last batch of an epoch may be short, and for
+    each ``kind`` of step.
 
     Args:
         function: the step; on CUDA it must not synchronise, and every call must use the same
@@ -24,10 +25,10 @@ class CapturedStep:
 
     def __init__(self, function: Callable[[Tensor], None], device: torch.device) -> None:
         self._function, self._device = function, device
-        self._graphs: dict[torch.Size, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._graphs: dict[tuple[torch.Size, object], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self._calls = 0
 
-    def __call__(self, indices: Tensor) -> None:
+    def __call__(self, indices: Tensor, kind: object = None) -> None:
         """Run one step on ``indices``, (R, B) int64 on the CPU."""
         if self._device.type != "cuda":
             self._function(indices.to(self._device))
@@ -36,9 +37,10 @@ class CapturedStep:
         if self._calls <= _WARM_UP:
             self._on_side_stream(indices)
             return
-        if indices.shape not in self._graphs:
-            self._graphs[indices.shape] = self._capture(indices)
-        graph, static = self._graphs[indices.shape]
+        key = (indices.shape, kind)
+        if key not in self._graphs:
+            self._graphs[key] = self._capture(indices)
+        graph, static = self._graphs[key]
         static.copy_(indices.pin_memory(), non_blocking=True)
         graph.replay()
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -11,89 +16,165 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ncfast._files import replacing
-from ncfast.experiments.run_dir import CHECKPOINT, RunDirectoryError
+from ncfast.experiments.run_dir import CHECKPOINT, CONFIG
+from ncfast.experiments.stored import RunDirectoryError, bad_entry, check_file
 
-FORMAT = "2"  # format of the file; version 0.1 did not write one
+FORMAT = "3"  # format of the file; version 0.1 did not write one
+_STEP, _SUM = "step", "sha256"
 # its length varies: the permutation of an epoch is empty before the first step
 _ANY_LENGTH = "order/permutation"
 
 
-def save(out: Path, step: int, tensors: dict[str, Tensor]) -> None:
+def save(out: Path, step: int, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> None:
     """Write a run's checkpoint; the old file is replaced only by a complete new one.
 
     Args:
         out: the run's directory.
         step: number of updates made so far.
         tensors: the state; see `ReplicaProgram.state`.
+        settings: those that determine the state; see `run_dir.fixed_settings`.
 
     Raises:
         OSError: the disk is full or the directory cannot be written; the old checkpoint is kept.
     """
-    # clone: safetensors refuses views that share memory
-    content = {
-        k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()
+    # copies: safetensors refuses views that share memory
+    content = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
+    metadata = {
+        "format": FORMAT,
+        "settings": json.dumps(settings, sort_keys=True),
+        # a diverged run may be resumed; any other value that is not finite is damage
+        "nonfinite": json.dumps([name for name, v in content.items() if not _is_finite(v)]),
     }
-    content["step"] = torch.tensor(step)
+    content[_STEP] = torch.tensor(step)
+    metadata[_SUM] = checksum(content, metadata)
     path = out / CHECKPOINT
     with replacing(path) as temporary:
         try:
-            save_file(content, temporary, metadata={"format": FORMAT})
+            save_file(content, temporary, metadata=metadata)
         except Exception as error:  # safetensors has its own error for a full disk
             raise OSError(f"{path}: could not write the checkpoint: {error}") from error
+
+
+def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 over the metadata, and name, dtype, shape and bytes of each tensor."""
+    kept = {name: text for name, text in metadata.items() if name != _SUM}
+    found = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        found.update(value.flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _is_finite(value: Tensor) -> bool:
+    return not value.is_floating_point() or bool(value.isfinite().all())
 
 
 def saved_step(out: Path) -> int:
     """The step of a run's checkpoint, or -1 if there is no checkpoint.
 
     Raises:
-        RunDirectoryError: the checkpoint is damaged, or version 0.1 wrote it.
+        RunDirectoryError: the checkpoint is damaged, or another version wrote it.
     """
-    if not (out / CHECKPOINT).exists():
+    if not os.path.lexists(out / CHECKPOINT):
         return -1
-    return restore(out, None)
+    with _resumable(out):
+        check_file(out / CHECKPOINT, "a checkpoint")
+        with safe_open(out / CHECKPOINT, "pt") as file:
+            _check_format(file.metadata() or {})
+            return _step(file.get_tensor(_STEP))
 
 
-def check_not_past(out: Path, steps: int) -> None:
-    """Check that the checkpoint of a run is not past ``steps``.
+def check_resumable(out: Path, settings: Mapping[str, Any], steps: int) -> None:
+    """Check that a run can be resumed from its checkpoint, before anything is changed.
+
+    Args:
+        out: the run's directory.
+        settings: the settings in its config.json that determine the state.
+        steps: the last step of the resumed run.
 
     Raises:
-        RunDirectoryError: the checkpoint is past ``steps`` or cannot be used.
+        RunDirectoryError: the checkpoint is damaged, was made with other settings, or is past
+            ``steps``.
     """
-    saved = saved_step(out)
-    if saved > steps:
+    with _resumable(out):
+        step, saved, _ = _read(out / CHECKPOINT)
+    for name in settings.keys() & saved.keys():
+        if settings[name] != saved[name]:
+            expected = f"{saved[name]!r}, with which the checkpoint was trained,"
+            raise bad_entry(out / CONFIG, f"'settings.{name}'", expected, settings[name])
+    if step > steps:
         raise RunDirectoryError(
-            f"The run in {out} is at step {saved}, past --steps {steps}. Nothing was changed. Pass "
+            f"The run in {out} is at step {step}, past --steps {steps}. Nothing was changed. Pass "
             "more steps, or start another run in another directory."
         )
 
 
-def restore(out: Path, load: Callable[[dict[str, Tensor]], object] | None) -> int:
+def restore(out: Path, load: Callable[[dict[str, Tensor]], object]) -> int:
     """Pass the tensors of a run's checkpoint to ``load``, and return its step.
 
     Args:
         out: the run's directory.
-        load: is called with the tensors; None reads only the step.
+        load: is called with the tensors.
 
     Raises:
-        RunDirectoryError: the file is damaged, version 0.1 wrote it, or it does not fit this run.
+        RunDirectoryError: the file is damaged, another version wrote it, or it does not fit this
+            run.
     """
-    path = out / CHECKPOINT
-    try:
-        with safe_open(path, "pt") as file:
-            if (file.metadata() or {}).get("format") != FORMAT:
-                raise ValueError("it was written by version 0.1")
-            step = int(file.get_tensor("step"))
-            if step < 0:
-                raise ValueError(f"its step is {step}")
-            if load is not None:
-                names = set(file.keys()) - {"step"}
-                load({name: file.get_tensor(name) for name in names})
-    except Exception as error:
-        raise RunDirectoryError(
-            f"{path} cannot be resumed from ({type(error).__name__}: {error}). Delete the folder "
-            f"{out} to train this run again, or start it in another directory."
-        ) from error
+    with _resumable(out):
+        step, _, tensors = _read(out / CHECKPOINT)
+        load(tensors)
     return step
+
+
+@contextlib.contextmanager
+def _resumable(out: Path) -> Iterator[None]:
+    """Turn each error of the block into one that names the checkpoint and the remedy."""
+    try:
+        yield
+    except RunDirectoryError:
+        raise
+    except Exception as error:  # safetensors and torch raise what they like for a damaged file
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        text = " ".join(f"{kind}{error}".split())[:300]
+        raise RunDirectoryError(
+            f"{out / CHECKPOINT} cannot be resumed from ({text}). Delete the folder {out} to train "
+            "this run again, or start it in another directory."
+        ) from error
+
+
+def _read(path: Path) -> tuple[int, dict[str, Any], dict[str, Tensor]]:
+    """The step, the settings and the tensors of a checkpoint; ValueError if it is damaged."""
+    check_file(path, "a checkpoint")
+    with safe_open(path, "pt") as file:
+        metadata: dict[str, str] = file.metadata() or {}
+        _check_format(metadata)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    found = checksum(tensors, metadata)
+    if found != metadata.get(_SUM):
+        raise ValueError(
+            f"expected the SHA-256 sum {metadata.get(_SUM)} but its content has {found}: the file "
+            "is damaged"
+        )
+    diverged = json.loads(metadata["nonfinite"])
+    for name, value in tensors.items():
+        if name not in diverged and not _is_finite(value):
+            raise ValueError(f"expected {name} to hold finite values but it does not")
+    return _step(tensors.pop(_STEP)), json.loads(metadata["settings"]), tensors
+
+
+def _check_format(metadata: Mapping[str, str]) -> None:
+    version = metadata.get("format")
+    if version != FORMAT:
+        told = "version 0.1" if version is None else f"another version, in format {version[:20]!r}"
+        raise ValueError(f"it was written by {told}")
+
+
+def _step(value: Tensor) -> int:
+    if value.dtype != torch.int64 or value.ndim or value.item() < 0:
+        shown = value.item() if value.numel() == 1 else f"a tensor of shape {tuple(value.shape)}"
+        raise ValueError(f"expected 'step' to be an int64 of 0 or more but got {shown}")
+    return int(value)
 
 
 def check_fits(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -105,13 +186,13 @@ def check_fits(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """
     for name, wanted in expected.items():
         if name not in found:
-            raise ValueError(f"{name} is missing")
+            raise ValueError(f"expected {name}, which is missing")
         have = found[name]
         shape = have.shape if name == _ANY_LENGTH else wanted.shape
         if have.dtype != wanted.dtype or have.shape != shape or have.ndim != wanted.ndim:
             raise ValueError(
-                f"{name} should hold {tuple(wanted.shape)} {wanted.dtype} "
-                f"but holds {tuple(have.shape)} {have.dtype}"
+                f"expected {name} to hold {tuple(wanted.shape)} {wanted.dtype} but it holds "
+                f"{tuple(have.shape)} {have.dtype}"
             )
     if unknown := sorted(found.keys() - expected.keys()):
-        raise ValueError(f"{unknown[0]} does not belong to this run")
+        raise ValueError(f"expected tensors of this run but got {unknown[0]}")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ncfast.experiments.models import MLP, Network
+
+# a gradient with respect to the features (R, B, D) of batches with labels (R, B)
+Pull = Callable[[Tensor, Tensor], Tensor]
 
 
 class Engine(Protocol):
@@ -18,18 +21,22 @@ class Engine(Protocol):
         names: names of the parameters, in the order of the network's ``named_parameters``.
         parameters: one (R, ...) tensor per name; the optimizer changes them in place.
         gradients: one (R, ...) tensor per name; `backward` fills or replaces them.
+        pulled: the same for the pull of `backward`; empty before the first one.
     """
 
     names: list[str]
     parameters: list[Tensor]
     gradients: list[Tensor]
+    pulled: list[Tensor]
 
-    def backward(self, inputs: Tensor, labels: Tensor) -> None:
+    def backward(self, inputs: Tensor, labels: Tensor, pull: Pull | None = None) -> None:
         """Compute ``gradients`` of each replica's loss on its own batch.
 
         Args:
             inputs: (R, B, ...), one batch per replica.
             labels: (R, B) int64.
+            pull: a gradient with respect to the features, which goes through the hidden layers
+                into ``pulled``; the classifier's part is zero.
         """
 
     def evaluate(self, inputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,13 +20,15 @@ from ncfast.experiments.training.program import ReplicaProgram
 from ncfast.experiments.training.progress import Progress
 from ncfast.tracking.sinks import JsonlSink
 
+FIT = 0.99  # accuracy on the training split at which a penalty "from fit" starts
+
 
 class Group:
     """Replicas that share a program and are at the same step.
 
     Args:
-        configs: settings of the replicas. Their directories must be prepared. Either all have a
-            checkpoint of the same step, or none has a checkpoint.
+        configs: settings of the replicas. Either all have a checkpoint of the same step and are
+            resumed, or none has a checkpoint, and their directories must be prepared.
         train: training split, on the device.
         test: test split, on the device.
         device: where to train.
@@ -43,6 +45,7 @@ class Group:
         self._marks = first.schedules()
         self._program = ReplicaProgram(configs, train, device)
         self._splits = {"train": train, "test": test}
+        self._starts_at_fit = first.penalty != "none" and first.penalty_from == "fit"
         self.step = checkpoint.saved_step(first.out)
         if self.step >= 0:
             self._restore()
@@ -55,8 +58,10 @@ class Group:
     def _restore(self) -> None:
         for replica, config in enumerate(self._configs):
             checkpoint.restore(config.out, functools.partial(self._program.load, replica))
-            run_dir.truncate_log(config.out, self.step)
+        for config in self._configs:
+            run_dir.truncate_log(config.out / run_dir.METRICS_FILE, self.step)
             ProbeLog.truncate(config.out, self.step)
+            run_dir.write_config(config)
 
     def execute(self, interrupt: InterruptFlag) -> bool:
         """Train to the last step or until interrupted. Save the state in both cases.
@@ -73,7 +78,7 @@ class Group:
                 self._measure(progress)
                 self._save()
             while self.step < self._steps and not interrupt.raised:
-                self._program.step()
+                self._program.step(self.step)
                 self.step += 1
                 self._measure(progress)
                 progress.advance()
@@ -97,13 +102,15 @@ class Group:
             if probe:
                 look = self._probes[replica]
                 record |= look.take(self._program, replica, self._splits, step)
+            if self._starts_at_fit and record["train/accuracy"] >= FIT:
+                self._program.begin_penalty(replica)
             self._logs[replica].write({"step": step, **record})
         progress.record({"step": step, **_mean(numbers)})
 
     def _save(self) -> None:
         for replica, config in enumerate(self._configs):
             state = self._program.state(replica)
-            checkpoint.save(config.out, self.step, state)
+            checkpoint.save(config.out, self.step, state, run_dir.fixed_settings(config))
 
 
 def _mean(records: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ncfast.experiments.models import Network
-from ncfast.experiments.training.engine import stack_parameters
+from ncfast.experiments.training.engine import Pull, stack_parameters
 from ncfast.experiments.training.losses import LOSSES
 
 
@@ -25,6 +25,7 @@ class LoopedEngine:
         self._loss = LOSSES[loss]
         self.names, self.parameters = stack_parameters(models)
         self.gradients = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.pulled: list[Tensor] = []
         for row, model in enumerate(self._models):
             stacked = zip(model.parameters(), self.parameters, self.gradients, strict=True)
             for parameter, values, gradients in stacked:
@@ -37,8 +38,11 @@ class LoopedEngine:
             for name, buffer in model.named_buffers():
                 buffer.data = self._buffers[name][row]
 
-    def backward(self, inputs: Tensor, labels: Tensor) -> None:
+    def backward(self, inputs: Tensor, labels: Tensor, pull: Pull | None = None) -> None:
         """See `Engine.backward`."""
+        if pull is not None:
+            self._backward_with(pull, inputs, labels)
+            return
         if len(self._models) == 1:
             self._backward_alone(inputs[0], labels[0])
             return
@@ -57,6 +61,24 @@ class LoopedEngine:
         for index, parameter in enumerate(model.parameters()):
             assert parameter.grad is not None
             self.gradients[index] = parameter.grad.unsqueeze(0)
+
+    def _backward_with(self, pull: Pull, inputs: Tensor, labels: Tensor) -> None:
+        self.pulled = self.pulled or [torch.zeros_like(g) for g in self.gradients]
+        graphs = []
+        for row, (model, x, y) in enumerate(zip(self._models, inputs, labels, strict=True)):
+            model.train()
+            features = model.features(x)
+            loss = self._loss(model.classifier(features), y)
+            found = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+            for target, value in zip(self.gradients, found, strict=True):
+                target[row] = value
+            graphs.append(features)
+        pulls = pull(torch.stack([features.detach() for features in graphs]), labels)
+        for row, model in enumerate(self._models):
+            parameters = list(model.parameters())
+            pushed = torch.autograd.grad(graphs[row], parameters, pulls[row], allow_unused=True)
+            for target, one in zip(self.pulled, pushed, strict=True):
+                target[row] = 0 if one is None else one
 
     @torch.no_grad()
     def evaluate(self, inputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -130,9 +130,18 @@ def measure_split(program: ReplicaProgram, split: ImageSet, name: str) -> list[d
     ]
 
 
+# of the last step: log of the metric of its batch, factor on its gradient, norms of the gradients
+_OF_PENALTY = (
+    ("log_value", "value"),
+    ("strength", "strength"),
+    ("gradient_norm", "penalty"),
+    ("loss_gradient_norm", "loss"),
+)
+
+
 @torch.no_grad()
 def measure_weights(program: ReplicaProgram, replica: int) -> dict[str, Tensor]:
-    """The global weight norm, and for an MLP the balancedness of its last two layers."""
+    """The global weight norm, the balancedness of an MLP, and how strong a penalty was."""
     state = program.model_state(replica)
     names = program.tiles[0].engine.names
     found = {"weight.norm": weight_norm([state[name] for name in names])}
@@ -140,6 +149,9 @@ def measure_weights(program: ReplicaProgram, replica: int) -> dict[str, Tensor]:
         last, previous = state["classifier.weight"], state[names[-4]]
         found["balancedness"] = balancedness(last, previous)
         found["balancedness.absolute"] = balancedness(last, previous, relative=False)
+    tile, row = program.place(replica)
+    if tile.penalty is not None:
+        found |= {f"penalty.{name}": tile.penalty.state[key][row] for name, key in _OF_PENALTY}
     return found
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ncfast.experiments.models import MLP, SmoothLeakyReLU
-from ncfast.experiments.training.engine import stack_parameters
+from ncfast.experiments.training.engine import Pull, stack_parameters
 
 
 class Activation(NamedTuple):
@@ -78,6 +78,7 @@ class MLPEngine:
     def __init__(self, models: Sequence[MLP], loss: str) -> None:
         self.names, self.parameters = stack_parameters(models)
         self.gradients = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.pulled: list[Tensor] = []
         self._weights, self._biases = self.parameters[0::2], self.parameters[1::2]
         self._loss = loss
         layers = list(models[0].features)[1:]  # after Flatten
@@ -89,15 +90,27 @@ class MLPEngine:
         ]
 
     @torch.no_grad()
-    def backward(self, inputs: Tensor, labels: Tensor) -> None:
+    def backward(self, inputs: Tensor, labels: Tensor, pull: Pull | None = None) -> None:
         """See `Engine.backward`."""
         trace = self._forward(inputs.flatten(2))
         last, before = self._weights[-1], trace[-1][1]
         logits = torch.baddbmm(self._biases[-1].unsqueeze(1), before, last.transpose(1, 2))
         gradient = output_gradient(logits, labels, self._loss)
-        for layer in reversed(range(len(self._weights))):
-            torch.sum(gradient, 1, out=self.gradients[2 * layer + 1])
-            torch.bmm(gradient.transpose(1, 2), trace[layer][1], out=self.gradients[2 * layer])
+        self._propagate(gradient, trace, len(self._weights) - 1, self.gradients)
+        if pull is not None:
+            self.pulled = self.pulled or [torch.zeros_like(g) for g in self.gradients]
+            gradient = pull(trace[-1][1], labels)
+            if self._activations[-1] is not None:
+                gradient = self._activations[-1].backward(gradient, *trace[-1])
+            self._propagate(gradient, trace, len(self._weights) - 2, self.pulled)
+
+    def _propagate(
+        self, gradient: Tensor, trace: list[tuple[Tensor, Tensor]], top: int, out: list[Tensor]
+    ) -> None:
+        """Send the gradient of the output of layer ``top`` through it and those below."""
+        for layer in reversed(range(top + 1)):
+            torch.sum(gradient, 1, out=out[2 * layer + 1])
+            torch.bmm(gradient.transpose(1, 2), trace[layer][1], out=out[2 * layer])
             if layer > 0:
                 gradient = torch.bmm(gradient, self._weights[layer])
                 activation = self._activations[layer - 1]

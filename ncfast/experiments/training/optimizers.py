@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ncfast.experiments.config import TrainConfig
+from ncfast.experiments.config import TrainConfig, parse_decay_layers
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # torch's defaults
 
@@ -28,14 +28,54 @@ class StackedOptimizer(Protocol):
 
 
 def make_stacked_optimizer(
-    configs: Sequence[TrainConfig], parameters: list[Tensor], gradients: list[Tensor]
+    configs: Sequence[TrainConfig],
+    names: Sequence[str],
+    parameters: list[Tensor],
+    gradients: list[Tensor],
 ) -> StackedOptimizer:
-    """The optimizer that ``configs`` name; each config belongs to one row of ``parameters``."""
+    """The optimizer that ``configs`` name; each config belongs to one row of ``parameters``.
+
+    ``names`` are those of the parameters in the network.
+
+    Raises:
+        ValueError: a configuration lists a factor of weight decay for another number of layers.
+    """
     rates = [config.lr for config in configs]
-    decays = [config.weight_decay for config in configs]
+    factors = decay_factors(configs[0].weight_decay_layers, names)
+    decays = [[config.weight_decay * factor for factor in factors] for config in configs]
     if configs[0].optimizer == "adamw":
-        return StackedAdamW(parameters, gradients, rates, decays)
+        return StackedAdamW(parameters, gradients, rates, decays, configs[0].adam_eps)
     return StackedSGD(parameters, gradients, rates, decays, configs[0].momentum)
+
+
+def decay_factors(text: str, names: Sequence[str]) -> list[float]:
+    """The factor on the weight decay of each parameter; see `Recipe.weight_decay_layers`.
+
+    A layer is a module that owns parameters: those whose names differ in the last part alone.
+
+    Raises:
+        ValueError: ``text`` lists another number of layers than the network has.
+    """
+    owners = [name.rpartition(".")[0] for name in names]
+    layers = list(dict.fromkeys(owners))
+    listed = parse_decay_layers(text)
+    if listed is None:
+        wanted = {"all": (True, True), "classifier": (True, False), "hidden": (False, True)}[text]
+        return [float(wanted[0] if owner == "classifier" else wanted[1]) for owner in owners]
+    if len(listed) != len(layers):
+        raise ValueError(
+            f"Expected `weight_decay_layers` to hold a factor for each of the {len(layers)} layers "
+            f"({', '.join(layers)}) but got {len(listed)}."
+        )
+    return [dict(zip(layers, listed, strict=True))[owner] for owner in owners]
+
+
+Decays = Sequence[float] | Sequence[Sequence[float]]
+
+
+def _by_parameter(decays: Decays, number: int) -> list[list[float]]:
+    """The weight decay of each replica and parameter."""
+    return [[d] * number if isinstance(d, int | float) else list(d) for d in decays]
 
 
 def _columns(values: Sequence[float], like: Tensor) -> Tensor:
@@ -59,7 +99,8 @@ class StackedAdamW:
         parameters: (R, ...) each.
         gradients: (R, ...) each.
         lr: learning rate of each replica.
-        weight_decay: decoupled weight decay of each replica.
+        weight_decay: decoupled weight decay of each replica, or of each of its parameters.
+        eps: is added to the root of the second moment.
     """
 
     def __init__(
@@ -67,14 +108,20 @@ class StackedAdamW:
         parameters: list[Tensor],
         gradients: list[Tensor],
         lr: Sequence[float],
-        weight_decay: Sequence[float],
+        weight_decay: Decays,
+        eps: float = EPS,
     ) -> None:
         self._parameters, self._gradients = parameters, gradients
         self._first = [torch.zeros_like(p) for p in parameters]
         self._second = [torch.zeros_like(p) for p in parameters]
-        self._lr, self._decay = list(lr), list(weight_decay)
+        self._lr, self._eps = list(lr), eps
+        decays = _by_parameter(weight_decay, len(parameters))
         self._rates = _columns(self._lr, parameters[0])
-        self._decays = _columns(self._decay, parameters[0])
+        self._decays = [_columns(column, parameters[0]) for column in zip(*decays, strict=True)]
+        # the parameters of a replica that share a weight decay are updated by one call
+        self._groups = [
+            {decay: [i for i, d in enumerate(row) if d == decay] for decay in row} for row in decays
+        ]
         self._count = torch.zeros((), dtype=torch.float64, device=parameters[0].device)
         self._fused = parameters[0].device.type == "cpu"
         self._rows = [self._by_replica(group) for group in (parameters, self._first, self._second)]
@@ -88,10 +135,10 @@ class StackedAdamW:
         if self._fused:
             self._step_fused()
             return
-        for p, g, m, v in zip(
-            self._parameters, self._gradients, self._first, self._second, strict=True
+        for p, g, m, v, decays in zip(
+            self._parameters, self._gradients, self._first, self._second, self._decays, strict=True
         ):
-            adamw_update(p, g, m, v, self._count, self._rates, self._decays)
+            adamw_update(p, g, m, v, self._count, self._rates, decays, self._eps)
 
     def _by_replica(self, stacked: list[Tensor]) -> list[list[Tensor]]:
         return [[tensor[r] for tensor in stacked] for r in range(len(self._lr))]
@@ -105,23 +152,24 @@ class StackedAdamW:
 
     def _step_fused(self) -> None:
         torch._foreach_add_(self._counts, 1)
-        rows = zip(*self._rows, self._gradient_rows(), self._lr, self._decay, strict=True)
-        for parameters, first, second, gradients, lr, decay in rows:
-            torch._fused_adamw_(
-                parameters,
-                gradients,
-                first,
-                second,
-                [],
-                self._counts,
-                amsgrad=False,
-                lr=lr,
-                beta1=BETA1,
-                beta2=BETA2,
-                weight_decay=decay,
-                eps=EPS,
-                maximize=False,
-            )
+        rows = zip(*self._rows, self._gradient_rows(), self._lr, self._groups, strict=True)
+        for parameters, first, second, gradients, lr, groups in rows:
+            for decay, members in groups.items():
+                torch._fused_adamw_(
+                    [parameters[i] for i in members],
+                    [gradients[i] for i in members],
+                    [first[i] for i in members],
+                    [second[i] for i in members],
+                    [],
+                    [self._counts[i] for i in members],
+                    amsgrad=False,
+                    lr=lr,
+                    beta1=BETA1,
+                    beta2=BETA2,
+                    weight_decay=decay,
+                    eps=self._eps,
+                    maximize=False,
+                )
 
     def state(self, replica: int) -> dict[str, Tensor]:
         """See `StackedOptimizer.state`."""
@@ -150,6 +198,7 @@ def adamw_update(
     count: Tensor,
     lr: Tensor,
     weight_decay: Tensor,
+    eps: float = EPS,
 ) -> None:
     """One AdamW update of (R, ...) tensors in place, from elementary torch operations.
 
@@ -161,13 +210,14 @@ def adamw_update(
         count: () number of this update, 1 for the first.
         lr: (R,) float64.
         weight_decay: (R,) float64.
+        eps: is added to the root of the second moment.
     """
     parameter.mul_(_fit(1 - lr * weight_decay, parameter))
     first.lerp_(gradient, 1 - BETA1)
     second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
     rate = _fit(lr / (1 - BETA1**count), parameter)
     root = (1 - BETA2**count).sqrt().to(parameter.dtype)
-    parameter.sub_(rate * first / (second.sqrt() / root + EPS))
+    parameter.sub_(rate * first / (second.sqrt() / root + eps))
 
 
 class StackedSGD:
@@ -177,7 +227,8 @@ class StackedSGD:
         parameters: (R, ...) each.
         gradients: (R, ...) each.
         lr: learning rate of each replica.
-        weight_decay: L2 factor of each replica; the parameter times it is added to the gradient.
+        weight_decay: L2 factor of each replica, or of each of its parameters; the parameter times
+            it is added to the gradient.
         momentum: momentum of all replicas.
     """
 
@@ -186,13 +237,16 @@ class StackedSGD:
         parameters: list[Tensor],
         gradients: list[Tensor],
         lr: Sequence[float],
-        weight_decay: Sequence[float],
+        weight_decay: Decays,
         momentum: float = 0.0,
     ) -> None:
         self._parameters, self._gradients, self._momentum = parameters, gradients, momentum
-        rates, decays = _columns(lr, parameters[0]), _columns(weight_decay, parameters[0])
+        rates = _columns(lr, parameters[0])
+        decays = zip(*_by_parameter(weight_decay, len(parameters)), strict=True)
         self._lr = [_fit(rates, p) for p in parameters]
-        self._decay = [_fit(decays, p) for p in parameters]
+        self._decay = [
+            _fit(_columns(column, p), p) for column, p in zip(decays, parameters, strict=True)
+        ]
         # starting from zero matches torch, whose first buffer is the gradient
         self._buffers = [torch.zeros_like(p) for p in parameters] if momentum else []
 

@@ -9,16 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ncfast._strict_json import json_line
 from ncfast.experiments.data import ImageSet
-from ncfast.experiments.run_dir import write_atomically
+from ncfast.experiments.run_dir import PROBES_FILE, truncate_log
 from ncfast.experiments.training.information import Planes
 from ncfast.experiments.training.program import ReplicaProgram
 from ncfast.metrics.bounds import generalization_bound, superfluous_information_bound
 from ncfast.metrics.margins import class_margins, margin_histograms
-from ncfast.tracking.sinks import JsonlSink, read_records
+from ncfast.tracking.sinks import JsonlSink
 
-PROBES_FILE = "probes.jsonl"
 PAIRS = ((0, 1), (4, 5), (8, 9))  # the class pairs of figure 5 of the paper
 BINS = 60
 POINTS = 300  # points of each split in the plot of principal components
@@ -40,10 +38,7 @@ class ProbeLog:
     @staticmethod
     def truncate(out: Path, last_step: int) -> None:
         """Remove the probes after ``last_step``."""
-        path = out / PROBES_FILE
-        if path.exists():
-            kept = [record for record in read_records(path) if record["step"] <= last_step]
-            write_atomically(path, "".join(map(json_line, kept)).encode())
+        truncate_log(out / PROBES_FILE, last_step)
 
     @torch.no_grad()
     def take(

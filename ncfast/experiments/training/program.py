@@ -15,6 +15,7 @@ from ncfast.experiments.training.captured_step import CapturedStep
 from ncfast.experiments.training.checkpoint import check_fits
 from ncfast.experiments.training.engine import Engine, make_engine
 from ncfast.experiments.training.optimizers import StackedOptimizer, make_stacked_optimizer
+from ncfast.experiments.training.penalty import Penalty, starts_at
 
 # On a CPU, computing few replicas at a time keeps weights, gradients and averages in the cache
 # between the matrix products and the optimizer. An even number balances two threads.
@@ -36,18 +37,33 @@ class Tile:
         models = [build_model(config, train) for config in configs]
         self.engine: Engine = make_engine(models, configs[0].loss, device)
         self.optimizer: StackedOptimizer = make_stacked_optimizer(
-            configs, self.engine.parameters, self.engine.gradients
+            configs, self.engine.names, self.engine.parameters, self.engine.gradients
         )
+        self.penalty: Penalty | None = None
+        if configs[0].penalty != "none":
+            self.penalty = Penalty(configs, self.engine.names, train.num_classes, device)
         self.batches = ReplicaBatches(configs, train)
         self._update = CapturedStep(self._run, device)
 
     def _run(self, indices: Tensor) -> None:
-        self.engine.backward(*self.batches.take(indices))
+        batch, penalty = self.batches.take(indices), self.penalty
+        if penalty is None or not penalty.running:
+            self.engine.backward(*batch)
+        elif penalty.of_features:
+            self.engine.backward(*batch, penalty.pull)
+            penalty.add(self.engine.gradients, self.engine.pulled)
+        else:
+            self.engine.backward(*batch)
+            penalty.add(self.engine.gradients, penalty.direction)
         self.optimizer.step()
 
-    def step(self) -> None:
-        """Update each replica once, on its next batch."""
-        self._update(self.batches.indices())
+    def step(self, number: int) -> None:
+        """Update each replica once, on its next batch; ``number`` updates were made before."""
+        penalty = self.penalty
+        running = penalty is not None and penalty.running
+        if penalty is not None and running:
+            penalty.redraw(self.engine.parameters, number)
+        self._update(self.batches.indices(), running)
 
 
 class ReplicaProgram:
@@ -102,10 +118,27 @@ class ReplicaProgram:
             for row in range(len(part))
         ]
 
-    def step(self) -> None:
-        """Update every replica once."""
+    def step(self, number: int = 0) -> None:
+        """Update every replica once; ``number`` updates were made before.
+
+        A penalty that starts or ends at a step does so here.
+        """
+        config = self.configs[0]
+        if config.penalty != "none" and number == starts_at(config):
+            for replica in range(len(self.configs)):
+                self.begin_penalty(replica)
+        if config.penalty != "none" and number == config.penalty_until:
+            for tile in self.tiles:
+                if tile.penalty is not None:
+                    tile.penalty.end()
         for tile in self.tiles:
-            tile.step()
+            tile.step(number)
+
+    def begin_penalty(self, replica: int) -> None:
+        """Start the penalty of a replica, if it has one that does not run."""
+        tile, row = self.place(replica)
+        if tile.penalty is not None:
+            tile.penalty.begin(row)
 
     def place(self, replica: int) -> tuple[Tile, int]:
         """The tile of a replica, and its row in the tile."""
@@ -125,7 +158,9 @@ class ReplicaProgram:
         order = tile.batches.orders[row].state_dict()
         found |= {f"order/{name}": value for name, value in order.items()}
         optimizer = tile.optimizer.state(row)
-        return found | {f"optimizer/{name}": value for name, value in optimizer.items()}
+        found |= {f"optimizer/{name}": value for name, value in optimizer.items()}
+        kept = {} if tile.penalty is None else tile.penalty.state
+        return found | {f"penalty/{name}": value[row] for name, value in kept.items()}
 
     def load(self, replica: int, state: dict[str, Tensor]) -> None:
         """Restore a state that `state` returned; all replicas of a tile must be at the same step.
@@ -144,6 +179,8 @@ class ReplicaProgram:
             value.copy_(saved[name])
         tile.batches.orders[row].load_state_dict(part("order/"))
         tile.optimizer.load(row, part("optimizer/"))
+        if tile.penalty is not None:
+            tile.penalty.load(row, part("penalty/"))
 
 
 def _tiles(number: int, width: int) -> list[range]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state
 
 from ncfast.experiments.models import Network
+from ncfast.experiments.training.engine import Pull
 from ncfast.experiments.training.losses import LOSSES
 
 
@@ -29,6 +30,7 @@ class VmapEngine:
         self.names = list(parameters)
         self.parameters = [value.detach() for value in parameters.values()]
         self.gradients = [torch.zeros_like(value) for value in self.parameters]
+        self.pulled: list[Tensor] = []
         self._buffers: dict[str, Tensor] = dict(buffers)
         self._skeleton = copy.deepcopy(models[0]).to("meta")
         self._loss = LOSSES[loss]
@@ -39,19 +41,26 @@ class VmapEngine:
         part = {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
         return functional_call(module, part, (x,))
 
-    def backward(self, inputs: Tensor, labels: Tensor) -> None:
+    def backward(self, inputs: Tensor, labels: Tensor, pull: Pull | None = None) -> None:
         """See `Engine.backward`."""
         self._skeleton.train()
         values = [parameter.detach().requires_grad_() for parameter in self.parameters]
         named = dict(zip(self.names, values, strict=True)) | self._buffers
 
-        def loss(values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-            return self._loss(self._call("", values, x), y)
+        def loss(values: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            features = self._call("features", values, x)
+            return self._loss(self._call("classifier", values, features), y), features
 
         # the losses share no parameters, so the gradient of their sum holds each gradient
-        total = torch.vmap(loss)(named, inputs, labels).sum()
-        found = torch.autograd.grad(total, values)
+        losses, features = torch.vmap(loss)(named, inputs, labels)
+        found = torch.autograd.grad(losses.sum(), values, retain_graph=pull is not None)
         torch._foreach_copy_(self.gradients, found)
+        if pull is not None:
+            gradient = pull(features.detach(), labels)
+            pushed = torch.autograd.grad(features, values, gradient, allow_unused=True)
+            self.pulled = [
+                torch.zeros_like(v) if p is None else p for v, p in zip(values, pushed, strict=True)
+            ]
 
     @torch.no_grad()
     def evaluate(self, inputs: Tensor) -> tuple[Tensor, Tensor]:

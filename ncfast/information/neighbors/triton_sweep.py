@@ -21,6 +21,7 @@ from ncfast.ops._fallback import with_fallback
 from ncfast.ops.blocks import multiprocessors
 
 _NAME = "neighbours"
+_FEW = 512  # rows with which the kernels are compared with the reference at their first use
 _MOST = 32  # largest k for which the kernels hold the neighbours in registers
 
 
@@ -57,18 +58,25 @@ def knn(x: Tensor, k: int, metric: Metric, labels: Tensor | None) -> tuple[Tenso
     def plain() -> tuple[Tensor, Tensor, float]:
         return reference.knn(x, k, metric, labels)
 
-    def kernels() -> tuple[Tensor, Tensor, float]:
+    def kernels(x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, float]:
         from ncfast.kernels.neighbors import nearest_rows
 
         rows = _sort([x], labels)
-        found = nearest_rows(*rows[:3], k, metric == "l2", _config(x, k))
+        found = nearest_rows(*rows[:3], k, metric == "l2", config)
         distances = reference.distance(found[0][0], metric)
         indices = found[1][0].to(torch.int64)
         if rows.order is not None:
             indices = torch.where(indices < 0, -1, rows.order[indices.clamp(min=0)])
         return restored(distances, rows.order), restored(indices, rows.order), 1.0
 
-    return plain() if k > _MOST else with_fallback(_NAME, x, kernels, plain, f"k = {k}")
+    def error() -> Tensor:
+        few = x[:_FEW], _first(labels)
+        return _differ(kernels(*few)[:2], reference.knn(few[0], k, metric, few[1])[:2])
+
+    if k > _MOST:
+        return plain()
+    config = _config(x, k)  # of all rows, also where few are compared
+    return with_fallback(_NAME, x, lambda: kernels(x, labels), plain, f"k = {k}", error)
 
 
 def joint(
@@ -79,20 +87,22 @@ def joint(
     def plain() -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
         return reference.joint(blocks, k, metric, rectangle, labels)
 
-    def kernels() -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
+    def kernels(
+        blocks: Sequence[Tensor], labels: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
         from ncfast.kernels.neighbors import count_rows, nearest_rows
 
         rows, euclidean = _sort(blocks, labels), metric == "l2"
-        scores, _, reach = nearest_rows(*rows[:3], k, euclidean, _config(blocks[0], k))
+        scores, _, reach = nearest_rows(*rows[:3], k, euclidean, config)
         radii = reference.distance(scores[0, :, -1].contiguous(), metric)
         # Rows without a k-th neighbour (small classes) have infinite extents.
         extents = reference.distance(reach[0], metric).where(radii.isfinite(), torch.inf)
         each = extents if rectangle else radii.expand_as(extents)
         limits = _limits(each, metric, strict=not rectangle)
         ties = _limits(radii, metric, strict=False)
-        counts = count_rows(
-            *rows[:3], torch.cat((limits, ties[None]))[None], euclidean, _config(blocks[0])
-        )[0].to(torch.int64)
+        counts = count_rows(*rows[:3], torch.cat((limits, ties[None]))[None], euclidean, counting)[
+            0
+        ].to(torch.int64)
         *within, tied = (restored(count, rows.order) for count in counts)
         return (
             restored(radii, rows.order),
@@ -101,9 +111,17 @@ def joint(
             tied,
         )
 
-    return (
-        plain() if k > _MOST else with_fallback(_NAME, blocks[0], kernels, plain, f"joint, k = {k}")
-    )
+    def error() -> Tensor:
+        few = [block[:_FEW] for block in blocks], _first(labels)
+        return _differ(
+            _flat(kernels(*few)), _flat(reference.joint(few[0], k, metric, rectangle, few[1]))
+        )
+
+    if k > _MOST:
+        return plain()
+    config, counting = _config(blocks[0], k), _config(blocks[0])
+    path = f"joint, k = {k}"
+    return with_fallback(_NAME, blocks[0], lambda: kernels(blocks, labels), plain, path, error)
 
 
 def count(x: Tensor, radii: Tensor, metric: Metric, strict: bool, labels: Tensor | None) -> Tensor:
@@ -112,16 +130,40 @@ def count(x: Tensor, radii: Tensor, metric: Metric, strict: bool, labels: Tensor
     def plain() -> Tensor:
         return reference.count(x, radii, metric, strict, labels)
 
-    def kernels() -> Tensor:
+    def kernels(x: Tensor, radii: Tensor, labels: Tensor | None) -> Tensor:
         from ncfast.kernels.neighbors import count_rows
 
         rows = _sort([x], labels)
         reach = radii if rows.order is None else radii[rows.order]
         limits = _limits(reach, metric, strict=strict).expand(1, 2, -1).contiguous()
-        counts = count_rows(*rows[:3], limits, metric == "l2", _config(x))
+        counts = count_rows(*rows[:3], limits, metric == "l2", config)
         return restored(counts[0, 0].to(torch.int64), rows.order)
 
-    return with_fallback(_NAME, x, kernels, plain, "count")
+    def error() -> Tensor:
+        few = x[:_FEW], radii[:_FEW], _first(labels)
+        expected = reference.count(*few[:2], metric, strict, few[2])
+        return _differ((kernels(*few),), (expected,))
+
+    config = _config(x)
+    return with_fallback(_NAME, x, lambda: kernels(x, radii, labels), plain, "count", error)
+
+
+def _first(labels: Tensor | None) -> Tensor | None:
+    return None if labels is None else labels[:_FEW]
+
+
+def _flat(
+    results: tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...], Tensor],
+) -> tuple[Tensor, ...]:
+    radii, within, extents, tied = results
+    return radii, *within, *extents, tied
+
+
+def _differ(found: Sequence[Tensor], expected: Sequence[Tensor]) -> Tensor:
+    """Infinite if any entry differs, else 0, (): all engines give the same bits."""
+    pairs = zip(found, expected, strict=True)
+    same = torch.stack([(one == other).all() for one, other in pairs]).all()
+    return torch.where(same, 0.0, torch.inf)
 
 
 def _limits(radii: Tensor, metric: Metric, *, strict: bool) -> Tensor:

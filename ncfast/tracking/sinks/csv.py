@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -11,6 +12,15 @@ from pathlib import Path
 from ncfast._files import replacing
 from ncfast.tracking.sinks.files import LineFile, warn_of_new_file, write_header
 from ncfast.tracking.sinks.protocol import Header, Record
+from ncfast.tracking.sinks.runs import (
+    REMEDY,
+    check_step,
+    last_line,
+    lines_of,
+    next_run,
+    read_header,
+    with_run,
+)
 
 
 class CsvSink:
@@ -35,6 +45,21 @@ class CsvSink:
         self._file = LineFile(path)
         self._columns: list[str] = []
         self._opened = 0  # the file that the columns belong to
+        self._run = 0
+
+    def continue_log(self, header: Header) -> None:
+        """Write the number of the run into the records from now on, as "tracker/run".
+
+        Raises:
+            ValueError: the log was written with another header, or its last row is damaged.
+        """
+        if not self._file.regular:
+            return
+        with self._file.locked(), _clean_errors(self.path):
+            columns = _columns(self.path)
+            row = next(csv.reader([last_line(self.path).decode()]), columns)
+        last = None if row == columns else _record(self.path, "the last row", columns, row)
+        self._run = next_run(self.path, last, header, read_header(self.path) if last else None)
 
     def start(self, header: Header) -> None:
         """Write the header file; a device or a pipe gets none."""
@@ -48,6 +73,7 @@ class CsvSink:
             OSError: the disk is full, or the file cannot be written; earlier rows are whole.
             ValueError: a new key needs a column, and the path is a device or a pipe.
         """
+        record = with_run(record, self._run)
         with self._file.locked():
             self._read_columns()
             columns = list(dict.fromkeys([*self._columns, *record]))
@@ -96,14 +122,43 @@ class CsvSink:
 
 
 def read_csv(path: Path) -> Iterator[dict[str, float]]:
-    """The records of a CSV file in order, without empty cells and an unfinished last row."""
-    with path.open(newline="") as file:
-        for row in csv.DictReader(line for line in file if line.endswith("\n")):
-            yield {name: _number(cell) for name, cell in row.items() if cell}
+    """The records of a CSV file in order, without empty cells and an unfinished last row.
+
+    Raises:
+        ValueError: a row has other columns than the first line, no step, or a cell that is no
+            number; the message names it.
+    """
+    with _clean_errors(path):
+        rows = csv.reader(line.decode() for line in lines_of(path))
+        columns = next(rows, [])
+        for row in rows:
+            yield _record(path, f"line {rows.line_num}", columns, row)
+
+
+@contextlib.contextmanager
+def _clean_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected a CSV file but got {error}. {REMEDY}") from error
+
+
+def _record(path: Path, where: str, columns: list[str], row: list[str]) -> dict[str, float]:
+    if len(row) != len(columns):
+        raise ValueError(
+            f"{path}: {where}: expected {len(columns)} cells but got {len(row)}. {REMEDY}"
+        )
+    cells = {name: cell for name, cell in zip(columns, row, strict=True) if cell}
+    try:
+        record = {name: _number(cell) for name, cell in cells.items()}
+    except ValueError as error:
+        raise ValueError(f"{path}: {where}: expected numbers but {error}. {REMEDY}") from error
+    check_step(record, f"{path}: {where}")
+    return record
 
 
 def _columns(path: Path) -> list[str]:
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return next(csv.reader(file), [])
 
 

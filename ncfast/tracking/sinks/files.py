@@ -14,6 +14,8 @@ from typing import Any
 from ncfast._files import lock, remove_unfinished, replacing, unlock
 from ncfast.tracking.sinks.protocol import Header
 
+_LONGEST = 1 << 28  # of an unfinished line
+
 
 class LineFile:
     """A file that grows by whole lines, each handed to the operating system in one write.
@@ -40,8 +42,12 @@ class LineFile:
         if self.regular:
             remove_unfinished(self.path)
             remove_unfinished(header_path(self.path))
-            with self.locked():
-                self._truncate()
+            try:
+                with self.locked():
+                    self._truncate()
+            except BaseException:
+                self._file.close()
+                raise
 
     def append(self, lines: bytes, steps: Sequence[object]) -> None:
         """Append whole lines; a failure removes the part of a line that was written.
@@ -136,7 +142,7 @@ def warn_of_new_file(path: Path) -> None:
 def end_of_last_line(path: Path) -> int:
     """The number of bytes of ``path`` up to its last line break, inclusive."""
     with open(path, "rb") as file:
-        end = file.seek(0, os.SEEK_END)
+        size = end = file.seek(0, os.SEEK_END)
         while end > 0:
             start = max(0, end - 65536)
             file.seek(start)
@@ -144,6 +150,13 @@ def end_of_last_line(path: Path) -> int:
             if newline >= 0:
                 return start + newline + 1
             end = start
+            if size - end > _LONGEST:
+                raise OSError(
+                    errno.EINVAL,
+                    f"Expected a log of lines but its last {size - end:,} bytes have no line "
+                    "break. Choose another path",
+                    str(path),
+                )
     return 0
 
 

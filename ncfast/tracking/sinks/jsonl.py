@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from ncfast._strict_json import json_line, restored
+from ncfast._strict_json import json_line, parse_object, restored
+from ncfast.tracking.keys import RUN
 from ncfast.tracking.sinks.files import LineFile, warn_of_new_file, write_header
 from ncfast.tracking.sinks.protocol import Header, Record, Records
+from ncfast.tracking.sinks.runs import (
+    REMEDY,
+    check_step,
+    last_line,
+    lines_of,
+    next_run,
+    read_header,
+    with_run,
+)
 
 
 class JsonlSink:
     """Appends a line of JSON for each record; each line reaches the operating system whole.
 
     The JSON is strict: NaN and infinities are null, and the field "nonfinite" lists them, see
-    `ncfast.tracking.sinks.strict_json`. A line that an earlier, killed process left unfinished is
+    `ncfast._strict_json`. A line that an earlier, killed process left unfinished is
     removed on opening. When a write fails, the part of the line that was written is removed and
     OSError is raised. Several processes may append to one file. Every line of the log is a record;
     the header is stored in a file of its own, ``metrics.header.json`` beside metrics.jsonl.
@@ -32,6 +42,20 @@ class JsonlSink:
         self.path = Path(path)
         self._file = LineFile(path)
         self._opened = self._file.opened
+        self._run = 0
+
+    def continue_log(self, header: Header) -> None:
+        """Write the number of the run into the records from now on, as "tracker/run".
+
+        Raises:
+            ValueError: the log was written with another header, or its last line is damaged.
+        """
+        if not self._file.regular:
+            return
+        with self._file.locked():
+            line = last_line(self.path)
+        last = _record(self.path, "the last line", line) if line else None
+        self._run = next_run(self.path, last, header, read_header(self.path) if last else None)
 
     def start(self, header: Header) -> None:
         """Write the header file; a device or a pipe gets none."""
@@ -44,11 +68,14 @@ class JsonlSink:
         Raises:
             OSError: the disk is full, or the file cannot be written.
         """
-        self._append(json_line(record).encode(), [record.get("step")])
+        self._append(json_line(with_run(record, self._run)).encode(), [record.get("step")])
 
     def write_block(self, records: Records) -> None:
         """Append many records. On an OSError, as in `write`, the whole lines so far stay."""
-        self._append(records.json_lines(), records.steps)
+        lines = records.json_lines()
+        if self._run:  # a line break is only at the end of a line, where strings have \\n
+            lines = lines.replace(b"}\n", f', "{RUN}": {self._run}}}\n'.encode())
+        self._append(lines, records.steps)
 
     def _append(self, lines: bytes, steps: Sequence[object]) -> None:
         self._file.append(lines, steps)
@@ -67,16 +94,17 @@ def read_jsonl(path: Path) -> Iterator[dict[str, float]]:
     NaN and infinities are restored, also those of version 0.1, which wrote NaN and Infinity.
 
     Raises:
-        ValueError: a line other than the last is no JSON object; the message names it.
+        ValueError: a line other than an unfinished last one is no JSON object with a step; the
+            message names it.
     """
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}: line {number} is no JSON object: {error}") from error
-            if not isinstance(record, dict):
-                raise ValueError(f"{path}: line {number} is no JSON object: {str(record)[:40]}")
-            yield restored(record)
+    for number, line in enumerate(lines_of(path), start=1):
+        yield _record(path, f"line {number}", line)
+
+
+def _record(path: Path, where: str, line: bytes) -> dict[str, Any]:
+    try:
+        record = restored(parse_object(line))
+    except ValueError as error:
+        raise ValueError(f"{path}: {where} {error}. {REMEDY}") from error
+    check_step(record, f"{path}: {where}")
+    return record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -11,7 +12,10 @@ from typing import Any
 
 from ncfast._files import replacing
 from ncfast._optional import need
+from ncfast._strict_json import parse_object
+from ncfast.tracking.keys import RUN
 from ncfast.tracking.sinks.protocol import Header, Record
+from ncfast.tracking.sinks.runs import check_step, next_run, with_run
 
 _PURPOSE = "A Parquet sink"
 _HEADER = b"ncfast"
@@ -47,10 +51,26 @@ class ParquetSink:
         self._pending: list[Record] = []
         self._deadline = time.monotonic() + seconds
         self._dirty = False
-        self._schema, self._number = self._arrow.schema([]), 0
+        self._schema, self._number, self._run = self._arrow.schema([]), 0, 0
         if before := parts(self.path):
-            self._schema = self._parquet.read_schema(before[0])
-            self._number = int(before[-1].stem.removeprefix("part-")) + 1
+            with _clean_errors(before[0]):
+                self._schema = self._parquet.read_schema(before[0])
+            with _clean_errors(before[-1]):
+                self._number = int(before[-1].stem.removeprefix("part-")) + 1
+
+    def continue_log(self, header: Header) -> None:
+        """Write the number of the run into the records from now on, as "tracker/run".
+
+        Raises:
+            ValueError: the log was written with another header, or its last part is damaged.
+        """
+        records = [record for part in parts(self.path)[-1:] for record in _records(part)]
+        found = (self._schema.metadata or {}).get(_HEADER)
+        try:
+            before = None if found is None else parse_object(found)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: the header in its schema {error}.") from error
+        self._run = next_run(self.path, records[-1] if records else None, header, before)
 
     def start(self, header: Header) -> None:
         """Keep the header for the parts to come."""
@@ -63,7 +83,7 @@ class ParquetSink:
         Raises:
             OSError: the disk is full; the parts before are whole.
         """
-        self._pending.append(record)
+        self._pending.append(with_run(record, self._run))
         self._dirty = True
         if len(self._pending) >= self._rows or time.monotonic() >= self._deadline:
             self.flush()
@@ -101,7 +121,7 @@ class ParquetSink:
     def _type(self, name: str, value: object) -> Any:
         if isinstance(value, str):
             return self._arrow.string()
-        return self._arrow.int64() if name == "step" else self._arrow.float64()
+        return self._arrow.int64() if name in ("step", RUN) else self._arrow.float64()
 
     def _widen(self) -> None:
         for path in parts(self.path):
@@ -119,8 +139,31 @@ def parts(path: Path) -> list[Path]:
 
 
 def read_parquet(path: Path) -> Iterator[dict[str, float]]:
-    """The records of a directory of parts in order, without null values."""
-    parquet = need("pyarrow.parquet", "Reading a Parquet log")
+    """The records of a directory of parts in order, without null values.
+
+    Raises:
+        ValueError: a part is damaged, or a record has no step; the message names it.
+    """
     for part in parts(path):
-        for row in parquet.read_table(part).to_pylist():
-            yield {name: value for name, value in row.items() if value is not None}
+        yield from _records(part)
+
+
+def _records(part: Path) -> Iterator[dict[str, float]]:
+    parquet = need("pyarrow.parquet", "Reading a Parquet log")
+    with _clean_errors(part):
+        rows = parquet.read_table(part).to_pylist()
+    for number, row in enumerate(rows, start=1):
+        record = {name: value for name, value in row.items() if value is not None}
+        check_step(record, f"{part}: row {number}")
+        yield record
+
+
+@contextlib.contextmanager
+def _clean_errors(part: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # pyarrow raises errors of its own for a damaged file
+        text = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{part}: expected a Parquet file but it cannot be read: {text}. Move it elsewhere."
+        ) from error

@@ -14,10 +14,12 @@ Header = Mapping[str, object]
 class Sink(Protocol):
     """Takes complete records, one at a time, in order, from one thread.
 
-    Three methods are optional. ``start(header)`` is called once before the first record, with
-    versions, conventions and definitions of the metrics. After ``flush()`` every record so far must
-    survive a killed process. ``write_block(records)`` is called instead of ``write`` and takes many
-    records at once, see `Records`.
+    Four methods are optional. ``continue_log(header)`` is called in the thread that makes the
+    tracker; it raises ValueError if it finds a log that was written with another header.
+    ``start(header)`` is called once before the first record, with versions, conventions and
+    definitions of the metrics. After ``flush()`` every record so far must survive a killed process.
+    ``write_block(records)`` is called instead of ``write`` and takes many records at once, see
+    `Records`.
     """
 
     def write(self, record: Record) -> None:

@@ -13,7 +13,8 @@ from ncfast.tracking.sinks.csv import CsvSink, read_csv
 from ncfast.tracking.sinks.jsonl import JsonlSink, read_jsonl
 from ncfast.tracking.sinks.mlflow import MlflowSink
 from ncfast.tracking.sinks.parquet import ParquetSink, read_parquet
-from ncfast.tracking.sinks.protocol import CallableSink, Sink
+from ncfast.tracking.sinks.protocol import CallableSink, Header, Sink
+from ncfast.tracking.sinks.runs import last_of_each_step
 from ncfast.tracking.sinks.tensorboard import TensorBoardSink
 from ncfast.tracking.sinks.trackio import TrackioSink
 from ncfast.tracking.sinks.wandb import WandbSink
@@ -80,13 +81,19 @@ def listed(sinks: Any) -> list[Any]:
     return [sinks] if single else list(sinks)
 
 
-def open_sinks(sinks: Any, undo: contextlib.ExitStack) -> list[Sink]:
-    """The sinks for the argument ``sinks=``; ``undo`` closes those that are opened here."""
+def open_sinks(sinks: Any, undo: contextlib.ExitStack, header: Header) -> list[Sink]:
+    """The sinks for the argument ``sinks=``; ``undo`` closes those that are opened here.
+
+    Raises:
+        ValueError: a log that is continued was written with another header.
+    """
     opened = []
     for given in listed(sinks):
         sink = as_sink(given)
         if sink is not given:
             undo.callback(sink.close)
+        if hasattr(sink, "continue_log"):
+            sink.continue_log(header)
         opened.append(sink)
     return opened
 
@@ -165,18 +172,27 @@ def _checked(given: str | os.PathLike[str]) -> Path:
     return path
 
 
-def read_records(path: str | os.PathLike[str]) -> Iterator[dict[str, float]]:
-    """The records of a JSONL file, CSV file or Parquet directory in order.
+def read_records(
+    path: str | os.PathLike[str],
+    *,
+    all: bool = False,
+) -> Iterator[dict[str, float]]:
+    """The records of a JSONL file, CSV file or Parquet directory.
 
-    A line that a killed process left unfinished is left out.
+    A line that a killed process left unfinished is left out. A record that a tracker wrote has the
+    number of its run, "tracker/run": the first tracker that opened the log is run 1. Records of
+    version 0.1 have none.
 
     Args:
         path: the log; its suffix gives the format, as in `as_sink`.
+        all: every record, in the order of the file. Otherwise the last record of each step, in the
+            order of the steps: a training that was resumed writes some steps again.
 
     Raises:
-        ValueError: a line of a JSONL file other than the last is no JSON object; the message names
-            it. Or the path is a URL, or has the suffix of another format.
+        ValueError: a line other than an unfinished last one is no record; the message names the
+            file and the line. Or the path is a URL, or has the suffix of another format.
         OSError: there is no such log.
     """
     found = _checked(path)
-    return _READERS.get(found.suffix.lower(), read_jsonl)(found)
+    records = _READERS.get(found.suffix.lower(), read_jsonl)(found)
+    return records if all else last_of_each_step(records)

@@ -2,9 +2,11 @@
 
 import gzip
 import http.server
+import os
 import pickle
 import struct
 import threading
+import tracemalloc
 from functools import partial
 
 import numpy as np
@@ -263,3 +265,81 @@ def test_real_cifar10(data_dir):
     assert (len(train), len(test)) == (10_000, 10_000)
     assert torch.bincount(test.labels).tolist() == [1000] * 10
     assert train.classes[int(train.labels[0])] == "frog"
+
+
+def replace_labels(mnist, raw):
+    (mnist / "mnist" / "t10k-labels-idx1-ubyte.gz").write_bytes(raw)
+
+
+def test_a_label_without_a_class(mnist):
+    replace_labels(mnist, idx_bytes(np.full(20, 200, np.uint8)))
+    with pytest.raises(DataFileError, match=r"holds the label 200; expected labels 0 to 9"):
+        load("mnist", data_dir=mnist)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2**32 - 1,) * 3, "expected 79228162458924105385300197391 for shape"),
+        ((0, 28, 28), "has the shape \\(0, 28, 28\\); expected at least one sample"),
+        ((30, 14, 56), "holds images \\(30, 14, 56\\); expected \\(N, 28, 28\\)"),
+    ],
+)
+def test_a_shape_that_cannot_be(mnist, shape, message):
+    path = mnist / "mnist" / "train-images-idx3-ubyte.gz"
+    raw = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(raw[:4] + struct.pack(">3I", *shape) + raw[16:]))
+    with pytest.raises(DataFileError, match=message):
+        load("mnist", data_dir=mnist)
+
+
+def test_no_more_is_decompressed_than_the_file_declares(mnist):
+    """A file of 250 kB that decompresses to 256 MB."""
+    raw = bytes([0, 0, 8, 1]) + struct.pack(">I", 20) + bytes(20)
+    with gzip.open(mnist / "mnist" / "t10k-labels-idx1-ubyte.gz", "wb", compresslevel=9) as file:
+        file.write(raw)
+        for _ in range(256):
+            file.write(bytes(1 << 20))
+    tracemalloc.start()
+    with pytest.raises(DataFileError, match="more than 28 bytes uncompressed; expected 28"):
+        load("mnist", data_dir=mnist)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 32 << 20
+
+
+@pytest.mark.parametrize("size", [1 << 40, (1 << 30) + 1])
+def test_a_file_that_is_far_too_large(mnist, size):
+    path = mnist / "mnist" / "train-images-idx3-ubyte.gz"
+    os.truncate(path, size)
+    with pytest.raises(DataFileError, match=f"holds {size:,} bytes"):
+        load("mnist", data_dir=mnist)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({b"data": np.zeros((4, 3072))}, "holds float64 images and 4 int64 labels"),
+        ({b"labels": [0.5, 1.0, 2.0, 3.0]}, "holds uint8 images and 4 float64 labels"),
+        ({b"labels": []}, "and 0 float64 labels"),
+        ({b"labels": [[1], [2], [3], [4]]}, r"labels of shape \(4, 1\)"),
+        ({b"labels": [1, 2, 3]}, r"images of shape \(4, 3072\) and labels of shape \(3,\)"),
+        ({b"labels": [1, 2, 3, 10]}, "holds labels 1 to 10; expected 0 to 9"),
+        ({b"data": None}, "holds object images"),
+    ],
+)
+def test_cifar_python_batches_of_other_kinds(tmp_path, change, message):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    batch = {b"data": np.zeros((4, 3072), np.uint8), b"labels": [0, 1, 2, 3]}
+    (folder / "data_batch_1").write_bytes(pickle.dumps(batch, protocol=2))
+    (folder / "test_batch").write_bytes(pickle.dumps({**batch, **change}, protocol=2))
+    with pytest.raises(DataFileError, match=message):
+        load("cifar10", data_dir=tmp_path, train_size=4)
+
+
+def test_a_pickle_that_asks_for_a_huge_table_is_refused():
+    """The unpickler would make a table of 16 GiB for this entry."""
+    raw = b"\x80\x02]r" + struct.pack("<I", 2**30) + b"."
+    with pytest.raises(UnsafePickleError, match="names the entry 1073741824 of a table"):
+        load_arrays(raw)

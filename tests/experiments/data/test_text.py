@@ -51,6 +51,32 @@ def test_damaged_files_are_named(tmp_path):
         load("trec", data_dir=tmp_path, download=True)
 
 
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (b"", b"NUM:date When ?\n", r"train_5500\.label: holds 0 texts without a word"),
+        (b"NUM:date When ?\n", b" \n", r"TREC_10\.label: holds 0 texts without a word"),
+        (b"NUM:date\nHUM:ind\n", b"NUM:date When ?\n", "holds 2 texts without a word"),
+    ],
+)
+def test_files_without_a_text(tmp_path, train, test, message):
+    write_trec(tmp_path, train, test)
+    with pytest.raises(DataFileError, match=message):
+        load("trec", data_dir=tmp_path)
+
+
+def test_a_file_that_is_not_utf_8(tmp_path):
+    folder = tmp_path / "text" / "sst2"
+    folder.mkdir(parents=True)
+    (folder / "train.tsv").write_bytes(b"sentence\tlabel\na caf\xe9 \t1\n")
+    with pytest.raises(DataFileError, match="train.tsv: byte 20 cannot be read; expected text in"):
+        load("sst2", data_dir=tmp_path)
+    (folder / "train.tsv").unlink()
+    (folder / "train.tsv").mkdir()
+    with pytest.raises(DataFileError, match="train.tsv: no regular file; expected a text file"):
+        load("sst2", data_dir=tmp_path)
+
+
 def test_the_real_files(data_dir):
     train, test = load("trec", data_dir=data_dir)
     assert (len(train), len(test)) == (5452, 500)

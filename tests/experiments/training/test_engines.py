@@ -83,3 +83,34 @@ def test_batch_norm_statistics_move_for_each_replica(engine):
         model(inputs[replica])
         for key, buffer in model.named_buffers():
             torch.testing.assert_close(stacked.buffers()[key][replica], buffer)
+
+
+@pytest.mark.parametrize(("engine", "name"), CASES)
+def test_a_pull_reaches_the_hidden_layers_alone(engine, name):
+    models = made(name)
+    stacked = engine(copy.deepcopy(models), "mse")
+    torch.manual_seed(1)
+    inputs, labels = torch.randn(3, 9, 1, 8, 8), torch.randint(10, (3, 9))
+    wanted = {}
+
+    def pull(features, given):
+        assert given is labels
+        return wanted.setdefault("pull", torch.randn_like(features))
+
+    stacked.backward(inputs, labels, pull)
+    gradients = [g.clone() for g in stacked.gradients]
+    plain = engine(copy.deepcopy(models), "mse")
+    plain.backward(inputs, labels)
+    for found, expected in zip(gradients, plain.gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    for replica, model in enumerate(models):
+        model = model.double()
+        model.features(inputs[replica].double()).backward(wanted["pull"][replica].double())
+        for index, (key, parameter) in enumerate(model.named_parameters()):
+            found = stacked.pulled[index][replica].double()
+            if key.startswith("classifier."):
+                assert not found.any(), key
+                continue
+            scale = parameter.grad.abs().max().item()
+            atol = (1e-3 if name == "resnet18" else 1e-5) * scale
+            torch.testing.assert_close(found, parameter.grad, rtol=1e-3, atol=atol, msg=key)

@@ -9,6 +9,7 @@ from samples import collapsed
 from ncfast.information.neighbors import triton_sweep
 from ncfast.kernels import neighbors as search
 from ncfast.kernels.configuration import NeighborsConfig
+from ncfast.ops import _second_net
 
 X = torch.randn(45, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 ROUNDED = (2 * X).round()  # many ties and duplicates
@@ -84,3 +85,35 @@ def test_count_at_the_distances_themselves(x, metric, strict):
 def test_many_neighbours_are_left_to_the_reference():
     distances, _, _ = triton_sweep.knn(X, 33, "l2", None)
     assert distances.tolist() == brute.knn(X, 33, "l2")[0].tolist()
+
+
+SEARCHES = {
+    "knn": lambda x: triton_sweep.knn(x, 4, "l2", SMALL)[:2],
+    "joint": lambda x: triton_sweep.joint([x[:, :1], x[:, 1:]], 3, "linf", False, SMALL),
+    "count": lambda x: triton_sweep.count(x, x[:, 0].abs(), "l2", True, SMALL),
+}
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_the_first_rows_are_compared_at_the_first_use(name, monkeypatch):
+    """By right kernels nothing is said, by wrong ones once."""
+    for where, attribute, value in (
+        (_second_net, "applies", lambda feats: True),
+        (_second_net, "_compared", set()),
+        (_second_net, "_answers", []),
+        (triton_sweep, "_FEW", 12),
+    ):
+        monkeypatch.setattr(where, attribute, value)
+    for _ in range(2):
+        SEARCHES[name](X)
+    monkeypatch.setattr(_second_net, "_compared", set())
+    nearest, count = search.nearest_rows, search.count_rows
+    monkeypatch.setattr(
+        search,
+        "nearest_rows",
+        lambda *given: (found := nearest(*given), (found[0] * 2, *found[1:]))[1],
+    )
+    monkeypatch.setattr(search, "count_rows", lambda *given: count(*given) + 1)
+    SEARCHES[name](X)
+    with pytest.warns(RuntimeWarning, match="WRONG RESULTS: the Triton kernels for neighbours"):
+        SEARCHES[name](X)

@@ -30,9 +30,9 @@ def _ld(o: Operands) -> Run:
     dtype, puts = o.dtype(), [o.result(name) for name in o.vector(o.args[0])]
     if space == "param":
         number = list(o.kernel.params).index(o.args[1].strip("[] "))
-        raw = UNSIGNED[dtype.itemsize]
+        raw = UNSIGNED[dtype.itemsize]  # a narrow load takes the low bytes
         return lambda block, mask: puts[0](
-            block, block.arguments[number].view(raw).view(dtype), mask
+            block, block.arguments[number].reshape(1).view(raw)[0].view(dtype), mask
         )
     where, width = o.address(o.args[1], bits), dtype.itemsize * length
 

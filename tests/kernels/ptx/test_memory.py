@@ -62,6 +62,13 @@ def test_a_register_that_nobody_wrote():
         execute(STORE, out=OUT)
 
 
+def test_a_narrow_load_of_an_argument_takes_its_low_bytes():
+    body = ".reg .b16 %h2; ld.param.u8 %h2, [param_x]; cvt.u32.u16 %r2, %h2;" + STORE
+    device = Device()
+    found = execute(body, device=device, x=X, out=OUT)["out"]
+    assert (found[:32] == device.memory.windows[1].base % 256).all()
+
+
 def test_a_fault_names_the_instruction_and_its_source():
     body = ".loc 1 7 3 // neighbors.py:7:3\n ld.global.b32 %r1, [ %x + 2 ];"
     with pytest.raises(Fault, match=r"(?s)misaligned.*neighbors\.py:7: ld\.global\.b32 %r1"):

@@ -332,6 +332,9 @@ def test_modes_and_calls_of_a_compiled_model():
     assert [record["train/rnc1.max"] for record in records] == [value_of(model[:2](X))] * 8
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.compiler, "is_exporting"), reason="torch 2.6 cannot trace the copied hook"
+)
 def test_a_copy_of_a_tracked_model_can_be_compiled():
     model = network()
     torch.compiler.reset()
@@ -340,6 +343,7 @@ def test_a_copy_of_a_tracked_model_can_be_compiled():
         assert torch.equal(run(X), model(X))
 
 
+@pytest.mark.filterwarnings("ignore:Step 5.*without gradients only:RuntimeWarning")
 @pytest.mark.parametrize("stream", ["batch", "ema:0.9", "window:3"])
 def test_a_first_step_under_inference_mode_does_not_break_later_ones(stream):
     model = network()
@@ -549,7 +553,8 @@ def test_exported_and_traced_calls_leave_nothing_behind():
         with pytest.warns(RuntimeWarning, match="saw no data"):
             tracker.step(labels=Y)
         model(X)
-        torch.export.export(model, (OTHER,))
+        if hasattr(torch.compiler, "is_exporting"):  # torch 2.6 does not tell
+            torch.export.export(model, (OTHER,))
         tracker.step(labels=Y)
     assert [record["step"] for record in records] == [2]
     assert records[0]["train/rnc1.max"] == value_of(model[:2](X))

@@ -348,9 +348,10 @@ def test_a_cell_that_is_run_again_finds_the_records_of_the_first_time(tmp_path):
     for run in range(3):
         tracker = Tracker(model, num_classes=5, sinks=[path], flush_seconds=1e9)
         if run:
-            assert steps_of(read_records(path)) == [1] * run
+            assert steps_of(read_records(path, all=True)) == [1] * run
         model(FEATS.float())
         tracker.step(labels=LABELS)
         out.append(tracker)
     for tracker in out:
         tracker.close()
+    assert [record["tracker/run"] for record in read_records(path, all=True)] == [1, 2, 3]

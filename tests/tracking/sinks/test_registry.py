@@ -36,7 +36,8 @@ def test_the_suffix_decides(tmp_path, name, kind):
         assert type(sink) is kind
         sink.write({"step": 1, "a": 0.5})
         sink.close()
-    assert list(read_records(tmp_path / name)) == [{"step": 1, "a": 0.5}] * 2
+    assert list(read_records(tmp_path / name, all=True)) == [{"step": 1, "a": 0.5}] * 2
+    assert list(read_records(tmp_path / name)) == [{"step": 1, "a": 0.5}]
 
 
 def test_other_sinks(tmp_path):

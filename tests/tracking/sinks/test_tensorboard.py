@@ -1,7 +1,9 @@
 import math
+import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 from ncfast.tracking.sinks import TensorBoardSink, as_sink
 
@@ -29,3 +31,37 @@ def test_closing_writes_what_is_queued(tmp_path):
     sink.close()
     board = EventAccumulator(str(tmp_path / "board")).Reload()
     assert board.Scalars("a")[0].value == pytest.approx(1.0)
+
+
+def write(folder, *steps):
+    sink = TensorBoardSink(folder)
+    sink.start({"layers": []})
+    for step in steps:
+        sink.write({"step": step, "a": float(step)})
+    sink.close()
+    time.sleep(0.01)  # files are read in the order of their names, which have the time
+
+
+def shown(folder):
+    board = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return [event.step for event in board.Scalars("a")], board.Tags()["tensors"]
+
+
+def test_a_resumed_run_hides_the_steps_that_it_writes_again(tmp_path):
+    write(tmp_path, 1, 2, 3, 4, 5)
+    write(tmp_path, 4, 5, 6)
+    write(tmp_path, 6)
+    assert shown(tmp_path) == ([1, 2, 3, 4, 5, 6], ["ncfast header/text_summary"])
+    write(tmp_path, 0, 1)
+    assert shown(tmp_path) == ([0, 1], ["ncfast header/text_summary"])
+
+
+def test_values_of_other_programs_are_never_hidden(tmp_path):
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_scalar("theirs", 1.0, 5)
+    time.sleep(0.01)
+    write(tmp_path, 1, 2, 3)
+    write(tmp_path, 2, 3)
+    board = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in board.Scalars("theirs")] == [5]
+    assert [event.step for event in board.Scalars("a")] == [1, 2, 3, 2, 3]

@@ -19,7 +19,8 @@ from ncfast.experiments.report.claims.verdict import (
     span,
     trend,
 )
-from ncfast.experiments.report.runs import Run, read_probes
+from ncfast.experiments.report.probes import read_probes
+from ncfast.experiments.report.runs import Run
 from ncfast.tracking.analytics.events import first_lasting, series
 
 RNC1, RNC1_TEST, NC1_TEST = "train/rnc1.max", "test/rnc1.max", "test/nc1.quotient"
