@@ -14,12 +14,12 @@ class BenchConfig:
     quick: bool = False
     """Few small cases: under two minutes on two cores."""
     ops: tuple[str, ...] = ()
-    """Operations by name. Without: class_moments, update, update.scatter, rnc1, metrics.lite,
-    metrics.standard, metrics.full, sigma_w, knn, mutual_information, plane, tracker_block,
-    tracker_step, replica_step. Only when named, because they take long, much memory or data:
-    class_moments.grid, update.vocabulary, rnc1.call, metrics.suite, knn.grid, knn.engines, entropy,
-    mutual_information.grid, mutual_information.engines, tracker_cost.mlp, tracker_cost.resnet18,
-    tracker_cost.alone, replica_step.f2, log_point, all_reduce."""
+    """Operations by name. Without: class_moments, update, update.scatter, gradient, rnc1,
+    metrics.lite, metrics.standard, metrics.full, sigma_w, knn, mutual_information, plane,
+    tracker_block, tracker_step, replica_step. Only when named, because they take long, much memory
+    or data: class_moments.grid, update.vocabulary, rnc1.call, metrics.suite, knn.grid, knn.engines,
+    entropy, mutual_information.grid, mutual_information.engines, tracker_cost.mlp,
+    tracker_cost.resnet18, tracker_cost.alone, replica_step.f2, log_point, all_reduce."""
     cases: tuple[int, ...] = ()
     """Numbers of the cases of each operation, from 0; other cases in --out stay. Default: all."""
     threads: int | None = None

@@ -217,17 +217,16 @@ def moments_of_block(
         row_squares + start, turn > 0, ROWS, AGAIN, ACC, WIDE,
     )  # fmt: skip
     slot = tl.load(segments + 4 * number + segment).to(tl.int64)
-    mean = (shift.to(tl.float64) + rest.to(tl.float64)) * unscale
-    if slot < 0:
-        tl.store(
-            means + owner * dim + cols, mean + mend, mask=inside & (owner >= tl.zeros_like(cols))
-        )
-    elif length > 0:
-        pivot = tl.load(segments + 3 * number + segment).to(tl.int64)
-        origin = feats + pivot * row_stride + cols.to(tl.int64) * col_stride
-        # in float64: at the scale of this segment the first row of the class might overflow
-        base = tl.load(origin, mask=inside, other=0.0).to(tl.float64)
-        tl.store(partial_mean + slot * dim + cols, (mean - base).to(ACC), mask=inside)
+    if (owner >= 0) & ((slot < 0) | (length > 0)):
+        mean = (shift.to(tl.float64) + rest.to(tl.float64)) * unscale
+        if slot < 0:
+            tl.store(means + owner * dim + cols, mean + mend, mask=inside)
+        else:
+            pivot = tl.load(segments + 3 * number + segment).to(tl.int64)
+            origin = feats + pivot * row_stride + cols.to(tl.int64) * col_stride
+            # in float64: at the scale of this segment the first row of the class might overflow
+            base = tl.load(origin, mask=inside, other=0.0).to(tl.float64)
+            tl.store(partial_mean + slot * dim + cols, (mean - base).to(ACC), mask=inside)
     if WIDE:
         tl.debug_barrier()  # threads read squares that other threads wrote
     return ss, total, largest

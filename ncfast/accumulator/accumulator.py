@@ -29,7 +29,7 @@ from ncfast.moments import ClassMoments, check_batch
 from ncfast.ops import LabelPlan
 from ncfast.ops._registry import NAMES
 
-_LOOK = "look."  # of the entries of a second look in a saved state
+_LOOK = "look."  # begins the names of a second look in a saved state
 
 
 class Accumulator:

@@ -46,7 +46,7 @@ class EvalConfig:
     ignore_index: int = -100
     """Rows with this label are left out."""
     nonfinite: Literal["error", "skip"] = "error"
-    """What happens where rows hold NaN or infinities: an error with their number, or skip them."""
+    """If rows hold NaN or infinities: error ends with their number, skip leaves them out."""
     memory_limit: str = "2GiB"
     """Memory for the D x D scatter matrix, without which some metrics are left out."""
     device: str = "cpu"

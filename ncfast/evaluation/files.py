@@ -21,7 +21,7 @@ Paths = PathLike | Sequence[PathLike]
 FEATURES = ("feats", "features", "feat", "embeddings", "embedding", "x", "X")
 LABELS = ("labels", "label", "targets", "target", "y")
 WEIGHT, BIAS = ("weight", "w", "W"), ("bias", "b")
-_MOST_CLASSES = 1 << 18  # of any vocabulary
+_MOST_CLASSES = 1 << 18  # more classes than any vocabulary has
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,7 @@ class Forward:
         return logits if fits else None
 
     def _score(self, logits: Tensor, labels: Tensor, mask: Tensor | None) -> None:
-        labels = labels.to(logits.device)  # of a network on several devices
+        labels = labels.to(logits.device)  # a network may lie on several devices
         everything = torch.ones_like(labels, dtype=torch.bool)
         counted = everything if mask is None else mask.to(logits.device)
         if self.ignore_index is not None:

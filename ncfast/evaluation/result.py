@@ -19,7 +19,7 @@ from ncfast.metrics.catalogue import CATALOGUE, CONVENTIONS, definition_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_WIDTH = 100  # of a table, in characters
+_WIDTH = 100  # characters in a line of a table
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -139,7 +139,7 @@ class FeatureCapture:
         return self._pools[name](value).detach()
 
     def repeated(self) -> dict[str, int]:
-        """How often each layer ran since the last `take`, of layers that ran several times.
+        """The number of calls since the last `take`, for each layer that ran several times.
 
         Each layer is reported once.
         """

@@ -71,7 +71,7 @@ class Hook(Portable):
         """Forget the value."""
         self.value: Any = None
         self.version, self.calls, self.rank = -1, 0, -1
-        # of compiled calls: whether one was kept, and the value of one below training rank
+        # for compiled calls: whether one was kept, and the value of a call below training rank
         self.compiled, self.lower_value = False, None
 
     def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:

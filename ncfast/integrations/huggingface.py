@@ -200,7 +200,7 @@ def shifts_labels(model: nn.Module) -> bool:
     These are the causal language models of transformers whose forward pass calls the common loss
     function or shifts labels itself: some decoders, such as BartForCausalLM, take shifted labels.
     """
-    inner: Any = getattr(model, "get_base_model", lambda: model)  # of PEFT
+    inner: Any = getattr(model, "get_base_model", lambda: model)  # a model of PEFT wraps another
     model = inner()
     name = type(model).__name__
     if name not in _causal() and not name.endswith("ForCausalLM"):

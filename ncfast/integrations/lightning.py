@@ -222,7 +222,7 @@ def _unpacked(batch: Any) -> tuple[Any, Any, Tensor | None]:
 
 def _loaders(found: Any) -> dict[str, Any]:
     """The validation loaders by the first part of their keys."""
-    found = getattr(found, "iterables", found)  # of a CombinedLoader
+    found = getattr(found, "iterables", found)  # a CombinedLoader holds the loaders
     if isinstance(found, Mapping):
         return {f"val_{name}": loader for name, loader in found.items()}
     if isinstance(found, (list, tuple)) and len(found) > 1:

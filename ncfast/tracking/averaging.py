@@ -38,7 +38,7 @@ from ncfast.ops.states import Layout
 
 @dataclass(frozen=True)
 class Averaging:
-    """How batches are averaged.
+    """The average over batches that a tracker records.
 
     Attributes:
         kind: "batch", "window" or "ema".

@@ -108,7 +108,7 @@ def reduction_of(loss: LossFunction | None, given: Reduction | None) -> Reductio
 def _stated(loss: Any) -> Any:
     if isinstance(loss, functools.partial):
         return loss.keywords.get("reduction", _stated(loss.func))
-    owner = getattr(loss, "__self__", None)  # of a bound method
+    owner = getattr(loss, "__self__", None)  # a method that is bound to a module
     return getattr(loss, "reduction", getattr(owner, "reduction", None))
 
 

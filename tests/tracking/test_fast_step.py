@@ -140,7 +140,7 @@ def test_records_and_weights_do_not_depend_on_the_path(options, monkeypatch):
         pushed.append((len(calls), records, weights))
     (few, records, weights), (many, reference, same) = pushed
     assert few < many
-    assert records == reference
+    assert repr(records) == repr(reference)  # NaN included, where a metric is undefined
     assert all(torch.equal(a, b) for a, b in zip(weights, same, strict=True))
 
 
