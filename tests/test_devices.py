@@ -39,6 +39,8 @@ REFUSED = {
     "losses.cdnv": lambda: ncfast.losses.cdnv(X, Y),
     "losses.etf_error": lambda: ncfast.losses.etf_error(X, Y),
     "losses.within_class_variance": lambda: ncfast.losses.within_class_variance(X, Y),
+    "alignment": lambda: ncfast.alignment(X, X),
+    "uniformity": lambda: ncfast.uniformity(X),
     "nc5": lambda: ncfast.nc5(X, Y, ood_feats=X),
     "cdnv": lambda: ncfast.cdnv(X, Y),
     "collapse_metrics": lambda: ncfast.collapse_metrics(X, Y, weight=W),

@@ -38,7 +38,9 @@ _ROOTS = {
     *("nc3.self_duality_squared", "nc5.ood_cosine"),
 }
 # where rounding decides: see docs/accuracy.md, "At the edges"
-_DIRECTIONS = {"nc1.bounded", "nc1.vci", "nc5.neco_auroc", "nc5.neco_fpr95"}
+_DIRECTIONS = {
+    *("nc1.bounded", "nc1.vci", "nc5.neco_auroc", "nc5.neco_fpr95", "ssl.lidar"),
+}
 
 
 def moments(rng: np.random.Generator) -> Iterator[str]:
@@ -151,10 +153,16 @@ def _wrong_metrics(found: Any, expected: Any, one: inputs.Sample) -> str:
             continue
         if point or coincide or (name in _DIRECTIONS and _is_thin(one)):
             continue
+        if name == "ssl.lidar" and one.kind.startswith("scaled"):  # adds 1e-4 to a covariance
+            continue
         if name == "nc1.svd" and _are_dependent(means):  # 0 / 0 along a direction without means
             continue
         floor = 1e-6 if name in _ROOTS else 1e-13
         tolerance = 1e-5 if low else 1e-7
+        if name.startswith("rank.alpha_req"):  # a line through logarithms of small variances
+            if _is_thin(one):
+                continue
+            tolerance = 1e-4
         if name.startswith("nc2.condition"):  # the error of the smallest singular value
             tolerance = max(tolerance, 1e-7 * min(expected[name], 1e10))
         wrong = truth.problem(float(value), expected[name], tolerance, floor)
