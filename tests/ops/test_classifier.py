@@ -110,7 +110,7 @@ def test_many_states_with_a_classifier_each_and_with_one(shape, backend):
             backend=backend,
         )
         expected = torch.stack([values(one) for one in ones], 1)
-        torch.testing.assert_close(values(many), expected, rtol=1e-11, atol=1e-13)
+        torch.testing.assert_close(values(many), expected, rtol=1e-11, atol=1e-13, equal_nan=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
