@@ -27,7 +27,7 @@ from ncfast.benchmarks.plain.loop import CLASSES, Loop
 from ncfast.benchmarks.registry import Call, Case, Contestant, Inputs, Operation
 
 BATCHES = 10
-OWN = ("step", "tracker/seconds")  # keys that are no measurements
+OWN = ("step", "tracker/run", "tracker/seconds")  # keys that are no measurements
 IDS = ("rnc1.max", "rnc1.mean", "nc1.quotient", "nc1.cdnv", "nc2.equinorm", "nc2.equiangular",
        "nc2.etf_error")  # fmt: skip
 QUICK: list[dict[str, Any]] = [{"D": 200, "batch": 100, "steps": 16}]

@@ -85,7 +85,62 @@ def select(name: str, feats: Tensor, plan: LabelPlan | None = None) -> MomentsFu
 
 
 def reference(feats: Tensor, labels: Tensor, num_classes: int) -> RawMoments:
-    """Accumulate the moments of ``feats`` (N, D) by ``labels`` (N,); no host synchronisation."""
+    """Accumulate the moments of ``feats`` (N, D) by ``labels`` (N,); no host synchronisation.
+
+    A CPU takes the rows as they lie. Another device takes them sorted by class: it adds the rows of
+    a class side by side, where it would wait for one addition after another.
+    """
+    run = in_order if feats.device.type == "cpu" else sorted_by_class
+    return run(feats, labels, num_classes)
+
+
+def in_order(feats: Tensor, labels: Tensor, num_classes: int) -> RawMoments:
+    """The reference, block by block of rows as they lie."""
+    labels, nan_if_invalid = fold_invalid(labels.to(torch.int64), num_classes)
+    counts = torch.zeros(num_classes, dtype=torch.int64, device=feats.device)
+    counts.scatter_add_(0, labels, torch.ones_like(labels))
+    pilots = take_rows(feats, _first_rows(labels, num_classes))
+
+    shift_sum, shift_ss = torch.zeros_like(pilots), pilots.new_zeros(num_classes)
+    norm_sum, norm_max = pilots.new_zeros(()), pilots.new_zeros(())
+    rows = first_pass_rows(feats)
+    for stored, label in zip(feats.split(rows), labels.split(rows), strict=True):
+        block = stored.to(torch.float64)
+        norms = torch.linalg.vector_norm(block, dim=1)
+        norm_sum = norm_sum + norms.sum()
+        norm_max = torch.maximum(norm_max, norms.amax())
+        residual = block - pilots.index_select(0, label)
+        shift_sum.index_add_(0, label, residual)
+        shift_ss = shift_ss.index_add(0, label, torch.linalg.vector_norm(residual, dim=1).square())
+    return _around(pilots, counts, (shift_sum, shift_ss), (norm_sum, norm_max), nan_if_invalid)
+
+
+def _first_rows(labels: Tensor, num_classes: int) -> Tensor:
+    """Index of each class's first row; the last row of all for a class that has none."""
+    row = torch.arange(labels.shape[0], device=labels.device)
+    last = torch.full((num_classes,), labels.shape[0] - 1, device=labels.device)
+    return last.scatter_reduce_(0, labels, row, "amin")
+
+
+def _around(
+    pilots: Tensor,
+    counts: Tensor,
+    shifts: tuple[Tensor, Tensor],
+    norms: tuple[Tensor, Tensor],
+    nan_if_invalid: Tensor,
+) -> RawMoments:
+    """The moments from sums of deviations from a pilot, and of their squares, by class."""
+    shift_sum, shift_ss = shifts
+    divisor = counts.clamp(min=1).to(torch.float64)
+    # where, not a product: the pilot of an absent class is an arbitrary row and may be NaN
+    means = torch.where(counts.unsqueeze(1) > 0, pilots + shift_sum / divisor.unsqueeze(1), 0.0)
+    within = shift_ss - torch.linalg.vector_norm(shift_sum, dim=1).square() / divisor
+    values = (means, within.clamp(min=0), *norms)
+    return RawMoments(counts, *(value + nan_if_invalid for value in values))
+
+
+def sorted_by_class(feats: Tensor, labels: Tensor, num_classes: int) -> RawMoments:
+    """The reference, block by block of rows sorted by class."""
     labels, nan_if_invalid = fold_invalid(labels.to(torch.int64), num_classes)
     runs = sort_by_class(labels, num_classes)
     counts, begins = runs.counts, runs.begins
@@ -93,29 +148,22 @@ def reference(feats: Tensor, labels: Tensor, num_classes: int) -> RawMoments:
     first = runs.order.index_select(0, begins.clamp(max=len(labels) - 1))
     pilots = take_rows(feats, first)
 
-    # a number for each row: results that are kept block by block would scatter the heap
-    row_norms, spreads = (pilots.new_empty(len(labels)) for _ in range(2))
-    done = 0
+    row_norms: list[Tensor] = []
+    spreads: list[Tensor] = []
 
     def residuals(rows: Tensor, label: Tensor) -> Tensor:
-        nonlocal done
-        start, done = done, done + len(rows)
         block = take_rows(feats, rows)
-        norms, spread = (part.narrow(0, start, len(rows)) for part in (row_norms, spreads))
-        torch.linalg.vector_norm(block, dim=1, out=norms)
-        block.sub_(pilots.index_select(0, label))
-        torch.linalg.vector_norm(block, dim=1, out=spread)
+        row_norms.append(torch.linalg.vector_norm(block, dim=1))
+        block = block.sub_(pilots.index_select(0, label))
+        spreads.append(torch.linalg.vector_norm(block, dim=1))
         return block
 
     shift_sum = Pieces(runs, first_pass_rows(feats), feats.shape[1]).sums(residuals)
-    shift_ss = sum_runs(spreads.square_().unsqueeze(1), None, begins).squeeze(1)
-
-    divisor = counts.clamp(min=1).to(torch.float64)
-    # where, not a product: the pilot of an absent class may be NaN
-    means = torch.where(counts.unsqueeze(1) > 0, pilots + shift_sum / divisor.unsqueeze(1), 0.0)
-    within = shift_ss - torch.linalg.vector_norm(shift_sum, dim=1).square() / divisor
-    values = (means, within.clamp(min=0), row_norms.sum(), row_norms.amax())
-    return RawMoments(counts, *(value + nan_if_invalid for value in values))
+    squares, norms = torch.cat(spreads).square(), torch.cat(row_norms)
+    shift_ss = sum_runs(squares.unsqueeze(1), None, begins).squeeze(1)
+    return _around(
+        pilots, counts, (shift_sum, shift_ss), (norms.sum(), norms.amax()), nan_if_invalid
+    )
 
 
 def cpu(feats: Tensor, labels: Tensor, num_classes: int) -> RawMoments:

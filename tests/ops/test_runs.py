@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ncfast import ClassMoments
-from ncfast.ops import blocks
+from ncfast.ops import blocks, moments
 from ncfast.ops.decisions import STACKED_DECISIONS
 from ncfast.ops.margins import add_projected_squares
-from ncfast.ops.moments import reference
+from ncfast.ops.moments import in_order, sorted_by_class
 from ncfast.ops.projection import PROJECTION
 from ncfast.ops.runs import Pieces, sort_by_class, sum_runs, sums_by_class
 from ncfast.ops.scatter import SCATTER
@@ -111,7 +111,7 @@ def calls(feats: Tensor, labels: Tensor, classes: int):
     state = ClassMoments.empty(classes, feats.shape[1])
     total = torch.zeros(classes, classes).double()
     return {
-        "moments": lambda: reference(feats, labels, classes),
+        "moments": lambda: sorted_by_class(feats, labels, classes),
         "update": lambda: UPDATE.reference(feats, labels, state),
         "projection": lambda: PROJECTION.reference(feats, labels, means, means),
         "scatter": lambda: SCATTER.reference(feats, labels, means),
@@ -131,6 +131,7 @@ def test_a_block_takes_15_launches_and_is_all_that_is_held_in_float64(
         device = getattr(blocks, size.replace("CPU", "GPU"))
         assert device == 1 << 24
         monkeypatch.setattr(blocks, size, device >> 10)
+    monkeypatch.setattr(moments, "reference", sorted_by_class)
     launches = []
     for number in (10, 20):
         feats, labels = torch.randn(128 * number, 128), torch.arange(128 * number) % 10
@@ -140,3 +141,18 @@ def test_a_block_takes_15_launches_and_is_all_that_is_held_in_float64(
         # a sum for each piece of 64 rows grows with N, at a 32nd of the bytes of float32 features
         assert seen.largest <= max(128 * 128, (2 * number + 40) * 128, 128 * number)
     assert launches[1] - launches[0] <= 15 * 10, name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("kind", LABELS)
+def test_both_references_give_the_same_moments(kind: str, dtype: torch.dtype) -> None:
+    labels, classes = labelled(kind, 3000)
+    labels[7] = classes - 1
+    feats = (torch.randn(3000, 100) * 1e-4 + labels.unsqueeze(1)).to(dtype)
+    for one, two in zip(
+        in_order(feats, labels, classes), sorted_by_class(feats, labels, classes), strict=True
+    ):
+        torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-20)
+    labels[9] = -1
+    for run in (in_order, sorted_by_class):
+        assert all(part.isnan().all() for part in run(feats, labels, classes)[1:])
