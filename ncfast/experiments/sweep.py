@@ -14,7 +14,7 @@ from ncfast.experiments import run_dir, sweep_file, trainer
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.sweep_config import SweepConfig
 from ncfast.experiments.trainer import load_splits, pick_device
-from ncfast.experiments.training.checkpoint import saved_step
+from ncfast.experiments.training.checkpoint import saved_step, start_of
 from ncfast.experiments.training.group import Group
 from ncfast.experiments.training.interrupt import InterruptFlag
 from ncfast.experiments.training.memory import group_size, split_evenly
@@ -134,7 +134,7 @@ def _groups(
     """This rank's groups; the replicas of a group share a program and a step and fit in memory."""
     kinds: dict[tuple[object, ...], list[int]] = {}
     for index, config in enumerate(configs):
-        kinds.setdefault((*config.program, saved_step(config.out)), []).append(index)
+        kinds.setdefault((*config.program, start_of(config)), []).append(index)
     groups = []
     for members in kinds.values():
         first = configs[members[0]]

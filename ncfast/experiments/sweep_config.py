@@ -19,6 +19,7 @@ from ncfast.experiments.config import (
     stored_settings,
 )
 
+SWEEP = "sweep.json"
 PresetName = Literal[
     "f2",
     "f3",
@@ -106,14 +107,37 @@ class SweepConfig(Recipe):
             name: getattr(self, name) or (None,) for name, _ in _AXES
         }
         shared = {field.name for field in fields(Recipe)}
-        common = {name: getattr(self, name) for name in shared - {"out", "seed", "resume"}}
+        own = {"out", "seed", "resume", "start_from"}
+        common = {name: getattr(self, name) for name in shared - own}
         found = {}
         for values in itertools.product(*axes.values()):
             chosen = dict(zip(axes, values, strict=True))
             for seed in range(self.seed, self.seed + self.seeds):
                 name = self._name(axes, chosen, seed)
-                found[name] = TrainConfig(out=self.out / name, seed=seed, **common, **chosen)
+                found[name] = TrainConfig(
+                    out=self.out / name,
+                    seed=seed,
+                    start_from=self._start_of(seed),
+                    **common,
+                    **chosen,
+                )
         return found
+
+    def _start_of(self, seed: int) -> Path | None:
+        """The run of a seed in the sweep that this one starts from; a run stands for itself.
+
+        Raises:
+            ValueError: the sweep has no run of this seed, or several.
+        """
+        if self.start_from is None or not (self.start_from / SWEEP).exists():
+            return self.start_from
+        runs = [path for path in self.start_from.iterdir() if _seed_of(path) == seed]
+        if len(runs) != 1:
+            raise ValueError(
+                f"Expected `from` to be a sweep with one run of seed {seed} but {self.start_from} "
+                f"has {len(runs)}. Name one run: {self.start_from}/NAME."
+            )
+        return runs[0]
 
     def _name(
         self, axes: Mapping[str, tuple[Any, ...]], chosen: Mapping[str, Any], seed: int
@@ -124,3 +148,9 @@ class SweepConfig(Recipe):
             if name == "weight_decay" or len(set(axes[name])) > 1
         ]
         return "-".join([*told, f"seed{seed}"])
+
+
+def _seed_of(run: Path) -> int | None:
+    """The seed in the name of a replica's folder."""
+    _, _, seed = run.name.rpartition("seed")
+    return int(seed) if seed.isdecimal() else None

@@ -12,9 +12,9 @@ from typing import Any
 from ncfast.experiments.config import changeable
 from ncfast.experiments.run_dir import versions, write_atomically
 from ncfast.experiments.stored import RunDirectoryError, bad_entry, read_object, read_settings
+from ncfast.experiments.sweep_config import SWEEP as SWEEP
 from ncfast.experiments.sweep_config import SweepConfig
 
-SWEEP = "sweep.json"
 WAIT_SECONDS = 120.0
 
 

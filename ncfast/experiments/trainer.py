@@ -86,6 +86,8 @@ def train(config: TrainConfig) -> Outcome:
     config.schedules()  # an invalid schedule must not leave a directory behind
     if config.resume:
         check_resumable(config)
+    elif config.start_from is not None:
+        checkpoint.branch(config)  # it must be usable before a directory is made
     splits = load_splits(config, device)
     if not config.resume:
         run_dir.prepare(config)

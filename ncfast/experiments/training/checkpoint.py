@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ncfast._files import replacing
+from ncfast.experiments import run_dir
+from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.run_dir import CHECKPOINT, CONFIG
 from ncfast.experiments.stored import RunDirectoryError, bad_entry, check_file
 
@@ -83,6 +85,54 @@ def saved_step(out: Path) -> int:
         with safe_open(out / CHECKPOINT, "pt") as file:
             _check_format(file.metadata() or {})
             return _step(file.get_tensor(_STEP))
+
+
+# the settings that a run shares with the checkpoint that it starts from: those of the shapes
+# and of the batches that follow
+_OF_STATE = (
+    *("dataset", "model", "widths", "activation", "last_activation", "patch_size"),
+    *("train_size", "batch_size", "optimizer", "momentum", "loss", "seed"),
+)
+
+
+def start_of(config: TrainConfig) -> int:
+    """The step at which a run goes on or starts; -1 for initial weights.
+
+    Raises:
+        RunDirectoryError: its checkpoint, or that of ``config.start_from``, cannot be used.
+    """
+    own = saved_step(config.out)
+    if own >= 0 or config.start_from is None:
+        return own
+    return branch(config)[0]
+
+
+def branch(config: TrainConfig) -> tuple[int, dict[str, Tensor]]:
+    """The step and the tensors of the checkpoint in ``config.start_from``, without a penalty's.
+
+    Raises:
+        RunDirectoryError: there is no checkpoint, it is damaged, or it is of another network, other
+            data or another seed.
+    """
+    assert config.start_from is not None
+    path = config.start_from
+    path = path / CHECKPOINT if path.is_dir() else path
+    try:
+        step, saved, tensors = _read(path)
+    except RunDirectoryError:
+        raise
+    except Exception as error:  # safetensors and torch raise what they like for a damaged file
+        text = " ".join(f"{error}".split())[:300]
+        raise RunDirectoryError(
+            f"Expected `from` to be a run with a checkpoint but {path} cannot be used ({text})."
+        ) from error
+    now = run_dir.fixed_settings(config)
+    for name in _OF_STATE:
+        if saved.get(name) != now[name]:
+            raise RunDirectoryError(
+                f"Expected `{name}` to be {saved.get(name)!r}, as in {path}, but got {now[name]!r}."
+            )
+    return step, {k: v for k, v in tensors.items() if not k.startswith("penalty/")}
 
 
 def check_resumable(out: Path, settings: Mapping[str, Any], steps: int) -> None:

@@ -11,6 +11,7 @@ import torch
 from ncfast.experiments import run_dir
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.data import ImageSet
+from ncfast.experiments.stored import RunDirectoryError
 from ncfast.experiments.training import checkpoint
 from ncfast.experiments.training.information import Planes
 from ncfast.experiments.training.interrupt import InterruptFlag
@@ -47,8 +48,11 @@ class Group:
         self._splits = {"train": train, "test": test}
         self._starts_at_fit = first.penalty != "none" and first.penalty_from == "fit"
         self.step = checkpoint.saved_step(first.out)
-        if self.step >= 0:
+        self._new = self.step < 0
+        if not self._new:
             self._restore()
+        elif first.start_from is not None:
+            self._branch()
         planes = Planes(test, first.sigma, first.information)
         self._probes = [ProbeLog(config.out, first.sigma, planes) for config in configs]
         self._logs = [JsonlSink(config.out / run_dir.METRICS_FILE) for config in configs]
@@ -63,6 +67,25 @@ class Group:
             ProbeLog.truncate(config.out, self.step)
             run_dir.write_config(config)
 
+    def _branch(self) -> None:
+        """Start from checkpoints of other runs."""
+        for replica, config in enumerate(self._configs):
+            step, state = checkpoint.branch(config)
+            own = self._program.state(replica).items()
+            fresh = {k: v.clone() for k, v in own if k.startswith("penalty/")}
+            try:
+                self._program.load(replica, {**state, **fresh})
+            except ValueError as error:
+                raise RunDirectoryError(
+                    f"The checkpoint of {config.start_from} does not fit this run: {error}."
+                ) from error
+            if self.step not in (-1, step):
+                raise RunDirectoryError(
+                    f"Expected the runs that replicas start from to be at one step but "
+                    f"{config.start_from} is at {step} and another one at {self.step}."
+                )
+            self.step = step
+
     def execute(self, interrupt: InterruptFlag) -> bool:
         """Train to the last step or until interrupted. Save the state in both cases.
 
@@ -73,8 +96,8 @@ class Group:
             progress = stack.enter_context(Progress(max(self.step, 0), self._steps))
             for log in self._logs:
                 stack.callback(log.close)
-            if self.step < 0:
-                self.step = 0
+            if self._new:
+                self.step = max(self.step, 0)
                 self._measure(progress)
                 self._save()
             while self.step < self._steps and not interrupt.raised:

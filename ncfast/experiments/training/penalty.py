@@ -75,6 +75,12 @@ class Penalty:
             self.state["active"][row] = 1
         self.running = True
 
+    def begin_all(self) -> None:
+        """Start the penalty of all replicas, unless it runs."""
+        if not self.running:
+            self.state["active"].fill_(1)
+            self.running = True
+
     def end(self) -> None:
         """End the penalty of all replicas."""
         self.state["active"].zero_()

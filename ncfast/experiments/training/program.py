@@ -124,13 +124,15 @@ class ReplicaProgram:
         A penalty that starts or ends at a step does so here.
         """
         config = self.configs[0]
-        if config.penalty != "none" and number == starts_at(config):
-            for replica in range(len(self.configs)):
-                self.begin_penalty(replica)
-        if config.penalty != "none" and number == config.penalty_until:
-            for tile in self.tiles:
-                if tile.penalty is not None:
-                    tile.penalty.end()
+        start, until = starts_at(config), config.penalty_until
+        over = until is not None and number >= until
+        for tile in self.tiles:
+            if tile.penalty is None:
+                continue
+            if over and tile.penalty.running:
+                tile.penalty.end()
+            elif not over and start is not None and number >= start:
+                tile.penalty.begin_all()
         for tile in self.tiles:
             tile.step(number)
 
