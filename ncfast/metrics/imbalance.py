@@ -67,7 +67,7 @@ METRICS = {
         _FANG,
         "[-1, 1]",
         "1: minority classes share a row; -1 / (K - 1): simplex ETF",
-        tier="standard",
+        tier="full",  # beside the cheap ones it would be NaN wherever classes have equal sizes
         needs=_W,
     ),
     "imbalance.minority_cosine_means": Metric(
@@ -76,7 +76,7 @@ METRICS = {
         _FANG,
         "[-1, 1]",
         "1: minority classes share a mean; -1 / (P - 1): simplex ETF",
-        tier="standard",
+        tier="full",  # beside the cheap ones it would be NaN wherever classes have equal sizes
     ),
     "imbalance.norm_correlation_weight": Metric(
         lambda inputs: _size_correlation(inputs, _norms_of_rows(inputs)),
@@ -84,7 +84,7 @@ METRICS = {
         _SPEARMAN,
         "[-1, 1]",
         "1: larger classes have longer rows",
-        tier="standard",
+        tier="full",  # beside the cheap ones it would be NaN wherever classes have equal sizes
         needs=_W,
     ),
     "imbalance.norm_correlation_means": Metric(
@@ -93,7 +93,7 @@ METRICS = {
         _SPEARMAN,
         "[-1, 1]",
         "1: larger classes have means farther out",
-        tier="standard",
+        tier="full",  # beside the cheap ones it would be NaN wherever classes have equal sizes
     ),
     "imbalance.nc1_correlation": Metric(
         lambda inputs: _size_correlation(inputs, inputs.moments.class_variances),
@@ -101,6 +101,6 @@ METRICS = {
         _SPEARMAN,
         "[-1, 1]",
         "-1: larger classes have collapsed further",
-        tier="standard",
+        tier="full",  # beside the cheap ones it would be NaN wherever classes have equal sizes
     ),
 }

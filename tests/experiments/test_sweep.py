@@ -134,8 +134,8 @@ def test_an_interrupted_sweep_resumes_bit_for_bit(whole, tmp_path, monkeypatch, 
     real = group_module.ReplicaProgram.step
     taken = []
 
-    def step(self):
-        real(self)
+    def step(self, number):
+        real(self, number)
         taken.append(1)
         if len(taken) > stop:
             signal.raise_signal(signal.SIGINT)
