@@ -97,7 +97,7 @@ class Recipe:
     device: str = setting("auto", may_change=True)
     """cpu, cuda, cuda:1, ...; auto uses a GPU if there is one."""
     start_from: Annotated[Path | None, tyro.conf.arg(name="from")] = setting(None, per_replica=True)
-    """A run, or a sweep of the same seeds, from whose checkpoint and batch order this one starts."""
+    """A run, or a sweep of the same seeds: start from its checkpoint, with the batches to come."""
     resume: bool = setting(False, may_change=True)
     """Continue the run in --out from its last checkpoint, with the same settings."""
 

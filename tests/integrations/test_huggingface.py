@@ -285,7 +285,7 @@ def test_every_metric(tmp_path):
     assert set(expected) == {id_ for id_, of in CATALOGUE.items() if "ood" not in of.needs}
     for id_, value in expected.items():
         # a batch norm or a threshold amplifies what another batch size rounds
-        assert records[-1][f"eval/{id_}"] == pytest.approx(value.item(), rel=1e-3), id_
+        assert records[-1][f"eval/{id_}"] == pytest.approx(value.item(), rel=1e-3, nan_ok=True), id_
         assert f"train/{id_}" in records[-1]
 
 
@@ -321,7 +321,7 @@ def test_a_second_training_writes_too(tmp_path):
         train(callback, tmp_path)
         assert not closed
     for log in (path, sink.path):
-        assert [r["step"] for r in read_records(log)] == 2 * list(range(1, 9))
+        assert [r["step"] for r in read_records(log, all=True)] == 2 * list(range(1, 9))
     callback.close()
     assert closed == [True]
 
