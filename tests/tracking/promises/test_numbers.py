@@ -259,7 +259,8 @@ def test_a_loss_that_is_none_is_named(loss, reduction, error, message):
 def test_a_bool_is_a_number_in_json(tmp_path):
     with Tracker(num_classes=2, sinks=[tmp_path / "a.jsonl"], log_cost=False) as tracker:
         tracker.log({"done": True})
-    assert json.loads((tmp_path / "a.jsonl").read_text()) == {"step": 0, "done": 1}
+    record = json.loads((tmp_path / "a.jsonl").read_text())
+    assert record == {"step": 0, "done": 1, "tracker/run": 1}
     assert "true" not in (tmp_path / "a.jsonl").read_text()
 
 
