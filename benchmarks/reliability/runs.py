@@ -160,8 +160,11 @@ def saved_steps(folder: Path) -> int:
 
 
 def records_of(path: Path) -> dict[int, dict[str, Any]]:
-    """The last record of each step."""
-    return {int(record["step"]): dict(record) for record in read_records(path)}
+    """The last record of each step, without the number of the run that wrote it."""
+    found = {int(record["step"]): dict(record) for record in read_records(path)}
+    for record in found.values():
+        record.pop("tracker/run", None)
+    return found
 
 
 def outcome_of_tracker(folder: Path) -> dict[str, str]:

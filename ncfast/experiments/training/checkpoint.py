@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialised
 from torch import Tensor
 
 from ncfast._files import replacing
@@ -52,8 +52,9 @@ def save(out: Path, step: int, tensors: Mapping[str, Tensor], settings: Mapping[
     path = out / CHECKPOINT
     with replacing(path) as temporary:
         try:
-            save_file(content, temporary, metadata=metadata)
-        except Exception as error:  # safetensors has its own error for a full disk
+            # not `save_file`, which leaves a file of its own beside it when it is killed
+            temporary.write_bytes(serialised(content, metadata))
+        except Exception as error:
             raise OSError(f"{path}: could not write the checkpoint: {error}") from error
 
 
