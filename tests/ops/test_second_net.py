@@ -79,7 +79,9 @@ def test_other_variants_keep_their_kernels(gpu):
     assert len(rows) == 4, "a comparison and a call of each dtype"
 
 
-@pytest.mark.skipif(not _registry._compiles("decisions"), reason="needs Triton 3.5 or none")
+@pytest.mark.skipif(
+    _registry.why_not_compiled("decisions") is not None, reason="needs Triton 3.5 or none"
+)
 @pytest.mark.parametrize("wrong", [1, 99, -5])
 def test_decisions(gpu, wrong):
     """A class that is no class is noticed, too, and read from no memory."""
