@@ -43,7 +43,7 @@ if [ $# -eq 0 ]; then
     set -- -q tests
     # these import optional packages, or test the development set-up
     for name in benchmarks experiments integrations kernels \
-        tracking/sinks/test_{mlflow,parquet,registry,runs,tensorboard,trackio,wandb}.py \
+        tracking/sinks/test_{mlflow,parquet,registry,tensorboard,trackio,wandb}.py \
         tracking/test_saved_state.py damaged_files.py mutations.py \
         evaluation/test_{files,on_disk,command}.py test_{arguments,cli,docs,examples,packaging}.py; do
         set -- "$@" --ignore="tests/$name"

@@ -156,7 +156,12 @@ def test_memory_that_does_not_lie_as_it_should_is_copied():
         setattr(moments, name, value)
     assert few_classes(moments, frozenset(), "auto") is not None
     moments.within_ss = torch.full((8,), 0.5, dtype=torch.float64)[::2]
-    torch.testing.assert_close(values(moments), expected, rtol=1e-14, atol=1e-16, equal_nan=True)
+    found = values(moments)
+    # products of torch round as the memory is aligned
+    rounded = list(OF_MOMENTS).index("imbalance.minority_cosine_means")
+    torch.testing.assert_close(found[rounded], expected[rounded], rtol=1e-14, atol=1e-16)
+    found[rounded] = expected[rounded]
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
 
 
 def test_why_not():

@@ -1,5 +1,6 @@
 """Tests logs that several trackers continue, one after the other."""
 
+import importlib.util
 import json
 import shutil
 
@@ -12,7 +13,12 @@ from ncfast.tracking.sinks import CsvSink, JsonlSink
 from ncfast.tracking.sinks.runs import differences, last_line
 
 FEATS, LABELS = torch.randn(12, 4), torch.arange(12) % 3
-LOGS = ["log.jsonl", "log.csv", "log.parquet"]
+NO_PARQUET = importlib.util.find_spec("pyarrow") is None
+LOGS = [
+    "log.jsonl",
+    "log.csv",
+    pytest.param("log.parquet", marks=pytest.mark.skipif(NO_PARQUET, reason="needs pyarrow")),
+]
 
 
 def track(path, first, last, **changes):
