@@ -70,9 +70,8 @@ class Penalty:
         self.state = {key: zero.clone() for key in keys}
 
     def begin(self, row: int) -> None:
-        """Start the penalty of a replica, unless it runs."""
-        if not self.state["active"][row]:
-            self.state["active"][row] = 1
+        """Start the penalty of a replica, if it does not run yet."""
+        self.state["active"][row] = 1
         self.running = True
 
     def begin_all(self) -> None:
