@@ -16,7 +16,7 @@ import ncfast
 
 OUT = Path("runs/regression")
 WEIGHT_DECAYS = (0.0, 5e-4, 5e-3)
-STEPS, POINTS, WIDTH = 3000, 12, 128
+STEPS, POINTS, WIDTH = 6000, 14, 128
 NAMES = {
     "nrc1.features": "NRC1: features against their 3 principal components",
     "nrc2.weight": "NRC2: features against the rows of the last layer",
@@ -61,7 +61,8 @@ def train(weight_decay: float, steps: int, points: int) -> list[dict[str, float]
     head = nn.Linear(WIDTH, 3)
     model = nn.Sequential(body, head)
     # weight decay added to the gradient is the L2 penalty of the theory
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=weight_decay)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     due = {int(step) for step in torch.logspace(0, torch.tensor(steps).log10(), points).round()}
     records = []
     for step in range(1, steps + 1):
@@ -70,6 +71,7 @@ def train(weight_decay: float, steps: int, points: int) -> list[dict[str, float]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        schedule.step()
         if step in due:
             record = {"step": step, "weight_decay": weight_decay}
             record |= measure(body, head, x[:1000], y[:1000])

@@ -17,13 +17,13 @@ import ncfast
 
 OUT = Path("runs/self_supervised")
 LOSSES = {"SimCLR": 1.0, "pull only": 0.0}
-STEPS, POINTS, BATCH, DIM, TEMPERATURE = 2000, 12, 256, 64, 0.2
+STEPS, POINTS, BATCH, DIM, TEMPERATURE = 1200, 12, 256, 64, 0.2
 INSTANCES, VIEWS = 200, 20  # of LiDAR
 LABEL_FREE = ["rank.rankme", "rank.alpha_req", "ssl.lidar"]
 PANELS = {
     "rank.rankme": "RankMe: directions in use, of 64",
     "rank.alpha_req": "alpha-ReQ: decay of the spectrum",
-    "ssl.lidar": "LiDAR: directions that tell instances apart",
+    "ssl.lidar": "LiDAR: directions of instances",
     "ssl.alignment": "alignment: distance of two views",
     "ssl.uniformity": "uniformity: lower is more even",
     "nc4.ncc_accuracy": "nearest class mean, unseen digits",

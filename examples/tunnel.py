@@ -81,20 +81,22 @@ def draw(found: dict[str, dict[str, ncfast.Evaluation]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def main(epochs: dict[str, int] = EPOCHS) -> None:
+def main(epochs: dict[str, int] = EPOCHS, number: int = 1000) -> None:
     images, labels = digits()
+    seen, unseen = slice(number), slice(number, 2 * number)
     found: dict[str, dict[str, ncfast.Evaluation]] = {}
     for name, network in {"CNN": CNN, "ResNet18": ResNet18}.items():
         torch.manual_seed(0)
         model = network((1, 8, 8), 10)
-        train(model, images[:1000], labels[:1000], epochs[name])
+        train(model, images[seen], labels[seen], epochs[name])
         found[name] = {
-            "training": measure(name, model, images[:1000], labels[:1000]),
-            "unseen": measure(name, model, images[1000:], labels[1000:]),
+            "training": measure(name, model, images[seen], labels[seen]),
+            "unseen": measure(name, model, images[unseen], labels[unseen]),
         }
-        unseen = found[name]["unseen"]
-        print(f"{name}, unseen digits: {unseen}")
-        print(", ".join(f"{id_} stands still from {unseen.tunnel(id_)}" for id_ in METRICS))
+        last = found[name]["unseen"]
+        print(f"{name}, unseen digits: {last}")
+        for id_ in METRICS:
+            print(f"{id_} stands still from {last.tunnel(id_)} on", flush=True)
     OUT.mkdir(parents=True, exist_ok=True)
     records = {
         name: {split: each.to_dict() for split, each in splits.items()}
