@@ -117,8 +117,8 @@ def few_steps(name, tmp_path, monkeypatch, **options):
 
 
 def test_regression(tmp_path, monkeypatch):
-    records = few_steps("regression", tmp_path, monkeypatch, steps=150, points=3)
-    assert [record["step"] for record in records] == [1, 12, 150] * 3
+    records = few_steps("regression", tmp_path, monkeypatch, steps=500, points=3)
+    assert [record["step"] for record in records] == [1, 22, 500] * 3
     without, *_, most = records[2::3]
     assert (without["weight_decay"], most["weight_decay"]) == (0, 5e-3)
     for id_ in ("nrc1.features", "nrc2.weight"):

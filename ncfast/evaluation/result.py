@@ -161,7 +161,7 @@ class Evaluation(Mapping[str, float]):
             )
         values = [self._value(layer, metric) for layer in self.layers]
         absent = [k for layer in self.layers if (k := self._key(layer, metric)) not in self.numbers]
-        if absent or not math.isfinite(values[-1]):
+        if absent or metric not in CATALOGUE or not math.isfinite(values[-1]):
             raise ValueError(
                 "Expected argument `metric` to be an id with a value at every layer but "
                 f"{metric!r} has {values}. Evaluate every layer with metrics=[{metric!r}]."

@@ -47,10 +47,10 @@ def regression_metrics(
 
     Returns:
         () float64 tensors by id, on the features' device. Detached from the graph. On CUDA the
-        decompositions wait for the device. NRC1 is NaN if n >= D, and NRC3 if n = 1: there the
-        definitions are 0 for any network. NRC1 is also NaN if all features are equal, NRC3 if W or
-        B is zero or ``gamma`` exceeds the smallest eigenvalue of Sigma, all without rows.
-        Rounding makes values below about 1e-14 unreliable.
+        decompositions wait for the device. NRC1 is NaN if n >= D, NRC2 if the rows of W span all
+        D dimensions, and NRC3 if n = 1: there the definitions are 0 whatever the features are.
+        NRC1 is also NaN if all features are equal, NRC3 if W or B is zero or ``gamma`` exceeds the
+        smallest eigenvalue of Sigma, all without rows. Values below about 1e-14 are rounding.
 
     Raises:
         ValueError: shapes, lengths or devices that do not fit, targets beside moments, a negative
@@ -75,10 +75,7 @@ def regression_metrics(
     values = {"nrc1.features": _outside(moments, _components(moments))}
     if weight is not None:
         rows = _as_rows(weight, moments)
-        axes = principal_axes(rows)
-        kept = significant(axes.values, max(rows.shape)).unsqueeze(1)
-        basis = torch.where(kept, axes.directions, 0.0) + 0 * rows.sum()
-        values["nrc2.weight"] = _outside(moments, basis)
+        values["nrc2.weight"] = _outside(moments, _span(rows))
         values |= _gram(rows, moments.target_covariance, fixed)
     return values
 
@@ -128,6 +125,17 @@ def _components(moments: RegressionMoments) -> Tensor:
     defined = kept.any() & (moments.targets < moments.dim)
     undefined = torch.where(defined, 0.0, torch.nan) + 0 * values.sum()
     return torch.where(kept.unsqueeze(1), vectors, 0.0) + undefined
+
+
+def _span(rows: Tensor) -> Tensor:
+    """An orthonormal basis of the span of rows (n, D), and rows of zeros, (min(n, D), D).
+
+    NaN where the span is everything.
+    """
+    axes = principal_axes(rows)
+    kept = significant(axes.values, max(rows.shape))
+    undefined = torch.where(kept.sum() < rows.shape[1], 0.0, torch.nan) + 0 * rows.sum()
+    return torch.where(kept.unsqueeze(1), axes.directions, 0.0) + undefined
 
 
 def _outside(moments: RegressionMoments, basis: Tensor) -> Tensor:

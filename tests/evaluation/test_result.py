@@ -133,6 +133,7 @@ def test_the_tunnel_begins_where_a_metric_stands_still():
         (one_layer(), {}, "several layers.*but got 1"),
         (depth(0.5, 1.0), {"metric": "nc1.pinv"}, "`metric`.*'nc1.pinv' has"),
         (depth(0.5, math.nan), {}, "`metric`.*nan"),
+        (several(), {"metric": "accuracy"}, "`metric` to be an id.*'accuracy'"),
         (depth(0.5, 1.0), {"tolerance": -1}, "`tolerance` to be at least 0 but got -1"),
         (depth(0.5, 1.0), {"tolerance": math.nan}, "`tolerance`.*nan"),
     ],

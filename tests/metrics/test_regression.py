@@ -231,7 +231,11 @@ def test_undefined_values_are_nan():
     one = measured(feats, y[:, 0], weight=weight[:1])
     assert math.isnan(one["nrc3.gram"])
     assert 0 < one["nrc1.features"] < 1
-    assert math.isnan(measured(feats[:, :3], y)["nrc1.features"])
+    narrow = measured(feats[:, :3], y, weight=weight[:, :3])
+    assert math.isnan(narrow["nrc1.features"])
+    assert math.isnan(narrow["nrc2.weight"])
+    narrow = measured(feats[:, :3], y, weight=weight[:, :3] * torch.tensor([1.0, 1.0, 0.0]))
+    assert 0 < narrow["nrc2.weight"] < 1
     assert math.isnan(measured(feats[:1].repeat(50, 1), y[:50])["nrc1.features"])
     assert math.isnan(measured(0 * feats, y, weight=weight)["nrc2.weight"])
     assert math.isnan(measured(feats, y, weight=0 * weight)["nrc3.gram"])
