@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import repeat
 
 import torch
@@ -119,7 +119,7 @@ class RegressionMoments:
                 )
         rows = max(1, _BLOCK // (self.dim + self.targets))
         masks = repeat(None) if mask is None else mask.split(rows)
-        found = self
+        found: RegressionMoments = self
         for block in zip(feats.split(rows), targets.split(rows), masks, strict=False):
             found = found.merge(_of_block(*block))
         for name in _TENSORS:
@@ -205,8 +205,7 @@ class RegressionMoments:
             ValueError: the device has no float64.
         """
         _check_place(device)
-        moved = (getattr(self, name).to(device) for name in _TENSORS)
-        return RegressionMoments(*moved, self.targets)
+        return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state as a flat dict of tensors, ready for torch.save or safetensors."""
