@@ -112,7 +112,9 @@ def few_steps(name, tmp_path, monkeypatch, **options):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](**options)
     folder = Path("runs") / name
-    assert next(folder.glob("*.png")).stat().st_size > 10_000
+    figures = list(folder.glob("*.png"))
+    assert len(figures) == (name != "imbalance")
+    assert all(figure.stat().st_size > 10_000 for figure in figures)
     return json.loads((folder / "records.json").read_text())
 
 
@@ -125,6 +127,16 @@ def test_regression(tmp_path, monkeypatch):
         assert most[id_] < 0.7 * without[id_], "weight decay collapses the features"
         assert most[id_] < 0.5 * records[0][id_]
     assert all(record["test/r2"] > 0.2 for record in (without, most))
+
+
+def test_imbalance(tmp_path, monkeypatch):
+    few, _, many = few_steps("imbalance", tmp_path, monkeypatch, steps=100)
+    assert (few["ratio"], many["ratio"]) == (2, 100)
+    assert all(math.isfinite(value) for value in (*few.values(), *many.values()))
+    assert many["accuracy of rare classes"] < 0.2 < few["accuracy of rare classes"]
+    assert many["nc1 of rare classes"] == 0, "these classes have one sample each"
+    rows = "imbalance.minority_cosine_weight"
+    assert many[rows] > few[rows]
 
 
 def test_tunnel(tmp_path, monkeypatch, capsys):
