@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from ncfast._warnings import user_level
 
 INFO = Path(__file__).parent.parent / "_build_info.json"  # written by setup.py
 REMEDY = (
-    "To get it, install a C++ compiler, unset NCFAST_PURE, then "
+    ". To get it, install a C++ compiler, unset NCFAST_PURE, then "
     "pip install --force-reinstall --no-deps --no-cache-dir ncfast"
 )
 # The reference takes from about half a millisecond longer on features of this many numbers, and
@@ -31,7 +32,8 @@ def why_missing(import_error: str) -> str:
     info = json.loads(INFO.read_text())
     if info["built"]:
         return f"the C++ extension was built but does not load: {import_error}"
-    return f"the C++ extension was not built: {info['reason']}. {REMEDY}"
+    remedy = "" if sys.platform == "win32" else REMEDY
+    return f"the C++ extension was not built: {info['reason']}{remedy}"
 
 
 def warn_once(import_error: str) -> None:
