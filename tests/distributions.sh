@@ -13,8 +13,9 @@
 #            the first number, `ncfast info`, tests/smoke.py
 #   pure     without a compiler and with NCFAST_PURE=1 a pure wheel, which works and says so; with a
 #            compiler that fails an error with its words and the remedy
-#   tests    the tests of the sdist in its own folder: all are collected, some are run
-# --full runs the whole suite in the last stage.
+#   tests    tests of the sdist in its own folder
+# --full runs the whole suite in the last stage; otherwise it runs some, and all stages together
+# take about two minutes on two cores. The first stage compiles all of csrc.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -123,10 +124,8 @@ END
     if [ -n "$full" ]; then
         "$suite" -m pytest -q
     else
-        "$suite" -m pytest -q --collect-only > "$work/collected.log" ||
-            { tail -n 40 "$work/collected.log" && fail "not all tests can be collected"; }
-        "$suite" -m pytest -q tests/test_moments.py tests/metrics/test_calls.py tests/test_docs.py \
-            -k 'not example'
+        "$suite" -m pytest -q tests/metrics/test_known_values.py tests/tracking/test_records.py \
+            tests/ops/test_dispatch.py
     fi
     cd - > /dev/null
 }
