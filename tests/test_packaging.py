@@ -144,6 +144,7 @@ NEEDED = {
     module
     for path in (ROOT / "ncfast").rglob("*.py")
     for module in re.findall(r'\bneed\(\s*"([\w.]+)"', path.read_text())
+    if not module.startswith("torch.")  # always there
 }
 
 
