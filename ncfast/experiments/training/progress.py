@@ -1,4 +1,4 @@
-"""Shows progress: a bar on a terminal, otherwise one line per log point."""
+"""Shows progress: a bar on a terminal, otherwise about fifty lines, spread over the steps."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _SHOWN = (
     ("test/accuracy", "test", "{:.3f}"),
     ("train/rnc1.max", "rnc1", "{:.2e}"),
 )
+_LINES = 50  # where there is no terminal
 
 
 class Progress:
@@ -26,6 +27,7 @@ class Progress:
     def __init__(self, start: int, total: int) -> None:
         self._live = sys.stderr.isatty()
         self._total = total
+        self._next, self._apart = float(start), (total - start) / _LINES  # steps of lines
         self._bar = tqdm(initial=start, total=total, unit="step", disable=not self._live)
         self._shown: dict[str, str] = {}
 
@@ -34,15 +36,22 @@ class Progress:
         self._bar.update()
 
     def record(self, record: Mapping[str, float]) -> None:
-        """Show a record in the bar. Without a bar, print a line if the record has both splits."""
+        """Show a record in the bar. Without a bar, print some of those that have both splits."""
         for key, name, pattern in _SHOWN:
             if key in record:
                 self._shown[name] = pattern.format(record[key])
         if self._live:
             self._bar.set_postfix(self._shown, refresh=False)
-        elif "test/accuracy" in record:
+        elif "test/accuracy" in record and self._is_due(record["step"]):
             values = "  ".join(f"{name} {value}" for name, value in self._shown.items())
             print(f"step {record['step']}/{self._total}  {values}", file=sys.stderr, flush=True)
+
+    def _is_due(self, step: float) -> bool:
+        """Whether a line is due: the last one was some steps ago, or this is the last step."""
+        if step < self._next and step != self._total:
+            return False
+        self._next = step + self._apart
+        return True
 
     def __enter__(self) -> Self:
         return self
