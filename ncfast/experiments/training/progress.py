@@ -1,4 +1,4 @@
-"""Shows progress: a bar on a terminal, otherwise about fifty lines, spread over the steps."""
+"""Shows progress: a bar on a terminal, otherwise one line per log point."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ _SHOWN = (
     ("test/accuracy", "test", "{:.3f}"),
     ("train/rnc1.max", "rnc1", "{:.2e}"),
 )
-_LINES = 50  # where there is no terminal
 
 
 class Progress:
@@ -27,9 +26,11 @@ class Progress:
     def __init__(self, start: int, total: int) -> None:
         self._live = sys.stderr.isatty()
         self._total = total
-        self._next, self._apart = float(start), (total - start) / _LINES  # steps of lines
         self._bar = tqdm(initial=start, total=total, unit="step", disable=not self._live)
         self._shown: dict[str, str] = {}
+        # without a bar: the step of the next line, and the steps between lines, of which a long run
+        # has about fifty
+        self._next, self._apart = float(start), (total - start) / 50
 
     def advance(self) -> None:
         """Advance by one step."""
