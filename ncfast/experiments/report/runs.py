@@ -17,6 +17,10 @@ from ncfast.experiments.sweep_file import SWEEP, load_sweep
 from ncfast.tracking.analytics.events import Events, find_events, series
 
 
+class NoRecordYet(run_dir.RunDirectoryError):
+    """A run, or every replica of a sweep, is there but has not reached its first log point."""
+
+
 @dataclass(frozen=True)
 class Run:
     """Settings, records and events of one run.
@@ -49,6 +53,11 @@ class Run:
         """Step of the last record."""
         return int(self.records[-1]["step"])
 
+    @property
+    def finished(self) -> bool:
+        """Whether the log reaches the last step of the settings."""
+        return self.last_step >= int(self.settings["steps"])
+
     def last(self, key: str) -> float | None:
         """The last recorded value of ``key``."""
         return next((record[key] for record in reversed(self.records) if key in record), None)
@@ -58,7 +67,7 @@ def expand_directories(directories: Sequence[Path]) -> list[Path]:
     """The directories of runs. A sweep's directory is replaced by those of its started replicas.
 
     Raises:
-        RunDirectoryError: no replica of a sweep has started.
+        NoRecordYet: no replica of a sweep has started.
     """
     found: list[Path] = []
     for directory in directories:
@@ -68,7 +77,7 @@ def expand_directories(directories: Sequence[Path]) -> list[Path]:
         names = load_sweep(directory)["replicas"]
         begun = [directory / n for n in names if (directory / n / run_dir.METRICS_FILE).exists()]
         if not begun:
-            raise run_dir.RunDirectoryError(
+            raise NoRecordYet(
                 f"{directory} is a sweep of which no replica has a record yet. Let it reach its "
                 "first log point."
             )
@@ -80,13 +89,14 @@ def read_run(path: Path) -> Run:
     """Read the run in ``path``.
 
     Raises:
-        RunDirectoryError: there is no run, it has no record yet, or one of its files is damaged.
+        NoRecordYet: the run has no record yet.
+        RunDirectoryError: there is no run, or one of its files is damaged.
     """
     config = run_dir.load_config(path)
     log = path / run_dir.METRICS_FILE
     records = read_numbers(log) if os.path.lexists(log) else []
     if not records:
-        raise run_dir.RunDirectoryError(
+        raise NoRecordYet(
             f"{path} has no record in {run_dir.METRICS_FILE} yet. Let the run reach its first "
             "log point."
         )

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from ncfast.experiments.report import page
-from ncfast.experiments.report.claims import verdicts
+from ncfast.experiments.report.claims import CONFIRMED, DENIED, Verdict, verdicts
 from ncfast.experiments.report.figures import Drawing
 from ncfast.experiments.report.page import number, table
 from ncfast.experiments.report.runs import Run, run_groups
@@ -34,11 +34,17 @@ _FINAL = {
 }
 
 
-def one_run(run: Run, overview: Drawing) -> list[str]:
-    """The summary, overview, verdicts, events and last values of a run."""
+def one_run(run: Run, overview: Drawing, *, files: bool = True) -> list[str]:
+    """The summary, overview, verdicts, events and last values of a run.
+
+    Args:
+        run: the run.
+        overview: its first figure.
+        files: whether the files of the figure lie beside the page.
+    """
     return [
         f'<p class="lead">{escape(page.story(run))}</p>',
-        page.picture_of(overview),
+        page.picture_of(overview, files=files),
         "<h2>What the run says</h2>",
         _verdict_table([run]),
         "<h2>Events</h2>",
@@ -97,20 +103,40 @@ def _title(runs: Sequence[Run], directories: Sequence[Path]) -> tuple[str, str]:
     return title, f"Preset {preset}, {form}. {PRESETS[preset].about}"
 
 
+_MANY = (
+    "The claims are those of arXiv 2509.20829, judged by these runs only. "
+    "Confirmed: it holds in at least nine of ten runs, or the interval contains the "
+    "prediction. Not confirmed: it holds in at most one of ten, or the interval does not "
+    "contain the prediction. Cannot tell: all other cases, or too few runs."
+)
+_ONE = (
+    "The claims are those of arXiv 2509.20829. This run shows what happened once. To judge a "
+    "claim, report several seeds together."
+)
+
+
 def _verdict_table(runs: Sequence[Run]) -> str:
+    found = verdicts(runs)
     rows = "".join(
-        f'<tr><td>{escape(v.claim)}</td><td class="{v.outcome.replace(" ", "-")}">'
-        f"{escape(v.outcome)}</td><td>{escape(v.numbers)}</td></tr>"
-        for v in verdicts(runs)
+        f'<tr><td>{escape(v.claim)}</td><td class="{_class(v)}">'
+        f"{escape(v.word)}</td><td>{escape(v.numbers)}</td></tr>"
+        for v in found
     )
+    note = _ONE if len(runs) == 1 else _MANY
+    if any(v.empty for v in found):
+        note += " Empty: the bound was above one at every log point, and no error is above one."
     return (
         '<div class="scroll"><table class="verdicts"><thead><tr><th>claim</th><th>verdict</th>'
         f"<th>numbers</th></tr></thead><tbody>{rows}</tbody></table></div>"
-        '<p class="quiet">The claims are those of arXiv 2509.20829, judged by these runs only. '
-        "Confirmed: it holds in at least nine of ten runs, or the interval contains the "
-        "prediction. Not confirmed: it holds in at most one of ten, or the interval does not "
-        "contain the prediction. Cannot tell: all other cases, or too few runs.</p>"
+        f'<p class="quiet">{note}</p>'
     )
+
+
+def _class(verdict: Verdict) -> str:
+    outcome = verdict.outcome
+    if verdict.here is not None:
+        outcome = CONFIRMED if verdict.here else DENIED
+    return outcome.replace(" ", "-")
 
 
 def _lags_table(runs: Sequence[Run]) -> str:
