@@ -119,7 +119,8 @@ def _legend(row: Sequence[Axes]) -> None:
 def _caption(grid: Grid, shown: Sequence[RunGroup]) -> str:
     keys = {c.key for p in grid.panels for c in p.curves if any(_has(f, c) for f in shown)}
     told = [grid.caption]
-    if any(len(family.runs) > 1 for family in shown):
+    several = any(len(family.runs) > 1 for family in shown)
+    if several:
         told.append(
             "Lines are means over the seeds, and bands reach from the smallest value to "
             "the largest."
@@ -127,10 +128,8 @@ def _caption(grid: Grid, shown: Sequence[RunGroup]) -> str:
     told += [note for form, note in grid.notes if any(re.search(form, key) for key in keys)]
     events = events_of([run for family in shown for run in family.runs])
     if events:
-        several = any(len(family.runs) > 1 for family in shown)
-        told.append(
-            f"Vertical lines{', one for each seed' if several else ''}: {', '.join(events)}."
-        )
+        each = ", one for each seed" if several else ""
+        told.append(f"Vertical lines{each}: {', '.join(events)}.")
     return " ".join(part for part in told if part)
 
 

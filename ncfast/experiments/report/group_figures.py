@@ -145,9 +145,9 @@ def draw_plane(run_groups: Sequence[RunGroup]) -> Drawing | None:
         "The information plane",
         "Unseen samples, with noise of σ times the largest feature norm. The colour goes from dark "
         f"(early) to light (late).{seeds} Bars are standard errors. I(Z;X) is estimated (KSG) on "
-        "four principal components of features and inputs and misses the information in the others. "
-        "I(Z;Y) is estimated on as many components as the class means span. The dashed line is the entropy of ten equally "
-        "frequent classes, which I(Z;Y) cannot exceed.",
+        "four principal components of features and inputs and misses the information in the "
+        "others. I(Z;Y) is estimated on as many components as the class means span. The dashed "
+        "line is the entropy of ten equally frequent classes, which I(Z;Y) cannot exceed.",
         figure,
         _HEAD,
         rows,

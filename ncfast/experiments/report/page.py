@@ -34,6 +34,7 @@ th { vertical-align: bottom; } td:first-child { white-space: nowrap; }
 td.number, th.number { text-align: right; }
 table.verdicts td { vertical-align: top; white-space: normal; max-width: 36rem; }
 td.confirmed, td.not-confirmed, td.cannot-tell { font-weight: 600; }
+@media (min-width: 40rem) { td.confirmed, td.not-confirmed, td.cannot-tell { min-width: 9rem; } }
 td.confirmed { color: var(--yes); } td.not-confirmed { color: var(--no); }
 td.cannot-tell { color: var(--open); }
 details { margin: 1rem 0; overflow-wrap: anywhere; } code { font-size: .9em; }

@@ -117,7 +117,16 @@ _SHORT = {
     "dataset": "data",
     "optimizer": "optimizer",
 }
-_SKIP = {"out", "resume", "data_dir", "download", "device", "seed", "checkpoint_every"}
+_SKIP = {
+    "out",
+    "resume",
+    "data_dir",
+    "download",
+    "device",
+    "seed",
+    "checkpoint_every",
+    "start_from",
+}
 
 
 @dataclass(frozen=True)
@@ -153,6 +162,7 @@ def run_groups(runs: Sequence[Run]) -> list[RunGroup]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
         kept = {k: v for k, v in run.settings.items() if k not in _SKIP}
+        kept["start_from"] = branched(run)  # each seed branches from a run of its own
         groups.setdefault(str(sorted(kept.items(), key=str)), []).append(run)
     members = sorted(groups.values(), key=lambda g: -float(g[0].settings["weight_decay"]))
     labels = _labels([group[0] for group in members])
@@ -160,6 +170,33 @@ def run_groups(runs: Sequence[Run]) -> list[RunGroup]:
         RunGroup(label, tuple(sorted(group, key=lambda r: int(r.settings["seed"]))))
         for label, group in zip(labels, members, strict=True)
     ]
+
+
+def branched(run: Run) -> bool:
+    """Whether the run started from the checkpoint of another one."""
+    return run.settings.get("start_from") is not None
+
+
+def arms(runs: Sequence[Run], directories: Sequence[Path]) -> list[RunGroup]:
+    """The runs of each directory as a group with its name, if one branched from a checkpoint.
+
+    The arms of an experiment branch from common checkpoints (``--from``), and each has a directory
+    of its own. The first directory is the control.
+
+    Returns:
+        The groups in the order of the directories; empty if no run branched, if there is one
+        directory, or if two runs of a directory have the same seed.
+    """
+    if len(directories) < 2 or not any(map(branched, runs)):
+        return []
+    found = []
+    for directory in directories:
+        own = [run for run in runs if directory in (run.path, run.path.parent)]
+        if len({run.settings["seed"] for run in own}) < len(own):
+            return []
+        name = directory.name or str(directory)
+        found.append(RunGroup(name, tuple(sorted(own, key=lambda r: int(r.settings["seed"])))))
+    return found
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
