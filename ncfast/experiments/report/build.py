@@ -12,10 +12,18 @@ from typing import Any
 
 from ncfast.experiments.report import figures, grids, page, probe_figures, sections
 from ncfast.experiments.report.claims import verdicts
+from ncfast.experiments.report.effects import OUTCOMES, draw_effects, effect_rows
 from ncfast.experiments.report.figures import Drawing
 from ncfast.experiments.report.grids import draw
 from ncfast.experiments.report.group_figures import draw_events, draw_plane
-from ncfast.experiments.report.runs import Run, expand_directories, read_run, run_groups
+from ncfast.experiments.report.runs import (
+    Run,
+    RunGroup,
+    arms,
+    expand_directories,
+    read_run,
+    run_groups,
+)
 from ncfast.experiments.report.scaling import (
     balance_rate,
     decay_law,
@@ -59,7 +67,7 @@ def build_report(directories: Sequence[Path], out: Path | None = None) -> Report
     runs = read_runs(directories)
     target = out or directories[0]
     target.mkdir(parents=True, exist_ok=True)
-    drawings = _drawings(runs)
+    drawings = _drawings(runs, directories)
     pictures, tables = [], []
     for drawing in drawings:
         pictures.append(target / f"{drawing.name}.png")
@@ -83,7 +91,9 @@ def build_page(
         directories: the directories that the user named.
         reload_seconds: after how many seconds a browser loads the page again; None: never.
     """
-    return _page(runs, _drawings(runs), directories, reload_seconds=reload_seconds).encode()
+    return _page(
+        runs, _drawings(runs, directories), directories, reload_seconds=reload_seconds
+    ).encode()
 
 
 def read_runs(directories: Sequence[Path]) -> list[Run]:
@@ -93,8 +103,8 @@ def read_runs(directories: Sequence[Path]) -> list[Run]:
     return [read_run(path) for path in expand_directories(directories)]
 
 
-def _drawings(runs: Sequence[Run]) -> list[Drawing]:
-    return _of_one(runs[0]) if len(runs) == 1 else _of_several(runs)
+def _drawings(runs: Sequence[Run], directories: Sequence[Path]) -> list[Drawing]:
+    return _of_one(runs[0]) if len(runs) == 1 else _of_several(runs, directories)
 
 
 def _of_one(run: Run) -> list[Drawing]:
@@ -102,14 +112,27 @@ def _of_one(run: Run) -> list[Drawing]:
     return [figures.overview(run), *panels, *_shared([run], run)]
 
 
-def _of_several(runs: Sequence[Run]) -> list[Drawing]:
-    found = [draw(grids.CURVES, run_groups(runs)), draw_events(runs)]
+def _of_several(runs: Sequence[Run], directories: Sequence[Path]) -> list[Drawing]:
+    groups = arms(runs, directories)
+    found = [
+        *([_effects(groups)] if groups else []),
+        draw(grids.CURVES, groups or run_groups(runs)),
+        None if groups else draw_events(runs),
+    ]
     kept = [drawing for drawing in found if drawing is not None]
-    return [*kept, *_shared(runs, _representative(runs))]
+    return [*kept, *_shared(runs, _representative(runs), groups)]
 
 
-def _shared(runs: Sequence[Run], shown: Run) -> list[Drawing]:
-    members = run_groups(runs)
+def _effects(groups: Sequence[RunGroup]) -> Drawing | None:
+    for outcome, (words, _) in OUTCOMES.items():
+        drawing = draw_effects(effect_rows(groups, outcome), words, groups[0].label)
+        if drawing is not None:
+            return drawing
+    return None
+
+
+def _shared(runs: Sequence[Run], shown: Run, groups: Sequence[RunGroup] = ()) -> list[Drawing]:
+    members = groups or run_groups(runs)
     found = [
         draw(grids.BOUNDS, members) if _bounded(runs) else None,
         draw(grids.information(runs), members),
@@ -146,7 +169,7 @@ def _page(
         title, parts = sections.several_runs(runs, directories)
         rest = drawings
     body = [f"<h1>{escape(title)}</h1>", *parts, *page.figures(rest, files=files)]
-    body += sections.details(runs)
+    body += sections.details(runs, directories)
     return page.page(f"ncfast: {title}", "".join(body), reload_seconds)
 
 

@@ -178,17 +178,26 @@ def _draw(axis: Axes, panel: Panel, run: Run, *, labelled: bool, tile: bool = Fa
                 marker=marker,
                 markersize=3,
             )
-    finish_axis(axis, panel)
+    finish_axis(axis, panel, run.first_step)
     mark_events(axis, [run], labelled=labelled, size=FONT if tile else 8)
     if not tile and axis.get_legend_handles_labels()[0]:
         axis.legend(loc="best", fontsize=8, ncols=2 if len(panel.curves) > 2 else 1)
 
 
-def finish_axis(axis: Axes, panel: Panel) -> None:
-    """Set scales, ticks and labels of a panel after its curves are drawn."""
-    # linear below 1, so that step 0 can be shown
-    axis.set_xscale("symlog", linthresh=1, linscale=0.35)
-    axis.set_xlim(left=0)
+def finish_axis(axis: Axes, panel: Panel, first: int = 0) -> None:
+    """Set scales, ticks and labels of a panel after its curves are drawn.
+
+    Args:
+        axis: the panel.
+        panel: its description.
+        first: the first step of the runs. Runs that start late branched from another run; their
+            steps are drawn on a linear axis.
+    """
+    if first >= 100:
+        axis.set_xlim(left=first)
+    else:  # linear below 1, so that step 0 can be shown
+        axis.set_xscale("symlog", linthresh=1, linscale=0.35)
+        axis.set_xlim(left=0)
     axis.xaxis.set_major_formatter(FuncFormatter(short_step))
     if panel.log and np.isfinite(axis.dataLim.minposy):  # a logarithmic axis needs a positive value
         axis.set_yscale("log")

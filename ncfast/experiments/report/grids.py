@@ -83,7 +83,7 @@ def draw(grid: Grid, run_groups: Sequence[RunGroup]) -> Drawing | None:
         for row, panel in zip(axes, panels, strict=True):
             for axis, family in zip(row, shown, strict=True):
                 rows += _panel(axis, panel, family)
-                finish_axis(axis, panel)
+                finish_axis(axis, panel, _first(shown))
             for axis, family in zip(row, shown, strict=True):
                 mark_events(axis, family.runs, labelled=False)
                 axis.set_ylabel(panel.label if axis is row[0] else "")
@@ -98,6 +98,10 @@ def draw(grid: Grid, run_groups: Sequence[RunGroup]) -> Drawing | None:
         for panel, row in zip(panels, axes, strict=True)
     ]
     return Drawing(grid.name, grid.title, _caption(grid, shown), figure, HEAD, rows, tiles)
+
+
+def _first(shown: Sequence[RunGroup]) -> int:
+    return min(run.first_step for family in shown for run in family.runs)
 
 
 def _legend(row: Sequence[Axes]) -> None:
@@ -140,14 +144,15 @@ def _tile_row(
     small = len(shown) > 2
     found: dict[str, tuple[str, str, bool]] = {}
     tiles = []
+    levels = max(len(events_of(family.runs)) for family in shown)
     for family, limit in zip(shown, limits, strict=True):
         lines = _lines(panel, family)
         marks = events_of(family.runs)
-        with tile_axes(len(marks), SMALL if small else WIDE) as axis:
+        with tile_axes(levels, SMALL if small else WIDE) as axis:
             _panel(axis, panel, family)
-            finish_axis(axis, panel)
+            finish_axis(axis, panel, _first(shown))
             axis.set_xlabel("step")
-            axis.set_xlim(0, last * 1.1)
+            axis.set_xlim(right=last * 1.1 if axis.get_xscale() == "symlog" else last)
             axis.set_ylim(limit)
             mark_events(axis, family.runs, labelled=True, size=FONT)
         alone = len(shown) == 1 and len(family.runs) == 1

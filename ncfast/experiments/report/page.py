@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from html import escape
+from zlib import crc32
 
 from ncfast.experiments.report import svg, theme
 from ncfast.experiments.report.figures import Drawing
@@ -162,13 +164,17 @@ def _key(label: str, colour: str, dotted: bool) -> str:
     )
 
 
-def fragment(drawing: Drawing, above: str) -> str:
-    """A figure below a text, with the style that it needs: for a notebook."""
+def fragment(drawing: Drawing, title: str, text: str) -> str:
+    """A figure below a title and a text, with the style that it needs: for a notebook."""
     style = f".ncfast {{ {_LIGHT} }} {_PLOTS} {svg.CSS}"
     dark = f"@media (prefers-color-scheme: dark) {{ .ncfast {{ {_DARK} }} }}"
+    box = ".ncfast { color: var(--ink); background: var(--paper); padding: 1rem; }"
+    head = f"<h3>{escape(title)}</h3><p>{escape(text)}</p>"
+    # the ids of the picture may not be those of another run in the notebook
+    named = replace(drawing, name=f"{drawing.name}-{crc32(repr(drawing.rows).encode()):x}")
     return (
-        f"<style>{style} {dark} .ncfast {{ color: var(--ink); background: var(--paper); }}</style>"
-        f'<div class="ncfast">{above}{picture_of(drawing, files=False)}</div>'
+        f"<style>{style} {dark} {box}</style>"
+        f'<div class="ncfast">{head}{picture_of(named, files=False)}</div>'
     )
 
 

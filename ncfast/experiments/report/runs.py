@@ -49,6 +49,11 @@ class Run:
         return f"{s['model'].upper()} on {s['dataset']}, weight decay {s['weight_decay']:g}"
 
     @property
+    def first_step(self) -> int:
+        """Step of the first record."""
+        return int(self.records[0]["step"])
+
+    @property
     def last_step(self) -> int:
         """Step of the last record."""
         return int(self.records[-1]["step"])
@@ -57,6 +62,12 @@ class Run:
     def finished(self) -> bool:
         """Whether the log reaches the last step of the settings."""
         return self.last_step >= int(self.settings["steps"])
+
+    def _repr_html_(self) -> str:
+        """The summary and the overview, for a notebook."""
+        from ncfast.experiments.report import figures, page
+
+        return page.fragment(figures.overview(self), self.title, page.story(self))
 
     def last(self, key: str) -> float | None:
         """The last recorded value of ``key``."""

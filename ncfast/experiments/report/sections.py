@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from ncfast.experiments.effects import RULE
 from ncfast.experiments.report import page
 from ncfast.experiments.report.claims import CONFIRMED, DENIED, Verdict, verdicts
+from ncfast.experiments.report.effects import OUTCOMES, effect_rows, effects_table
 from ncfast.experiments.report.figures import Drawing
 from ncfast.experiments.report.page import number, table
-from ncfast.experiments.report.runs import Run, run_groups
+from ncfast.experiments.report.runs import Run, RunGroup, arms, run_groups
 from ncfast.experiments.report.scaling import (
     TimeScales,
     decay_law,
@@ -58,6 +60,9 @@ def several_runs(runs: Sequence[Run], directories: Sequence[Path]) -> tuple[str,
     """The title of several runs, and their verdicts and tables."""
     title, about = _title(runs, directories)
     labels = _names(runs)
+    groups = arms(runs, directories)
+    if groups:
+        return title, _arm_tables(groups)
     parts = [f'<p class="lead">{escape(about)}</p>'] if about else []
     parts += [
         "<h2>What the runs say</h2>",
@@ -80,10 +85,41 @@ def several_runs(runs: Sequence[Run], directories: Sequence[Path]) -> tuple[str,
     return title, parts
 
 
+def _arm_tables(groups: Sequence[RunGroup]) -> list[str]:
+    control = groups[0].label
+    parts = [
+        f'<p class="lead">Arms against the control {escape(control)}, paired within a seed: '
+        f"{escape(', '.join(group.label for group in groups[1:]))}.</p>"
+    ]
+    running = [group.label for group in groups if not all(run.finished for run in group.runs)]
+    if running:
+        parts.append(f"<p>Not ended, and without numbers: {escape(', '.join(running))}.</p>")
+    tabled = False
+    for outcome, (words, _) in OUTCOMES.items():
+        rows = effect_rows(groups, outcome)
+        if rows:
+            tabled = True
+            parts += [f"<h2>Effects on the {words}</h2>", effects_table(rows, words)]
+    told = [
+        f"No effect: the interval lies within {100 * RULE.band:g} %.",
+        f"Earlier, later: at least {100 * RULE.least:g} % in every pair.",
+        f"Did not take: a run with a training accuracy below {RULE.fit:g} at more than "
+        f"{100 * (1 - RULE.fitted):g} % of its log points, or a quantity that the penalty did not "
+        f"move to {RULE.down:g} or {RULE.up:g} times the control's.",
+        "Cannot tell: all other cases.",
+    ]
+    return [*parts, f'<p class="quiet">{" ".join(told)}</p>'] if tabled else parts
+
+
 def _names(runs: Sequence[Run]) -> list[str]:
-    """The folder names of the runs, or their full paths if two names are equal."""
-    short = [run.path.name or str(run.path) for run in runs]
-    return short if len(set(short)) == len(short) else [str(run.path) for run in runs]
+    """The folder names of the runs; with their parents', or full paths, if two are equal."""
+    for names in (
+        [run.path.name for run in runs],
+        [f"{run.path.parent.name}/{run.path.name}" for run in runs],
+    ):
+        if all(names) and len(set(names)) == len(names):
+            return names
+    return [str(run.path) for run in runs]
 
 
 def _title(runs: Sequence[Run], directories: Sequence[Path]) -> tuple[str, str]:
@@ -186,11 +222,15 @@ def _scales_note(runs: Sequence[Run], scales: TimeScales) -> str:
     return note
 
 
-def details(runs: Sequence[Run]) -> list[str]:
+def details(runs: Sequence[Run], directories: Sequence[Path]) -> list[str]:
     """The settings and conventions of the first run, folded, and a note on the other runs."""
+    events = []
+    if arms(runs, directories):  # a table of all seeds, after the figures
+        events = ["<h2>Events</h2>", page.events_table(runs, _names(runs))]
     if len(runs) == 1:
         return [page.settings_table(runs[0])]
     return [
+        *events,
         f'<p class="quiet">Settings below are those of {escape(runs[0].path.name)}; every run has '
         "its own in its config.json.</p>",
         page.settings_table(runs[0]),

@@ -10,6 +10,7 @@ from html import escape
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
 from ncfast.experiments.report.theme import VARIABLE
 from ncfast.experiments.report.tiles import FONT, Line, Tile
@@ -74,7 +75,7 @@ def _read_out(axis: Axes, lines: Sequence[Line], height: float) -> str:
     """Strips over the panel; one that the pointer is over shows the step and the values there."""
     if not lines:
         return ""
-    steps = _places(lines)
+    steps = _places(lines, linear=axis.get_xscale() == "linear")
     box = axis.get_window_extent()
     x = axis.transData.transform(np.column_stack([steps, np.ones(len(steps))]))[:, 0]
     inside = (x >= box.x0 - 0.5) & (x <= box.x1 + 0.5)
@@ -99,9 +100,11 @@ def _read_out(axis: Axes, lines: Sequence[Line], height: float) -> str:
     return "".join(parts)
 
 
-def _places(lines: Sequence[Line]) -> np.ndarray:
-    """At most `_STRIPS` steps at which all curves have a value, evenly spaced on a log axis."""
+def _places(lines: Sequence[Line], *, linear: bool) -> NDArray[np.int64]:
+    """At most `_STRIPS` steps at which all curves have a value, evenly spaced on the axis."""
     common = set.intersection(*(set(line.steps.tolist()) for line in lines))
     steps = np.array(sorted(common or {s for line in lines for s in line.steps.tolist()}))
     marks = np.geomspace(1, steps[-1] + 1, _STRIPS) - 1
+    if linear:
+        marks = np.linspace(steps[0], steps[-1], _STRIPS)
     return np.unique(steps[np.searchsorted(steps, marks).clip(max=len(steps) - 1)])
