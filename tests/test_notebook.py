@@ -53,11 +53,11 @@ def test_records_are_a_data_frame(tmp_path):
 
     log = tmp_path / "metrics.jsonl"
     log.write_text(
-        '{"step": 1, "a": 0.5}\n{"step": 2, "a": null, "b": 3.0, "nonfinite": {"a": "nan"}}\n'
+        '{"step": 1, "a": 0.5}\n{"step": 2, "a": null, "b": 3.0, "nonfinite": "a=-inf"}\n'
     )
     frame = pandas.DataFrame(read_records(log))
     assert frame["step"].tolist() == [1, 2]
-    assert frame["a"][0] == 0.5
+    assert frame["a"].tolist() == [0.5, -math.inf]
     assert math.isnan(frame["b"][0])
 
 
