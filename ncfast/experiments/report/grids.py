@@ -152,7 +152,8 @@ def _tile_row(
             _panel(axis, panel, family)
             finish_axis(axis, panel, _first(shown))
             axis.set_xlabel("step")
-            axis.set_xlim(right=last * 1.1 if axis.get_xscale() == "symlog" else last)
+            end = last * 1.1 if axis.get_xscale() == "symlog" else last
+            axis.set_xlim(right=max(end, _first(shown) + 1))
             axis.set_ylim(limit)
             mark_events(axis, family.runs, labelled=True, size=FONT)
         alone = len(shown) == 1 and len(family.runs) == 1
