@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ncfast.experiments.config import parse_penalty_mode
 from ncfast.experiments.effects import Arm, Effect, Push, effect
@@ -33,7 +33,7 @@ class EffectRow(NamedTuple):
     Attributes:
         arm: name of the arm.
         ratio: the arm's outcome over the control's, geometric mean over the seeds; NaN if the
-            control did not reach the outcome.
+            control did not reach the outcome, 0 if the arm had it at step 0.
         low: lower end of the 95 % interval of the ratio; NaN with a single pair.
         high: its upper end. Infinite if the arm did not reach the outcome in each pair: the ratio
             is a lower bound then.
@@ -95,6 +95,8 @@ def _row(found: Effect) -> EffectRow:
     count = len(found.pairs)
     if not all(pair.control.reached for pair in found.pairs):
         return EffectRow(found.arm, math.nan, math.nan, math.nan, count, found.verdict)
+    if any(pair.arm.reached and pair.log_ratio() == -math.inf for pair in found.pairs):
+        return EffectRow(found.arm, 0.0, math.nan, math.nan, count, found.verdict)
     if not all(pair.arm.reached for pair in found.pairs):
         return EffectRow(found.arm, found.ratio[0], math.nan, math.inf, count, found.verdict)
     return EffectRow(found.arm, *found.ratio, count, found.verdict)
@@ -118,14 +120,9 @@ def _push(settings: Mapping[str, Any]) -> Push | None:
     return Push(_PUSHED[penalty], "down" if mode.value < 1 else "up")
 
 
-def effects_table(rows: Sequence[EffectRow], outcome: str) -> str:
-    """The effects as an HTML table.
-
-    Args:
-        rows: the arms, without the control.
-        outcome: what the ratio compares.
-    """
-    head = ["arm", "verdict", f"{outcome}, over the control's", "95 % from", "to", "seeds"]
+def effects_table(rows: Sequence[EffectRow]) -> str:
+    """The effects as an HTML table; ``rows`` are the arms, without the control."""
+    head = ["arm", "verdict", "ratio to the control", "95 % from", "to", "seeds"]
     cells = [[row.arm, row.verdict, *_cells(row), str(row.pairs)] for row in rows]
     return table(head, cells, text_columns=2)
 
@@ -134,6 +131,7 @@ def _cells(row: EffectRow) -> list[str]:
     """The ratio and its interval; "at least" before a lower bound, dashes for what is undefined."""
     ends = [number(end) if math.isfinite(end) else "–" for end in (row.low, row.high)]
     ratio = number(row.ratio) if math.isfinite(row.ratio) else "–"
+    ratio = "reached at step 0" if row.ratio == 0 else ratio
     return [f"at least {ratio}" if row.high == math.inf else ratio, *ends]
 
 
@@ -161,6 +159,8 @@ def draw_effects(rows: Sequence[EffectRow], outcome: str, control: str) -> Drawi
     if any(math.isfinite(row.low) for row in rows):
         caption += ", and bars are 95 % intervals (Student)"
     caption += ". The line at 1 is no effect."
+    if any(row.ratio == 0 for row in rows):
+        caption += " An arm without a point reached it at step 0."
     if any(row.high == math.inf for row in rows):
         caption += " A triangle is a lower bound: a run of the arm ended before."
     if any(row.verdict not in _COUNTED for row in rows):
@@ -189,7 +189,8 @@ def _draw(axis: Axes, rows: Sequence[EffectRow]) -> None:
     axis.set_xscale("log")
     low, high = axis.get_xlim()
     axis.set_xlim(min(low, 0.8), max(high, 1.25))
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low > 4 else range(1, 10)))
+    wide = high / low > 4
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(5))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_yticks(range(len(rows)), [row.arm for row in rows])

@@ -54,6 +54,7 @@ class Drawing:
 
 
 _MAX_POINTS = 1500
+LATE = 100  # a run whose log starts later branched from another run
 _HEAD = ("quantity", "step", "value")
 
 
@@ -178,22 +179,22 @@ def _draw(axis: Axes, panel: Panel, run: Run, *, labelled: bool, tile: bool = Fa
                 marker=marker,
                 markersize=3,
             )
-    finish_axis(axis, panel, run.first_step)
+    finish_axis(axis, panel, run.first_step, linear=run.first_step >= LATE)
     mark_events(axis, [run], labelled=labelled, size=FONT if tile else 8)
     if not tile and axis.get_legend_handles_labels()[0]:
         axis.legend(loc="best", fontsize=8, ncols=2 if len(panel.curves) > 2 else 1)
 
 
-def finish_axis(axis: Axes, panel: Panel, first: int = 0) -> None:
+def finish_axis(axis: Axes, panel: Panel, first: int = 0, *, linear: bool = False) -> None:
     """Set scales, ticks and labels of a panel after its curves are drawn.
 
     Args:
         axis: the panel.
         panel: its description.
-        first: the first step of the runs. Runs that start late branched from another run; their
-            steps are drawn on a linear axis.
+        first: the first step of the runs.
+        linear: whether the axis of the steps is linear, from ``first`` on, and not logarithmic.
     """
-    if first >= 100:
+    if linear:
         axis.set_xlim(left=first)
     else:  # linear below 1, so that step 0 can be shown
         axis.set_xscale("symlog", linthresh=1, linscale=0.35)

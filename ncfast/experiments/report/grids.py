@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ncfast.experiments.report.figures import (
+    LATE,
     PANELS,
     Curve,
     Drawing,
@@ -46,7 +47,7 @@ from ncfast.experiments.report.tiles import (
 )
 
 HEAD = ("family", "quantity", "step", "mean", "low", "high")
-MAX_COLUMNS = 12
+MAX_COLUMNS = 24
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def draw(grid: Grid, run_groups: Sequence[RunGroup]) -> Drawing | None:
         for row, panel in zip(axes, panels, strict=True):
             for axis, family in zip(row, shown, strict=True):
                 rows += _panel(axis, panel, family)
-                finish_axis(axis, panel, _first(shown))
+                finish_axis(axis, panel, _first(shown), linear=_linear(shown))
             for axis, family in zip(row, shown, strict=True):
                 mark_events(axis, family.runs, labelled=False)
                 axis.set_ylabel(panel.label if axis is row[0] else "")
@@ -97,11 +98,18 @@ def draw(grid: Grid, run_groups: Sequence[RunGroup]) -> Drawing | None:
         _tile_row(panel, shown, [axis.get_ylim() for axis in row])
         for panel, row in zip(panels, axes, strict=True)
     ]
-    return Drawing(grid.name, grid.title, _caption(grid, shown), figure, HEAD, rows, tiles)
+    return Drawing(
+        grid.name, grid.title, _caption(grid, shown, len(run_groups)), figure, HEAD, rows, tiles
+    )
 
 
 def _first(shown: Sequence[RunGroup]) -> int:
     return min(run.first_step for family in shown for run in family.runs)
+
+
+def _linear(shown: Sequence[RunGroup]) -> bool:
+    """Whether a run starts late because it branched from another: steps on a linear axis."""
+    return any(run.first_step >= LATE for family in shown for run in family.runs)
 
 
 def _legend(row: Sequence[Axes]) -> None:
@@ -120,9 +128,11 @@ def _legend(row: Sequence[Axes]) -> None:
     )
 
 
-def _caption(grid: Grid, shown: Sequence[RunGroup]) -> str:
+def _caption(grid: Grid, shown: Sequence[RunGroup], total: int) -> str:
     keys = {c.key for p in grid.panels for c in p.curves if any(_has(f, c) for f in shown)}
     told = [grid.caption]
+    if len(shown) < total:
+        told.append(f"{len(shown)} of {total} groups of runs are drawn.")
     several = any(len(family.runs) > 1 for family in shown)
     if several:
         told.append(
@@ -150,7 +160,7 @@ def _tile_row(
         marks = events_of(family.runs)
         with tile_axes(levels, SMALL if small else WIDE) as axis:
             _panel(axis, panel, family)
-            finish_axis(axis, panel, _first(shown))
+            finish_axis(axis, panel, _first(shown), linear=_linear(shown))
             axis.set_xlabel("step")
             end = last * 1.1 if axis.get_xscale() == "symlog" else last
             axis.set_xlim(right=max(end, _first(shown) + 1))

@@ -99,7 +99,7 @@ def _arm_tables(groups: Sequence[RunGroup]) -> list[str]:
         rows = effect_rows(groups, outcome)
         if rows:
             tabled = True
-            parts += [f"<h2>Effects on the {words}</h2>", effects_table(rows, words)]
+            parts += [f"<h2>Effects on the {words}</h2>", effects_table(rows)]
     told = [
         f"No effect: the interval lies within {100 * RULE.band:g} %.",
         f"Earlier, later: at least {100 * RULE.least:g} % in every pair.",

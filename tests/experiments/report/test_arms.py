@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from ncfast.experiments.config import TrainConfig
-from ncfast.experiments.report import build_report
+from ncfast.experiments.report import build_report, grids
 from ncfast.experiments.report.effects import EffectRow, draw_effects, effect_rows, effects_table
-from ncfast.experiments.report.runs import RunGroup, arms, read_run
+from ncfast.experiments.report.grids import CURVES, draw
+from ncfast.experiments.report.runs import RunGroup, arms, read_run, run_groups
 from ncfast.experiments.run_dir import prepare
 
 LAST = 16_000
@@ -93,7 +94,7 @@ def test_an_outcome_that_was_not_reached_is_a_lower_bound(experiment):
     assert never.ratio == pytest.approx((LAST**3 / math.prod(NONE)) ** (1 / 3))
     assert math.isnan(never.low)
     assert never.high == math.inf
-    shown = effects_table([never], "step")
+    shown = effects_table([never])
     assert f">at least {never.ratio:.4g}<" in shown
     assert "inf" not in shown
     assert "nan" not in shown
@@ -150,3 +151,49 @@ def test_the_page_of_arms(experiment, tmp_path):
     accuracy = re.findall(r'aria-label="accuracy, (\w+) \(3 seeds\)', page)
     assert accuracy == [path.name for path in experiment], "arms beside each other"
     assert "to the largest" in text
+
+
+def test_an_arm_that_was_there_at_step_0_has_no_ratio(tmp_path):
+    write_arm(tmp_path / "none", NONE)
+    for seed in range(3):
+        prepare(TrainConfig(out=tmp_path / "zero" / f"seed{seed}", steps=LAST, seed=seed))
+        records = [
+            {
+                "step": step,
+                "train/accuracy": float(step > 0),
+                "test/loss": 0.9,
+                "test/accuracy": 0.5,
+            }
+            for step in (0, 200, LAST)
+        ]
+        log = tmp_path / "zero" / f"seed{seed}" / "metrics.jsonl"
+        log.write_text("".join(json.dumps(record) + "\n" for record in records))
+    (row,) = effect_rows(groups_of([tmp_path / "none", tmp_path / "zero"]), "loss")
+    assert row.ratio == 0
+    assert ">reached at step 0<" in effects_table([row])
+    drawn = draw_effects([row, EffectRow("a", 0.8, 0.7, 0.9, 3, "earlier")], "step", "none")
+    assert "reached it at step 0" in drawn.caption
+
+
+def test_steps_of_runs_that_branched_are_on_a_linear_axis(experiment, runs_from_0):
+    for groups, scale in ((groups_of(experiment[:2]), "linear"), (runs_from_0, "symlog")):
+        drawing = draw(CURVES, groups)
+        for row in drawing.tiles:
+            assert {tile.axis.get_xscale() for tile in row.tiles} == {scale}
+
+
+@pytest.fixture
+def runs_from_0(tmp_path):
+    for seed in (0, 1):
+        prepare(TrainConfig(out=tmp_path / str(seed), steps=10, seed=seed))
+        (tmp_path / str(seed) / "metrics.jsonl").write_text(
+            '{"step": 0, "train/accuracy": 0.1}\n{"step": 10, "train/accuracy": 0.2}\n'
+        )
+    return run_groups([read_run(tmp_path / str(seed)) for seed in (0, 1)])
+
+
+def test_groups_that_are_not_drawn_are_counted(runs_from_0, monkeypatch):
+    monkeypatch.setattr(grids, "MAX_COLUMNS", 2)
+    (group,) = runs_from_0
+    assert "groups of runs are drawn" not in draw(CURVES, [group, group]).caption
+    assert "2 of 3 groups of runs are drawn." in draw(CURVES, [group, group, group]).caption
