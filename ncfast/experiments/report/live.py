@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from ncfast.experiments.report.build import PAGE, Report, build_page, build_report, read_runs
@@ -21,7 +22,7 @@ def watch(
     out: Path | None = None,
     *,
     pause: float = PAUSE,
-    told: Callable[[str], None] = print,
+    told: Callable[[str], None] = partial(print, flush=True),
 ) -> Report:
     """Rewrite report.html when the logs have grown, until all runs have reached their last step.
 

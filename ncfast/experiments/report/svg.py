@@ -22,12 +22,13 @@ svg.plot { display: block; width: 100%; height: auto; overflow: visible; }
 .plot .at { opacity: 0; pointer-events: all; user-select: none; }
 .plot .at:hover { opacity: 1; }
 .plot .at path { fill: none; } .plot .at path + path { stroke: var(--quiet); stroke-width: .7; }
-.plot .at text { paint-order: stroke; stroke: var(--paper); stroke-width: 4px; }
+.plot .at rect { fill: var(--paper); opacity: .88; }
 @media (min-width: 60rem) { .wide .plot text { font-size: 9.5px; } }
 @media (max-width: 40rem) { .small .plot text { font-size: 9.5px; } }
 @media print { .plot .at { display: none; } }
 """
 _STRIPS = 60  # places of the hover read-out in a panel
+_LETTER = 0.56  # mean width of a letter, in font sizes
 
 
 def inline(tile: Tile, name: str) -> str:
@@ -92,10 +93,14 @@ def _read_out(axis: Axes, lines: Sequence[Line], height: float) -> str:
             f"{escape(line.label)} {line.text(line.at(step))}</tspan>"
             for line in lines
         ]
+        width = _LETTER * FONT * max(len(re.sub("<[^>]*>", "", row)) for row in rows)
+        box_left = at + 2 if starts else at - 2 - width
         parts.append(
             f'<g class="at"><path d="M{left:.1f} {top:.1f}H{right:.1f}V{bottom:.1f}H{left:.1f}z"/>'
-            f'<path d="M{at:.1f} {top:.1f}V{bottom:.1f}"/><text y="{top + FONT:.1f}" '
-            f'text-anchor="{"start" if starts else "end"}">{"".join(rows)}</text></g>'
+            f'<path d="M{at:.1f} {top:.1f}V{bottom:.1f}"/><rect x="{box_left:.1f}" y="{top:.1f}" '
+            f'width="{width:.0f}" height="{FONT * (1.2 * len(rows) + 0.3):.0f}"/>'
+            f'<text y="{top + FONT:.1f}" text-anchor="{"start" if starts else "end"}">'
+            f"{''.join(rows)}</text></g>"
         )
     return "".join(parts)
 
