@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from ncfast.experiments.report.build import PAGE, Report, build_page, build_report, read_runs
@@ -17,12 +16,16 @@ PAUSE = 5.0  # seconds between two looks at the logs
 _SHARE = 9  # a page costs at most a tenth of a core: so many times its own time is waited
 
 
+def _tell(line: str) -> None:
+    print(line, flush=True)
+
+
 def watch(
     directories: Sequence[Path],
     out: Path | None = None,
     *,
     pause: float = PAUSE,
-    told: Callable[[str], None] = partial(print, flush=True),
+    told: Callable[[str], None] = _tell,
 ) -> Report:
     """Rewrite report.html when the logs have grown, until all runs have reached their last step.
 
