@@ -41,7 +41,14 @@ CONVENTIONS = {
     "penalty.log_value": "log of the penalised metric of the last batch, model in train mode",
     "penalty.strength": "factor on the gradient of that logarithm in the last step",
     "penalty.gradient_norm": "norm of the penalty's gradient in the last step, hidden layers",
-    "penalty.loss_gradient_norm": "norm of the loss's gradient in the last step, hidden layers",
+    "loss.gradient_norm": "norm of the loss's gradient in the last step, hidden layers",
+    "within_trace": "Tr(Sigma_W), the mean squared distance of a sample from its class mean",
+    "norm_ratio": "largest feature norm / mean feature norm",
+    "common_offset": "norm of the mean of all features / mean feature norm",
+    "dead_units": "share of the features that are 0 for every sample of the split",
+    "nearest_mean_accuracy": "accuracy of the nearest class mean of the training split",
+    "ridge_accuracy": "accuracy of a ridge regression from training features to one-hot labels, "
+    "ridge by leave-one-out; on the training split that of the samples that were left out",
 }
 
 

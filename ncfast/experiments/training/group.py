@@ -19,6 +19,7 @@ from ncfast.experiments.training.measure import measure_split, measure_weights, 
 from ncfast.experiments.training.probe import ProbeLog
 from ncfast.experiments.training.program import ReplicaProgram
 from ncfast.experiments.training.progress import Progress
+from ncfast.experiments.training.readout import readouts_of
 from ncfast.tracking.sinks import JsonlSink
 
 FIT = 0.99  # accuracy on the training split at which a penalty "from fit" starts
@@ -117,8 +118,9 @@ class Group:
         if not (with_test or self._marks.train(step)):
             return
         records = [measure_weights(self._program, r) for r in range(len(self._configs))]
+        readouts = readouts_of(self._program, self._splits["train"]) if with_test else None
         for name in ("train", "test") if with_test else ("train",):
-            found = measure_split(self._program, self._splits[name], name)
+            found = measure_split(self._program, self._splits[name], name, readouts)
             records = [{**one, **more} for one, more in zip(records, found, strict=True)]
         numbers = to_numbers(records)
         for replica, record in enumerate(numbers):

@@ -61,7 +61,7 @@ class Penalty:
         self._kind, self._num_classes = configs[0].penalty, num_classes
         self._mode = parse_penalty_mode(configs[0].penalty_mode, self._kind)
         self._seeds = [config.seed for config in configs]
-        self._pushed = [i for i, name in enumerate(names) if not name.startswith("classifier.")]
+        self._pushed = [i for i, name in enumerate(names) if not is_classifier(name)]
         self.running = False
         self.direction: list[Tensor] = []
         self._drawn_at = -1
@@ -158,6 +158,11 @@ class Penalty:
         change = torch.where(error < 0, UNWINDING * error, error)
         state["integral"].add_(change).clamp_(0, LARGEST / INTEGRAL)
         return sign * (PROPORTIONAL * error + INTEGRAL * state["integral"]).clamp(min=0)
+
+
+def is_classifier(name: str) -> bool:
+    """Whether a parameter of this name belongs to the classifier, which a penalty spares."""
+    return name.startswith("classifier.")
 
 
 def norms_of(tensors: Sequence[Tensor]) -> Tensor:

@@ -15,7 +15,7 @@ from ncfast.experiments.training.captured_step import CapturedStep
 from ncfast.experiments.training.checkpoint import check_fits
 from ncfast.experiments.training.engine import Engine, make_engine
 from ncfast.experiments.training.optimizers import StackedOptimizer, make_stacked_optimizer
-from ncfast.experiments.training.penalty import Penalty, starts_at
+from ncfast.experiments.training.penalty import Penalty, is_classifier, norms_of, starts_at
 
 # On a CPU, computing few replicas at a time keeps weights, gradients and averages in the cache
 # between the matrix products and the optimizer. An even number balances two threads.
@@ -43,6 +43,8 @@ class Tile:
         if configs[0].penalty != "none":
             self.penalty = Penalty(configs, self.engine.names, train.num_classes, device)
         self.batches = ReplicaBatches(configs, train)
+        self._hidden = [i for i, n in enumerate(self.engine.names) if not is_classifier(n)]
+        self._stepped = False
         self._update = CapturedStep(self._run, device)
 
     def _run(self, indices: Tensor) -> None:
@@ -64,6 +66,18 @@ class Tile:
         if penalty is not None and running:
             penalty.redraw(self.engine.parameters, number)
         self._update(self.batches.indices(), running)
+        self._stepped = True
+
+    def loss_gradient_norms(self) -> Tensor | None:
+        """Norm of the loss's gradient in the last step, over the hidden layers, (R,) float64.
+
+        None before the first step. The gradient of a penalty is not part of it.
+        """
+        if not self._stepped:
+            return None
+        if self.penalty is not None and self.penalty.running:
+            return self.penalty.state["loss"]
+        return norms_of([self.engine.gradients[i] for i in self._hidden])
 
 
 class ReplicaProgram:
