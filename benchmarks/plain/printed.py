@@ -170,7 +170,7 @@ SPREAD = (CLASSES / (CLASSES - 1)) ** 0.5
 FORMULA = "(N − K) / ((K − 1) × id)"
 BALANCED = ("equal",)
 CODE: dict[str, tuple[Printed, ...]] = {
-    "neuralcollapse/neuralcollapse, the notebook of Papyan, Han & Donoho": (
+    "neuralcollapse/neuralcollapse (the notebook of Papyan, Han & Donoho)": (
         Printed("Sw_invSb", truncated_inverse, "nc1.svd", "K × id", lambda value: CLASSES * value),
         Printed(
             "norm_M_CoV",
@@ -196,7 +196,7 @@ CODE: dict[str, tuple[Printed, ...]] = {
         Printed("W_M_dist", duality, "nc3.self_duality_squared", "id", same),
         Printed("NCC_mismatch", mismatch, "nc4.agreement", "1 − id", lambda value: 1 - value),
     ),
-    "tding1/Neural-Collapse, of Zhu et al.": (
+    "tding1/Neural-Collapse (Zhu et al.)": (
         Printed("collapse_metric", pinv, "nc1.pinv", "id if classes are equal", same, BALANCED),
         Printed(
             "ETF_metric",
@@ -221,7 +221,7 @@ CODE: dict[str, tuple[Printed, ...]] = {
             same,
         ),
     ),
-    "rhubarbwu/neural-collapse, of Wu & Papyan": (
+    "rhubarbwu/neural-collapse (Wu & Papyan)": (
         Printed("class_dist_norm_vars, mean", cdnv, "nc1.cdnv", "id", same),
         Printed(
             "simplex_etf_error",
@@ -259,11 +259,13 @@ CODE: dict[str, tuple[Printed, ...]] = {
             same,
         ),
     ),
-    "keitaroskmt/collapse-dynamics, of Sakamoto & Sato": (
+    "keitaroskmt/collapse-dynamics (Sakamoto & Sato)": (
         Printed("nc1_score", quotient, "nc1.quotient_sample", "id", same),
         Printed("nc2_score", condition, "nc2.condition", "id", same),
     ),
-    "TomerGalanti/NeuralCollapseDepth": (Printed("avg_cdnv", cdnv, "nc1.cdnv", "id", same),),
+    "TomerGalanti/NeuralCollapseDepth (Galanti)": (
+        Printed("avg_cdnv", cdnv, "nc1.cdnv", "id", same),
+    ),
     "scikit-learn": (
         Printed(
             "calinski_harabasz_score",

@@ -64,30 +64,21 @@ def value_of(printed: Printed, x: Sample) -> float:
 
 
 def code_table() -> str:
-    """What each code base prints, and the id."""
-    head = [
-        "code base",
-        "prints",
-        "equal",
-        "unequal",
-        "id",
-        "id, equal",
-        "id, unequal",
-        "printed =",
-    ]
-    rows = [
-        [
-            base if place == 0 else "",
-            f"`{printed.name}`",
-            *(number(printed.prints(x)) for x in samples().values()),
-            f"`{printed.id}`",
-            *(number(value_of(printed, x)) for x in samples().values()),
-            printed.relation,
+    """One table a code base: what it prints, the id, and how the two are related."""
+    head = ["it prints", "equal", "unequal", "id", "printed ="]
+    parts = []
+    for base, numbers in CODE.items():
+        rows = [
+            [
+                f"`{printed.name}`",
+                *(number(printed.prints(x)) for x in samples().values()),
+                f"`{printed.id}`",
+                printed.relation,
+            ]
+            for printed in numbers
         ]
-        for base, numbers in CODE.items()
-        for place, printed in enumerate(numbers)
-    ]
-    return text.table(head, rows, 2, 7)
+        parts.append(f"### {base}\n\n{text.table(head, rows, 1, 3)}")
+    return "\n\n".join(parts)
 
 
 def papers(source: str) -> Iterator[tuple[str, str | None]]:

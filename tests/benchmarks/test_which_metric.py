@@ -17,7 +17,7 @@ which_metric = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(which_metric)
 
 PRINTED = [
-    pytest.param(printed, id=f"{base.split(',')[0]}-{printed.name}")
+    pytest.param(printed, id=f"{base.split(' (')[0]}-{printed.name}")
     for base, numbers in which_metric.CODE.items()
     for printed in numbers
 ]
