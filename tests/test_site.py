@@ -114,9 +114,14 @@ def test_patterns_of_the_navigation_hold_the_pages_that_no_entry_names():
     finally:
         sys.path.pop(0)
     given = ["index.md", {"Recipes": ["recipes/index.md", {"Logs": "recipes/logs.md"}]}]
-    config = {"docs_dir": str(ROOT / "docs"), "nav": [*given, {"Others": ["recipes/*.md"]}]}
+    config = {
+        "docs_dir": str(ROOT / "docs"),
+        "nav": [*given, {"Others": ["recipes/*.md", "recipes/l*.md"]}],
+    }
     nav = pages.on_config(config)["nav"]
     others = nav[-1]["Others"]
     assert "recipes/ddp.md" in others
+    assert others[-1] == "recipes/lightning.md"  # the longest pattern takes a page
+    assert len(others) == len(set(others))
     assert not {"recipes/index.md", "recipes/logs.md", "recipes/*.md"} & set(others)
     assert nav[:2] == given

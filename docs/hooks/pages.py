@@ -12,33 +12,40 @@ _FOLDED = re.compile(r"^<details>", re.MULTILINE)
 
 
 def on_config(config: Any) -> Any:
-    """Replaces a pattern in `nav`, such as results/*.md, by the pages that no other entry names."""
+    """Replaces each pattern in `nav` by pages that no entry and no longer pattern names."""
     docs = Path(config["docs_dir"])
-    config["nav"] = _expanded(config["nav"], docs, set(_named(config["nav"])))
+    entries = _entries(config["nav"])
+    patterns = sorted((entry for entry in entries if "*" in entry), key=len, reverse=True)
+    taken = set(entries)
+    pages: dict[str, list[str]] = {}
+    for pattern in patterns:
+        found = sorted(path.relative_to(docs).as_posix() for path in docs.glob(pattern))
+        pages[pattern] = [path for path in found if path not in taken]
+        taken.update(found)
+    config["nav"] = _expanded(config["nav"], pages)
     return config
 
 
-def _named(entry: Any) -> list[str]:
-    """The paths in a part of `nav`."""
-    if isinstance(entry, str):
-        return [entry]
-    parts = entry.values() if isinstance(entry, dict) else entry
-    return [path for part in parts for path in _named(part)]
+def _entries(part: Any) -> list[str]:
+    """The paths and patterns in a part of `nav`."""
+    if isinstance(part, str):
+        return [part]
+    parts = part.values() if isinstance(part, dict) else part
+    return [entry for each in parts for entry in _entries(each)]
 
 
-def _expanded(entry: Any, docs: Path, named: set[str]) -> Any:
-    if isinstance(entry, dict):
-        return {title: _expanded(part, docs, named) for title, part in entry.items()}
-    if not isinstance(entry, list):
-        return entry
-    pages: list[Any] = []
-    for part in entry:
-        if isinstance(part, str) and "*" in part:
-            found = sorted(path.relative_to(docs).as_posix() for path in docs.glob(part))
-            pages += [path for path in found if path not in named]
+def _expanded(part: Any, pages: dict[str, list[str]]) -> Any:
+    if isinstance(part, dict):
+        return {title: _expanded(each, pages) for title, each in part.items()}
+    if not isinstance(part, list):
+        return part
+    expanded: list[Any] = []
+    for each in part:
+        if isinstance(each, str) and each in pages:
+            expanded += pages[each]
         else:
-            pages.append(_expanded(part, docs, named))
-    return pages
+            expanded.append(_expanded(each, pages))
+    return expanded
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
