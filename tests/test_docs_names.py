@@ -15,7 +15,7 @@ from ncfast import cli
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = ("info", "eval", "train", "sweep", "report", "bench")
-FAMILIES = "rnc1|nc1|nc2|nc3|nc4|nc5|rank|ssl|imbalance|bound|weight"
+FAMILIES = "rnc1|nc1|nc2|nc3|nc4|nc5|nrc1|nrc2|nrc3|rank|ssl|imbalance|bound|weight"
 CALL = re.compile(rf"ncfast ({'|'.join(COMMANDS)})\b(.*)")
 # quoted names that look like ids or modules and are none
 OTHERS = {"rnc1.call", "ncfast.json"}

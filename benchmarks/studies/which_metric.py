@@ -15,7 +15,7 @@ from torch import Tensor
 import ncfast
 from ncfast.benchmarks.plain.printed import CLASSES, CODE, COUNT, DIM, Printed, Sample
 from ncfast.benchmarks.report import text
-from ncfast.metrics.catalogue import CATALOGUE
+from ncfast.metrics.catalogue import CATALOGUE, STANDALONE
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 # links of papers whose source in the catalogue has no number of arXiv
@@ -96,7 +96,8 @@ def paper_table() -> str:
     values = [x.metrics() for x in samples().values()]
     ids: dict[str, list[str]] = {}
     links: dict[str, str] = {}
-    for name, metric in CATALOGUE.items():
+    known = {**CATALOGUE, **STANDALONE}
+    for name, metric in known.items():
         for paper, link in papers(metric.source):
             ids.setdefault(paper, []).append(name)
             if link:
@@ -105,8 +106,10 @@ def paper_table() -> str:
     for paper, names in ids.items():
         link = f"[{paper}](https://arxiv.org/abs/{links[paper]})" if paper in links else paper
         for name in names:
-            says = CATALOGUE[name].direction
-            rows.append([link, f"`{name}`", says, *(number(found[name]) for found in values)])
+            says, numbers = known[name].direction, [number(v[name]) for v in values if name in v]
+            if not numbers:  # a call of its own
+                says, numbers = f"{says} (`{ncfast.describe(name).call}`)", ["", ""]
+            rows.append([link, f"`{name}`", says, *numbers])
             link = ""
     return text.table(["paper", "id", "says", "equal", "unequal"], rows, 3)
 
