@@ -1,0 +1,75 @@
+"""Calls of installed packages through their public interface, as their documentation shows them.
+
+Each call of information takes x and y, or x, y and a condition, and returns nats. It raises
+NotImplementedError where the package has no such estimator. Defaults stay, except k and base e.
+"""
+
+from __future__ import annotations
+
+import math
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+Blocks = Any  # arrays of shape (N,) or (N, columns)
+
+
+def columns(block: Any) -> np.ndarray:
+    """The block as (N, columns) float64."""
+    found = np.asarray(block, dtype=float)
+    return found.reshape(len(found), -1)
+
+
+def _single(*blocks: Any) -> None:
+    if any(columns(block).shape[1] > 1 for block in blocks):
+        raise NotImplementedError("one column a side")
+
+
+def scikit_learn(*blocks: Blocks, k: int) -> float:
+    """mutual_info_regression: one column against one, no condition."""
+    from sklearn.feature_selection import mutual_info_regression
+
+    if len(blocks) == 3:
+        raise NotImplementedError("no condition")
+    _single(*blocks)
+    x, y = columns(blocks[0]), columns(blocks[1]).ravel()
+    return float(mutual_info_regression(x, y, n_neighbors=k, random_state=0)[0])
+
+
+def scikit_learn_discrete(*blocks: Blocks, k: int) -> float:
+    """mutual_info_classif, told that both columns are discrete: it then ignores k."""
+    from sklearn.feature_selection import mutual_info_classif
+
+    _single(*blocks)
+    x, y = columns(blocks[0]), columns(blocks[1]).ravel().astype(int)
+    return float(mutual_info_classif(x, y, discrete_features=True, n_neighbors=k)[0])
+
+
+def ennemi(*blocks: Blocks, k: int, **options: bool) -> float:
+    """estimate_mi: several columns are separate variables there, so one against one."""
+    _single(*blocks[:2])
+    given = {"cond": columns(blocks[2])} if len(blocks) == 3 else {}
+    x, y = (columns(block)[:, 0] for block in blocks[:2])
+    return float(import_module("ennemi").estimate_mi(y, x, k=k, **given, **options).item())
+
+
+def ennemi_discrete(*blocks: Blocks, k: int) -> float:
+    """estimate_mi, told that both columns are discrete."""
+    return ennemi(*blocks, k=k, discrete_x=True, discrete_y=True)
+
+
+def npeet_plus(*blocks: Blocks, k: int) -> float:
+    """Mi and cmi, in any number of columns."""
+    package = import_module("npeet_plus")
+    parts = [columns(block) for block in blocks]
+    return float((package.mi if len(parts) == 2 else package.cmi)(*parts, k=k, base=math.e))
+
+
+def infomeasure(*blocks: Blocks, k: int) -> float:
+    """mutual_information(approach="metric"), in any number of columns."""
+    package = import_module("infomeasure")
+    parts = [columns(block) for block in blocks[:2]]
+    given = {"cond": columns(blocks[2])} if len(blocks) == 3 else {}
+    call = package.conditional_mutual_information if given else package.mutual_information
+    return float(call(*parts, approach="metric", k=k, **given))
