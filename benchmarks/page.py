@@ -82,7 +82,7 @@ def measured(name: str, report: Mapping[str, Any]) -> str:
 
 
 def figures_of(reports: Reports) -> str:
-    """The rows of the first screen, the roofline and the scaling, of the first file that has each."""
+    """The rows of the first screen, the largest roofline, and the first scaling."""
     timed = with_part(reports, "operations")
     parts = []
     if first_screen.found(timed):

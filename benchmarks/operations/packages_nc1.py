@@ -126,9 +126,7 @@ def recipe(inputs: Inputs, name: str, batch: int, dtype: torch.dtype) -> Call:
     """A function of `plain.moments`, then the quotient."""
 
     def call() -> Values:
-        found = plain.REFERENCES[name](
-            inputs["feats"], inputs["labels"], inputs["k"], batch, dtype
-        )
+        found = plain.REFERENCES[name](inputs["feats"], inputs["labels"], inputs["k"], batch, dtype)
         return {ID: quotient(*found[:3])}
 
     return call

@@ -25,15 +25,14 @@ from ncfast.benchmarks.registry import Call, Case, Contestant, Inputs, Operation
 
 BATCHES = 4
 INDEX = "calinski_harabasz"
-IMAGES = {"pixels": 32, "batch": 128}
 QUICK: list[dict[str, Any]] = [
     {"model": "mlp", "D": 32, "batch": 40, "steps": 4},
     {"model": "transformer", "pixels": 8, "batch": 20, "steps": 2},
 ]
 FULL: list[dict[str, Any]] = [
     {"model": "mlp", "D": 200, "batch": 100, "steps": 200},
-    {"model": "resnet18", **IMAGES, "steps": 2},
-    {"model": "transformer", **IMAGES, "steps": 10},
+    {"model": "resnet18", "pixels": 32, "batch": 64, "steps": 2},
+    {"model": "transformer", "pixels": 32, "batch": 128, "steps": 10},
 ]
 
 

@@ -1,7 +1,7 @@
 """NC1 to NC3 of a language model over its vocabulary, from a stream of batches to the values.
 
 A call starts without a state, reads the stream once or twice, and returns the metrics. The stream
-is a few batches that come again (``again`` times), because two million rows in float32 take 6 GB. Only
+is some batches that come ``again`` times, because two million rows in float32 take 6 GB. Only
 classes with a row count. Runs only if named: the inputs take 3 GB.
 """
 
@@ -152,12 +152,8 @@ OPERATION = Operation(
     error,
     [
         Contestant("ncfast Accumulator", "ncfast", ours),
-        Contestant(
-            "torch, two passes, float32", "torch", partial(two_passes, dtype=torch.float32)
-        ),
-        Contestant(
-            "torch, two passes, float64", "torch", partial(two_passes, dtype=torch.float64)
-        ),
+        Contestant("torch, two passes, float32", "torch", partial(two_passes, dtype=torch.float32)),
+        Contestant("torch, two passes, float64", "torch", partial(two_passes, dtype=torch.float64)),
         Contestant(
             "neural-collapse package's recipe, masks",
             "public",

@@ -29,8 +29,9 @@ was measured and on which machine. "Ratio" is a contestant's time over that of n
 over rounds with quartiles in brackets."""
 
 OPERATIONS = {
-    "packages.training": """The whole training from the same seed, log on disk at its end. Rivals log
-what their package has; "numbers a record" counts it. "the training alone" logs nothing.""",
+    "packages.training": """The whole training from the same seed, with the log on disk at its end.
+Rivals log what their package has; "numbers a record" counts it. "the training alone" logs
+nothing.""",
     "packages.nc1": """Tr(Sigma_W) / Tr(Sigma_B), from the index of Calinski and Harabasz, or from
 class means and variances. The recipe of masks follows the neural-collapse package
 (github.com/rhubarbwu/neural-collapse), which is on no package index.""",
