@@ -63,9 +63,9 @@ def stream(inputs: Inputs) -> Iterator[tuple[Tensor, Tensor]]:
 
 def truth(inputs: Inputs) -> Values:
     """Two passes in float64 over the batches, once: repeated rows change no metric."""
-    found = update.truth(inputs)
+    found = update.truth(inputs, scatter=False)
     counts, means, within = (found[name] for name in ("counts", "means", "within_ss"))
-    return values_of(counts, means, within, inputs["weight"][found["classes"].to("cpu")].double())
+    return values_of(counts, means, within, inputs["weight"][found["classes"]].double())
 
 
 def values_of(counts: Tensor, means: Tensor, within: Tensor, weight: Tensor) -> Values:
