@@ -296,8 +296,8 @@ CONTESTANTS = [
         availability.within(MERGED_ENTRIES, _entries("K", "D"), "a state of float64"),
     ),
     Contestant("the tracker's fast step, nothing merged", "ncfast", fast_step, _tracked),
-    Contestant("plain read of batches and rows", "torch", read),
-    Contestant("index_add_ of the sums alone", "torch", sums),
+    Contestant("plain read of batches and rows", "baseline", read),
+    Contestant("index_add_ of the sums alone", "baseline", sums),
     Contestant("torch, two passes", "torch", two_passes),
     Contestant(
         "neural-collapse package, masks",
@@ -318,7 +318,7 @@ SCATTER_OPERATION = Operation(
     error,
     [
         *availability.backends(lambda name: partial(ours_with_scatter, backend=name)),
-        Contestant("float32 product X^T X of each batch", "torch", product),
+        Contestant("float32 product X^T X of each batch", "baseline", product),
         Contestant("torch, two passes with products", "torch", partial(two_passes, scatter=True)),
     ],
 )
