@@ -63,7 +63,7 @@ first() {
 }
 
 packages() {
-    ops packages.training packages.nc1 packages.vocabulary packages.information
+    ops packages.training packages.nc1 packages.vocabulary packages.information packages.discrete
 }
 
 bench() { run -m ncfast bench ${quick:+--quick} --out "$results/bench.json"; }

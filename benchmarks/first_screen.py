@@ -57,7 +57,7 @@ ROWS = (
     Row("NC1 to NC3 of 2,000,000 tokens in 50,257 classes", "packages.vocabulary", 0),
     Row("information of 20,000 pairs, 2 + 2 columns", "packages.information", 1),
     Row("information of ReLU features, half of them zero", "packages.information", 2),
-    Row("information of 20,000 pairs of integers", "packages.information", 3),
+    Row("information of 20,000 pairs of integers, not declared as such", "packages.information", 3),
     Row("5 neighbours of 5,000 rows with 512 columns", "knn", 4),
 )
 

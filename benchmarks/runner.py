@@ -121,10 +121,10 @@ def _try(
             start = time.perf_counter()
             output = calls[0]()
             seconds = time.perf_counter() - start
-        error = operation.error(output, truth)
+        error = float(operation.error(output, truth))
     except _FAILURES as failure:
         return f"{type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else ''}"
-    ok = error <= contestant.allowed(case)
+    ok = bool(error <= contestant.allowed(case))
     values = _values(operation, output)
     return _Entry(contestant, calls, error, seconds, peak.bytes, ok, values)
 

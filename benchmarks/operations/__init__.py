@@ -59,5 +59,6 @@ OPERATIONS: dict[str, Operation] = {
         packages_nc1.OPERATION,
         packages_vocabulary.OPERATION,
         packages_information.OPERATION,
+        packages_information.DISCRETE_OPERATION,
     )
 }

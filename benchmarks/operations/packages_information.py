@@ -2,7 +2,8 @@
 
 An estimate is right within 10 % of the truth or 0.05 nats, for ncfast and for everybody else. At
 ten columns a side no estimator by neighbours is. The file keeps each number and how many warnings
-its call gave. Runs only if named.
+its call gave. `packages.discrete` has integers that are declared as such, and packages that count
+them. Both run only if named.
 """
 
 from __future__ import annotations
@@ -38,7 +39,17 @@ FULL: list[dict[str, Any]] = [
     {"N": 20_000, "columns": 5, "k": K, "data": GAUSSIAN, "rho": RHO},
     {"N": 20_000, "columns": 10, "k": K, "data": GAUSSIAN, "rho": RHO},
 ]
+DISCRETE: dict[bool, dict[str, Any]] = {
+    quick: {"N": 5000 if quick else 20_000, "columns": 1, "data": COUNTS} for quick in (True, False)
+}
 MINUTES = 100_000  # N times columns above which infomeasure takes minutes
+
+
+def discrete_cases(quick: bool) -> list[Case]:
+    """A look at each pair of integers."""
+    sizes = DISCRETE[quick]
+    n = int(sizes["N"])
+    return [Case(sizes, 16 * n, 2 * n, promise=SHARE, budget=SHARE, quick=quick)]
 
 
 def cases(quick: bool) -> list[Case]:
@@ -66,7 +77,7 @@ def make(case: Case, seed: int, device: torch.device) -> Inputs:
             RELU: (_relu, tied_information.relu_information),
         }[str(data)]
         blocks, exact = draw(rng, n, rho, d), d * of(rho)
-    return {"blocks": tuple(np.asarray(b, dtype=float) for b in blocks), "truth": exact}
+    return {"blocks": tuple(np.asarray(b, dtype=float) for b in blocks), "truth": float(exact)}
 
 
 def _relu(rng: np.random.Generator, n: int, rho: float, dim: int) -> Any:
@@ -93,25 +104,47 @@ def ours(inputs: Inputs, stderr: bool) -> Call:
 
 
 def package(inputs: Inputs, function: Callable[..., float]) -> Call:
+    blocks = [packages.columns(block) for block in inputs["blocks"]]
+    return _counted(partial(function, *blocks, k=K))
+
+
+def _counted(estimate: Callable[[], float]) -> Call:
+    """The estimate of a package and the number of its warnings."""
+
     def call() -> Values:
         np.random.seed(0)  # noqa: NPY002  noise of the packages
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            value = function(*inputs["blocks"], k=K)
+            value = estimate()
         return {"nats": value, "warnings": len(caught)}
 
     return call
 
 
-def _one_column(name: str, *, integers: bool = False) -> availability.Available:
+def ours_discrete(inputs: Inputs, correction: Any) -> Call:
+    def call() -> Values:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ncfast.EstimateWarning)
+            found = ncfast.discrete_mutual_information(*_integers(inputs), correction=correction)
+        return {"nats": found.value, "warnings": len(found.warnings)}
+
+    return call
+
+
+def package_discrete(inputs: Inputs, function: Callable[..., float]) -> Call:
+    return _counted(partial(function, *_integers(inputs)))
+
+
+def _integers(inputs: Inputs) -> list[np.ndarray]:
+    """The blocks of one column as (N,) integers."""
+    return [block[:, 0].astype(np.int64) for block in inputs["blocks"]]
+
+
+def _one_column(name: str) -> availability.Available:
     installed = availability.package(name)
 
     def reason(case: Case) -> str | None:
-        if int(case.sizes["columns"]) > 1:
-            return "takes one column a side"
-        if integers and case.sizes["data"] != COUNTS:
-            return "for integers only"
-        return installed(case)
+        return "takes one column a side" if int(case.sizes["columns"]) > 1 else installed(case)
 
     return reason
 
@@ -141,19 +174,43 @@ OPERATION = Operation(
         _package(
             "scikit-learn mutual_info_regression", packages.scikit_learn, _one_column("sklearn")
         ),
-        _package(
-            "scikit-learn mutual_info_classif, told of integers",
-            packages.scikit_learn_discrete,
-            _one_column("sklearn", integers=True),
-        ),
         _package("ennemi estimate_mi", packages.ennemi, _one_column("ennemi")),
-        _package(
-            "ennemi estimate_mi, told of integers",
-            packages.ennemi_discrete,
-            _one_column("ennemi", integers=True),
-        ),
         _package("npeet_plus mi", packages.npeet_plus, availability.package("npeet_plus")),
         _package("infomeasure mutual_information", packages.infomeasure, _slow),
+    ],
+    when_named=True,
+    values=dict,
+)
+_DISCRETE = {
+    "scikit-learn mutual_info_score": ("sklearn", packages.scikit_learn_discrete),
+    "ennemi estimate_mi, discrete": ("ennemi", packages.ennemi_discrete),
+    "npeet_plus midd": ("npeet_plus", packages.npeet_plus_discrete),
+    "infomeasure mutual_information, discrete": ("infomeasure", packages.infomeasure_discrete),
+}
+DISCRETE_OPERATION = Operation(
+    "packages.discrete",
+    discrete_cases,
+    make,
+    truth,
+    error,
+    [
+        Contestant(
+            "ncfast discrete_mutual_information", "ncfast", partial(ours_discrete, correction=None)
+        ),
+        Contestant(
+            "ncfast discrete_mutual_information, miller-madow",
+            "ncfast",
+            partial(ours_discrete, correction="miller-madow"),
+        ),
+        *(
+            Contestant(
+                name,
+                "library",
+                partial(package_discrete, function=function),
+                availability.package(module),
+            )
+            for name, (module, function) in _DISCRETE.items()
+        ),
     ],
     when_named=True,
     values=dict,

@@ -37,26 +37,12 @@ def scikit_learn(*blocks: Blocks, k: int) -> float:
     return float(mutual_info_regression(x, y, n_neighbors=k, random_state=0)[0])
 
 
-def scikit_learn_discrete(*blocks: Blocks, k: int) -> float:
-    """mutual_info_classif, told that both columns are discrete: it then ignores k."""
-    from sklearn.feature_selection import mutual_info_classif
-
-    _single(*blocks)
-    x, y = columns(blocks[0]), columns(blocks[1]).ravel().astype(int)
-    return float(mutual_info_classif(x, y, discrete_features=True, n_neighbors=k)[0])
-
-
-def ennemi(*blocks: Blocks, k: int, **options: bool) -> float:
+def ennemi(*blocks: Blocks, k: int) -> float:
     """estimate_mi: several columns are separate variables there, so one against one."""
     _single(*blocks[:2])
     given = {"cond": columns(blocks[2])} if len(blocks) == 3 else {}
     x, y = (columns(block)[:, 0] for block in blocks[:2])
-    return float(import_module("ennemi").estimate_mi(y, x, k=k, **given, **options).item())
-
-
-def ennemi_discrete(*blocks: Blocks, k: int) -> float:
-    """estimate_mi, told that both columns are discrete."""
-    return ennemi(*blocks, k=k, discrete_x=True, discrete_y=True)
+    return float(import_module("ennemi").estimate_mi(y, x, k=k, **given).item())
 
 
 def npeet_plus(*blocks: Blocks, k: int) -> float:
@@ -73,3 +59,26 @@ def infomeasure(*blocks: Blocks, k: int) -> float:
     given = {"cond": columns(blocks[2])} if len(blocks) == 3 else {}
     call = package.conditional_mutual_information if given else package.mutual_information
     return float(call(*parts, approach="metric", k=k, **given))
+
+
+def scikit_learn_discrete(x: np.ndarray, y: np.ndarray) -> float:
+    """mutual_info_score of (N,) integers."""
+    from sklearn.metrics import mutual_info_score
+
+    return float(mutual_info_score(x, y))
+
+
+def ennemi_discrete(x: np.ndarray, y: np.ndarray) -> float:
+    """estimate_mi, told that both of (N,) integers are discrete."""
+    package = import_module("ennemi")
+    return float(package.estimate_mi(y, x, discrete_x=True, discrete_y=True).item())
+
+
+def npeet_plus_discrete(x: np.ndarray, y: np.ndarray) -> float:
+    """Midd of (N,) integers."""
+    return float(import_module("npeet_plus").midd(x, y, base=math.e))
+
+
+def infomeasure_discrete(x: np.ndarray, y: np.ndarray) -> float:
+    """mutual_information(approach="discrete") of (N,) integers."""
+    return float(import_module("infomeasure").mutual_information(x, y, approach="discrete"))

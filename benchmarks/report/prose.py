@@ -33,14 +33,18 @@ OPERATIONS = {
 Rivals log what their package has; "numbers a record" counts it. "the training alone" logs
 nothing.""",
     "packages.nc1": """Tr(Sigma_W) / Tr(Sigma_B), from the index of Calinski and Harabasz, or from
-class means and variances. The recipe of masks follows the neural-collapse package
-(github.com/rhubarbwu/neural-collapse), which is on no package index.""",
+class means and variances. The features are Gaussian classes around random means; "spread" is the
+standard deviation over the norm of the mean, which falls as a network collapses. The recipe of
+masks follows the neural-collapse package (github.com/rhubarbwu/neural-collapse), which is on no
+package index.""",
     "packages.vocabulary": """Seven metrics of NC1 to NC3 that are linear in K, from the first batch
 to the values. The long stream passes 61 batches four times, because 2,000,000 rows take 6 GB. The
 recipe of masks follows the neural-collapse package; it would need an hour for the long stream.""",
     "packages.information": """True information, not that of the estimator: right is within 10 % or
-0.05 nats. "warnings" counts those of the call. From 5 + 5 columns on, estimators by neighbours are
-biased downwards; ncfast says so in a warning.""",
+0.05 nats. "warnings" counts those of the call. From 5 + 5 columns on, estimators by neighbours
+are biased downwards; ncfast says so in a warning.""",
+    "packages.discrete": """Integers that are declared as such: all count them, and search no
+neighbours.""",
 }
 
 GLANCE = """Time of the fastest right contestant over that of ncfast. A value above one means that
