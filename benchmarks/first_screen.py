@@ -19,7 +19,7 @@ from typing import Any
 from ncfast.benchmarks.bench import bench
 from ncfast.benchmarks.config import BenchConfig
 from ncfast.benchmarks.operations import OPERATIONS
-from ncfast.benchmarks.report import operations, text
+from ncfast.benchmarks.report import operations, prose, text, topics
 from ncfast.benchmarks.table import duration
 
 THREADS, SECONDS = 1, 8.0
@@ -75,12 +75,25 @@ def found(reports: Mapping[str, Any]) -> list[tuple[Row, Mapping[str, Any], Entr
 
 
 def table(reports: Mapping[str, Any]) -> str:
-    """Ten rows for each machine."""
+    """Ten rows for each machine, with day and load."""
     lines = [_line(row, about, entry) for row, about, entry in found(reports)]
     if not lines:
         return "Not measured in these files."
     titles = ["what", "ncfast", "best rival", "its time", "ratio", "errors", "wrong", "machine"]
     return text.table([*titles, "command"], lines, 99)
+
+
+def below(reports: Mapping[str, Any]) -> list[str]:
+    """How many numbers the rows of training log; nothing without such a row."""
+    ours, theirs = set[int](), set[int]()
+    for _, _, entry in found(reports):
+        for result in [operations.ours(entry), *operations.others(entry)]:
+            count = ((result or {}).get("values") or {}).get("numbers a record")
+            if result and count:
+                (ours if result["kind"] == "ncfast" else theirs).add(int(count))
+    if not ours or not theirs:
+        return []
+    return [prose.ROWS_BELOW.format(ours=max(ours), least=min(theirs), most=max(theirs))]
 
 
 def _line(row: Row, about: Mapping[str, Any], entry: Entry) -> list[str]:
@@ -89,16 +102,14 @@ def _line(row: Row, about: Mapping[str, Any], entry: Entry) -> list[str]:
     cells = [row.what, duration(mine["median_s"]) if mine else "wrong"]
     if mine and rivals:
         best = rivals[0]
-        ratio = best["ratio_to_ncfast"]["median"]
-        cells += [best["contestant"], duration(best["median_s"])]
-        cells += [f"{ratio:.2f}" if ratio >= 1 else f"**{ratio:.2f}**"]
+        cells += [best["contestant"], duration(best["median_s"]), operations.marked_ratio(best)]
         cells += [f"{text.error(mine['error'])}, {text.error(best['error'])}"]
     else:
         cells += ["none was right", "", "", text.error(mine["error"]) if mine else ""]
     told = "; ".join(f"{r['contestant']}{_number(r)}" for r in wrong)
     truth = _number({"values": entry.get("truth")}, "truth")
-    cells += [told + (truth if told else ""), f"{about['processor']}, {entry.get('day', '')}"]
-    return [*cells, f"`{row.command}`"]
+    where = f"{about['processor']}, {topics.days([entry])}"
+    return [*cells, told + (truth if told else ""), where, f"`{row.command}`"]
 
 
 def _number(result: Mapping[str, Any], word: str = "") -> str:
@@ -133,7 +144,7 @@ def figure(reports: Mapping[str, Any], path: Path) -> bool:
                 axis.plot(ratio, -number, "x", color="C3", markersize=6)
     axis.axvline(1, color="0.3", linewidth=1)
     axis.set_yticks([-n for n in range(len(rows))], [row.what for row, _, _ in rows], fontsize=8)
-    axis.set(xscale="log", xlabel="time over that of ncfast")
+    axis.set(xscale="log", xlabel="time over that of ncfast", ylim=(0.5 - len(rows), 0.5))
     words = {"library": "package", "public": "published recipe", "torch": "torch"}
     for kind, (colour, marker) in marks.items():
         axis.plot([], [], marker, color=colour, label=words[kind])

@@ -113,7 +113,7 @@ def render(reports: Reports) -> dict[str, str]:
     """The text of docs/performance.md and of the pages below it, by file name."""
     timed = with_part(reports, "operations")
     parts = [prose.HEAD, prose.ROWS, first_screen.table(timed)]
-    parts += [prose.ROWS_BELOW] if first_screen.found(timed) else []
+    parts += first_screen.below(timed)
     parts += ["## In pictures", figures_of(reports)]
     parts += ["## Where ncfast is slower", prose.LOSSES, operations.losses(timed)]
     parts += ["## All operations", prose.GLANCE, operations.glance(timed)]

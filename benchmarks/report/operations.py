@@ -57,7 +57,7 @@ def overview(entries: Sequence[Entry]) -> str:
         if rivals:
             best = rivals[0]
             row += [best["contestant"], text.error(best["error"])]
-            row += [_bold_below_one(best)]
+            row += [marked_ratio(best)]
         else:
             row += ["none was right", "", ""]
         rows.append([text.case(entry["case"]), *row, str(len(wrong))])
@@ -66,7 +66,8 @@ def overview(entries: Sequence[Entry]) -> str:
     return text.table(titles, rows)
 
 
-def _bold_below_one(rival: Result) -> str:
+def marked_ratio(rival: Result) -> str:
+    """The time of a rival over that of ncfast, in bold where the rival is faster."""
     ratio = text.ratio(rival)
     return f"**{ratio}**" if rival["ratio_to_ncfast"]["median"] < 1 else ratio
 

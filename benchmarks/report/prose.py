@@ -7,12 +7,14 @@ numbers are wrong? `python -m ncfast.benchmarks.page` writes this page from the 
 `benchmarks/results`. Every case is on a [page of its own](#case-by-case)."""
 
 ROWS = """One case a row, measured by the command at its end. "Ratio" is the time of the fastest
-right rival over that of ncfast, within rounds; below one the rival is faster. "Errors" are those
+right rival over that of ncfast, within rounds, with quartiles; below one the rival is faster.
+"Load" is the number of running processes before and after: above one, the times are too long and
+the ratios uncertain. "Errors" are those
 of ncfast and of the rival against float64, or against the true information. A wrong rival takes
 part in no ratio; its number stands beside its name."""
 
-ROWS_BELOW = """In the first three rows ncfast logs the standard tier, 23 numbers a record; the
-rivals log the three to seven numbers that they have. The network-only time is on the page of
+ROWS_BELOW = """In the rows of training ncfast logs {ours} numbers a record, and its rivals the
+{least} to {most} that they have. The training without a log is on the page of
 [packages](performance-packages.md)."""
 
 ROWS_FIGURE = """Every rival of the ten rows. Right of the line ncfast is faster."""
@@ -39,10 +41,11 @@ masks follows the neural-collapse package (github.com/rhubarbwu/neural-collapse)
 package index.""",
     "packages.vocabulary": """Seven metrics of NC1 to NC3 that are linear in K, from the first batch
 to the values. The long stream passes 61 batches four times, because 2,000,000 rows take 6 GB. The
-recipe of masks follows the neural-collapse package; it would need an hour for the long stream.""",
+recipe of masks follows the neural-collapse package; it takes part in the short stream alone,
+because each of its masks takes 1.6 GB.""",
     "packages.information": """True information, not that of the estimator: right is within 10 % or
-0.05 nats. "warnings" counts those of the call. From 5 + 5 columns on, estimators by neighbours
-are biased downwards; ncfast says so in a warning.""",
+0.05 nats. "warnings" counts those of the call. With many columns estimators by neighbours are
+biased downwards; ncfast says so in a warning.""",
     "packages.discrete": """Integers that are declared as such: all count them, and search no
 neighbours.""",
 }

@@ -160,20 +160,31 @@ def test_a_row_names_times_errors_wrong_numbers_day_and_command():
     slow = result("a package", "library", 3e-3, error=0.03, ratio=3.0)
     scale = result("nothing done", "baseline", 1e-5, ratio=0.01)
     bad = result("another", "library", 1e-4, error=1.1, ok=False) | {"values": {"nats": 0.327}}
-    report = row_report(number, mine, slow, scale, bad, truth={"nats": 0.15})
+    load = {"before": 0.2, "after": 0.5}
+    report = row_report(number, mine, slow, scale, bad, truth={"nats": 0.15}, load=load)
     line = first_screen.table({"one.json": report}).splitlines()[-1]
     row = first_screen.ROWS[number]
-    expected = [row.what, "1 ms", "a package", "3 ms", "3.00", "2e-02, 3e-02"]
-    expected += ["another 0.327; truth 0.150", "P, 2030-01-02"]
+    expected = [row.what, "1 ms", "a package", "3 ms", "3.00 [2.70, 3.15]", "2e-02, 3e-02"]
+    expected += ["another 0.327; truth 0.150", "P, 2030-01-02, load 0.2 to 0.5"]
     assert line == "| " + " | ".join([*expected, f"`{row.command}`"]) + " |"
     two = row_report(number, mine, slow, threads=2)
     assert first_screen.table({"one.json": two}) == "Not measured in these files."
 
 
+def test_the_numbers_of_a_record_are_counted():
+    mine = result("ncfast", "ncfast", 1e-3, ratio=1.0) | {"values": {"numbers a record": 23.0}}
+    some = result("a", "library", 3e-3, ratio=3.0) | {"values": {"numbers a record": 3.0}}
+    more = result("b", "public", 3e-3, ratio=3.0) | {"values": {"numbers a record": 7.0}}
+    (words,) = first_screen.below({"one.json": row_report(0, mine, some, more)})
+    assert "logs 23 numbers a record" in words
+    assert "3 to 7" in words.replace("\n", " ")
+    assert first_screen.below({"one.json": row_report(0, mine)}) == []
+
+
 def test_a_row_that_ncfast_loses_or_gets_wrong_says_so():
     quick = result("a package", "library", 5e-4, ratio=0.5)
     report = row_report(0, result("ncfast", "ncfast", 1e-3, ratio=1.0), quick)
-    assert "| **0.50** |" in first_screen.table({"one.json": report})
+    assert "| **0.50 [0.45, 0.53]** |" in first_screen.table({"one.json": report})
     quick["ratio_to_ncfast"] = None
     report = row_report(0, result("ncfast", "ncfast", 1e-3, ok=False), quick)
     assert "| wrong | none was right |" in first_screen.table({"one.json": report})
