@@ -6,7 +6,7 @@
 #   bash benchmarks/evidence.sh [--quick] [STAGE...]
 #
 # Stages, in this order when none is named:
-#   first        the ten rows at the top of docs/performance.md
+#   first        the ten rows at the top of docs/performance.md, and its aims
 #   packages     the installed packages of `pip install ncfast[bench]`
 #   bench        every operation against its contestants, accuracy first (docs/performance.md)
 #   scaling      class moments against N, D, K and threads
@@ -60,6 +60,7 @@ first() {
         return
     fi
     run -m ncfast.benchmarks.first_screen --out "$results/first.json"
+    run -m ncfast.benchmarks.aims --out "$results/first.json"
 }
 
 packages() {

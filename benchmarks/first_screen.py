@@ -36,8 +36,12 @@ class Row:
 
     @property
     def command(self) -> str:
-        """The command that measures it."""
-        return f"ncfast bench --ops {self.operation} --cases {self.case} --threads {THREADS}"
+        """The command that measures it with one thread."""
+        return self.command_of(THREADS)
+
+    def command_of(self, threads: int) -> str:
+        """The command that measures it with so many threads."""
+        return f"ncfast bench --ops {self.operation} --cases {self.case} --threads {threads}"
 
     def entry(self, report: Mapping[str, Any]) -> Entry | None:
         """The result in a file, or None."""
@@ -157,23 +161,21 @@ def figure(reports: Mapping[str, Any], path: Path) -> bool:
     return True
 
 
+def measure(rows: Sequence[Row], out: Path, seconds: float) -> None:
+    """Measure rows with one thread; rows in succession of one operation share a call."""
+    for operation, group in itertools.groupby(rows, key=lambda row: row.operation):
+        numbers = tuple(row.case for row in group)
+        about: dict[str, Any] = {"threads": THREADS, "seconds": seconds, "out": out}
+        bench(BenchConfig(ops=(operation,), cases=numbers, **about))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure all rows into one file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of the rounds of a row")
     given = parser.parse_args(argv)
-    for operation, rows in itertools.groupby(ROWS, key=lambda row: row.operation):
-        numbers = tuple(row.case for row in rows)
-        bench(
-            BenchConfig(
-                ops=(operation,),
-                cases=numbers,
-                threads=THREADS,
-                seconds=given.seconds,
-                out=given.out,
-            )
-        )
+    measure(ROWS, given.out, given.seconds)
     return 0
 
 

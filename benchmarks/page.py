@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ncfast.benchmarks import first_screen, results_file, roofline
+from ncfast.benchmarks import aims, first_screen, results_file, roofline
 from ncfast.benchmarks.report import figures, growth, operations, prose, text, topics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -116,6 +116,7 @@ def render(reports: Reports) -> dict[str, str]:
     parts += first_screen.below(timed)
     parts += ["## In pictures", figures_of(reports)]
     parts += ["## Where ncfast is slower", prose.LOSSES, operations.losses(timed)]
+    parts += ["## Aims", prose.AIMS, aims.table(timed)]
     parts += ["## All operations", prose.GLANCE, operations.glance(timed)]
     parts += ["## Wrong results", prose.WRONG, operations.wrong_counts(timed)]
     parts += ["## Not measured", unmeasured(reports)]

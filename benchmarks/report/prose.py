@@ -24,6 +24,9 @@ SCALING_FIGURE = """Time against N, D and K: [performance-scaling.md](performanc
 LOSSES = """Every case in which a right rival takes less time than ncfast, or than the steps that
 ncfast tracks."""
 
+AIMS = """What ncfast lost, or did in much more than the time of a read, with the aim for each.
+`python -m ncfast.benchmarks.aims --out FILE` measures them with one thread."""
+
 BACK = """From [performance.md](performance.md), which says how this was measured."""
 
 TOPIC = """Every case of `ncfast bench` on this topic; [performance.md](performance.md) says how it
@@ -68,6 +71,7 @@ RERUN = """## Rerun it
 ```console
 $ pip install '.[dev,bench]'
 $ python -m ncfast.benchmarks.first_screen --out mine.json    # the ten rows
+$ python -m ncfast.benchmarks.aims --out mine.json            # the aims
 $ ncfast bench --quick --out mine.json            # two minutes on two cores
 $ ncfast bench --out mine.json                    # everything
 $ ncfast bench --ops knn plane --out mine.json    # some of it; the rest of the file is kept

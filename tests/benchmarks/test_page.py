@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from ncfast.benchmarks import first_screen, page, projection, roofline
+from ncfast.benchmarks import aims, first_screen, page, projection, roofline
 from ncfast.benchmarks.operations import OPERATIONS
 from ncfast.benchmarks.report import topics
 
@@ -197,12 +197,56 @@ def test_the_ten_rows_are_cases_that_their_commands_measure():
         assert f"--ops {row.operation} --cases {row.case} --threads 1" in row.command
 
 
+def test_one_command_measures_every_row(monkeypatch, tmp_path):
+    ran = []
+    monkeypatch.setattr(first_screen, "bench", ran.append)
+    assert first_screen.main(["--out", str(tmp_path / "rows.json"), "--seconds", "1"]) == 0
+    measured = [(config.ops[0], case) for config in ran for case in config.cases]
+    assert measured == [(row.operation, row.case) for row in first_screen.ROWS]
+    assert {config.threads for config in ran} == {1}
+    assert {config.out for config in ran} == {tmp_path / "rows.json"}
+
+
 def test_the_rows_are_drawn(tmp_path):
     mine, slow = result("a", "ncfast", 1e-3, ratio=1.0), result("b", "library", 3e-3, ratio=3.0)
     path = tmp_path / "rows.png"
     assert first_screen.figure({"one.json": row_report(0, mine, slow)}, path)
     assert path.read_bytes()[:4] == b"\x89PNG"
     assert not first_screen.figure({}, tmp_path / "none.png")
+
+
+def aim_report(number, *results):
+    row = aims.AIMS[number].row
+    sizes = OPERATIONS[row.operation].cases(False)[row.case].sizes
+    found = entry(*results) | {"case": {**sizes, "caches": "cold"}}
+    about = {"processor": "P", "threads": 2}
+    return {"environment": about, "operations": {row.operation: [found]}}
+
+
+@pytest.mark.parametrize(
+    ("unit", "seconds", "value", "verdict"),
+    [
+        ("its time over ncfast's", 0.5e-3, "0.50", "**missed**"),
+        ("its time over ncfast's", 2e-3, "2.00", "reached"),
+        ("ncfast's time over it", 0.5e-3, "2.00", "**missed**"),
+        ("ncfast's time over it", 0.9e-3, "1.11", "reached"),
+        ("us more than it", 0.9e-3, "100.00", "**missed**"),
+        ("us more than it", 0.98e-3, "20.00", "reached"),
+    ],
+)
+def test_an_aim_is_reached_or_missed(unit, seconds, value, verdict):
+    number, aim = next((i, each) for i, each in enumerate(aims.AIMS) if each.unit == unit)
+    mine = result("ncfast", "ncfast", 1e-3, ratio=1.0)
+    other = result(aim.against or "a package", "library", seconds, ratio=seconds / 1e-3)
+    line = aims.table({"one.json": aim_report(number, mine, other)}).splitlines()[-1]
+    assert f"| {unit} | {value} | {aim.aim:g} | {verdict} | P, 2 threads, " in line
+    assert f"--cases {aim.row.case} --threads 2`" in line
+
+
+def test_an_aim_without_its_case_is_left_out():
+    mine = result("ncfast", "ncfast", 1e-3, ratio=1.0)
+    assert aims.table({"one.json": aim_report(0, mine)}) == "Not measured in these files."
+    assert {each.row.operation for each in aims.AIMS} <= set(OPERATIONS)
 
 
 def test_every_operation_has_a_page():
