@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure all aims into one file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of the rounds of a case")
+    parser.add_argument("--seconds", type=float, help="of the rounds of every case")
     given = parser.parse_args(argv)
     measure([aim.row for aim in AIMS], given.out, given.seconds)
     return 0

@@ -31,7 +31,7 @@ QUICK: list[dict[str, Any]] = [
 ]
 FULL: list[dict[str, Any]] = [
     {"model": "mlp", "D": 200, "batch": 100, "steps": 200},
-    {"model": "resnet18", "pixels": 32, "batch": 64, "steps": 2},
+    {"model": "resnet18", "pixels": 32, "batch": 32, "steps": 2},
     {"model": "transformer", "pixels": 32, "batch": 128, "steps": 10},
 ]
 

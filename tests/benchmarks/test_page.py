@@ -240,7 +240,7 @@ def test_an_aim_is_reached_or_missed(unit, seconds, value, verdict):
     other = result(aim.against or "a package", "library", seconds, ratio=seconds / 1e-3)
     line = aims.table({"one.json": aim_report(number, mine, other)}).splitlines()[-1]
     assert f"| {unit} | {value} | {aim.aim:g} | {verdict} | P, 2 threads, " in line
-    assert f"--cases {aim.row.case} --threads 2`" in line
+    assert f"--cases {aim.row.case} --threads 2 --seconds 10`" in line
 
 
 def test_an_aim_without_its_case_is_left_out():
