@@ -19,7 +19,6 @@ from ncfast.moments import ClassMoments
 from ncfast.ops.grouping import Labels
 
 
-@torch.no_grad()
 def collapse_metrics(
     feats_or_moments: Features,
     labels: Labels | None = None,
@@ -69,7 +68,7 @@ def collapse_metrics(
         warnings.warn(
             "The argument `which` of collapse_metrics is now `metrics`.",
             DeprecationWarning,
-            stacklevel=3,  # past the decorator
+            stacklevel=2,
         )
         metrics = which
     chosen = resolve(metrics, CATALOGUE)
@@ -82,9 +81,11 @@ def collapse_metrics(
         num_classes=num_classes,
         backend=backend,
     )
-    for name in by_name(metrics):
-        _check_given(name, inputs)
-    return evaluate(usable(chosen, inputs.given), inputs)
+    computed = usable(chosen, inputs.given)
+    if len(computed) < len(chosen):
+        for name in by_name(metrics):
+            _check_given(name, inputs)
+    return evaluate(computed, inputs)
 
 
 def _check_given(name: str, inputs: MetricInputs) -> None:
@@ -102,7 +103,6 @@ def _check_given(name: str, inputs: MetricInputs) -> None:
     )
 
 
-@torch.no_grad()
 def rnc1(
     feats: Features,
     labels: Labels | None = None,
@@ -169,18 +169,17 @@ def _one(
     if metric is None:
         known = [id_.split(".")[1] for id_ in CATALOGUE if id_.startswith(f"{family}.")]
         raise ValueError(f"Expected argument `variant` to be one of {known} but got {variant!r}.")
-    with torch.no_grad():
-        inputs = as_inputs(
-            feats,
-            labels,
-            weight=weight,
-            bias=bias,
-            ood_feats=ood_feats,
-            num_classes=num_classes,
-            backend=backend,
-        )
-        _check_given(metric_id, inputs)
-        return evaluate({metric_id: metric}, inputs)[metric_id]
+    inputs = as_inputs(
+        feats,
+        labels,
+        weight=weight,
+        bias=bias,
+        ood_feats=ood_feats,
+        num_classes=num_classes,
+        backend=backend,
+    )
+    _check_given(metric_id, inputs)
+    return evaluate({metric_id: metric}, inputs)[metric_id]
 
 
 def nc1(
@@ -221,7 +220,6 @@ def nc1(
     return _one("nc1", variant, feats, labels, num_classes=num_classes, backend=backend)
 
 
-@torch.no_grad()
 def cdnv(
     feats: Features,
     labels: Labels | None = None,

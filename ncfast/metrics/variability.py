@@ -16,7 +16,7 @@ def rescaled_variability(within_trace: Tensor, norm: Tensor) -> Tensor:
 
 
 def _by_largest_norm(inputs: MetricInputs) -> Tensor:
-    return rescaled_variability(inputs.traces.within, inputs.moments.norm_max)
+    return rescaled_variability(inputs.traces.within, inputs.traces.norm_max)
 
 
 def _by_mean_norm(inputs: MetricInputs) -> Tensor:
