@@ -38,6 +38,8 @@ struct Parts {
 // The names of the fields of summarise, in order.
 const std::vector<std::string>& summary_names();
 
+constexpr std::int64_t kTraces = 7;  // fields that are always computed, the first ones
+
 // Writes out (number, fields).
 void summarise(const States& states, Parts parts, double* out);
 

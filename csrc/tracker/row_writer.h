@@ -1,5 +1,5 @@
-// Writes the class moments of each training batch into the next row of a buffer, or updates class
-// moments in place.
+// Writes the class moments of each training batch into the next row of a buffer, updates class
+// moments in place, or sums them up.
 //
 // One call does all the work: after a training step no cache holds the code of a step or an update,
 // so every further call would cost misses.
@@ -7,11 +7,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <vector>
 
 #include "moments/moments.h"
 #include "moments/rows.h"
+#include "summary/summary.h"
 #include "tracker/tensor_reader.h"
 #include "tracker/weight_norm.h"
 
@@ -187,6 +189,53 @@ inline std::int64_t update_from_tensors(const TensorReader& reader, const pybind
     const int threads = reader.threads();
     const pybind11::gil_scoped_release release;
     return update_moments(batch, k, state, nullptr, nullptr, threads);
+}
+
+// The number of classes that labels name: the largest one plus one; 0 if one is negative.
+inline std::int64_t number_of_classes(const Labels& labels, std::int64_t rows) {
+    return visit(labels, [&](auto* values) {
+        std::int64_t low = 0, high = -1;
+        for (std::int64_t i = 0; i < rows; ++i) {
+            const auto label = static_cast<std::int64_t>(
+                __atomic_load_n(values + i * labels.stride, __ATOMIC_RELAXED));
+            low = std::min(low, label);
+            high = std::max(high, label);
+        }
+        return low < 0 || high == std::numeric_limits<std::int64_t>::max() ? 0 : high + 1;
+    });
+}
+
+// The first fields of `summarise`, the traces, of features (N, D) and labels (N,), both tensors.
+// `num_classes` is K, or 0 for that of the labels. Returns nothing if the slow path must look:
+// unexpected types, shapes or memory, more than `most` or D + 1 classes, labels out of range, or features
+// that are not finite.
+inline std::optional<std::vector<double>> traces_from_tensors(const TensorReader& reader,
+                                                              const pybind11::object& feats,
+                                                              const pybind11::object& labels,
+                                                              std::int64_t num_classes,
+                                                              std::int64_t most) {
+    if (reader.guarded()) return std::nullopt;
+    const std::optional<Matrix> x = reader.matrix(feats);
+    const std::optional<Labels> y = x ? reader.labels(labels, x->rows) : std::nullopt;
+    if (!y) return std::nullopt;
+    const std::int64_t k = num_classes == 0 ? number_of_classes(*y, x->rows) : num_classes;
+    if (k < 1 || k > std::min(most, x->cols + 1)) return std::nullopt;
+    const std::unique_ptr<double[]> own(new double[static_cast<std::size_t>(k * (x->cols + 2) + 2)]);
+    double *means = own.get() + k, *within = means + k * x->cols, *norms = within + k;
+    const Moments out{reinterpret_cast<std::int64_t*>(own.get()), means, within, norms, norms + 1};
+    if (x->rows * x->cols * static_cast<std::int64_t>(size_of(x->dtype)) < kUnitBytes) {
+        class_moments(*x, *y, k, out, 1);
+    } else {
+        const int threads = reader.threads();
+        const pybind11::gil_scoped_release release;
+        class_moments(*x, *y, k, out, threads);
+    }
+    if (!std::isfinite(norms[0])) return std::nullopt;
+    std::vector<double> fields(summary_names().size());
+    summarise({1, k, x->cols, true, {own.get(), 0}, {means, 0}, {within, 0}, {norms, 0},
+               {norms + 1, 0}}, {false, false, false, false}, fields.data());
+    fields.resize(kTraces);
+    return fields;
 }
 
 }  // namespace ncfast

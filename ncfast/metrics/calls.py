@@ -16,7 +16,10 @@ from ncfast.metrics.catalogue import CATALOGUE, by_name, resolve, usable
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.metric import evaluate
 from ncfast.moments import ClassMoments
-from ncfast.ops.grouping import Labels
+from ncfast.ops.few_classes import traces, traces_of
+from ncfast.ops.grouping import LabelPlan, Labels
+from ncfast.ops.scalars import as_tensor
+from ncfast.ops.summary import Traces
 
 
 def collapse_metrics(
@@ -142,14 +145,31 @@ def rnc1(
     """
     if scale not in ("max", "mean"):
         raise ValueError(f"Expected argument `scale` to be 'max' or 'mean' but got {scale!r}.")
+    if around is None and backend == "auto":
+        found = _traces(feats, labels, num_classes)
+        if found is not None:
+            return as_tensor(variability.rescaled_variability(found.within, _norm(found, scale)))
     if around is not None and num_classes is None and not isinstance(feats, ClassMoments):
         num_classes = getattr(around, "num_classes", None)
     moments = as_moments(feats, labels, num_classes, backend)
-    norm = moments.norm_max if scale == "max" else moments.norm_mean
-    trace = moments.within_trace
+    found = traces(moments, backend)
+    trace, norm = as_tensor(found.within), as_tensor(_norm(found, scale))
     if around is not None:
         trace = variability.within_trace_around(moments, around.detach())
     return variability.rescaled_variability(trace, norm)
+
+
+def _traces(feats: Features, labels: Labels | None, num_classes: int | None) -> Traces | None:
+    """The traces in one call; None where the arguments take a closer look."""
+    if type(labels) is LabelPlan:
+        num_classes, labels = labels.classes(num_classes), labels.labels
+    if num_classes is None or (type(num_classes) is int and num_classes > 0):
+        return traces_of(feats, labels, num_classes)
+    return None
+
+
+def _norm(found: Traces, scale: str) -> Tensor:
+    return found.norm_max if scale == "max" else found.norm_mean
 
 
 def _one(

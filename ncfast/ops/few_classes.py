@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ncfast.ops import _raw
+from ncfast.ops import _raw, summary
 from ncfast.ops._raw import plain
 from ncfast.ops.pairs import QUANTITIES, Statistic
 from ncfast.ops.scalars import Scalar
@@ -253,6 +253,38 @@ def _check() -> None:
 
 
 _check()
+
+
+def traces_of(feats: object, labels: object, num_classes: int | None) -> Traces | None:
+    """`summary.traces` of the class moments of plain CPU tensors, in one call of the extension.
+
+    The fields are `Scalar`.
+
+    Args:
+        feats: (N, D) features.
+        labels: (N,) their classes.
+        num_classes: K, at least 1; None takes the largest label plus one.
+
+    Returns:
+        None where the checks of `class_moments` must look: at anything but plain tensors that fit,
+        labels out of range, features that are not finite, many classes.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    reader = _raw.tensor_reader(_raw.extension)
+    if reader is None:
+        return None
+    columns = reader.traces(feats, labels, num_classes or 0, _MOST_CLASSES)
+    if columns is None:
+        return None
+    found: Traces = _SUMMARY.group("traces", columns)
+    return found
+
+
+def traces(moments: Moments, backend: str) -> Traces:
+    """`summary.traces` of these moments, with `Scalar` fields if the extension computes them."""
+    few = few_classes(moments, frozenset(), backend)
+    return summary.traces(moments) if few is None else few.group("traces")
 
 
 def few_classes(moments: Moments, planned: frozenset[str], backend: str) -> FewClasses | None:
