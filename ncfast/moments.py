@@ -16,6 +16,7 @@ from ncfast import _validate
 from ncfast._arrays import Array, as_tensor
 from ncfast.ops import LabelPlan, select
 from ncfast.ops.grouping import Labels, labels_of
+from ncfast.ops.moments import plain as plain_moments
 from ncfast.ops.update import UPDATE, update_plain
 
 
@@ -397,6 +398,10 @@ def class_moments(
     if isinstance(labels, LabelPlan):
         plan, labels = labels, labels.labels
         num_classes = plan.classes(num_classes)
+    if backend == "auto" and validate == "shape" and not differentiable:
+        found = plain_moments(feats, labels, num_classes)
+        if found is not None:
+            return ClassMoments(*found)
     feats, labels = _validate.check_pair(feats, labels)
     inferred = num_classes is None
     if num_classes is None:

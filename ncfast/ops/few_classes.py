@@ -266,8 +266,8 @@ def traces_of(feats: object, labels: object, num_classes: int | None) -> Traces 
         num_classes: K, at least 1; None takes the largest label plus one.
 
     Returns:
-        None where the checks of `class_moments` must look: at anything but plain tensors that fit,
-        labels out of range, features that are not finite, many classes.
+        None where the checks of `class_moments` must look, at anything but plain tensors that fit
+        and labels in range, and with many classes.
     """
     if torch.compiler.is_compiling():
         return None
