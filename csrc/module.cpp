@@ -246,7 +246,9 @@ PYBIND11_MODULE(_C, module) {
     py::class_<TensorReader, std::shared_ptr<TensorReader>>(module, "TensorReader")
         .def(py::init<py::type, py::type, const py::capsule&, py::tuple, py::function>())
         .def("update_moments", &update_from_tensors,
-             "As update_moments; -2 if the batch takes a closer look.");
+             "As update_moments; -2 if the batch takes a closer look.")
+        .def("class_moments", &moments_from_tensors, "None if the batch takes a closer look.")
+        .def("traces", &traces_from_tensors, "None if the batch takes a closer look.");
     py::class_<WeightNorm, std::shared_ptr<WeightNorm>>(module, "WeightNorm")
         .def(py::init<std::shared_ptr<TensorReader>, py::type>())
         .def("of_module", &WeightNorm::of_module)

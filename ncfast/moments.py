@@ -17,6 +17,7 @@ from ncfast._arrays import Array, as_tensor
 from ncfast._html import paragraphs, table
 from ncfast.ops import LabelPlan, select
 from ncfast.ops.grouping import Labels, labels_of
+from ncfast.ops.moments import plain as plain_moments
 from ncfast.ops.update import UPDATE, update_plain
 
 _ROWS = 20  # classes that a notebook shows
@@ -422,6 +423,10 @@ def class_moments(
     if isinstance(labels, LabelPlan):
         plan, labels = labels, labels.labels
         num_classes = plan.classes(num_classes)
+    if backend == "auto" and validate == "shape" and not differentiable:
+        found = plain_moments(feats, labels, num_classes)
+        if found is not None:
+            return ClassMoments(*found)
     feats, labels = _validate.check_pair(feats, labels)
     inferred = num_classes is None
     if num_classes is None:

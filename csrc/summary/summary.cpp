@@ -20,8 +20,9 @@ constexpr PairStatistic kNoPairs{kNan, kNan, kNan};
 
 // The fields of one state, in the order of summary_names.
 struct Fields {
-    double total, number, bessel, within_trace, norm_mean, nan_if_invalid;
+    double total, number, bessel, within_trace, norm_mean, norm_max, nan_if_invalid;
     double condition = kNan, condition_centred = kNan;
+    double effective_rank = kNan, stable_rank = kNan;  // of the centred means
     double between = kNan, between_sample = kNan;  // traces
     Spread norm{kNan, kNan};  // of the centred means
     Gram gram{kNan, kNan, kNan}, gram_raw{kNan, kNan, kNan};  // centred means, means
@@ -73,17 +74,35 @@ double condition(const std::vector<double>& values, double rank) {
     return values[last - 1] == 0 ? kInf : values[0] / values[last - 1];
 }
 
+// The exponential entropy of the values divided by their sum; NaN if all are 0.
+double effective_rank(const std::vector<double>& values) {
+    const double sum = std::accumulate(values.begin(), values.end(), 0.0);
+    double entropy = 0;
+    for (const double value : values) {
+        const double share = value / sum;
+        entropy -= share * std::log(share > 0 ? share : 1);
+    }
+    return std::exp(entropy);
+}
+
+// The sum of the squares divided by the largest one; NaN if all are 0.
+double stable_rank(const std::vector<double>& values) {
+    double sum = 0;
+    for (const double value : values) sum += square(value / values[0]);
+    return sum;
+}
+
 class Summary {
 public:
     Summary(const States& states, Parts parts)
         : parts_(parts), row_(states), k_(states.classes), d_(states.cols), norm_(k_),
           gram_(k_ * k_), raw_(k_ * k_), spectrum_(k_, d_) {}
 
-    // The fields of state i; writes the singular values of its centred means to `values`.
-    Fields operator()(std::int64_t i, double* values) {
+    // The fields of state i.
+    Fields operator()(std::int64_t i) {
         row_.read(i);
         Fields out{row_.total, row_.number, row_.bessel(), row_.within / row_.total,
-                   row_.norm_sum / row_.total, row_.nan_if_invalid()};
+                   row_.norm_sum / row_.total, row_.norm_max, row_.nan_if_invalid()};
         if (parts_.products || parts_.pairs || parts_.centred_spectrum) row_.centre();
         if (parts_.products || parts_.pairs) write_products(out);
         if (parts_.spectrum)
@@ -91,7 +110,8 @@ public:
         if (!parts_.centred_spectrum) return out;
         const std::vector<double>& found = spectrum_.nonzero(row_.centred.data(), out.norm_mean);
         out.condition_centred = condition(found, row_.number - 1);
-        std::copy(found.begin(), found.end(), values);
+        out.effective_rank = effective_rank(found);
+        out.stable_rank = stable_rank(found);
         return out;
     }
 
@@ -179,8 +199,10 @@ private:
 
 const std::vector<std::string>& summary_names() {
     static const std::vector<std::string> names = joined(
-        {nested({"traces"}, {"total", "number", "bessel", "within", "norm_mean", "nan_if_invalid"}),
-         nested({"condition"}, {"raw", "centred"}), nested({"between"}, {"trace", "trace_sample"}),
+        {nested({"traces"}, {"total", "number", "bessel", "within", "norm_mean", "norm_max",
+                             "nan_if_invalid"}),
+         nested({"condition"}, {"raw", "centred"}),
+         nested({"rank"}, {"effective", "stable"}), nested({"between"}, {"trace", "trace_sample"}),
          nested({"norm"}, {"mean", "variance"}),
          nested({"gram", "gram_raw"}, {"trace", "norm", "simplex_distance"}),
          nested({"cosine", "cdnv", "angle", "coherence", "distance", "log", "riesz"},
@@ -190,10 +212,9 @@ const std::vector<std::string>& summary_names() {
 
 void summarise(const States& states, Parts parts, double* out) {
     Summary summary(states, parts);
-    const auto fields = static_cast<std::int64_t>(sizeof(Fields) / sizeof(double));
-    const std::int64_t width = fields + std::min(states.classes, states.cols);
-    for (std::int64_t i = 0; i < states.number; ++i, out += width) {
-        const Fields found = summary(i, out + fields);
+    constexpr std::int64_t kFields = sizeof(Fields) / sizeof(double);
+    for (std::int64_t i = 0; i < states.number; ++i, out += kFields) {
+        const Fields found = summary(i);
         std::memcpy(out, &found, sizeof found);
     }
 }

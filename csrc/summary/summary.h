@@ -32,14 +32,15 @@ struct Parts {
     bool products;          // of the means with each other
     bool pairs;             // statistics over pairs of means; includes the products
     bool spectrum;          // condition number of the means
-    bool centred_spectrum;  // condition number and singular values of the centred means
+    bool centred_spectrum;  // condition number and ranks of the centred means
 };
 
 // The names of the fields of summarise, in order.
 const std::vector<std::string>& summary_names();
 
-// Writes out (number, fields + R): the fields, then R = min(K, D) singular values of the centred
-// means, largest first.
+constexpr std::int64_t kTraces = 7;  // fields that are always computed, the first ones
+
+// Writes out (number, fields).
 void summarise(const States& states, Parts parts, double* out);
 
 // Writes out (number, R, 1 + D) for at most D classes: the R = K singular values of the centred means,

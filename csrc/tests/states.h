@@ -64,7 +64,7 @@ inline bool simplex_agrees(std::int64_t number, std::int64_t cols) {
     const double sum = 6.0 * static_cast<double>(number), max = 3;
     const States states{1, number, cols, false, {counts.data(), number}, {means.data(), 0},
                         {within.data(), 0}, {&sum, 0}, {&max, 0}};
-    std::vector<double> means_out(summary_names().size() + static_cast<std::size_t>(number));
+    std::vector<double> means_out(summary_names().size());
     std::vector<double> rows_out(classifier_names().size());
     summarise(states, {true, true, true, true}, means_out.data());
     const std::vector<double> bias(counts.size(), 4.0);

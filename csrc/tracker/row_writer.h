@@ -1,5 +1,5 @@
-// Writes the class moments of each training batch into the next row of a buffer, or updates class
-// moments in place.
+// Writes the class moments of each training batch into the next row of a buffer, updates class
+// moments in place, or sums them up.
 //
 // One call does all the work: after a training step no cache holds the code of a step or an update,
 // so every further call would cost misses.
@@ -7,11 +7,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <vector>
 
 #include "moments/moments.h"
 #include "moments/rows.h"
+#include "summary/summary.h"
 #include "tracker/tensor_reader.h"
 #include "tracker/weight_norm.h"
 
@@ -187,6 +189,110 @@ inline std::int64_t update_from_tensors(const TensorReader& reader, const pybind
     const int threads = reader.threads();
     const pybind11::gil_scoped_release release;
     return update_moments(batch, k, state, nullptr, nullptr, threads);
+}
+
+constexpr std::int64_t kMostClasses = (std::int64_t{1} << 31) - 1;
+
+// The number of classes that labels name, the largest one plus one; 0 if a label is negative or no
+// number of a class.
+inline std::int64_t number_of_classes(const Labels& labels, std::int64_t rows) {
+    return visit(labels, [&](auto* values) {
+        std::int64_t low = 0, high = -1;
+        for (std::int64_t i = 0; i < rows; ++i) {
+            const auto label = static_cast<std::int64_t>(
+                __atomic_load_n(values + i * labels.stride, __ATOMIC_RELAXED));
+            low = std::min(low, label);
+            high = std::max(high, label);
+        }
+        return low < 0 || high >= kMostClasses ? std::int64_t{0} : high + 1;
+    });
+}
+
+// Plain features (N, D) with their labels (N,).
+struct Labelled {
+    Matrix feats;
+    Labels labels;
+    std::int64_t number;
+};
+
+// Reads both tensors. `num_classes` is K, or 0 for that of the labels. Returns nothing if the slow
+// path must look: unexpected types, shapes or memory, or labels that are no classes.
+inline std::optional<Labelled> read_labelled(const TensorReader& reader,
+                                             const pybind11::object& feats,
+                                             const pybind11::object& labels,
+                                             std::int64_t num_classes) {
+    if (reader.guarded()) return std::nullopt;
+    const std::optional<Matrix> x = reader.matrix(feats);
+    const std::optional<Labels> y = x ? reader.labels(labels, x->rows) : std::nullopt;
+    if (!y || num_classes < 0 || num_classes > kMostClasses) return std::nullopt;
+    const std::int64_t k = num_classes > 0 ? num_classes : number_of_classes(*y, x->rows);
+    if (k == 0) return std::nullopt;
+    return Labelled{*x, *y, k};
+}
+
+// Returns false if a label is out of range. Other threads run Python while many features are read.
+inline bool class_moments(const TensorReader& reader, const Labelled& of, const Moments& out) {
+    const Matrix& x = of.feats;
+    if (x.rows * x.cols * static_cast<std::int64_t>(size_of(x.dtype)) < kUnitBytes) {
+        class_moments(x, of.labels, of.number, out, 1);
+    } else {
+        const int threads = reader.threads();
+        const pybind11::gil_scoped_release release;
+        class_moments(x, of.labels, of.number, out, threads);
+    }
+    if (!std::isnan(*out.norm_max)) return true;
+    const std::int64_t named = number_of_classes(of.labels, x.rows);
+    return named > 0 && named <= of.number;
+}
+
+// The class moments of two tensors as a tuple of tensors: counts, means, within_ss, norm_sum,
+// norm_max. `integers` and `doubles` make tensors of a shape, (K,) or () for example. Returns None
+// where `read_labelled` returns nothing, and if a label is out of range.
+inline pybind11::object moments_from_tensors(const TensorReader& reader,
+                                             const pybind11::object& feats,
+                                             const pybind11::object& labels,
+                                             std::int64_t num_classes,
+                                             const pybind11::object& integers,
+                                             const pybind11::object& doubles) {
+    const std::optional<Labelled> of = read_labelled(reader, feats, labels, num_classes);
+    if (!of) return pybind11::none();
+    const pybind11::tuple scalar, classes = pybind11::make_tuple(of->number);
+    const pybind11::tuple matrix = pybind11::make_tuple(of->number, of->feats.cols);
+    pybind11::tuple out = pybind11::make_tuple(integers(classes), doubles(matrix), doubles(classes),
+                                               doubles(scalar), doubles(scalar));
+    void* data[5];
+    for (std::size_t i = 0; i < 5; ++i) {
+        dlpack::Tensor found;
+        if (!reader.view(out[i], found)) return pybind11::none();
+        data[i] = const_cast<void*>(TensorReader::data_of(found));
+    }
+    const Moments moments{static_cast<std::int64_t*>(data[0]), static_cast<double*>(data[1]),
+                          static_cast<double*>(data[2]), static_cast<double*>(data[3]),
+                          static_cast<double*>(data[4])};
+    if (!class_moments(reader, *of, moments)) return pybind11::none();
+    return std::move(out);
+}
+
+// The first fields of `summarise`, the traces, of two tensors. Returns nothing where `read_labelled`
+// does, if a label is out of range, and for more than `most` or D + 1 classes.
+inline std::optional<std::vector<double>> traces_from_tensors(const TensorReader& reader,
+                                                              const pybind11::object& feats,
+                                                              const pybind11::object& labels,
+                                                              std::int64_t num_classes,
+                                                              std::int64_t most) {
+    const std::optional<Labelled> of = read_labelled(reader, feats, labels, num_classes);
+    if (!of) return std::nullopt;
+    const std::int64_t k = of->number, d = of->feats.cols;
+    if (k > std::min(most, d + 1)) return std::nullopt;
+    const std::unique_ptr<double[]> own(new double[static_cast<std::size_t>(k * (d + 2) + 2)]);
+    double *means = own.get() + k, *within = means + k * d, *norms = within + k;
+    const Moments moments{reinterpret_cast<std::int64_t*>(own.get()), means, within, norms, norms + 1};
+    if (!class_moments(reader, *of, moments)) return std::nullopt;
+    std::vector<double> fields(summary_names().size());
+    summarise({1, k, d, true, {own.get(), 0}, {means, 0}, {within, 0}, {norms, 0}, {norms + 1, 0}},
+              {false, false, false, false}, fields.data());
+    fields.resize(kTraces);
+    return fields;
 }
 
 }  // namespace ncfast

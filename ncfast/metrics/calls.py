@@ -16,10 +16,12 @@ from ncfast.metrics.catalogue import CATALOGUE, by_name, resolve, usable
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.metric import evaluate
 from ncfast.moments import ClassMoments
-from ncfast.ops.grouping import Labels
+from ncfast.ops.few_classes import traces, traces_of
+from ncfast.ops.grouping import LabelPlan, Labels
+from ncfast.ops.scalars import as_tensor
+from ncfast.ops.summary import Traces
 
 
-@torch.no_grad()
 def collapse_metrics(
     feats_or_moments: Features,
     labels: Labels | None = None,
@@ -69,7 +71,7 @@ def collapse_metrics(
         warnings.warn(
             "The argument `which` of collapse_metrics is now `metrics`.",
             DeprecationWarning,
-            stacklevel=3,  # past the decorator
+            stacklevel=2,
         )
         metrics = which
     chosen = resolve(metrics, CATALOGUE)
@@ -82,9 +84,11 @@ def collapse_metrics(
         num_classes=num_classes,
         backend=backend,
     )
-    for name in by_name(metrics):
-        _check_given(name, inputs)
-    return evaluate(usable(chosen, inputs.given), inputs)
+    computed = usable(chosen, inputs.given)
+    if len(computed) < len(chosen):
+        for name in by_name(metrics):
+            _check_given(name, inputs)
+    return evaluate(computed, inputs)
 
 
 def _check_given(name: str, inputs: MetricInputs) -> None:
@@ -102,7 +106,6 @@ def _check_given(name: str, inputs: MetricInputs) -> None:
     )
 
 
-@torch.no_grad()
 def rnc1(
     feats: Features,
     labels: Labels | None = None,
@@ -142,14 +145,35 @@ def rnc1(
     """
     if scale not in ("max", "mean"):
         raise ValueError(f"Expected argument `scale` to be 'max' or 'mean' but got {scale!r}.")
-    if around is not None and num_classes is None and not isinstance(feats, ClassMoments):
+    given = isinstance(feats, ClassMoments)
+    if around is None and backend == "auto" and not given:
+        found = _traces(feats, labels, num_classes)
+        if found is not None:
+            return as_tensor(variability.rescaled_variability(found.within, _norm(found, scale)))
+    if around is not None and num_classes is None and not given:
         num_classes = getattr(around, "num_classes", None)
     moments = as_moments(feats, labels, num_classes, backend)
-    norm = moments.norm_max if scale == "max" else moments.norm_mean
-    trace = moments.within_trace
+    if given:  # two sums take less time than all traces
+        trace, norm = moments.within_trace, _norm(moments, scale)
+    else:
+        found = traces(moments, backend)
+        trace, norm = as_tensor(found.within), as_tensor(_norm(found, scale))
     if around is not None:
         trace = variability.within_trace_around(moments, around.detach())
     return variability.rescaled_variability(trace, norm)
+
+
+def _traces(feats: Features, labels: Labels | None, num_classes: int | None) -> Traces | None:
+    """The traces in one call; None where the arguments take a closer look."""
+    if type(labels) is LabelPlan:
+        num_classes, labels = labels.classes(num_classes), labels.labels
+    if num_classes is None or (type(num_classes) is int and num_classes > 0):
+        return traces_of(feats, labels, num_classes)
+    return None
+
+
+def _norm(found: Traces | ClassMoments, scale: str) -> Tensor:
+    return found.norm_max if scale == "max" else found.norm_mean
 
 
 def _one(
@@ -169,18 +193,17 @@ def _one(
     if metric is None:
         known = [id_.split(".")[1] for id_ in CATALOGUE if id_.startswith(f"{family}.")]
         raise ValueError(f"Expected argument `variant` to be one of {known} but got {variant!r}.")
-    with torch.no_grad():
-        inputs = as_inputs(
-            feats,
-            labels,
-            weight=weight,
-            bias=bias,
-            ood_feats=ood_feats,
-            num_classes=num_classes,
-            backend=backend,
-        )
-        _check_given(metric_id, inputs)
-        return evaluate({metric_id: metric}, inputs)[metric_id]
+    inputs = as_inputs(
+        feats,
+        labels,
+        weight=weight,
+        bias=bias,
+        ood_feats=ood_feats,
+        num_classes=num_classes,
+        backend=backend,
+    )
+    _check_given(metric_id, inputs)
+    return evaluate({metric_id: metric}, inputs)[metric_id]
 
 
 def nc1(
@@ -226,7 +249,6 @@ def nc1(
     return _one("nc1", variant, feats, labels, num_classes=num_classes, backend=backend)
 
 
-@torch.no_grad()
 def cdnv(
     feats: Features,
     labels: Labels | None = None,

@@ -22,16 +22,19 @@ from ncfast.ops.few_classes import FewClasses, OfClassifier, few_classes
 from ncfast.ops.margins import Classes, Margins, cantelli_sums, margins
 from ncfast.ops.pairs import PairStatistics, Statistic, pair_statistics
 from ncfast.ops.projection import PROJECTION
+from ncfast.ops.scalars import as_tensor
 from ncfast.ops.scatter import SCATTER
 from ncfast.ops.spectra import (
     Axes,
     AxisSums,
     condition,
+    entropy_rank,
     negligible,
     nonzero_singular,
     principal_axes,
+    stable_rank,
 )
-from ncfast.ops.summary import Gram, RowProducts, Rows, Spread, Traces
+from ncfast.ops.summary import Gram, Ranks, RowProducts, Rows, Spread, Traces
 
 T = TypeVar("T")
 
@@ -115,20 +118,22 @@ class MetricInputs:
         """Sums over the classes: N, P, Tr(Sigma_W), the mean norm; NaN where undefined."""
         return summary.traces(self.moments) if self._few is None else self._few.group("traces")
 
-    @property
+    # Tensors, because metrics broadcast them over classes and axes.
+
+    @cached_property
     def number(self) -> Tensor:
         """P, the number of present classes, (...) float64."""
-        return self.traces.number
+        return as_tensor(self.traces.number)
 
-    @property
+    @cached_property
     def total(self) -> Tensor:
         """N, (...) float64: int / int would be float32."""
-        return self.traces.total
+        return as_tensor(self.traces.total)
 
-    @property
+    @cached_property
     def nan_if_invalid(self) -> Tensor:
         """Zero, or NaN when the features or labels are unusable, or there are none."""
-        return self.traces.nan_if_invalid
+        return as_tensor(self.traces.nan_if_invalid)
 
     @cached_property
     def shares(self) -> Tensor:
@@ -256,11 +261,12 @@ class MetricInputs:
         return condition(self.centred, self.present, self.moments.norm_mean, centred=True)
 
     @cached_property
-    def singular_values(self) -> Tensor:
-        """Singular values of the centred means, largest first, (..., min(K, D))."""
+    def ranks_of_means(self) -> Ranks:
+        """Effective and stable rank of the centred means."""
         if self._few is not None and self._few.spectral:
-            return self._few.singular_values()
-        return self.axes.values
+            return self._few.group("rank", "centred_spectrum")
+        values = self.axes.values
+        return Ranks(entropy_rank(values), stable_rank(values))
 
     @property
     def classifier(self) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.present import SEE_ABSENT, of_present
 from ncfast.moments import ClassMoments
+from ncfast.ops.scalars import as_tensor, as_tensors
 
 Tier = Literal["lite", "standard", "full"]
 TIERS: tuple[Tier, ...] = ("lite", "standard", "full")
@@ -21,7 +22,8 @@ class Metric:
     """One entry of the catalogue; call it on `ClassMoments` or `MetricInputs`.
 
     Attributes:
-        function: the pure function behind it.
+        function: the pure function behind it. On a CPU it may get a `Scalar` for a 0-d tensor, and
+            return one; a call of the metric returns a tensor.
         formula: its definition, in the notation of docs/metrics.md.
         source: where it comes from.
         range: the values it takes.
@@ -56,7 +58,7 @@ class Metric:
     def __call__(self, source: ClassMoments | MetricInputs) -> Tensor:
         """The value, float64, with the leading axes of the moments: () for one state."""
         inputs = source if isinstance(source, MetricInputs) else MetricInputs(source.detach())
-        return self.function(inputs)
+        return as_tensor(self.function(inputs))
 
     @property
     def stalls(self) -> bool:
@@ -99,4 +101,5 @@ def evaluate(metrics: Mapping[str, Metric], inputs: MetricInputs) -> dict[str, T
 
 def _evaluate(metrics: Mapping[str, Metric], inputs: MetricInputs) -> dict[str, Tensor]:
     inputs.planned = _NOTHING.union(*[metric.uses for metric in metrics.values()])
-    return {name: metric.function(inputs) for name, metric in metrics.items()}
+    found = as_tensors([metric.function(inputs) for metric in metrics.values()])
+    return dict(zip(metrics, found, strict=True))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.metric import Metric
-from ncfast.ops.spectra import eigen, eigenvalues, significant
+from ncfast.ops.spectra import eigen, eigenvalues, entropy_rank, significant
 from ncfast.ops.summary import norm_of
 
 _FLOOR = 1e-7  # what RankMe and LiDAR add to every share
@@ -35,13 +35,6 @@ def _moment_spectrum(inputs: MetricInputs) -> Tensor:
 def total_axes(inputs: MetricInputs) -> tuple[Tensor, Tensor]:
     """Variances (D,), largest first, and principal components in rows (D, D) of the features."""
     return eigen(total_covariance(inputs))
-
-
-def entropy_rank(singular: Tensor) -> Tensor:
-    """Exponential entropy of the normalised singular values (..., R)."""
-    share = singular / singular.sum(-1, keepdim=True)
-    logarithm = torch.where(share > 0, share, 1.0).log()  # that of zero has no gradient
-    return (-share * logarithm).sum(-1).exp()
 
 
 def _effective(inputs: MetricInputs) -> Tensor:
@@ -97,7 +90,7 @@ def _alpha_error(inputs: MetricInputs) -> Tensor:
 
 
 def _effective_means(inputs: MetricInputs) -> Tensor:
-    return entropy_rank(inputs.singular_values)
+    return inputs.ranks_of_means.effective
 
 
 def _participation(inputs: MetricInputs) -> Tensor:
@@ -115,8 +108,7 @@ def _stable(inputs: MetricInputs) -> Tensor:
 
 
 def _stable_means(inputs: MetricInputs) -> Tensor:
-    values = inputs.singular_values
-    return (values / values.narrow(-1, 0, 1)).square().sum(-1)
+    return inputs.ranks_of_means.stable
 
 
 _ALPHA = "Agrawal et al. 2022 (alpha-ReQ), arXiv 2202.05808"

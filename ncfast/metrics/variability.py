@@ -8,6 +8,7 @@ from torch import Tensor
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.metric import Metric
 from ncfast.moments import ClassMoments, check_mergeable
+from ncfast.ops.scalars import as_tensor
 
 
 def rescaled_variability(within_trace: Tensor, norm: Tensor) -> Tensor:
@@ -16,7 +17,7 @@ def rescaled_variability(within_trace: Tensor, norm: Tensor) -> Tensor:
 
 
 def _by_largest_norm(inputs: MetricInputs) -> Tensor:
-    return rescaled_variability(inputs.traces.within, inputs.moments.norm_max)
+    return rescaled_variability(inputs.traces.within, inputs.traces.norm_max)
 
 
 def _by_mean_norm(inputs: MetricInputs) -> Tensor:
@@ -41,7 +42,7 @@ def quotient(inputs: MetricInputs) -> Tensor:
 
 def quotient_by_class(inputs: MetricInputs) -> Tensor:
     """V_c / Tr(Sigma_B), Sigma_B unweighted, (..., K); NaN for absent classes."""
-    share = inputs.moments.class_variances / inputs.between_trace.unsqueeze(-1)
+    share = inputs.moments.class_variances / as_tensor(inputs.between_trace).unsqueeze(-1)
     undefined = inputs.nan_if_invalid.unsqueeze(-1)
     return torch.where(inputs.present, share, torch.nan) + undefined
 

@@ -7,15 +7,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ncfast.ops import _raw
+from ncfast.ops import _raw, summary
 from ncfast.ops._raw import plain
 from ncfast.ops.pairs import QUANTITIES, Statistic
+from ncfast.ops.scalars import Scalar
 from ncfast.ops.spectra import Axes, AxisSums
 from ncfast.ops.summary import (
     Between,
     Condition,
     Gram,
     Moments,
+    Ranks,
     RowProducts,
     Rows,
     Sizes,
@@ -46,7 +48,6 @@ class FewClasses:
         self.spectral = classes <= _MOST_SPECTRAL
         self.wide = classes <= dim
         self._shape = classes, dim
-        self._rank = min(classes, dim)
         if not (_dense(counts, 1) and _dense(means, 2) and _dense(within, 1)):
             counts, means, within = counts.contiguous(), means.contiguous(), within.contiguous()
         parts = (counts, means, within, norm_sum, norm_max)
@@ -66,8 +67,8 @@ class FewClasses:
         self._parts = planned & _PART_NAMES
         if not planned.isdisjoint(_PAIRS):
             self._parts |= {"products", "pairs"}
-        self._out: Tensor | None = None
-        self._groups: dict[str, Group] = {}
+        self._columns: Tensor | list[float] | None = None
+        self._groups: dict[str, Any] = {}
 
     def group(self, name: str, part: str = "") -> Any:
         """One group of `_SUMMARY`.
@@ -76,29 +77,22 @@ class FewClasses:
             name: of the group.
             part: the member of `_PARTS` that the group belongs to; "" is always computed.
         """
-        out = self._out
-        if out is None or (part and part not in self._parts):
-            out = self._summarise(part)
+        if self._columns is None or (part and part not in self._parts):
+            self._summarise(part)
         found = self._groups.get(name)
         if found is None:
-            found = self._groups[name] = Group(out, _SUMMARY.places[name])
+            assert self._columns is not None
+            found = self._groups[name] = _SUMMARY.group(name, self._columns)
         return found
 
-    def _summarise(self, part: str) -> Tensor:
+    def _summarise(self, part: str) -> None:
         if part:
             self._parts |= {part, "products"} if part == "pairs" else {part}
         parts = self._parts
-        self._out = out = _raw.FLOAT64.new_empty((*self._batch, _SUMMARY.size + self._rank))
+        out = _raw.FLOAT64.new_empty((*self._batch, _SUMMARY.size))
         self._groups = {}
         self._states.summarise(*[each in parts for each in _PARTS], out.data_ptr())
-        return out
-
-    def singular_values(self) -> Tensor:
-        """Singular values of the centred means, largest first, (..., R)."""
-        out = self._out
-        if out is None or "centred_spectrum" not in self._parts:
-            out = self._summarise("centred_spectrum")
-        return out.narrow(-1, _SUMMARY.size, self._rank)
+        self._columns = out if self._batch else out.tolist()
 
     def axes(self) -> Axes:
         """Singular values and right singular vectors of the centred means; at most D classes."""
@@ -125,7 +119,8 @@ class FewClasses:
             out.data_ptr(),
             torch.get_num_threads(),
         )
-        return AxisSums(*out.unbind())
+        numbers: Any = map(Scalar, out.tolist())
+        return AxisSums(*numbers)
 
     def classifier(self, weight: Tensor, bias: Tensor | None, *, products: bool) -> OfClassifier:
         """What metrics read of a classifier.
@@ -148,11 +143,13 @@ class FewClasses:
             products,
             out.data_ptr(),
         )
-        groups: dict[str, Any] = {name: Group(out, at) for name, at in _CLASSIFIER.places.items()}
-        rows = Rows._make(groups[name] for name in Rows._fields)
-        gram = (groups[name] for name in RowProducts._fields)
-        found = RowProducts._make(gram) if products else None
-        return OfClassifier(rows, found, groups["logits"])
+        columns: Tensor | list[float] = out if self._batch else out.tolist()
+        group = _CLASSIFIER.group
+        rows = Rows(*[group(name, columns) for name in Rows._fields])
+        found = None
+        if products:
+            found = RowProducts(*[group(name, columns) for name in RowProducts._fields])
+        return OfClassifier(rows, found, group("logits", columns))
 
 
 class Logits(NamedTuple):
@@ -169,11 +166,11 @@ class OfClassifier(NamedTuple):
     logits: Logits
 
 
-class Group:
+class _Columns:
     """A NamedTuple of columns of the extension's output, each of which is cut when first read.
 
     Args:
-        out: (..., fields).
+        out: (states, fields).
         places: where each field of the NamedTuple is.
     """
 
@@ -207,10 +204,26 @@ class _Fields:
     def __init__(self, kinds: dict[str, Any]) -> None:
         self.names = [f"{name}.{field}" for name, kind in kinds.items() for field in kind._fields]
         self.size = len(self.names)
-        self.places = {
+        self._kinds = kinds
+        self._places = {
             name: {field: self.names.index(f"{name}.{field}") for field in kind._fields}
             for name, kind in kinds.items()
         }
+        self._slices = {
+            name: slice(min(places.values()), max(places.values()) + 1)
+            for name, places in self._places.items()
+        }
+
+    def group(self, name: str, columns: Tensor | list[float]) -> Any:
+        """The fields of one group: a `Scalar` each of one state, else a tensor each.
+
+        Args:
+            name: of the group.
+            columns: (states, fields), or a list of the fields of one state.
+        """
+        if isinstance(columns, list):
+            return self._kinds[name](*[Scalar(value) for value in columns[self._slices[name]]])
+        return _Columns(columns, self._places[name])
 
 
 _ROWS: dict[str, Any] = {"size": Sizes, "norm": Spread, "dot": Spread, "cosine": Spread}
@@ -219,6 +232,7 @@ _SUMMARY = _Fields(
     {
         "traces": Traces,
         "condition": Condition,
+        "rank": Ranks,
         "between": Between,
         "norm": Spread,
         "gram": Gram,
@@ -239,6 +253,38 @@ def _check() -> None:
 
 
 _check()
+
+
+def traces_of(feats: object, labels: object, num_classes: int | None) -> Traces | None:
+    """`summary.traces` of the class moments of plain CPU tensors, in one call of the extension.
+
+    The fields are `Scalar`.
+
+    Args:
+        feats: (N, D) features.
+        labels: (N,) their classes.
+        num_classes: K, at least 1; None takes the largest label plus one.
+
+    Returns:
+        None where the checks of `class_moments` must look, at anything but plain tensors that fit
+        and labels in range, and with many classes.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    reader = _raw.tensor_reader(_raw.extension)
+    if reader is None:
+        return None
+    columns = reader.traces(feats, labels, num_classes or 0, _MOST_CLASSES)
+    if columns is None:
+        return None
+    found: Traces = _SUMMARY.group("traces", columns)
+    return found
+
+
+def traces(moments: Moments, backend: str) -> Traces:
+    """`summary.traces` of these moments, with `Scalar` fields if the extension computes them."""
+    few = few_classes(moments, frozenset(), backend)
+    return summary.traces(moments) if few is None else few.group("traces")
 
 
 def few_classes(moments: Moments, planned: frozenset[str], backend: str) -> FewClasses | None:

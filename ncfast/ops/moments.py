@@ -204,6 +204,33 @@ def cpu(feats: Tensor, labels: Tensor, num_classes: int) -> RawMoments:
     return RawMoments(counts, means, within, norm_sum, norm_max)
 
 
+def plain(feats: object, labels: object, num_classes: int | None) -> RawMoments | None:
+    """The moments of plain CPU tensors, in one call of the extension, which checks them.
+
+    Args:
+        feats: (N, D) features.
+        labels: (N,) their classes.
+        num_classes: K; None takes the largest label plus one.
+
+    Returns:
+        None where the checks of `class_moments` must look: at anything but plain tensors that fit,
+        and at labels out of range.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    reader = _raw.tensor_reader(_raw.extension)
+    if reader is None:
+        return None
+    if num_classes is None:
+        num_classes = 0
+    elif type(num_classes) is not int or num_classes < 1:
+        return None
+    found = reader.class_moments(
+        feats, labels, num_classes, _raw.INT64.new_empty, _raw.FLOAT64.new_empty
+    )
+    return None if found is None else RawMoments(*found)
+
+
 def if_proven(
     feats: Tensor, labels: Tensor, num_classes: int, *, plan: LabelPlan | None = None
 ) -> RawMoments:

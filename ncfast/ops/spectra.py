@@ -110,6 +110,18 @@ def nonzero_singular(values: Tensor, size: int, norm_mean: Tensor) -> Tensor:
     return torch.where(values <= rank_cutoff(size, values.dtype) * scale, 0.0, values)
 
 
+def entropy_rank(singular: Tensor) -> Tensor:
+    """Exponential entropy of the normalised singular values (..., R)."""
+    share = singular / singular.sum(-1, keepdim=True)
+    logarithm = torch.where(share > 0, share, 1.0).log()  # that of zero has no gradient
+    return (-share * logarithm).sum(-1).exp()
+
+
+def stable_rank(singular: Tensor) -> Tensor:
+    """Sum of the squares of singular values (..., R), largest first, over the largest square."""
+    return (singular / singular.narrow(-1, 0, 1)).square().sum(-1)
+
+
 def condition(
     matrix: Tensor, present: Tensor, norm_mean: Tensor, *, centred: bool = False
 ) -> Tensor:

@@ -33,6 +33,7 @@ class Traces(NamedTuple):
     bessel: Tensor  # P / (P - 1), NaN with fewer than two present classes
     within: Tensor  # Tr(Sigma_W), population normalisation
     norm_mean: Tensor  # mean norm of the rows
+    norm_max: Tensor  # their largest norm
     nan_if_invalid: Tensor  # NaN when the features or labels are unusable, or absent; else zero
 
 
@@ -56,6 +57,13 @@ class Condition(NamedTuple):
 
     raw: Tensor
     centred: Tensor  # without the singular value that centring makes zero
+
+
+class Ranks(NamedTuple):
+    """Of the singular values of the centred means, (...) each; NaN if all are zero."""
+
+    effective: Tensor  # exponential entropy of their shares
+    stable: Tensor  # sum of their squares over the largest one
 
 
 class Between(NamedTuple):
@@ -104,6 +112,7 @@ def traces(moments: Moments) -> Traces:
         torch.where(number > 1, number / (number - 1), torch.nan),
         within / total,
         moments.norm_sum / total,
+        moments.norm_max,
         0 * (moments.norm_sum + within) / total,
     )
 

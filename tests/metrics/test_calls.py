@@ -168,3 +168,42 @@ def test_the_core_set_of_the_tracker_is_part_of_the_catalogue():
 def test_bad_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call(*classes())
+
+
+@pytest.mark.parametrize("scale", ["max", "mean"])
+@pytest.mark.parametrize(("rows", "dim", "number"), [(60, 5, 4), (3000, 130, 7), (300, 3, 4)])
+def test_rnc1_has_the_same_bits_for_every_form_of_the_arguments(scale, rows, dim, number):
+    """The one call of the extension, and the moments that it leaves out."""
+    labels = torch.arange(rows) % number
+    feats = torch.randn(rows, dim, generator=torch.Generator().manual_seed(3))
+    found = ncfast.rnc1(feats, labels, scale=scale)
+    others = {
+        "number": ncfast.rnc1(feats, labels, num_classes=number, scale=scale),
+        "narrow labels": ncfast.rnc1(feats, labels.to(torch.uint8), scale=scale),
+        "plan": ncfast.rnc1(feats, ncfast.plan(labels), scale=scale),
+        "arrays": ncfast.rnc1(feats.numpy(), labels.numpy(), scale=scale),
+        "parameter": ncfast.rnc1(torch.nn.Parameter(feats), labels, scale=scale),
+        "catalogue": ncfast.collapse_metrics(feats, labels)[f"rnc1.{scale}"],
+    }
+    for name, value in others.items():
+        assert value.dtype == torch.float64, name
+        assert torch.equal(value, found), name
+    assert not found.requires_grad
+    of_moments = ncfast.rnc1(ncfast.class_moments(feats, labels), scale=scale)
+    torch.testing.assert_close(found, of_moments, rtol=1e-15, atol=0)
+    reference = ncfast.rnc1(feats, labels, scale=scale, backend="reference")
+    torch.testing.assert_close(found, reference, rtol=1e-6, atol=0)
+
+
+def test_rnc1_refuses_labels_that_are_no_classes():
+    feats = torch.randn(4, 3)
+    for labels, number in (([0, 1, -1, 2], None), ([0, 1, 3, 2], 3), ([0, 1, 2, -1], 3)):
+        with pytest.raises(ValueError, match="to lie in 0"):
+            ncfast.rnc1(feats, torch.tensor(labels), num_classes=number)
+    for number in (0, -1):
+        with pytest.raises(ValueError, match="at least 1"):
+            ncfast.rnc1(feats, torch.tensor([0, 1, 2, 0]), num_classes=number)
+    with pytest.raises(TypeError, match="num_classes"):
+        ncfast.rnc1(feats, torch.tensor([0, 0, 0, 0]), num_classes=True)
+    feats[2] = torch.nan
+    assert ncfast.rnc1(feats, torch.tensor([0, 1, 1, 0])).isnan()

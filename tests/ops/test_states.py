@@ -77,7 +77,7 @@ def test_one_pass_over_the_states_gives_what_a_metric_plans(id_, monkeypatch):
     moments = of_means(torch.randn(3, 4).double())
     planned = values(moments, [id_])
     assert len(passes) == 1
-    unplanned = OF_MOMENTS[id_].function(MetricInputs(moments))
+    unplanned = OF_MOMENTS[id_](MetricInputs(moments))
     assert torch.equal(planned[0], unplanned)
 
 
