@@ -55,7 +55,15 @@ def _npy(path: Path, key: str | None, names: Sequence[str]) -> Stored:
     if key is not None:
         raise FileError(f"{path}: expected no key for a .npy file, which holds one array.")
     with path.open("rb") as file:
-        refuse_objects(path, _npy_header(file)[2])
+        shape, _, dtype = _npy_header(file)
+        refuse_objects(path, dtype)
+        declared = file.tell() + dtype.itemsize * math.prod(shape)
+    found = path.stat().st_size
+    if found > declared:  # NumPy reads the first array of several, and says nothing
+        raise FileError(
+            f"{path}: expected {declared} bytes for one array of shape {shape} but the file holds "
+            f"{found}. Save each array in a file of its own; a list of files is read in order."
+        )
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     return _mapped(path, array)
 
@@ -104,9 +112,13 @@ def _npz(path: Path, key: str | None, names: Sequence[str]) -> Stored:
 
 def _npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    return np.lib.format.read_array_header_2_0(file)
+    read = np.lib.format.read_array_header_1_0
+    shape, fortran, dtype = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(
+        file
+    )
+    if any(size < 0 for size in shape):
+        raise ValueError(f"the header says that the array has the shape {shape}")
+    return shape, fortran, dtype
 
 
 def _exactly(path: Path, file: Any, size: int) -> bytes:
@@ -125,6 +137,8 @@ def _pt(path: Path, key: str | None, names: Sequence[str]) -> Stored:
         raise FileError(f"{path}: expected a dict of tensors for the key {key!r}.")
     if not isinstance(found, Tensor) or found.layout != torch.strided or found.is_quantized:
         raise FileError(f"{path}: expected a dense tensor, or a dict of them.")
+    if found.is_meta:
+        raise FileError(f"{path}: expected a tensor with values but got one on the device meta.")
     tensor = found.detach()
 
     def blocks(start: int, stop: int, rows: int) -> Iterator[Tensor]:

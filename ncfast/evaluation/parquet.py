@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ncfast._optional import need
-from ncfast.evaluation.stored import FileError, Stored, pick, refuse_objects, torch_dtype
+from ncfast.evaluation.stored import FileError, Stored, pick, torch_dtype
 
 
 def open_parquet(path: Path, key: str | None, names: Sequence[str]) -> Stored:
@@ -56,6 +56,14 @@ def _columns(path: Path, schema: Any, key: str | None, names: Sequence[str]) -> 
             numbered.setdefault(found[1], []).append(name)
     if key is None and len(numbered) == 1 and not {*names} & {*types}:
         (prefix,) = numbered
+        others = [
+            n for n in types if n not in floats and re.fullmatch(re.escape(prefix) + r"\d+", n)
+        ]
+        if others:  # left out, it would be missing from every metric
+            raise FileError(
+                f"{path}: expected floats in column {others[0]!r}, as in {numbered[prefix][0]!r}, "
+                f"but got {types[others[0]]}. Convert it, or rename it if it holds labels."
+            )
         return sorted(numbered[prefix], key=lambda name: int(name.removeprefix(prefix)))
     return [pick(path, list(types), key, names)]
 
@@ -100,6 +108,10 @@ def _of_column(path: Path, name: str, column: Any) -> Tensor:
         if column.null_count:
             raise FileError(f"{path}: lists of column {name!r} have empty entries.")
     found = column.to_numpy(zero_copy_only=False)
-    refuse_objects(path, found.dtype)
+    if found.dtype.hasobject:
+        raise FileError(
+            f"{path}: expected numbers, or lists of numbers, in column {name!r} but got "
+            f"{column.type}. Convert the column before it is saved."
+        )
     torch_dtype(path, found.dtype)
     return torch.from_numpy(np.array(found)).reshape(shape)

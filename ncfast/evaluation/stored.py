@@ -41,8 +41,12 @@ def pick(path: Path, keys: list[str], key: str | None, names: Sequence[str]) -> 
     wanted = [key] if key is not None else [*names, *(keys if len(keys) == 1 else [])]
     found = next((name for name in wanted if name in keys), None)
     if found is None:
+        if not keys:
+            raise FileError(f"{path}: holds no array. Save one, or a dict of them without folders.")
         asked = "" if key is None else f" but not {key!r}"
-        raise FileError(f"{path}: holds {keys}{asked}. Name one of them: {path}:NAME.")
+        more = f" and {len(keys) - 20} more" if len(keys) > 20 else ""
+        shown = f"{[name[:60] for name in keys[:20]]}{more}"
+        raise FileError(f"{path}: holds {shown}{asked}. Name one of them: {path}:NAME.")
     return found
 
 

@@ -173,12 +173,24 @@ def bad_files(folder):
     np.save(folder / "empty.npy", FEATS[:0])
     np.save(folder / "words.npy", np.array(["a", "b"]))
     pq.write_table(pa.table({"x": ["a", "b"]}), folder / "words.parquet")
+    with (folder / "appended.npy").open("wb") as file:
+        np.save(file, FEATS)
+        np.save(file, FEATS)
+    np.savez(folder / "many.npz", **{f"array{i}": FEATS[:0] for i in range(2000)})
+    np.savez(folder / "none.npz")
+    torch.save({"model": {"feats": torch.eye(3)}}, folder / "nested.pt")
+    torch.save(torch.empty(9, 3, device="meta"), folder / "meta.pt")
+    columns = {"f0": FEATS[:, 0], "f1": LABELS, "f2": FEATS[:, 2]}
+    pq.write_table(pa.table(columns), folder / "gap.parquet")
     (folder / "wide").mkdir()
     np.save(folder / "wide/a.npy", FEATS)
     np.save(folder / "wide/b.npy", FEATS[:, :4])
     (folder / "nothing").mkdir()
     with zipfile.ZipFile(folder / "cut.npz", "w") as archive:
         archive.writestr("feats.npy", cut.read_bytes())
+    content = (folder / "integers.npy").read_bytes().replace(b"(1000,), }   ", b"(-4, -250)}  ")
+    with zipfile.ZipFile(folder / "negative.npz", "w") as archive:
+        archive.writestr("feats.npy", content)
     return {
         "objects.npy": "holds Python objects",
         "objects.npz": "holds Python objects",
@@ -194,7 +206,14 @@ def bad_files(folder):
         "integers.npy": r"expected features in float16.*torch.int64 of shape \(1000,\)",
         "empty.npy": r"expected features of shape \(N, D\).*\(0, 6\)",
         "words.npy": "expected numbers",
-        "words.parquet": "Python objects|expected numbers",
+        "words.parquet": "expected numbers.* in column 'x' but got string",
+        "gap.parquet": "expected floats in column 'f1', as in 'f0', but got int64",
+        "appended.npy": "expected 24128 bytes for one array of shape .*the file holds 48256",
+        "many.npz": "'array19'] and 1980 more. Name one of them",
+        "none.npz": "holds no array",
+        "nested.pt": "holds no array",
+        "meta.pt": "device meta",
+        "negative.npz": r"cannot be read as .npz: .* shape \(-4, -250\)",
         "wide": r"b.npy: expected rows of shape \(6,\).*a.npy, but got \(4,\)",
         "nothing": "the folder holds none of",
         "absent.npy": "no such file",
