@@ -25,7 +25,8 @@ class Readouts:
 
     Attributes:
         centre: (R, D) mean of the training features, float64.
-        nearest: (R, D, K) weights and (R, K) biases whose largest score is the nearest class mean.
+        nearest: (R, D, K) weights and (R, K) biases whose largest score is the nearest class mean,
+            float64.
         ridge: the same of the ridge regression on one-hot labels.
         left_out: (R,) accuracy of the ridge on training samples, each left out in its turn.
     """
@@ -44,13 +45,14 @@ class Readouts:
             features: (R, N, D).
             labels: (N,) int64.
         """
-        x = features.to(torch.float64) - self.centre.unsqueeze(1)
+        # the rest is in the dtype of the features: centred, they lose little by its rounding
+        x = features - self.centre.to(features.dtype).unsqueeze(1)
         found = [_correct(x, labels, *head) for head in (self.nearest, self.ridge)]
         return torch.stack(found)
 
 
 def _correct(x: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    scores = torch.baddbmm(bias.unsqueeze(1), x, weight)
+    scores = torch.baddbmm(bias.unsqueeze(1).to(x.dtype), x, weight.to(x.dtype))
     right = (scores.argmax(2) == labels).sum(1).to(torch.float64)
     return right.where(~scores.isnan().flatten(1).any(1), torch.nan)
 
@@ -102,11 +104,12 @@ def _ridge(x: Tensor, hot: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Tensor
     cross = rotated.transpose(1, 2) @ target
     scale = values.mean(1, keepdim=True)
     scale = torch.where(scale > 0, scale, 1.0)
+    squared = rotated.square()
     errors, accuracies, weights = [], [], []
     for ridge in RIDGES:
         shrink = 1 / (values + ridge * scale)
         weight = shrink.unsqueeze(2) * cross
-        lever = (rotated.square() @ shrink.unsqueeze(2)).squeeze(2) + 1 / len(labels)
+        lever = (squared @ shrink.unsqueeze(2)).squeeze(2) + 1 / len(labels)
         missed = (target - rotated @ weight) / (1 - lever).clamp(min=1e-12).unsqueeze(2)
         errors.append(missed.square().sum((1, 2)))
         accuracies.append(((hot - missed).argmax(2) == labels).to(torch.float64).mean(1))
