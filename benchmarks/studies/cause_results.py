@@ -278,16 +278,24 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
         right.axvline(1, color="0.6", lw=0.8)
         others = [n for n in names if n != "none"]
         for row, name in enumerate(reversed(others)):
-            logs = found["arms"][name]["log ratios"]
-            finite = [math.exp(x) for x in logs if math.isfinite(x)]
+            one = found["arms"][name]
+            finite = [math.exp(x) for x in one["log ratios"] if math.isfinite(x)]
             right.plot(finite, [row] * len(finite), "|", color=colours[name], ms=9)
-            mean, low, high = found["arms"][name]["log ratio"]
-            if math.isfinite(mean):
+            mean, low, high = one["log ratio"]
+            if not math.isfinite(mean):
+                right.text(1, row, "  at once", va="center", fontsize=8)
+            elif not all(one["reached"]):
+                right.text(max(finite), row, "  not reached", va="center", fontsize=8)
+            else:
                 right.plot(np.exp([low, high]), [row, row], color=colours[name], lw=2)
                 right.plot(math.exp(mean), row, "o", color=colours[name], ms=5)
         labels = [f"{n}: {found['arms'][n]['verdict']}" for n in reversed(others)]
         right.set_yticks(range(len(others)), labels, fontsize=8)
-        right.set(xlabel="step of test loss 1, over that of none", ylim=(-0.7, len(others) - 0.3))
+        right.set(
+            xlabel="step of test loss 1, over that of none (95 % interval; a line for each seed)",
+            ylim=(-0.7, len(others) - 0.3),
+            title="grey: within 5 %",
+        )
     figure.savefig(path, dpi=110)
 
 
