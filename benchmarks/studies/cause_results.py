@@ -21,7 +21,6 @@ from ncfast.experiments.effects import (
     Arm,
     Effect,
     Push,
-    accuracy_step,
     decay_sum,
     drives,
     effect,
@@ -132,7 +131,8 @@ def judge(arm: Arm, control: Arm, dataset: str) -> dict[str, Any]:
         "verdict": found.verdict,
         "fitted": [pair.fitted for pair in found.pairs],
         "moved": [pair.moved for pair in found.pairs],
-        "accuracy 90 % at": [accuracy_step(arm.logs[s]).step for s in seeds],
+        "accuracy 90 % at": [pair.arm.step for pair in accuracy.pairs],
+        "accuracy reached": [pair.arm.reached for pair in accuracy.pairs],
         "accuracy log ratio": interval([pair.log_ratio() for pair in accuracy.pairs]),
         "accuracy verdict": accuracy.verdict,
         "last accuracy over none": interval(gains),
@@ -236,14 +236,19 @@ def table(found: dict[str, Any]) -> str:
         if not any(one["reached"]):
             at_steps = "never"
         ratio = band(one["log ratio"]) if name != "none" else "1"
+        if not reached:
+            ratio = f"at least {math.exp(min(one['log ratios'])):.2f}"
         gap = band(one["law"]["log ratio"]) if "log ratio" in one["law"] else "never"
         rises = one["accuracy 90 % at"]
+        risen = f"{min(rises):,.0f} to {max(rises):,.0f}"
+        if not all(one["accuracy reached"]):
+            risen = "not in every run" if any(one["accuracy reached"]) else "never"
         mean, low, high = one["last accuracy over none"]
         gain = f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" if name != "none" else ""
         rows.append(
             f"| {name} | {told} | {min(one['fitted']):.2f} | {at_steps} | {ratio} | "
             f"{one['verdict'] if name != 'none' else ''} | {gap} | "
-            f"{min(rises):,.0f} to {max(rises):,.0f} | {gain} |"
+            f"{risen} | {gain} |"
         )
     return "\n".join(rows)
 
@@ -263,7 +268,7 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     )
     for (left, right), found in zip(axes, results, strict=True):
         names = list(found["arms"])
-        colours = dict(zip(names, plt.colormaps["tab20"].colors, strict=False))
+        colours = dict(zip(cause.ARMS, plt.colormaps["tab20"].colors, strict=False))
         for name in names:
             line = found["curves"][name]
             left.plot(line["steps"], line["loss"], label=name, color=colours[name], lw=1.2)
@@ -273,29 +278,33 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
         left.plot(steps, start["loss"][0] * np.exp(-rate * (steps - steps[0])), "k:", label="law")
         left.axhline(1, color="0.6", lw=0.8)
         left.set(yscale="log", xlabel="step", ylabel="test loss", title=found["dataset"])
-        left.legend(fontsize=7, ncol=2)
+        left.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
         right.axvspan(0.95, 1.05, color="0.9")
         right.axvline(1, color="0.6", lw=0.8)
         others = [n for n in names if n != "none"]
         for row, name in enumerate(reversed(others)):
             one = found["arms"][name]
             finite = [math.exp(x) for x in one["log ratios"] if math.isfinite(x)]
-            right.plot(finite, [row] * len(finite), "|", color=colours[name], ms=9)
+            if all(one["reached"]):
+                right.plot(finite, [row] * len(finite), "|", color=colours[name], ms=9)
             mean, low, high = one["log ratio"]
             if not math.isfinite(mean):
                 right.text(1, row, "  at once", va="center", fontsize=8)
             elif not all(one["reached"]):
-                right.text(max(finite), row, "  not reached", va="center", fontsize=8)
+                right.text(1.23, row, "not reached", va="center", ha="right", fontsize=8)
             else:
                 right.plot(np.exp([low, high]), [row, row], color=colours[name], lw=2)
                 right.plot(math.exp(mean), row, "o", color=colours[name], ms=5)
         labels = [f"{n}: {found['arms'][n]['verdict']}" for n in reversed(others)]
         right.set_yticks(range(len(others)), labels, fontsize=8)
+        right.set_title("95 % intervals, a line for each seed; grey: within 5 %", fontsize=9)
         right.set(
-            xlabel="step of test loss 1, over that of none (95 % interval; a line for each seed)",
+            xlabel="step of test loss 1, over that of none",
             ylim=(-0.7, len(others) - 0.3),
-            title="grey: within 5 %",
+            xlim=(min(0.88, right.get_xlim()[0]), max(1.24, right.get_xlim()[1])),
         )
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncol=7, fontsize=8)
     figure.savefig(path, dpi=110)
 
 

@@ -84,6 +84,8 @@ def test_a_log_that_is_not_finite():
 
 def test_the_step_of_the_accuracy_is_interpolated():
     assert accuracy_step(log(10_500)).step == pytest.approx(0.9 * 10_500)
+    flat = [record | {"test/accuracy": 0.1 + record["step"] / 1e6} for record in log(10_500)]
+    assert accuracy_step(flat) == (16_000, False)
 
 
 @pytest.mark.parametrize(
