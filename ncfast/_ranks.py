@@ -19,6 +19,7 @@ from torch import Tensor
 HEADER = 512  # bytes: a checksum of call, shapes and size, then the call and its shapes as text
 _CALL = 256
 ROOM = 1 << 20  # largest part of a vector in a frame, in bytes
+_kept: list[dist.Work] = []  # the last collective's, see `finish`
 _rooms: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()  # in float64 values
 
 
@@ -105,8 +106,23 @@ def all_gather(own: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     gathered = own.new_empty(world * own.numel())
     # PyTorch 2.13 renamed the function and warns about the old name
     collective = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-    collective(gathered, own, group=group)
+    finish(collective(gathered, own, group=group, async_op=True), gathered)
     return gathered.view(world, -1)
+
+
+def finish(work: dist.Work | None, received: Tensor) -> None:
+    """Wait for a collective, and keep its work until the next one if ``received`` is small.
+
+    A thread of gloo drops the work a moment after the wait has ended. If it is the last to do so,
+    it also drops the tensors, for which it takes Python's lock. If Python has begun to end by then,
+    the process aborts ("terminate called without an active exception"). A work that is kept here
+    is dropped by the main thread. A large one is not kept, as it holds its tensors in memory.
+    """
+    if work is None:  # this process is not in the group
+        return
+    work.wait()
+    if received.device.type == "cpu":
+        _kept[:] = [work] if received.nbytes <= 8 * ROOM else []
 
 
 def as_group(group: Any) -> tuple[bool, dist.ProcessGroup | None]:

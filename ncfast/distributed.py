@@ -125,7 +125,7 @@ def _exchange(
     shares = [Layout(-(-part.num_classes // world), part.dim) for part in moments]
     sent = torch.cat([pack(_shares(part, world)) for part in moments], dim=1)
     received = torch.empty_like(sent)
-    dist.all_to_all_single(received, sent, group=group)
+    _ranks.finish(dist.all_to_all_single(received, sent, group=group, async_op=True), received)
     mine = _merged(received, shares)
     own = torch.cat([pack(part)[:-_NORMS] for part in mine])
     columns = _ranks.all_gather(own, group).split([share.size - _NORMS for share in shares], dim=1)

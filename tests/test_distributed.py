@@ -1,13 +1,15 @@
 """Tests `all_reduce` over gloo processes: unequal shards, absent classes, idle and dying ranks."""
 
 import os
+import subprocess
+import sys
 import time
 from datetime import timedelta
 
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import run_ranks
+from ranks import free_port, run_ranks
 from samples import classes
 
 import ncfast
@@ -144,3 +146,22 @@ def test_a_rank_that_is_lost_gives_an_error_in_time(fate, tmp_path):
     message, seconds = torch.load(tmp_path / f"{fate}-0.pt")
     assert "2 ranks could not combine their class moments: a rank died" in message
     assert seconds < 7, "the time-out is 2 seconds"
+
+
+ENDING = """
+import sys, torch, torch.distributed as dist
+import ncfast
+address, rank = f"tcp://127.0.0.1:{sys.argv[1]}", int(sys.argv[2])
+dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+sys.setswitchinterval(1000)  # gloo's thread waits for Python's lock until this process ends
+for _ in range(3):
+    ncfast.class_moments(torch.ones(4, 500), torch.arange(4)).all_reduce()
+    sum(range(3_000_000))
+"""
+
+
+def test_a_process_may_end_after_a_collective():
+    """Without `_ranks.finish` gloo's thread now and then aborts one of the processes."""
+    command, port = [sys.executable, "-c", ENDING], str(free_port())
+    ranks = [subprocess.Popen([*command, port, str(rank)]) for rank in range(2)]
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]

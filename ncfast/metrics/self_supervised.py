@@ -12,7 +12,7 @@ from ncfast._validate import check_features
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.metric import Metric
 from ncfast.metrics.rank import entropy_rank_with_floor
-from ncfast.ops.spectra import eigen, singular_values
+from ncfast.ops.spectra import eigen, significant, singular_values
 
 _RIDGE = 1e-4  # what LiDAR adds to the within-class covariance, in squared units of the features
 _TILE = 1 << 22  # number of pairs in memory at a time: 32 MB
@@ -108,6 +108,8 @@ def _rows(feats: Tensor, normalize: bool) -> Tensor:
 def lidar(inputs: MetricInputs) -> Tensor:
     """Effective rank of the means after whitening by Sigma_W; NaN with fewer than two classes."""
     values, vectors = eigen(inputs.scatter)
+    # a variance within the rounding of the largest is zero: no rounding shall outgrow the ridge
+    values = torch.where(significant(values, inputs.moments.dim), values, 0.0)
     whitened = (inputs.centred @ vectors.T) / (values + _RIDGE).sqrt()
     spread = singular_values(whitened).square()
     spread = torch.nn.functional.pad(spread, (0, inputs.moments.dim - len(spread)))

@@ -105,6 +105,29 @@ def test_lidar_of_instances_spread_evenly_is_their_number_less_one():
     assert found == pytest.approx(5, rel=1e-4)  # the floor of the shares raises it
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("scale", [1.0, 1e4, 1e5, 1e6, 1e8])
+def test_lidar_of_a_singular_covariance_is_exact_at_every_scale(scale, backend):
+    """The views vary in six of 40 dimensions, the means in all; 34 variances are rounding."""
+    turn = torch.linalg.qr(normal(40, 40))[0]
+    means, steps = normal(7, 40, seed=1), 0.1 * normal(7, 9, 40)
+    steps[..., 6:] = 0
+    steps -= steps.mean(1, keepdim=True)
+    feats = scale * (means[:, None] + steps).flatten(0, 1) @ turn
+    labels = torch.arange(7).repeat_interleave(9)
+    found = ncfast.collapse_metrics(feats, labels, metrics="ssl.lidar", backend=backend)
+    # before the rotation: a block of six variances, and the ridge alone in the other dimensions
+    whitened = scale * (means - means.mean(0))
+    within = scale**2 * torch.einsum("kvi,kvj->ij", steps, steps)[:6, :6] / 63
+    ridge = 1e-4 * torch.eye(6, dtype=torch.float64)
+    whitened[:, :6] = torch.linalg.solve(torch.linalg.cholesky(within + ridge), whitened[:, :6].T).T
+    whitened[:, 6:] /= 1e-2
+    shares = torch.linalg.svdvals(whitened).square() / whitened.square().sum()
+    shares = torch.cat([shares, torch.zeros(33)]) + 1e-7
+    expected = (-shares * shares.log()).sum().exp().item()
+    assert found["ssl.lidar"].item() == pytest.approx(expected, rel=1e-6)
+
+
 def test_alpha_of_a_power_law():
     for alpha in (0.5, 1.0, 2.0):
         variances = torch.arange(1, 21).double() ** -alpha
