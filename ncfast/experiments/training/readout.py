@@ -6,6 +6,7 @@ features or the classifier are what unseen samples lack.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,17 +60,27 @@ def _correct(x: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 @torch.no_grad()
 def readouts_of(program: ReplicaProgram, train: ImageSet) -> Readouts:
-    """The readouts from the first `MOST` training samples, model in eval mode."""
-    parts, labels, seen = [], [], 0
-    for inputs, target in train.batches(1000):
-        rows = min(len(target), MOST - seen)
-        if rows <= 0:
-            break
-        tiles = [tile.engine.evaluate(inputs[:rows])[0] for tile in program.tiles]
-        parts.append(torch.cat(tiles))
-        labels.append(target[:rows])
-        seen += rows
-    return fit_readouts(torch.cat(parts, 1), torch.cat(labels), train.num_classes)
+    """The readouts from the first `MOST` training samples, model in eval mode.
+
+    One replica is fitted at a time, so the memory does not grow with their number.
+    """
+    inputs, labels = train.batch(slice(MOST))
+    found = []
+    for tile in program.tiles:
+        parts = [tile.engine.evaluate(rows)[0] for rows in inputs.split(1000)]
+        features = torch.cat(parts, 1)
+        found += [fit_readouts(one.unsqueeze(0), labels, train.num_classes) for one in features]
+    return Readouts(
+        torch.cat([one.centre for one in found]),
+        _joined([one.nearest for one in found]),
+        _joined([one.ridge for one in found]),
+        torch.cat([one.left_out for one in found]),
+    )
+
+
+def _joined(heads: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    weights, biases = zip(*heads, strict=True)
+    return torch.cat(weights), torch.cat(biases)
 
 
 def fit_readouts(features: Tensor, labels: Tensor, num_classes: int) -> Readouts:
