@@ -48,9 +48,9 @@ PUSHES = {
     "no decay, rnc1 down": Push("train/rnc1.max", "down"),
 }
 RATIOS = (
-    *("train/rnc1.max", "train/nc1.quotient", "test/within_trace", "test/rnc1.max"),
-    *("test/nc1.quotient", "train/nc2.condition", "test/bound.generalization"),
-    "test/bound.superfluous@0.1",
+    *("train/rnc1.max", "train/rnc1.mean", "train/nc1.quotient", "train/nc2.condition"),
+    *("test/within_trace", "test/rnc1.max", "test/rnc1.mean", "test/nc1.quotient"),
+    *("test/bound.generalization", "test/bound.superfluous@0.1"),
 )
 LEVELS = (
     *("train/norm_ratio", "train/common_offset", "train/dead_units"),
@@ -83,10 +83,12 @@ def interval(values: Sequence[float]) -> list[float]:
 
 
 def branch_of(arm: Arm, dataset: str) -> int:
-    """t0, or for the arm that has its own past the latest fit."""
+    """t0; for the arm with a past of its own the first log point after the fit of all seeds."""
     if arm.settings["start_from"] is not None:
         return cause.SETTINGS[dataset].branch
-    return max(find_events(list(log)).fit or 0 for log in arm.logs.values())
+    logs = list(arm.logs.values())
+    fit = max(find_events(list(log)).fit or 0 for log in logs)
+    return min(int(r["step"]) for r in logs[0] if "test/loss" in r and r["step"] >= fit)
 
 
 def law(arm: Arm, found: Effect, branch: int) -> dict[str, Any]:
@@ -124,7 +126,7 @@ def judge(arm: Arm, control: Arm, dataset: str) -> dict[str, Any]:
     return {
         "seeds": seeds,
         "loss 1 at": [pair.arm.step for pair in found.pairs],
-        "reached": [pair.arm.reached for pair in found.pairs],
+        "loss reached": [pair.arm.reached for pair in found.pairs],
         "log ratio": interval([pair.log_ratio() for pair in found.pairs]),
         "log ratios": [pair.log_ratio() for pair in found.pairs],
         "log ratio from t0": interval([pair.log_ratio(t0) for pair in found.pairs]),
@@ -224,33 +226,36 @@ def rounded(found: Any) -> Any:
 def table(found: dict[str, Any]) -> str:
     """The effects as a table in Markdown."""
     rows = [
-        "| arm | moved to | fitted | test loss 1 at | ratio to none (95 %) | verdict | against the "
-        "rival's step | 90 % of the best at | test accuracy at the end, against none |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| arm | moved to | fitted | T | T over none (95 %) | from t0 | verdict | T over the law | "
+        "90 % of the best at | last test accuracy minus none |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, one in found["arms"].items():
         moved = [x for x in one["moved"] if x is not None]
         told = f"{min(moved):.2g} to {max(moved):.2g}" if moved else ""
-        steps, reached = one["loss 1 at"], all(one["reached"])
-        at_steps = f"{min(steps):,.0f} to {max(steps):,.0f}" if reached else "not in every run"
-        if not any(one["reached"]):
-            at_steps = "never"
-        ratio = band(one["log ratio"]) if name != "none" else "1"
-        if not reached:
-            ratio = f"at least {math.exp(min(one['log ratios'])):.2f}"
-        gap = band(one["law"]["log ratio"]) if "log ratio" in one["law"] else "never"
-        rises = one["accuracy 90 % at"]
-        risen = f"{min(rises):,.0f} to {max(rises):,.0f}"
-        if not all(one["accuracy reached"]):
-            risen = "not in every run" if any(one["accuracy reached"]) else "never"
+        steps, rises = (spread(one[f"{key} at"], one[f"{short} reached"]) for key, short in _STEPS)
+        cells = [name, told, f"{min(one['fitted']):.2f}", steps]
+        if name == "none":
+            cells += ["1", "1", ""]
+        elif not all(one["loss reached"]):
+            cells += [f"at least {math.exp(min(one['log ratios'])):.2f}", "", one["verdict"]]
+        else:
+            cells += [band(one["log ratio"]), band(one["log ratio from t0"]), one["verdict"]]
+        cells += [band(one["law"]["log ratio"]) if "log ratio" in one["law"] else "", rises]
         mean, low, high = one["last accuracy over none"]
-        gain = f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" if name != "none" else ""
-        rows.append(
-            f"| {name} | {told} | {min(one['fitted']):.2f} | {at_steps} | {ratio} | "
-            f"{one['verdict'] if name != 'none' else ''} | {gap} | "
-            f"{risen} | {gain} |"
-        )
+        cells += ["" if name == "none" else f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"]
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+_STEPS = (("loss 1", "loss"), ("accuracy 90 %", "accuracy"))
+
+
+def spread(steps: Sequence[float], reached: Sequence[bool]) -> str:
+    """The smallest and the largest step, if all runs have one."""
+    if not all(reached):
+        return "not in every run" if any(reached) else "never"
+    return f"{min(steps):,.0f} to {max(steps):,.0f}"
 
 
 def band(logs: Sequence[float]) -> str:
@@ -285,12 +290,12 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
         for row, name in enumerate(reversed(others)):
             one = found["arms"][name]
             finite = [math.exp(x) for x in one["log ratios"] if math.isfinite(x)]
-            if all(one["reached"]):
+            if all(one["loss reached"]):
                 right.plot(finite, [row] * len(finite), "|", color=colours[name], ms=9)
             mean, low, high = one["log ratio"]
             if not math.isfinite(mean):
                 right.text(1, row, "  at once", va="center", fontsize=8)
-            elif not all(one["reached"]):
+            elif not all(one["loss reached"]):
                 right.text(1.23, row, "not reached", va="center", ha="right", fontsize=8)
             else:
                 right.plot(np.exp([low, high]), [row, row], color=colours[name], lw=2)
