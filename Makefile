@@ -1,6 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+# Errors alone: the output of a compiler that fails is among them.
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
 .PHONY: setup demo test lint
 
@@ -8,10 +10,11 @@ STAMP := .venv/.installed
 setup: $(STAMP)
 
 $(STAMP): constraints.txt pyproject.toml setup.py $(wildcard csrc/* csrc/*/*)
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel pybind11
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	@echo "Setting up .venv: pinned packages, then the C++ extension; a few minutes the first time"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install -c constraints.txt setuptools wheel pybind11
+	@$(PIP) install -c constraints.txt torch
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@
 
 # A network groks the bundled digits, measured at every step; the last line names the report.

@@ -227,6 +227,10 @@ std::vector<std::string> instruction_sets() {
 
 }  // namespace
 
+// Without py::mod_gil_not_used(): a Python without the lock enables it when it imports this module.
+// All state of the library is atomic, local to a thread or protected by a mutex, but the writers of
+// the tracker need the lock: a row is filled and its step appended while no other thread of Python
+// runs (tracker/row_writer.h), and the Python code that empties the buffers relies on that.
 PYBIND11_MODULE(_C, module) {
     module.doc() = "Fused CPU kernels; called through ncfast.ops.";
     const auto no_gil = py::call_guard<py::gil_scoped_release>();

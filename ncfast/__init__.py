@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ncfast.accumulator import Accumulator
 from ncfast.metrics import (
+    RegressionMoments,
     alignment,
     balancedness,
     cdnv,
@@ -24,6 +25,8 @@ from ncfast.metrics import (
     nc4,
     nc5,
     realised_gap,
+    regression_metrics,
+    regression_moments,
     rnc1,
     spectra,
     spectral_norm_product,
@@ -68,6 +71,7 @@ __all__ = [
     "LabelPlan",
     "PermutationTest",
     "PlanePoint",
+    "RegressionMoments",
     "Tracker",
     "alignment",
     "backends",
@@ -98,6 +102,8 @@ __all__ = [
     "permutation_test",
     "plan",
     "realised_gap",
+    "regression_metrics",
+    "regression_moments",
     "rnc1",
     "spectra",
     "spectral_norm_product",

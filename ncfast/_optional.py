@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 Show = Callable[[Iterable[Any]], Iterable[Any]]  # such as tqdm
+# the modules of the extra "experiments"; the others are of "integrations"
+_EXPERIMENTS = ("matplotlib", "safetensors", "tqdm")
 
 
 def need(module: str, purpose: str) -> Any:
@@ -22,9 +24,10 @@ def need(module: str, purpose: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
+        extra = "experiments" if module.split(".")[0] in _EXPERIMENTS else "integrations"
         raise ModuleNotFoundError(
             f"{purpose} needs the package {error.name!r}, which is not installed. "
-            "Install it, or all of them: pip install 'ncfast[integrations]'",
+            f"Install it, or all of its kind: pip install 'ncfast[{extra}]'",
             name=error.name,
         ) from error
 

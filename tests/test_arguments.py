@@ -82,6 +82,7 @@ CALLS = {
     "cdnv": (ncfast.cdnv, FAMILY),
     "nc1": (ncfast.nc1, FAMILY),
     "nc1 of features": (ncfast.nc1, FAMILY | {"variant": "pinv"}),
+    "nc1 by class": (ncfast.nc1, FAMILY | {"variant": "per_class"}),
     "nc2": (ncfast.nc2, FAMILY),
     "nc2 of weights": (ncfast.nc2, FAMILY | {"weight": W, "variant": "equinorm_weight"}),
     "nc3": (ncfast.nc3, CLASSIFIER | {"variant": "bias_collapse"}),
@@ -96,6 +97,15 @@ CALLS = {
     "spectra": (ncfast.spectra, FAMILY),
     "alignment": (ncfast.alignment, {"x": X, "y": X.flip(0)}),
     "uniformity": (ncfast.uniformity, {"x": X}),
+    "regression_moments": (ncfast.regression_moments, {"feats": X, "targets": X, "mask": Y > 0}),
+    "regression_metrics": (
+        ncfast.regression_metrics,
+        {"feats": X, "targets": X[:, :K].clone(), "weight": W},
+    ),
+    "RegressionMoments.update_": (
+        lambda **arguments: ncfast.RegressionMoments.empty(D, D).update_(**arguments),
+        {"feats": X, "targets": X, "mask": Y > 0},
+    ),
     "generalization_bound": (ncfast.generalization_bound, X_Y | {"weight": W, "bias": B}),
     "generalization_bound of moments": (
         ncfast.generalization_bound,
@@ -148,7 +158,14 @@ CALLS = {
 # what `ncfast` exports beside functions of numbers
 OTHERS = {
     *("ClassMoments", "Estimate", "EstimateWarning", "LabelPlan", "PermutationTest", "PlanePoint"),
-    *("InformationPlane", "Tracker", "backends", "describe", "information_correlation"),
+    *(
+        "InformationPlane",
+        "RegressionMoments",
+        "Tracker",
+        "backends",
+        "describe",
+        "information_correlation",
+    ),
     *("Evaluation", "evaluate"),
 }
 
@@ -267,7 +284,7 @@ def test_a_plan_gives_the_value_of_its_labels_or_an_error_with_the_name(call, ar
 
 
 OF_MOMENTS = {
-    *("rnc1", "cdnv", "nc1", "nc2", "nc2 of weights", "nc3", "nc5"),
+    *("rnc1", "cdnv", "nc1", "nc1 by class", "nc2", "nc2 of weights", "nc3", "nc5"),
     *("generalization_bound of moments", "superfluous_information_bound of moments"),
 }
 

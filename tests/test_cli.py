@@ -16,6 +16,7 @@ import pytest
 import ncfast
 from ncfast import _interrupt, cli
 from ncfast.benchmarks.operations import OPERATIONS
+from ncfast.experiments.training.progress import Progress
 
 
 def test_train_then_report(tmp_path, capsys):
@@ -34,6 +35,16 @@ def test_train_then_report(tmp_path, capsys):
     assert (tmp_path / "elsewhere" / "report.html").exists()
     assert cli.main(arguments) == 1
     assert "already holds a run" in capsys.readouterr().err
+
+
+def test_a_long_run_prints_few_lines(capsys):
+    progress = Progress(0, 15_000)
+    for step in range(0, 15_001, 10):
+        progress.record({"step": step, "test/accuracy": step / 15_000})
+    lines = capsys.readouterr().err.splitlines()
+    assert 45 < len(lines) < 55
+    assert lines[0].startswith("step 0/")
+    assert lines[-1] == "step 15000/15000  test 1.000"
 
 
 def test_a_terminal_gets_a_live_bar(tmp_path):

@@ -107,6 +107,56 @@ def test_ddp_torchrun(tmp_path, monkeypatch):
     assert one[-1]["train/rnc1.max"] < 0.8 * one[0]["train/rnc1.max"]
 
 
+def few_steps(name, tmp_path, monkeypatch, **options):
+    """The records of a script that trains longer for its figure."""
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](**options)
+    folder = Path("runs") / name
+    figures = list(folder.glob("*.png"))
+    assert len(figures) == (name != "imbalance")
+    assert all(figure.stat().st_size > 10_000 for figure in figures)
+    return json.loads((folder / "records.json").read_text())
+
+
+def test_regression(tmp_path, monkeypatch):
+    records = few_steps("regression", tmp_path, monkeypatch, steps=500, points=3)
+    assert [record["step"] for record in records] == [1, 22, 500] * 3
+    without, *_, most = records[2::3]
+    assert (without["weight_decay"], most["weight_decay"]) == (0, 5e-3)
+    for id_ in ("nrc1.features", "nrc2.weight"):
+        assert most[id_] < 0.7 * without[id_], "weight decay collapses the features"
+        assert most[id_] < 0.5 * records[0][id_]
+    assert all(record["test/r2"] > 0.2 for record in (without, most))
+
+
+def test_imbalance(tmp_path, monkeypatch):
+    few, _, many = few_steps("imbalance", tmp_path, monkeypatch, steps=100)
+    assert (few["ratio"], many["ratio"]) == (2, 100)
+    assert all(math.isfinite(value) for value in (*few.values(), *many.values()))
+    assert many["accuracy of rare classes"] < 0.2 < few["accuracy of rare classes"]
+    assert many["nc1 of rare classes"] == 0, "these classes have one sample each"
+    rows = "imbalance.minority_cosine_weight"
+    assert many[rows] > few[rows]
+
+
+def test_tunnel(tmp_path, monkeypatch, capsys):
+    epochs = {"CNN": 4, "ResNet18": 1}
+    records = few_steps("tunnel", tmp_path, monkeypatch, epochs=epochs, number=100)
+    assert "nc4.ncc_accuracy stands still from features." in capsys.readouterr().out
+    for splits in records.values():
+        for record in splits.values():
+            assert sum(key.endswith("nc1.quotient") for key in record) >= 4
+            assert all(math.isfinite(value) and value >= 0 for value in record.values())
+
+
+def test_self_supervised(tmp_path, monkeypatch):
+    records = few_steps("self_supervised", tmp_path, monkeypatch, steps=20, points=2)
+    healthy, collapsed = (records[name][-1] for name in ("SimCLR", "pull only"))
+    assert collapsed["ssl.alignment"] < 0.5 * healthy["ssl.alignment"]
+    assert collapsed["ssl.uniformity"] > 0.5 * healthy["ssl.uniformity"]
+    assert collapsed["rank.rankme"] < healthy["rank.rankme"]
+
+
 def test_language_model(tmp_path, monkeypatch):
     """A few steps on a few phrases: the whole run takes ten minutes."""
     data = os.environ.get("NCFAST_DATA")

@@ -124,6 +124,53 @@ class Evaluation(Mapping[str, float]):
             self._panel(figure.add_subplot(lines, columns, number + 1), id_)
         return figure
 
+    def tunnel(self, metric: str = "nc4.ncc_accuracy", *, tolerance: float = 0.05) -> str:
+        """The layer from which on a metric stands still; the later layers are the tunnel.
+
+        The rule: the first layer, in the order of ``layers``, at which and after which the metric
+        differs from its value at the last layer by at most ``tolerance`` times that value.
+
+        Masarczyk et al. 2023 (arXiv 2305.19753) find that the layers of a deep network up to some
+        layer build the representation, and that those after it, the tunnel, compress it without an
+        effect on the accuracy. They train a linear probe at each layer. The nearest class mean is
+        a linear classifier without training: its accuracy may grow where that of a probe does not.
+
+        Args:
+            metric: an id that every layer has.
+            tolerance: relative difference, at least 0.
+
+        Returns:
+            The name of the layer. The last layer means that there is no tunnel.
+
+        Raises:
+            ValueError: fewer than two layers; a layer lacks the metric, or it is not finite at the
+                last layer; a negative ``tolerance``.
+
+        Example:
+            >>> import ncfast
+            >>> values = {"a/nc1.cdnv": 4.0, "b/nc1.cdnv": 0.51, "c/nc1.cdnv": 0.5}
+            >>> ncfast.Evaluation(values, layers=("a", "b", "c")).tunnel("nc1.cdnv")
+            'b'
+        """
+        if not tolerance >= 0:
+            raise ValueError(f"Expected argument `tolerance` to be at least 0 but got {tolerance}.")
+        if len(self.layers) < 2:
+            raise ValueError(
+                "Expected an evaluation of several layers, from the input on, but got "
+                f"{len(self.layers)}. Call evaluate(..., layers=[...])."
+            )
+        values = [self._value(layer, metric) for layer in self.layers]
+        absent = [k for layer in self.layers if (k := self._key(layer, metric)) not in self.numbers]
+        if absent or metric not in CATALOGUE or not math.isfinite(values[-1]):
+            raise ValueError(
+                "Expected argument `metric` to be an id with a value at every layer but "
+                f"{metric!r} has {values}. Evaluate every layer with metrics=[{metric!r}]."
+            )
+        first = len(values) - 1
+        while first and abs(values[first - 1] - values[-1]) <= tolerance * abs(values[-1]):
+            first -= 1
+        return self.layers[first]
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a JSON file: the metrics, what was measured, conventions and definitions.
 

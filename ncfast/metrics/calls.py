@@ -200,14 +200,15 @@ def nc1(
         variant: "quotient": Tr(Sigma_W) / Tr(Sigma_B), Sigma_B unweighted (Tirer, Huang &
             Niles-Weed 2023); "quotient_sample": Sigma_B weighted by class sizes; "pinv":
             Tr(Sigma_W pinv(Sigma_B)) / P (Papyan, Han & Donoho 2020); "svd": its form truncated
-            to P - 1 directions (Han, Papyan & Donoho 2022); "cdnv": see `cdnv`. All of them:
-            docs/metrics.md.
+            to P - 1 directions (Han, Papyan & Donoho 2022); "cdnv": see `cdnv`; "per_class":
+            V_c / Tr(Sigma_B) of each class, Sigma_B unweighted, whose mean weighted by class sizes
+            is "quotient". All of them: docs/metrics.md.
         num_classes: K; None reads it off the labels, which synchronises with an accelerator.
         backend: see `class_moments`.
 
     Returns:
-        () float64; infinite or NaN when the class means coincide or only one class is present.
-        Detached from the graph.
+        () float64, or (K,) for "per_class", NaN where a class is absent; infinite or NaN when the
+        class means coincide or only one class is present. Detached from the graph.
 
     Raises:
         ValueError, TypeError: see `class_moments`; or an unknown `variant`.
@@ -218,6 +219,10 @@ def nc1(
         >>> round(ncfast.nc1(feats, torch.tensor([0, 0, 1, 1])).item(), 4)
         0.08
     """
+    if variant == "per_class":
+        with torch.no_grad():
+            moments = as_moments(feats, labels, num_classes, backend)
+            return variability.quotient_by_class(MetricInputs(moments, backend=backend))
     return _one("nc1", variant, feats, labels, num_classes=num_classes, backend=backend)
 
 

@@ -125,6 +125,7 @@ def _tier(id_: str) -> int:
 
 
 _THEORY = "Sakamoto & Sato 2025, arXiv 2509.20829"
+_REGRESSION = "Andriopoulos et al. 2024, arXiv 2409.04180, Section 3.1"
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,42 @@ STANDALONE = {
         "Wang & Isola 2020, arXiv 2005.10242",
         "[-8, 0]",
         "0: one point; lower: more uniform",
+    ),
+    "nc1.per_class": Standalone(
+        "ncfast.nc1",
+        "V_c / Tr(Sigma_B) of each class, Sigma_B by class",
+        "the terms of nc1.quotient, which is their mean weighted by n_c / N",
+        "[0, inf)",
+        "0: the class has collapsed",
+    ),
+    "nrc1.features": Standalone(
+        "ncfast.regression_metrics",
+        "mean of norm(u - P u)^2, u = h / norm(h), P onto the first n principal components of h",
+        _REGRESSION,
+        "[0, 1]",
+        "0: features lie in as many directions as there are targets",
+    ),
+    "nrc2.weight": Standalone(
+        "ncfast.regression_metrics",
+        "mean of norm(u - P u)^2, u = h / norm(h), P onto the rows of the last layer's W",
+        _REGRESSION,
+        "[0, 1]",
+        "0: features lie in the span of the last layer's rows",
+    ),
+    "nrc3.gram": Standalone(
+        "ncfast.regression_metrics",
+        "norm_F(A / norm_F(A) - B / norm_F(B))^2, A = W W^T, B = Sigma^(1/2) - gamma^(1/2) I, "
+        "Sigma the covariance of the targets",
+        _REGRESSION,
+        "[0, 4]",
+        "0: the last layer has the geometry of the targets",
+    ),
+    "nrc3.gamma": Standalone(
+        "ncfast.regression_metrics",
+        "the gamma between 0 and the smallest eigenvalue of Sigma that makes nrc3.gram smallest",
+        _REGRESSION,
+        "[0, smallest eigenvalue of Sigma]",
+        "grows with weight decay; in theory the product of two regularisation constants",
     ),
     "bound.superfluous": Standalone(
         "ncfast.superfluous_information_bound",

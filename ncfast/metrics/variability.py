@@ -39,6 +39,13 @@ def quotient(inputs: MetricInputs) -> Tensor:
     return inputs.traces.within / inputs.between_trace
 
 
+def quotient_by_class(inputs: MetricInputs) -> Tensor:
+    """V_c / Tr(Sigma_B), Sigma_B unweighted, (..., K); NaN for absent classes."""
+    share = inputs.moments.class_variances / inputs.between_trace.unsqueeze(-1)
+    undefined = inputs.nan_if_invalid.unsqueeze(-1)
+    return torch.where(inputs.present, share, torch.nan) + undefined
+
+
 def quotient_sample(inputs: MetricInputs) -> Tensor:
     """Tr(Sigma_W) / Tr(Sigma_B), Sigma_B weighted by n_c / N: every sample counts the same."""
     return inputs.traces.within / inputs.between_trace_sample

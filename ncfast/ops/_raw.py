@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
+from ncfast.ops import _build
+
 FEATURE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _LABEL_CODES = {torch.int8: 0, torch.int16: 1, torch.int32: 2, torch.int64: 3, torch.uint8: 4}
 # new_empty takes 0.8 us where torch.empty with a dtype takes 2: five outputs a call
@@ -78,9 +80,20 @@ def why_not_cpu(feats: Tensor) -> str | None:
     return None
 
 
+def present(feats: Tensor) -> bool:
+    """Whether there is an extension. Without it, the first call with many features warns."""
+    if extension is not None:
+        return True
+    if not traced(feats) and feats.is_cpu and feats.numel() >= _build.NOTABLE_NUMBERS:
+        _build.warn_once(import_error)
+    return False
+
+
 def readable(feats: Tensor) -> bool:
     """Whether the extension can read ``feats`` (N, D) without a copy."""
-    usable = extension is not None and why_not_cpu(feats) is None and feats.shape[0] < _MOST_ROWS
+    if not present(feats):
+        return False
+    usable = why_not_cpu(feats) is None and feats.shape[0] < _MOST_ROWS
     return usable and not traced(feats) and dense_rows(feats)
 
 

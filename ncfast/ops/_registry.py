@@ -11,20 +11,17 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-from ncfast.ops import _auto, _fallback, _raw, _second_net, _verdict_table
+from ncfast.ops import _auto, _build, _fallback, _raw, _second_net, _verdict_table
 from ncfast.ops._comparison import Comparison
 
 NAMES = ("auto", "reference", "cpu", "triton")
-_BUILD_INFO = Path(__file__).parent.parent / "_build_info.json"
 _INSTALLED = importlib.util.find_spec("triton") is not None  # imports nothing
 
 
@@ -79,7 +76,7 @@ def backends() -> dict[str, BackendStatus]:
 
 def _cpu_status() -> BackendStatus:
     if _raw.extension is None:
-        return BackendStatus(False, _why_no_extension())
+        return BackendStatus(False, _build.why_missing(_raw.import_error))
     name = _raw.extension.instruction_set()
     usable = ", ".join(_raw.extension.instruction_sets())
     return BackendStatus(
@@ -102,18 +99,11 @@ def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(str(part) for part in version)
 
 
-def _why_no_extension() -> str:
-    if _BUILD_INFO.exists():
-        info = json.loads(_BUILD_INFO.read_text())
-        if not info["built"]:
-            return f"the C++ extension was not built: {info['reason']}"
-        return f"the C++ extension was built but does not load: {_raw.import_error}"
-    return f"the C++ extension is not part of this installation: {_raw.import_error}"
-
-
 def why_not_cpu(feats: Tensor) -> str | None:
     """The reason why the C++ backend cannot run on ``feats``; None if it, or its operator, can."""
-    return _why_no_extension() if _raw.extension is None else _raw.why_not_cpu(feats)
+    if _raw.extension is None:
+        return _build.why_missing(_raw.import_error)
+    return _raw.why_not_cpu(feats)
 
 
 def why_not_triton(feats: Tensor | None = None) -> str | None:

@@ -73,6 +73,8 @@ def select(name: str, feats: Tensor, plan: LabelPlan | None = None) -> MomentsFu
     if name == "auto" and why_not_triton(feats) is None:
         kernels = _auto.offered(NAME, feats.dtype, feats.device, feats.numel())
         return functools.partial(if_proven, plan=plan) if kernels else reference
+    if name == "auto" and not _raw.present(feats):
+        return reference
     why_not = why_not_triton(feats) if name == "triton" else why_not_cpu(feats)
     if why_not is not None:
         if name == "auto":

@@ -111,6 +111,52 @@ def test_plot_leaves_out_what_only_one_layer_has():
     assert list(accuracy.get_ydata()) == [found["accuracy"]] * 2
 
 
+def depth(*values, id_="nc4.ncc_accuracy"):
+    layers = tuple("abcdefg"[: len(values)])
+    numbers = {f"{layer}/{id_}": value for layer, value in zip(layers, values, strict=True)}
+    return Evaluation(numbers, layers=layers)
+
+
+def test_the_tunnel_begins_where_a_metric_stands_still():
+    assert depth(0.2, 0.5, 0.96, 0.99, 1.0).tunnel() == "c"
+    assert depth(0.2, 0.5, 0.96, 0.99, 1.0).tunnel(tolerance=0.02) == "d"
+    assert depth(0.2, 0.5, 0.96, 0.99, 1.0).tunnel(tolerance=0) == "e"
+    assert depth(1.0, 0.5, 1.0, 1.0).tunnel() == "c", "a later layer moved away again"
+    assert depth(0.9, 0.9).tunnel() == "a"
+    assert depth(math.nan, 0.5, 0.5).tunnel() == "b"
+    assert depth(4.0, 1.2, 1.0, 1.04, id_="nc1.quotient").tunnel("nc1.quotient") == "c"
+
+
+@pytest.mark.parametrize(
+    ("found", "options", "message"),
+    [
+        (one_layer(), {}, "several layers.*but got 1"),
+        (depth(0.5, 1.0), {"metric": "nc1.pinv"}, "`metric`.*'nc1.pinv' has"),
+        (depth(0.5, math.nan), {}, "`metric`.*nan"),
+        (several(), {"metric": "accuracy"}, "`metric` to be an id.*'accuracy'"),
+        (depth(0.5, 1.0), {"tolerance": -1}, "`tolerance` to be at least 0 but got -1"),
+        (depth(0.5, 1.0), {"tolerance": math.nan}, "`tolerance`.*nan"),
+    ],
+)
+def test_the_tunnel_of_something_else_is_an_error(found, options, message):
+    with pytest.raises(ValueError, match=message):
+        found.tunnel(**options)
+
+
+def test_the_tunnel_of_a_network():
+    """Layers after the first copy what they get, so that every metric stands still there."""
+    torch.manual_seed(0)
+    labels = torch.arange(200) % 4
+    copies = [nn.Linear(6, 6, bias=False) for _ in range(2)]
+    for copy in copies:
+        nn.init.eye_(copy.weight)
+    model = nn.Sequential(nn.Linear(4, 6), *copies, nn.Linear(6, 4))
+    batches = [(torch.eye(4)[labels] + 0.3 * torch.randn(200, 4), labels)]
+    found = ncfast.evaluate(model, batches, layers=["0", "1", "2"], metrics=["nc1", "nc4"])
+    for id_ in ("nc4.ncc_accuracy", "nc1.quotient"):
+        assert found.tunnel(id_) == "0"
+
+
 def test_to_frame_has_a_row_for_each_metric(monkeypatch):
     """What pandas is given, and pandas itself where it is installed."""
     stub = types.ModuleType("pandas")

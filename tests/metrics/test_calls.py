@@ -113,10 +113,11 @@ def test_public_calls_agree_with_the_registry():
 
 
 def test_describe_knows_every_id():
-    for name in [*IDS, "weight.norm", "balancedness", "bound.superfluous"]:
+    for name in [*IDS, *STANDALONE]:
         about = ncfast.describe(name)
         assert about.id == name
         assert all((about.formula, about.source, about.range, about.direction, about.call)), name
+        assert about.call.removeprefix("ncfast.") in ncfast.__all__, name
     assert "nc1.svd" in ncfast.describe("nc1.pinv").variants
     with pytest.raises(ValueError, match=r"'nc1\.magic'.*Known ids: rnc1\.max"):
         ncfast.describe("nc1.magic")

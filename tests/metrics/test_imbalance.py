@@ -83,3 +83,24 @@ def test_streams_and_absent_classes():
         acc.update(*batch)
     found = {name.split(".")[1]: value.item() for name, value in acc.compute().items()}
     assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_nc1_of_each_class():
+    sizes = [40, 9, 8, 7]
+    feats, labels, _ = uneven(sizes)
+    found = ncfast.nc1(feats, labels, variant="per_class", num_classes=6)
+    moments = ncfast.class_moments(feats, labels, num_classes=6)
+    means = [feats[labels == c].mean(0) for c in range(4)]
+    centre = sum(means) / 4
+    between = sum(((mean - centre) ** 2).sum() for mean in means) / 4
+    for c in range(4):
+        variance = ((feats[labels == c] - means[c]) ** 2).sum(1).mean()
+        assert found[c].item() == pytest.approx((variance / between).item(), rel=1e-12)
+    assert torch.isnan(found[4:]).all()
+    weighted = sum(n * found[c].item() for c, n in enumerate(sizes)) / sum(sizes)
+    assert weighted == pytest.approx(ncfast.nc1(moments).item(), rel=1e-12)
+    assert torch.equal(ncfast.nc1(moments, variant="per_class")[:4], found[:4])
+    collapsed = torch.eye(4, 12).double()[labels]
+    assert ncfast.nc1(collapsed, labels, variant="per_class").tolist() == [0, 0, 0, 0]
+    feats[0, 0] = torch.nan
+    assert torch.isnan(ncfast.nc1(feats, labels, variant="per_class")).all()

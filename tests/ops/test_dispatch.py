@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from cluster_data import features
 from torch._subclasses import FakeTensor, FakeTensorMode
 
 import ncfast
-from ncfast.ops import _raw, _registry, select
+from ncfast.ops import _build, _raw, select
 from ncfast.ops import moments as passes
 
 needs_extension = pytest.mark.skipif(
@@ -53,9 +55,30 @@ def test_without_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_reason_of_a_failed_build(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     info = tmp_path / "_build_info.json"
     info.write_text('{"built": false, "reason": "CompileError: no compiler"}')
-    monkeypatch.setattr(_registry, "_BUILD_INFO", info)
+    monkeypatch.setattr(_build, "INFO", info)
     monkeypatch.setattr(_raw, "extension", None)
     assert "no compiler" in ncfast.backends()["cpu"].reason
+
+
+@pytest.mark.parametrize("search", [False, True])
+def test_a_pure_installation_says_so_once(monkeypatch: pytest.MonkeyPatch, search: bool) -> None:
+    monkeypatch.setattr(_raw, "extension", None)
+    monkeypatch.setattr(_raw, "import_error", "No module named 'ncfast._C'")
+    monkeypatch.setattr(_build, "_warned", False)
+    monkeypatch.setattr(_build, "INFO", Path("/nonexistent"))
+
+    def call(rows: int) -> None:
+        feats, labels = features(rows, 64, 2)
+        if search:
+            ncfast.entropy(feats[:, :2], k=3)
+        else:
+            ncfast.class_moments(feats, labels, num_classes=2)
+
+    call(900)  # too small to matter
+    with pytest.warns(RuntimeWarning, match=r"faster with the C\+\+ extension.*ncfast\._C") as said:
+        call(1100)
+    assert [each.filename for each in said] == [__file__]
+    call(1100)  # a warning would be an error
 
 
 @needs_extension

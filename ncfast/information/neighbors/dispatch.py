@@ -11,7 +11,7 @@ from ncfast.information.neighbors import faiss_flat, gemm, reference, scipy_tree
 from ncfast.information.neighbors._check import one_of
 from ncfast.information.neighbors._types import Engine
 from ncfast.information.neighbors.native import Native
-from ncfast.ops import BackendStatus, _auto, _raw, _verdicts, backends
+from ncfast.ops import BackendStatus, _auto, _build, _raw, _verdicts, backends
 from ncfast.ops._registry import why_not_triton
 
 _ENGINES: dict[str, Any] = {
@@ -189,6 +189,8 @@ def engine(
     if name == "auto":
         if device.type == "cuda":  # starts the self-check where there is no verdict
             _auto.offered(CHECKED, torch.float64, device, n * d)
+        if _raw.extension is None and device.type == "cpu" and n >= _build.NOTABLE_ROWS:
+            _build.warn_once(_raw.import_error)
         name, _ = neighbor_backend(n, d, device, task=task, metric=metric, k=k)
     why_not = _why_not(name, device, task, metric, k)
     if why_not is not None:
