@@ -60,12 +60,18 @@ def truth(inputs: Inputs) -> Records:
 
 @torch.no_grad()
 def split_truth(model: Any, split: Any) -> dict[str, Tensor]:
-    """Accuracy, squared error, and every metric of the plain suite."""
+    """Accuracy, squared error, shape of the features, and every metric of the plain suite."""
     x, y = split.batch(slice(None))
     feats = model.features(x.double())
     output, target = model.classifier(feats), torch.eye(split.num_classes, device=y.device)[y]
     w, b = (value.detach() for value in model.classifier.parameters())
+    norms = feats.norm(dim=1)
+    means = torch.stack([feats[y == c].mean(0) for c in range(split.num_classes)])
     return metrics_public.public(feats, y, w, b, feats) | {
+        "within_trace": (feats - means[y]).square().sum(1).mean(),
+        "norm_ratio": norms.max() / norms.mean(),
+        "common_offset": feats.mean(0).norm() / norms.mean(),
+        "dead_units": (feats == 0).all(0).double().mean(),
         "accuracy": (output.argmax(1) == y).double().mean(),
         "loss": (output - target).square().sum() / len(y),
     }

@@ -20,7 +20,7 @@ from ncfast.experiments import run_dir
 from ncfast.experiments.stored import read_numbers
 from ncfast.experiments.sweep_file import SWEEP, load_sweep
 from ncfast.tracking.analytics import Interval, mean_interval
-from ncfast.tracking.analytics.events import first_lasting, series
+from ncfast.tracking.analytics.events import MIN_RISE, first_lasting, series
 
 Records = Sequence[Mapping[str, float]]
 Verdict = Literal["no effect", "earlier", "later", "cannot tell", "did not take"]
@@ -172,8 +172,13 @@ def loss_step(records: Records, level: float = 1.0) -> Reached:
 
 
 def accuracy_step(records: Records, share: float = 0.9) -> Reached:
-    """The first lasting step at which the test accuracy is ``share`` of its best, interpolated."""
+    """The first lasting step at which the test accuracy is ``share`` of its best, interpolated.
+
+    A run whose test accuracy never rises by 0.2 above its first value does not reach it.
+    """
     steps, accuracy = series(records, "test/accuracy")
+    if len(accuracy) and accuracy.max() < accuracy[0] + MIN_RISE:
+        return Reached(float(steps[-1]), reached=False)
     best = float(accuracy.max()) if len(accuracy) else math.nan
     return _first_below(steps, -accuracy, -share * best)
 

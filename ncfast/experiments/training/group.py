@@ -118,7 +118,7 @@ class Group:
         if not (with_test or self._marks.train(step)):
             return
         records = [measure_weights(self._program, r) for r in range(len(self._configs))]
-        readouts = readouts_of(self._program, self._splits["train"]) if with_test else None
+        readouts = readouts_of(self._program, self._splits["train"]) if probe else None
         for name in ("train", "test") if with_test else ("train",):
             found = measure_split(self._program, self._splits[name], name, readouts)
             records = [{**one, **more} for one, more in zip(records, found, strict=True)]

@@ -79,7 +79,7 @@ def _totals(
         norms.amax(1),
         (logits.argmax(2) == labels).sum(1),
         torch.stack(losses),
-        (features != 0).any(1),
+        features.abs().amax(1) != 0,
         norms.new_zeros(0, replicas) if readouts is None else readouts.correct(features, labels),
         len(labels),
     )

@@ -6,6 +6,7 @@ features or the classifier are what unseen samples lack.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +26,8 @@ class Readouts:
 
     Attributes:
         centre: (R, D) mean of the training features, float64.
-        nearest: (R, D, K) weights and (R, K) biases whose largest score is the nearest class mean.
+        nearest: (R, D, K) weights and (R, K) biases whose largest score is the nearest class mean,
+            float64.
         ridge: the same of the ridge regression on one-hot labels.
         left_out: (R,) accuracy of the ridge on training samples, each left out in its turn.
     """
@@ -44,30 +46,41 @@ class Readouts:
             features: (R, N, D).
             labels: (N,) int64.
         """
-        x = features.to(torch.float64) - self.centre.unsqueeze(1)
+        # the rest is in the dtype of the features: centred, they lose little by its rounding
+        x = features - self.centre.to(features.dtype).unsqueeze(1)
         found = [_correct(x, labels, *head) for head in (self.nearest, self.ridge)]
         return torch.stack(found)
 
 
 def _correct(x: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    scores = torch.baddbmm(bias.unsqueeze(1), x, weight)
+    scores = torch.baddbmm(bias.unsqueeze(1).to(x.dtype), x, weight.to(x.dtype))
     right = (scores.argmax(2) == labels).sum(1).to(torch.float64)
     return right.where(~scores.isnan().flatten(1).any(1), torch.nan)
 
 
 @torch.no_grad()
 def readouts_of(program: ReplicaProgram, train: ImageSet) -> Readouts:
-    """The readouts from the first `MOST` training samples, model in eval mode."""
-    parts, labels, seen = [], [], 0
-    for inputs, target in train.batches(1000):
-        rows = min(len(target), MOST - seen)
-        if rows <= 0:
-            break
-        tiles = [tile.engine.evaluate(inputs[:rows])[0] for tile in program.tiles]
-        parts.append(torch.cat(tiles))
-        labels.append(target[:rows])
-        seen += rows
-    return fit_readouts(torch.cat(parts, 1), torch.cat(labels), train.num_classes)
+    """The readouts from the first `MOST` training samples, model in eval mode.
+
+    One replica is fitted at a time, so the memory does not grow with their number.
+    """
+    inputs, labels = train.batch(slice(MOST))
+    found = []
+    for tile in program.tiles:
+        parts = [tile.engine.evaluate(rows)[0] for rows in inputs.split(1000)]
+        features = torch.cat(parts, 1)
+        found += [fit_readouts(one.unsqueeze(0), labels, train.num_classes) for one in features]
+    return Readouts(
+        torch.cat([one.centre for one in found]),
+        _joined([one.nearest for one in found]),
+        _joined([one.ridge for one in found]),
+        torch.cat([one.left_out for one in found]),
+    )
+
+
+def _joined(heads: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    weights, biases = zip(*heads, strict=True)
+    return torch.cat(weights), torch.cat(biases)
 
 
 def fit_readouts(features: Tensor, labels: Tensor, num_classes: int) -> Readouts:
@@ -102,11 +115,12 @@ def _ridge(x: Tensor, hot: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Tensor
     cross = rotated.transpose(1, 2) @ target
     scale = values.mean(1, keepdim=True)
     scale = torch.where(scale > 0, scale, 1.0)
+    squared = rotated.square()
     errors, accuracies, weights = [], [], []
     for ridge in RIDGES:
         shrink = 1 / (values + ridge * scale)
         weight = shrink.unsqueeze(2) * cross
-        lever = (rotated.square() @ shrink.unsqueeze(2)).squeeze(2) + 1 / len(labels)
+        lever = (squared @ shrink.unsqueeze(2)).squeeze(2) + 1 / len(labels)
         missed = (target - rotated @ weight) / (1 - lever).clamp(min=1e-12).unsqueeze(2)
         errors.append(missed.square().sum((1, 2)))
         accuracies.append(((hot - missed).argmax(2) == labels).to(torch.float64).mean(1))

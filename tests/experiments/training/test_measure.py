@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from ncfast.experiments import run_dir
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.data import load_digits
+from ncfast.experiments.trainer import train
 from ncfast.experiments.training.measure import measure_split, measure_weights
 from ncfast.experiments.training.probe import features_of
 from ncfast.experiments.training.program import ReplicaProgram
 from ncfast.experiments.training.readout import RIDGES, fit_readouts, readouts_of
+from ncfast.tracking.sinks import read_records
 
 CPU = torch.device("cpu")
 
@@ -119,7 +122,7 @@ def test_one_diverged_replica_leaves_the_others_alone():
     assert fit_readouts(broken, labels, 5).left_out.isnan().tolist() == [True, False]
 
 
-def test_readouts_at_a_log_point():
+def test_readouts_at_a_probe():
     train, test = load_digits()
     made = program(150)
     readouts = readouts_of(made, train)
@@ -158,3 +161,18 @@ def test_the_norm_of_the_gradient_is_that_of_the_loss_alone(changes):
         for made in (pushed, alone):
             found = measure_weights(made, replica)["loss.gradient_norm"].item()
             assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_records_have_the_measures_where_they_are_told_to(tmp_path):
+    settings = {"schedule": "every:5", "test_schedule": "every:10", "probes": "every:20"}
+    train(config(out=tmp_path / "run", steps=20, information=0, **settings))
+    records = {r["step"]: r for r in read_records(tmp_path / "run" / "metrics.jsonl")}
+    for step, record in records.items():
+        assert ("loss.gradient_norm" in record) is (step > 0)
+        for split in ("train", "test") if step % 10 == 0 else ("train",):
+            for name in ("within_trace", "norm_ratio", "common_offset", "dead_units"):
+                assert f"{split}/{name}" in record
+            for name in ("nearest_mean_accuracy", "ridge_accuracy"):
+                assert (f"{split}/{name}" in record) is (step % 20 == 0)
+    named = run_dir.load_config(tmp_path / "run")["conventions"]
+    assert {"loss.gradient_norm", "within_trace", "common_offset", "ridge_accuracy"} <= set(named)
