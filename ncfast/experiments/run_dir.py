@@ -17,7 +17,7 @@ from ncfast._files import replacing
 from ncfast._strict_json import json_line
 from ncfast.experiments.config import TrainConfig, changeable
 from ncfast.experiments.stored import RunDirectoryError as RunDirectoryError
-from ncfast.experiments.stored import check_texts, read_log, read_object, read_settings
+from ncfast.experiments.stored import check_texts, read_log, read_object, read_settings, shown
 from ncfast.metrics.catalogue import METRICS
 from ncfast.tracking import keys as tracking_keys
 from ncfast.tracking.averaging import parse_averaging
@@ -133,7 +133,9 @@ def check_same_run(config: TrainConfig) -> None:
         )
     before, now = fixed_settings(load_settings(config.out)), fixed_settings(config)
     changed = [
-        f"{name} was {before[name]} and is {now[name]}" for name in now if before[name] != now[name]
+        f"{name} was {shown(before[name])} and is {shown(now[name])}"
+        for name in now
+        if before[name] != now[name]
     ]
     if changed:
         raise RunDirectoryError(

@@ -21,9 +21,15 @@ class RunDirectoryError(RuntimeError):
 
 def bad_entry(path: Path, entry: str, expected: str, got: object) -> RunDirectoryError:
     """The error for an entry of a file."""
-    shown = " ".join(repr(got).split())
-    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
-    return RunDirectoryError(f"{path}: expected {entry} to be {expected} but got {shown}. {REMEDY}")
+    return RunDirectoryError(
+        f"{path}: expected {entry} to be {expected} but got {shown(repr(got))}. {REMEDY}"
+    )
+
+
+def shown(value: object) -> str:
+    """A value in a message: one line of at most 80 characters."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def bad_file(path: Path, expected: str, got: object) -> RunDirectoryError:

@@ -11,7 +11,13 @@ from typing import Any
 
 from ncfast.experiments.config import changeable
 from ncfast.experiments.run_dir import versions, write_atomically
-from ncfast.experiments.stored import RunDirectoryError, bad_entry, read_object, read_settings
+from ncfast.experiments.stored import (
+    RunDirectoryError,
+    bad_entry,
+    read_object,
+    read_settings,
+    shown,
+)
 from ncfast.experiments.sweep_config import SWEEP as SWEEP
 from ncfast.experiments.sweep_config import SweepConfig
 
@@ -114,7 +120,7 @@ def check_same_sweep(config: SweepConfig, names: Sequence[str]) -> None:
     stored = load_sweep(config.out)
     before, now = stored["settings"], _settings(config)
     changed = [
-        f"{name} was {before.get(name)} and is {now[name]}"
+        f"{name} was {shown(before.get(name))} and is {shown(now[name])}"
         for name in now
         if name not in changeable(SweepConfig) and before.get(name) != now[name]
     ]

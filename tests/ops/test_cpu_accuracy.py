@@ -6,6 +6,7 @@ import pytest
 import torch
 from cluster_data import FEATURE_DTYPES, assert_matches, collapsed, features, two_pass
 
+import ncfast
 from ncfast.ops import _raw
 from ncfast.ops import moments as passes
 
@@ -35,6 +36,35 @@ def test_collapsed_by_lanes(std: float) -> None:
     feats[15_000:] *= 1 + std  # makes the means of the lanes differ
     got = passes.cpu(feats, labels, 7).within_ss.sum()
     torch.testing.assert_close(got, two_pass(feats, labels, 7)[1].sum(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("row", [0, 7, 399])
+@pytest.mark.parametrize("big", [1e3, 1e6, 1e12])
+@pytest.mark.parametrize("dim", [1, 20, 600])
+def test_one_outlier_in_a_class(dim: int, big: float, row: int) -> None:
+    """All other rows lie equally far from it: the rounding of equal deviations adds up."""
+    generator = torch.Generator().manual_seed(dim)
+    feats, labels = 1e-3 * torch.randn(400, dim, generator=generator), torch.arange(400) % 4
+    feats[row] = big
+    found = ncfast.class_moments(feats, labels, num_classes=4)
+    torch.testing.assert_close(found.within_ss, true_ss(feats, labels), rtol=3e-7, atol=0)
+
+
+@pytest.mark.parametrize("value", [0.1, 0.123, 0.3, 0.7, 1.1])
+@pytest.mark.parametrize("share", [0.99, 0.999])
+def test_columns_that_are_nearly_constant(share: float, value: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    feats = value * (torch.rand(400, 20, generator=generator) < share).float()
+    feats[:4] = 0  # the rare value comes first
+    labels = torch.arange(400) % 4
+    found = ncfast.class_moments(feats, labels, num_classes=4)
+    torch.testing.assert_close(found.within_ss, true_ss(feats, labels), rtol=1e-6, atol=0)
+
+
+def true_ss(feats: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Two passes over each class in float64."""
+    parts = [feats[labels == c].double() for c in range(int(labels.max()) + 1)]
+    return torch.stack([(part - part.mean(0)).square().sum() for part in parts])
 
 
 def test_far_outlier_and_drift() -> None:
