@@ -4,7 +4,7 @@ STAMP := .venv/.installed
 # Errors alone: the output of a compiler that fails is among them.
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: setup demo test lint
+.PHONY: setup demo test lint docs
 
 # The pinned environment with everything the tests need, and the package itself, editable.
 setup: $(STAMP)
@@ -30,3 +30,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation site, in site/. Every warning is an error: broken links, names that do not exist.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -1,9 +1,9 @@
 """Compares two runs and reports what became slower or less accurate, beyond the noise.
 
 On the same machine, times are compared directly. Otherwise each time is divided by a yardstick of
-its own run: the time of the fastest plain torch contestant that was right in both runs, or else the
-least time by the roofline. A change counts if the quartiles of the two runs do not overlap and the
-medians differ by more than `LEAST_CHANGE`.
+its own run: the time of the fastest plain torch contestant (a plain read is one) that was right in
+both runs, or else the least time by the roofline. A change counts if the quartiles of the two runs
+do not overlap and the medians differ by more than `LEAST_CHANGE`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ncfast.benchmarks import environment
 from ncfast.benchmarks.results_file import Report, key, ran
 
 LEAST_CHANGE = 0.05
+YARDSTICKS = ("torch", "baseline")
 Verdict = Literal["slower", "faster", "within the noise", "became wrong", "became right"]
 SLOWER_OR_WRONG = ("slower", "became wrong")
 
@@ -108,7 +109,7 @@ def _scaled(
     """The times of the contestant of ``one`` over a yardstick of their own run."""
     other = _by_name(after)[one["contestant"]]
     torch_before, torch_after = (
-        {n: r for n, r in _by_name(entry).items() if r["kind"] == "torch" and r["ok"]}
+        {n: r for n, r in _by_name(entry).items() if r["kind"] in YARDSTICKS and r["ok"]}
         for entry in (before, after)
     )
     common = [name for name in torch_before if name in torch_after]

@@ -19,7 +19,9 @@ class BenchConfig:
     tracker_block, tracker_step, replica_step. Only when named, because they take long, much memory
     or data: class_moments.grid, update.vocabulary, rnc1.call, metrics.suite, knn.grid, knn.engines,
     entropy, mutual_information.grid, mutual_information.engines, tracker_cost.mlp,
-    tracker_cost.resnet18, tracker_cost.alone, replica_step.f2, log_point, all_reduce."""
+    tracker_cost.resnet18, tracker_cost.alone, replica_step.f2, log_point, all_reduce,
+    packages.training, packages.nc1, packages.vocabulary, packages.information,
+    packages.discrete."""
     cases: tuple[int, ...] = ()
     """Numbers of the cases of each operation, from 0; other cases in --out stay. Default: all."""
     threads: int | None = None

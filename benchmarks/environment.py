@@ -14,7 +14,10 @@ import torch
 import ncfast
 from ncfast.ops import _raw
 
-PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "faiss-cpu", "triton")
+PACKAGES = (
+    *("torch", "numpy", "scipy", "scikit-learn", "faiss-cpu", "triton"),
+    *("torchmetrics", "ennemi", "npeet_plus", "infomeasure"),
+)
 # Entries that may differ between runs in one file.
 PASSING = ("clocks_mhz", "load")
 # Entries that identify the machine.
@@ -38,14 +41,14 @@ def describe(device: torch.device, threads: int) -> dict[str, Any]:
         "device": device.type,
         "threads": threads,
         "clocks_mhz": {"before": clocks_mhz()},
-        "load": {"before": _load()},
+        "load": {"before": load()},
     }
 
 
 def finish(environment: dict[str, Any]) -> None:
     """Add clocks and load at the end of a run."""
     environment["clocks_mhz"]["after"] = clocks_mhz()
-    environment["load"]["after"] = _load()
+    environment["load"]["after"] = load()
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -89,7 +92,8 @@ def _memory_gib() -> int | None:
     return round(int(path.read_text().split("MemTotal:")[1].split()[0]) / (1 << 20))
 
 
-def _load() -> float | None:
+def load() -> float | None:
+    """The mean number of running processes over the last minute; None if it is not reported."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 

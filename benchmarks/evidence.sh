@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # Every measurement of speed and error on a CPU behind the documents, one after another; hours on an
-# idle machine. Trainings are in docs/results, each with its command.
+# idle machine. Trainings are in docs/results, each with its command. A stage that fails does not
+# stop the others: the last lines list the seconds of every stage and what did not finish.
 #
 #   bash benchmarks/evidence.sh [--quick] [STAGE...]
 #
 # Stages, in this order when none is named:
+#   first        the ten rows at the top of docs/performance.md, and its aims
+#   packages     the installed packages of `pip install ncfast[bench]`
 #   bench        every operation against its contestants, accuracy first (docs/performance.md)
 #   scaling      class moments against N, D, K and threads
 #   streaming    a file larger than memory (needs as much free disk there)
@@ -20,6 +23,7 @@
 #   released     log points of F2, the authors' way beside ours (likewise)
 # All of them write to $NCFAST_RESULTS, or runs/evidence; nothing of the repository changes.
 # --quick takes the small form of each, minutes in all: it shows that all of it runs.
+# A command that runs for more than $NCFAST_LIMIT seconds (an hour) is ended, where `timeout` exists.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -31,11 +35,14 @@ fi
 python=${PYTHON:-.venv/bin/python}
 export NCFAST_RESULTS=${NCFAST_RESULTS:-runs/evidence}
 results=$NCFAST_RESULTS
-mkdir -p "$results"
+limit=()
+if command -v timeout >/dev/null; then
+    limit=(timeout "${NCFAST_LIMIT:-3600}")
+fi
 
 run() {
     echo "+ $*"
-    "$python" "$@"
+    ${limit[@]+"${limit[@]}"} "$python" "$@"
 }
 
 study() {
@@ -46,6 +53,19 @@ study() {
 
 # ops NAME...: operations of `ncfast bench`; the file keeps the others
 ops() { run -m ncfast bench ${quick:+--quick --seconds 0.2} --ops "$@" --out "$results/bench.json"; }
+
+first() {
+    if [ -n "$quick" ]; then
+        run -m ncfast bench --quick --seconds 0.2 --ops packages.training packages.nc1
+        return
+    fi
+    run -m ncfast.benchmarks.first_screen --out "$results/first.json"
+    run -m ncfast.benchmarks.aims --out "$results/first.json"
+}
+
+packages() {
+    ops packages.training packages.nc1 packages.vocabulary packages.information packages.discrete
+}
 
 bench() { run -m ncfast bench ${quick:+--quick} --out "$results/bench.json"; }
 
@@ -90,10 +110,34 @@ replicas() { ops replica_step.f2; }
 released() { ops log_point; }
 
 if [ $# -eq 0 ]; then
-    set -- bench scaling streaming projection accuracy moments metrics neighbors information \
-        tracker collectives replicas released
+    set -- first packages bench scaling streaming projection accuracy moments metrics neighbors \
+        information tracker collectives replicas released
 fi
 for stage in "$@"; do
-    echo "== $stage"
-    "$stage"
+    if [ "$(type -t "$stage")" != function ]; then
+        echo "Expected stages of benchmarks/evidence.sh but got '$stage'." >&2
+        exit 2
+    fi
 done
+mkdir -p "$results"
+lines=() failed=()
+for stage in "$@"; do
+    echo "== $stage"
+    begin=$SECONDS status=0
+    # a shell of its own, in which the first command that fails ends the stage
+    set +e
+    (
+        set -e
+        "$stage"
+    )
+    status=$?
+    set -e
+    lines+=("$stage: $((SECONDS - begin)) s$([ "$status" = 0 ] || echo ", failed with status $status")")
+    [ "$status" = 0 ] || failed+=("$stage")
+done
+echo "== stages"
+printf '%s\n' "${lines[@]}"
+if [ ${#failed[@]} -gt 0 ]; then
+    echo "Not finished: ${failed[*]}" >&2
+    exit 1
+fi

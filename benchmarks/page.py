@@ -1,8 +1,8 @@
-"""Writes docs/performance.md and its figures from the JSON files of benchmarks/results.
+"""Writes docs/performance.md, the pages below it and their figures from benchmarks/results.
 
     python -m ncfast.benchmarks.page
 
-All content of the page comes from these files. The page uses every file with the schema of
+All content of the pages comes from these files. The pages use every file with the schema of
 `ncfast bench`, `scaling`, `streaming` or `projection`.
 """
 
@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ncfast.benchmarks import results_file, roofline
-from ncfast.benchmarks.report import figures, growth, operations, prose, text
+from ncfast.benchmarks import aims, first_screen, results_file, roofline
+from ncfast.benchmarks.report import figures, growth, operations, prose, text, topics
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE, IMAGES = ROOT / "benchmarks/results", ROOT / "docs/performance.md", "images"
+ROWS_IMAGE = "performance-rows.png"
 Reports = Mapping[str, Mapping[str, Any]]
 
 
@@ -62,20 +63,6 @@ def _value(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value if value is not None else "none")
 
 
-def limits(report: Mapping[str, Any]) -> str:
-    """The measured limits of the machine."""
-    found = report["ceilings"]
-    rows = [
-        [count, *(f"{best[key] / 1e9:.1f}" for key in keys)]
-        for keys in [("read_bytes_per_s", "copy_bytes_per_s", "gather_bytes_per_s",
-                      "gemm_flops_per_s")]
-        for count, best in (found.get("by_threads") or {"GPU": found.get("cuda", {})}).items()
-        if best
-    ]  # fmt: skip
-    titles = ["threads", "read, GB/s", "copy, GB/s", "gather of 2 KiB rows, GB/s"]
-    return text.table([*titles, "float32 product, GFLOP/s"], rows)
-
-
 def commands(name: str, report: Mapping[str, Any]) -> str:
     """The command that measured each operation."""
     known = report.get("commands", {})
@@ -87,39 +74,26 @@ def commands(name: str, report: Mapping[str, Any]) -> str:
 
 
 def measured(name: str, report: Mapping[str, Any]) -> str:
-    """One file of `ncfast bench`."""
+    """Limits and commands of one file of `ncfast bench`."""
     about = report["environment"]
-    parts = [f"## {about['processor']}, {text.plural(about['threads'], 'thread')} (`{name}`)"]
-    for operation, entries in report["operations"].items():
-        full = "\n\n".join(operations.in_full(entry) for entry in entries)
-        parts += [f"### {operation}", operations.overview(entries)]
-        parts.append(text.folded("All contestants, case by case", full))
-    parts += ["### Limits of the machine", "Measured in the latest call:", limits(report)]
-    if roofline.points(report):
-        parts.append(f"![Roofline]({IMAGES}/{image(name, 'roofline')})")
-        parts.append(prose.ROOFLINE)
-    ran = commands(name, report)
-    parts += ["Commands, possibly run in parts with `--ops` and `--cases`:", ran]
+    parts = [f"### {about['processor']}, {text.plural(about['threads'], 'thread')} (`{name}`)"]
+    parts += [growth.limits(report), commands(name, report)]
     return "\n\n".join(parts)
 
 
-def scaled(name: str, report: Mapping[str, Any]) -> str:
-    """One file of `ncfast.benchmarks.scaling`."""
-    cores = report["environment"]["processor"]
-    parts = [f"## Scaling, {cores} (`{name}`)", f"![Scaling]({IMAGES}/{image(name, 'scaling')})"]
-    parts += [prose.SCALING, growth.exponents(report)]
-    parts += ["Time with one thread over time with more:", growth.thread_gain(report)]
-    parts += ["Limits of the machine by number of threads:", limits(report)]
-    for series in report["scaling"]:
-        title = f"{series['axis']}, {text.plural(series['threads'], 'thread')}"
-        parts.append(text.folded(title, growth.points(series)))
-    return "\n\n".join(parts)
-
-
-def streamed(name: str, report: Mapping[str, Any]) -> str:
-    """One file of `ncfast.benchmarks.streaming`."""
-    parts = [f"## More than memory holds (`{name}`)", growth.streaming(report)]
-    parts += [f"![Memory over time]({IMAGES}/{image(name, 'streaming')})", prose.STREAMING]
+def figures_of(reports: Reports) -> str:
+    """The rows of the first screen, the largest roofline, and the first scaling."""
+    timed = with_part(reports, "operations")
+    parts = []
+    if first_screen.found(timed):
+        parts.append(f"![Time over that of ncfast]({IMAGES}/{ROWS_IMAGE})")
+        parts.append(prose.ROWS_FIGURE)
+    drawn = [name for name, report in timed.items() if roofline.points(report)]
+    if drawn:
+        most = max(drawn, key=lambda name: len(roofline.points(timed[name])))
+        parts += [f"![Roofline]({IMAGES}/{image(most, 'roofline')})", prose.ROOFLINE]
+    for name in list(with_part(reports, "scaling"))[:1]:
+        parts += [f"![Scaling]({IMAGES}/{image(name, 'scaling')})", prose.SCALING_FIGURE]
     return "\n\n".join(parts)
 
 
@@ -135,30 +109,32 @@ def unmeasured(reports: Reports) -> str:
     return "\n".join(lines)
 
 
-def render(reports: Reports) -> str:
-    """The page."""
+def render(reports: Reports) -> dict[str, str]:
+    """The text of docs/performance.md and of the pages below it, by file name."""
     timed = with_part(reports, "operations")
-    parts = [prose.HEAD, "## At a glance", prose.GLANCE, operations.glance(timed)]
-    parts += ["## Where ncfast is slower", operations.losses(timed)]
+    parts = [prose.HEAD, prose.ROWS, first_screen.table(timed)]
+    parts += first_screen.below(timed)
+    parts += ["## In pictures", figures_of(reports)]
+    parts += ["## Where ncfast is slower", prose.LOSSES, operations.losses(timed)]
+    parts += ["## Aims", prose.AIMS, aims.table(timed)]
+    parts += ["## All operations", prose.GLANCE, operations.glance(timed)]
     parts += ["## Wrong results", prose.WRONG, operations.wrong_counts(timed)]
-    parts.append(text.folded("All wrong results", operations.wrong(timed)))
-    parts += [measured(name, report) for name, report in timed.items()]
-    parts += [scaled(name, report) for name, report in with_part(reports, "scaling").items()]
-    parts += [streamed(name, report) for name, report in with_part(reports, "streaming").items()]
-    for report in with_part(reports, "projection").values():
-        parts += [prose.PROJECTION, text.folded("All sizes", growth.projection(report))]
     parts += ["## Not measured", unmeasured(reports)]
-    parts.append(text.folded("Contestants that did not run, and why", operations.absent(timed)))
     parts += [prose.METHOD, prose.RERUN, "## Machines and versions", environments(reports)]
-    parts.append("## Other pages")
-    parts.append(
-        "\n".join(f"- [{page}]({page}): {what}" for page, what in prose.OTHER_PAGES.items())
-    )
-    return "\n\n".join(parts) + "\n"
+    parts += ["Limits of the machines, and the commands that measured them:"]
+    parts += [measured(name, report) for name, report in timed.items()]
+    parts += ["## Case by case", _list(topics.contents(reports, image))]
+    parts += ["## Other pages", _list(prose.OTHER_PAGES)]
+    return {PAGE.name: "\n\n".join(parts) + "\n"} | topics.pages(reports, image)
+
+
+def _list(pages: Mapping[str, str]) -> str:
+    return "\n".join(f"- [{page}]({page}): {what}" for page, what in pages.items())
 
 
 def draw(reports: Reports, folder: Path) -> None:
     """Draw all figures of the page."""
+    first_screen.figure(with_part(reports, "operations"), folder / ROWS_IMAGE)
     for name, report in with_part(reports, "operations").items():
         roofline.figure(report, folder / image(name, "roofline"))
     for part, function in (("scaling", figures.scaling), ("streaming", figures.streaming)):
@@ -167,15 +143,16 @@ def draw(reports: Reports, folder: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the page and its figures."""
+    """Write the pages and their figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--out", type=Path, default=PAGE)
+    parser.add_argument("--out", type=Path, default=PAGE.parent, help="folder of the pages")
     given = parser.parse_args(argv)
     reports = load(given.results)
-    (given.out.parent / IMAGES).mkdir(parents=True, exist_ok=True)
-    draw(reports, given.out.parent / IMAGES)
-    given.out.write_text(render(reports))
+    (given.out / IMAGES).mkdir(parents=True, exist_ok=True)
+    draw(reports, given.out / IMAGES)
+    for name, content in render(reports).items():
+        (given.out / name).write_text(content)
     return 0
 
 

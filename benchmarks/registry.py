@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-Kind = Literal["ncfast", "torch", "public", "library"]
+Kind = Literal["ncfast", "torch", "public", "library", "baseline"]
 Inputs = dict[str, Any]
 Call = Callable[[], Any]
 
@@ -62,7 +62,8 @@ class Contestant:
     Attributes:
         name: unique within its operation.
         kind: "ncfast"; "torch", a good implementation in torch; "public", as in published code;
-            "library", SciPy, scikit-learn or FAISS.
+            "library", an installed package called through its public interface; "baseline", a
+            measure of scale that does less than the operation asks, and is no rival.
         prepare: maps inputs to a call without arguments that returns the output of the operation.
             Its own work (a model, a contiguous copy for the library) is not timed.
         available: maps a case to None, or to the reason why the contestant cannot run.
@@ -93,6 +94,8 @@ class Operation:
         contestants: all contestants. Ratios refer to the first of kind "ncfast" that runs and is
             right.
         when_named: whether it runs only if named, because it takes long or needs data.
+        values: the numbers of an output (or of the truth) that the file keeps beside the times;
+            None keeps none.
     """
 
     name: str
@@ -102,3 +105,4 @@ class Operation:
     error: Callable[[Any, Any], float]
     contestants: Sequence[Contestant]
     when_named: bool = False
+    values: Callable[[Any], Mapping[str, float]] | None = None

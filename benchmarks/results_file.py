@@ -9,10 +9,16 @@
      "operations": {
        NAME: [{"case": {"N": ..., ..., "caches": "cold" or "warm"},
                "bytes": moved at least, "flops": of the plain algorithm,
+             "day": of the measurement, in UTC, "load": {"before": ..., "after": ...} running
+                    processes over a minute; both absent in older files
+             "truth": the numbers in float64 that "values" are compared with; only of operations
+                      that keep values
                "results": [{
                  "contestant": ..., "kind": ..., "backend": "" unless ncfast's,
                  "error": relative, against float64, null where it is no number,
                  "budget": the largest right one, "ok": whether it is,
+                 "values": the numbers of the first call, null where it is none; only of
+                           operations that keep values
                  "peak_bytes": host memory that the first call added at its peak; null if the
                                system does not report it, absent in older files
                  "rounds": number of timings,

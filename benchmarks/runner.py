@@ -6,6 +6,7 @@ contestant whose error is over its budget is timed, too, but it takes part in no
 
 from __future__ import annotations
 
+import datetime
 import math
 import statistics
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 
+from ncfast.benchmarks import environment
 from ncfast.benchmarks.memory import Peak
 from ncfast.benchmarks.registry import Call, Case, Contestant, Inputs, Operation
 from ncfast.benchmarks.timing import Rounds, measure
@@ -45,7 +47,7 @@ class Conditions:
 
 @dataclass
 class _Entry:
-    """A contestant that ran: its calls, its error, and time and memory of its first call."""
+    """A contestant that ran: its calls, its error, and what its first call took and gave."""
 
     contestant: Contestant
     calls: list[Call]
@@ -53,6 +55,7 @@ class _Entry:
     seconds: float
     peak: int | None
     ok: bool
+    values: dict[str, float | None]
 
 
 def run(
@@ -69,6 +72,7 @@ def run_case(operation: Operation, case: Case, conditions: Conditions) -> dict[s
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()  # each case compiles for its shapes, whose number is limited
     copies, cold = _copies(operation, case, conditions)
+    load = environment.load()
     truth = operation.truth(copies[0])
     entries, absent = [], []
     for contestant in operation.contestants:
@@ -90,6 +94,9 @@ def run_case(operation: Operation, case: Case, conditions: Conditions) -> dict[s
         "case": dict(case.sizes) | {"caches": "cold" if cold else "warm"},
         "bytes": case.bytes,
         "flops": case.flops,
+        "day": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "load": {"before": load, "after": environment.load()},
+        **({"truth": _values(operation, truth)} if operation.values else {}),
         "results": _results(entries, rounds, case, conditions if cold else None) + absent,
     }
 
@@ -114,11 +121,18 @@ def _try(
             start = time.perf_counter()
             output = calls[0]()
             seconds = time.perf_counter() - start
-        error = operation.error(output, truth)
+        error = float(operation.error(output, truth))
     except _FAILURES as failure:
         return f"{type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else ''}"
-    ok = error <= contestant.allowed(case)
-    return _Entry(contestant, calls, error, seconds, peak.bytes, ok)
+    ok = bool(error <= contestant.allowed(case))
+    values = _values(operation, output)
+    return _Entry(contestant, calls, error, seconds, peak.bytes, ok, values)
+
+
+def _values(operation: Operation, output: Any) -> dict[str, float | None]:
+    """The numbers to keep of an output; None, which JSON has, in place of NaN and infinity."""
+    found = operation.values(output) if operation.values else {}
+    return {n: float(v) if math.isfinite(v) else None for n, v in found.items()}
 
 
 def _describe(contestant: Contestant, case: Case) -> dict[str, Any]:
@@ -147,6 +161,7 @@ def _results(
             # JSON has no NaN, so an error of NaN is stored as null.
             "error": entry.error if math.isfinite(entry.error) else None,
             "ok": entry.ok,
+            **({"values": entry.values} if entry.values else {}),
             "peak_bytes": entry.peak,
             "rounds": len(mine),
             "median_s": median,

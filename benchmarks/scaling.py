@@ -93,7 +93,7 @@ OPERATION = Operation(
             for backend in ("cpu",)
             for name, make in ((CLASS_MOMENTS, class_moments.ours), (RNC1, rnc1))
         ),
-        Contestant(READ, "torch", class_moments.read),
+        Contestant(READ, "baseline", class_moments.read),
     ],
 )
 

@@ -35,6 +35,8 @@ def need(module: str, purpose: str) -> Any:
 def shown(progress: bool | Show | None) -> Show:
     """What wraps an iterable to show its progress: a function as given, or the bar of tqdm.
 
+    The bar is a widget in a notebook that has ipywidgets.
+
     Args:
         progress: True for the bar, a function that takes an iterable and returns one, or False or
             None to show nothing.
@@ -46,5 +48,5 @@ def shown(progress: bool | Show | None) -> Show:
         return progress
     if not progress:
         return iter
-    bar: Show = need("tqdm", "`progress=True`").tqdm
+    bar: Show = need("tqdm.auto", "`progress=True`").tqdm
     return bar

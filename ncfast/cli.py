@@ -165,9 +165,9 @@ def _report(arguments: Sequence[str]) -> int:
     from ncfast.experiments.config import ReportConfig
 
     config = parse(ReportConfig, "report", arguments)
-    from ncfast.experiments.report import build_report
+    from ncfast.experiments.report import build_report, watch
 
-    report = build_report(config.runs, config.out)
+    report = (watch if config.watch else build_report)(config.runs, config.out)
     for path in (*report.pictures, report.html):
         print(path)
     return 0

@@ -14,9 +14,12 @@ from typing_extensions import Self
 
 from ncfast import _validate
 from ncfast._arrays import Array, as_tensor
+from ncfast._html import paragraphs, table
 from ncfast.ops import LabelPlan, select
 from ncfast.ops.grouping import Labels, labels_of
 from ncfast.ops.update import UPDATE, update_plain
+
+_ROWS = 20  # classes that a notebook shows
 
 
 @dataclass(eq=False)
@@ -72,6 +75,28 @@ class ClassMoments:
             torch.zeros((), dtype=torch.float64, device=device),
             torch.zeros((), dtype=torch.float64, device=device),
         )
+
+    def _repr_html_(self) -> str:
+        """The table of a notebook. It reads the values, and so waits for their device."""
+        shape = f"{self.num_classes} classes, {self.dim} columns"
+        if self.counts.dim() > 1:
+            return paragraphs([f"ClassMoments of {tuple(self.counts.shape[:-1])} states: {shape}"])
+        norms = torch.linalg.vector_norm(self.means.detach(), dim=-1)
+        columns = zip(
+            self.counts.tolist(),
+            norms.tolist(),
+            self.class_variances.detach().tolist(),
+            strict=True,
+        )
+        rows = [
+            [str(label), f"{count:,}", *((f"{norm:.6g}", f"{variance:.6g}") if count else ("", ""))]
+            for label, (count, norm, variance) in enumerate(columns)
+        ]
+        left = len(rows) - _ROWS
+        more = [f"{left:,} more classes"] if left > 0 else []
+        head = ["class", "samples", "norm of the mean", "variance within"]
+        title = f"ClassMoments: {int(self.total):,} samples, {shape}"
+        return paragraphs([title]) + table(head, rows[:_ROWS]) + paragraphs(more)
 
     @property
     def num_classes(self) -> int:

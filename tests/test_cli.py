@@ -33,6 +33,10 @@ def test_train_then_report(tmp_path, capsys):
     assert all(word in lines[-1] for word in ("train", "test", "rnc1"))
     assert cli.main(["report", str(out), "--out", str(tmp_path / "elsewhere")]) == 0
     assert (tmp_path / "elsewhere" / "report.html").exists()
+    capsys.readouterr()
+    assert cli.main(["report", str(out), "--watch"]) == 0, "a run that has ended is not waited for"
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == shown[-1] == str(out / "report.html")
     assert cli.main(arguments) == 1
     assert "already holds a run" in capsys.readouterr().err
 

@@ -9,6 +9,10 @@ from ncfast.benchmarks.operations import (
     log_point,
     metrics,
     mutual_information,
+    packages_information,
+    packages_nc1,
+    packages_training,
+    packages_vocabulary,
     plane,
     replica_step,
     rnc1,
@@ -51,5 +55,10 @@ OPERATIONS: dict[str, Operation] = {
         replica_step.ON_MNIST,
         log_point.OPERATION,
         all_reduce.OPERATION,
+        packages_training.OPERATION,
+        packages_nc1.OPERATION,
+        packages_vocabulary.OPERATION,
+        packages_information.OPERATION,
+        packages_information.DISCRETE_OPERATION,
     )
 }

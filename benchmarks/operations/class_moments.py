@@ -187,6 +187,6 @@ GRID_OPERATION = replace(
     cases=grid,
     truth=truth_of_read,
     error=error_of_found,
-    contestants=[*CONTESTANTS, Contestant(READ, "torch", read)],
+    contestants=[*CONTESTANTS, Contestant(READ, "baseline", read)],
     when_named=True,
 )

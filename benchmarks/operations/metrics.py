@@ -53,6 +53,7 @@ FULL: dict[str, list[dict[str, Any]]] = {
         {"N": 50_000, "D": 512, "K": 100, "spread": 0.5},
         {"N": 50_000, "D": 512, "K": 100, "spread": 2.0},
         {"N": 50_000, "D": 512, "K": 10_000, "spread": 0.5},
+        {"N": 50_000, "D": 512, "K": 1000, "spread": 0.5},
     ],
 }
 QUICK["suite"] = QUICK["full"]

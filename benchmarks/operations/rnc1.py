@@ -108,7 +108,7 @@ CALL = replace(
     error=error_of_found,
     contestants=[
         *(each for each in CONTESTANTS if each.kind == "ncfast"),
-        Contestant("an operator that does nothing", "torch", nothing),
+        Contestant("an operator that does nothing", "baseline", nothing),
     ],
     when_named=True,
 )

@@ -90,7 +90,7 @@ def _tracker(name: str, **options: Any) -> Contestant:
     return Contestant(f"ncfast tracker, {name}", "ncfast", partial(tracked, **options))
 
 
-AGAIN = Contestant("the steps alone, again", "torch", alone)
+AGAIN = Contestant("the steps alone, again", "baseline", alone)
 MLP_OPERATION = replace(
     tracker_step.OPERATION,
     name="tracker_cost.mlp",
@@ -112,7 +112,7 @@ RESNET_OPERATION = replace(
     make=images,
     contestants=[
         _tracker("standard tier, four layers", **STANDARD),
-        Contestant("the steps alone, nothing logged", "torch", alone),
+        Contestant("the steps alone, nothing logged", "baseline", alone),
         AGAIN,
         Contestant(
             "loss and accuracy by .item()",

@@ -247,7 +247,7 @@ CONTESTANTS = [
     Contestant(
         "ncfast tracker, default set of nine", "ncfast", partial(tracked, metrics="default")
     ),
-    Contestant("the steps alone, nothing logged", "torch", alone),
+    Contestant("the steps alone, nothing logged", "baseline", alone),
     Contestant(
         "the seven in plain torch, by .item()", "public", partial(by_items, values=plain_collapse)
     ),

@@ -16,7 +16,7 @@ Parts = tuple[nn.Module, nn.Module, nn.Module]  # a model, its features and its 
 
 
 class Loop:
-    """A network in training: that of figure 2 with parameters times 8, or a ResNet18."""
+    """A network in training: that of figure 2 with parameters times 8, ResNet18, transformer."""
 
     def __init__(self, inputs: Inputs) -> None:
         with torch.random.fork_rng(devices=[]):
@@ -60,4 +60,16 @@ def resnet(inputs: Inputs) -> Parts:
     return model, model.features, model.classifier
 
 
-BUILDERS: dict[str, Callable[[Inputs], Parts]] = {"mlp": perceptron, "resnet18": resnet}
+def transformer(inputs: Inputs) -> Parts:
+    """One layer on patches of 4 x 4 pixels."""
+    from ncfast.experiments.models.transformer import Transformer
+
+    model = Transformer(inputs["inputs"].shape[2:], CLASSES)
+    return model, model.features, model.classifier
+
+
+BUILDERS: dict[str, Callable[[Inputs], Parts]] = {
+    "mlp": perceptron,
+    "resnet18": resnet,
+    "transformer": transformer,
+}

@@ -25,6 +25,20 @@ def exponents(report: Report) -> str:
     return text.table(["axis", "threads", "sizes", *(f"`{name}`" for name in names)], rows)
 
 
+def limits(report: Report) -> str:
+    """The measured limits of the machine."""
+    found = report["ceilings"]
+    rows = [
+        [count, *(f"{best[key] / 1e9:.1f}" for key in keys)]
+        for keys in [("read_bytes_per_s", "copy_bytes_per_s", "gather_bytes_per_s",
+                      "gemm_flops_per_s")]
+        for count, best in (found.get("by_threads") or {"GPU": found.get("cuda", {})}).items()
+        if best
+    ]  # fmt: skip
+    titles = ["threads", "read, GB/s", "copy, GB/s", "gather of 2 KiB rows, GB/s"]
+    return text.table([*titles, "float32 product, GFLOP/s"], rows)
+
+
 def points(series: Report) -> str:
     """All points of one axis at one number of threads."""
     rows = []

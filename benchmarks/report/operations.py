@@ -10,6 +10,7 @@ from ncfast.benchmarks.report import text
 from ncfast.benchmarks.results_file import ran
 from ncfast.benchmarks.table import duration
 
+NO_RIVALS = ("ncfast", "baseline")
 Entry = Mapping[str, Any]
 Result = Mapping[str, Any]
 
@@ -23,9 +24,15 @@ def ours(entry: Entry) -> Result | None:
 
 
 def others(entry: Entry) -> list[Result]:
-    """All other right results, the fastest first."""
-    found = [r for r in ran(entry) if r["kind"] != "ncfast" and r["ok"] and r["ratio_to_ncfast"]]
-    return sorted(found, key=lambda result: result["ratio_to_ncfast"]["median"])
+    """The right results of all rivals, the fastest first."""
+    found = [r for r in ran(entry) if r["kind"] not in NO_RIVALS and r["ok"]]
+    timed = [r for r in found if r["ratio_to_ncfast"]]
+    return sorted(timed, key=lambda result: result["ratio_to_ncfast"]["median"])
+
+
+def wrong_of(entry: Entry) -> list[Result]:
+    """The results that were wrong."""
+    return [result for result in ran(entry) if not result["ok"]]
 
 
 def every(reports: Mapping[str, Any]) -> Iterator[tuple[str, str, Entry]]:
@@ -41,7 +48,7 @@ def overview(entries: Sequence[Entry]) -> str:
     rows = []
     for entry in entries:
         mine, rivals = ours(entry), others(entry)
-        wrong = [r for r in ran(entry) if not r["ok"]]
+        wrong = wrong_of(entry)
         if mine is None:
             row = ["none was right", "", "", ""]
         else:
@@ -50,7 +57,7 @@ def overview(entries: Sequence[Entry]) -> str:
         if rivals:
             best = rivals[0]
             row += [best["contestant"], text.error(best["error"])]
-            row += [_bold_below_one(best)]
+            row += [marked_ratio(best)]
         else:
             row += ["none was right", "", ""]
         rows.append([text.case(entry["case"]), *row, str(len(wrong))])
@@ -59,7 +66,8 @@ def overview(entries: Sequence[Entry]) -> str:
     return text.table(titles, rows)
 
 
-def _bold_below_one(rival: Result) -> str:
+def marked_ratio(rival: Result) -> str:
+    """The time of a rival over that of ncfast, in bold where the rival is faster."""
     ratio = text.ratio(rival)
     return f"**{ratio}**" if rival["ratio_to_ncfast"]["median"] < 1 else ratio
 
@@ -130,12 +138,11 @@ def wrong(reports: Mapping[str, Any]) -> str:
     rows = []
     for name, operation, entry in every(reports):
         mine = ours(entry)
-        for result in ran(entry):
-            if not result["ok"]:
-                against = f"{result['median_s'] / mine['median_s']:.2f}" if mine else ""
-                errors = [text.error(result["error"]), text.error(result["budget"])]
-                who = [operation, text.case(entry["case"]), result["contestant"], name]
-                rows.append([*who, *errors, against])
+        for result in wrong_of(entry):
+            against = f"{result['median_s'] / mine['median_s']:.2f}" if mine else ""
+            errors = [text.error(result["error"]), text.error(result["budget"])]
+            who = [operation, text.case(entry["case"]), result["contestant"], name]
+            rows.append([*who, *errors, against])
     if not rows:
         return "None in these files."
     titles = ["operation", "case", "contestant", "file", "error", "allowed"]
@@ -158,22 +165,33 @@ def absent(reports: Mapping[str, Any]) -> str:
 
 def in_full(entry: Entry) -> str:
     """All contestants of one case, folded away."""
+    kept = any(result.get("values") for result in ran(entry))
     rows = [
         [
             result["contestant"] + ("" if result["ok"] else " (wrong)"),
+            *([numbers(result.get("values"))] if kept else []),
             text.error(result["error"]),
-            text.error(result["budget"]),
             duration(result["median_s"]),
-            " to ".join(duration(value) for value in result["quartiles_s"]),
-            str(result["rounds"]),
-            text.ratio(result),
+            text.ratio(result) or _of_medians(result, ours(entry)),
             text.percent(result["share_of_ceiling"]),
         ]
         for result in ran(entry)
     ]
-    titles = ["contestant", "error", "allowed", "median", "quartiles", "rounds"]
-    body = text.table([*titles, "time over ncfast's", "of ceiling"], rows)
-    counts = [text.size(entry["bytes"])] if entry["bytes"] else []
+    titles = ["contestant", *(["numbers"] if kept else []), "error", "median"]
+    body = text.table([*titles, "ratio", "of ceiling"], rows)
+    counts = [f"truth {numbers(entry['truth'])}"] if entry.get("truth") else []
+    counts += [text.size(entry["bytes"])] if entry["bytes"] else []
     counts += [f"{entry['flops']:.1e} operations"] if entry["flops"] else []
     head = text.case(entry["case"]) + (": " if counts else "") + ", ".join(counts)
     return text.folded(head, body)
+
+
+def numbers(values: Mapping[str, float | None] | None) -> str:
+    """The numbers that a file keeps of a result."""
+    known = (values or {}).items()
+    return ", ".join(f"{n} NaN" if v is None else f"{n} {v:.4g}" for n, v in known)
+
+
+def _of_medians(result: Result, mine: Result | None) -> str:
+    """The ratio of a wrong result, in italics, because it compares nothing of the same worth."""
+    return f"*{result['median_s'] / mine['median_s']:.2f}*" if mine else ""

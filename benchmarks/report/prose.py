@@ -1,13 +1,59 @@
-"""Texts of the performance page: they explain how to read its tables."""
+"""Texts of the performance pages: they explain how to read the tables."""
 
 HEAD = """# Performance
 
-How fast is ncfast against plain torch and other libraries, where is it slower, and whose results
-are wrong? `python -m ncfast.benchmarks.page` writes this page from the JSON files in
-`benchmarks/results`. Pages with further measurements are [listed at the end](#other-pages)."""
+How fast is ncfast beside the packages and recipes that do the same, where is it slower, and whose
+numbers are wrong? `python -m ncfast.benchmarks.page` writes this page from the JSON files in
+`benchmarks/results`. Every case is on a [page of its own](#case-by-case)."""
+
+ROWS = """One case a row, measured by the command at its end. "Ratio" is the time of the fastest
+right rival over that of ncfast, within rounds, with quartiles; below one the rival is faster.
+"Load" is the number of running processes before and after: far above one, the times are too long
+and the ratios uncertain. "Errors" are those of ncfast and of the rival against float64, or against
+the true information. A wrong rival takes part in no ratio; its number stands beside its name."""
+
+ROWS_BELOW = """In the rows of training ncfast logs {ours} numbers a record, and its rivals the
+{least} to {most} that they have. The training without a log is on the page of
+[packages](performance-packages.md)."""
+
+ROWS_FIGURE = """Every rival of the ten rows. Right of the line ncfast is faster."""
+
+SCALING_FIGURE = """Time against N, D and K: [performance-scaling.md](performance-scaling.md)."""
+
+LOSSES = """Every case in which a right rival takes less time than ncfast, or than the steps that
+ncfast tracks."""
+
+AIMS = """What ncfast lost, or did in much more than the time of a read, with the aim for each.
+`python -m ncfast.benchmarks.aims --out FILE` measures them with one thread."""
+
+BACK = """From [performance.md](performance.md), which says how this was measured."""
+
+TOPIC = """Every case of `ncfast bench` on this topic; [performance.md](performance.md) says how it
+was measured and on which machine. "Ratio" is a contestant's time over that of ncfast, the median
+over rounds with quartiles in brackets."""
+
+OPERATIONS = {
+    "packages.training": """The whole training from the same seed, with the log on disk at its end.
+Rivals log what their package has; "numbers a record" counts it. "the training alone" logs
+nothing.""",
+    "packages.nc1": """Tr(Sigma_W) / Tr(Sigma_B), from the index of Calinski and Harabasz, or from
+class means and variances. The features are Gaussian classes around random means; "spread" is the
+standard deviation over the norm of the mean, which falls as a network collapses. The recipe of
+masks follows the neural-collapse package (github.com/rhubarbwu/neural-collapse), which is on no
+package index.""",
+    "packages.vocabulary": """Seven metrics of NC1 to NC3 that are linear in K, from the first batch
+to the values. The long stream passes 61 batches four times, because 2,000,000 rows take 6 GB. The
+recipe of masks follows the neural-collapse package; it takes part in the short stream alone,
+because each of its masks takes 1.6 GB.""",
+    "packages.information": """True information, not that of the estimator: right is within 10 % or
+0.05 nats. "warnings" counts those of the call. With many columns estimators by neighbours are
+biased downwards; ncfast says so in a warning.""",
+    "packages.discrete": """Integers that are declared as such: all count them, and search no
+neighbours.""",
+}
 
 GLANCE = """Time of the fastest right contestant over that of ncfast. A value above one means that
-ncfast is faster. Every case counts once; its contestants are under the heading of the operation."""
+ncfast is faster. Every case counts once; its contestants are on the page of the topic."""
 
 WRONG = (
     """A result whose error is larger than allowed counts as wrong, and takes part in no ratio."""
@@ -22,7 +68,9 @@ in brackets. "cold" means that the inputs rotate through more memory than the la
 RERUN = """## Rerun it
 
 ```console
-$ pip install '.[dev]'
+$ pip install '.[dev,bench]'
+$ python -m ncfast.benchmarks.first_screen --out mine.json    # the ten rows
+$ python -m ncfast.benchmarks.aims --out mine.json            # the aims
 $ ncfast bench --quick --out mine.json            # two minutes on two cores
 $ ncfast bench --out mine.json                    # everything
 $ ncfast bench --ops knn plane --out mine.json    # some of it; the rest of the file is kept

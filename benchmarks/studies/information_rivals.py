@@ -11,7 +11,7 @@ defaults. Writes benchmarks/results/information_rivals.json and a table of docs/
 import json
 import math
 import warnings
-from importlib import import_module
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import torch
 
 import ncfast
 from ncfast.benchmarks import known_information, results_file
+from ncfast.benchmarks.plain import packages
 from ncfast.benchmarks.report import text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,11 +113,6 @@ def cases():
         yield task.name, task.truth, task.sample(2000, 0)
 
 
-def columns(block):
-    block = np.asarray(block, dtype=float)
-    return block.reshape(len(block), -1)
-
-
 def ours(*blocks):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ncfast.EstimateWarning)
@@ -127,46 +123,12 @@ def ours(*blocks):
     return found.value, len(found.warnings)
 
 
-def scikit_learn(*blocks):
-    from sklearn.feature_selection import mutual_info_regression
-
-    if len(blocks) == 3 or any(columns(block).shape[1] > 1 for block in blocks):
-        raise NotImplementedError("one column a side")
-    return mutual_info_regression(
-        columns(blocks[0]), blocks[1].ravel(), n_neighbors=K, random_state=0
-    )[0]
-
-
-def ennemi(*blocks):
-    package = import_module("ennemi")
-    if any(columns(block).shape[1] > 1 for block in blocks[:2]):
-        raise NotImplementedError("one column a side")
-    given = {"cond": columns(blocks[2])} if len(blocks) == 3 else {}
-    x, y = (columns(block)[:, 0] for block in blocks[:2])
-    return package.estimate_mi(y, x, k=K, **given).item()
-
-
-def npeet_plus(*blocks):
-    package = import_module("npeet_plus")
-    parts = [columns(block) for block in blocks]
-    call = package.mi if len(parts) == 2 else package.cmi
-    return call(*parts, k=K, base=math.e)
-
-
-def infomeasure(*blocks):
-    package = import_module("infomeasure")
-    parts = [columns(block) for block in blocks[:2]]
-    given = {"cond": columns(blocks[2])} if len(blocks) == 3 else {}
-    call = package.conditional_mutual_information if given else package.mutual_information
-    return call(*parts, approach="metric", k=K, **given)
-
-
 PACKAGES = {
     "ncfast": ours,
-    "scikit-learn": scikit_learn,
-    "ennemi": ennemi,
-    "npeet-plus": npeet_plus,
-    "infomeasure": infomeasure,
+    "scikit-learn": partial(packages.scikit_learn, k=K),
+    "ennemi": partial(packages.ennemi, k=K),
+    "npeet-plus": partial(packages.npeet_plus, k=K),
+    "infomeasure": partial(packages.infomeasure, k=K),
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 import os
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ncfast._files import replacing
+from ncfast._html import paragraphs, table
 from ncfast._optional import need
 from ncfast._strict_json import nonfinite_values, with_nulls
 from ncfast.metrics.catalogue import CATALOGUE, CONVENTIONS, definition_of
@@ -65,12 +65,8 @@ class Evaluation(Mapping[str, float]):
 
     def _repr_html_(self) -> str:
         """The table of a notebook."""
-        head, *rows = ([html.escape(cell) for cell in row] for row in self._rows())
-        cells = ["".join(f"<th>{cell}</th>" for cell in head)]
-        cells += ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
-        body = "".join(f"<tr>{row}</tr>" for row in cells)
-        notes = "".join(f"<p>{html.escape(line)}</p>" for line in self._left_out() if line)
-        return f"<p>{html.escape(self._heading())}</p><table>{body}</table>{notes}"
+        head, *rows = self._rows()
+        return paragraphs([self._heading()]) + table(head, rows) + paragraphs(self._left_out())
 
     def to_dict(self) -> dict[str, float]:
         """The metrics by key, in a dict of their own."""

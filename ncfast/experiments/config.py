@@ -312,3 +312,5 @@ class ReportConfig:
     """Directories made by `ncfast train` or `ncfast sweep`."""
     out: Path | None = None
     """Directory of the report; None: the first run's directory."""
+    watch: bool = False
+    """Rewrite the page, which reloads itself, until the runs have reached their last step."""

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from ncfast._html import paragraphs, table
+
 
 class EstimateWarning(UserWarning):
     """Warns that an estimate may be wrong, with the reasons."""
@@ -59,6 +61,20 @@ class Estimate:
 
     def __str__(self) -> str:
         return f"{self.value:.4f} +- {self.stderr:.4f} {self.unit}"
+
+    def _repr_html_(self) -> str:
+        """The table of a notebook."""
+        neighbours = [] if self.k is None else [["neighbours", str(self.k)]]
+        columns = [["columns", ", ".join(map(str, self.dims))]] if self.dims else []
+        rows = [
+            ["value", f"{self.value:.4f} {self.unit}"],
+            ["standard error", f"{self.stderr:.4f} {self.unit}"],
+            ["method", self.method],
+            ["samples", f"{self.n:,}"],
+            *neighbours,
+            *columns,
+        ]
+        return table([], rows) + paragraphs(f"Warning: {text}" for text in self.warnings)
 
     def in_bits(self) -> Estimate:
         """The same estimate with `value` and `stderr` in bits; `details` and `warnings` stay."""

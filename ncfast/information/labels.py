@@ -118,11 +118,11 @@ def label_information(
         - classes with a single member, which are left out, and classes too small for k;
         - a single class, for which the value is zero;
         - rows equal to k others of their class, which "ross" counts as atoms ("entropies" gives NaN
-          or infinity);
+            or infinity);
         - a column with more than 100 times the spread of another, if standardized columns give
-          more;
+            more;
         - a larger value from three linear directions that were fitted to the other half of the rows
-          (skipped with `stderr=False`).
+            (skipped with `stderr=False`).
 
     Raises:
         TypeError, ValueError: wrong types or shapes, lengths that differ, NaN, k not in 1..N-1, no

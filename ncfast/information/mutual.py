@@ -74,9 +74,9 @@ def mutual_information(
         It also compares the estimate with three numbers, on at most 10,000 rows, and warns if
 
         - Gaussians with the same canonical correlations of normal scores share more
-          (`details["gaussian"]`);
-        - the distances of x and y from their centres share more (`details["radii"]`,
-          `details["squares"]`);
+            (`details["gaussian"]`);
+        - the distances of x and y from their centres share more
+            (`details["radii"]`, `details["squares"]`);
         - the estimate changes with four times the neighbours (`details["wider"]`).
 
     Raises:

@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "evidence.sh"
 
 
-def evidence(*stages, results):
-    variables = {"PYTHON": sys.executable, "NCFAST_RESULTS": str(results)}
+def evidence(*stages, results, python=sys.executable):
+    variables = {"PYTHON": str(python), "NCFAST_RESULTS": str(results)}
     return subprocess.run(
         ["bash", SCRIPT, "--quick", *stages],
         env=os.environ | variables,
@@ -32,10 +32,36 @@ def test_results_go_where_they_are_asked_for(tmp_path):
     assert before == {p: p.stat().st_mtime for p in (ROOT / "benchmarks/results").iterdir()}
 
 
-def test_a_failing_stage_ends_it(tmp_path):
-    done = evidence("no-such-stage", "projection", results=tmp_path)
+def test_a_stage_that_does_not_exist_ends_it(tmp_path):
+    done = evidence("projection", "no-such-stage", results=tmp_path)
     assert done.returncode != 0
+    assert "got 'no-such-stage'" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_failing_stage_is_listed_and_the_others_run(tmp_path):
+    python, results = tmp_path / "python", tmp_path / "results"
+    python.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in *accuracy*) exit 7 ;; *--ops*) echo "$*" >>"$NCFAST_RESULTS/ran" ;; esac\n'
+    )
+    python.chmod(0o755)
+    done = evidence("metrics", "accuracy", "collectives", results=results, python=python)
+    assert done.returncode == 1
+    assert "Not finished: accuracy\n" in done.stderr
+    assert re.search(r"accuracy: \d+ s, failed with status 7\n", done.stdout)
+    assert re.search(r"\ncollectives: \d+ s\n", done.stdout)
+    ran = (results / "ran").read_text().splitlines()
+    assert [line.split("--ops ")[1].split()[0] for line in ran] == ["metrics.suite", "all_reduce"]
+
+
+def test_a_stage_ends_at_its_first_failure(tmp_path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$*" >>"$NCFAST_RESULTS/ran"\nexit 3\n')
+    python.chmod(0o755)
+    done = evidence("information", results=tmp_path, python=python)
+    assert done.returncode == 1
+    assert len((tmp_path / "ran").read_text().splitlines()) == 1
 
 
 def test_every_stage_runs_when_none_is_named():

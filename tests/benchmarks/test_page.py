@@ -1,11 +1,13 @@
-"""Tests the performance page: it shows losses and errors, and the committed page is up to date."""
+"""Tests the performance pages: they show losses and errors, and are what the results say."""
 
 import copy
 import re
 
 import pytest
 
-from ncfast.benchmarks import page, projection, roofline
+from ncfast.benchmarks import aims, first_screen, page, projection, roofline
+from ncfast.benchmarks.operations import OPERATIONS
+from ncfast.benchmarks.report import topics
 
 
 def result(contestant, kind, seconds, error=1e-8, ok=True, ratio=None):
@@ -46,7 +48,7 @@ def report():
         "schema": 1,
         "environment": {"processor": "P", "threads": 2, "gpu": None, "load": {"before": 0.5}},
         "ceilings": {"threads": 2, "by_threads": {"2": best}},
-        "operations": {"sums": [entry(mine, slow, quick, bad, missing)], "more": [entry(mine)]},
+        "operations": {"knn": [entry(mine, slow, quick, bad, missing)], "plane": [entry(mine)]},
     }
 
 
@@ -54,48 +56,54 @@ def section(text, title):
     return text.split(f"## {title}\n")[1].split("\n## ")[0]
 
 
+def front_of(reports):
+    return page.render(reports)["performance.md"]
+
+
 def test_losses_errors_and_gaps_are_told(report):
-    text = page.render({"one.json": report})
-    losses = section(text, "Where ncfast is slower")
+    pages = page.render({"one.json": report})
+    front, below = pages["performance.md"], pages["performance-wrong.md"]
+    losses = section(front, "Where ncfast is slower")
     assert "quick one" in losses
     assert "0.80 [0.72, 0.84]" in losses
     assert "clearly" in losses
     assert "slow one" not in losses
-    wrong = section(text, "Wrong results")
-    assert "| sums | 0 of 1 | 1 of 3 |" in wrong
+    assert "| knn | 0 of 1 | 1 of 3 |" in section(front, "Wrong results")
+    wrong, missing = below.split("\n## Contestants that did not run, and why\n")
     assert "bad one" in wrong
     assert "5e-01" in wrong
     assert "0.10" in wrong, "its time over that of ncfast"
     assert "quick one" not in wrong
-    missing = section(text, "Not measured")
     assert "no such device" in missing
-    assert "GPUs: no file comes from a machine with a GPU" in missing
-    assert "**0.80 [0.72, 0.84]**" in text, "the overview marks a loss"
+    assert "GPUs: no file comes from a machine with a GPU" in section(front, "Not measured")
+    neighbors = pages["performance-neighbors.md"]
+    assert "**0.80 [0.72, 0.84]**" in neighbors, "the overview marks a loss"
+    assert "| bad one (wrong) | 5e-01 | 100 us | *0.10* |" in neighbors
 
 
 def test_the_glance_counts_cases_by_their_fastest_right_contestant(report):
-    glance = section(page.render({"one.json": report}), "At a glance")
-    assert "| sums | `one.json` | 1 | 0 | 0.80 | 0.80 | 0.80 |" in glance
-    assert "| more |" not in glance, "nobody else ran"
+    glance = section(front_of({"one.json": report}), "All operations")
+    assert "| knn | `one.json` | 1 | 0 | 0.80 | 0.80 | 0.80 |" in glance
+    assert "| plane |" not in glance, "nobody else ran"
 
 
 def test_a_win_in_all_cases_leaves_no_loss(report):
-    report["operations"].pop("sums")
-    text = page.render({"one.json": report})
+    report["operations"].pop("knn")
+    text = front_of({"one.json": report})
     assert "None in these files." in section(text, "Where ncfast is slower")
 
 
 def test_a_gpu_file_is_no_gap(report):
     report["environment"]["gpu"] = "a card"
-    assert "GPUs: no file" not in page.render({"one.json": report})
+    assert "GPUs: no file" not in front_of({"one.json": report})
 
 
 def test_nobody_right(report):
     lost = copy.deepcopy(report)
-    lost["operations"] = {"sums": [entry(result("ours", "ncfast", 1.0, error=None, ok=False))]}
-    text = page.render({"one.json": lost})
-    assert "none was right" in text
-    assert "NaN" in section(text, "Wrong results")
+    lost["operations"] = {"knn": [entry(result("ours", "ncfast", 1.0, error=None, ok=False))]}
+    pages = page.render({"one.json": lost})
+    assert "none was right" in pages["performance-neighbors.md"]
+    assert "NaN" in pages["performance-wrong.md"]
 
 
 def test_only_files_of_the_schema_count(tmp_path, report):
@@ -104,21 +112,21 @@ def test_only_files_of_the_schema_count(tmp_path, report):
     projection.main(["--out", str(tmp_path / "projection.json")])
     reports = page.load(tmp_path)
     assert list(reports) == ["projection.json"]
-    assert "Computed, not measured" in page.render(reports)
+    assert "Computed, not measured" in page.render(reports)["performance-scaling.md"]
 
 
 def test_points_of_the_roofline(report):
     found = roofline.points(report)
     assert {(p.operation, p.who) for p in found} == {
-        ("sums", "ncfast"),
-        ("sums", "other"),
-        ("more", "ncfast"),
+        ("knn", "ncfast"),
+        ("knn", "other"),
+        ("plane", "ncfast"),
     }
     by_who = {(p.operation, p.who): p for p in found}
-    assert by_who["sums", "other"].speed == 4000 / 8e-4
-    assert by_who["sums", "ncfast"].intensity == 2
-    report["operations"]["sums"][0]["case"]["caches"] = "warm"
-    report["operations"]["more"][0]["flops"] = 0
+    assert by_who["knn", "other"].speed == 4000 / 8e-4
+    assert by_who["knn", "ncfast"].intensity == 2
+    report["operations"]["knn"][0]["case"]["caches"] = "warm"
+    report["operations"]["plane"][0]["flops"] = 0
     assert roofline.points(report) == []
 
 
@@ -130,8 +138,135 @@ def test_the_roofline_is_drawn(report, tmp_path):
     assert not roofline.figure(report, tmp_path / "none.png")
 
 
-def test_the_committed_page_is_what_its_files_say():
-    text = page.PAGE.read_text()
-    assert text == page.render(page.load(page.RESULTS)), "run python -m ncfast.benchmarks.page"
-    for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text):
-        assert (page.PAGE.parent / name).stat().st_size > 10_000
+def test_a_measure_of_scale_is_no_rival(report):
+    scale = result("less work", "baseline", 1e-6, ratio=0.001)
+    report["operations"] = {"tracker_step": [entry(result("ours", "ncfast", 1e-3, ratio=1), scale)]}
+    pages = page.render({"one.json": report})
+    assert "less work" not in pages["performance.md"]
+    assert "less work" in pages["performance-training.md"]
+
+
+def row_report(number, *results, threads=1, **more):
+    row = first_screen.ROWS[number]
+    sizes = OPERATIONS[row.operation].cases(False)[row.case].sizes
+    found = entry(*results) | {"case": {**sizes, "caches": "cold"}, "day": "2030-01-02", **more}
+    about = {"processor": "P", "threads": threads}
+    return {"environment": about, "operations": {row.operation: [found]}}
+
+
+def test_a_row_names_times_errors_wrong_numbers_day_and_command():
+    (number,) = (i for i, row in enumerate(first_screen.ROWS) if "ReLU" in row.what)
+    mine = result("ncfast", "ncfast", 1e-3, error=0.02, ratio=1.0)
+    slow = result("a package", "library", 3e-3, error=0.03, ratio=3.0)
+    scale = result("nothing done", "baseline", 1e-5, ratio=0.01)
+    bad = result("another", "library", 1e-4, error=1.1, ok=False) | {"values": {"nats": 0.327}}
+    load = {"before": 0.2, "after": 0.5}
+    report = row_report(number, mine, slow, scale, bad, truth={"nats": 0.15}, load=load)
+    line = first_screen.table({"one.json": report}).splitlines()[-1]
+    row = first_screen.ROWS[number]
+    expected = [row.what, "1 ms", "a package", "3 ms", "3.00 [2.70, 3.15]", "2e-02, 3e-02"]
+    expected += ["another 0.327; truth 0.150", "P, 2030-01-02, load 0.2 to 0.5"]
+    assert line == "| " + " | ".join([*expected, f"`{row.command}`"]) + " |"
+    two = row_report(number, mine, slow, threads=2)
+    assert first_screen.table({"one.json": two}) == "Not measured in these files."
+
+
+def test_the_numbers_of_a_record_are_counted():
+    mine = result("ncfast", "ncfast", 1e-3, ratio=1.0) | {"values": {"numbers a record": 23.0}}
+    some = result("a", "library", 3e-3, ratio=3.0) | {"values": {"numbers a record": 3.0}}
+    more = result("b", "public", 3e-3, ratio=3.0) | {"values": {"numbers a record": 7.0}}
+    (words,) = first_screen.below({"one.json": row_report(0, mine, some, more)})
+    assert "logs 23 numbers a record" in words
+    assert "3 to 7" in words.replace("\n", " ")
+    assert first_screen.below({"one.json": row_report(0, mine)}) == []
+
+
+def test_a_row_that_ncfast_loses_or_gets_wrong_says_so():
+    quick = result("a package", "library", 5e-4, ratio=0.5)
+    report = row_report(0, result("ncfast", "ncfast", 1e-3, ratio=1.0), quick)
+    assert "| **0.50 [0.45, 0.53]** |" in first_screen.table({"one.json": report})
+    quick["ratio_to_ncfast"] = None
+    report = row_report(0, result("ncfast", "ncfast", 1e-3, ok=False), quick)
+    assert "| wrong | none was right |" in first_screen.table({"one.json": report})
+
+
+def test_the_ten_rows_are_cases_that_their_commands_measure():
+    assert len(first_screen.ROWS) == 10
+    for row in first_screen.ROWS:
+        assert 0 <= row.case < len(OPERATIONS[row.operation].cases(False))
+        assert f"--ops {row.operation} --cases {row.case} --threads 1" in row.command
+
+
+def test_one_command_measures_every_row(monkeypatch, tmp_path):
+    ran = []
+    monkeypatch.setattr(first_screen, "bench", ran.append)
+    assert first_screen.main(["--out", str(tmp_path / "rows.json"), "--seconds", "1"]) == 0
+    measured = [(config.ops[0], case) for config in ran for case in config.cases]
+    assert measured == [(row.operation, row.case) for row in first_screen.ROWS]
+    assert {config.threads for config in ran} == {1}
+    assert {config.out for config in ran} == {tmp_path / "rows.json"}
+
+
+def test_the_rows_are_drawn(tmp_path):
+    mine, slow = result("a", "ncfast", 1e-3, ratio=1.0), result("b", "library", 3e-3, ratio=3.0)
+    path = tmp_path / "rows.png"
+    assert first_screen.figure({"one.json": row_report(0, mine, slow)}, path)
+    assert path.read_bytes()[:4] == b"\x89PNG"
+    assert not first_screen.figure({}, tmp_path / "none.png")
+
+
+def aim_report(number, *results):
+    row = aims.AIMS[number].row
+    sizes = OPERATIONS[row.operation].cases(False)[row.case].sizes
+    found = entry(*results) | {"case": {**sizes, "caches": "cold"}}
+    about = {"processor": "P", "threads": 2}
+    return {"environment": about, "operations": {row.operation: [found]}}
+
+
+@pytest.mark.parametrize(
+    ("unit", "seconds", "value", "verdict"),
+    [
+        ("its time over ncfast's", 0.5e-3, "0.50", "**missed**"),
+        ("its time over ncfast's", 2e-3, "2.00", "reached"),
+        ("ncfast's time over it", 0.5e-3, "2.00", "**missed**"),
+        ("ncfast's time over it", 0.9e-3, "1.11", "reached"),
+        ("us more than it", 0.9e-3, "100.00", "**missed**"),
+        ("us more than it", 0.98e-3, "20.00", "reached"),
+    ],
+)
+def test_an_aim_is_reached_or_missed(unit, seconds, value, verdict):
+    number, aim = next((i, each) for i, each in enumerate(aims.AIMS) if each.unit == unit)
+    mine = result("ncfast", "ncfast", 1e-3, ratio=1.0)
+    other = result(aim.against or "a package", "library", seconds, ratio=seconds / 1e-3)
+    line = aims.table({"one.json": aim_report(number, mine, other)}).splitlines()[-1]
+    assert f"| {unit} | {value} | {aim.aim:g} | {verdict} | P, 2 threads, " in line
+    assert f"--cases {aim.row.case} --threads 2 --seconds 10`" in line
+
+
+def test_an_aim_without_its_case_is_left_out():
+    mine = result("ncfast", "ncfast", 1e-3, ratio=1.0)
+    assert aims.table({"one.json": aim_report(0, mine)}) == "Not measured in these files."
+    assert {each.row.operation for each in aims.AIMS} <= set(OPERATIONS)
+
+
+def test_every_operation_has_a_page():
+    assert {topics.topic_of(name) for name in OPERATIONS} == set(topics.TOPICS)
+    with pytest.raises(LookupError, match="topic of 'new'"):
+        topics.topic_of("new")
+
+
+COMMITTED = page.render(page.load(page.RESULTS))
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_the_committed_pages_are_what_their_files_say(name):
+    text = (page.PAGE.parent / name).read_text()
+    assert text == COMMITTED[name], "run python -m ncfast.benchmarks.page"
+    assert len(text.split()) < 5000
+    for image in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text):
+        assert (page.PAGE.parent / image).stat().st_size > 10_000
+
+
+def test_no_page_is_left_over():
+    found = {path.name for path in page.PAGE.parent.glob("performance*.md")}
+    assert found == set(COMMITTED)

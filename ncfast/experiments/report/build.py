@@ -12,10 +12,18 @@ from typing import Any
 
 from ncfast.experiments.report import figures, grids, page, probe_figures, sections
 from ncfast.experiments.report.claims import verdicts
+from ncfast.experiments.report.effects import OUTCOMES, draw_effects, effect_rows
 from ncfast.experiments.report.figures import Drawing
 from ncfast.experiments.report.grids import draw
 from ncfast.experiments.report.group_figures import draw_events, draw_plane
-from ncfast.experiments.report.runs import Run, expand_directories, read_run, run_groups
+from ncfast.experiments.report.runs import (
+    Run,
+    RunGroup,
+    arms,
+    expand_directories,
+    read_run,
+    run_groups,
+)
 from ncfast.experiments.report.scaling import (
     balance_rate,
     decay_law,
@@ -23,6 +31,8 @@ from ncfast.experiments.report.scaling import (
     time_scales,
 )
 from ncfast.experiments.run_dir import write_atomically
+
+PAGE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -54,23 +64,47 @@ def build_report(directories: Sequence[Path], out: Path | None = None) -> Report
         ValueError: no directory was given.
         OSError: the output cannot be written.
     """
-    if not directories:
-        raise ValueError("Expected at least one run directory but got none.")
-    runs = [read_run(path) for path in expand_directories(directories)]
+    runs = read_runs(directories)
     target = out or directories[0]
     target.mkdir(parents=True, exist_ok=True)
-    drawings = _of_one(runs[0]) if len(runs) == 1 else _of_several(runs)
+    drawings = _drawings(runs, directories)
     pictures, tables = [], []
     for drawing in drawings:
         pictures.append(target / f"{drawing.name}.png")
-        write_atomically(pictures[-1], figures.to_bytes(drawing.figure, "png"))
+        write_atomically(pictures[-1], figures.to_png(drawing.figure))
         tables.append(target / f"{drawing.name}.csv")
         write_atomically(tables[-1], drawing.csv())
     summary = target / "summary.json"
     write_atomically(summary, json.dumps(summarise(runs), indent=1).encode() + b"\n")
-    html = target / "report.html"
-    write_atomically(html, _page(runs, drawings, directories).encode())
+    html = target / PAGE
+    write_atomically(html, _page(runs, drawings, directories, files=True).encode())
     return Report(html, tuple(pictures), tuple(tables), summary)
+
+
+def build_page(
+    runs: Sequence[Run], directories: Sequence[Path], reload_seconds: int | None
+) -> bytes:
+    """The page alone, while the runs are training; it names no files.
+
+    Args:
+        runs: the runs.
+        directories: the directories that the user named.
+        reload_seconds: after how many seconds a browser loads the page again; None: never.
+    """
+    return _page(
+        runs, _drawings(runs, directories), directories, reload_seconds=reload_seconds
+    ).encode()
+
+
+def read_runs(directories: Sequence[Path]) -> list[Run]:
+    """The runs in ``directories``; see `build_report` for the errors."""
+    if not directories:
+        raise ValueError("Expected at least one run directory but got none.")
+    return [read_run(path) for path in expand_directories(directories)]
+
+
+def _drawings(runs: Sequence[Run], directories: Sequence[Path]) -> list[Drawing]:
+    return _of_one(runs[0]) if len(runs) == 1 else _of_several(runs, directories)
 
 
 def _of_one(run: Run) -> list[Drawing]:
@@ -78,14 +112,27 @@ def _of_one(run: Run) -> list[Drawing]:
     return [figures.overview(run), *panels, *_shared([run], run)]
 
 
-def _of_several(runs: Sequence[Run]) -> list[Drawing]:
-    found = [draw(grids.CURVES, run_groups(runs)), draw_events(runs)]
+def _of_several(runs: Sequence[Run], directories: Sequence[Path]) -> list[Drawing]:
+    groups = arms(runs, directories)
+    found = [
+        *([_effects(groups)] if groups else []),
+        draw(grids.CURVES, groups or run_groups(runs)),
+        None if groups else draw_events(runs),
+    ]
     kept = [drawing for drawing in found if drawing is not None]
-    return [*kept, *_shared(runs, _representative(runs))]
+    return [*kept, *_shared(runs, _representative(runs), groups)]
 
 
-def _shared(runs: Sequence[Run], shown: Run) -> list[Drawing]:
-    members = run_groups(runs)
+def _effects(groups: Sequence[RunGroup]) -> Drawing | None:
+    for outcome, (words, _) in OUTCOMES.items():
+        drawing = draw_effects(effect_rows(groups, outcome), words, groups[0].label)
+        if drawing is not None:
+            return drawing
+    return None
+
+
+def _shared(runs: Sequence[Run], shown: Run, groups: Sequence[RunGroup] = ()) -> list[Drawing]:
+    members = groups or run_groups(runs)
     found = [
         draw(grids.BOUNDS, members) if _bounded(runs) else None,
         draw(grids.information(runs), members),
@@ -107,18 +154,23 @@ def _representative(runs: Sequence[Run]) -> Run:
     return max(grown, key=lambda run: float(run.settings["weight_decay"]))
 
 
-def _page(runs: Sequence[Run], drawings: Sequence[Drawing], directories: Sequence[Path]) -> str:
+def _page(
+    runs: Sequence[Run],
+    drawings: Sequence[Drawing],
+    directories: Sequence[Path],
+    *,
+    files: bool = False,
+    reload_seconds: int | None = None,
+) -> str:
     if len(runs) == 1:
-        title, parts = runs[0].title, sections.one_run(runs[0], drawings[0])
+        title, parts = runs[0].title, sections.one_run(runs[0], drawings[0], files=files)
         rest = drawings[1 + len(figures.PANELS) :]  # the overview shows the single panels
     else:
         title, parts = sections.several_runs(runs, directories)
         rest = drawings
-    body = [f"<h1>{escape(title)}</h1>", *parts]
-    for drawing in rest:
-        body += [f"<h2>{escape(drawing.title)}</h2>", page.picture_of(drawing)]
-    body += sections.details(runs)
-    return page.page(f"ncfast: {title}", "".join(body))
+    body = [f"<h1>{escape(title)}</h1>", *parts, *page.figures(rest, files=files)]
+    body += sections.details(runs, directories)
+    return page.page(f"ncfast: {title}", "".join(body), reload_seconds)
 
 
 _TOLD = ("dataset", "model", "loss", "optimizer", "train_size", "init_scale", "lr")

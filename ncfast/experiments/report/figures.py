@@ -17,20 +17,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ncfast.experiments.report.runs import Run
+from ncfast.experiments.report.theme import EVENT_COLOURS, EVENT_DASHES, STYLE, TEST, TRAIN
+from ncfast.experiments.report.tiles import FONT, Line, Tile, TileRow, alternative, tile_axes
 from ncfast.tracking.analytics.events import series
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure of the report. It is written into the page, a PNG file and a CSV file.
+    """A figure of the report: small pictures on the page, one PNG file and one CSV file.
 
     Attributes:
         name: name of the files, without suffix.
         title: heading on the page.
         caption: explains what the figure shows and how to read it.
-        figure: the picture.
+        figure: the picture of the PNG file.
         head: column names of the CSV file.
         rows: the data that the picture shows.
+        tiles: the same panels as they stand on the page, in rows.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Drawing:
     figure: Figure
     head: Sequence[str]
     rows: list[Sequence[Any]] = field(default_factory=list)
+    tiles: Sequence[TileRow] = ()
 
     def csv(self) -> bytes:
         """The data as a CSV file."""
@@ -50,21 +54,8 @@ class Drawing:
 
 
 _MAX_POINTS = 1500
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "lines.linewidth": 1.5,
-    "svg.fonttype": "path",
-}
+LATE = 100  # a run whose log starts later branched from another run
 _HEAD = ("quantity", "step", "value")
-TRAIN, TEST = "#2b5fa3", "#d9732b"
-EVENT_COLOURS = {"fit": "#2b5fa3", "generalisation": "#d9732b", "collapse": "#3c8d54"}
 
 
 @dataclass(frozen=True)
@@ -113,28 +104,56 @@ PANELS = (
 
 
 def overview(run: Run) -> Drawing:
-    """All panels of one run in a column, with the events marked."""
+    """All panels of one run that have a curve, with the events marked."""
+    panels = [panel for panel in PANELS if _lines(panel, run)]
     with rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 8.4), layout="constrained")
-        axes = figure.subplots(len(PANELS), 1, sharex=True)
-        for axis, panel in zip(axes, PANELS, strict=True):
-            _draw(axis, panel, run)
-        _label_events(axes[0], run)
+        figure = Figure(figsize=(7.2, 2.1 * max(len(panels), 1)), layout="constrained")
+        axes = figure.subplots(max(len(panels), 1), 1, sharex=True, squeeze=False)[:, 0]
+        for axis, panel in zip(axes, panels, strict=False):
+            _draw(axis, panel, run, labelled=axis is axes[0])
+            axis.set_ylabel(panel.label)
         axes[-1].set_xlabel("step")
-    caption = "Accuracy, RNC1, NC2 and NC1 against the step. Dashed lines mark the events."
-    rows = [row for panel in PANELS for row in _rows(panel, run)]
-    return Drawing("overview", run.title, caption, figure, _HEAD, rows)
+    names = ", ".join(panel.label.replace("\n", " ") for panel in panels)
+    happened = [name for name in EVENT_COLOURS if getattr(run.events, name) is not None]
+    caption = f"Against the step: {names}."
+    if happened:
+        caption += f" Vertical lines: {', '.join(happened)}."
+    rows = [row for panel in panels for row in _rows(panel, run)]
+    tiles = [_tile(panel, run) for panel in panels]
+    return Drawing("overview", run.title, caption, figure, _HEAD, rows, tiles)
 
 
 def single(panel: Panel, run: Run) -> Drawing:
-    """One panel of one run, with the events marked."""
+    """One panel of one run, with the events marked, for a PNG file."""
     with rc_context(STYLE):
         figure = Figure(figsize=(7.2, 3.2), layout="constrained")
         axis = figure.subplots()
-        _draw(axis, panel, run)
-        _label_events(axis, run)
+        _draw(axis, panel, run, labelled=True)
+        axis.set_ylabel(panel.label)
         axis.set_xlabel("step")
     return Drawing(panel.name, panel.label, "", figure, _HEAD, _rows(panel, run))
+
+
+def _tile(panel: Panel, run: Run) -> TileRow:
+    lines = _lines(panel, run)
+    marks = events_of([run])
+    with tile_axes(len(marks)) as axis:
+        _draw(axis, panel, run, labelled=True, tile=True)
+        axis.set_xlabel("step")
+    return TileRow(
+        panel.label.replace("\n", " "),
+        [(line.label, line.colour, line.dashed) for line in lines],
+        [Tile("", axis, alternative(panel.label, lines, marks), lines)],
+    )
+
+
+def _lines(panel: Panel, run: Run) -> list[Line]:
+    found = []
+    for curve in panel.curves:
+        steps, values = series(run.records, curve.key)
+        if len(steps):
+            found.append(Line(curve.label, curve.colour, curve.dashed, steps, values))
+    return found
 
 
 def _rows(panel: Panel, run: Run) -> list[Sequence[Any]]:
@@ -145,71 +164,143 @@ def _rows(panel: Panel, run: Run) -> list[Sequence[Any]]:
     ]
 
 
-def _draw(axis: Axes, panel: Panel, run: Run) -> None:
+def _draw(axis: Axes, panel: Panel, run: Run, *, labelled: bool, tile: bool = False) -> None:
     for curve in panel.curves:
         steps, values = _thinned(run, curve.key)
         if len(steps):
             style = ":" if curve.dashed else "-"
-            axis.plot(steps, values, style, color=curve.colour, label=curve.label)
-    for name, colour in EVENT_COLOURS.items():
-        step = getattr(run.events, name)
-        if step is not None:
-            axis.axvline(step, color=colour, linewidth=1.0, linestyle=(0, (4, 2)), alpha=0.8)
-    finish_axis(axis, panel)
-    if axis.get_legend_handles_labels()[0]:
+            marker = "o" if len(steps) < 3 else None  # a line of one point is invisible
+            axis.plot(
+                steps,
+                values,
+                style,
+                color=curve.colour,
+                label=curve.label,
+                marker=marker,
+                markersize=3,
+            )
+    finish_axis(axis, panel, run.first_step, linear=run.first_step >= LATE)
+    mark_events(axis, [run], labelled=labelled, size=FONT if tile else 8)
+    if not tile and axis.get_legend_handles_labels()[0]:
         axis.legend(loc="best", fontsize=8, ncols=2 if len(panel.curves) > 2 else 1)
 
 
-def finish_axis(axis: Axes, panel: Panel) -> None:
-    """Set scales, ticks and labels of a panel after its curves are drawn."""
-    # linear below 1, so that step 0 can be shown
-    axis.set_xscale("symlog", linthresh=1, linscale=0.35)
-    axis.set_xlim(left=0)
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axis.set_ylabel(panel.label)
+def finish_axis(axis: Axes, panel: Panel, first: int = 0, *, linear: bool = False) -> None:
+    """Set scales, ticks and labels of a panel after its curves are drawn.
+
+    Args:
+        axis: the panel.
+        panel: its description.
+        first: the first step of the runs.
+        linear: whether the axis of the steps is linear, from ``first`` on, and not logarithmic.
+    """
+    if linear:
+        axis.set_xlim(left=first)
+    else:  # linear below 1, so that step 0 can be shown
+        axis.set_xscale("symlog", linthresh=1, linscale=0.35)
+        axis.set_xlim(left=0)
+    axis.xaxis.set_major_formatter(FuncFormatter(short_step))
     if panel.log and np.isfinite(axis.dataLim.minposy):  # a logarithmic axis needs a positive value
         axis.set_yscale("log")
         low, high = axis.get_ylim()
         if high / low < 300:  # below about two decades, powers of ten give too few ticks
             axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        else:
+            axis.yaxis.set_major_formatter(FuncFormatter(power_of_ten))
         axis.yaxis.set_minor_formatter(NullFormatter())
     else:
         axis.set_ylim(-0.02, 1.04)
 
 
-def _label_events(axis: Axes, run: Run) -> None:
-    found = [(getattr(run.events, name), name) for name in EVENT_COLOURS]
-    for level, (step, name) in enumerate(pair for pair in found if pair[0] is not None):
+def short_step(step: float, _: object = None) -> str:
+    """A tick label of a step: 100, 1k, 10k, 1M."""
+    if step >= 1e6:
+        return f"{step / 1e6:g}M"
+    return f"{step / 1000:g}k" if step >= 1000 else f"{step:g}"
+
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def power_of_ten(value: float, _: object = None) -> str:
+    """A tick label of a logarithmic axis: 10⁻²; plain text, so that the page can select it."""
+    if value <= 0:
+        return ""
+    exponent = round(float(np.log10(value)))
+    return f"{value:g}" if 0 <= exponent <= 2 else f"10{str(exponent).translate(_SUPERSCRIPTS)}"
+
+
+def events_of(runs: Sequence[Run]) -> dict[str, list[int]]:
+    """The steps of each event that happened in one of the runs, by the name of the event."""
+    found = {
+        name: sorted(step for run in runs if (step := getattr(run.events, name)) is not None)
+        for name in EVENT_COLOURS
+    }
+    return {name: steps for name, steps in found.items() if steps}
+
+
+def mark_events(axis: Axes, runs: Sequence[Run], *, labelled: bool, size: float = 8) -> None:
+    """Mark the events of every run by lines; dash and label tell them apart without colour.
+
+    Args:
+        axis: the panel; its limits must be final.
+        runs: one run, or the seeds of a group.
+        labelled: whether each event gets its name, and the step of a single run, above the panel.
+        size: size of the labels, in points.
+    """
+    width = 1.2 if len(runs) == 1 else 0.7
+    left, right = axis.get_xlim()
+    for level, (name, steps) in enumerate(events_of(runs).items()):
+        look: dict[str, Any] = {"color": EVENT_COLOURS[name], "linestyle": EVENT_DASHES[name]}
+        for step in steps:
+            axis.axvline(step, linewidth=width, **look)
+        if not labelled:
+            continue
+        at = steps[len(steps) // 2]
+        ends = axis.transData.transform([(left, 1), (at, 1), (right, 1)])[:, 0]
+        to_the_right = ends[1] - ends[0] < 0.45 * (ends[2] - ends[0])
+        text = f"{name} {at:,}" if len(runs) == 1 else name
         axis.annotate(
-            f"{name} {step:,}",
-            (step, 1.0),
+            text,
+            (at, 1.0),
             xycoords=("data", "axes fraction"),
-            xytext=(-3, 4 + 10 * level),
+            xytext=(3 if to_the_right else -3, 2 + 1.2 * size * level),
             textcoords="offset points",
-            ha="right",
-            fontsize=8,
+            ha="left" if to_the_right else "right",
+            fontsize=size,
             color=EVENT_COLOURS[name],
+        )
+        axis.annotate(  # the line goes on to its label
+            "",
+            (at, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 2 + 1.2 * size * (level + 0.8)),
+            textcoords="offset points",
+            arrowprops={"arrowstyle": "-", "linewidth": width, "shrinkA": 0, "shrinkB": 0, **look},
         )
 
 
+def thinned(steps: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Indices of about `_MAX_POINTS` steps, evenly spaced on a log axis, with first and last."""
+    if len(steps) <= _MAX_POINTS:
+        return np.arange(len(steps))
+    marks = np.geomspace(1, steps[-1] + 1, _MAX_POINTS) - 1
+    return np.unique(np.searchsorted(steps, marks).clip(max=len(steps) - 1))
+
+
 def _thinned(run: Run, key: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """About `_MAX_POINTS` points of a series, evenly spaced on a log axis, with first and last."""
+    """The points of a series that are drawn."""
     steps, values = series(run.records, key)
-    if len(steps) > _MAX_POINTS:
-        marks = np.geomspace(1, steps[-1] + 1, _MAX_POINTS) - 1
-        index = np.unique(np.searchsorted(steps, marks).clip(max=len(steps) - 1))
-        steps, values = steps[index], values[index]
-    return steps, values
+    index = thinned(steps)
+    return steps[index], values[index]
 
 
-def to_bytes(figure: Figure, kind: str) -> bytes:
-    """The figure as a "png" or "svg" file; a palette reduces a PNG to a third of its size."""
+def to_png(figure: Figure) -> bytes:
+    """The figure as a PNG file; a palette reduces it to a third of its size."""
     buffer = io.BytesIO()
     with rc_context(STYLE):
-        figure.savefig(buffer, format=kind, dpi=150)
-    if kind != "png":
-        return buffer.getvalue()
+        figure.savefig(buffer, format="png", dpi=150)
     smaller = io.BytesIO()
     with Image.open(buffer) as picture:
         picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(

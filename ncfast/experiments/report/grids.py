@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,33 +11,63 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from ncfast.experiments.report.figures import (
+    LATE,
     PANELS,
-    STYLE,
-    TEST,
-    TRAIN,
     Curve,
     Drawing,
     Panel,
     both,
+    events_of,
     finish_axis,
+    mark_events,
+    thinned,
 )
 from ncfast.experiments.report.runs import Band, Run, RunGroup, band
+from ncfast.experiments.report.theme import (
+    ERROR,
+    ESTIMATE,
+    PROJECTED,
+    QUIET,
+    STYLE,
+    TEST,
+    TRACE,
+    TRAIN,
+)
+from ncfast.experiments.report.tiles import (
+    FONT,
+    SMALL,
+    WIDE,
+    Line,
+    Tile,
+    TileRow,
+    alternative,
+    tile_axes,
+)
 
 HEAD = ("family", "quantity", "step", "mean", "low", "high")
-MAX_COLUMNS = 6
+MAX_COLUMNS = 24
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The description of a grid: the name of its file, heading, caption, and the rows."""
+    """The description of a grid.
+
+    Attributes:
+        name: name of its file.
+        title: its heading.
+        caption: explains the grid, whatever it holds.
+        panels: its rows; those without a curve are left out.
+        notes: a pattern of keys, and a sentence that the caption has if a curve of such a key is
+            drawn.
+    """
 
     name: str
     title: str
     caption: str
     panels: tuple[Panel, ...]
+    notes: tuple[tuple[str, str], ...] = ()
 
 
 def draw(grid: Grid, run_groups: Sequence[RunGroup]) -> Drawing | None:
@@ -53,28 +84,103 @@ def draw(grid: Grid, run_groups: Sequence[RunGroup]) -> Drawing | None:
         for row, panel in zip(axes, panels, strict=True):
             for axis, family in zip(row, shown, strict=True):
                 rows += _panel(axis, panel, family)
-            for axis in row:
-                finish_axis(axis, panel)
+                finish_axis(axis, panel, _first(shown), linear=_linear(shown))
+            for axis, family in zip(row, shown, strict=True):
+                mark_events(axis, family.runs, labelled=False)
                 axis.set_ylabel(panel.label if axis is row[0] else "")
-                axis.xaxis.set_major_formatter(FuncFormatter(_short))
         for axis, family in zip(axes[0], shown, strict=True):
-            axis.set_title(f"{family.label}  ({_seeds(family)})", fontsize=9)
+            axis.set_title(_heading(family).replace(", ", ",\n"), fontsize=9)
         for axis in axes[-1]:
             axis.set_xlabel("step")
         for row in axes:
-            # to the right of the row, where it covers no curve
-            row[-1].legend(
-                *row[0].get_legend_handles_labels(),
-                loc="upper left",
-                bbox_to_anchor=(1.0, 1.0),
-                fontsize=7.5,
-                handlelength=1.6,
-            )
-    return Drawing(grid.name, grid.title, grid.caption, figure, HEAD, rows)
+            _legend(row)
+    tiles = [
+        _tile_row(panel, shown, [axis.get_ylim() for axis in row])
+        for panel, row in zip(panels, axes, strict=True)
+    ]
+    return Drawing(
+        grid.name, grid.title, _caption(grid, shown, len(run_groups)), figure, HEAD, rows, tiles
+    )
 
 
-def _short(step: float, _: int) -> str:
-    return f"{step / 1000:g}k" if step >= 1000 else f"{step:g}"
+def _first(shown: Sequence[RunGroup]) -> int:
+    return min(run.first_step for family in shown for run in family.runs)
+
+
+def _linear(shown: Sequence[RunGroup]) -> bool:
+    """Whether a run starts late because it branched from another: steps on a linear axis."""
+    return any(run.first_step >= LATE for family in shown for run in family.runs)
+
+
+def _legend(row: Sequence[Axes]) -> None:
+    found = {
+        label: handle
+        for axis in row
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    row[-1].legend(  # to the right of the row, where it covers no curve
+        list(found.values()),
+        list(found),
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+        fontsize=7.5,
+        handlelength=1.6,
+    )
+
+
+def _caption(grid: Grid, shown: Sequence[RunGroup], total: int) -> str:
+    keys = {c.key for p in grid.panels for c in p.curves if any(_has(f, c) for f in shown)}
+    told = [grid.caption]
+    if len(shown) < total:
+        told.append(f"{len(shown)} of {total} groups of runs are drawn.")
+    several = any(len(family.runs) > 1 for family in shown)
+    if several:
+        told.append(
+            "Lines are means over the seeds, and bands reach from the smallest value to "
+            "the largest."
+        )
+    told += [note for form, note in grid.notes if any(re.search(form, key) for key in keys)]
+    events = events_of([run for family in shown for run in family.runs])
+    if events:
+        each = ", one for each seed" if several else ""
+        told.append(f"Vertical lines{each}: {', '.join(events)}.")
+    return " ".join(part for part in told if part)
+
+
+def _tile_row(
+    panel: Panel, shown: Sequence[RunGroup], limits: Sequence[tuple[float, float]]
+) -> TileRow:
+    last = max(run.last_step for family in shown for run in family.runs)
+    small = len(shown) > 2
+    found: dict[str, tuple[str, str, bool]] = {}
+    tiles = []
+    levels = max(len(events_of(family.runs)) for family in shown)
+    for family, limit in zip(shown, limits, strict=True):
+        lines = _lines(panel, family)
+        marks = events_of(family.runs)
+        with tile_axes(levels, SMALL if small else WIDE) as axis:
+            _panel(axis, panel, family)
+            finish_axis(axis, panel, _first(shown), linear=_linear(shown))
+            axis.set_xlabel("step")
+            end = last * 1.1 if axis.get_xscale() == "symlog" else last
+            axis.set_xlim(right=max(end, _first(shown) + 1))
+            axis.set_ylim(limit)
+            mark_events(axis, family.runs, labelled=True, size=FONT)
+        alone = len(shown) == 1 and len(family.runs) == 1
+        name = panel.label if alone else f"{panel.label}, {_heading(family)}"
+        tiles.append(
+            Tile("" if alone else _heading(family), axis, alternative(name, lines, marks), lines)
+        )
+        found |= {line.label: (line.label, line.colour, line.dashed) for line in lines}
+    return TileRow(panel.label.replace("\n", " "), list(found.values()), tiles, small)
+
+
+def _lines(panel: Panel, family: RunGroup) -> list[Line]:
+    return [
+        Line(c.label, c.colour, c.dashed, found.steps, found.mean, found.low, found.high)
+        for c in panel.curves
+        if (found := band(family, c.key)) is not None
+    ]
 
 
 def pick(run_groups: Sequence[RunGroup]) -> Sequence[RunGroup]:
@@ -85,8 +191,9 @@ def pick(run_groups: Sequence[RunGroup]) -> Sequence[RunGroup]:
     return [run_groups[i] for i in index]
 
 
-def _seeds(family: RunGroup) -> str:
-    return "1 seed" if len(family.runs) == 1 else f"{len(family.runs)} seeds"
+def _heading(family: RunGroup) -> str:
+    seeds = "1 seed" if len(family.runs) == 1 else f"{len(family.runs)} seeds"
+    return f"{family.label} ({seeds})"
 
 
 def _has(family: RunGroup, curve: Curve) -> bool:
@@ -101,17 +208,24 @@ def _panel(axis: Axes, panel: Panel, family: RunGroup) -> list[Sequence[Any]]:
             continue
         style = ":" if curve.dashed else "-"
         marker = "o" if len(found.steps) < 30 else None
+        index = thinned(found.steps)
         axis.plot(
-            found.steps,
-            found.mean,
+            found.steps[index],
+            found.mean[index],
             style,
             color=curve.colour,
             label=curve.label,
             marker=marker,
             markersize=2.5,
         )
-        axis.fill_between(found.steps, found.low, found.high, color=curve.colour, alpha=0.2, lw=0)
+        if len(family.runs) > 1:
+            low, high = found.low[index], found.high[index]
+            axis.fill_between(
+                found.steps[index], low, high, color=curve.colour, alpha=0.2, linewidth=0
+            )
         _error_bars(axis, family, curve, found)
+        if curve.key.startswith("test/bound.generalization"):
+            axis.axhline(1, color=QUIET, linewidth=0.8)  # a bound above this line is empty
         rows += [
             (family.label, curve.key, int(step), *values)
             for step, *values in zip(
@@ -122,7 +236,6 @@ def _panel(axis: Axes, panel: Panel, family: RunGroup) -> list[Sequence[Any]]:
                 strict=True,
             )
         ]
-    _mark_events(axis, family)
     return rows
 
 
@@ -136,33 +249,21 @@ def _error_bars(axis: Axes, family: RunGroup, curve: Curve, found: Band) -> None
         )
 
 
-def _mark_events(axis: Axes, family: RunGroup) -> None:
-    """Mark the events of every seed by thin lines."""
-    from ncfast.experiments.report.figures import EVENT_COLOURS
-
-    for name, colour in EVENT_COLOURS.items():
-        for run in family.runs:
-            step = getattr(run.events, name)
-            if step is not None:
-                axis.axvline(step, color=colour, linewidth=0.7, linestyle=(0, (4, 2)), alpha=0.6)
-
-
-ERROR, TRACE, PROJECTED, ESTIMATE = "#444444", "#b3588f", "#5b4ea1", "#3c8d54"
-
 CURVES = Grid(
     "curves",
     "Accuracy and collapse",
-    "Mean and range over the seeds. RNC1 is divided by the largest squared norm (solid) or by the "
-    "squared mean norm (dotted). Vertical lines mark the fit (blue), generalisation (orange) and "
-    "collapse (green) of each seed.",
+    "",
     PANELS,
+    (
+        ("rnc1.max", "RNC1 (max norm) is Tr(Σ_W) over the largest squared norm."),
+        ("rnc1.mean", "RNC1 (mean norm, dotted) is Tr(Σ_W) over the squared mean norm."),
+    ),
 )
 BOUNDS = Grid(
     "bounds",
     "The generalisation bound over the measured error",
     "Error on unseen data, and the bound of Theorem 3.2 from the class moments of unseen features. "
-    "The trace form uses the total variance of a class, the projected form its variance along the "
-    "decision direction. A bound above 1 carries no information.",
+    "A bound above 1 is empty: no error is above 1.",
     (
         Panel(
             "bounds",
@@ -173,6 +274,13 @@ BOUNDS = Grid(
                 Curve("test/bound.generalization", "bound, projected", PROJECTED),
             ),
             log=True,
+        ),
+    ),
+    (
+        ("generalization_trace$", "The trace form uses the total variance of a class."),
+        (
+            "bound.generalization$",
+            "The projected form uses the variance of a class along the decision direction.",
         ),
     ),
 )
@@ -209,11 +317,18 @@ def information(runs: Iterable[Run]) -> Grid:
     return Grid(
         "information",
         "Superfluous information I(Z;X) − I(Z;Y)",
-        "In nats, for features with Gaussian noise of σ times the largest norm (Theorem 3.4). "
-        "Both splits have the log-det bound and the looser trace bound. The nearest-neighbor "
-        "estimate, with its standard error, uses four principal components of unseen features. It "
-        "is lower by the information in the other components.",
+        "In nats, for features with Gaussian noise of σ times the largest norm (Theorem 3.4).",
         tuple(_noise_panel(sigma) for sigma in sigmas),
+        (
+            ("bound.superfluous@", "The log-det bound is drawn solid."),
+            ("superfluous_trace@", "The looser trace bound is dotted."),
+            (
+                "information.superfluous@",
+                "The nearest-neighbor estimate, with its standard error, uses four principal "
+                "components of unseen features. It is lower by the information in the other "
+                "components.",
+            ),
+        ),
     )
 
 

@@ -17,6 +17,10 @@ from ncfast.experiments.sweep_file import SWEEP, load_sweep
 from ncfast.tracking.analytics.events import Events, find_events, series
 
 
+class NoRecordYet(run_dir.RunDirectoryError):
+    """A run, or every replica of a sweep, is there but has not reached its first log point."""
+
+
 @dataclass(frozen=True)
 class Run:
     """Settings, records and events of one run.
@@ -45,9 +49,25 @@ class Run:
         return f"{s['model'].upper()} on {s['dataset']}, weight decay {s['weight_decay']:g}"
 
     @property
+    def first_step(self) -> int:
+        """Step of the first record."""
+        return int(self.records[0]["step"])
+
+    @property
     def last_step(self) -> int:
         """Step of the last record."""
         return int(self.records[-1]["step"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether the log reaches the last step of the settings."""
+        return self.last_step >= int(self.settings["steps"])
+
+    def _repr_html_(self) -> str:
+        """The summary and the overview, for a notebook."""
+        from ncfast.experiments.report import figures, page
+
+        return page.fragment(figures.overview(self), self.title, page.story(self))
 
     def last(self, key: str) -> float | None:
         """The last recorded value of ``key``."""
@@ -58,7 +78,7 @@ def expand_directories(directories: Sequence[Path]) -> list[Path]:
     """The directories of runs. A sweep's directory is replaced by those of its started replicas.
 
     Raises:
-        RunDirectoryError: no replica of a sweep has started.
+        NoRecordYet: no replica of a sweep has started.
     """
     found: list[Path] = []
     for directory in directories:
@@ -68,7 +88,7 @@ def expand_directories(directories: Sequence[Path]) -> list[Path]:
         names = load_sweep(directory)["replicas"]
         begun = [directory / n for n in names if (directory / n / run_dir.METRICS_FILE).exists()]
         if not begun:
-            raise run_dir.RunDirectoryError(
+            raise NoRecordYet(
                 f"{directory} is a sweep of which no replica has a record yet. Let it reach its "
                 "first log point."
             )
@@ -80,13 +100,14 @@ def read_run(path: Path) -> Run:
     """Read the run in ``path``.
 
     Raises:
-        RunDirectoryError: there is no run, it has no record yet, or one of its files is damaged.
+        NoRecordYet: the run has no record yet.
+        RunDirectoryError: there is no run, or one of its files is damaged.
     """
     config = run_dir.load_config(path)
     log = path / run_dir.METRICS_FILE
     records = read_numbers(log) if os.path.lexists(log) else []
     if not records:
-        raise run_dir.RunDirectoryError(
+        raise NoRecordYet(
             f"{path} has no record in {run_dir.METRICS_FILE} yet. Let the run reach its first "
             "log point."
         )
@@ -107,7 +128,16 @@ _SHORT = {
     "dataset": "data",
     "optimizer": "optimizer",
 }
-_SKIP = {"out", "resume", "data_dir", "download", "device", "seed", "checkpoint_every"}
+_SKIP = {
+    "out",
+    "resume",
+    "data_dir",
+    "download",
+    "device",
+    "seed",
+    "checkpoint_every",
+    "start_from",
+}
 
 
 @dataclass(frozen=True)
@@ -143,6 +173,7 @@ def run_groups(runs: Sequence[Run]) -> list[RunGroup]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
         kept = {k: v for k, v in run.settings.items() if k not in _SKIP}
+        kept["start_from"] = branched(run)  # each seed branches from a run of its own
         groups.setdefault(str(sorted(kept.items(), key=str)), []).append(run)
     members = sorted(groups.values(), key=lambda g: -float(g[0].settings["weight_decay"]))
     labels = _labels([group[0] for group in members])
@@ -150,6 +181,33 @@ def run_groups(runs: Sequence[Run]) -> list[RunGroup]:
         RunGroup(label, tuple(sorted(group, key=lambda r: int(r.settings["seed"]))))
         for label, group in zip(labels, members, strict=True)
     ]
+
+
+def branched(run: Run) -> bool:
+    """Whether the run started from the checkpoint of another one."""
+    return run.settings.get("start_from") is not None
+
+
+def arms(runs: Sequence[Run], directories: Sequence[Path]) -> list[RunGroup]:
+    """The runs of each directory as a group with its name, if one branched from a checkpoint.
+
+    The arms of an experiment branch from common checkpoints (``--from``), and each has a directory
+    of its own. The first directory is the control.
+
+    Returns:
+        The groups in the order of the directories; empty if no run branched, if there is one
+        directory, or if two runs of a directory have the same seed.
+    """
+    if len(directories) < 2 or not any(map(branched, runs)):
+        return []
+    found = []
+    for directory in directories:
+        own = [run for run in runs if directory in (run.path, run.path.parent)]
+        if len({run.settings["seed"] for run in own}) < len(own):
+            return []
+        name = directory.name or str(directory)
+        found.append(RunGroup(name, tuple(sorted(own, key=lambda r: int(r.settings["seed"])))))
+    return found
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from ncfast.experiments.effects import RULE
 from ncfast.experiments.report import page
-from ncfast.experiments.report.claims import verdicts
+from ncfast.experiments.report.claims import CONFIRMED, DENIED, Verdict, verdicts
+from ncfast.experiments.report.effects import OUTCOMES, effect_rows, effects_table
 from ncfast.experiments.report.figures import Drawing
 from ncfast.experiments.report.page import number, table
-from ncfast.experiments.report.runs import Run, run_groups
+from ncfast.experiments.report.runs import Run, RunGroup, arms, run_groups
 from ncfast.experiments.report.scaling import (
     TimeScales,
     decay_law,
@@ -34,11 +36,17 @@ _FINAL = {
 }
 
 
-def one_run(run: Run, overview: Drawing) -> list[str]:
-    """The summary, overview, verdicts, events and last values of a run."""
+def one_run(run: Run, overview: Drawing, *, files: bool = True) -> list[str]:
+    """The summary, overview, verdicts, events and last values of a run.
+
+    Args:
+        run: the run.
+        overview: its first figure.
+        files: whether the files of the figure lie beside the page.
+    """
     return [
         f'<p class="lead">{escape(page.story(run))}</p>',
-        page.picture_of(overview),
+        page.picture_of(overview, files=files),
         "<h2>What the run says</h2>",
         _verdict_table([run]),
         "<h2>Events</h2>",
@@ -52,6 +60,9 @@ def several_runs(runs: Sequence[Run], directories: Sequence[Path]) -> tuple[str,
     """The title of several runs, and their verdicts and tables."""
     title, about = _title(runs, directories)
     labels = _names(runs)
+    groups = arms(runs, directories)
+    if groups:
+        return title, _arm_tables(groups)
     parts = [f'<p class="lead">{escape(about)}</p>'] if about else []
     parts += [
         "<h2>What the runs say</h2>",
@@ -74,10 +85,41 @@ def several_runs(runs: Sequence[Run], directories: Sequence[Path]) -> tuple[str,
     return title, parts
 
 
+def _arm_tables(groups: Sequence[RunGroup]) -> list[str]:
+    control = groups[0].label
+    parts = [
+        f'<p class="lead">Arms against the control {escape(control)}, paired within a seed: '
+        f"{escape(', '.join(group.label for group in groups[1:]))}.</p>"
+    ]
+    running = [group.label for group in groups if not all(run.finished for run in group.runs)]
+    if running:
+        parts.append(f"<p>Not ended, and without numbers: {escape(', '.join(running))}.</p>")
+    tabled = False
+    for outcome, (words, _) in OUTCOMES.items():
+        rows = effect_rows(groups, outcome)
+        if rows:
+            tabled = True
+            parts += [f"<h2>Effects on the {words}</h2>", effects_table(rows)]
+    told = [
+        f"No effect: the interval lies within {100 * RULE.band:g} %.",
+        f"Earlier, later: at least {100 * RULE.least:g} % in every pair.",
+        f"Did not take: a run with a training accuracy below {RULE.fit:g} at more than "
+        f"{100 * (1 - RULE.fitted):g} % of its log points, or a quantity that the penalty did not "
+        f"move to {RULE.down:g} or {RULE.up:g} times the control's.",
+        "Cannot tell: all other cases.",
+    ]
+    return [*parts, f'<p class="quiet">{" ".join(told)}</p>'] if tabled else parts
+
+
 def _names(runs: Sequence[Run]) -> list[str]:
-    """The folder names of the runs, or their full paths if two names are equal."""
-    short = [run.path.name or str(run.path) for run in runs]
-    return short if len(set(short)) == len(short) else [str(run.path) for run in runs]
+    """The folder names of the runs; with their parents', or full paths, if two are equal."""
+    for names in (
+        [run.path.name for run in runs],
+        [f"{run.path.parent.name}/{run.path.name}" for run in runs],
+    ):
+        if all(names) and len(set(names)) == len(names):
+            return names
+    return [str(run.path) for run in runs]
 
 
 def _title(runs: Sequence[Run], directories: Sequence[Path]) -> tuple[str, str]:
@@ -97,20 +139,40 @@ def _title(runs: Sequence[Run], directories: Sequence[Path]) -> tuple[str, str]:
     return title, f"Preset {preset}, {form}. {PRESETS[preset].about}"
 
 
+_MANY = (
+    "The claims are those of arXiv 2509.20829, judged by these runs only. "
+    "Confirmed: it holds in at least nine of ten runs, or the interval contains the "
+    "prediction. Not confirmed: it holds in at most one of ten, or the interval does not "
+    "contain the prediction. Cannot tell: all other cases, or too few runs."
+)
+_ONE = (
+    "The claims are those of arXiv 2509.20829. This run shows what happened once. To judge a "
+    "claim, report several seeds together."
+)
+
+
 def _verdict_table(runs: Sequence[Run]) -> str:
+    found = verdicts(runs)
     rows = "".join(
-        f'<tr><td>{escape(v.claim)}</td><td class="{v.outcome.replace(" ", "-")}">'
-        f"{escape(v.outcome)}</td><td>{escape(v.numbers)}</td></tr>"
-        for v in verdicts(runs)
+        f'<tr><td>{escape(v.claim)}</td><td class="{_class(v)}">'
+        f"{escape(v.word)}</td><td>{escape(v.numbers)}</td></tr>"
+        for v in found
     )
+    note = _ONE if len(runs) == 1 else _MANY
+    if any(v.empty for v in found):
+        note += " Empty: the bound was above one at every log point, and no error is above one."
     return (
         '<div class="scroll"><table class="verdicts"><thead><tr><th>claim</th><th>verdict</th>'
         f"<th>numbers</th></tr></thead><tbody>{rows}</tbody></table></div>"
-        '<p class="quiet">The claims are those of arXiv 2509.20829, judged by these runs only. '
-        "Confirmed: it holds in at least nine of ten runs, or the interval contains the "
-        "prediction. Not confirmed: it holds in at most one of ten, or the interval does not "
-        "contain the prediction. Cannot tell: all other cases, or too few runs.</p>"
+        f'<p class="quiet">{note}</p>'
     )
+
+
+def _class(verdict: Verdict) -> str:
+    outcome = verdict.outcome
+    if verdict.here is not None:
+        outcome = CONFIRMED if verdict.here else DENIED
+    return outcome.replace(" ", "-")
 
 
 def _lags_table(runs: Sequence[Run]) -> str:
@@ -160,11 +222,15 @@ def _scales_note(runs: Sequence[Run], scales: TimeScales) -> str:
     return note
 
 
-def details(runs: Sequence[Run]) -> list[str]:
+def details(runs: Sequence[Run], directories: Sequence[Path]) -> list[str]:
     """The settings and conventions of the first run, folded, and a note on the other runs."""
+    events = []
+    if arms(runs, directories):  # a table of all seeds, after the figures
+        events = ["<h2>Events</h2>", page.events_table(runs, _names(runs))]
     if len(runs) == 1:
         return [page.settings_table(runs[0])]
     return [
+        *events,
         f'<p class="quiet">Settings below are those of {escape(runs[0].path.name)}; every run has '
         "its own in its config.json.</p>",
         page.settings_table(runs[0]),

@@ -1,11 +1,11 @@
-"""Shows progress: a bar on a terminal, otherwise one line per log point."""
+"""Shows progress: a bar on a terminal or in a notebook, otherwise one line per log point."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from typing_extensions import Self
 
 _SHOWN = (
@@ -13,6 +13,13 @@ _SHOWN = (
     ("test/accuracy", "test", "{:.3f}"),
     ("train/rnc1.max", "rnc1", "{:.2e}"),
 )
+
+
+def _is_widget() -> bool:
+    """Whether the bar is a widget: in a notebook that has ipywidgets."""
+    from tqdm.notebook import tqdm_notebook
+
+    return issubclass(tqdm, tqdm_notebook)
 
 
 class Progress:
@@ -24,7 +31,7 @@ class Progress:
     """
 
     def __init__(self, start: int, total: int) -> None:
-        self._live = sys.stderr.isatty()
+        self._live = sys.stderr.isatty() or _is_widget()
         self._total = total
         self._bar = tqdm(initial=start, total=total, unit="step", disable=not self._live)
         self._shown: dict[str, str] = {}

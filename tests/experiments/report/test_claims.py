@@ -74,6 +74,36 @@ def test_one_run_is_an_example():
         )
 
 
+def test_a_verdict_on_one_run_speaks_about_it():
+    for late, word in ((10_000, "yes, in this run"), (110, "no, not in this run")):
+        found = outcomes([run(0.3, 0, late=late)])
+        assert found["It groks"].word == word
+        assert found["It groks"].here is (late == 10_000)
+        assert "runs" not in found["It groks"].numbers
+    birds = outcomes([run(0.3, 0, late=1000, collapse=20_000)])["No early birds"]
+    assert birds.word == "no, not in this run"
+    several = outcomes([run(0.3, seed) for seed in (0, 1)])["It groks"]
+    assert (several.word, several.here) == (CONFIRMED, None)
+
+
+def test_one_run_that_did_not_get_there_cannot_tell():
+    found = outcomes([run(0.3, 0, ends=50)])["It groks"]
+    assert found.word == OPEN
+    assert found.numbers.startswith("This run cannot tell. This needs a fit")
+
+
+def test_a_verdict_on_a_bound_says_where_it_is_empty():
+    bound = "The generalisation bound is above the measured error."
+    assert outcomes([run(0.1, 0, bound=20)])[bound].word == "the bound is empty"
+    telling = outcomes([run(0.1, 0)])[bound]
+    assert telling.word == "yes, in this run"
+    assert "at the other" in telling.numbers
+    assert telling.numbers.split("at the other ")[1].startswith("1")
+    broken = outcomes([run(0.1, 0, bound=0.9)])[bound]
+    assert broken.word == "no, not in this run"
+    assert "it is empty" not in broken.numbers
+
+
 def test_runs_that_generalise_at_once_do_not_grok():
     found = outcomes([run(d, s, late=110) for d in (0.3, 0.1, 0.03) for s in (0, 1)])
     assert found["It groks"].outcome == DENIED

@@ -188,10 +188,18 @@ def bound_holds(runs: Sequence[Run]) -> Verdict | None:
             last.append(found)
     if not checked:
         return None
+    text = (
+        f"At {checked - broken:,} of {checked:,} log points; at {telling:,} of them it is below "
+        "one and can fail"
+    )
+    text += f", at the other {checked - telling:,} it is empty." if checked > telling else "."
+    if last:
+        errors = [error for run in runs if (error := run.last("test/error")) is not None]
+        text += f" The projected bound ends at {span(last)}, the error at {span(errors)}."
     return Verdict(
         "The generalisation bound is above the measured error.",
         DENIED if broken else CONFIRMED if telling else OPEN,
-        f"At {checked - broken:,} of {checked:,} log points; at {telling:,} of them it is below "
-        f"one and can fail. The projected bound ends at "
-        f"{span(last)}, the error at {span([x for r in runs if (x := r.last('test/error'))])}.",
+        text,
+        here=None if len(runs) > 1 or not (broken or telling) else not broken,
+        empty=not (broken or telling),
     )

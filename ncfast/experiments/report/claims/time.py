@@ -56,6 +56,9 @@ def _rise(run: Run) -> _Rise | None:
 
 def _grokking(runs: Sequence[Run], claim: str, wanted: bool) -> Verdict:
     rises = [rise for run in runs if (rise := _rise(run)) is not None]
+    without = len(runs) - len(rises)
+    if not rises:
+        return share(claim, [], "This needs a fit, and a rise of the test accuracy.", without)
     return share(
         claim,
         [rise.grokked == wanted for rise in rises],
@@ -63,7 +66,7 @@ def _grokking(runs: Sequence[Run], claim: str, wanted: bool) -> Verdict:
         f"{span([r.at_fit for r in rises])}; generalisation at "
         f"{span([r.late for r in rises])}; ratio "
         f"{span([r.late / max(r.fit, 1) for r in rises])}.",
-        len(runs) - len(rises),
+        without,
     )
 
 
@@ -157,9 +160,14 @@ def early_birds(runs: Sequence[Run]) -> Verdict | None:
     early = [part > 2 / 3 for part in left]
     part = sum(early) / len(early)
     outcome = CONFIRMED if part <= 0.1 else DENIED if part >= 0.5 else OPEN
-    return Verdict(
+    claim = (
         "No early birds: RNC1 (train) has fallen by a third when the test accuracy has risen from "
-        "a quarter of its way to 90 % of its best.",
+        "a quarter of its way to 90 % of its best."
+    )
+    if len(runs) == 1:
+        return Verdict(claim, OPEN, f"Left of RNC1 after the rise: {span(left)}.", not early[0])
+    return Verdict(
+        claim,
         outcome if len(early) >= MIN_RUNS else OPEN,
         f"{sum(early)} of {len(early)} runs are early birds. Left of RNC1 after the rise: "
         f"{span(left)}.",

@@ -20,11 +20,24 @@ class Verdict:
         claim: the claim, in plain language.
         outcome: `CONFIRMED`, `DENIED` or `OPEN`.
         numbers: the measured numbers behind the outcome.
+        here: whether the claim holds in the run, if a single run was judged and can tell.
+        empty: whether the claim is about a bound that was above one throughout and says nothing.
     """
 
     claim: str
     outcome: str
     numbers: str
+    here: bool | None = None
+    empty: bool = False
+
+    @property
+    def word(self) -> str:
+        """The outcome in words; that of a single run speaks about that run alone."""
+        if self.empty:
+            return "the bound is empty"
+        if self.here is None:
+            return self.outcome
+        return "yes, in this run" if self.here else "no, not in this run"
 
 
 def share(claim: str, held: Sequence[bool], numbers: str, without: int = 0) -> Verdict:
@@ -40,7 +53,10 @@ def share(claim: str, held: Sequence[bool], numbers: str, without: int = 0) -> V
         without: number of runs that cannot tell.
     """
     if not held:
-        return Verdict(claim, OPEN, f"No run can tell. {numbers}".strip())
+        told = "This run cannot tell." if without == 1 else "No run can tell."
+        return Verdict(claim, OPEN, f"{told} {numbers}".strip())
+    if len(held) == 1 and not without:
+        return Verdict(claim, OPEN, numbers, here=held[0])
     part = sum(held) / len(held)
     outcome = CONFIRMED if part >= 0.9 else DENIED if part <= 0.1 else OPEN
     text = f"In {sum(held)} of {len(held)} runs. {numbers}"
