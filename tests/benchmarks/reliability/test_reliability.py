@@ -133,7 +133,9 @@ def forgetful(folder):
     path = folder / "count"
     count = int(path.read_text()) if path.exists() else 0
     for number in range(count, 40):
-        path.write_text(str(number))
+        part = folder / "part"
+        part.write_text(str(number))
+        os.replace(part, path)  # a kill never leaves half a file
         end = time.process_time() + 0.005
         while time.process_time() < end:
             pass
@@ -143,7 +145,7 @@ def forgetful(folder):
 @linux
 def test_a_run_that_goes_on_wrongly_is_found(tmp_path, monkeypatch):
     def outcome(folder):
-        return {path.name: path.read_text() for path in folder.iterdir()}
+        return {name: (folder / name).read_text() for name in ("count", "started at")}
 
     subject = kills.Subject(forgetful, outcome, lambda folder: ["checked"])
     monkeypatch.setitem(kills.SUBJECTS, "forgetful", subject)
