@@ -44,12 +44,14 @@ class Part:
         decay: weight decay.
         steps: last step.
         init_scale: factor on all initial parameters.
+        init: see `ncfast.experiments.models.draw_parameters`.
     """
 
     setting: str
     decay: float
     steps: int
     init_scale: float
+    init: str = "default"
 
     @property
     def name(self) -> str:
@@ -67,6 +69,10 @@ PARTS = (
     Part("LeCun variance", 0.3, 10_000, 1.732),
     Part("LeCun variance", 0.1, 10_000, 1.732),
     Part(THEORY, 0.12, 215_000, 1.5),
+    Part("orthogonal", 0.3, 12_000, 8.0, "orthogonal"),
+    Part("orthogonal", 0.1, 30_000, 8.0, "orthogonal"),
+    Part("LeCun normal", 0.3, 10_000, 1.0, "lecun"),
+    Part("LeCun normal", 0.1, 10_000, 1.0, "lecun"),
 )
 
 
@@ -76,6 +82,7 @@ def config(part: Part, out: Path) -> SweepConfig:
     base = expand(SweepConfig(out=out / part.name, preset=preset, quick=True))
     changes = {
         "weight_decay": (part.decay,),
+        "init": part.init,
         "init_scale": (part.init_scale,),
         "steps": part.steps,
         "seed": SEED,
@@ -122,12 +129,12 @@ def exponents(times: Mapping[float, Mapping[int, float]]) -> dict[int, float]:
     decays = sorted(times)
     if len(decays) < 2:
         return {}
-    x = np.log(decays)
-    return {
-        seed: float(np.polyfit(x, y, 1)[0]) if np.isfinite(y).all() else math.nan
-        for seed in times[decays[0]]
-        if len(y := np.log([times[decay][seed] for decay in decays]))
-    }
+    found = {}
+    for seed in times[decays[0]]:
+        steps = [times[decay][seed] for decay in decays]
+        there = bool(np.isfinite(steps).all())
+        found[seed] = float(np.polyfit(np.log(decays), np.log(steps), 1)[0]) if there else math.nan
+    return found
 
 
 def law(times: Mapping[float, Mapping[int, float]], expected: float) -> dict[str, Any]:
@@ -200,6 +207,42 @@ def analyse(out: Path) -> dict[str, Any]:
     return {"versions": versions(), "not run": missing, "settings": settings}
 
 
+LAWS = {"tau_1": 0, "tau_2": -1, "tau_2, deeper": -1}
+
+
+def table(settings: Mapping[str, Any]) -> str:
+    """The time scales as a table in Markdown, a row for each law."""
+    rows = [
+        "| setting | time | steps, smallest to largest of the seeds | predicted exponent | "
+        "exponent (95 %) | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, found in settings.items():
+        for time, expected in LAWS.items():
+            if time not in found:
+                continue
+            one = found[time]
+            steps = "; ".join(f"λ = {d}: {spread(of)}" for d, of in one["steps"].items())
+            cells = [name, time, steps, f"{expected}", band(one["mean and interval"])]
+            rows.append(f"| {' | '.join(cells)} | {one['verdict']} |")
+    return "\n".join(rows).replace("-", "−").replace("−−−", "---")
+
+
+def spread(steps: Sequence[float | None]) -> str:
+    """The smallest and the largest step; how many are missing, if any."""
+    there = [step for step in steps if step is not None and math.isfinite(step)]
+    if len(there) < len(steps):
+        return f"reached by {len(there)} of {len(steps)}"
+    return f"{min(there):,.0f} to {max(there):,.0f}"
+
+
+def band(mean: Sequence[float | None]) -> str:
+    """Mean, low and high end of an interval."""
+    if any(x is None or not math.isfinite(x) for x in mean):
+        return "none"
+    return "{:.3f} ({:.3f} to {:.3f})".format(*mean)
+
+
 def main() -> int:
     """Parse the options; run the parts in order, or analyse those that are complete."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -217,7 +260,7 @@ def main() -> int:
     options.to.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(rounded(found), indent=1, allow_nan=False)
     options.to.write_text(text + "\n")
-    print(text)
+    print(table(found["settings"]))
     return 0
 
 
