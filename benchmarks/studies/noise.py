@@ -28,12 +28,13 @@ from ncfast.experiments.presets import expand
 from ncfast.experiments.run_dir import versions
 from ncfast.experiments.sweep_config import SweepConfig
 from ncfast.experiments.training.checkpoint import restore
+from ncfast.information.within_classes import Estimator
 
 ROOT = Path(__file__).resolve().parents[2]
 TO = ROOT / "docs" / "results" / "noise" / "digits.json"
 SEED, SEEDS = 1010, 5
 STEPS = (2000, 8000)
-METHODS = ("channel", "ksg", "kl")
+METHODS: tuple[Estimator, ...] = ("channel", "ksg", "kl")
 SIGMAS = (0.01, 0.03, 0.1, 0.3, 1.0)
 SAMPLES, DIM = 1500, 4
 

@@ -14,8 +14,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import matplotlib as mpl
 import numpy as np
 
 from ncfast.benchmarks.studies import cause
@@ -25,6 +26,9 @@ from ncfast.experiments.run_dir import versions
 from ncfast.experiments.sweep_config import SweepConfig
 from ncfast.experiments.training.checkpoint import saved_step
 from ncfast.tracking.analytics.events import find_events, first_lasting, series
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).resolve().parents[2]
 TO = ROOT / "docs" / "results" / "time-scales" / "digits.json"
@@ -78,7 +82,7 @@ PARTS = (
 
 def config(part: Part, out: Path) -> SweepConfig:
     """The sweep of a part: the quick form of `theory` or of `f3` with changes."""
-    preset = "theory" if part.setting == THEORY else "f3"
+    preset: Literal["theory", "f3"] = "theory" if part.setting == THEORY else "f3"
     base = expand(SweepConfig(out=out / part.name, preset=preset, quick=True))
     changes = {
         "weight_decay": (part.decay,),
@@ -238,9 +242,28 @@ def spread(steps: Sequence[float | None]) -> str:
 
 def band(mean: Sequence[float | None]) -> str:
     """Mean, low and high end of an interval."""
-    if any(x is None or not math.isfinite(x) for x in mean):
-        return "none"
-    return "{:.3f} ({:.3f} to {:.3f})".format(*mean)
+    there = [x for x in mean if x is not None and math.isfinite(x)]
+    return "{:.3f} ({:.3f} to {:.3f})".format(*there) if len(there) == len(mean) else "none"
+
+
+def draw(done: Mapping[str, Mapping[float, Arm]], path: Path) -> None:
+    """RNC1 of every run against the weight decay times the step, a panel for each setting."""
+    figure, axes = plt.subplots(
+        1, len(done), figsize=(3.2 * len(done), 3.4), squeeze=False, layout="constrained"
+    )
+    for axis, (name, arms) in zip(axes[0], done.items(), strict=True):
+        for row, (decay, arm) in enumerate(sorted(arms.items())):
+            for index, log in enumerate(arm.logs.values()):
+                steps, values = series(log, RNC1)
+                label = f"λ = {decay:g}" if not index else None
+                axis.plot(decay * steps, values, color=f"C{row}", lw=0.8, label=label)
+        if name == THEORY:
+            axis.axhline(LEVEL, color="0.6", lw=0.8)
+        axis.set(yscale="log", title=name, xlabel="λ times step")
+        axis.legend(fontsize=8)
+    axes[0, 0].set_ylabel("training RNC1")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def main() -> int:
@@ -260,6 +283,7 @@ def main() -> int:
     options.to.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(rounded(found), indent=1, allow_nan=False)
     options.to.write_text(text + "\n")
+    draw(complete(options.out), options.to.with_name("rnc1.png"))
     print(table(found["settings"]))
     return 0
 
