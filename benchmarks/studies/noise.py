@@ -123,8 +123,8 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
         cells = []
         for method in METHODS:
             one = results[method][f"{sigma:g}"]
-            ratio, low, high = one["ratio"]
-            told = f"{ratio:.2f} ({low:.2f} to {high:.2f})" if math.isfinite(ratio) else "no ratio"
+            ratio = [x for x in one["ratio"] if x is not None and math.isfinite(x)]
+            told = "{:.2f} ({:.2f} to {:.2f})".format(*ratio) if ratio else "no ratio"
             means = (float(np.mean(one[name])) for name in ("before", "after"))
             cells.append("{:.3f} to {:.3f}: ".format(*means) + f"{told}, {one['verdict']}")
         rows.append(f"| {sigma:g} | " + " | ".join(cells) + " |")

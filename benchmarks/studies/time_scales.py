@@ -13,6 +13,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -141,6 +142,11 @@ def exponents(times: Mapping[float, Mapping[int, float]]) -> dict[int, float]:
     return found
 
 
+def local(times: Mapping[float, Mapping[int, float]], low: float, high: float) -> float:
+    """Mean exponent over the seeds between two weight decays."""
+    return float(np.mean(list(exponents({d: times[d] for d in (low, high)}).values())))
+
+
 def law(times: Mapping[float, Mapping[int, float]], expected: float) -> dict[str, Any]:
     """The exponents with their 95 % interval over seeds, and the verdict by the plan."""
     slopes = exponents(times)
@@ -155,6 +161,7 @@ def law(times: Mapping[float, Mapping[int, float]], expected: float) -> dict[str
         "steps": {f"{d:g}": list(times[d].values()) for d in sorted(times, reverse=True)},
         "exponents": list(slopes.values()),
         "mean and interval": [found.mean, found.low, found.high],
+        "between neighbours": [local(times, *pair) for pair in pairwise(sorted(times))],
         "verdict": verdict,
     }
 
