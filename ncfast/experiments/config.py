@@ -54,6 +54,8 @@ class Recipe:
     """Side length of the transformer's patches, in pixels."""
     scale_layers: Literal["all", "linear", "last"] = setting("all", per_replica=True)
     """The parameters that --init-scale multiplies: all, linear layers, or the last one."""
+    init: Literal["default", "lecun", "orthogonal"] = setting("default", per_replica=True)
+    """How linear layers start. lecun: normal, variance 1 / fan-in. orthogonal: random rotation."""
     zero_last: bool = setting(False, per_replica=True)
     """Initialise the classifier with zeros."""
     optimizer: Literal["adamw", "sgd", "gd"] = "adamw"

@@ -19,6 +19,7 @@ from ncfast.experiments.models import (
     SmoothLeakyReLU,
     Transformer,
     build_model,
+    draw_parameters,
     scale_parameters,
     zero_last_layer,
 )
@@ -190,3 +191,37 @@ def test_zero_last_layer():
     zero_last_layer(model)
     assert not model(torch.randn(2, 1, 8, 8)).any()
     assert model.features(torch.randn(2, 1, 8, 8)).any()
+
+
+def test_initialisations_draw_the_linear_layers_anew():
+    model = Transformer((1, 8, 8), 3, width=64, heads=2, hidden=256)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    draw_parameters(model, "default")
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    draw_parameters(model, "lecun")
+    for name, p in model.named_parameters():
+        drawn = name.startswith(("features.feed_forward.", "classifier."))
+        assert torch.equal(p, before[name]) is not drawn, name
+        assert not (drawn and p.ndim == 1 and p.any()), name
+    wide = next(m for m in model.features.feed_forward.modules() if isinstance(m, nn.Linear))
+    assert wide.weight.var().item() == pytest.approx(1 / wide.in_features, rel=0.05)
+    assert wide.weight.abs().max().item() > 3 / wide.in_features**0.5, "normal, not uniform"
+    draw_parameters(model, "orthogonal")
+    w = model.classifier.weight
+    torch.testing.assert_close(w @ w.T, torch.eye(3), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="`init` to be one of"):
+        draw_parameters(model, "lecun_normal")
+
+
+@pytest.mark.parametrize("init", ["lecun", "orthogonal"])
+@pytest.mark.parametrize("name", MODELS)
+def test_an_initialisation_depends_on_the_seed_alone(name, init):
+    data = load_digits()[0]
+    first, again, other = (
+        build_model(TrainConfig(out=Path("unused"), model=name, init=init, seed=seed), data)
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(first.classifier.weight, again.classifier.weight)
+    assert not torch.equal(first.classifier.weight, other.classifier.weight)
+    plain = build_model(TrainConfig(out=Path("unused"), model=name, seed=1), data)
+    assert not torch.equal(first.classifier.weight, plain.classifier.weight)

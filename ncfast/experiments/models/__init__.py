@@ -2,7 +2,7 @@
 
 from ncfast.experiments.models.build import MODELS, build_model, build_network
 from ncfast.experiments.models.cnn import CNN
-from ncfast.experiments.models.initial import scale_parameters, zero_last_layer
+from ncfast.experiments.models.initial import draw_parameters, scale_parameters, zero_last_layer
 from ncfast.experiments.models.mlp import ACTIVATIONS, MLP, SmoothLeakyReLU
 from ncfast.experiments.models.protocol import Network
 from ncfast.experiments.models.resnet import ResNet18
@@ -19,6 +19,7 @@ __all__ = [
     "Transformer",
     "build_model",
     "build_network",
+    "draw_parameters",
     "scale_parameters",
     "zero_last_layer",
 ]

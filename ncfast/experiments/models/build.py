@@ -9,7 +9,7 @@ import torch
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.data import ImageSet, TextSet
 from ncfast.experiments.models.cnn import CNN
-from ncfast.experiments.models.initial import scale_parameters, zero_last_layer
+from ncfast.experiments.models.initial import draw_parameters, scale_parameters, zero_last_layer
 from ncfast.experiments.models.mlp import MLP
 from ncfast.experiments.models.protocol import Network
 from ncfast.experiments.models.resnet import ResNet18
@@ -47,10 +47,12 @@ MODELS: dict[str, Callable[[TrainConfig, ImageSet], Network]] = {
 
 
 def build_network(config: TrainConfig, data: ImageSet) -> Network:
-    """The network with PyTorch's initialisation, which depends only on the seed."""
+    """The network with the chosen initialisation, unscaled, which depends only on the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return MODELS[config.model](config, data)
+        model = MODELS[config.model](config, data)
+        draw_parameters(model, config.init)
+        return model
 
 
 def build_model(config: TrainConfig, data: ImageSet) -> Network:

@@ -1,4 +1,4 @@
-"""Changes an initialisation: scales parameters, or sets the last layer to zero."""
+"""Changes an initialisation: draws layers anew, scales them, or sets the last one to zero."""
 
 from __future__ import annotations
 
@@ -10,6 +10,45 @@ from torch import nn
 from ncfast.experiments.models.protocol import Network
 
 WHICH = ("all", "linear", "last")
+INITS = ("default", "lecun", "orthogonal")
+
+
+@torch.no_grad()
+def draw_parameters(model: Network, init: str) -> None:
+    """Draw the linear layers of a network anew, in place, from the global random stream.
+
+    Convolutions, attention, embeddings and normalisations keep PyTorch's initialisation. Biases of
+    the linear layers become zero, except with "default".
+
+    Args:
+        model: a network of `ncfast.experiments.models`.
+        init: "default" changes nothing; "lecun" draws normal weights with variance 1 / fan-in;
+            "orthogonal" draws a random orthogonal matrix, or its first rows or columns.
+
+    Raises:
+        ValueError: ``init`` is unknown.
+
+    Example:
+        >>> from ncfast.experiments.models import MLP
+        >>> model = MLP(4, (3,), 2)
+        >>> draw_parameters(model, "orthogonal")
+        >>> w = model.classifier.weight.detach()
+        >>> torch.allclose(w @ w.T, torch.eye(2), atol=1e-6)
+        True
+    """
+    if init not in INITS:
+        raise ValueError(f"Expected `init` to be one of {INITS} but got {init!r}.")
+    if init == "default":
+        return
+    inside = (
+        module for name in model.linear_layers for module in model.get_submodule(name).modules()
+    )
+    for layer in (module for module in inside if isinstance(module, nn.Linear)):
+        if init == "lecun":
+            layer.weight.normal_(0, layer.in_features**-0.5)
+        else:
+            nn.init.orthogonal_(layer.weight)
+        layer.bias.zero_()
 
 
 @torch.no_grad()
