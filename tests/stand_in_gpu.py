@@ -47,6 +47,7 @@ class StandIn:
         for module in (_registry, passes):
             self._patch(module, "why_not_triton", lambda feats=None: None)
         self._patch(_raw, "readable", lambda feats: False)
+        self._patch(_raw, "tensor_reader", lambda extension: None)
         self._patch(_validate, "is_on_host", lambda labels: False)
         cuda = torch.cuda
         self._patch(cuda, "is_current_stream_capturing", lambda: self.capturing)

@@ -136,7 +136,7 @@ def forgetful(folder):
         part = folder / "part"
         part.write_text(str(number))
         os.replace(part, path)  # a kill never leaves half a file
-        end = time.process_time() + 0.005
+        end = time.process_time() + 0.01
         while time.process_time() < end:
             pass
     (folder / "started at").write_text(str(count))
