@@ -5,14 +5,7 @@ import pytest
 from grokking_logs import log
 from scipy import stats
 
-from ncfast.tracking import find_events
-from ncfast.tracking.analytics import (
-    find_early_bird,
-    fit_power_law,
-    lags_over_seeds,
-    mean_interval,
-    time_scales,
-)
+from ncfast.tracking.analytics import fit_power_law, time_scales
 
 
 def exponential(decay, eta=0.1, steps=20_000):
@@ -58,47 +51,6 @@ def test_bad_time_scales():
         time_scales(log(), eps_1=0, eps_2=1)
 
 
-def test_students_interval_is_scipys():
-    values = [3.0, 5.0, 4.0, 9.0]
-    found = mean_interval(values, confidence=0.9)
-    low, high = stats.t.interval(0.9, 3, np.mean(values), stats.sem(values))
-    assert (found.mean, found.low, found.high) == pytest.approx((5.25, low, high))
-
-
-@pytest.mark.parametrize(("method", "count", "least"), [("t", 5, 0.92), ("bootstrap", 30, 0.90)])
-def test_intervals_cover_the_truth_as_often_as_they_say(method, count, least):
-    rng = np.random.default_rng(1)
-    draws = rng.normal(7, 3, (200, count))
-    inside = [i.low <= 7 <= i.high for row in draws for i in [mean_interval(row, method=method)]]
-    assert least <= np.mean(inside) <= 0.98
-
-
-def test_few_values():
-    none, one = mean_interval([]), mean_interval([4.0])
-    assert math.isnan(none.mean)
-    assert (one.mean, one.count) == (4.0, 1)
-    assert math.isnan(one.low)
-    with pytest.raises(ValueError, match="finite"):
-        mean_interval([1.0, math.inf])
-    with pytest.raises(ValueError, match="'t' or 'bootstrap'"):
-        mean_interval([1.0], method="z")
-
-
-@pytest.mark.parametrize("events", [find_events, None])
-def test_lags_over_seeds(events):
-    options = {} if events is None else {"events": events}
-    runs = [log(rise=3000 + lag, fall=3000) for lag in (-500, 0, 500, 10**6)]
-    found = lags_over_seeds(runs, **options)
-    assert found.lags == (-500, 0, 500, None)
-    assert found.censored == (3,)
-    assert (found.interval.mean, found.interval.count) == (0.0, 3)
-    half = stats.t.ppf(0.975, 2) * 500 / math.sqrt(3)
-    assert found.interval.high == pytest.approx(half)
-    assert lags_over_seeds(runs, start="fit", end="collapse", **options).lags == (2900,) * 4
-    with pytest.raises(ValueError, match="'collapse' but got 'rise'"):
-        lags_over_seeds(runs, end="rise")
-
-
 def test_the_exponent_of_an_exact_law():
     decays = [0.3, 0.1, 0.03, 0.01]
     found = fit_power_law(decays, [70 * w**-1.5 for w in decays])
@@ -142,21 +94,3 @@ def test_tau_2_of_the_linear_model_goes_as_one_over_lambda():
 def test_laws_that_cannot_be_fitted(decays, steps, message):
     with pytest.raises(ValueError, match=message):
         fit_power_law(decays, steps)
-
-
-def test_early_birds():
-    early = find_early_bird(log(rise=1000, fall=3000))
-    assert early.early
-    assert early.rnc1_share == 1.0
-    late = find_early_bird(log(rise=4000, fall=3000))
-    assert not late.early
-    assert late.rnc1_share == pytest.approx(0.05)
-    never_collapsed = find_early_bird(log(rise=1000, fall=10**9))
-    assert never_collapsed.early
-    assert never_collapsed.collapse is None
-    for records in (log(rise=10**9), log(fit=10**9), []):
-        found = find_early_bird(records)
-        assert not found.early
-        assert math.isnan(found.rnc1_share)
-    with pytest.raises(ValueError, match="`still`"):
-        find_early_bird([], still=0)
