@@ -32,7 +32,7 @@ from ncfast.experiments.trainer import check_resumable, load_splits, train
 from ncfast.experiments.training import checkpoint
 from ncfast.experiments.training.program import ReplicaProgram
 from ncfast.tracking.sinks import read_records
-from ncfast.tracking.sinks.runs import read_header
+from ncfast.tracking.sinks.files import read_header
 
 CPU = torch.device("cpu")
 SMALL = {

@@ -10,17 +10,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ncfast._files import replacing
-from ncfast.tracking.sinks.files import LineFile, warn_of_new_file, write_header
-from ncfast.tracking.sinks.protocol import Header, Record
-from ncfast.tracking.sinks.runs import (
+from ncfast.tracking.sinks.files import (
     REMEDY,
+    LineFile,
     check_step,
     last_line,
     lines_of,
     next_run,
     read_header,
+    warn_of_new_file,
     with_run,
+    write_header,
 )
+from ncfast.tracking.sinks.protocol import Header, Record
 
 
 class CsvSink:
@@ -29,9 +31,9 @@ class CsvSink:
     The columns are the keys, in the order in which they first appear. A key that appears later
     becomes a new column on the right: the file is rewritten once, completely or not at all. A
     record without a key has an empty cell. Numbers are written with all their digits, NaN and
-    infinities as ``nan`` and ``inf``. An existing file is continued, without a row that a killed
-    process left unfinished; several processes may append to it. The header is stored in a file of
-    its own, ``metrics.header.json`` beside metrics.csv.
+    infinities as ``nan`` and ``inf``. An existing file is continued, and a row that a killed
+    process left unfinished is removed. Several processes may append to one file. The header is in a
+    separate file, ``metrics.header.json`` beside metrics.csv.
 
     Args:
         path: the file; its folder is made if needed.
@@ -44,7 +46,7 @@ class CsvSink:
         self.path = Path(path)
         self._file = LineFile(path)
         self._columns: list[str] = []
-        self._opened = 0  # the file that the columns belong to
+        self._opened = 0  # `LineFile.opened` when the columns were read
         self._run = 0
 
     def continue_log(self, header: Header) -> None:
@@ -122,7 +124,7 @@ class CsvSink:
 
 
 def read_csv(path: Path) -> Iterator[dict[str, float]]:
-    """The records of a CSV file in order, without empty cells and an unfinished last row.
+    """The records of a CSV file in order, without empty cells and without an unfinished last row.
 
     Raises:
         ValueError: a row has other columns than the first line, no step, or a cell that is no

@@ -1,4 +1,4 @@
-"""Writes each record as a line of JSON: the default format, which loses least in a crash."""
+"""Writes each record as a line of JSON: the default format, which loses the least in a crash."""
 
 from __future__ import annotations
 
@@ -9,27 +9,29 @@ from typing import Any
 
 from ncfast._strict_json import json_line, parse_object, restored
 from ncfast.tracking.keys import RUN
-from ncfast.tracking.sinks.files import LineFile, warn_of_new_file, write_header
-from ncfast.tracking.sinks.protocol import Header, Record, Records
-from ncfast.tracking.sinks.runs import (
+from ncfast.tracking.sinks.files import (
     REMEDY,
+    LineFile,
     check_step,
     last_line,
     lines_of,
     next_run,
     read_header,
+    warn_of_new_file,
     with_run,
+    write_header,
 )
+from ncfast.tracking.sinks.protocol import Header, Record, Records
 
 
 class JsonlSink:
     """Appends a line of JSON for each record; each line reaches the operating system whole.
 
-    The JSON is strict: NaN and infinities are null, and the field "nonfinite" lists them, see
-    `ncfast._strict_json`. A line that an earlier, killed process left unfinished is
-    removed on opening. When a write fails, the part of the line that was written is removed and
-    OSError is raised. Several processes may append to one file. Every line of the log is a record;
-    the header is stored in a file of its own, ``metrics.header.json`` beside metrics.jsonl.
+    The JSON is strict: NaN and infinities are null, and the field "nonfinite" lists them. An
+    existing file is continued, and a line that a killed process left unfinished is removed. If a
+    write fails, the written part of the line is removed and OSError is raised. Several processes
+    may append to one file. Every line of the log is a record; the header is in a separate file,
+    ``metrics.header.json`` beside metrics.jsonl.
 
     Args:
         path: the file; its folder is made if needed.
@@ -71,7 +73,11 @@ class JsonlSink:
         self._append(json_line(with_run(record, self._run)).encode(), [record.get("step")])
 
     def write_block(self, records: Records) -> None:
-        """Append many records. On an OSError, as in `write`, the whole lines so far stay."""
+        """Append many records.
+
+        Raises:
+            OSError: as in `write`; the whole lines before the failure remain.
+        """
         lines = records.json_lines()
         if self._run:  # a line break is only at the end of a line, where strings have \\n
             lines = lines.replace(b"}\n", f', "{RUN}": {self._run}}}\n'.encode())

@@ -18,13 +18,13 @@ _REFUSED = re.compile(r"[^\w\-. :/]")  # characters that a metric's name may not
 
 
 class MlflowSink:
-    """Logs records to a run of MLflow, at the record's own step.
+    """Logs records to a run of MLflow, at the step of the record.
 
-    The run is the first that exists of: the run that ``run_id`` names; the caller's active run, if
-    it belongs to ``experiment`` or if ``experiment`` is None; a new run. Your run stays open, and
-    `close` ends a new run. The tracking server is the one that ``MLFLOW_TRACKING_URI``
-    or ``mlflow.set_tracking_uri`` names. The header becomes the artifact ``ncfast.json``.
-    Characters that MLflow refuses in a metric's name become underscores.
+    The run is that of ``run_id``, if you pass one; else your active run, if it belongs to
+    ``experiment`` or ``experiment`` is None; else a new run. Your run stays open, and `close` ends
+    a new run. The tracking server is the one that ``MLFLOW_TRACKING_URI`` or
+    ``mlflow.set_tracking_uri`` names. The header becomes the artifact ``ncfast.json``. Characters
+    that MLflow refuses in the name of a metric become underscores.
 
     Args:
         experiment: the name of an experiment, which is made if needed.

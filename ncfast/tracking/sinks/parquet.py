@@ -14,8 +14,8 @@ from ncfast._files import replacing
 from ncfast._optional import need
 from ncfast._strict_json import parse_object
 from ncfast.tracking.keys import RUN
+from ncfast.tracking.sinks.files import check_step, next_run, with_run
 from ncfast.tracking.sinks.protocol import Header, Record
-from ncfast.tracking.sinks.runs import check_step, next_run, with_run
 
 _PURPOSE = "A Parquet sink"
 _HEADER = b"ncfast"
@@ -24,17 +24,18 @@ _HEADER = b"ncfast"
 class ParquetSink:
     """Writes a directory of Parquet files, which pandas, polars, DuckDB and pyarrow read as one.
 
-    A Parquet file cannot be read before it is complete. Records therefore gather in memory and are
-    written in part files, each of which appears complete or not at all. `flush` writes the part
-    that is not full yet, and the next flush writes it again: a killed process loses the records
-    since the last flush. Steps are int64, other numbers float64, absent values null. All parts have
-    the same columns: a key that appears later is added to the earlier parts. An existing directory
-    is continued. The header is JSON in the schema's metadata, under "ncfast".
+    A Parquet file cannot be read before it is complete. The sink therefore collects records in
+    memory and writes them in part files, each of which appears complete or not at all. `flush`
+    writes the part that is not full yet, and the next flush writes it again: a killed process loses
+    the records since the last flush. Steps are int64, other numbers float64, absent values null.
+    All parts have the same columns: a key that appears later is added to the earlier parts. An
+    existing directory is continued. The header is JSON in the metadata of the schema, under
+    "ncfast".
 
     Args:
         path: the directory, such as "runs/mine/metrics.parquet"; it is made if needed.
         rows: records in a part.
-        seconds: the first record after so many seconds writes the pending ones.
+        seconds: the first record after so many seconds writes the part that is not full.
 
     Raises:
         ModuleNotFoundError: pyarrow is not installed.
@@ -73,7 +74,7 @@ class ParquetSink:
         self._run = next_run(self.path, records[-1] if records else None, header, before)
 
     def start(self, header: Header) -> None:
-        """Keep the header for the parts to come."""
+        """Keep the header for the next parts."""
         text = json.dumps(header, default=str).encode()
         self._schema = self._schema.with_metadata({_HEADER: text})
 
@@ -81,7 +82,7 @@ class ParquetSink:
         """Add a record to the part that is not full yet.
 
         Raises:
-            OSError: the disk is full; the parts before are whole.
+            OSError: the disk is full; earlier parts are whole.
         """
         self._pending.append(with_run(record, self._run))
         self._dirty = True
@@ -92,7 +93,7 @@ class ParquetSink:
         """Write the part that is not full yet.
 
         Raises:
-            OSError: the disk is full; the parts before are whole.
+            OSError: the disk is full; earlier parts are whole.
         """
         self._deadline = time.monotonic() + self._seconds
         if not self._dirty:
@@ -108,7 +109,7 @@ class ParquetSink:
             self._pending, self._number = [], self._number + 1
 
     def close(self) -> None:
-        """Write what is pending."""
+        """Write the part that is not full yet."""
         self.flush()
 
     def _extend_schema(self) -> bool:

@@ -12,21 +12,24 @@ Header = Mapping[str, object]
 
 @runtime_checkable
 class Sink(Protocol):
-    """Takes complete records, one at a time, in order, from one thread.
+    """Takes complete records one at a time, in order, from one thread.
 
-    Four methods are optional. ``continue_log(header)`` is called in the thread that makes the
-    tracker; it raises ValueError if it finds a log that was written with another header.
-    ``start(header)`` is called once before the first record, with versions, conventions and
-    definitions of the metrics. After ``flush()`` every record so far must survive a killed process.
-    ``write_block(records)`` is called instead of ``write`` and takes many records at once, see
-    `Records`.
+    Four more methods are optional:
+
+    - ``continue_log(header)``: called by the thread that makes the tracker. It raises ValueError
+      if there is a log that was written with another header.
+    - ``start(header)``: called once before the first record. The header has the versions, the
+      conventions and the definitions of the metrics.
+    - ``write_block(records)``: called instead of ``write``, with many records at once; see
+      `Records`.
+    - ``flush()``: every record so far must survive a killed process afterwards.
     """
 
     def write(self, record: Record) -> None:
         """Take a record. The sink may keep it, and must not change it."""
 
     def close(self) -> None:
-        """Release resources; `write` is not called afterwards."""
+        """Release resources. `write` is not called afterwards."""
 
 
 class Records(Protocol):
@@ -44,11 +47,11 @@ class Records(Protocol):
 
 
 class CallableSink:
-    """A sink around a function, such as ``records.append``.
+    """A sink that calls a function, such as ``records.append``.
 
-    A function with a parameter ``step`` after its first, such as ``mlflow.log_metrics`` and
-    ``trackio.log``, gets the step there and the other numbers of the record as its first argument.
-    Any other function gets the record.
+    If the second or a later parameter of the function is ``step``, as in ``mlflow.log_metrics`` and
+    ``trackio.log``, it gets the step there and the other numbers of the record as its first
+    argument. Any other function gets the record.
 
     Args:
         function: called once for each record.
@@ -65,7 +68,7 @@ class CallableSink:
             self._function(record)
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""
 
 
 def numbers_of(record: Record) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Finds the sink that a path or a name stands for, and reads logs back."""
+"""Finds the sink that a path or a name means, and reads logs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ncfast.tracking.sinks.csv import CsvSink, read_csv
+from ncfast.tracking.sinks.files import last_of_each_step
 from ncfast.tracking.sinks.jsonl import JsonlSink, read_jsonl
 from ncfast.tracking.sinks.mlflow import MlflowSink
 from ncfast.tracking.sinks.parquet import ParquetSink, read_parquet
 from ncfast.tracking.sinks.protocol import CallableSink, Header, Sink
-from ncfast.tracking.sinks.runs import last_of_each_step
 from ncfast.tracking.sinks.tensorboard import TensorBoardSink
 from ncfast.tracking.sinks.trackio import TrackioSink
 from ncfast.tracking.sinks.wandb import WandbSink
@@ -35,11 +35,11 @@ _OTHER_FORMATS = (
     *(".npy", ".npz", ".mat", ".html", ".xml", ".yaml", ".yml", ".toml", ".pdf", ".png"),
 )
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-_NAMED = re.compile(r"\s*[A-Za-z][\w+.-]+\s*:")  # a single letter is a drive of Windows
+_NAMED = re.compile(r"\s*[A-Za-z][\w+.-]+\s*:")  # one letter alone is a drive of Windows
 
 
 def as_sink(sink: Sink | str | os.PathLike[str] | Callable[..., object]) -> Sink:
-    """The sink that a path, a name or a callable stands for; a sink is returned unchanged.
+    """The sink that a path, a name or a callable means; a sink is returned unchanged.
 
     A path ending in ``.csv`` is a CSV file, and one ending in ``.parquet`` a directory of Parquet
     files, in upper case too; any other path is a JSONL file. ``~`` is the home directory. The
@@ -49,7 +49,7 @@ def as_sink(sink: Sink | str | os.PathLike[str] | Callable[..., object]) -> Sink
 
     Args:
         sink: one of these, a callable that takes a record (see `CallableSink`), or a sink. A run of
-            Weights & Biases, or its ``log``, stands for a `WandbSink` of the run.
+            Weights & Biases, or its method ``log``, means a `WandbSink` of the run.
 
     Raises:
         TypeError: it is none of these.
@@ -179,14 +179,14 @@ def read_records(
 ) -> Iterator[dict[str, float]]:
     """The records of a JSONL file, CSV file or Parquet directory.
 
-    A line that a killed process left unfinished is left out. A record that a tracker wrote has the
+    A last line that a killed process left unfinished is left out. A record of a tracker has the
     number of its run, "tracker/run": the first tracker that opened the log is run 1. Records of
-    version 0.1 have none.
+    version 0.1 have no such number.
 
     Args:
         path: the log; its suffix gives the format, as in `as_sink`.
-        all: every record, in the order of the file. Otherwise the last record of each step, in the
-            order of the steps: a training that was resumed writes some steps again.
+        all: return every record, in the order of the file. Otherwise return the last record of each
+            step, in the order of the steps: a resumed training writes some steps again.
 
     Raises:
         ValueError: a line other than an unfinished last one is no record; the message names the

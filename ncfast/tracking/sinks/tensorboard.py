@@ -10,7 +10,7 @@ from ncfast._optional import need
 from ncfast.tracking.sinks.protocol import Header, Record, numbers_of
 
 _PURPOSE = "A TensorBoard sink"
-_SUFFIX = ".ncfast"  # of the names of our event files
+_SUFFIX = ".ncfast"  # the end of the names of this sink's event files
 
 
 class TensorBoardSink:
@@ -18,8 +18,9 @@ class TensorBoardSink:
 
     TensorBoard groups keys by their first part, such as ``train``, and stores values in float32.
     The header appears under Text. A directory of an earlier run is continued: TensorBoard no longer
-    shows its values from the step of the first new record on. Where other programs have written
-    event files to the directory too, it shows everything, because it would drop theirs as well.
+    shows its values from the step of the first new record on. If other programs have also written
+    event files to the directory, TensorBoard shows all values, because it would hide theirs as
+    well.
 
     Args:
         log_dir: the directory for ``tensorboard --logdir``, or one below it.
@@ -44,11 +45,11 @@ class TensorBoardSink:
         )
 
     def start(self, header: Header) -> None:
-        """Show the header as text, before the first record."""
+        """Keep the header, which is written as text before the first record."""
         self._header = header
 
     def write(self, record: Record) -> None:
-        """Queue the numbers of a record; the writer's own thread writes them."""
+        """Queue the numbers of a record; a thread of TensorBoard's writer writes them."""
         step = record.get("step")
         if self._continues and step is not None:
             self._hide_from(int(step))
@@ -69,7 +70,7 @@ class TensorBoardSink:
         self._writer.close()
 
     def _hide_from(self, step: int) -> None:
-        """What the ``purge_step`` of torch's SummaryWriter does."""
+        """Hide earlier values from ``step`` on, as ``purge_step`` of torch's SummaryWriter does."""
         started = self._event.SessionLog(status=self._event.SessionLog.START)
         self._writer.add_event(self._event.Event(step=step, file_version="brain.Event:2"))
         self._writer.add_event(self._event.Event(step=step, session_log=started))

@@ -9,15 +9,15 @@ from ncfast._optional import need
 from ncfast.tracking.sinks.protocol import Header, Record, numbers_of
 from ncfast.tracking.sinks.wandb import refuse_settings
 
-# opens no dashboard, and adds no rows to those of the tracker
+# these settings open no dashboard, and add no rows to those of the tracker
 _QUIET = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
 
 
 class TrackioSink:
-    """Logs records to a run of trackio, at the record's own step.
+    """Logs records to a run of trackio, at the step of the record.
 
-    A new run is made beside your current one, to which ``trackio.log`` still writes. The header
-    becomes the entry ``ncfast`` of a new run's config.
+    A new run is made beside your current run, to which ``trackio.log`` still writes. The header
+    becomes the entry ``ncfast`` in the config of a new run.
 
     Args:
         run: an open run of yours, which stays open; None makes one and finishes it at the end.

@@ -10,19 +10,18 @@ from ncfast.tracking.sinks.protocol import Header, Record
 
 
 class WandbSink:
-    """Logs records to a separate run of Weights & Biases, plotted over the record's ``step``.
+    """Logs records to a separate run of Weights & Biases, plotted over the ``step`` of the record.
 
-    A run has one counter of rows, and W&B drops each row whose ``step=`` is below it. Records are
-    logged in blocks, later than their steps, so in your run they would cost you rows. They go to a
-    separate run instead, which does not affect your open run; ``wandb.run`` stays yours. With
-    ``run``, the separate run has its project, entity, group and mode, and is named after it. Every
-    key is plotted over the logged value ``step``. The header becomes the entry ``ncfast`` of the
-    config.
+    A run has one counter of rows, and W&B drops each row whose ``step=`` is below it. The tracker
+    logs records in blocks, later than their steps, so W&B would drop rows of your run. The records
+    therefore go to a separate run; ``wandb.run`` is still your run. With ``run``, the separate run
+    has the project, entity, group and mode of ``run``, and is named after it. Every key is plotted
+    over the logged value ``step``. The header becomes the entry ``ncfast`` of the config.
 
     Args:
         run: an open run of yours, which stays open, or None.
         share: log to ``run`` itself. Every record is then a row of your run and advances its
-            counter: choose this only if you never pass ``step=`` to ``run.log``.
+            counter. Choose this only if you never pass ``step=`` to ``run.log``.
         **settings: arguments of ``wandb.init`` if there is no ``run``, such as
             ``project="collapse"`` and ``mode="offline"``.
 
@@ -75,12 +74,12 @@ def _beside(run: Any) -> dict[str, Any]:
         "mode": run.settings.mode,
         "dir": run.settings.root_dir,
         "config": {"run": run.id},
-        "settings": {"console": "off"},  # ``run`` logs what is printed
+        "settings": {"console": "off"},  # ``run`` logs the printed output
     }
 
 
 def refuse_settings(run: Any, settings: Mapping[str, Any], init: str) -> None:
-    """Check that settings of a new run were not passed together with a run.
+    """Raise ValueError if both a run and settings for a new run were passed.
 
     Raises:
         ValueError: both were passed.

@@ -10,7 +10,7 @@ import torch
 from ncfast import Tracker
 from ncfast.tracking import read_records
 from ncfast.tracking.sinks import CsvSink, JsonlSink
-from ncfast.tracking.sinks.runs import differences, last_line
+from ncfast.tracking.sinks.files import differences, last_line
 
 FEATS, LABELS = torch.randn(12, 4), torch.arange(12) % 3
 NO_PARQUET = importlib.util.find_spec("pyarrow") is None
