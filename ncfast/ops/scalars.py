@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -97,6 +98,8 @@ def as_tensor(value: Tensor | Scalar) -> Tensor:
 def as_tensors(values: Sequence[Tensor | Scalar]) -> Sequence[Tensor]:
     """The values as tensors. Those of the scalars are elements of one array: one allocation."""
     numbers = [value for value in values if isinstance(value, Scalar)]
+    if not numbers:
+        return cast("Sequence[Tensor]", values)
     if len(numbers) < 2:
         return [as_tensor(value) for value in values]
     made = torch.from_numpy(np.array(numbers, np.float64)).unbind()
