@@ -16,7 +16,9 @@ from ncfast.integrations.split import Split
 
 need("lightning", "ncfast.integrations.lightning")
 from lightning.pytorch import Callback, LightningModule, Trainer  # noqa: E402
+from lightning.pytorch.trainer.states import TrainerFn  # noqa: E402
 
+_STATES = "ncfast.integrations.lightning"  # the entry of a checkpoint with the running averages
 Unpack = Callable[[Any], Sequence[Any]]
 
 
@@ -35,9 +37,11 @@ class CollapseCallback(Measuring, Callback):
     and only the first has sinks; samples that a DistributedSampler repeats count once in a
     validation.
 
-    No measurement ends a training: each problem gives one warning. A second fit
-    makes a tracker of its own: steps continue with a Trainer that goes on, and begin at 1 with a
-    new one.
+    No measurement ends a training: each problem gives one warning. A second fit makes a new
+    tracker: steps continue with a Trainer that goes on, and begin at 1 with a new one. With
+    ``stream="ema:..."`` or ``"window:..."`` the running averages are part of Lightning's
+    checkpoints, and a fit with ``ckpt_path`` continues them. If several of these callbacks are in
+    a Trainer, a resumed Trainer needs them in the same order.
 
     Args:
         num_classes: K.
@@ -79,11 +83,46 @@ class CollapseCallback(Measuring, Callback):
         self._snapshots, self._validations = int(snapshots), 0
         self._splits: dict[int, Split] = {}
         self._logits: Logits | None = None
+        self._loaded: dict[str, Tensor] | None = None  # the state of a tracker to continue
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the tracker; here the step of a loaded checkpoint is known."""
         self._validations = 0
         self._start(pl_module, trainer.global_step, trainer.is_global_zero)
+        self._continue(trainer.global_step)
+
+    @harmless
+    def _continue(self, step: int) -> None:
+        """Continue with the running averages of the checkpoint that was loaded."""
+        state, self._loaded = self._loaded, None
+        if state is not None and self.tracker is not None:
+            self.tracker.load_state_dict({**state, "step": torch.tensor(step)})
+
+    # Lightning refuses two callbacks of a class that have a state_dict and the same key, so the
+    # averages are an entry of the checkpoint itself.
+
+    @harmless
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the running averages to a checkpoint."""
+        averages = self._options.get("stream", "batch") != "batch"
+        if averages and self.tracker is not None:
+            states = checkpoint.setdefault(_STATES, {})
+            states[self._place(trainer)] = self.tracker.state_dict()
+
+    @harmless
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the running averages of a checkpoint for the fit that begins."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._loaded = checkpoint.get(_STATES, {}).get(self._place(trainer))
+
+    def _place(self, trainer: Trainer) -> int:
+        """The position among the callbacks of this class in a trainer."""
+        found: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        return [each for each in found if isinstance(each, CollapseCallback)].index(self)
 
     @harmless
     def on_train_batch_end(

@@ -151,6 +151,47 @@ def test_resuming_continues_the_steps(tmp_path):
     assert [record["step"] for record in records] == [5, 6, 7, 8]
 
 
+def test_running_averages_are_part_of_a_checkpoint(tmp_path):
+    """A resumed fit has the bits of one that was not interrupted, with two callbacks."""
+
+    def records_of(epochs, path=None, saved=None, decays=(0.9, 0.5), **options):
+        torch.manual_seed(0)
+        records = [[] for _ in decays]
+        callbacks = [
+            CollapseCallback(
+                num_classes=5, metrics="rnc1", stream=f"ema:{decay}", sinks=[found.append]
+            )
+            for decay, found in zip(decays, records, strict=True)
+        ]
+        settings = {**QUIET, "max_epochs": epochs, "callbacks": callbacks, **options}
+        trainer = lightning.Trainer(**settings)
+        trainer.fit(Module(), loader(), ckpt_path=path)
+        if saved is not None:
+            trainer.save_checkpoint(saved)
+        return [[r["ema/train/rnc1.max"] for r in found] for found in records]
+
+    whole = records_of(2)
+    saved = tmp_path / "last.ckpt"
+    before = records_of(1, saved=saved)
+    after = records_of(2, saved)
+    assert [[*a, *b] for a, b in zip(before, after, strict=True)] == whole
+    assert whole[0] != whole[1]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        other = records_of(2, saved, decays=(0.9, 0.7))
+    assert other[0] == after[0]
+    (text,) = warned(caught)
+    assert "Expected entry 'decay' of `state` to be 0.7" in text
+
+
+def test_a_checkpoint_without_averages_is_unchanged(tmp_path):
+    callback = CollapseCallback(num_classes=5, metrics="rnc1")
+    trainer = lightning.Trainer(**QUIET, max_epochs=1, callbacks=[callback])
+    trainer.fit(Module(), loader())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    assert not any("ncfast" in key for key in torch.load(tmp_path / "last.ckpt"))
+
+
 def val_batches(size):
     x, y = classes(dtype=torch.float32)
     return x[:size], y[:size]
