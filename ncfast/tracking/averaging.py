@@ -1,8 +1,8 @@
 """Averages the class moments of the last batches: over a window, or exponentially.
 
-A batch holds few samples of a class, and the network changes from batch to batch. The averages
-therefore pool deviations from the class mean *of the same batch*: training that moves the means
-does not count as spread. With n_ct samples, mean mu_ct and sum of squares SS_ct of class c in batch
+A batch has few samples of a class, and the network changes from batch to batch. The averages
+therefore pool deviations from the class mean of the same batch: a drift of the means does not count
+as spread. With n_ct samples, mean mu_ct and sum of squares SS_ct of class c in batch
 t, and weights a_t (1 within a window; beta^(age) for an exponential average),
 
     w_c  = sum_t a_t n_ct                      weight of the class
@@ -24,6 +24,7 @@ is the reference, and runs everywhere else.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,7 +39,7 @@ from ncfast.ops.states import Layout
 
 @dataclass(frozen=True)
 class Averaging:
-    """The average over batches that a tracker records.
+    """How a tracker averages batches.
 
     Attributes:
         kind: "batch", "window" or "ema".
@@ -52,7 +53,7 @@ class Averaging:
 
 
 def parse_averaging(text: str) -> Averaging:
-    """The averaging that "batch", "window:LENGTH" or "ema:DECAY" stands for.
+    """The averaging that a text means: "batch", "window:LENGTH" or "ema:DECAY".
 
     Raises:
         ValueError: the text is none of these, a length is below 1, or a decay is not in (0, 1).
@@ -81,8 +82,8 @@ def _is_fraction(number: str) -> bool:
         return False
 
 
-# Metrics depend only on ratios of the weights. Scaling by a power of two does not round, and keeps
-# the weights of old classes above 1, which guards divisions by counts. Smaller weights count as 0.
+# Metrics depend only on ratios of the weights. Scaling by a power of two does not round. It keeps
+# the weights of old classes above 1, as divisions by counts need it. Smaller weights count as 0.
 _SCALE = 2.0**60
 _FORGOTTEN = 1 / _SCALE
 _CHUNK = 128  # batches for which memory is kept
@@ -92,7 +93,7 @@ _PIECE = 16  # batches for one product with the weights, whose cost grows with t
 def running_average(
     averaging: Averaging, layout: Layout, device: torch.device
 ) -> CpuAverage | TorchAverage:
-    """The fastest running average that can run on ``device``.
+    """The fastest running average for ``device``.
 
     Args:
         averaging: a window or an exponential average.
@@ -106,7 +107,7 @@ def running_average(
 
 
 def _decays(decay: float, device: torch.device) -> Tensor:
-    """(_PIECE, _PIECE + 1): in each average, the weights of the past and of a piece's batches."""
+    """(_PIECE, _PIECE + 1) the weights of the past and of a piece's batches, for each average."""
     index = torch.arange(_PIECE + 1, device=device)
     age = index[1:].unsqueeze(1) - index
     weight = torch.pow(decay, age.clamp(min=0).to(torch.float64))
@@ -114,7 +115,7 @@ def _decays(decay: float, device: torch.device) -> Tensor:
 
 
 class TorchAverage:
-    """The reference of `CpuAverage` in torch, for any device; it sums over chunks of batches.
+    """The reference of `CpuAverage`, in torch and for any device; it sums over chunks of batches.
 
     Args:
         averaging: a window or an exponential average.
@@ -122,7 +123,7 @@ class TorchAverage:
         device: the device of the packed moments.
 
     Attributes:
-        layout: the layout of the averages, whose counts are weights.
+        layout: the layout of the averages; their counts are weights.
     """
 
     def __init__(self, averaging: Averaging, layout: Layout, device: torch.device) -> None:
@@ -160,7 +161,7 @@ class TorchAverage:
         """Continue from what `state` returned.
 
         Raises:
-            ValueError: an average of another kind, or of other batches, has this state.
+            ValueError: this is the state of an average of another kind, or of other batches.
         """
         past = self._rows[: self._past]
         if state.shape != (past.numel(),):
@@ -229,3 +230,75 @@ class TorchAverage:
         within.copy_(torch.where(present, weights * variance, 0.0))
         torch.mul(norm_sum.squeeze(1), _SCALE, out=norm_sums)
         norm_max.copy_(largest)
+
+
+_AVERAGE = "average/"
+
+
+def pack_state(
+    step: int, num_classes: int, averaging: Averaging, averages: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The state of a tracker for a checkpoint, as a flat dict of tensors.
+
+    Args:
+        step: the current step.
+        num_classes: K.
+        averaging: how batches are averaged.
+        averages: the state of each average by name.
+    """
+    found = {"step": torch.tensor(step), **_settings(num_classes, averaging)}
+    return found | {f"{_AVERAGE}{name}": state for name, state in averages.items()}
+
+
+def unpack_state(
+    state: Mapping[str, Tensor], num_classes: int, averaging: Averaging
+) -> tuple[int, dict[str, Tensor]]:
+    """The step and the averages of a state that `pack_state` returned.
+
+    Args:
+        state: the state.
+        num_classes: K of the tracker that loads it.
+        averaging: how that tracker averages batches.
+
+    Raises:
+        ValueError: an entry is missing, unknown or no tensor of its kind, or the state is that of a
+            tracker with another number of classes or another ``stream``.
+    """
+    own = {"step": torch.tensor(0), **_settings(num_classes, averaging)}
+    averages = {k: v for k, v in state.items() if str(k).startswith(_AVERAGE)}
+    if state.keys() - averages.keys() != own.keys():
+        names = sorted(map(str, state.keys()))
+        raise ValueError(
+            f"Expected argument `state` to have the entries {sorted(own)} and '{_AVERAGE}...' but "
+            f"got {names}. Pass what `Tracker.state_dict` returned."
+        )
+    for name, value in state.items():
+        like = own.get(name, torch.zeros(1, dtype=torch.float64))
+        if not isinstance(value, Tensor) or (value.dtype, value.ndim) != (like.dtype, like.ndim):
+            raise ValueError(
+                f"Expected entry {name!r} of `state` to be a tensor of {like.ndim} dimensions and "
+                f"{like.dtype} but got {_kind(value)}. Pass what `Tracker.state_dict` returned."
+            )
+    for name in own.keys() - {"step"}:
+        if state[name].item() != own[name].item():
+            raise ValueError(
+                f"Expected entry {name!r} of `state` to be {own[name].item()}, as this tracker has "
+                f"it, but got {state[name].item()}. Make the tracker with the same num_classes and "
+                "stream."
+            )
+    return int(state["step"]), {k.removeprefix(_AVERAGE): v for k, v in averages.items()}
+
+
+def _settings(num_classes: int, averaging: Averaging) -> dict[str, Tensor]:
+    window = averaging.length if averaging.kind == "window" else 0
+    return {
+        "num_classes": torch.tensor(num_classes),
+        "window": torch.tensor(window),
+        "decay": torch.tensor(averaging.decay, dtype=torch.float64),
+    }
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.dtype} of shape {tuple(value.shape)}"
+    return type(value).__name__

@@ -19,14 +19,13 @@ from ncfast.ops import _raw
 from ncfast.ops.states import Layout
 from ncfast.tracking.averaging import Averaging
 from ncfast.tracking.buffer import MomentsBuffer, slots_for
-from ncfast.tracking.keys import LOCAL
-from ncfast.tracking.records import LeftOut, Table
+from ncfast.tracking.keys import LOCAL, StepMetrics
+from ncfast.tracking.records import Table
 from ncfast.tracking.reduction import Ranks, describe_steps
-from ncfast.tracking.step_metrics import StepMetrics
 
 
 class Buffers:
-    """The batches that are measured and not evaluated yet.
+    """The batches that are measured and not evaluated yet, in a buffer for each kind of batch.
 
     Args:
         metrics: the metrics of a step.
@@ -50,12 +49,12 @@ class Buffers:
     ) -> None:
         self._metrics, self._ignore_index = metrics, ignore_index
         self._num_classes, self._averaging = num_classes, averaging
-        # the rows of a buffer need not hold absent classes, unless they are merged or averaged
+        # without merging or averaging, a row need not hold classes that its batch lacks
         alone = averaging.kind == "batch" and not merges and _raw.extension is not None
         self._holds_present = alone and metrics.of_moments_alone
         self.capacity = math.inf
         self._buffers: dict[object, MomentsBuffer] = {}
-        self._loaded: dict[str, Tensor] = {}  # averages of buffers that are not there yet
+        self._loaded: dict[str, Tensor] = {}  # averages for buffers that do not exist yet
 
     @property
     def filled(self) -> list[MomentsBuffer]:
@@ -78,19 +77,19 @@ class Buffers:
         classifier: Classifier | None = None,
         left_out_key: str = "",
     ) -> MomentsBuffer:
-        """Measure a batch, which the caller has checked, for the record of ``step``.
+        """Measure a batch for the record of ``step``.
 
         Args:
             step: the current step.
             prefix: the first part of the keys.
-            feats: see `MomentsBuffer.push`.
-            labels: likewise.
-            mask: likewise.
-            classifier: likewise.
+            feats: as `MomentsBuffer.push` takes it.
+            labels: as `MomentsBuffer.push` takes it.
+            mask: as `MomentsBuffer.push` takes it.
+            classifier: as `MomentsBuffer.push` takes it.
             left_out_key: the key for the number of rows that are left out.
 
         Returns:
-            The buffer that holds its moments.
+            The buffer that holds the moments of the batch.
         """
         kept = [] if classifier is None else [None if p is None else p.dtype for p in classifier]
         classes = self._num_classes
@@ -113,18 +112,19 @@ class Buffers:
 
     def clear(self) -> None:
         """Forget all batches."""
-        for buffer in self.filled:
-            buffer.clear()
+        for buffer in self._buffers.values():
+            if buffer.steps:
+                buffer.clear()
 
     def averages(self) -> dict[str, Tensor]:
-        """The states of the averages, also of those loaded for batches that did not come yet."""
+        """The state of each average, and of each that was loaded and not used yet, by name."""
         found = dict(self._loaded)
         for buffer in self._buffers.values():
             found |= buffer.average_state()
         return found
 
     def load_averages(self, states: Mapping[str, Tensor]) -> None:
-        """Continue from what `averages` returned; everything must have been sent."""
+        """Continue from the states that `averages` returned; no batch may be left to send."""
         self._loaded = dict(states)
         for buffer in self._buffers.values():
             self._load_average(buffer)
@@ -171,11 +171,18 @@ class Buffers:
 
 def merge_batches(
     ranks: Ranks | None,
-    buffers: list[MomentsBuffer],
-    steps: list[list[int]],
+    buffers: Sequence[MomentsBuffer],
+    steps: Sequence[list[int]],
     states: list[Tensor],
 ) -> tuple[list[Tensor], list[Table]]:
-    """The states over all ranks; or the states of this rank, and a table that marks them."""
+    """The packed moments over all ranks; or those of this rank alone, and a table that says so.
+
+    Args:
+        ranks: the ranks that merge; None for one process.
+        buffers: one for each layer and split.
+        steps: the step of each batch, for each buffer.
+        states: the packed moments of these batches, for each buffer.
+    """
     if ranks is None:
         return states, []
     pairs = list(zip(buffers, steps, strict=True))
@@ -192,28 +199,56 @@ def merge_batches(
     return states, [Table([LOCAL], marked, ones)] if marked else []
 
 
-def tables_of(
-    buffers: Sequence[MomentsBuffer], steps: Sequence[list[int]], states: Sequence[Tensor]
-) -> list[Table]:
-    """The metrics of each buffer's batches, for the records of their steps."""
-    found = evaluate_buffers(buffers, states)
-    return [
-        Table(buffer.keys, of, values, _left_out(buffer, rows))
-        for buffer, of, (values, rows) in zip(buffers, steps, found, strict=True)
-    ]
-
-
 def advance_averages(buffers: Sequence[MomentsBuffer], states: Sequence[Tensor]) -> None:
-    """Add the batches to the averages where nobody gets the metrics: a state_dict has them."""
+    """Add the batches to the averages, of a rank without sinks: its state_dict has them."""
     for buffer, batches in zip(buffers, states, strict=True):
         buffer.averaged(batches)
 
 
-def _left_out(buffer: MomentsBuffer, rows: Tensor) -> LeftOut | None:
-    numbers = buffer.extras.numbers_left_out(len(rows))
-    if numbers is None:
-        return None
-    return LeftOut(buffer.left_out_key, torch.stack([numbers, rows.to(torch.float64)], 1))
+def tables_of(
+    buffers: Sequence[MomentsBuffer], steps: Sequence[list[int]], states: Sequence[Tensor]
+) -> list[Table]:
+    """The metrics of the batches of each buffer, with a row for each step.
+
+    Buffers with the same layout, metrics and device are evaluated in one call.
+
+    Args:
+        buffers: one for each layer and split.
+        steps: the step of each batch, for each buffer.
+        states: the packed moments of these batches, (n, size), which averages overwrite.
+    """
+    groups: dict[object, list[int]] = {}
+    rows = []
+    for number, (buffer, batches) in enumerate(zip(buffers, states, strict=True)):
+        rows.append(buffer.averaged(batches))
+        groups.setdefault(buffer.evaluated_with, []).append(number)
+    tables: dict[int, Table] = {}
+    for numbers in groups.values():
+        values = _evaluate([(buffers[number], rows[number]) for number in numbers])
+        for number in numbers:
+            buffer, size = buffers[number], len(rows[number])
+            own, values = values[:size], values[size:]
+            left_out = buffer.left_out(rows[number])
+            tables[number] = Table(buffer.keys, steps[number], buffer.joined(own), left_out)
+    return [tables[number] for number in range(len(buffers))]
+
+
+def _evaluate(group: Sequence[tuple[MomentsBuffer, Tensor]]) -> Tensor:
+    """The metrics of the rows of buffers that share `evaluated_with`, one after another."""
+    first, states = group[0]
+    weight = bias = None
+    if first.extras.keeps:
+        kept = [buffer.extras.classifiers(len(rows)) for buffer, rows in group]
+        weight = _joined([each.weight for each in kept])
+        biases = [each.bias for each in kept if each.bias is not None]
+        bias = _joined(biases) if biases else None
+    if len(group) > 1:
+        states = torch.cat([rows for _, rows in group])
+    return evaluate_states(states, first.evaluated_layout, first.of_states, weight, bias)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat([*parts])
 
 
 @torch.no_grad()
@@ -224,14 +259,14 @@ def evaluate_states(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """The metrics of packed states. The host reads nothing of states on an accelerator.
+    """The metrics of packed moments. The host reads nothing that is on an accelerator.
 
     Args:
         states: (n, layout.size) float64.
         layout: the layout of each row.
         ids: metrics that need the moments, or a classifier as well.
         weight: (n, K, D) a classifier for each state, of any floating dtype; None for none.
-        bias: (n, K).
+        bias: (n, K), or None.
 
     Returns:
         (n, len(ids)) float64 on the states' device.
@@ -242,46 +277,4 @@ def evaluate_states(
     inputs.weight = None if weight is None else weight.to(torch.float64)
     inputs.bias = None if bias is None else bias.to(torch.float64)
     values = evaluate({id_: CATALOGUE[id_] for id_ in ids}, inputs)
-    return torch.stack([values[id_] for id_ in ids], 1)
-
-
-def evaluate_buffers(
-    buffers: Sequence[MomentsBuffer], batches: Sequence[Tensor]
-) -> list[tuple[Tensor, Tensor]]:
-    """The metrics of the batches of each buffer; buffers of one layout and device share a call.
-
-    Args:
-        buffers: one for each layer and split.
-        batches: the packed moments of each buffer, (n, size), which averages overwrite.
-
-    Returns:
-        For each buffer (n, len(ids)) float64, and (n,) the rows that were not left out.
-    """
-    groups: dict[object, list[int]] = {}
-    averaged = [b.averaged(states) for b, states in zip(buffers, batches, strict=True)]
-    for number, (buffer, (_, layout)) in enumerate(zip(buffers, averaged, strict=True)):
-        kept = [
-            None if k is None else k.dtype for k in (buffer.extras.weights, buffer.extras.biases)
-        ]
-        groups.setdefault((layout, buffer.device, buffer.of_states, *kept), []).append(number)
-    found: dict[int, tuple[Tensor, Tensor]] = {}
-    for numbers in groups.values():
-        members, layout = [buffers[n] for n in numbers], averaged[numbers[0]][1]
-        parts = [averaged[n][0] for n in numbers]
-        sizes, states = [len(part) for part in parts], _joined(parts)
-        weight = _of_rows([b.extras.weights for b in members], sizes)
-        bias = _of_rows([b.extras.biases for b in members], sizes)
-        values = evaluate_states(states, layout, members[0].of_states, weight, bias).split(sizes)
-        kept_rows = layout.split(states)[0].sum(-1).split(sizes)
-        for n, buffer, of_states, rows in zip(numbers, members, values, kept_rows, strict=True):
-            found[n] = buffer.joined(of_states), rows
-    return [found[number] for number in range(len(buffers))]
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat([*parts])
-
-
-def _of_rows(parts: Sequence[Tensor | None], sizes: Sequence[int]) -> Tensor | None:
-    rows = [part[:n] for part, n in zip(parts, sizes, strict=True) if part is not None]
-    return _joined(rows) if rows else None
+    return torch.stack([*values.values()], 1)

@@ -1,15 +1,18 @@
-"""Chooses the metrics of a tracker, names their keys, and builds the header that explains them."""
+"""Chooses the metrics of a tracker, names the keys of its records, and writes their header."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 
+from ncfast.features.classifier import Classifier
 from ncfast.metrics import catalogue
-from ncfast.metrics.catalogue import CATALOGUE, definition_of, resolve
+from ncfast.metrics.catalogue import CATALOGUE, by_name, definition_of, resolve
+from ncfast.metrics.needs import Selection
 from ncfast.tracking.averaging import Averaging
 from ncfast.tracking.messages import SHARED_SPLIT, WarnOnce
 
@@ -36,12 +39,13 @@ _SNAPSHOT = (
     "SPLIT/ID from snapshot(): the whole split, frozen network in eval mode; snapshot/SPLIT/ID "
     "where step() measures a split of that name, and batch/SPLIT/ID the other way round"
 )
+_FEATURES = frozenset({"scatter", "revisit"})  # needs of metrics that read the features again
 
 
 def choose_metrics(metrics: str | Sequence[str], has_model: bool) -> tuple[str, ...]:
     """The ids that a name, a tier, a family or a list of these selects.
 
-    The norm of the weights reads all parameters, so it belongs to no tier: "default" and "all" have
+    The norm of the weights reads all parameters and belongs to no tier. "default" and "all" include
     it if there is a model, and its own name selects it.
 
     Raises:
@@ -63,6 +67,110 @@ def without_norm(metrics: str | Sequence[str]) -> list[str]:
     """The names without the norm of the weights, which is no metric of features."""
     names = [metrics] if isinstance(metrics, str) else metrics
     return [name for name in names if name not in (WEIGHT_NORM, "weight")]
+
+
+class Measured(NamedTuple):
+    """The ids that the batches of one layer have, in the order of the records."""
+
+    ids: tuple[str, ...]
+    of_states: tuple[str, ...]  # from the moments and the classifier, a block of steps at once
+    of_batch: tuple[str, ...]  # from the features, at the step
+
+    @property
+    def reads_classifier(self) -> bool:
+        """Whether the classifier of each step must be kept until its block is evaluated."""
+        return any("classifier" in CATALOGUE[id_].needs for id_ in self.of_states)
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """The chosen metrics, and which of them a step can have.
+
+    Attributes:
+        selection: the chosen metrics.
+        why_not_features: why no step can have metrics that read the features again; "" if it can.
+    """
+
+    selection: Selection
+    why_not_features: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        metrics: str | Sequence[str],
+        ids: Sequence[str],
+        num_classes: int,
+        *,
+        kind: str,
+        merges: bool,
+    ) -> StepMetrics:
+        """The metrics of a tracker.
+
+        Args:
+            metrics: the names that the user passed.
+            ids: their ids, see `choose_metrics`.
+            num_classes: K.
+            kind: "batch", "window" or "ema".
+            merges: whether the moments of several ranks are merged.
+        """
+        chosen = tuple(id_ for id_ in ids if id_ in CATALOGUE)
+        why = "is measured by snapshots alone where several ranks merge their batches"
+        if kind != "batch":
+            why = f"is measured by snapshots alone with stream={kind!r}, which averages moments"
+        averaged = kind != "batch" or merges
+        return cls(Selection(chosen, by_name(metrics), num_classes, None), why if averaged else "")
+
+    def measured(self, dim: int, classifier: Classifier | None) -> Measured:
+        """The ids of batches with D columns and this classifier."""
+        given = {"revisit", *(("classifier",) if classifier is not None else ())}
+        if classifier is not None and classifier.bias is not None:
+            given.add("bias")
+        missing = self.selection.missing(dim, frozenset(given)).keys() | self.never.keys()
+        ids = tuple(id_ for id_ in self.selection.ids if id_ not in missing)
+        of_batch = tuple(id_ for id_ in ids if CATALOGUE[id_].needs & _FEATURES)
+        return Measured(ids, tuple(id_ for id_ in ids if id_ not in of_batch), of_batch)
+
+    @property
+    def never(self) -> dict[str, str]:
+        """The ids that no step can have, and why."""
+        found: dict[str, str] = {}
+        for id_ in self.selection.ids:
+            needs = CATALOGUE[id_].needs
+            if "ood" in needs:
+                found[id_] = "needs features from outside the distribution: snapshot(..., ood=...)"
+            elif self.why_not_features and needs & _FEATURES:
+                found[id_] = self.why_not_features
+        return found
+
+    @property
+    def named_never(self) -> dict[str, str]:
+        """The ids in `never` that were asked for by name."""
+        never = self.never
+        return {id_: never[id_] for id_ in self.selection.named if id_ in never}
+
+    def check_all_possible(self) -> None:
+        """Raise ValueError if an id that no step can have was asked for by name."""
+        for id_, why in self.named_never.items():
+            raise ValueError(
+                f"Expected metrics that steps can have, because the Tracker has no model to take a "
+                f"snapshot of, but got {id_!r}, which {why}."
+            )
+
+    @property
+    def of_moments_alone(self) -> bool:
+        """Whether no metric reads more than the moments of its batch."""
+        return self.selection.needs <= {"moments"}
+
+    @property
+    def wants_classifier(self) -> bool:
+        """Whether some metric reads a classifier."""
+        return "classifier" in self.selection.needs
+
+    @property
+    def named_of_classifier(self) -> tuple[str, ...]:
+        """The ids asked for by name that need a classifier."""
+        named = self.selection.named
+        return tuple(id_ for id_ in named if "classifier" in CATALOGUE[id_].needs)
 
 
 class KeyPrefixes:

@@ -13,8 +13,8 @@ NO_LABELS = (
 NO_ROWS = "A batch without rows is not measured, training goes on."
 REPEATED = (
     "Layer {layer!r} ran {number} times since the last step; the last call is measured, with the "
-    "labels of this step. To measure all calls, pass feats=. Track a layer that runs once if its "
-    "calls have other labels."
+    "labels of this step. To measure all calls, pass feats=. If the calls have other labels, track "
+    "a layer that runs once."
 )
 OTHER_MODE = (
     "Layer {layer!r} ran since the last step, but in eval mode or without gradients only, as in a "
@@ -72,7 +72,7 @@ _said_all: list[bool] = []
 
 
 def warn_of_all() -> None:
-    """Warn once in this process that the meaning of metrics="all" has changed."""
+    """Warn that the meaning of metrics="all" has changed, once in this process."""
     if not _said_all:
         _said_all.append(True)
         warnings.warn(ALL_MEANS_ALL, FutureWarning, stacklevel=user_level())

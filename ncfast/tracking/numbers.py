@@ -18,9 +18,9 @@ _RESERVED = ("step", NONFINITE)
 
 
 def as_number(key: str, value: Any) -> Tensor | float:
-    """Convert a value to a Python number; a tensor to a 0-d tensor, a detached copy.
+    """Convert a value to a Python number, or a tensor to a detached 0-d copy on its device.
 
-    The host reads nothing of a tensor on an accelerator: the copy stays on its device.
+    The host reads nothing of a tensor on an accelerator.
 
     Args:
         key: the key of the value, for the message.
@@ -91,7 +91,7 @@ def check_key(key: object) -> None:
 
 
 def taken_key_error(key: str) -> ValueError:
-    """The error for a key of the user's that the tracker writes itself."""
+    """The error for a user's key that the tracker writes itself."""
     return ValueError(
         f"Expected the keys of `values` to differ from what the tracker measures but got {key!r}. "
         f"Choose another key, such as {'own/' + key!r}."
@@ -127,7 +127,7 @@ def _of_array(key: str, value: Any) -> float:
 
 
 def _of_object(key: str, value: Any) -> float:
-    if isinstance(value, int):  # stays exact, also where a float has too few digits
+    if isinstance(value, int):  # remains exact, also where a float has too few digits
         return int(value) if abs(value) < 1 << 63 else _as_float(key, value)
     number = hasattr(type(value), "__float__") or hasattr(type(value), "__index__")
     if isinstance(value, complex) or not number:
@@ -136,7 +136,7 @@ def _of_object(key: str, value: Any) -> float:
 
 
 def _as_float(key: str, value: Any) -> float:
-    """A float, which is infinite only if the value is."""
+    """The value as a float; an error if only the float would be infinite."""
     try:
         found = float(value)
     except OverflowError:

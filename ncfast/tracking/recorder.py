@@ -11,30 +11,32 @@ import weakref
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ncfast._warnings import user_level
+from ncfast.ops import _raw
+from ncfast.ops.weight_norm import norm_writer
 from ncfast.tracking.averaging import Averaging
-from ncfast.tracking.buffer import NormBuffer
+from ncfast.tracking.buffer import ROWS
 from ncfast.tracking.buffers import Buffers, advance_averages, merge_batches, tables_of
-from ncfast.tracking.keys import COST
+from ncfast.tracking.keys import COST, WEIGHT_NORM, StepMetrics
 from ncfast.tracking.records import LogPoint, RecordBatch, Table
 from ncfast.tracking.reduction import Ranks
 from ncfast.tracking.shutdown import defer_signals
 from ncfast.tracking.sinks import Sink
-from ncfast.tracking.step_metrics import StepMetrics
 from ncfast.tracking.writer import SinkWriters
 
 _POINTS = 128  # most log points of a block
 
 
 class Recorder:
-    """Holds the log points that are not written yet, the buffers behind them, and the writers.
+    """Holds the log points and batches that are not sent yet, and sends them to the sinks.
 
     A block is a group of records that are evaluated and sent together. The recorder knows neither
     the model nor the tracker, so it can be closed after both are gone. It forgets a measurement
-    only when the writers have it: after an exception before that, such as a KeyboardInterrupt, the
-    next call sends it. A thread that adds to the records, or sends them, holds `lock`.
+    only when the writers have it: if an exception comes before that, such as a KeyboardInterrupt,
+    the next call sends it. A thread that adds to the records, or sends them, holds `lock`.
 
     Args:
         metrics: the metrics of a step.
@@ -42,11 +44,11 @@ class Recorder:
         averaging: how batches are averaged.
         sinks: where records go.
         header: the header for the sinks.
-        flush_seconds: the first step after so many seconds sends a block.
+        flush_seconds: the greatest age of a block; the next step then sends it.
         sink_timeout: seconds that a call of a sink may take.
         on_sink_error: "warn" once and go on without the sink, or "raise".
         log_cost: whether the last record of a block holds `COST`.
-        ranks: the other ranks to merge measurements with, or None.
+        ranks: the ranks that merge their measurements, or None.
         start_step: the step at which the first block starts.
         ignore_index: rows with this label are left out; None leaves out none.
 
@@ -57,8 +59,8 @@ class Recorder:
         seconds: the time spent in the tracker so far.
         busy: whether a record is incomplete.
         norms: the norms of the weights.
-        deadline: the time at which a block is sent even if it is short.
-        block_end: the step at which a block is sent even if it is short.
+        deadline: the time after which the next step sends the block.
+        block_end: the step that sends the block.
     """
 
     def __init__(
@@ -90,9 +92,8 @@ class Recorder:
         self._raise = on_sink_error == "raise"
         self._log_cost, self._ranks = log_cost, ranks
         self._flush_seconds = flush_seconds
-        self.deadline = self._next_deadline()
         self._points: list[LogPoint] = []
-        self.block_end = self._next_block_end(start_step)
+        self._start_block(start_step)
         self._process = os.getpid()
         self._closed = False
         _live.add(self)
@@ -117,10 +118,10 @@ class Recorder:
             self.point = None
 
     def commit(self, step: int) -> None:
-        """Close the record of the current step, ``step``; send a block if one is due."""
+        """Close the record of the current step; send the block if it is due."""
         self.close_point()
         late = time.perf_counter() >= self.deadline or step >= self.block_end
-        # ranks must end their blocks at the same step, however much one of them logs
+        # ranks must end their blocks at the same step, even if one of them logs more
         full = self.norms.full or (self._ranks is None and len(self._points) >= _POINTS)
         if late or full or self.buffers.full:
             self.send(step)  # also renews the deadline
@@ -128,26 +129,26 @@ class Recorder:
                 self._ranks.warn()
 
     def leave_ranks(self) -> None:
-        """Merge nothing with the other ranks from now on."""
+        """Merge nothing with other ranks from now on."""
         if self._ranks is not None:
             self._ranks.alone = True
 
     def send(self, step: int = 0) -> None:
-        """Evaluate all measurements and give them to the writers, without waiting for these.
+        """Evaluate all measurements, and give the records to the writers without waiting for them.
 
-        Ranks that reduce meet here, also those that have measured nothing.
+        Ranks that merge their measurements meet here, also those that have measured nothing.
 
         Args:
-            step: the current step, after which the next block starts.
+            step: the current step; the next block starts after it.
         """
         if os.getpid() != self._process:  # a forked process has no writers
             self._forget(len(self._points))
             return
         with self.lock:
-            self.deadline, self.block_end = self._next_deadline(), self._next_block_end(step)
+            self._start_block(step)
             self.close_point()
-            self._writers.submit()  # a block that an exception has held up
-            self._send()
+            self._writers.submit()  # an exception may have left the last block unsent
+            self._send_block()
         self._report()
 
     def flush(self, step: int = 0) -> None:
@@ -163,9 +164,9 @@ class Recorder:
             self._report()
 
     def load_averages(self, states: Mapping[str, Tensor], step: int) -> None:
-        """Continue with averages at ``step``; everything must have been sent."""
+        """Continue with averages at ``step``; no measurement may be left to send."""
         self.buffers.load_averages(states)
-        self.block_end = self._next_block_end(step)
+        self._start_block(step)
 
     def close(self) -> None:
         """Send the rest and close the sinks. Calling it again does nothing.
@@ -182,28 +183,41 @@ class Recorder:
             self._writers.close()
         self._report()
 
-    def _send(self) -> None:
+    def _start_block(self, step: int) -> None:
+        """Set the deadline and the last step of the block that starts after ``step``."""
+        if self._ranks is None:
+            self.deadline, self.block_end = time.perf_counter() + self._flush_seconds, math.inf
+        else:  # ranks must send their blocks at the same steps, and their clocks differ
+            self.deadline, self.block_end = math.inf, step + min(_POINTS, self.buffers.capacity)
+
+    def _send_block(self) -> None:
         points, filled, norms = self._points[:], self.buffers.filled, self.norms.table()
-        lists = [*(buffer.steps for buffer in filled), *(table.steps for table in norms)]
-        if not (points or lists):
-            merge_batches(self._ranks, [], [], [])
-            return
-        last = max([*(steps[-1] for steps in lists), *(point.step for point in points[-1:])])
-        rows = [buffer.rows() for buffer in filled]
-        steps, states = [of for of, _ in rows], [of for _, of in rows]
+        steps: list[list[int]] = []
+        states: list[Tensor] = []
+        last: list[int] = [table.steps[-1] for table in norms]
+        for buffer in filled:
+            steps.append(buffer.steps[:])
+            states.append(buffer.states[: len(buffer.steps)])
+            last.append(buffer.steps[-1])
+        if points:
+            last.append(points[-1].step)
         states, local = merge_batches(self._ranks, filled, steps, states)
+        if not last:  # nothing was measured
+            return
         try:
-            tables = tables_of(filled, steps, states) if self._writers else []
-            if not self._writers:
+            if self._writers:
+                tables = tables_of(filled, steps, states)
+            else:
+                tables = []
                 advance_averages(filled, states)
         except BaseException:
             if self._ranks is not None or self._closed:  # there is no second attempt
-                self._deliver(points, [*norms, *local], last)
+                self._deliver(points, [*norms, *local], max(last))
             raise
-        self._deliver(points, [*tables, *norms, *local], last)
+        self._deliver(points, [*tables, *norms, *local], max(last))
 
     def _deliver(self, points: list[LogPoint], tables: list[Table], last: int) -> None:
-        """Give a block to the writers and forget what it holds; no signal handler comes between."""
+        """Give a block to the writers and forget its measurements, without a signal in between."""
         with defer_signals():
             number = len(points)
             if self._log_cost:
@@ -221,15 +235,8 @@ class Recorder:
         self.buffers.clear()
         self.norms.clear()
 
-    def _next_deadline(self) -> float:
-        # ranks must reduce at the same steps, which their clocks do not give
-        return math.inf if self._ranks is not None else time.perf_counter() + self._flush_seconds
-
-    def _next_block_end(self, step: int) -> float:
-        return math.inf if self._ranks is None else step + min(_POINTS, self.buffers.capacity)
-
     def _report(self) -> None:
-        """Warn once of each sink that has failed, or raise; send nothing more to it."""
+        """Warn of each sink that has failed, or raise its error; it gets no more records."""
         with self.lock:
             failed = self._writers.remove_failed()
         for writer in failed:
@@ -237,7 +244,7 @@ class Recorder:
             text = f"{type(error).__name__}: {error}"
             if self._raise and isinstance(error, Exception):
                 raise error
-            if self._raise:  # SystemExit in a sink's thread must not end this process
+            if self._raise:  # a SystemExit of a sink's thread must not end this process
                 raise RuntimeError(f"The sink {writer.name} failed: {text}") from error
             warnings.warn(
                 f"The sink {writer.name} gets no more records, training goes on: {text}",
@@ -246,11 +253,50 @@ class Recorder:
             )
 
 
+class NormBuffer:
+    """The norms of the weights that the extension has measured and that are not sent yet.
+
+    A norm is that of the parameters which the model has at its step.
+
+    Attributes:
+        steps: the step of each norm.
+        writer: the extension's writer, which measures and stores a norm in one call, or None.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self._values = torch.zeros(ROWS, dtype=torch.float64, device="cpu")
+        self.writer = norm_writer(_raw.extension, self._values, self.steps)
+
+    @property
+    def full(self) -> bool:
+        """Whether the norms must be sent before the next one."""
+        return len(self.steps) >= ROWS
+
+    def push(self, step: int, model: nn.Module) -> bool:
+        """Measure the norm at ``step``, once; False if the extension cannot read the model."""
+        if self.steps and self.steps[-1] == step:
+            return True
+        return self.writer is not None and self.writer.push(step, model)
+
+    def table(self) -> list[Table]:
+        """The norms since the last `clear`: one table, or none."""
+        if not self.steps:
+            return []
+        steps = self.steps[:]
+        values = self._values[: len(steps)].unsqueeze(1).clone()  # later norms overwrite them
+        return [Table([WEIGHT_NORM], steps, values)]
+
+    def clear(self) -> None:
+        """Forget the norms."""
+        del self.steps[:]  # the writer holds the same list
+
+
 _live: weakref.WeakSet[Recorder] = weakref.WeakSet()
 
 
 def _renew_locks() -> None:
-    """In a forked process: another thread of the parent may have held the locks."""
+    """Replace the locks in a forked process: a thread of the parent may have held them."""
     for recorder in _live:
         recorder.lock = threading.RLock()
 

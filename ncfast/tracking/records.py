@@ -1,10 +1,11 @@
-"""Turns log points and tables of results into records, after one copy from the device."""
+"""Turns the results of a block into records: values of single steps, and tables of many steps."""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -16,12 +17,12 @@ from ncfast.tracking.sinks import Record
 
 
 class LogPoint:
-    """The single values of one step that are not sent yet.
+    """The single values of one step, as 0-d tensors or numbers by key.
 
     Attributes:
         step: the step.
-        values: what the tracker measures: 0-d tensors and numbers by key.
-        logged: what the user logs, likewise; no key is in both.
+        values: the values that the tracker measures.
+        logged: the values that the user logs; no key is in both.
     """
 
     __slots__ = ("logged", "step", "values")
@@ -31,21 +32,20 @@ class LogPoint:
         self.values: dict[str, Tensor | float] = {}
         self.logged: dict[str, Tensor | float] = {}
 
-    def all_values(self) -> Iterator[tuple[str, Tensor | float]]:
-        """All keys and values, those of the tracker first."""
-        yield from self.values.items()
-        yield from self.logged.items()
+    def all_values(self) -> dict[str, Tensor | float]:
+        """All values by key, those of the tracker first."""
+        return {**self.values, **self.logged}
 
 
 class LeftOut(NamedTuple):
     """The rows that a mask or `ignore_index` left out of the batches of a table."""
 
     key: str
-    numbers: Tensor  # (len(steps), 2) float64: rows that were left out, and rows that were not
+    numbers: Tensor  # (len(steps), 2) float64: rows that were left out, and the others
 
 
 class Table(NamedTuple):
-    """The results of one layer, with a row for each log point."""
+    """The results of one layer, with a row for each step."""
 
     keys: Sequence[str]
     steps: Sequence[int]
@@ -56,8 +56,8 @@ class Table(NamedTuple):
 class RecordBatch:
     """A block of records in the order of their steps.
 
-    Making it starts the copies to the host; its methods wait for them, and are called from the
-    threads that write.
+    Making it starts the copies to the host. Its methods wait for the copies; the threads that
+    write call them.
 
     Args:
         points: the single values.
@@ -66,17 +66,19 @@ class RecordBatch:
 
     def __init__(self, points: Sequence[LogPoint], tables: Sequence[Table]) -> None:
         self._points, self._tables = points, tables
-        scalars = [v for p in points for _, v in p.all_values() if isinstance(v, Tensor)]
-        numbers = [table.left_out.numbers for table in tables if table.left_out is not None]
-        self._copies = [_send([t.values for t in tables]), _send(scalars), _send(numbers)]
+        scalars = [v for p in points for v in p.all_values().values() if isinstance(v, Tensor)]
+        self._cells = _start_copies([table.values for table in tables])
+        self._scalars = _start_copies(scalars)
+        left_out = [t.left_out.numbers for t in tables if t.left_out is not None]
+        self._left_out = _start_copies(left_out)
         self._lock = threading.Lock()
         self._records: list[Record] | None = None
 
-    @property
+    @cached_property
     def steps(self) -> list[int]:
         """The step of each record."""
-        found = {step for table in self._tables for step in table.steps}
-        return sorted(found.union(point.step for point in self._points))
+        steps = {point.step for point in self._points}
+        return sorted(steps.union(*[table.steps for table in self._tables]))
 
     def __iter__(self) -> Iterator[Record]:
         """Iterate over the records."""
@@ -91,53 +93,49 @@ class RecordBatch:
         If all tables have the same steps, as in a steady loop, the extension writes the lines
         without holding up the interpreter.
         """
-        steps, extras = self.steps, dict(self._extras())
+        extras = self._extras()
         names = [key for table in self._tables for key in table.keys]
-        clash = any(not extra.keys().isdisjoint(names) for extra in extras.values())
-        differ = any(list(table.steps) != steps for table in self._tables)
-        leaves_out = any(number for rows in self._numbers() for number, _ in rows)
-        unusual = differ or clash or leaves_out or not self._tables
-        if unusual or not hasattr(_raw.extension, "json_lines"):
+        if not self._are_regular(names, extras) or not hasattr(_raw.extension, "json_lines"):
             return "".join(json_line(record) for record in self).encode()
-        shapes = [(len(steps), len(table.keys)) for table in self._tables]
-        cells = _joined(self._copies[0]).split([rows * columns for rows, columns in shapes])
+        shapes = [table.values.shape for table in self._tables]
+        cells = _values(self._cells).split([shape.numel() for shape in shapes])
         values = torch.cat([part.view(shape) for part, shape in zip(cells, shapes, strict=True)], 1)
-        return _lines_of_table(steps, names, values, extras)
+        return _lines_of_table(self.steps, names, values, extras)
+
+    def _are_regular(self, names: list[str], extras: dict[int, dict[str, float]]) -> bool:
+        """Whether each table has a row in each record, and no row or key is a special case."""
+        same = all(list(table.steps) == self.steps for table in self._tables)
+        clash = any(not extra.keys().isdisjoint(names) for extra in extras.values())
+        left_out = bool(self._left_out) and bool(_values(self._left_out)[::2].any())
+        return bool(self._tables) and same and not clash and not left_out
 
     def _assemble(self) -> list[Record]:
         records: dict[int, dict[str, float]] = {step: {"step": step} for step in self.steps}
-        cells, start = _joined(self._copies[0]).tolist(), 0
-        for table, numbers in zip(self._tables, self._numbers(), strict=True):
-            keys = table.keys
-            for step, (left_out, rows) in zip(table.steps, numbers, strict=True):
-                if left_out and table.left_out is not None:
-                    records[step][table.left_out.key] = left_out
-                if rows or not left_out:  # of a batch with nothing left there is nothing to say
+        cells, start = _values(self._cells).tolist(), 0
+        numbers = iter(_values(self._left_out).view(-1, 2).tolist())
+        for keys, steps, _, of_rows in self._tables:
+            for step in steps:
+                left_out, rows = (0, 1) if of_rows is None else next(numbers)
+                if of_rows is not None and left_out:
+                    records[step][of_rows.key] = left_out
+                if rows or not left_out:  # a batch with nothing left has no values
                     records[step].update(zip(keys, cells[start : start + len(keys)], strict=True))
                 start += len(keys)
-        for step, extra in self._extras():
+        for step, extra in self._extras().items():
             records[step].update(extra)
         return list(records.values())
 
-    def _numbers(self) -> list[list[tuple[float, float]]]:
-        """For each row of each table the rows that were left out, and those that were not."""
-        cells = iter(_joined(self._copies[2]).view(-1, 2).tolist())
-        return [
-            [next(cells) if table.left_out is not None else (0.0, 0.0) for _ in table.steps]
-            for table in self._tables
-        ]
-
-    def _extras(self) -> Iterator[tuple[int, dict[str, float]]]:
-        """The single values of each log point."""
-        cells = [(p.step, key, v) for p in self._points for key, v in p.all_values()]
-        known = _joined(self._copies[1]).tolist()
+    def _extras(self) -> dict[int, dict[str, float]]:
+        """The single values of each log point, by step."""
         found: dict[int, dict[str, float]] = {point.step: {} for point in self._points}
-        # strict: a value under another's key would be worse than none
+        cells = [(p.step, key, v) for p in self._points for key, v in p.all_values().items()]
+        numbers = _values(self._scalars).tolist()
         tensors = [cell for cell in cells if isinstance(cell[2], Tensor)]
-        read = {(step, key): x for (step, key, _), x in zip(tensors, known, strict=True)}
+        # strict: a value under another's key would be worse than none
+        read = {(step, key): x for (step, key, _), x in zip(tensors, numbers, strict=True)}
         for step, key, value in cells:
             found[step][key] = read[step, key] if isinstance(value, Tensor) else value
-        return iter(found.items())
+        return found
 
 
 def _lines_of_table(
@@ -166,9 +164,9 @@ def _lines_of_table(
 
 
 class HostCopy:
-    """An asynchronous copy of values to the host; making it does not synchronise.
+    """An asynchronous copy of values to the host; starting it does not synchronise.
 
-    On CUDA the values go to pinned memory on a stream of their own, after the work that the current
+    On CUDA the values go to pinned memory on a separate stream, after the work that the current
     stream has queued. Training that is queued later does not wait for the copy.
 
     Args:
@@ -191,7 +189,7 @@ class HostCopy:
         return host
 
     def wait(self) -> Tensor:
-        """The values on the host, (n,) float64; those of meta tensors, which have none, are NaN."""
+        """The values on the host, (n,) float64; NaN for meta tensors, which have no values."""
         if self._event is not None:
             self._event.synchronize()
         if self._values.is_meta:
@@ -208,8 +206,8 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream:
     return _side_streams[device]
 
 
-def _send(tensors: Sequence[Tensor]) -> list[HostCopy]:
-    """Copies of the tensors in order, one for each run of the same device and dtype."""
+def _start_copies(tensors: Sequence[Tensor]) -> list[HostCopy]:
+    """Copies of the tensors in order, one for each run of tensors of a device and dtype."""
     copies: list[HostCopy] = []
     run: list[Tensor] = []
     for tensor in tensors:
@@ -220,6 +218,8 @@ def _send(tensors: Sequence[Tensor]) -> list[HostCopy]:
     return [*copies, HostCopy(torch.cat(run))] if run else copies
 
 
-def _joined(copies: Iterable[HostCopy]) -> Tensor:
-    values = [copy.wait() for copy in copies]
-    return torch.cat(values) if values else torch.empty(0, dtype=torch.float64)
+def _values(copies: Sequence[HostCopy]) -> Tensor:
+    """The values of all copies, (n,) float64; waits for them."""
+    if not copies:
+        return torch.empty(0, dtype=torch.float64, device="cpu")
+    return torch.cat([copy.wait() for copy in copies])

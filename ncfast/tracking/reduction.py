@@ -22,21 +22,21 @@ Result = TypeVar("Result")
 
 
 class RanksApart(ValueError, RuntimeError):
-    """The ranks did not make the same calls, or one was lost; each has measured alone since."""
+    """The ranks made different calls, or one was lost; since then each rank measures alone."""
 
 
 class Ranks:
     """The ranks of a run, which merge their measurements while all of them make the same calls.
 
-    A rank that has lost the others, or finds that they made another call, never calls a collective
-    again: each rank measures alone, and training goes on.
+    If a rank is lost or makes another call than the others, each rank measures alone from then on:
+    it calls no collective again, and training goes on.
 
     Args:
         group: the process group; None is the default one.
 
     Attributes:
         alone: whether this rank measures alone.
-        error: the reason, or None.
+        error: the exception that parted the ranks, or None.
     """
 
     def __init__(self, group: dist.ProcessGroup | None) -> None:
@@ -45,10 +45,15 @@ class Ranks:
         self._group, self._warned, self._raised = group, False, False
 
     def merge(self, call: str, merge: Callable[[str], Result]) -> Result | None:
-        """The result of ``merge(call)``; None if this rank is alone, also from this call on."""
+        """The result of ``merge(call)``; None if this rank is alone, or is from this call on.
+
+        Args:
+            call: the call that this rank makes, for the message if the others make another.
+            merge: merges with the other ranks, which make the same call.
+        """
         if self.alone:
             return None
-        self.alone = True  # stays so after an interrupt in the middle of a collective
+        self.alone = True  # remains so after an interrupt in the middle of a collective
         try:
             if not dist.is_initialized():
                 raise RuntimeError(
@@ -69,16 +74,19 @@ class Ranks:
         call: str,
         numbers: Sequence[Tensor] = (),
     ) -> list[Tensor] | None:
-        """Packed moments (n, size) of several layers over all ranks; None if this rank is alone.
+        """Packed moments of several layers over all ranks; None if this rank is alone.
 
         Args:
-            layouts: the layout of each tensor's rows.
-            states: the packed moments, one tensor for each layer and split.
-            call: what this rank is about to merge, for the message if the ranks differ.
-            numbers: (n,) whole numbers to add up, such as rows left out; they follow the states.
+            layouts: the layout of the rows of each tensor.
+            states: the packed moments (n, size), one tensor for each layer and split.
+            call: see `merge`.
+            numbers: (n,) whole numbers to add up, such as the numbers of rows that were left out.
+
+        Returns:
+            The merged states, then the sums of the numbers.
         """
         if not states and not dist.is_initialized():
-            return None  # without a group, but nothing is lost
+            return None  # the group is gone, but there is nothing to merge
         return self.merge(call, lambda call: self._reduce(layouts, states, call, numbers))
 
     def _reduce(
@@ -92,20 +100,16 @@ class Ranks:
         parts = [ClassMoments(*layout.split(row)) for layout, rows in pairs for row in rows]
         # one collective for all: numbers are counts of classes without features
         parts += [_as_counts(number) for number in numbers]
-        merged = iter(self.moments(parts, call))
+        merged = iter(all_reduce_many(parts, self._group, call=call))
         found = [torch.stack([pack(next(merged)) for _ in rows]) for rows in states]
         return [*found, *(next(merged).counts.to(torch.float64) for _ in numbers)]
 
-    def moments(self, moments: Sequence[ClassMoments], call: str) -> list[ClassMoments]:
-        """The moments over all ranks, in one collective."""
-        return all_reduce_many(moments, self._group, call=call)
-
     def accumulate(self, accumulator: Accumulator) -> None:
-        """Replace an accumulator by that of the rows of all ranks."""
+        """Merge an accumulator with those of the other ranks, in place."""
         accumulator.all_reduce(self._group)
 
     def sums(self, values: Tensor, call: str) -> Tensor:
-        """The sums over all ranks of (n,) float64."""
+        """The sums of ``values`` over all ranks, (n,) float64."""
         return _ranks.gather(values, call, f"{len(values)} sums", self._group).sum(0)
 
     def warn(self) -> None:
@@ -133,7 +137,7 @@ def _as_counts(numbers: Tensor) -> ClassMoments:
 
 
 def describe_steps(steps: Iterable[int]) -> str:
-    """Steps as a text, such as "4 measured steps up to step 9 (1-3, 9)"."""
+    """A text for some steps, such as "4 measured steps up to step 9 (1-3, 9)"."""
     found = sorted(steps)
     if not found:
         return "no measured step"

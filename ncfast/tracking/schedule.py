@@ -69,7 +69,11 @@ def paper(last: int) -> Schedule:
 
 
 def parse(text: str, last: int) -> Schedule:
-    """A schedule from its name: "paper", "log:POINTS", "every:N" or "every".
+    """The schedule that a text means: "paper", "log:POINTS", "every:N" or "every".
+
+    Args:
+        text: the text.
+        last: the last step of the training.
 
     Raises:
         ValueError: the text is none of these.

@@ -1,4 +1,4 @@
-"""Keeps records whole when a signal comes, and writes them when SIGTERM ends the process."""
+"""Delays signals while a record is incomplete, and writes all records on SIGTERM."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _live: weakref.WeakSet[Recorder] = weakref.WeakSet()
 _previous: Any = None  # the handler of SIGTERM before ours
-_delayed: list[tuple[int, FrameType | None]] = []  # signals that came while a recorder was busy
+_delayed: list[tuple[int, FrameType | None]] = []  # signals that came during a step
 
 
 def watch(recorder: Recorder) -> None:
@@ -44,7 +44,7 @@ def unwatch(recorder: Recorder) -> None:
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
-    # in the middle of a step half a record is there: let the step end first
+    # during a step a record is incomplete: the end of the step handles the signal
     if any(recorder.busy for recorder in _live):
         _delayed.append((number, frame))
     else:
@@ -59,7 +59,7 @@ def _handle_delayed() -> None:
 def _finish(number: int, frame: FrameType | None) -> None:
     for recorder in list(_live):
         with contextlib.suppress(Exception):
-            recorder.leave_ranks()  # the signal may have come to this rank alone
+            recorder.leave_ranks()  # this rank may be the only one with a signal
             recorder.flush()
     if callable(_previous):
         _previous(number, frame)
@@ -82,9 +82,9 @@ Owner = TypeVar("Owner", bound=Recording)
 def signal_safe(
     method: Callable[Concatenate[Owner, Arguments], Result],
 ) -> Callable[Concatenate[Owner, Arguments], Result]:
-    """A method that neither a signal handler nor another thread interrupts halfway.
+    """Decorate a method that SIGTERM and other threads must not interrupt.
 
-    The time that the method takes is added to the recorder's ``seconds``.
+    The time of the method is added to the recorder's ``seconds``.
     """
 
     @functools.wraps(method)
@@ -105,14 +105,14 @@ def signal_safe(
     return cast("Callable[Concatenate[Owner, Arguments], Result]", call)
 
 
-# the signals whose handlers may raise; asking for all signals would take longer than a step
+# the signals whose handlers may raise; to ask for all signals would take longer than a step
 _NAMES = ("INT", "TERM", "ALRM", "HUP", "QUIT", "USR1", "USR2", "VTALRM", "PROF")
 _SIGNALS = [getattr(signal, f"SIG{name}") for name in _NAMES if hasattr(signal, f"SIG{name}")]
 
 
 @contextlib.contextmanager
 def defer_signals() -> Iterator[None]:
-    """Delay Python's signal handlers to the end of the block, where they may raise.
+    """Delay Python's signal handlers to the end of the ``with`` block, where they may raise.
 
     Python runs handlers only in the main thread: in another thread this does nothing.
     """
@@ -132,7 +132,7 @@ def defer_signals() -> Iterator[None]:
 
 
 def _restore(handlers: dict[int, Any]) -> None:
-    """Install all handlers again, also if one of them runs meanwhile and raises."""
+    """Install all handlers again, even if one of them runs meanwhile and raises."""
     left, error = list(handlers.items()), None
     while left:
         try:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ncfast._arrays import as_tensor
+from ncfast._validate import LABEL_DTYPES, has_float64
 from ncfast._warnings import user_level
 from ncfast.accumulator import Accumulator
 from ncfast.evaluation.collect import accumulators_of
@@ -22,10 +25,12 @@ from ncfast.features.model import evaluation_mode, model_device, outputs_of
 from ncfast.metrics.catalogue import CATALOGUE, resolve
 from ncfast.metrics.needs import as_bytes
 from ncfast.tracking.keys import IGNORED
+from ncfast.tracking.numbers import as_number
 from ncfast.tracking.reduction import Ranks
-from ncfast.tracking.scores import LossFunction, Reduction, Scores
 
 Batches = Iterable[Any]
+LossFunction = Callable[[Any, Any], Any]
+Reduction = Literal["mean", "sum", "none"]
 
 
 class Snapshot:
@@ -36,15 +41,16 @@ class Snapshot:
         capture: the hooks that capture its features.
         num_classes: K.
         loss: a function of outputs and labels, or None.
-        reduction: what ``loss`` does with the samples of a batch.
+        reduction: how ``loss`` combines the samples of a batch.
         metrics: ids, families, tiers, "default" or "all".
         ignore_index: rows with this label are left out; None leaves out none.
-        memory_limit: for kept features and for each D x D matrix.
+        memory_limit: the most memory for kept features, and for each D x D matrix: bytes, or text
+            such as "2GiB"; None for no limit.
 
     Attributes:
-        accumulators: by layer.
-        errors: the layers that could not be measured in some batch, and why.
-        repeated: the layers that ran several times for a batch, and how often.
+        accumulators: the accumulator of each layer.
+        errors: for each layer that could not be measured in some batch, the reason.
+        repeated: for each layer that ran several times for a batch, how often.
         skipped: the number of batches without labels or rows.
     """
 
@@ -76,7 +82,7 @@ class Snapshot:
         self._scores = Scores(loss, reduction, num_classes, ignore_index)
         self._memory_limit = as_bytes(memory_limit)
         self._cannot_repeat = False
-        self._undefined: set[str] = set()  # layers that another rank could not measure
+        self._undefined: set[str] = set()  # layers that some rank could not measure
 
     @property
     def empty(self) -> bool:
@@ -99,7 +105,7 @@ class Snapshot:
         Args:
             batches: of the split.
             ood: from outside the distribution, with or without labels.
-            reduce: merges the accumulators with those of the other ranks; called after each look.
+            reduce: merges the accumulators with those of the other ranks, after each pass.
 
         Raises:
             TypeError: a batch has no inputs and labels, or its loss is no number.
@@ -153,7 +159,7 @@ class Snapshot:
                 self._try(name, accumulator.revisit, feats, batch.labels, mask=batch.mask)
 
     def _try(self, name: str, call: Callable[..., object], *args: Any, **options: Any) -> None:
-        """Call a method of a layer's accumulator; a layer that fails once is called no more."""
+        """Call a method of a layer's accumulator, unless an earlier call has failed."""
         if name not in self.errors:
             try:
                 call(*args, **options)
@@ -161,7 +167,7 @@ class Snapshot:
                 self.errors[name] = error
 
     def values(self, ids: Sequence[str], prefix: Callable[[str], str]) -> dict[str, Tensor]:
-        """The values for the record by key, 0-d tensors, of layers measured in every batch.
+        """The values for the record by key, 0-d tensors; layers with an error have none.
 
         Args:
             ids: the metrics asked for, in the order of the record.
@@ -172,10 +178,10 @@ class Snapshot:
         for layer, accumulator in self.moments.items():
             if layer in self.errors:
                 continue
-            metrics, way = _values(accumulator), prefix(layer)
+            metrics, layer_prefix = _values(accumulator), prefix(layer)
             if layer in self._undefined:
                 metrics = {id_: torch.full_like(value, torch.nan) for id_, value in metrics.items()}
-            found |= {f"{way}/{id_}": metrics[id_] for id_ in ids if id_ in metrics}
+            found |= {f"{layer_prefix}/{id_}": metrics[id_] for id_ in ids if id_ in metrics}
             if int(accumulator.ignored):
                 found[f"{lead}/{IGNORED}"] = accumulator.ignored
         return found
@@ -200,7 +206,7 @@ class Snapshot:
         return self._scores.rows
 
     def _add_up(self, ranks: Ranks, call: str) -> None:
-        """The sums of all ranks, and the layers that one of them could not measure."""
+        """Add up the scores of all ranks, and find the layers that a rank could not measure."""
         layers, scores = list(self.accumulators), self._scores
         device = next(iter(scores.sums.values()), torch.zeros(())).device
         own = [float(scores.rows), float(scores.counted)]
@@ -245,16 +251,12 @@ class Snapshot:
         features = self._taken()
         if first:
             self._scores.add(outputs, labels, mask)
-        return self._batch(features, labels, mask)
+        return Batch(features, labels, mask)
 
     def _outside(self, batch: Any, first: bool) -> Batch:
         """Features of a batch from outside the distribution."""
         outputs_of(self._model, inputs_of(batch), model_device(self._model))
-        return self._batch(self._taken(), None, None)
-
-    @staticmethod
-    def _batch(features: dict[str, Tensor], labels: Tensor | None, mask: Tensor | None) -> Batch:
-        return Batch(features, labels, mask)
+        return Batch(self._taken(), None, None)
 
     def _taken(self) -> dict[str, Tensor]:
         self.repeated |= self._capture.repeated()
@@ -276,8 +278,8 @@ def _check_inputs(accumulator: Accumulator, *, ood: bool) -> None:
 
 
 def _values(accumulator: Accumulator) -> dict[str, Tensor]:
-    """The metrics; without those of the second look, if it saw other rows than the first."""
-    # a warning has named the metrics that lack a second look; the others are computed
+    """The metrics, without those of the second look if it saw other rows than the first."""
+    # a warning has named the metrics that lack the second look; this computes the others
     accumulator._selection = replace(accumulator._selection, named=())
     try:
         return accumulator.compute()
@@ -292,3 +294,135 @@ _REMEDY = (
     "Pass ood=, batches from outside the distribution, for NC5; track the input of an nn.Linear "
     "with K rows for metrics of a classifier."
 )
+
+
+class Scores:
+    """The accuracy and the loss of a split, summed over the rows that are not left out.
+
+    Args:
+        loss: a function of outputs and labels, or None.
+        reduction: how ``loss`` combines the samples of a batch.
+        num_classes: K.
+        ignore_index: rows with this label are left out; None leaves out none.
+
+    Attributes:
+        rows: the number of all rows.
+        counted: the number of rows that are not left out.
+        sums: by name, the number of correct predictions and the sum of the losses, () float64.
+    """
+
+    def __init__(
+        self,
+        loss: LossFunction | None,
+        reduction: Reduction,
+        num_classes: int,
+        ignore_index: int | None,
+    ) -> None:
+        self._loss, self._reduction = loss, reduction
+        self._num_classes, self._ignore_index = num_classes, ignore_index
+        self.rows = 0
+        self.counted: Tensor | float = 0.0
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, outputs: Any, labels: Tensor, mask: Tensor | None) -> None:
+        """Add a batch; rows where the mask is zero are left out."""
+        loss = None if self._loss is None else self._loss(outputs, labels)
+        if not has_float64(labels.device):
+            labels, mask = labels.cpu(), None if mask is None else mask.cpu()
+            outputs, loss = (x.cpu() if isinstance(x, Tensor) else x for x in (outputs, loss))
+        rows = len(labels)
+        self.rows += rows
+        indices = labels.dtype in LABEL_DTYPES  # other labels, such as soft ones, have only a loss
+        shape = labels.shape if indices else (rows,)
+        counted = torch.ones(shape, dtype=torch.bool, device=labels.device)
+        counted = counted if mask is None else mask > 0
+        if self._ignore_index is not None and indices:
+            counted = counted & (labels != self._ignore_index)
+        number = counted.sum(dtype=torch.float64)
+        self.counted = self.counted + number
+        scores: dict[str, Tensor] = {}
+        logits = isinstance(outputs, Tensor) and outputs.shape == (*labels.shape, self._num_classes)
+        if logits and indices:
+            scores["accuracy"] = (counted & (outputs.argmax(-1) == labels)).sum(dtype=torch.float64)
+        if self._loss is not None:
+            scores["loss"] = self._total_loss(loss, rows, counted)
+        for name, value in scores.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def _total_loss(self, value: Any, rows: int, counted: Tensor) -> Tensor:
+        """The sum of the losses of a batch; a mean counts as that of the rows in ``counted``."""
+        if isinstance(value, Tensor) and value.ndim and value.shape == counted.shape:
+            return torch.where(counted, value.detach(), 0).sum(dtype=torch.float64)
+        number = counted.sum(dtype=torch.float64)
+        total = total_loss(value, rows, self._reduction)
+        if self._reduction == "sum" or np.ndim(value):
+            return total
+        # torch's mean over no row is NaN
+        return torch.where(number > 0, total * (number / rows), 0.0)
+
+
+def reduction_of(loss: LossFunction | None, given: Reduction | None) -> Reduction:
+    """The reduction of a loss function over a batch: the given one, "sum" if it says so, or "mean".
+
+    Args:
+        loss: a module with an attribute ``reduction``, a method of one, a ``functools.partial`` of
+            these or of one of torch's functions, or any function.
+        given: the user's choice, which takes precedence.
+
+    Raises:
+        ValueError: ``given`` is no reduction.
+    """
+    if given not in (None, "mean", "sum", "none"):
+        raise ValueError(
+            "Expected argument `loss_reduction` to be None, 'mean', 'sum' or 'none' but got "
+            f"{given!r}."
+        )
+    if given is not None:
+        return given
+    return "sum" if _stated(loss) == "sum" else "mean"
+
+
+def _stated(loss: Any) -> Any:
+    if isinstance(loss, functools.partial):
+        return loss.keywords.get("reduction", _stated(loss.func))
+    owner = getattr(loss, "__self__", None)  # a method that is bound to a module
+    return getattr(loss, "reduction", getattr(owner, "reduction", None))
+
+
+def total_loss(value: Any, rows: int, reduction: Reduction) -> Tensor:
+    """The sum of the losses over the samples of a batch, () float64.
+
+    Args:
+        value: the loss function's result: one number that `as_number` takes, or a loss for each
+            sample, (N, ...), which is averaged over the further axes.
+        rows: N.
+        reduction: "mean" or "sum" tells which of them one number is; "none" allows no single number
+            for several samples.
+
+    Raises:
+        TypeError: the value is no real number and no tensor of real numbers.
+        ValueError: its shape is neither () nor (N, ...).
+    """
+    value = _as_tensor(value).detach().to(torch.float64)
+    if value.ndim and len(value) == rows and (rows > 1 or value.ndim > 1):
+        return value.sum() if reduction == "sum" else value.reshape(rows, -1).mean(1).sum()
+    if value.numel() != 1 or (reduction == "none" and rows > 1):
+        raise ValueError(
+            "Expected argument `loss` to return one number, or one for each of the "
+            f"{rows} samples, but got shape {tuple(value.shape)}. Use reduction='mean'."
+        )
+    return value.reshape(()) * (1 if reduction == "sum" else rows)
+
+
+def _as_tensor(value: Any) -> Tensor:
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        value = torch.as_tensor(value.astype(np.float64))
+    if isinstance(value, Tensor) and not value.is_complex():
+        return value
+    try:
+        return torch.as_tensor(as_number("loss", value), dtype=torch.float64)
+    except TypeError as error:
+        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(
+            f"Expected argument `loss` to return a real number but got {kind}."
+        ) from error

@@ -22,10 +22,8 @@ from ncfast.features.extractor import attach_hooks, release_hooks
 from ncfast.features.layers import Layer
 from ncfast.features.model import uncompiled
 from ncfast.ops.grouping import Labels
-from ncfast.tracking import messages, saved_state, shutdown
-from ncfast.tracking.averaging import parse_averaging
-from ncfast.tracking.fast_step import FastStep
-from ncfast.tracking.full_step import FullStep, Given
+from ncfast.tracking import messages, shutdown
+from ncfast.tracking.averaging import pack_state, parse_averaging, unpack_state
 from ncfast.tracking.keys import (
     COST,
     IGNORED,
@@ -33,6 +31,7 @@ from ncfast.tracking.keys import (
     RUN,
     WEIGHT_NORM,
     KeyPrefixes,
+    StepMetrics,
     build_header,
     choose_metrics,
     without_norm,
@@ -41,12 +40,11 @@ from ncfast.tracking.numbers import as_number, check_keys, taken_key_error
 from ncfast.tracking.recorder import Recorder
 from ncfast.tracking.reduction import Ranks
 from ncfast.tracking.schedule import Schedule, as_schedule
-from ncfast.tracking.scores import LossFunction, Reduction, reduction_of
 from ncfast.tracking.shutdown import signal_safe
 from ncfast.tracking.sinks import Record, Sink
 from ncfast.tracking.sinks.registry import open_sinks
-from ncfast.tracking.snapshot import Batches, Snapshot
-from ncfast.tracking.step_metrics import StepMetrics
+from ncfast.tracking.snapshot import Batches, LossFunction, Reduction, Snapshot, reduction_of
+from ncfast.tracking.step import FastStep, FullStep, Given
 
 _CUDA = torch.backends.cuda.is_built()  # without CUDA no graph is ever captured
 
@@ -72,8 +70,8 @@ class Tracker:
         pool: how the output of a layer becomes features (N, D): "flatten", "gap" (global average),
             "cls" or "last" (token), a function of the layer's output, or a dict by layer.
         num_classes: K.
-        every: an interval in steps, or a callable from the step to a bool
-            (`ncfast.tracking.schedule`).
+        every: an interval in steps, or a function from the step to a bool, see
+            `ncfast.tracking.schedule`.
         metrics: "default" (eight, with weight.norm if there is a model), ids (see
             `ncfast.describe`), families, tiers, "weight.norm", a list of these, or "all": every id
             whose inputs are there. NC3 and the like use the classifier of the step: the nn.Linear
@@ -89,11 +87,11 @@ class Tracker:
             the same calls. If one does not, or is lost, each rank measures alone from then on: a
             warning, an error of `flush` and `close`, and "tracker/local" in the records report it.
             With None each rank measures its own batches.
-        start_step: the step of the model's present state; 0 before training.
+        start_step: the number of steps that the model has been trained for.
         ignore_index: rows with this label are left out, and counted in the record as
             "train/ignored"; None leaves out none.
         flush_seconds: the greatest age of a record; the next step then writes it.
-        sink_timeout: seconds that a call of a sink may take before the tracker gives it up.
+        sink_timeout: seconds that a call of a sink may take before the tracker gives up the sink.
         on_sink_error: "warn" once and go on without the sink, or "raise" at the next block.
         on_sigterm: write the rest on SIGTERM, then call the previous handler, or end the process.
         log_cost: write "tracker/seconds", the time spent in the tracker, into the last record of a
@@ -158,7 +156,7 @@ class Tracker:
         if model is None:
             of_steps.check_all_possible()
         self._capture: FeatureCapture | None = None
-        self._flush_others()  # before a log of theirs is continued
+        self._flush_others()  # this tracker may continue a log of theirs
         with contextlib.ExitStack() as undo:  # a constructor that fails leaves nothing behind
             if self._model is not None:
                 self._capture = attach_hooks(self._model, layers, pool)
@@ -203,7 +201,7 @@ class Tracker:
             shutdown.watch(self._recorder)
 
     def _flush_others(self) -> None:
-        """Flush earlier trackers of the same model, which a notebook may keep for ever."""
+        """Flush earlier trackers of the same model, which a notebook may keep alive."""
         for other in list(_open):
             if other._model is self._model is not None and other._ranks is None:
                 other.flush()
@@ -270,7 +268,7 @@ class Tracker:
             self._step(feats, Given(labels, split, mask, weight, bias))
             return
         with recorder.lock:
-            # counted first: after an exception no other batch may get the step of a written row
+            # counted first: after an exception no other batch may get the step of a row
             self.current_step = number
             if not fast(number, labels, feats, split):
                 self.current_step = number - 1
@@ -285,13 +283,13 @@ class Tracker:
 
     @signal_safe
     def _step(self, feats: Array | None, given: Given) -> None:
-        """A step of any kind; an ordinary one prepares the fast step for batches like it."""
+        """Make a step of any kind; an ordinary one prepares the fast step for batches like it."""
         captures, fast = _capturing(), self._fast_step
         if not captures:  # steps in a CUDA graph are counted when it is replayed
             self._advance()
             if self._ended() or not self._due:
                 return
-            # if a block has just been sent, there is room for an ordinary batch again
+            # a block that has just been sent leaves room for an ordinary batch
             if (
                 fast is not None
                 and given.usual
@@ -308,8 +306,8 @@ class Tracker:
         """Count a training step without measuring its batch.
 
         Args:
-            keep_features: leave the features of its forward pass to the next `step`: several
-                optimisers that step after one forward pass count as several steps.
+            keep_features: leave the features of its forward pass to the next `step`, for several
+                optimisers that step after one forward pass, which count as several steps.
         """
         self._advance()
         if not self._ended() and self._capture is not None and not keep_features:
@@ -321,7 +319,7 @@ class Tracker:
 
         Make one ordinary `step` before the capture. A captured `step` writes its results to the
         next row of the buffer at every replay; this call counts the row on the host. The capture
-        itself counts nothing, and does not measure weight.norm.
+        itself counts no step, and does not measure weight.norm.
         """
         self._advance()
         if self._due and not self._ended():
@@ -498,7 +496,7 @@ class Tracker:
             if self._finish.alive:
                 self._send()
             averages = self._recorder.buffers.averages()
-            return saved_state.pack(self.current_step, self.num_classes, self._averaging, averages)
+            return pack_state(self.current_step, self.num_classes, self._averaging, averages)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> Self:
         """Continue at the step and with the averages of `state_dict`; return self.
@@ -509,7 +507,7 @@ class Tracker:
         Raises:
             ValueError: it is no such state. Nothing is loaded.
         """
-        step, averages = saved_state.unpack(state, self.num_classes, self._averaging)
+        step, averages = unpack_state(state, self.num_classes, self._averaging)
         with self._recorder.lock:
             if self._finish.alive:
                 self._send()
@@ -563,7 +561,7 @@ class Tracker:
 
     def _plan_next(self) -> None:
         self._next_due = self._schedule(self.current_step + 1)
-        # between log points the hooks must not keep activations alive
+        # between log points the hooks keep no activations alive
         if self._capture is not None:
             self._capture.enabled = self._next_due
 

@@ -1,4 +1,4 @@
-"""Calls each sink from a thread of its own: a slow or failing sink never holds up training."""
+"""Calls each sink from a separate thread: a slow or failing sink does not delay training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ncfast.tracking.records import RecordBatch
 from ncfast.tracking.sinks import Sink
 
 _BACKLOG = 1024  # most blocks that may wait for a slow sink
-_POLL = 0.0002  # seconds; a wait without a lock is safe in a signal handler
+_POLL = 0.0002  # seconds between two looks; waiting without a lock is safe in a signal handler
 
 
 class SinkWriters:
@@ -23,7 +23,7 @@ class SinkWriters:
 
     Args:
         sinks: where records go.
-        header: for the ``start`` of each sink that has one.
+        header: the argument of ``start``, for each sink that has it.
         timeout: seconds that one call of a sink may take.
     """
 
@@ -41,25 +41,26 @@ class SinkWriters:
         return [writer.name for writer in self._writers]
 
     def prepare(self, block: RecordBatch) -> None:
-        """Keep a block until `submit` has given it to all writers."""
+        """Keep a block for `submit`, which may be interrupted."""
         self._unsent = block
 
     def submit(self) -> None:
-        """Give the prepared block to the writers; after an interrupt, to those without it."""
+        """Give the prepared block to each writer that does not have it yet."""
         if self._unsent is not None:
             for writer in self._writers:
                 writer.submit(self._unsent)
             self._unsent = None
 
     def wait(self) -> None:
-        """Wait until all sinks have what was submitted, or have failed."""
+        """Wait until each sink has written all submitted blocks, or has failed."""
         for writer in list(self._writers):
             writer.wait()
 
     def remove_failed(self) -> list[SinkWriter]:
-        """Stop the writers whose sink has failed, and return them."""
+        """Stop and remove the writers whose sink has failed, and return them."""
         failed = [writer for writer in self._writers if writer.failure is not None]
-        self._writers = [writer for writer in self._writers if writer not in failed]
+        if failed:
+            self._writers = [writer for writer in self._writers if writer not in failed]
         for writer in failed:
             writer.stop()
         return failed
@@ -71,24 +72,24 @@ class SinkWriters:
         try:
             for writer in self._writers:
                 writer.close()
-        except BaseException:  # the user interrupts: the end of the process waits instead
+        except BaseException:  # the user interrupts; the end of the process waits for the rest
             for writer in self._writers:
                 atexit.register(writer.close)
             raise
 
 
 class SinkWriter:
-    """Gives blocks to one sink, in order, from a thread of its own.
+    """Gives blocks to one sink, in order, from a separate thread.
 
     The thread has the context variables and the active runs of the thread that makes the writer.
 
     Args:
         sink: where the records go.
-        header: for the sink's ``start``, if it has one.
-        timeout: seconds that one call of the sink may take before the writer gives it up.
+        header: the argument of ``start``, if the sink has it.
+        timeout: seconds that one call of the sink may take before the writer gives up the sink.
 
     Attributes:
-        failure: the exception that ended the sink, or None.
+        failure: the exception for which the writer gave up the sink, or None.
     """
 
     def __init__(self, sink: Sink, header: Mapping[str, object], timeout: float) -> None:
@@ -104,13 +105,13 @@ class SinkWriter:
 
     @property
     def name(self) -> str:
-        """The name of the sink in messages."""
+        """The name of the sink for messages."""
         sink = getattr(self._sink, "wrapped", self._sink)
         path = getattr(sink, "path", None)
         return f"{type(sink).__name__}({path})" if path else type(sink).__name__
 
     def submit(self, block: RecordBatch) -> None:
-        """Queue a block, once, without waiting. A sink that has failed gets no more blocks."""
+        """Queue a block without waiting; do nothing if it is queued already, or the sink failed."""
         if block is self._last:
             return
         self._check_time()
@@ -121,13 +122,13 @@ class SinkWriter:
             self._put(block)
 
     def wait(self) -> None:
-        """Wait until everything queued is written, or the sink has failed."""
+        """Wait until all queued blocks are written, or the sink has failed."""
         while self._completed < self._submitted and self.failure is None:
             time.sleep(_POLL)
             self._check_time()
 
     def stop(self) -> None:
-        """Tell the thread to close the sink and end, once; does not wait for it."""
+        """Tell the thread to close the sink and end, without waiting for it."""
         if not self._stopped:
             self._stopped = True
             self._put(None)
@@ -146,7 +147,7 @@ class SinkWriter:
         self._submitted += 1
         self._queue.put(block)
         if self._thread is None:
-            # a daemon: a sink that hangs must not keep the process from ending
+            # a daemon thread: a sink that hangs must not keep the process from ending
             thread = threading.Thread(
                 target=self._context.run, args=(self._run,), name="ncfast-sink", daemon=True
             )
@@ -193,7 +194,7 @@ class SinkWriter:
         self._called = time.monotonic()
         try:
             call()
-        except BaseException as error:  # also SystemExit: nobody may wait for a dead thread
+        except BaseException as error:  # SystemExit too: else `wait` would wait for a dead thread
             self.failure = self.failure or error
         finally:
             self._called = None
@@ -202,9 +203,9 @@ class SinkWriter:
 class CallerContext:
     """The context variables and the active MLflow run of the thread that makes this object.
 
-    `run` calls a function in another thread as if that thread were the caller's: trackio keeps its
-    current run in a context variable, and MLflow keeps a stack of active runs for each thread. The
-    other thread gets a copy, so it cannot end a run of the caller's.
+    `run` calls a function in another thread with copies of both, because trackio keeps its current
+    run in a context variable, and MLflow keeps a stack of active runs for each thread. The other
+    thread cannot end a run of the caller.
 
     Example:
         >>> import contextvars, threading

@@ -12,8 +12,9 @@ from ncfast.ops import _raw
 from ncfast.ops.states import Layout
 from ncfast.tracking import Tracker, read_records
 from ncfast.tracking.averaging import Averaging
-from ncfast.tracking.buffer import MomentsBuffer, NormBuffer
-from ncfast.tracking.full_step import FullStep
+from ncfast.tracking.buffer import MomentsBuffer
+from ncfast.tracking.recorder import NormBuffer
+from ncfast.tracking.step import FullStep
 
 needs_column = pytest.mark.skipif(
     NormBuffer().writer is None, reason="needs the extension and a PyTorch with DLPack's table"
@@ -198,7 +199,7 @@ def test_a_row_of_the_ring_is_what_class_moments_gives(dtype, monkeypatch):
         for wide in (labels, labels.to(torch.uint16), labels.to(torch.int16)):
             rows.push(7, feats[:, ::2].contiguous(), wide)
         rows.push(8, feats[:, ::2], labels)  # columns that are not adjacent
-        steps, states = rows.rows()
+        steps, states = rows.steps[:], rows.states[: rows.number]
         assert steps == [7, 7, 7, 8]
         rows.clear()
         assert rows.number == 0
@@ -230,7 +231,7 @@ def test_what_a_graph_records_fills_row_after_row(monkeypatch):
     for step, feats in enumerate(inputs):
         graph(feats)
         rows.replayed(step)
-    steps, states = rows.rows()
+    steps, states = rows.steps[:], rows.states[: rows.number]
     assert steps == [0, 1, 2]
     for feats, state in zip(inputs, states, strict=True):
         expected = ncfast.class_moments(feats, labels, num_classes=3)
@@ -241,4 +242,4 @@ def test_what_a_graph_records_fills_row_after_row(monkeypatch):
     rows.clear()
     graph(inputs[0])
     rows.replayed(3)
-    assert torch.equal(rows.rows()[1][0], first)
+    assert torch.equal(rows.states[0], first)

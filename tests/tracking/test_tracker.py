@@ -241,7 +241,7 @@ def test_a_step_and_a_block_do_not_synchronise(stream, metrics, monkeypatch):
     records = []
     feats = torch.empty(64, 16, device="meta")
     labels = torch.empty(64, dtype=torch.int64, device="meta")
-    monkeypatch.setattr("ncfast.tracking.buffer._ROWS", 4)
+    monkeypatch.setattr("ncfast.tracking.buffer.ROWS", 4)
     options = {"stream": stream, "metrics": metrics, "log_cost": False, "flush_seconds": 1e9}
     with Tracker(num_classes=5, sinks=[records.append], **options) as tracker:
         for _ in range(6):

@@ -1,8 +1,13 @@
-"""The full path of `Tracker.step`: any batch, with every check, and the fast path it prepares."""
+"""The two paths of `Tracker.step`.
+
+`FullStep` measures any batch, with every check, and makes a `FastStep` for further batches of the
+same kind. A `FastStep` measures such a batch in one call of the extension, and leaves any other
+batch to the full step.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -16,16 +21,16 @@ from ncfast.features.hook import Hook
 from ncfast.metrics.arguments import as_parameters
 from ncfast.metrics.weights import weight_norm
 from ncfast.ops.grouping import Labels, labels_of
+from ncfast.ops.weight_norm import NormWriter
 from ncfast.tracking import messages
 from ncfast.tracking.buffer import MomentsBuffer
-from ncfast.tracking.fast_step import FastStep, row_with_extras
 from ncfast.tracking.keys import IGNORED, WEIGHT_NORM, KeyPrefixes
 from ncfast.tracking.messages import WarnOnce
 from ncfast.tracking.recorder import Recorder
 
 
 class Given(NamedTuple):
-    """What a step was given, beside its features."""
+    """The arguments of a step, apart from its features."""
 
     labels: Labels | None
     split: str
@@ -40,7 +45,7 @@ class Given(NamedTuple):
 
     @property
     def usual(self) -> bool:
-        """Whether nothing was given that only a full step knows."""
+        """Whether a fast step can take them: labels and a split alone."""
         return self.mask is None and not self.has_classifier
 
 
@@ -57,8 +62,8 @@ class FullStep:
         warn: gives each warning once.
 
     Attributes:
-        norm_model: None also after a norm that could not be measured.
-        heads: the linear classifiers of the layers that have one.
+        norm_model: as the argument; None as well after a norm that could not be measured.
+        heads: the linear classifier of each layer that has one.
     """
 
     def __init__(
@@ -87,13 +92,14 @@ class FullStep:
         Args:
             step: the step of the batch.
             feats: (N, D) features; None takes the captured ones.
-            given: the rest; without labels there is a warning, and nothing is measured.
+            given: the other arguments of the step. Without labels there is a warning, and nothing
+                is measured.
 
         Returns:
-            The fast step for further batches of this kind; None if they need the full step.
+            The fast step for further batches of this kind; None if they need a full step.
 
         Raises:
-            RuntimeError: there are neither features nor a model to capture them from.
+            RuntimeError: no features were passed, and there is no model to capture them from.
             ValueError, TypeError: an argument does not fit, or a metric asked for by name needs a
                 classifier and there is none.
         """
@@ -108,7 +114,7 @@ class FullStep:
             return self._measure_passed(step, feats, given)
         finally:
             if self._capture is not None:
-                self._capture.clear()  # the features that the hooks caught of the same batch
+                self._capture.clear()  # the hooks have caught features of the same batch
 
     def _measure_passed(self, step: int, feats: Array, given: Given) -> FastStep | None:
         if given.labels is None:
@@ -180,7 +186,7 @@ class FullStep:
         )
 
     def _classifier(self, layer: str, feats: Tensor, given: Given) -> Classifier | None:
-        """The classifier that was passed, or else that of the layer."""
+        """The classifier that was passed, or that of the layer; None if no metric reads one."""
         if not self._reads_classifier:
             return None
         if not given.has_classifier:
@@ -197,31 +203,23 @@ class FullStep:
         head: nn.Linear | None = None,
     ) -> FastStep | None:
         """The fast step for further batches of a buffer."""
-        if buffer is None or buffer.fast_writer is None:
+        push = None if buffer is None else buffer.fast_push(head)
+        if push is None:
             return None
-        push = None
-        if buffer.extras.keeps or buffer.extras.measures:
-            push = row_with_extras(buffer, head)
-            if push is None:
-                return None
-        norms = self._recorder.norms.writer
-        clear = None if self._capture is None else self._capture.clear
-        min_rank = -1 if self._capture is None else self._capture.highest_rank(split)
+        norm_model, capture = self.norm_model, self._capture
         return FastStep(
             split,
-            hook,
-            buffer.fast_writer,
-            norms,
-            self.norm_model,
-            clear,
-            min_rank,
             push,
+            hook,
+            norm=() if norm_model is None else (self._recorder.norms.writer, norm_model),
+            clear=None if capture is None else capture.clear,
+            min_rank=-1 if capture is None else capture.highest_rank(split),
         )
 
     def warn_of_layers(
         self, step: int, errors: Mapping[str, Exception], calls: Mapping[str, int]
     ) -> None:
-        """Warn of layers that could not be measured, and of those that ran several times."""
+        """Warn of layers that could not be measured, ran several times, or pooled padding."""
         for layer, number in calls.items():
             message = messages.REPEATED.format(layer=layer, number=number)
             self._warn(step, f"calls {layer}", message)
@@ -231,7 +229,11 @@ class FullStep:
             self._warn(step, f"layer {layer}", f"Layer {layer!r} is not measured: {error}")
 
     def measure_norm(self, step: int) -> bool:
-        """Measure the norm of the weights once a step; False if the extension could not."""
+        """Measure the norm of the weights once a step.
+
+        Returns:
+            False if a fast step cannot measure the next norm.
+        """
         if self.norm_model is None:
             return True
         recorder, point = self._recorder, self._recorder.point
@@ -251,8 +253,64 @@ class FullStep:
 
 
 def _rows(feats: Array, labels: Labels, mask: Array | None) -> tuple[Array, Array, Tensor | None]:
-    """Features and labels as they are, unless there are tokens (B, T, D) or a mask to flatten."""
+    """Features, labels and mask; those of tokens (B, T, D), or with a mask, are flattened."""
     labels = labels_of(labels)
     if mask is None and getattr(labels, "ndim", 1) < 2:
         return feats, labels, None
     return as_rows(feats, labels, mask)
+
+
+class FastStep:
+    """Measures batches of one split into one buffer.
+
+    A full step records where its batch was written; later batches of the same kind reuse that
+    route. A batch of another kind changes nothing here, and a full step measures it. Training
+    leaves the caches cold, so fetching the code takes most of the time of a step.
+
+    Args:
+        split: the first part of the keys.
+        push: measures a batch, see `MomentsBuffer.fast_push`.
+        hook: the hook that holds the features; None if they are passed in.
+        norm: the writer of the norms and the model whose norm is measured; empty for no norm.
+        clear: called after a batch that was passed in, to drop the features that hooks hold.
+        min_rank: the rank of the calls that are measured (see `Hook`). A full step takes calls of
+            a lower rank.
+    """
+
+    __slots__ = ("_clear", "_hook", "_min_rank", "_norm", "_push", "_split")
+
+    def __init__(
+        self,
+        split: str,
+        push: Callable[..., bool],
+        hook: Hook | None = None,
+        *,
+        norm: tuple[NormWriter | None, nn.Module] | tuple[()] = (),
+        clear: Callable[[], None] | None = None,
+        min_rank: int = -1,
+    ) -> None:
+        self._split, self._push, self._hook = split, push, hook
+        self._norm, self._clear, self._min_rank = norm, clear, min_rank
+
+    def __call__(self, step: int, labels: Labels | None, feats: Array | None, split: str) -> bool:
+        """Measure the batch of ``step``; False, with nothing changed, if a full step must do it."""
+        hook = self._hook
+        if split != self._split or (feats is None) is (hook is None):
+            return False
+        if hook is None:
+            done = self._push(step, feats, labels, *self._norm)
+            if done and self._clear is not None:
+                self._clear()
+            return done
+        value, version = hook.value, hook.version
+        if value is None or hook.calls > hook.max_calls or hook.rank < self._min_rank:
+            return False
+        if version >= 0 and value._version != version:
+            return False
+        if not self._push(step, value, labels, *self._norm):
+            return False
+        if hook.compiled:
+            hook.clear()
+        else:  # the part of `clear` that an uncompiled call needs
+            hook.value, hook.rank = None, -1
+        return True
