@@ -126,7 +126,7 @@ class Ranks:
 
 
 _ALONE = (
-    "From this block on the log holds what this rank measured by itself; these records say "
+    "From this block on the log has the measurements of this rank alone; its records have "
     f'"{LOCAL}": 1.'
 )
 
