@@ -14,7 +14,7 @@ from ncfast.moments import ClassMoments, class_moments
 from ncfast.ops import _raw, select
 from ncfast.ops.kept_rows import checked_keys
 from ncfast.ops.moments import cpu as cpu_moments
-from ncfast.ops.states import Layout, RowWriter, pack
+from ncfast.ops.states import Layout, RowWriter, pack, parameter_copier
 from ncfast.ops.update import UPDATE
 from ncfast.ops.weight_norm import norm_writer
 from ncfast.tracking.averaging import Averaging, running_average
@@ -250,21 +250,18 @@ class MomentsBuffer:
 
         It returns False, with nothing copied, if they do not fit; a full step must look then.
         """
-        weights, biases, capacity = self.extras.weights, self.extras.biases, self.capacity
+        weights, biases = self.extras.weights, self.extras.biases
         assert weights is not None
-        shape, parameters = weights.shape[1:], head._parameters
+        parameters, copy_weight = head._parameters, parameter_copier(weights)
+        copy_bias = None if biases is None else parameter_copier(biases)
 
         def copy(row: int) -> bool:
             weight, bias = parameters.get("weight"), parameters.get("bias")
             if weight is None:  # computed from others, see `weight_of`
                 return False
-            same = weight.shape == shape and weight.dtype == weights.dtype
-            if row >= capacity or not same or (bias is None) is not (biases is None):
+            if (bias is None) is not (copy_bias is None) or not copy_weight(row, weight):
                 return False
-            weights[row].copy_(weight.detach())
-            if biases is not None and bias is not None:
-                biases[row].copy_(bias.detach())
-            return True
+            return bias is None or copy_bias is None or copy_bias(row, bias)
 
         return copy
 
