@@ -256,6 +256,9 @@ PYBIND11_MODULE(_C, module) {
     py::class_<NormWriter>(module, "NormWriter")
         .def(py::init<std::uintptr_t, std::int64_t, py::list, std::shared_ptr<WeightNorm>>())
         .def("push", &NormWriter::push);
+    py::class_<ParameterRows>(module, "ParameterRows")
+        .def(py::init<py::object, std::shared_ptr<TensorReader>>())
+        .def("copy", &ParameterRows::copy);
     py::class_<RowWriter>(module, "RowWriter")
         .def(py::init<std::uintptr_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t,
                       py::list, std::shared_ptr<TensorReader>>())

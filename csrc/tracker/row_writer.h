@@ -7,8 +7,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <memory>
+#include <stdexcept>
 #include <vector>
 
 #include "moments/moments.h"
@@ -18,6 +20,41 @@
 #include "tracker/weight_norm.h"
 
 namespace ncfast {
+
+// Rows of a buffer, each of which keeps a parameter as it was at one step.
+class ParameterRows {
+public:
+    // `rows` (R, ...) is a contiguous tensor. Parameters have the shape and dtype of one row.
+    ParameterRows(pybind11::object rows, std::shared_ptr<const TensorReader> reader)
+        : rows_(std::move(rows)), reader_(std::move(reader)) {
+        if (!reader_->view(rows_, to_) || !TensorReader::is_contiguous(to_))
+            throw std::invalid_argument("Expected contiguous rows on the CPU.");
+        for (int axis = 1; axis < to_.ndim; ++axis) count_ *= to_.shape[axis];
+    }
+
+    // Returns false and copies nothing if the slow path must look: at another shape, dtype or layout,
+    // or while a tracer is active.
+    bool copy(std::int64_t row, const pybind11::object& parameter) const {
+        dlpack::Tensor from;
+        if (row >= to_.shape[0] || reader_->guarded() || !reader_->is_parameter(parameter) ||
+            reader_->negated(parameter) || !reader_->view(parameter, from))
+            return false;
+        const bool same = from.dtype.code == to_.dtype.code && from.dtype.bits == to_.dtype.bits &&
+                          std::equal(from.shape, from.shape + from.ndim, to_.shape + 1,
+                                     to_.shape + to_.ndim);
+        if (!same || !TensorReader::is_contiguous(from)) return false;
+        const std::int64_t bytes = count_ * (to_.dtype.bits / 8);
+        auto* to = static_cast<char*>(const_cast<void*>(TensorReader::data_of(to_)));
+        std::memcpy(to + row * bytes, TensorReader::data_of(from), static_cast<std::size_t>(bytes));
+        return true;
+    }
+
+private:
+    const pybind11::object rows_;  // held: it owns the memory
+    const std::shared_ptr<const TensorReader> reader_;
+    dlpack::Tensor to_{};
+    std::int64_t count_ = 1;
+};
 
 class RowWriter {
 public:

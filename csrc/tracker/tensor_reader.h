@@ -4,6 +4,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
@@ -124,13 +125,17 @@ public:
         dlpack::Tensor found;
         if (!view_plain(object, static_cast<std::int32_t>(shape.size()), found)) return nullptr;
         if (found.dtype.code != code || found.dtype.bits != 64) return nullptr;
+        if (!std::equal(shape.begin(), shape.end(), found.shape)) return nullptr;
+        return is_contiguous(found) ? const_cast<void*>(data_of(found)) : nullptr;
+    }
+
+    static bool is_contiguous(const dlpack::Tensor& tensor) {
         std::int64_t size = 1;
-        for (std::int32_t axis = found.ndim - 1; axis >= 0; --axis) {
-            if (found.shape[axis] != shape.begin()[axis]) return nullptr;
-            if (found.strides[axis] != size && found.shape[axis] != 1) return nullptr;
-            size *= found.shape[axis];
+        for (std::int32_t axis = tensor.ndim - 1; axis >= 0; --axis) {
+            if (tensor.strides[axis] != size && tensor.shape[axis] != 1) return false;
+            size *= tensor.shape[axis];
         }
-        return const_cast<void*>(data_of(found));
+        return true;
     }
 
     static const void* data_of(const dlpack::Tensor& tensor) {

@@ -7,6 +7,7 @@ became weights, as float64.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -72,6 +73,21 @@ class FastRowWriter(Protocol):
         False, and nothing done, if the norm takes a closer look, or if ``row`` is no longer the
         next one: a signal handler may have emptied the buffer.
         """
+
+
+def parameter_copier(rows: Tensor) -> Callable[[int, Tensor], bool]:
+    """A function that copies a parameter into a row of a contiguous tensor on the CPU.
+
+    It returns False, with nothing copied, if it cannot read the parameter: a full step looks then.
+
+    Args:
+        rows: (R, ...); a parameter has the shape and dtype of one row.
+    """
+    reader = tensor_reader(_raw.extension)
+    assert _raw.extension is not None
+    assert reader is not None
+    copier: Callable[[int, Tensor], bool] = _raw.extension.ParameterRows(rows, reader).copy
+    return copier
 
 
 class RowWriter:

@@ -20,7 +20,7 @@ from ncfast.ops import _raw, select
 from ncfast.ops.kept_rows import checked_keys
 from ncfast.ops.moments import cpu as cpu_moments
 from ncfast.ops.scatter import SCATTER
-from ncfast.ops.states import Layout, RowWriter, pack
+from ncfast.ops.states import Layout, RowWriter, pack, parameter_copier
 from ncfast.ops.update import UPDATE
 from ncfast.tracking.averaging import Averaging, running_average
 from ncfast.tracking.records import LeftOut
@@ -444,22 +444,17 @@ class Extras:
 
         It returns False, with nothing copied, if they do not fit; a full step must check them then.
         """
-        weights, biases = self.weights, self.biases
-        assert weights is not None
-        capacity, *shape = weights.shape
-        expected, parameters = torch.Size(shape), head._parameters
+        assert self.weights is not None
+        parameters, copy_weight = head._parameters, parameter_copier(self.weights)
+        copy_bias = None if self.biases is None else parameter_copier(self.biases)
 
         def copy(row: int) -> bool:
             weight, bias = parameters.get("weight"), parameters.get("bias")
             if weight is None:  # computed from others, see `weight_of`
                 return False
-            same = weight.shape == expected and weight.dtype == weights.dtype
-            if row >= capacity or not same or (bias is None) is not (biases is None):
+            if (bias is None) is not (copy_bias is None) or not copy_weight(row, weight):
                 return False
-            weights[row].copy_(weight.detach())
-            if biases is not None and bias is not None:
-                biases[row].copy_(bias.detach())
-            return True
+            return bias is None or copy_bias is None or copy_bias(row, bias)
 
         return copy
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ncfast.ops import _raw
-from ncfast.ops.states import Layout
+from ncfast.ops.states import Layout, parameter_copier
 from ncfast.tracking import Tracker
 from ncfast.tracking.averaging import Averaging
 from ncfast.tracking.buffer import MomentsBuffer
@@ -97,6 +97,41 @@ def test_full_rows_are_not_overwritten():
     before = rows.states.clone()
     assert not rows.fast_writer.push(rows.capacity, FEATS * 2, LABELS)
     assert torch.equal(rows.states, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_a_parameter_is_copied_into_its_row_alone(dtype):
+    rows = torch.full((3, 2, 4), torch.nan, dtype=dtype)
+    weight = nn.Parameter(torch.randn(2, 4).to(dtype))
+    assert parameter_copier(rows)(1, weight)
+    assert torch.equal(rows[1], weight)
+    assert rows[0].isnan().all()
+    assert rows[2].isnan().all()
+
+
+WEIGHT = torch.randn(2, 4)
+UNLIKE = {
+    "width": nn.Parameter(WEIGHT[:, :3].clone()),
+    "axes": nn.Parameter(WEIGHT.unsqueeze(0)),
+    "fewer axes": nn.Parameter(WEIGHT[0].clone()),
+    "dtype": nn.Parameter(WEIGHT.double()),
+    "same bits": nn.Parameter(WEIGHT.to(torch.int32), requires_grad=False),
+    "columns apart": nn.Parameter(torch.randn(4, 2).T),
+    "negated": nn.Parameter(torch._neg_view(WEIGHT)),
+    "device": nn.Parameter(WEIGHT.to("meta")),
+    "no parameter": WEIGHT,
+    "none": None,
+}
+
+
+@pytest.mark.parametrize("case", UNLIKE)
+def test_parameters_that_do_not_fit_are_left_to_the_full_step(case):
+    rows = torch.full((3, 2, 4), torch.nan)
+    assert not parameter_copier(rows)(0, UNLIKE[case])
+    assert not parameter_copier(rows)(3, nn.Parameter(WEIGHT))
+    with FakeTensorMode():
+        assert not parameter_copier(rows)(0, nn.Parameter(torch.empty(2, 4)))
+    assert rows.isnan().all()
 
 
 def train(steps, *, slow=False, every=1, stream="batch", inplace=False):
