@@ -244,11 +244,11 @@ class Description:
     source: str
     range: str
     direction: str
-    variants: tuple[str, ...]
-    tier: str
-    needs: tuple[str, ...]
-    synchronizes: bool
-    call: str
+    variants: tuple[str, ...] = ()
+    tier: str = ""
+    needs: tuple[str, ...] = ()
+    synchronizes: bool = False
+    call: str = ""
 
     @property
     def stalls(self) -> bool:
@@ -273,22 +273,11 @@ def describe(id_: str) -> Description:
     if id_ in CATALOGUE:
         m = CATALOGUE[id_]
         return Description(
-            id_,
-            m.formula,
-            m.source,
-            m.range,
-            m.direction,
-            m.variants,
-            m.tier,
-            m.arguments,
-            m.synchronizes,
-            "ncfast.collapse_metrics",
-        )
+            id_, **definition_of(id_), variants=m.variants, tier=m.tier, needs=m.arguments,
+            synchronizes=m.synchronizes, call="ncfast.collapse_metrics",
+        )  # fmt: skip
     if id_ in STANDALONE:
-        s = STANDALONE[id_]
-        return Description(
-            id_, s.formula, s.source, s.range, s.direction, (), "", (), False, s.call
-        )
+        return Description(id_, **definition_of(id_), call=STANDALONE[id_].call)
     known = ", ".join([*CATALOGUE, *STANDALONE])
     raise ValueError(f"Expected the id of a metric but got {id_!r}. Known ids: {known}.")
 
@@ -305,9 +294,4 @@ CONVENTIONS = {
 def definition_of(id_: str) -> dict[str, str]:
     """Formula, source, range and direction of a metric, as a header stores them."""
     entry = CATALOGUE[id_] if id_ in CATALOGUE else STANDALONE[id_]
-    return {
-        "formula": entry.formula,
-        "source": entry.source,
-        "range": entry.range,
-        "direction": entry.direction,
-    }
+    return {name: getattr(entry, name) for name in ("formula", "source", "range", "direction")}
