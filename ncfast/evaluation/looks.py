@@ -137,7 +137,8 @@ def _update(accumulators: Mapping[str, Accumulator], batch: Batch) -> None:
 def revisit(accumulators: Mapping[str, Accumulator], batch: Batch) -> None:
     """Show a batch again to those accumulators that have its layers."""
     for name, accumulator in accumulators.items():
-        if name in batch.feats and batch.labels is None:
-            accumulator.revisit_ood(batch.feats[name])
-        elif name in batch.feats:
-            accumulator.revisit(batch.feats[name], batch.labels, mask=batch.mask)
+        feats = batch.feats.get(name)
+        if feats is not None and batch.labels is None:
+            accumulator.revisit_ood(feats)
+        elif feats is not None and batch.labels is not None:
+            accumulator.revisit(feats, batch.labels, mask=batch.mask)

@@ -63,7 +63,7 @@ class FeatureCapture:
             for how in _TOKENS
             if chosen is PRESETS[how]
         }
-        leave_out = {**pools, **self._masked}
+        leave_out: dict[str, Pool] = {**pools, **self._masked}
         self._pools = {name: batch_first(leave_out[name], layer[name]) for name in self.names}
         self._padding = Padding(model) if self._masked else None
         self.unknown_padding: set[str] = set()

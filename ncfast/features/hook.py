@@ -224,14 +224,15 @@ class Padding(Portable):
         rank = 2 * module.training + torch.is_grad_enabled()
         if not self.enabled or rank < self._rank:
             return
-        if len(args) == 1 and isinstance(args[0], Mapping):  # a model that takes a batch as it is
-            args, kwargs = (), {**args[0], **kwargs}
+        given = list(args)
+        if len(given) == 1 and isinstance(given[0], Mapping):  # the model takes a batch as it is
+            kwargs = {**given.pop(), **kwargs}
         mask = kwargs.get(MASK)
-        if mask is None and 0 <= self._position < len(args):
-            mask = args[self._position]
+        if mask is None and 0 <= self._position < len(given):
+            mask = given[self._position]
         fits = isinstance(mask, Tensor) and mask.ndim == 2
         self.mask = mask.detach() > 0 if fits and isinstance(mask, Tensor) else None
-        first = next(iter((*args, *kwargs.values())), None)
+        first = next(iter((*given, *kwargs.values())), None)
         self.tokens = isinstance(first, Tensor) and not first.is_floating_point()
         self._rank = rank
 

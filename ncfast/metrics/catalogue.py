@@ -270,16 +270,15 @@ def describe(id_: str) -> Description:
         >>> ncfast.describe("nc1.quotient").direction
         '0: collapsed'
     """
-    if id_ in CATALOGUE:
-        m = CATALOGUE[id_]
-        return Description(
-            id_, **definition_of(id_), variants=m.variants, tier=m.tier, needs=m.arguments,
-            synchronizes=m.synchronizes, call="ncfast.collapse_metrics",
-        )  # fmt: skip
-    if id_ in STANDALONE:
-        return Description(id_, **definition_of(id_), call=STANDALONE[id_].call)
-    known = ", ".join([*CATALOGUE, *STANDALONE])
-    raise ValueError(f"Expected the id of a metric but got {id_!r}. Known ids: {known}.")
+    entry = CATALOGUE.get(id_) or STANDALONE.get(id_)
+    if entry is None:
+        known = ", ".join([*CATALOGUE, *STANDALONE])
+        raise ValueError(f"Expected the id of a metric but got {id_!r}. Known ids: {known}.")
+    defined = (id_, entry.formula, entry.source, entry.range, entry.direction)
+    if isinstance(entry, Standalone):
+        return Description(*defined, call=entry.call)
+    of_call = (entry.synchronizes, "ncfast.collapse_metrics")
+    return Description(*defined, entry.variants, entry.tier, entry.arguments, *of_call)
 
 
 CONVENTIONS = {
