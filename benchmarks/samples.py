@@ -37,9 +37,10 @@ def classes(case: Case, seed: int, device: torch.device) -> Inputs:
     return {"feats": feats, "labels": labels, "k": k, "centres": means}
 
 
-def item_bytes(case: Case) -> int:
-    """Bytes of one feature."""
-    return getattr(torch, str(case.sizes["dtype"])).itemsize
+def bytes_read(sizes: Mapping[str, Any]) -> int:
+    """Bytes of N x D features and N labels, each read once."""
+    n, d = int(sizes["N"]), int(sizes["D"])
+    return n * d * int(getattr(torch, sizes["dtype"]).itemsize) + 8 * n
 
 
 def error_of_found(found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> float:

@@ -36,6 +36,19 @@ class RanksDiffer(ValueError):
         self.calls, self.shapes = calls, shapes
 
 
+def check_initialised(call: str) -> None:
+    """Check that there is a process group, for ``call``.
+
+    Raises:
+        RuntimeError: torch.distributed is not initialised.
+    """
+    if not dist.is_available() or not dist.is_initialized():
+        raise RuntimeError(
+            f"Expected torch.distributed to be initialised before {call}. "
+            "Call torch.distributed.init_process_group first; a single process needs no reduce."
+        )
+
+
 def gather(
     own: Tensor, call: str, shapes: str, group: dist.ProcessGroup | None, *, check: bool = False
 ) -> Tensor:

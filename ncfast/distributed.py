@@ -60,11 +60,7 @@ def all_reduce_many(
         Traceback (most recent call last):
         RuntimeError: Expected torch.distributed to be initialised before ...
     """
-    if not dist.is_available() or not dist.is_initialized():
-        raise RuntimeError(
-            "Expected torch.distributed to be initialised before ClassMoments.all_reduce. "
-            "Call torch.distributed.init_process_group first; a single process needs no reduce."
-        )
+    _ranks.check_initialised("ClassMoments.all_reduce")
     world = dist.get_world_size(group)
     moments = [part.detach() for part in moments]
     try:

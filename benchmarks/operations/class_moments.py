@@ -17,7 +17,7 @@ import ncfast
 from ncfast.benchmarks import availability
 from ncfast.benchmarks.plain import moments as plain
 from ncfast.benchmarks.registry import Call, Case, Contestant, Inputs, Operation
-from ncfast.benchmarks.samples import classes, error_of_found, relative_error
+from ncfast.benchmarks.samples import bytes_read, classes, error_of_found, relative_error
 
 WHOLE, BATCH = 1 << 62, 512
 ONE_HOT_ENTRIES = 1 << 26
@@ -73,9 +73,8 @@ def grid(quick: bool) -> list[Case]:
 def describe(sizes: dict[str, Any], quick: bool) -> Case:
     """Features and labels are read once; the means are written in float64."""
     n, d, k = sizes["N"], sizes["D"], sizes["K"]
-    read = n * d * getattr(torch, sizes["dtype"]).itemsize + 8 * n
     # Shift, add, square and add; and square and add for the norm.
-    return Case(sizes, bytes=read + 8 * k * d, flops=6 * n * d, quick=quick)
+    return Case(sizes, bytes=bytes_read(sizes) + 8 * k * d, flops=6 * n * d, quick=quick)
 
 
 def truth(inputs: Inputs) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 import ncfast
 from ncfast.benchmarks import availability
 from ncfast.benchmarks.registry import Call, Case, Contestant, Inputs, Operation
-from ncfast.benchmarks.samples import classes, relative_error
+from ncfast.benchmarks.samples import bytes_read, classes, relative_error
 from ncfast.ops.scatter import SCATTER
 
 WHOLE, BATCH, PUBLIC_BATCH = 1 << 62, 512, 128
@@ -35,8 +35,8 @@ def cases(quick: bool) -> list[Case]:
     found = []
     for sizes in QUICK if quick else FULL:
         n, d = sizes["N"], sizes["D"]
-        read = n * d * getattr(torch, sizes["dtype"]).itemsize + 8 * n
-        found.append(Case(sizes, bytes=read + 8 * d * d, flops=n * d * (d + 1), quick=quick))
+        moved = bytes_read(sizes) + 8 * d * d
+        found.append(Case(sizes, bytes=moved, flops=n * d * (d + 1), quick=quick))
     return found
 
 

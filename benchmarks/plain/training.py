@@ -11,7 +11,7 @@ from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.data import ImageSet
 from ncfast.experiments.models import build_model
 from ncfast.experiments.training.batches import BatchOrder
-from ncfast.experiments.training.losses import LOSSES
+from ncfast.experiments.training.engine import LOSSES
 
 
 def make_optimizer(

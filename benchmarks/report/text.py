@@ -6,7 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ncfast.benchmarks import results_file
 from ncfast.benchmarks.table import duration
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def table(
@@ -38,6 +41,20 @@ def write_between(page: Path, name: str, content: str) -> None:
         raise ValueError(f"Expected {page} to hold {opening} once, and {closing} after it.")
     after = rest[0].partition(closing)[2]
     page.write_text(f"{before}{opening}\n{content}\n{closing}{after}")
+
+
+def publish(page: str, name: str, content: str) -> None:
+    """Write a table into a page of docs; print it if the results are not those of the docs."""
+    if results_file.folder() == results_file.OURS:
+        write_between(DOCS / page, name, content)
+    else:
+        print(content)
+
+
+def images() -> Path:
+    """The folder of the figures of docs; that of the results if they are not those of the docs."""
+    ours = results_file.folder() == results_file.OURS
+    return DOCS / "images" if ours else results_file.folder()
 
 
 def folded(summary: str, content: str) -> str:

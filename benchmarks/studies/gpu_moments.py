@@ -13,18 +13,20 @@ benchmarks/results/<device>-kernels.json and .md.
 from __future__ import annotations
 
 import argparse
+import functools
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_references import REFERENCES, truth
 from gpu_second_read import neighbour_cases, second_read_cases
 from gpu_timing import Bench, features, must_not_change
 from torch import Tensor
 
 import ncfast
 from ncfast.benchmarks import results_file
+from ncfast.benchmarks.plain import moments as plain
 from ncfast.benchmarks.report import text
 from ncfast.ops import moments as passes
 from ncfast.ops.grouping import build
@@ -39,6 +41,39 @@ REHEARSAL = [(5000, 24, 3)]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BOUND = 1e-6
 ONE_HOT_BYTES = 4 << 30
+WHOLE, BATCH = 1 << 62, 512
+_BLOCK = 1 << 24  # number of entries that are converted to float64 at once
+
+
+def truth(feats: Tensor, labels: Tensor, k: int) -> float:
+    """Within-class sum of squares by two passes in float64 over the stored input."""
+    rows = max(1, _BLOCK // feats.shape[1])
+    return float(plain.two_pass(feats, labels, k, rows, torch.float64)[2].sum())
+
+
+@functools.cache
+def _compiled() -> Callable[..., plain.Result]:
+    return torch.compile(plain.compilable)
+
+
+def contention(feats: Tensor, labels: Tensor, k: int) -> Tensor:
+    """index_add_ alone, for the cost of atomics with few classes."""
+    return feats.new_zeros(k, feats.shape[1]).index_add_(0, labels, feats)
+
+
+def _plainly(function: plain.Reference, batch: int = WHOLE) -> Callable[..., plain.Result]:
+    return functools.partial(function, batch=batch, dtype=torch.float32)
+
+
+REFERENCES: dict[str, Callable[[Tensor, Tensor, int], object]] = {
+    "authors": _plainly(plain.published),
+    "authors_batched": _plainly(plain.published, BATCH),
+    "two_pass": _plainly(plain.two_pass),
+    "compiled_two_pass": lambda feats, labels, k: _compiled()(feats, labels, k),
+    "one_hot": _plainly(plain.one_hot),
+    "reference": passes.reference,
+    "index_add": contention,
+}
 
 
 def verify(bench: Bench, feats: Tensor, labels: Tensor, k: int) -> float:

@@ -7,19 +7,18 @@ Writes docs/images/information-bias.png and benchmarks/results/information_bias.
 
 import math
 import warnings
-from pathlib import Path
 
 import matplotlib as mpl
 import torch
 
 import ncfast
 from ncfast.benchmarks import results_file
+from ncfast.benchmarks.report import text
 from ncfast.information.caveats import gaussian_bias
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-ROOT = Path(__file__).resolve().parents[1]
 COUNT, K, REPEATS = 5000, 5, 2
 TRUTHS = [0.0, 0.5, 1.0, 2.0, 3.0, 4.0]
 DIMS = [1, 2, 5, 10]
@@ -107,9 +106,7 @@ def figure(found, methods):
     axes[3].legend(frameon=False, fontsize=8)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
-    ours = results_file.folder() == results_file.OURS
-    folder = ROOT.parent / "docs/images" if ours else results_file.folder()
-    fig.savefig(folder / "information-bias.png", dpi=110)
+    fig.savefig(text.images() / "information-bias.png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import json
 import math
 import time
 import warnings
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -29,7 +28,6 @@ from ncfast.benchmarks.report import text
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-ROOT = Path(__file__).resolve().parents[2]
 RESULTS = results_file.folder() / "information_errors.json"
 # (N, k), the cheap ones first
 SIZES = [
@@ -156,18 +154,14 @@ def table(cells):
     )
     found = {key(cell): cell for cell in cells}
     counts = sorted({cell["N"] for cell in cells})
-    lines = ["| | k | " + " | ".join(f"N = {count:,}" for count in counts) + " |"]
-    lines.append("|---|--:|" + "--:|" * len(counts))
-    for task in TASKS:
-        for k in sorted({cell["k"] for cell in cells}):
-            row = [found.get((task, count, k)) for count in counts]
-            texts = [
-                "NaN" if count < 5 * k else _text(cell)
-                for count, cell in zip(counts, row, strict=True)
-            ]
-            if any(row):
-                lines.append(f"| {task} | {k} | " + " | ".join(texts) + " |")
-    return f"{head}\n\n{text.folded('All cells', chr(10).join(lines))}"
+    rows = []
+    for task, k in itertools.product(TASKS, sorted({cell["k"] for cell in cells})):
+        row = {count: found.get((task, count, k)) for count in counts}
+        texts = ["NaN" if count < 5 * k else _text(cell) for count, cell in row.items()]
+        if any(row.values()):
+            rows.append([task, str(k), *texts])
+    whole = text.table(["", "k", *(f"N = {count:,}" for count in counts)], rows)
+    return f"{head}\n\n{text.folded('All cells', whole)}"
 
 
 def _text(cell):
@@ -202,19 +196,13 @@ def figure(cells):
     axes[1].axhline(2, color="0.5", linewidth=1)
     axes[1].set(title="width over that of the exact interval", ylim=(0, 2.6))
     axes[0].legend(frameon=False, loc="lower right")
-    ours = results_file.folder() == results_file.OURS
-    folder = ROOT / "docs/images" if ours else results_file.folder()
-    fig.savefig(folder / "information-errors.png", dpi=110)
+    fig.savefig(text.images() / "information-errors.png", dpi=110)
 
 
 def page():
     cells = json.loads(RESULTS.read_text())
     figure(cells)
-    content = table(cells)
-    if results_file.folder() == results_file.OURS:
-        text.write_between(ROOT / "docs/information.md", "standard errors", content)
-    else:
-        print(content)
+    text.publish("information.md", "standard errors", table(cells))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import math
 import warnings
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,7 +22,6 @@ from ncfast.benchmarks import known_information, results_file
 from ncfast.benchmarks.plain import packages
 from ncfast.benchmarks.report import text
 
-ROOT = Path(__file__).resolve().parents[2]
 K = 5
 
 
@@ -160,25 +158,23 @@ def wrong(found, truth):
 
 
 def markdown(rows):
-    lines = [
-        "| | truth | " + " | ".join(PACKAGES) + " |",
-        "|---|--:" + "|--:" * len(PACKAGES) + "|",
+    cells = [
+        [row["case"], f"{row['truth']:.3f}"]
+        + [cell(row["found"][name], row["truth"]) for name in PACKAGES]
+        for row in rows
     ]
-    for row in rows:
-        cells = [cell(row["found"][name], row["truth"]) for name in PACKAGES]
-        lines.append(f"| {row['case']} | {row['truth']:.3f} | " + " | ".join(cells) + " |")
-    return f"{overview(rows)}\n\n{text.folded('All inputs', chr(10).join(lines))}"
+    whole = text.table(["", "truth", *PACKAGES], cells)
+    return f"{overview(rows)}\n\n{text.folded('All inputs', whole)}"
 
 
 def overview(rows):
     """How often each package is wrong, how often it warns then, and on how many inputs it runs."""
-    lines = ["| | " + " | ".join(PACKAGES) + " |", "|---|" + "--:|" * len(PACKAGES)]
     ran = {name: [r for r in rows if r["found"][name]["value"] is not None] for name in PACKAGES}
     off = {name: [r for r in ran[name] if wrong(r["found"][name], r["truth"])] for name in ran}
     warned = {name: [r for r in off[name] if r["found"][name]["warnings"]] for name in off}
-    for title, chosen in (("inputs", ran), ("wrong", off), ("wrong, with a warning", warned)):
-        lines.append(f"| {title} | " + " | ".join(str(len(chosen[n])) for n in PACKAGES) + " |")
-    return "\n".join(lines)
+    lines = {"inputs": ran, "wrong": off, "wrong, with a warning": warned}
+    cells = [[title, *(str(len(one[n])) for n in PACKAGES)] for title, one in lines.items()]
+    return text.table(["", *PACKAGES], cells)
 
 
 def main():
@@ -191,13 +187,10 @@ def main():
         }
         for name, truth, blocks in cases()
     ]
-    table = markdown(rows)
-    print(table)
     about = {"versions": {name: version(name) for name in PACKAGES}, "k": K, "rows": rows}
     report = json.dumps(about, indent=1, ensure_ascii=False)
     (results_file.folder() / "information_rivals.json").write_text(report + "\n")
-    if results_file.folder() == results_file.OURS:
-        text.write_between(ROOT / "docs/information.md", "other packages", table)
+    text.publish("information.md", "other packages", markdown(rows))
 
 
 if __name__ == "__main__":

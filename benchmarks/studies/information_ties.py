@@ -10,7 +10,6 @@ docs/information.md.
 import argparse
 import json
 import warnings
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +19,6 @@ from ncfast.benchmarks import results_file
 from ncfast.benchmarks.report import text
 from ncfast.benchmarks.tied_information import PAIRS, TRIPLES
 
-ROOT = Path(__file__).resolve().parents[2]
 RESULTS = results_file.folder() / "information_ties.json"
 COUNT = 2000
 
@@ -63,26 +61,22 @@ def table(found):
         f"{worst['mean'] - worst['truth']:+.3f} nats ({worst['case']}). "
         f"Smallest share of draws within 3 stderr: {min(row['within'] for row in rows):.0%}."
     )
-    lines = [
-        "| | truth | mean | spread | stderr | within 3 stderr | method |",
-        "|---|--:|--:|--:|--:|--:|---|",
+    numbers = ("truth", "mean", "spread", "stderr")
+    cells = [
+        [
+            ("" if row["function"] == "mutual_information" else "I(X;Y\\|Z): ") + row["case"],
+            *(f"{row[name]:.3f}".replace("-0.000", "0.000") for name in numbers),
+            f"{row['within']:.0%}",
+            row["method"],
+        ]
+        for row in rows
     ]
-    for row in rows:
-        given = "" if row["function"] == "mutual_information" else "I(X;Y\\|Z): "
-        numbers = " | ".join(f"{row[n]:.3f}" for n in ("truth", "mean", "spread", "stderr"))
-        numbers = numbers.replace("-0.000", "0.000")
-        lines.append(
-            f"| {given}{row['case']} | {numbers} | {row['within']:.0%} | {row['method']} |"
-        )
-    return f"{head}\n\n{text.folded('All kinds', chr(10).join(lines))}"
+    whole = text.table(["", *numbers, "within 3 stderr", "method"], cells, 1, 6)
+    return f"{head}\n\n{text.folded('All kinds', whole)}"
 
 
 def page():
-    content = table(json.loads(RESULTS.read_text()))
-    if results_file.folder() == results_file.OURS:
-        text.write_between(ROOT / "docs/information.md", "equal values", content)
-    else:
-        print(content)
+    text.publish("information.md", "equal values", table(json.loads(RESULTS.read_text())))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ from ncfast.information import caveats, signals
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-ROOT = Path(__file__).resolve().parents[2]
 COUNTS = (1_000, 10_000)
 SPLIT_SEED, FIRST_DRAW = 15, 100
 ALARMS = 0.025  # largest share of false warnings in the fit: half of the share that is allowed
@@ -189,29 +188,34 @@ def rank_against_standardize(draws):
 
 
 def rates_markdown(found):
-    head = "| N | half | wrong | warned | right within 5 % | warned | independent | warned |"
-    lines = [head, "|--:|---|--:|--:|--:|--:|--:|--:|"]
+    kinds = {"wrong": "wrong", "right": "right within 5 %", "independent": "independent"}
+    rows = []
     for row in found:
-        cells = [f"{row['N']:,}", row["half"]]
-        for kind in ("wrong", "right", "independent"):
-            entry = row["rates"][kind]
-            cells += [str(entry["n"]), f"{100 * share(entry):.1f} %" if entry["n"] else "–"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append([row["half"], f"{row['N']:,}"])
+        for entry in (row["rates"][kind] for kind in kinds):
+            warned = f"{100 * share(entry):.1f} %" if entry["n"] else "–"
+            rows[-1] += [str(entry["n"]), warned]
+    titles = [title for kind in kinds.values() for title in (kind, "warned")]
+    return text.table(["half", "N", *titles], rows)
 
 
 def ranks_markdown(table):
-    lines = ["| N (draws) | `preprocess` | mean | median | off > 10 % | > 30 % |"]
-    lines.append("|---|---|--:|--:|--:|--:|")
-    lines += [
-        f"| {row['N']:,} ({row['draws']}) | {row['preprocess']} | {row['mean']:.3f} | "
-        f"{row['median']:.3f} | {row['over 10 %']} of 40 | {row['over 30 %']} |"
+    rows = [
+        [
+            f"{row['N']:,} ({row['draws']})",
+            row["preprocess"],
+            f"{row['mean']:.3f}",
+            f"{row['median']:.3f}",
+            f"{row['over 10 %']} of 40",
+            str(row["over 30 %"]),
+        ]
         for row in table
     ]
-    return "\n".join(lines)
+    titles = ["N (draws)", "`preprocess`", "mean", "median", "off > 10 %", "> 30 %"]
+    return text.table(titles, rows, 2)
 
 
-def figure(lines, judged, folder):
+def figure(lines, judged):
     counts = [count for count in COUNTS if any(line["N"] == count for line in lines)]
     fig, axes = plt.subplots(
         1, len(counts), figsize=(5.2 * len(counts), 3.8), constrained_layout=True, squeeze=False
@@ -239,7 +243,7 @@ def figure(lines, judged, folder):
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("draws with a warning (%)")
     axes[0][0].legend(frameon=False, fontsize=8, loc="lower left")
-    fig.savefig(folder / "information-warnings.png", dpi=110)
+    fig.savefig(text.images() / "information-warnings.png", dpi=110)
 
 
 def main():
@@ -282,7 +286,6 @@ def main():
     ]
     ranks = rank_against_standardize(options.ranks)
     lines = summary(records)
-    print(rates_markdown(found), ranks_markdown(ranks), sep="\n\n")
     for r in records:
         if r["task"] in judged and wrong(r) and not by_rule(r):
             print(f"silent: {r['task']}, N = {r['N']}: {r['value']:.3f} of {r['truth']:.3f}")
@@ -298,14 +301,11 @@ def main():
         "ranks": ranks,
         "tasks": lines,
     }
-    folder = results_file.folder()
-    (folder / "information_warnings.json").write_text(json.dumps(about, indent=1) + "\n")
-    ours = folder == results_file.OURS
-    figure(lines, judged, ROOT / "docs/images" if ours else folder)
-    if ours:
-        page = ROOT / "docs/information.md"
-        text.write_between(page, "rates of warnings", rates_markdown(found))
-        text.write_between(page, "preprocess", ranks_markdown(ranks))
+    written = results_file.folder() / "information_warnings.json"
+    written.write_text(json.dumps(about, indent=1) + "\n")
+    figure(lines, judged)
+    text.publish("information.md", "rates of warnings", rates_markdown(found))
+    text.publish("information.md", "preprocess", ranks_markdown(ranks))
 
 
 if __name__ == "__main__":

@@ -6,12 +6,10 @@
 #include <random>
 #include <vector>
 
+#include "checks.h"
 #include "core/isa.h"
-#include "updates.h"
 #include "moments/moments.h"
-#include "neighbors.h"
 #include "products/second_pass.h"
-#include "states.h"
 #include "tracker/norm.h"
 
 using namespace ncfast;

@@ -38,11 +38,7 @@ def reported(group: Group) -> Iterator[int]:
         RuntimeError: torch.distributed is not initialised, or a rank is missing.
         ValueError: the ranks differ.
     """
-    if not dist.is_available() or not dist.is_initialized():
-        raise RuntimeError(
-            f"Expected torch.distributed to be initialised before {_CALL}. "
-            "Call torch.distributed.init_process_group first; a single process needs no reduce."
-        )
+    _ranks.check_initialised(_CALL)
     world = dist.get_world_size(group)
     try:
         yield world

@@ -70,12 +70,18 @@ def _npy(path: Path, key: str | None, names: Sequence[str]) -> Stored:
 
 def _mapped(path: Path, array: Any) -> Stored:
     native = array.dtype.newbyteorder("=")
+    copied = _in_blocks(lambda rows: torch.from_numpy(np.array(array[rows], native)))
+    return Stored(array.shape, torch_dtype(path, native), copied)
+
+
+def _in_blocks(read: Callable[[slice], Tensor]) -> Callable[[int, int, int], Iterator[Tensor]]:
+    """`Stored.blocks` of a function that reads a slice of rows."""
 
     def blocks(start: int, stop: int, rows: int) -> Iterator[Tensor]:
         for first in range(start, stop, rows):
-            yield torch.from_numpy(np.array(array[first : min(first + rows, stop)], native))
+            yield read(slice(first, min(first + rows, stop)))
 
-    return Stored(array.shape, torch_dtype(path, native), blocks)
+    return blocks
 
 
 def _npz(path: Path, key: str | None, names: Sequence[str]) -> Stored:
@@ -140,12 +146,7 @@ def _pt(path: Path, key: str | None, names: Sequence[str]) -> Stored:
     if found.is_meta:
         raise FileError(f"{path}: expected a tensor with values but got one on the device meta.")
     tensor = found.detach()
-
-    def blocks(start: int, stop: int, rows: int) -> Iterator[Tensor]:
-        for first in range(start, stop, rows):
-            yield tensor[first : min(first + rows, stop)].clone()
-
-    return Stored(tuple(tensor.shape), tensor.dtype, blocks)
+    return Stored(tuple(tensor.shape), tensor.dtype, _in_blocks(lambda rows: tensor[rows].clone()))
 
 
 def _load(path: Path) -> Any:
@@ -166,12 +167,7 @@ def _safetensors(path: Path, key: str | None, names: Sequence[str]) -> Stored:
     shape = tuple(rows_of.get_shape())
     if not shape:
         raise FileError(f"{path}: expected rows but got a single number.")
-
-    def blocks(start: int, stop: int, rows: int) -> Iterator[Tensor]:
-        for first in range(start, stop, rows):
-            yield rows_of[first : min(first + rows, stop)]
-
-    return Stored(shape, rows_of[0:0].dtype, blocks)
+    return Stored(shape, rows_of[0:0].dtype, _in_blocks(lambda rows: rows_of[rows]))
 
 
 FORMATS: dict[str, Callable[[Path, str | None, Sequence[str]], Stored]] = {

@@ -19,11 +19,9 @@ from ncfast._warnings import user_level
 from ncfast.evaluation.classifier import Readers
 from ncfast.evaluation.looks import Batch, Run, Visit
 from ncfast.evaluation.samplers import OwnRows
-from ncfast.evaluation.tokens import next_tokens, real_tokens
 from ncfast.features.batches import LABEL_KEYS, MASK, as_labels, inputs_and_labels, inputs_of
 from ncfast.features.capture import FeatureCapture
 from ncfast.features.model import evaluation_mode, outputs_of
-from ncfast.features.pooling import MaskedPool
 
 Unpack = Callable[[Any], Sequence[Any]]
 IDS = "input_ids"
@@ -37,7 +35,6 @@ class Forward:
         network: run in eval mode.
         capture: the hooks on its layers.
         readers: find the classifier that reads a layer.
-        pools: the pooling functions that leave out padding; each gets the mask of every batch.
         num_classes: K.
         device: where inputs go.
         ignore_index: see `evaluate`, as for ``shift`` and ``unpack``.
@@ -50,7 +47,6 @@ class Forward:
     network: nn.Module
     capture: FeatureCapture
     readers: Readers
-    pools: Sequence[MaskedPool]
     num_classes: int
     device: torch.device
     ignore_index: int | None
@@ -85,7 +81,7 @@ class Forward:
         _check_indices(labels)
         mask = None if mask is None else torch.as_tensor(mask, device=self.device).bool()
         self._warn_of_unshifted(inputs, labels)
-        outputs = self._outputs(inputs)
+        outputs = outputs_of(self.network, inputs, self.device)
         if self.shift:
             labels, mask = next_tokens(labels, mask, self.shift)
         taken = self._taken()
@@ -100,7 +96,7 @@ class Forward:
 
     def _outside(self, batch: Any, own: OwnRows) -> Batch:
         inputs, mask = self._outside_inputs(batch)
-        self._outputs(inputs)
+        outputs_of(self.network, inputs, self.device)
         feats = self._taken()
         rows = own.of(max(map(len, feats.values())))
         mask = None if mask is None else torch.as_tensor(mask).bool()[:rows]
@@ -139,17 +135,6 @@ class Forward:
             return batch[0], batch[0]
         return inputs_and_labels(batch)
 
-    def _outputs(self, inputs: Any) -> Any:
-        mask = inputs.get(MASK) if isinstance(inputs, Mapping) else None
-        if self.pools and mask is None and _are_ids(inputs):
-            self._warn(
-                "Without an attention_mask pool='last' and 'gap' count padding as tokens. Pass "
-                "batches that are dicts with an attention_mask."
-            )
-        for pool in self.pools:
-            pool.mask = None if mask is None else torch.as_tensor(mask).bool()
-        return outputs_of(self.network, inputs, self.device)
-
     def _taken(self) -> dict[str, Tensor]:
         for name, calls in self.capture.repeated().items():
             self._warn(
@@ -158,6 +143,11 @@ class Forward:
         found, wrong = self.capture.take()
         for name, error in wrong.items():
             raise ValueError(f"Layer {name!r} cannot be measured: {error}") from error
+        if self.capture.unknown_padding:
+            self._warn(
+                "Without an attention_mask pool='last' and 'gap' count padding as tokens. Pass "
+                "batches that are dicts with an attention_mask."
+            )
         return found
 
     def _fitting(self, name: str, feats: Tensor, labels: Tensor) -> Tensor:
@@ -252,3 +242,38 @@ def _generators_restored(loader: Any) -> Iterator[None]:
     finally:
         for generator, state in states:
             generator.set_state(state)
+
+
+def next_tokens(labels: Tensor, mask: Tensor | None, shift: int) -> tuple[Tensor, Tensor | None]:
+    """Labels and mask of the features [:, :-shift], each paired with the label ``shift`` later.
+
+    A pair counts where the mask holds for both of its tokens.
+
+    Raises:
+        ValueError: the labels are not (B, T) with T > shift.
+    """
+    if labels.ndim != 2 or labels.shape[1] <= shift:
+        raise ValueError(
+            f"Expected labels of shape (B, T) with T > {shift} for shift={shift} but got "
+            f"{tuple(labels.shape)}. Pass shift=0 for one label per sequence."
+        )
+    if mask is not None:
+        mask = mask[:, :-shift] & mask[:, shift:]
+    return labels[:, shift:], mask
+
+
+def real_tokens(feats: Tensor, mask: Tensor | None, shift: int) -> Tensor:
+    """The features (M, D) of the tokens that count, from (B, T, D); (N, D) is returned unchanged.
+
+    Args:
+        feats: features.
+        mask: (B, T) bool; a mask of another shape is ignored.
+        shift: see `next_tokens`.
+    """
+    if feats.ndim < 3:
+        return feats
+    fits = mask is not None and mask.shape == feats.shape[:2]
+    kept = mask if fits and mask is not None else feats.new_ones(feats.shape[:2]).bool()
+    if shift:
+        feats, kept = feats[:, :-shift], kept[:, :-shift] & kept[:, shift:]
+    return feats[kept.to(feats.device)].flatten(0, -2)

@@ -115,7 +115,7 @@ def second_look(
         warnings.warn(CANNOT_REPEAT, RuntimeWarning, stacklevel=user_level())
         return
     for batches in passes:
-        batches.again(lambda batch: _revisit(waiting, batch))
+        batches.again(lambda batch: revisit(waiting, batch))
     group.reduce(waiting.values())
 
 
@@ -134,9 +134,11 @@ def _update(accumulators: Mapping[str, Accumulator], batch: Batch) -> None:
             accumulators[name].update(feats, batch.labels, mask=batch.mask)
 
 
-def _revisit(accumulators: Mapping[str, Accumulator], batch: Batch) -> None:
+def revisit(accumulators: Mapping[str, Accumulator], batch: Batch) -> None:
+    """Show a batch again to those accumulators that have its layers."""
     for name, accumulator in accumulators.items():
-        if batch.labels is None:
-            accumulator.revisit_ood(batch.feats[name])
-        else:
-            accumulator.revisit(batch.feats[name], batch.labels, mask=batch.mask)
+        feats = batch.feats.get(name)
+        if feats is not None and batch.labels is None:
+            accumulator.revisit_ood(feats)
+        elif feats is not None and batch.labels is not None:
+            accumulator.revisit(feats, batch.labels, mask=batch.mask)

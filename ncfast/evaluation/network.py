@@ -18,9 +18,8 @@ from ncfast.evaluation.looks import Kept, Memory, can_reread, first_look, second
 from ncfast.evaluation.result import Evaluation
 from ncfast.features.capture import FeatureCapture, PoolSpec
 from ncfast.features.extractor import FeatureExtractor
-from ncfast.features.layers import INPUT, Layer, resolve_layers
+from ncfast.features.layers import INPUT, Layer
 from ncfast.features.model import model_device, uncompiled
-from ncfast.features.pooling import PRESETS, MaskedPool, batch_first
 from ncfast.metrics.needs import as_bytes
 
 
@@ -96,8 +95,7 @@ def evaluate(
     processes = Group(group)
     network, layers, pool = _inner(model, layers, pool)
     classes = rows_of_last_linear(network) if num_classes is None else num_classes
-    pools, masked = _without_padding(network, resolve_layers(network, layers), pool)
-    capture, readers = FeatureCapture(network, layers, pools), Readers(network, classes)
+    capture, readers = FeatureCapture(network, layers, pool), Readers(network, classes)
     try:
         accumulators, missing = accumulators_of(
             {name: classifier_of_input(network, name, classes) for name in capture.names},
@@ -110,7 +108,6 @@ def evaluate(
             network,
             capture,
             readers,
-            pools=masked,
             num_classes=classes,
             device=model_device(network) if device is None else torch.device(device),
             ignore_index=ignore_index,
@@ -159,21 +156,3 @@ def _inner(
             layers, pool = network._chosen
         network = uncompiled(network.module)
     return network, layers, pool
-
-
-def _without_padding(
-    network: nn.Module, names: Sequence[str], pool: PoolSpec | Mapping[str, PoolSpec]
-) -> tuple[dict[str, PoolSpec], list[MaskedPool]]:
-    """The pooling of each layer; "last" and "gap" become functions that are given the mask."""
-    pools: dict[str, PoolSpec] = {name: pool for name in names if not isinstance(pool, Mapping)}
-    pools |= pool if isinstance(pool, Mapping) else {}
-    masked: list[MaskedPool] = []
-    for name in names:
-        how = pools.get(name)
-        if not isinstance(how, str) or how not in ("last", "gap"):
-            continue
-        layer = network.get_submodule(name.removesuffix(INPUT))
-        if batch_first(PRESETS[how], layer) is PRESETS[how]:  # else the layer's axes are (T, N, D)
-            masked.append(MaskedPool(how))
-            pools[name] = masked[-1]
-    return pools, masked

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ncfast.experiments import run_dir
 from ncfast.experiments.stored import read_numbers
-from ncfast.experiments.sweep_file import SWEEP, load_sweep
+from ncfast.experiments.sweep_file import runs_of
 from ncfast.tracking.analytics import Interval, mean_interval
 from ncfast.tracking.analytics.events import MIN_RISE, first_lasting, series
 
@@ -140,11 +140,9 @@ def read_arm(name: str, sweep: Path) -> Arm:
     Raises:
         RunDirectoryError: there is no run, a file is damaged, or two runs have one seed.
     """
-    several = os.path.lexists(sweep / SWEEP)
-    runs = [sweep / one for one in load_sweep(sweep)["replicas"]] if several else [sweep]
     logs: dict[int, Records] = {}
     settings: dict[str, Any] = {}
-    for run in runs:
+    for run in runs_of(sweep):
         settings = run_dir.load_config(run)["settings"]
         seed = int(settings["seed"])
         if seed in logs:

@@ -15,8 +15,7 @@ from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.sweep_config import SweepConfig
 from ncfast.experiments.trainer import load_splits, pick_device
 from ncfast.experiments.training.checkpoint import saved_step, start_of
-from ncfast.experiments.training.group import Group
-from ncfast.experiments.training.interrupt import InterruptFlag
+from ncfast.experiments.training.group import Group, InterruptFlag
 from ncfast.experiments.training.memory import group_size, split_evenly
 
 

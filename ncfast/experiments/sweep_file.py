@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -90,6 +91,17 @@ def load_sweep(out: Path) -> dict[str, Any]:
     if not isinstance(names, list) or not names or not all(map(_is_name, names)):
         raise bad_entry(path, "'replicas'", "a list of names of folders beside the file", names)
     return {**content, "settings": {**content["settings"], **_settings(settings)}}
+
+
+def runs_of(directory: Path) -> list[Path]:
+    """The replicas of a sweep, started or not; any other directory stands for itself.
+
+    Raises:
+        RunDirectoryError: see `load_sweep`.
+    """
+    if not os.path.lexists(directory / SWEEP):
+        return [directory]
+    return [directory / name for name in load_sweep(directory)["replicas"]]
 
 
 def load_settings(out: Path) -> SweepConfig:

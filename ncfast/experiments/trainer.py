@@ -10,8 +10,7 @@ from ncfast.experiments import run_dir
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.data import ImageSet, load
 from ncfast.experiments.training import checkpoint
-from ncfast.experiments.training.group import Group
-from ncfast.experiments.training.interrupt import InterruptFlag
+from ncfast.experiments.training.group import Group, InterruptFlag
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from ncfast.features.pooling import (
     as_pool,
     batch_first,
     is_preset,
-    masked_pool,
     tensor_of,
 )
 
@@ -58,10 +57,14 @@ class FeatureCapture:
         modules = dict(model.named_modules())
         layer = {name: modules[name.removesuffix(INPUT)] for name in self.names}
         pools = _pools(self.names, pool)
-        self._pools = {name: batch_first(pools[name], layer[name]) for name in self.names}
-        self._masked: dict[str, MaskedPool] = {}
-        for name, how in ((n, h) for n, p in pools.items() for h in _TOKENS if p is PRESETS[h]):
-            self._masked[name], self._pools[name] = masked_pool(how, layer[name])
+        self._masked = {
+            name: MaskedPool(how)
+            for name, chosen in pools.items()
+            for how in _TOKENS
+            if chosen is PRESETS[how]
+        }
+        leave_out: dict[str, Pool] = {**pools, **self._masked}
+        self._pools = {name: batch_first(leave_out[name], layer[name]) for name in self.names}
         self._padding = Padding(model) if self._masked else None
         self.unknown_padding: set[str] = set()
         self._hooks = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,23 @@ class Portable:
         # a copy holds a function of the standard library that accepts anything and returns None
         return getattr, (contextlib.nullcontext(), "__exit__")
 
+    _state: ClassVar[tuple[str, ...]]  # the attributes that belong to one forward pass
+
+    def clear(self) -> None:
+        """Forget the forward pass."""
+        raise NotImplementedError
+
+    def set_aside(self) -> dict[str, Any]:
+        """Forget the forward pass and return it, for `put_back`."""
+        kept = {name: getattr(self, name) for name in self._state}
+        self.clear()
+        return kept
+
+    def put_back(self, kept: dict[str, Any]) -> None:
+        """Undo `set_aside`."""
+        for name, value in kept.items():
+            setattr(self, name, value)
+
 
 class Hook(Portable):
     """Keeps the output (or the input) of a layer since the last `take`, while ``enabled``.
@@ -59,6 +76,8 @@ class Hook(Portable):
         max_calls: a warning reports more calls than this.
         rank: the rank of the value; -1 if the layer has not run.
     """
+
+    _state = ("value", "version", "calls", "rank", "compiled", "lower_value")
 
     def __init__(self, module: nn.Module, from_input: bool, keep_all: bool) -> None:
         self.enabled = True
@@ -111,18 +130,6 @@ class Hook(Portable):
         if version >= 0 and self._version(value) != version:
             raise ValueError(_CHANGED)
         return value
-
-    def set_aside(self) -> dict[str, Any]:
-        """Forget the value and return it with its state, for `put_back`."""
-        names = ("value", "version", "calls", "rank", "compiled", "lower_value")
-        kept = {name: getattr(self, name) for name in names}
-        self.clear()
-        return kept
-
-    def put_back(self, kept: dict[str, Any]) -> None:
-        """Undo `set_aside`."""
-        for name, value in kept.items():
-            setattr(self, name, value)
 
     def calls_to_report(self) -> int:
         """The number of calls if it is above 1 and was not reported before; else 0."""
@@ -199,6 +206,8 @@ class Padding(Portable):
             may be padded.
     """
 
+    _state = ("mask", "tokens", "_rank")
+
     def __init__(self, model: nn.Module) -> None:
         self.enabled = True
         names = _parameters(model.forward)
@@ -215,25 +224,17 @@ class Padding(Portable):
         rank = 2 * module.training + torch.is_grad_enabled()
         if not self.enabled or rank < self._rank:
             return
+        given = list(args)
+        if len(given) == 1 and isinstance(given[0], Mapping):  # the model takes a batch as it is
+            kwargs = {**given.pop(), **kwargs}
         mask = kwargs.get(MASK)
-        if mask is None and 0 <= self._position < len(args):
-            mask = args[self._position]
+        if mask is None and 0 <= self._position < len(given):
+            mask = given[self._position]
         fits = isinstance(mask, Tensor) and mask.ndim == 2
         self.mask = mask.detach() > 0 if fits and isinstance(mask, Tensor) else None
-        first = next(iter((*args, *kwargs.values())), None)
+        first = next(iter((*given, *kwargs.values())), None)
         self.tokens = isinstance(first, Tensor) and not first.is_floating_point()
         self._rank = rank
-
-    def set_aside(self) -> dict[str, Any]:
-        """Forget the mask and return it, for `put_back`."""
-        kept = {"mask": self.mask, "tokens": self.tokens, "_rank": self._rank}
-        self.clear()
-        return kept
-
-    def put_back(self, kept: dict[str, Any]) -> None:
-        """Undo `set_aside`."""
-        for name, value in kept.items():
-            setattr(self, name, value)
 
 
 def _parameters(forward: Callable[..., Any]) -> list[str]:

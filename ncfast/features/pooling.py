@@ -116,7 +116,8 @@ def batch_first(pool: Pool, layer: nn.Module) -> Pool:
     That is the default of torch's layers. The layer's settings decide, not the shape of the output,
     in which T and N may be equal.
     """
-    if pool not in PRESETS.values() or not _sequence_first(layer):
+    preset = pool in PRESETS.values() or isinstance(pool, MaskedPool)
+    if not preset or not _sequence_first(layer):
         return pool
 
     def transposed(output: Any) -> Tensor:
@@ -185,16 +186,3 @@ class MaskedPool:
         position = torch.arange(mask.shape[1], device=mask.device)
         last = torch.where(mask, position, 0).amax(1)
         return tensor[torch.arange(len(tensor), device=tensor.device), last]
-
-
-def masked_pool(how: str, layer: nn.Module) -> tuple[MaskedPool, Pool]:
-    """A `MaskedPool`, and the pooling of the outputs of a layer, which may be (T, B, D)."""
-    masked = MaskedPool(how)
-    if batch_first(PRESETS[how], layer) is PRESETS[how]:
-        return masked, masked
-
-    def transposed(output: Any) -> Tensor:
-        tensor = tensor_of(output)
-        return masked(tensor.transpose(0, 1) if tensor.ndim == 3 else tensor)
-
-    return masked, transposed

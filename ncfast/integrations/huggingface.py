@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from ncfast._optional import need
 from ncfast.features.batches import MASK
 from ncfast.features.model import evaluation_mode, model_device
-from ncfast.integrations.batches import mask_of, next_tokens
-from ncfast.integrations.callback import Measuring, harmless
+from ncfast.integrations.callback import Measuring, harmless, mask_of, next_tokens
 from ncfast.integrations.split import Split
 
 need("transformers", "ncfast.integrations.huggingface")

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ncfast._optional import need
 from ncfast.features.batches import as_labels, inputs_and_labels
-from ncfast.integrations.batches import Logits, mask_of, next_tokens
-from ncfast.integrations.callback import Measuring, harmless
+from ncfast.integrations.callback import Logits, Measuring, harmless, mask_of, next_tokens
 from ncfast.integrations.split import Split
 
 need("lightning", "ncfast.integrations.lightning")

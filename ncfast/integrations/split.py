@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ncfast._validate import with_float64
 from ncfast.accumulator import Accumulator
-from ncfast.evaluation.looks import Batch, Kept, Memory
+from ncfast.evaluation.looks import Batch, Kept, Memory, revisit
 from ncfast.evaluation.samplers import OwnRows
 from ncfast.features.classifier import classifier_of
 from ncfast.metrics.catalogue import CATALOGUE
@@ -163,7 +163,7 @@ class Split:
             for accumulator in waiting.values():
                 if accumulator._flags.rows:
                     accumulator._looking("end")  # also on a rank without rows
-            self._kept.again(lambda batch: _revisit(waiting, batch))
+            self._kept.again(lambda batch: revisit(waiting, batch))
         self._looked = True
 
     def _update(self, layer: str, feats: Tensor, labels: Any, mask: Tensor | None) -> None:
@@ -217,12 +217,6 @@ class Split:
 
 def _nothing(visit: Callable[[Batch], None]) -> None:
     """A pass over batches that another framework makes, and that cannot be repeated."""
-
-
-def _revisit(accumulators: dict[str, Accumulator], batch: Batch) -> None:
-    for layer, feats in batch.feats.items():
-        if layer in accumulators and batch.labels is not None:
-            accumulators[layer].revisit(feats, batch.labels, mask=batch.mask)
 
 
 def _are_scores(logits: Any, labels: Any, rows: int, num_classes: int) -> bool:

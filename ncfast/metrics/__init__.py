@@ -5,13 +5,23 @@ from ncfast.metrics.bounds import (
     realised_gap,
     superfluous_information_bound,
 )
-from ncfast.metrics.calls import cdnv, collapse_metrics, nc1, nc2, nc3, nc4, nc5, rnc1
+from ncfast.metrics.calls import (
+    Spectra,
+    cdnv,
+    collapse_metrics,
+    nc1,
+    nc2,
+    nc3,
+    nc4,
+    nc5,
+    rnc1,
+    spectra,
+)
 from ncfast.metrics.catalogue import Description, describe
 from ncfast.metrics.joint_moments import RegressionMoments, regression_moments
 from ncfast.metrics.margins import class_margins, margin_histograms
 from ncfast.metrics.regression import regression_metrics
 from ncfast.metrics.self_supervised import alignment, uniformity
-from ncfast.metrics.spectra import Spectra, spectra
 from ncfast.metrics.weights import balancedness, spectral_norm_product, weight_norm
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from ncfast.moments import ClassMoments
 from ncfast.ops.few_classes import traces, traces_of
 from ncfast.ops.grouping import LabelPlan, Labels
 from ncfast.ops.scalars import as_tensor
+from ncfast.ops.spectra import eigenvalues
 from ncfast.ops.summary import Traces
 
 
@@ -181,27 +182,17 @@ def _one(
     variant: str,
     feats: Features,
     labels: Labels | None,
-    *,
-    weight: Array | None = None,
-    bias: Array | None = None,
-    ood_feats: Array | None = None,
     num_classes: int | None,
     backend: str,
+    **more: Array | None,
 ) -> Tensor:
+    """A metric of a family; ``more`` are the other arguments of `as_inputs`."""
     metric_id = f"{family}.{variant}"
     metric = CATALOGUE.get(metric_id)
     if metric is None:
         known = [id_.split(".")[1] for id_ in CATALOGUE if id_.startswith(f"{family}.")]
         raise ValueError(f"Expected argument `variant` to be one of {known} but got {variant!r}.")
-    inputs = as_inputs(
-        feats,
-        labels,
-        weight=weight,
-        bias=bias,
-        ood_feats=ood_feats,
-        num_classes=num_classes,
-        backend=backend,
-    )
+    inputs = as_inputs(feats, labels, num_classes=num_classes, backend=backend, **more)
     _check_given(metric_id, inputs)
     return evaluate({metric_id: metric}, inputs)[metric_id]
 
@@ -246,7 +237,7 @@ def nc1(
         with torch.no_grad():
             moments = as_moments(feats, labels, num_classes, backend)
             return variability.quotient_by_class(MetricInputs(moments, backend=backend))
-    return _one("nc1", variant, feats, labels, num_classes=num_classes, backend=backend)
+    return _one("nc1", variant, feats, labels, num_classes, backend)
 
 
 def cdnv(
@@ -333,9 +324,7 @@ def nc2(
         >>> round(ncfast.nc2(torch.eye(3), torch.arange(3), variant="etf_error").item(), 6)
         0.0
     """
-    return _one(
-        "nc2", variant, feats, labels, weight=weight, num_classes=num_classes, backend=backend
-    )
+    return _one("nc2", variant, feats, labels, num_classes, backend, weight=weight)
 
 
 def nc3(
@@ -375,16 +364,7 @@ def nc3(
         >>> round(ncfast.nc3(torch.eye(3), torch.arange(3), weight, variant="cosine").item(), 6)
         1.0
     """
-    return _one(
-        "nc3",
-        variant,
-        feats,
-        labels,
-        weight=weight,
-        bias=bias,
-        num_classes=num_classes,
-        backend=backend,
-    )
+    return _one("nc3", variant, feats, labels, num_classes, backend, weight=weight, bias=bias)
 
 
 def nc4(
@@ -431,16 +411,7 @@ def nc4(
             )
             _check_given("nc4.agreement_class", inputs)
             return decision.by_class(inputs, decision.agreements(inputs))
-    return _one(
-        "nc4",
-        variant,
-        feats,
-        labels,
-        weight=weight,
-        bias=bias,
-        num_classes=num_classes,
-        backend=backend,
-    )
+    return _one("nc4", variant, feats, labels, num_classes, backend, weight=weight, bias=bias)
 
 
 def nc5(
@@ -476,12 +447,47 @@ def nc5(
         >>> ncfast.nc5(feats, labels, torch.tensor([[0.0, 3.0]])).item()
         0.0
     """
-    return _one(
-        "nc5",
-        variant,
-        feats,
-        labels,
-        ood_feats=ood_feats,
-        num_classes=num_classes,
-        backend=backend,
-    )
+    return _one("nc5", variant, feats, labels, num_classes, backend, ood_feats=ood_feats)
+
+
+class Spectra(NamedTuple):
+    """Eigenvalues, largest first."""
+
+    within: Tensor  # (D,) of Sigma_W
+    between: Tensor  # (min(K, D),) of Sigma_B, classes counting the same; the others are zero
+
+
+@torch.no_grad()
+def spectra(
+    feats: Array,
+    labels: Labels | None = None,
+    *,
+    num_classes: int | None = None,
+    backend: str = "auto",
+) -> Spectra:
+    """Eigenvalues of Sigma_W = E[(g - mu_c)(g - mu_c)^T] and of Sigma_B, largest first.
+
+    Args:
+        feats: (N, D) features in any floating dtype; not `ClassMoments`, which hold no covariance.
+        labels: (N,) integer class indices, or their `plan`.
+        num_classes: K; None reads it off the labels, which synchronises with an accelerator.
+        backend: see `class_moments`.
+
+    Returns:
+        Spectra(within (D,), between (min(K, D),)), float64. Tr(Sigma_W) is the sum of the first.
+        Detached from the graph.
+
+    Raises:
+        ValueError, TypeError: see `class_moments`.
+
+    Example:
+        >>> import torch, ncfast
+        >>> feats = torch.tensor([[1.0, 0.0], [1.0, 2.0], [-1.0, 0.0], [-1.0, 2.0]])
+        >>> found = ncfast.spectra(feats, torch.tensor([0, 0, 1, 1]))
+        >>> [round(v, 9) for v in found.within.tolist() + found.between.tolist()]
+        [1.0, 0.0, 1.0, 0.0]
+    """
+    check_not_moments(feats, "spectra")
+    inputs = as_inputs(feats, labels, num_classes=num_classes, backend=backend)
+    within = eigenvalues(inputs.scatter)
+    return Spectra(within, inputs.axes.values.square() / inputs.number)

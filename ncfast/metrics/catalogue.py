@@ -244,11 +244,11 @@ class Description:
     source: str
     range: str
     direction: str
-    variants: tuple[str, ...]
-    tier: str
-    needs: tuple[str, ...]
-    synchronizes: bool
-    call: str
+    variants: tuple[str, ...] = ()
+    tier: str = ""
+    needs: tuple[str, ...] = ()
+    synchronizes: bool = False
+    call: str = ""
 
     @property
     def stalls(self) -> bool:
@@ -270,27 +270,15 @@ def describe(id_: str) -> Description:
         >>> ncfast.describe("nc1.quotient").direction
         '0: collapsed'
     """
-    if id_ in CATALOGUE:
-        m = CATALOGUE[id_]
-        return Description(
-            id_,
-            m.formula,
-            m.source,
-            m.range,
-            m.direction,
-            m.variants,
-            m.tier,
-            m.arguments,
-            m.synchronizes,
-            "ncfast.collapse_metrics",
-        )
-    if id_ in STANDALONE:
-        s = STANDALONE[id_]
-        return Description(
-            id_, s.formula, s.source, s.range, s.direction, (), "", (), False, s.call
-        )
-    known = ", ".join([*CATALOGUE, *STANDALONE])
-    raise ValueError(f"Expected the id of a metric but got {id_!r}. Known ids: {known}.")
+    entry = CATALOGUE.get(id_) or STANDALONE.get(id_)
+    if entry is None:
+        known = ", ".join([*CATALOGUE, *STANDALONE])
+        raise ValueError(f"Expected the id of a metric but got {id_!r}. Known ids: {known}.")
+    defined = (id_, entry.formula, entry.source, entry.range, entry.direction)
+    if isinstance(entry, Standalone):
+        return Description(*defined, call=entry.call)
+    of_call = (entry.synchronizes, "ncfast.collapse_metrics")
+    return Description(*defined, entry.variants, entry.tier, entry.arguments, *of_call)
 
 
 CONVENTIONS = {
@@ -305,9 +293,4 @@ CONVENTIONS = {
 def definition_of(id_: str) -> dict[str, str]:
     """Formula, source, range and direction of a metric, as a header stores them."""
     entry = CATALOGUE[id_] if id_ in CATALOGUE else STANDALONE[id_]
-    return {
-        "formula": entry.formula,
-        "source": entry.source,
-        "range": entry.range,
-        "direction": entry.direction,
-    }
+    return {name: getattr(entry, name) for name in ("formula", "source", "range", "direction")}

@@ -8,6 +8,8 @@ size D x D appears. For K > D the directions are D, and their variances come fro
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -74,47 +76,39 @@ def variability_collapse_index(inputs: MetricInputs) -> Tensor:
 
 _COLLAPSED = "0: collapsed"
 
+_of_scatter = partial(
+    Metric, tier="full", needs=frozenset({"moments", "scatter"}), synchronizes=True
+)
+
 METRICS = {
-    "nc1.pinv": Metric(
+    "nc1.pinv": _of_scatter(
         pseudo_inverse_ratio,
         "Tr(Sigma_W pinv(Sigma_B)) / P, Sigma_B by class",
         "Papyan, Han & Donoho 2020",
         "[0, inf)",
         _COLLAPSED,
-        tier="full",
-        needs=frozenset({"moments", "scatter"}),
-        synchronizes=True,
     ),
-    "nc1.svd": Metric(
+    "nc1.svd": _of_scatter(
         truncated_ratio,
         "Tr(Sigma_W Q L^-1 Q^T) / P, Q and L the top min(P - 1, D) eigenpairs of Sigma_B by class",
         "Han, Papyan & Donoho 2022",
         "[0, inf]",
         _COLLAPSED,
-        tier="full",
-        needs=frozenset({"moments", "scatter"}),
-        synchronizes=True,
     ),
-    "nc1.bounded": Metric(
+    "nc1.bounded": _of_scatter(
         bounded_ratio,
         "1 - Tr(pinv(Sigma_W + Sigma_B) Sigma_B) / min(D, P - 1), Sigma_B by class",
         "the class-weighted sibling of nc1.vci",
         "[0, 1]",
         _COLLAPSED,
-        tier="full",
-        needs=frozenset({"moments", "scatter"}),
         uses=frozenset({"scatter"}),
-        synchronizes=True,
     ),
-    "nc1.vci": Metric(
+    "nc1.vci": _of_scatter(
         variability_collapse_index,
         "1 - Tr(pinv(Sigma_T) Sigma_B) / rank(Sigma_B), Sigma_B by sample",
         "Xu & Liu 2023 (variability collapse index)",
         "[0, 1]",
         _COLLAPSED,
-        tier="full",
-        needs=frozenset({"moments", "scatter"}),
         uses=frozenset({"scatter"}),
-        synchronizes=True,
     ),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -60,47 +62,45 @@ _CORRELATION = "Spearman's rank correlation over classes of n_c with"
 _PAIRS = "over pairs of classes with n_c < N / P"
 _W = frozenset({"moments", "classifier"})
 
+# not beside the cheap ones: these metrics are NaN wherever classes have equal sizes
+_full = partial(Metric, tier="full")
+
 METRICS = {
-    "imbalance.minority_cosine_weight": Metric(
+    "imbalance.minority_cosine_weight": _full(
         lambda inputs: _minority_cosine(inputs, inputs.rows_present),
         f"mean of cos(w_c, w_k) {_PAIRS}",
         _FANG,
         "[-1, 1]",
         "1: minority classes share a row; -1 / (K - 1): simplex ETF",
-        tier="full",  # beside the cheap ones it would be NaN wherever classes have equal sizes
         needs=_W,
     ),
-    "imbalance.minority_cosine_means": Metric(
+    "imbalance.minority_cosine_means": _full(
         lambda inputs: _minority_cosine(inputs, inputs.centred),
         f"mean of cos(mu_c - m, mu_k - m) {_PAIRS}",
         _FANG,
         "[-1, 1]",
         "1: minority classes share a mean; -1 / (P - 1): simplex ETF",
-        tier="full",  # beside the cheap ones it would be NaN wherever classes have equal sizes
     ),
-    "imbalance.norm_correlation_weight": Metric(
+    "imbalance.norm_correlation_weight": _full(
         lambda inputs: _size_correlation(inputs, _norms_of_rows(inputs)),
         f"{_CORRELATION} norm(w_c)",
         _SPEARMAN,
         "[-1, 1]",
         "1: larger classes have longer rows",
-        tier="full",  # beside the cheap ones it would be NaN wherever classes have equal sizes
         needs=_W,
     ),
-    "imbalance.norm_correlation_means": Metric(
+    "imbalance.norm_correlation_means": _full(
         lambda inputs: _size_correlation(inputs, inputs.norms),
         f"{_CORRELATION} norm(mu_c - m)",
         _SPEARMAN,
         "[-1, 1]",
         "1: larger classes have means farther out",
-        tier="full",  # beside the cheap ones it would be NaN wherever classes have equal sizes
     ),
-    "imbalance.nc1_correlation": Metric(
+    "imbalance.nc1_correlation": _full(
         lambda inputs: _size_correlation(inputs, inputs.moments.class_variances),
         f"{_CORRELATION} V_c",
         _SPEARMAN,
         "[-1, 1]",
         "-1: larger classes have collapsed further",
-        tier="full",  # beside the cheap ones it would be NaN wherever classes have equal sizes
     ),
 }

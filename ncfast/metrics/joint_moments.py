@@ -172,11 +172,7 @@ class RegressionMoments:
             RuntimeError: torch.distributed is not initialised, or a rank is missing.
             ValueError: D or n differ between ranks; every rank raises it.
         """
-        if not dist.is_available() or not dist.is_initialized():
-            raise RuntimeError(
-                f"Expected torch.distributed to be initialised before {_CALL}. "
-                "Call torch.distributed.init_process_group first; a single process needs no reduce."
-            )
+        _ranks.check_initialised(_CALL)
         own = torch.cat([getattr(self, name).flatten().to(torch.float64) for name in _TENSORS])
         shapes = f"(D, n) = ({self.dim}, {self.targets})"
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -119,27 +120,26 @@ _MEANS = "P - 1: simplex ETF"
 _ENTROPY = "exp(-sum_r p_r log p_r), p_r = sigma_r / sum sigma, of"
 _SCATTER = frozenset({"moments", "scatter"})
 
+_of_scatter = partial(
+    Metric, tier="full", needs=_SCATTER, uses=frozenset({"scatter"}), synchronizes=True
+)
+
+_of_means = partial(Metric, tier="full", uses=frozenset({"centred_spectrum"}), synchronizes=True)
+
 METRICS = {
-    "rank.effective": Metric(
+    "rank.effective": _of_scatter(
         _effective,
         f"{_ENTROPY} the (N, D) features, uncentred",
         _RANKME,
         "[1, min(N, D)]",
         _DIRECTION,
-        tier="full",
-        needs=_SCATTER,
-        uses=frozenset({"scatter"}),
-        synchronizes=True,
     ),
-    "rank.effective_means": Metric(
+    "rank.effective_means": _of_means(
         _effective_means,
         f"{_ENTROPY} the centred means",
         _RANKME,
         "[1, min(P - 1, D)]",
         _MEANS,
-        tier="full",
-        synchronizes=True,
-        uses=frozenset({"centred_spectrum"}),
     ),
     "rank.participation": Metric(
         _participation,
@@ -160,59 +160,40 @@ METRICS = {
         tier="standard",
         uses=frozenset({"products"}),
     ),
-    "rank.rankme": Metric(
+    "rank.rankme": _of_scatter(
         _rankme,
         f"exp(-sum_r p_r log p_r), p_r = sigma_r / sum sigma + {_FLOOR}, r up to min(N, D), of the "
         "(N, D) features, uncentred",
         "Garrido et al. 2023 (RankMe), arXiv 2210.02885",
         "[1, min(N, D)]",
         _DIRECTION,
-        tier="full",
-        needs=_SCATTER,
-        uses=frozenset({"scatter"}),
-        synchronizes=True,
     ),
-    "rank.alpha_req": Metric(
+    "rank.alpha_req": _of_scatter(
         _alpha,
         "alpha of the least-squares line log lambda_r = b - alpha log r, lambda_r > 0 of Sigma_T",
         _ALPHA,
         "[0, inf)",
         "near 1: said to generalise best; larger: few directions",
-        tier="full",
-        needs=_SCATTER,
-        uses=frozenset({"scatter"}),
-        synchronizes=True,
     ),
-    "rank.alpha_req_error": Metric(
+    "rank.alpha_req_error": _of_scatter(
         _alpha_error,
         "root mean square of the residuals of the line of rank.alpha_req, in log lambda",
         _ALPHA,
         "[0, inf)",
         "0: a power law",
-        tier="full",
-        needs=_SCATTER,
-        uses=frozenset({"scatter"}),
-        synchronizes=True,
     ),
-    "rank.stable": Metric(
+    "rank.stable": _of_scatter(
         _stable,
         "norm_F(X)^2 / sigma_max(X)^2 of the (N, D) features, uncentred",
         _STABLE,
         "[1, min(N, D)]",
         _DIRECTION,
-        tier="full",
-        needs=_SCATTER,
-        uses=frozenset({"scatter"}),
-        synchronizes=True,
     ),
-    "rank.stable_means": Metric(
+    "rank.stable_means": _of_means(
         _stable_means,
         "norm_F(M)^2 / sigma_max(M)^2 of the centred means",
         _STABLE,
         "[1, min(P - 1, D)]",
         _MEANS,
-        tier="full",
-        synchronizes=True,
-        uses=frozenset({"centred_spectrum"}),
     ),
 }

@@ -24,7 +24,7 @@ from ncfast.experiments.models import (
     zero_last_layer,
 )
 from ncfast.experiments.training.batches import BatchOrder
-from ncfast.experiments.training.losses import LOSSES
+from ncfast.experiments.training.engine import LOSSES
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -20,7 +20,7 @@ from ncfast.experiments.sweep import sweep
 from ncfast.experiments.sweep_config import SweepConfig
 from ncfast.experiments.trainer import train
 from ncfast.experiments.training import group as group_module
-from ncfast.experiments.training.interrupt import InterruptFlag
+from ncfast.experiments.training.group import InterruptFlag
 from ncfast.tracking.sinks import read_records
 
 

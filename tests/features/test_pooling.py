@@ -66,6 +66,26 @@ def test_padding_is_left_out(pool, mask, by_keyword):
         assert tracked(model, pool, run) == [value(model, pool, mask)] * 2
 
 
+@pytest.mark.parametrize("pool", ["last", "gap"])
+def test_the_mask_in_a_batch_that_is_the_only_argument(pool):
+    class TakesBatches(Encoder):
+        def forward(self, batch):
+            return super().forward(batch["input_ids"])
+
+    model, batch = TakesBatches(), {"input_ids": IDS, "attention_mask": RIGHT}
+
+    def run(tracker):
+        model(batch)
+        tracker.step(labels=LABELS)
+
+    options = {"layers": "inner", "pool": pool, "metrics": "rnc1", "num_classes": K}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert tracked(model, pool, run) == [value(model, pool, RIGHT)]
+        found = ncfast.evaluate(model, [(batch, LABELS)], **options)
+    assert found["rnc1.max"] == value(model, pool, RIGHT)
+
+
 def test_the_mask_is_that_of_the_pass_that_is_measured():
     model = Encoder()
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ncfast.integrations.batches import Logits, mask_of, next_tokens
+from ncfast.integrations.callback import Logits, mask_of, next_tokens
 
 
 @pytest.mark.parametrize("masked", [False, True])

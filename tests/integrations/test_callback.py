@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ncfast.integrations.batches import Logits
-from ncfast.integrations.callback import KeptOpen, Measuring, harmless
+from ncfast.integrations.callback import KeptOpen, Logits, Measuring, harmless
 
 
 class Sink:

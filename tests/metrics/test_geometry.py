@@ -10,7 +10,7 @@ from oracle import ORACLES, case
 from samples import classes, companions
 
 import ncfast
-from ncfast.metrics import _rules
+from ncfast.metrics import decision
 from ncfast.metrics.arguments import as_inputs
 from ncfast.ops import decisions, pairs
 
@@ -173,7 +173,7 @@ def test_pruned_and_float32_decisions_are_those_of_float64(monkeypatch, spread):
     def found(backend, wanted):
         inputs = as_inputs(feats, labels, weight=weight, bias=bias, num_classes=41, backend=backend)
         inputs.planned = frozenset({"pairs.cdnv", "margins"} if wanted else ())
-        return _rules.decisions(inputs, *inputs.samples)
+        return decision.decisions(inputs, *inputs.samples)
 
     exact = found("reference", False)
     pruned = found("auto", True)

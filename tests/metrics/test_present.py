@@ -5,7 +5,7 @@ import torch
 from samples import classes, companions
 
 import ncfast
-from ncfast.metrics import present
+from ncfast.metrics import metric
 from ncfast.metrics.inputs import MetricInputs
 
 
@@ -19,7 +19,7 @@ def many(seed=0, number=300):
 
 def whole_and_few(monkeypatch, call):
     few = call()
-    monkeypatch.setattr(present, "_MANY", 10**9)
+    monkeypatch.setattr(metric, "_MANY", 10**9)
     return call(), few
 
 
@@ -48,7 +48,7 @@ def test_many_states_keep_the_classes_of_any_of_them(monkeypatch):
 def test_rows_are_left_out_where_that_saves_work(number, found):
     moments = ncfast.ClassMoments.empty(number, 3)
     moments.counts[: found or 250] = 1
-    few = present.of_present(MetricInputs(moments))
+    few = metric.of_present(MetricInputs(moments))
     assert (few and few.moments.num_classes) == found
 
 

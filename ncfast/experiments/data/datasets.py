@@ -1,11 +1,14 @@
-"""Loads a dataset by its name."""
+"""Loads a dataset by its name; makes those that need no file."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from ncfast.experiments.data import cifar, idx, small, text
+import torch
+from torch import Tensor
+
+from ncfast.experiments.data import cifar, idx, text
 from ncfast.experiments.data.images import ImageSet
 from ncfast.experiments.data.sources import Source, fetch
 
@@ -91,9 +94,9 @@ def load(
     if name not in DATASETS:
         raise ValueError(f"Expected `dataset` to be one of {DATASETS} but got {name!r}.")
     if name == "digits":
-        train, test = small.load_digits()
+        train, test = load_digits()
     elif name == "synthetic":
-        train, test = small.make_gaussians(train=train_size or 1000)
+        train, test = make_gaussians(train=train_size or 1000)
     else:
         train, test = _load_files(name, data_dir, train_size, download)
     return train.first(train_size), test
@@ -119,3 +122,61 @@ def _load_files(
     if name == "cifar10":
         return cifar.load_cifar10(folder, source, train_size)
     return idx.load_idx(folder / source.folder, source)
+
+
+# The images are sorted by writer. Training on every ninth image puts each writer in both splits.
+DIGITS_STRIDE = 9
+
+
+def load_digits() -> tuple[ImageSet, ImageSet]:
+    """The 1,797 digits of 8 x 8 pixels: every ninth (200) for training, 1,597 for testing.
+
+    Raises:
+        ModuleNotFoundError: scikit-learn is not installed.
+    """
+    from sklearn import datasets
+
+    bunch = datasets.load_digits()
+    images = torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1)
+    labels = torch.from_numpy(bunch.target).long()
+
+    def split(rows: Tensor) -> ImageSet:
+        # mean and standard deviation of all pixels
+        return ImageSet.of_images(
+            images[rows], labels[rows], _DIGITS, white=16.0, mean=[0.3053], std=[0.3760]
+        )
+
+    trains = torch.arange(len(labels)) % DIGITS_STRIDE == 0
+    return split(trains), split(~trains)
+
+
+def make_gaussians(
+    *,
+    num_classes: int = 10,
+    dim: int = 32,
+    train: int = 1000,
+    test: int = 1000,
+    spread: float = 1.0,
+    seed: int = 0,
+) -> tuple[ImageSet, ImageSet]:
+    """Gaussian classes around random means: x = mu_y + spread * noise, mu ~ N(0, I).
+
+    Args:
+        num_classes: K; labels are balanced.
+        dim: D.
+        train: number of training samples.
+        test: number of test samples.
+        spread: standard deviation within a class.
+        seed: seed of the generator; the global random stream is not used.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    means = torch.randn(num_classes, dim, generator=generator)
+    labels = torch.arange(train + test) % num_classes
+    noise = torch.randn(train + test, dim, generator=generator)
+    inputs = means[labels] + spread * noise
+    classes = tuple(str(index) for index in range(num_classes))
+    as_is = torch.zeros(()), torch.ones(())
+    return (
+        ImageSet(inputs[:train], labels[:train], classes, *as_is),
+        ImageSet(inputs[train:], labels[train:], classes, *as_is),
+    )

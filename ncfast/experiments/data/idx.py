@@ -13,9 +13,8 @@ from typing import BinaryIO, cast
 import torch
 from torch import Tensor
 
-from ncfast.experiments.data.errors import REMEDY_BROKEN, DataFileError, check_file
 from ncfast.experiments.data.images import ImageSet
-from ncfast.experiments.data.sources import Source
+from ncfast.experiments.data.sources import REMEDY_BROKEN, DataFileError, Source, check_file
 
 FILES = {
     True: ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),

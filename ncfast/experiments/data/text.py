@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ncfast.experiments.data.errors import DataFileError, check_file
 from ncfast.experiments.data.images import ImageSet
+from ncfast.experiments.data.sources import DataFileError, check_file
 
 PADDING, UNKNOWN = "<pad>", "<unknown>"
 MAX_LENGTH = 64

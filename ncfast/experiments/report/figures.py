@@ -16,10 +16,16 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
-from ncfast.experiments.report.runs import Run
-from ncfast.experiments.report.theme import EVENT_COLOURS, EVENT_DASHES, STYLE, TEST, TRAIN
+from ncfast.experiments.report.runs import Band, Run, RunGroup, alone, band
+from ncfast.experiments.report.theme import (
+    EVENT_COLOURS,
+    EVENT_DASHES,
+    QUIET,
+    STYLE,
+    TEST,
+    TRAIN,
+)
 from ncfast.experiments.report.tiles import FONT, Line, Tile, TileRow, alternative, tile_axes
-from ncfast.tracking.analytics.events import series
 
 
 @dataclass(frozen=True)
@@ -105,14 +111,7 @@ PANELS = (
 
 def overview(run: Run) -> Drawing:
     """All panels of one run that have a curve, with the events marked."""
-    panels = [panel for panel in PANELS if _lines(panel, run)]
-    with rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 2.1 * max(len(panels), 1)), layout="constrained")
-        axes = figure.subplots(max(len(panels), 1), 1, sharex=True, squeeze=False)[:, 0]
-        for axis, panel in zip(axes, panels, strict=False):
-            _draw(axis, panel, run, labelled=axis is axes[0])
-            axis.set_ylabel(panel.label)
-        axes[-1].set_xlabel("step")
+    panels = [panel for panel in PANELS if lines_of(panel, alone(run))]
     names = ", ".join(panel.label.replace("\n", " ") for panel in panels)
     happened = [name for name in EVENT_COLOURS if getattr(run.events, name) is not None]
     caption = f"Against the step: {names}."
@@ -120,25 +119,36 @@ def overview(run: Run) -> Drawing:
         caption += f" Vertical lines: {', '.join(happened)}."
     rows = [row for panel in panels for row in _rows(panel, run)]
     tiles = [_tile(panel, run) for panel in panels]
+    figure = _figure(panels, run, height=2.1)
     return Drawing("overview", run.title, caption, figure, _HEAD, rows, tiles)
 
 
 def single(panel: Panel, run: Run) -> Drawing:
     """One panel of one run, with the events marked, for a PNG file."""
-    with rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 3.2), layout="constrained")
-        axis = figure.subplots()
-        _draw(axis, panel, run, labelled=True)
-        axis.set_ylabel(panel.label)
-        axis.set_xlabel("step")
+    figure = _figure([panel], run, height=3.2)
     return Drawing(panel.name, panel.label, "", figure, _HEAD, _rows(panel, run))
 
 
+def _figure(panels: Sequence[Panel], run: Run, height: float) -> Figure:
+    """The panels of a run below each other, ``height`` inches each."""
+    number = max(len(panels), 1)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(7.2, height * number), layout="constrained")
+        axes = figure.subplots(number, 1, sharex=True, squeeze=False)[:, 0]
+        for axis, panel in zip(axes, panels, strict=False):
+            _draw(axis, panel, run, labelled=axis is axes[0])
+            axis.set_ylabel(panel.label)
+            if axis.get_legend_handles_labels()[0]:
+                axis.legend(loc="best", fontsize=8, ncols=2 if len(panel.curves) > 2 else 1)
+        axes[-1].set_xlabel("step")
+    return figure
+
+
 def _tile(panel: Panel, run: Run) -> TileRow:
-    lines = _lines(panel, run)
+    lines = lines_of(panel, alone(run))
     marks = events_of([run])
     with tile_axes(len(marks)) as axis:
-        _draw(axis, panel, run, labelled=True, tile=True)
+        _draw(axis, panel, run, labelled=True, size=FONT)
         axis.set_xlabel("step")
     return TileRow(
         panel.label.replace("\n", " "),
@@ -147,42 +157,66 @@ def _tile(panel: Panel, run: Run) -> TileRow:
     )
 
 
-def _lines(panel: Panel, run: Run) -> list[Line]:
-    found = []
-    for curve in panel.curves:
-        steps, values = series(run.records, curve.key)
-        if len(steps):
-            found.append(Line(curve.label, curve.colour, curve.dashed, steps, values))
-    return found
-
-
 def _rows(panel: Panel, run: Run) -> list[Sequence[Any]]:
+    return [row[:3] for row in rows_of(panel, alone(run))]
+
+
+def _draw(axis: Axes, panel: Panel, run: Run, *, labelled: bool, size: float = 8) -> None:
+    draw_curves(axis, panel, alone(run))
+    finish_axis(axis, panel, run.first_step, linear=run.first_step >= LATE)
+    mark_events(axis, [run], labelled=labelled, size=size)
+
+
+def lines_of(panel: Panel, group: RunGroup) -> list[Line]:
+    """The curves of a panel that a group of runs has."""
     return [
-        (curve.key, step, value)
-        for curve in panel.curves
-        for step, value in zip(*(v.tolist() for v in series(run.records, curve.key)), strict=True)
+        Line(c.label, c.colour, c.dashed, found.steps, found.mean, found.low, found.high)
+        for c in panel.curves
+        if (found := band(group, c.key)) is not None
     ]
 
 
-def _draw(axis: Axes, panel: Panel, run: Run, *, labelled: bool, tile: bool = False) -> None:
+def rows_of(panel: Panel, group: RunGroup) -> list[Sequence[Any]]:
+    """The data of a panel: key, step, mean, smallest and largest value over the seeds."""
+    return [
+        (c.key, *values)
+        for c in panel.curves
+        if (found := band(group, c.key)) is not None
+        for values in zip(
+            *(part.tolist() for part in (found.steps, found.mean, found.low, found.high)),
+            strict=True,
+        )
+    ]
+
+
+def draw_curves(axis: Axes, panel: Panel, group: RunGroup) -> None:
+    """Draw the curves of a panel, with bands over the seeds and bars of standard errors."""
     for curve in panel.curves:
-        steps, values = _thinned(run, curve.key)
-        if len(steps):
-            style = ":" if curve.dashed else "-"
-            marker = "o" if len(steps) < 3 else None  # a line of one point is invisible
-            axis.plot(
-                steps,
-                values,
-                style,
-                color=curve.colour,
-                label=curve.label,
-                marker=marker,
-                markersize=3,
-            )
-    finish_axis(axis, panel, run.first_step, linear=run.first_step >= LATE)
-    mark_events(axis, [run], labelled=labelled, size=FONT if tile else 8)
-    if not tile and axis.get_legend_handles_labels()[0]:
-        axis.legend(loc="best", fontsize=8, ncols=2 if len(panel.curves) > 2 else 1)
+        found = band(group, curve.key)
+        if found is None:
+            continue
+        index = thinned(found.steps)
+        steps, mean, low, high = (
+            part[index] for part in (found.steps, found.mean, found.low, found.high)
+        )
+        look: dict[str, Any] = {"color": curve.colour, "label": curve.label, "markersize": 2.5}
+        marker = "o" if len(found.steps) < 30 else ""
+        axis.plot(steps, mean, marker + (":" if curve.dashed else "-"), **look)
+        if len(group.runs) > 1:
+            axis.fill_between(steps, low, high, color=curve.colour, alpha=0.2, linewidth=0)
+        _error_bars(axis, group, curve, found)
+        if curve.key.startswith("test/bound.generalization"):
+            axis.axhline(1, color=QUIET, linewidth=0.8)  # a bound above this line is empty
+
+
+def _error_bars(axis: Axes, group: RunGroup, curve: Curve, found: Band) -> None:
+    """Draw the standard errors of an estimate, averaged over the seeds, if the log has them."""
+    name, _, noise = curve.key.partition("@")
+    errors = band(group, f"{name}_stderr@{noise}")
+    if errors is not None and len(errors.steps) == len(found.steps):
+        axis.errorbar(
+            found.steps, found.mean, yerr=errors.mean, fmt="none", color=curve.colour, capsize=2
+        )
 
 
 def finish_axis(axis: Axes, panel: Panel, first: int = 0, *, linear: bool = False) -> None:
@@ -287,13 +321,6 @@ def thinned(steps: NDArray[np.int64]) -> NDArray[np.intp]:
         return np.arange(len(steps))
     marks = np.geomspace(1, steps[-1] + 1, _MAX_POINTS) - 1
     return np.unique(np.searchsorted(steps, marks).clip(max=len(steps) - 1))
-
-
-def _thinned(run: Run, key: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The points of a series that are drawn."""
-    steps, values = series(run.records, key)
-    index = thinned(steps)
-    return steps[index], values[index]
 
 
 def to_png(figure: Figure) -> bytes:

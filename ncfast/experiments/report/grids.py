@@ -19,17 +19,18 @@ from ncfast.experiments.report.figures import (
     Drawing,
     Panel,
     both,
+    draw_curves,
     events_of,
     finish_axis,
+    lines_of,
     mark_events,
-    thinned,
+    rows_of,
 )
-from ncfast.experiments.report.runs import Band, Run, RunGroup, band
+from ncfast.experiments.report.runs import Run, RunGroup, band
 from ncfast.experiments.report.theme import (
     ERROR,
     ESTIMATE,
     PROJECTED,
-    QUIET,
     STYLE,
     TEST,
     TRACE,
@@ -39,7 +40,6 @@ from ncfast.experiments.report.tiles import (
     FONT,
     SMALL,
     WIDE,
-    Line,
     Tile,
     TileRow,
     alternative,
@@ -83,7 +83,8 @@ def draw(grid: Grid, run_groups: Sequence[RunGroup]) -> Drawing | None:
         axes = figure.subplots(len(panels), len(shown), sharex=True, sharey="row", squeeze=False)
         for row, panel in zip(axes, panels, strict=True):
             for axis, family in zip(row, shown, strict=True):
-                rows += _panel(axis, panel, family)
+                draw_curves(axis, panel, family)
+                rows += [(family.label, *row) for row in rows_of(panel, family)]
                 finish_axis(axis, panel, _first(shown), linear=_linear(shown))
             for axis, family in zip(row, shown, strict=True):
                 mark_events(axis, family.runs, labelled=False)
@@ -156,10 +157,10 @@ def _tile_row(
     tiles = []
     levels = max(len(events_of(family.runs)) for family in shown)
     for family, limit in zip(shown, limits, strict=True):
-        lines = _lines(panel, family)
+        lines = lines_of(panel, family)
         marks = events_of(family.runs)
         with tile_axes(levels, SMALL if small else WIDE) as axis:
-            _panel(axis, panel, family)
+            draw_curves(axis, panel, family)
             finish_axis(axis, panel, _first(shown), linear=_linear(shown))
             axis.set_xlabel("step")
             end = last * 1.1 if axis.get_xscale() == "symlog" else last
@@ -173,14 +174,6 @@ def _tile_row(
         )
         found |= {line.label: (line.label, line.colour, line.dashed) for line in lines}
     return TileRow(panel.label.replace("\n", " "), list(found.values()), tiles, small)
-
-
-def _lines(panel: Panel, family: RunGroup) -> list[Line]:
-    return [
-        Line(c.label, c.colour, c.dashed, found.steps, found.mean, found.low, found.high)
-        for c in panel.curves
-        if (found := band(family, c.key)) is not None
-    ]
 
 
 def pick(run_groups: Sequence[RunGroup]) -> Sequence[RunGroup]:
@@ -198,55 +191,6 @@ def _heading(family: RunGroup) -> str:
 
 def _has(family: RunGroup, curve: Curve) -> bool:
     return band(family, curve.key) is not None
-
-
-def _panel(axis: Axes, panel: Panel, family: RunGroup) -> list[Sequence[Any]]:
-    rows: list[Sequence[Any]] = []
-    for curve in panel.curves:
-        found = band(family, curve.key)
-        if found is None:
-            continue
-        style = ":" if curve.dashed else "-"
-        marker = "o" if len(found.steps) < 30 else None
-        index = thinned(found.steps)
-        axis.plot(
-            found.steps[index],
-            found.mean[index],
-            style,
-            color=curve.colour,
-            label=curve.label,
-            marker=marker,
-            markersize=2.5,
-        )
-        if len(family.runs) > 1:
-            low, high = found.low[index], found.high[index]
-            axis.fill_between(
-                found.steps[index], low, high, color=curve.colour, alpha=0.2, linewidth=0
-            )
-        _error_bars(axis, family, curve, found)
-        if curve.key.startswith("test/bound.generalization"):
-            axis.axhline(1, color=QUIET, linewidth=0.8)  # a bound above this line is empty
-        rows += [
-            (family.label, curve.key, int(step), *values)
-            for step, *values in zip(
-                found.steps,
-                found.mean.tolist(),
-                found.low.tolist(),
-                found.high.tolist(),
-                strict=True,
-            )
-        ]
-    return rows
-
-
-def _error_bars(axis: Axes, family: RunGroup, curve: Curve, found: Band) -> None:
-    """Draw the standard errors of an estimate, averaged over the seeds, if the log has them."""
-    name, _, noise = curve.key.partition("@")
-    errors = band(family, f"{name}_stderr@{noise}")
-    if errors is not None and len(errors.steps) == len(found.steps):
-        axis.errorbar(
-            found.steps, found.mean, yerr=errors.mean, fmt="none", color=curve.colour, capsize=2
-        )
 
 
 CURVES = Grid(

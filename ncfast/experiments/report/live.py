@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from ncfast.experiments.report.build import PAGE, Report, build_page, build_report, read_runs
 from ncfast.experiments.report.runs import NoRecordYet, Run
 from ncfast.experiments.run_dir import METRICS_FILE, write_atomically
-from ncfast.experiments.sweep_file import SWEEP, load_sweep
+from ncfast.experiments.sweep_file import runs_of
 
 PAUSE = 5.0  # seconds between two looks at the logs
 _SHARE = 9  # a page costs at most a tenth of a core: so many times its own time is waited
@@ -77,21 +76,11 @@ def watch(
 
 
 def _finished(runs: Sequence[Run], directories: Sequence[Path]) -> bool:
-    return len(runs) == len(_all_runs(directories)) and all(run.finished for run in runs)
-
-
-def _all_runs(directories: Sequence[Path]) -> list[Path]:
-    """The directories of all runs, also of replicas that have not started."""
-    found = []
-    for directory in directories:
-        if os.path.lexists(directory / SWEEP):
-            found += [directory / name for name in load_sweep(directory)["replicas"]]
-        else:
-            found.append(directory)
-    return found
+    started = len(runs) == sum(len(runs_of(directory)) for directory in directories)
+    return started and all(run.finished for run in runs)
 
 
 def _sizes(directories: Sequence[Path]) -> list[int]:
     """The sizes of the logs; -1 for one that is not there."""
-    logs = [run / METRICS_FILE for run in _all_runs(directories)]
+    logs = [run / METRICS_FILE for directory in directories for run in runs_of(directory)]
     return [log.stat().st_size if log.exists() else -1 for log in logs]

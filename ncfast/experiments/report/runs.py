@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ncfast.experiments import run_dir
 from ncfast.experiments.stored import read_numbers
-from ncfast.experiments.sweep_file import SWEEP, load_sweep
+from ncfast.experiments.sweep_file import runs_of
 from ncfast.tracking.analytics.events import Events, find_events, series
 
 
@@ -82,17 +82,15 @@ def expand_directories(directories: Sequence[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for directory in directories:
-        if not os.path.lexists(directory / SWEEP):
-            found.append(directory)
-            continue
-        names = load_sweep(directory)["replicas"]
-        begun = [directory / n for n in names if (directory / n / run_dir.METRICS_FILE).exists()]
-        if not begun:
+        runs = runs_of(directory)
+        if runs != [directory]:
+            runs = [run for run in runs if (run / run_dir.METRICS_FILE).exists()]
+        if not runs:
             raise NoRecordYet(
                 f"{directory} is a sweep of which no replica has a record yet. Let it reach its "
                 "first log point."
             )
-        found += begun
+        found += runs
     return found
 
 
@@ -166,6 +164,11 @@ class Band:
     mean: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
+
+
+def alone(run: Run) -> RunGroup:
+    """A run as a group of its own."""
+    return RunGroup("", (run,))
 
 
 def run_groups(runs: Sequence[Run]) -> list[RunGroup]:

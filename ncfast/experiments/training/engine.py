@@ -1,4 +1,4 @@
-"""The interface of the engines that compute gradients for several replicas, and their choice."""
+"""The training losses, and the engines that compute their gradients for several replicas."""
 
 from __future__ import annotations
 
@@ -7,11 +7,29 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ncfast.experiments.models import MLP, Network
 
 # a gradient with respect to the features (R, B, D) of batches with labels (R, B)
 Pull = Callable[[Tensor, Tensor], Tensor]
+
+
+def summed_squared_error(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Sum over samples and classes of (output - one-hot label)^2; no factor 1/2."""
+    target = functional.one_hot(labels, outputs.shape[1]).to(outputs.dtype)
+    return (outputs - target).square().sum()
+
+
+def summed_cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Sum over samples of the cross-entropy, in nats."""
+    return functional.cross_entropy(outputs, labels, reduction="sum")
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": summed_squared_error,
+    "ce": summed_cross_entropy,
+}
 
 
 class Engine(Protocol):
@@ -54,7 +72,7 @@ def make_engine(models: Sequence[Network], loss: str, device: torch.device) -> E
 
     Args:
         models: R initialised networks of one architecture.
-        loss: "mse" or "ce", as in `ncfast.experiments.training.losses`.
+        loss: "mse" or "ce", see `LOSSES`.
         device: where to train.
     """
     from ncfast.experiments.training.looped import LoopedEngine

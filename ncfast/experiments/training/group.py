@@ -4,25 +4,54 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import signal
+import threading
 from collections.abc import Sequence
+from types import FrameType
 
 import torch
+from typing_extensions import Self
 
 from ncfast.experiments import run_dir
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.data import ImageSet
 from ncfast.experiments.stored import RunDirectoryError
 from ncfast.experiments.training import checkpoint
-from ncfast.experiments.training.information import Planes
-from ncfast.experiments.training.interrupt import InterruptFlag
 from ncfast.experiments.training.measure import measure_split, measure_weights, to_numbers
-from ncfast.experiments.training.probe import ProbeLog
+from ncfast.experiments.training.probe import Planes, ProbeLog
 from ncfast.experiments.training.program import ReplicaProgram
 from ncfast.experiments.training.progress import Progress
 from ncfast.experiments.training.readout import readouts_of
 from ncfast.tracking.sinks import JsonlSink
 
 FIT = 0.99  # accuracy on the training split at which a penalty "from fit" starts
+
+
+class InterruptFlag:
+    """A context in which the first SIGINT or SIGTERM sets ``raised``.
+
+    A second signal raises KeyboardInterrupt. Python allows signal handlers only in the main thread;
+    in other threads the flag is never set.
+    """
+
+    def __init__(self) -> None:
+        self.raised = False
+        self._previous: dict[int, object] = {}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.raised:
+            raise KeyboardInterrupt
+        self.raised = True
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
 
 
 class Group:

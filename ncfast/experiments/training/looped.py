@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ncfast.experiments.models import Network
-from ncfast.experiments.training.engine import Pull, stack_parameters
-from ncfast.experiments.training.losses import LOSSES
+from ncfast.experiments.training.engine import LOSSES, Pull, stack_parameters
 
 
 class LoopedEngine:

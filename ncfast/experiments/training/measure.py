@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ncfast.experiments.data import ImageSet
 from ncfast.experiments.run_dir import LOGGED
-from ncfast.experiments.training.losses import LOSSES
+from ncfast.experiments.training.engine import LOSSES
 from ncfast.experiments.training.program import ReplicaProgram
 from ncfast.experiments.training.readout import Readouts
 from ncfast.metrics.catalogue import CATALOGUE

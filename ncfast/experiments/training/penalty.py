@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ncfast.experiments.config import TrainConfig, parse_penalty_from, parse_penalty_mode
+from ncfast.experiments.config import TrainConfig, parse_penalty_mode
 from ncfast.losses import metric
 from ncfast.moments import ClassMoments, class_moments
 from ncfast.ops.gradient import GRADIENT
@@ -206,8 +206,3 @@ def log_metric(
         slope = torch.where(norms > 0, of_norms / norms.detach(), 0.0)
         gradient = gradient + slope.to(features.dtype).unsqueeze(-1) * features
     return value.detach(), gradient
-
-
-def starts_at(config: TrainConfig) -> int | None:
-    """The step at which the penalty of a run starts; None: at the fit."""
-    return parse_penalty_from(config.penalty_from)

@@ -1,7 +1,8 @@
-"""Probes of a replica's features at chosen steps: bounds, margins and principal components."""
+"""Probes of a replica's features at chosen steps: bounds, information, margins, components."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ncfast.experiments.data import ImageSet
+from ncfast.experiments.data import ImageSet, TextSet
 from ncfast.experiments.run_dir import PROBES_FILE, truncate_log
-from ncfast.experiments.training.information import Planes
 from ncfast.experiments.training.program import ReplicaProgram
+from ncfast.information import EstimateWarning, InformationPlane
 from ncfast.metrics.bounds import generalization_bound, superfluous_information_bound
 from ncfast.metrics.margins import class_margins, margin_histograms
 from ncfast.tracking.sinks import JsonlSink
@@ -21,6 +22,48 @@ PAIRS = ((0, 1), (4, 5), (8, 9))  # the class pairs of figure 5 of the paper
 BINS = 60
 POINTS = 300  # points of each split in the plot of principal components
 _ROWS = 2500
+
+
+class Planes:
+    """The information plane of the first samples of a split, for several levels of noise.
+
+    Texts have no estimates, because distances between token ids have no meaning.
+
+    Args:
+        split: the test split, on the device.
+        sigmas: noise relative to the largest feature norm.
+        samples: number of samples; 0 disables the estimates.
+    """
+
+    def __init__(self, split: ImageSet, sigmas: Sequence[float], samples: int) -> None:
+        self._rows = 0 if isinstance(split, TextSet) else min(samples, len(split))
+        self._planes: dict[float, InformationPlane] = {}
+        if self._rows:
+            inputs, labels = split.batch(slice(0, self._rows))
+            flat = inputs.flatten(1)
+            self._planes = {sigma: InformationPlane(flat, labels, sigma=sigma) for sigma in sigmas}
+
+    def __call__(self, feats: Tensor) -> dict[str, float]:
+        """Estimates and standard errors in nats, by "information.{what}@{sigma}".
+
+        Args:
+            feats: (N, D) features of the whole split. If they are all zero or not finite, the
+                result is empty.
+        """
+        feats = feats[: self._rows]
+        if not self._planes or not feats.isfinite().all() or not feats.any():
+            return {}
+        found = {}
+        for sigma, plane in self._planes.items():
+            with warnings.catch_warnings():
+                # at step 0 every network causes warnings; the report mentions them
+                warnings.simplefilter("ignore", EstimateWarning)
+                point = plane(feats)
+            for name in ("inputs", "labels", "superfluous"):
+                estimate = getattr(point, name)
+                found[f"information.{name}@{sigma:g}"] = estimate.value
+                found[f"information.{name}_stderr@{sigma:g}"] = estimate.stderr
+        return found
 
 
 class ProbeLog:

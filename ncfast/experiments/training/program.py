@@ -2,24 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from ncfast.experiments.config import TrainConfig
+from ncfast.experiments.config import TrainConfig, parse_penalty_from
 from ncfast.experiments.data import ImageSet
 from ncfast.experiments.models import build_model
 from ncfast.experiments.training.batches import ReplicaBatches
-from ncfast.experiments.training.captured_step import CapturedStep
 from ncfast.experiments.training.checkpoint import check_fits
 from ncfast.experiments.training.engine import Engine, make_engine
 from ncfast.experiments.training.optimizers import StackedOptimizer, make_stacked_optimizer
-from ncfast.experiments.training.penalty import Penalty, is_classifier, norms_of, starts_at
+from ncfast.experiments.training.penalty import Penalty, is_classifier, norms_of
 
 # On a CPU, computing few replicas at a time keeps weights, gradients and averages in the cache
 # between the matrix products and the optimizer. An even number balances two threads.
 CPU_TILE = 4
+_WARM_UP = 3  # eager steps on CUDA before a graph is captured
+
+
+class CapturedStep:
+    """A training step that takes (R, B) indices. On CUDA it becomes one graph launch.
+
+    On CUDA the first calls run eagerly, to warm up libraries and the allocator. Then one graph is
+    captured for each shape of the indices, because the last batch of an epoch may be short, and for
+    each ``kind`` of step.
+
+    Args:
+        function: the step; on CUDA it must not synchronise, and every call must use the same
+            tensors.
+        device: where the step runs.
+    """
+
+    def __init__(self, function: Callable[[Tensor], None], device: torch.device) -> None:
+        self._function, self._device = function, device
+        self._graphs: dict[tuple[torch.Size, object], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._calls = 0
+
+    def __call__(self, indices: Tensor, kind: object = None) -> None:
+        """Run one step on ``indices``, (R, B) int64 on the CPU."""
+        if self._device.type != "cuda":
+            self._function(indices.to(self._device))
+            return
+        self._calls += 1
+        if self._calls <= _WARM_UP:
+            self._on_side_stream(indices)
+            return
+        key = (indices.shape, kind)
+        if key not in self._graphs:
+            self._graphs[key] = self._capture(indices)
+        graph, static = self._graphs[key]
+        static.copy_(indices.pin_memory(), non_blocking=True)
+        graph.replay()
+
+    def _on_side_stream(self, indices: Tensor) -> None:
+        stream = torch.cuda.Stream(self._device)
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(stream):
+            self._function(indices.to(self._device))
+        torch.cuda.current_stream(self._device).wait_stream(stream)
+
+    def _capture(self, indices: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        static = torch.empty_like(indices, device=self._device)
+        graph = torch.cuda.CUDAGraph()
+        # capturing does not execute: the first replay is the step
+        static.copy_(indices)
+        with torch.cuda.graph(graph):
+            self._function(static)
+        return graph, static
 
 
 class Tile:
@@ -138,7 +189,7 @@ class ReplicaProgram:
         A penalty that starts or ends at a step does so here.
         """
         config = self.configs[0]
-        start, until = starts_at(config), config.penalty_until
+        start, until = parse_penalty_from(config.penalty_from), config.penalty_until
         over = until is not None and number >= until
         for tile in self.tiles:
             if tile.penalty is None:

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state
 
 from ncfast.experiments.models import Network
-from ncfast.experiments.training.engine import Pull
-from ncfast.experiments.training.losses import LOSSES
+from ncfast.experiments.training.engine import LOSSES, Pull
 
 
 class VmapEngine:

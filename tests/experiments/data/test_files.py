@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from ncfast.experiments.data import DataFileError, load
+from ncfast.experiments.data.cifar import UnsafePickleError, load_arrays
 from ncfast.experiments.data.datasets import SOURCES
 from ncfast.experiments.data.sources import Source, fetch
-from ncfast.experiments.data.unpickle import UnsafePickleError, load_arrays
 
 
 def idx_bytes(values):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ncfast.experiments.models import CNN, MLP, MODELS, ResNet18, Transformer
+from ncfast.experiments.training.engine import LOSSES
 from ncfast.experiments.training.looped import LoopedEngine
-from ncfast.experiments.training.losses import LOSSES
 from ncfast.experiments.training.mlp import MLPEngine
 from ncfast.experiments.training.vmapped import VmapEngine
 
