@@ -33,9 +33,12 @@ def as_tensor(name: str, value: Array) -> Tensor:
     array = as_array(name, value)
     if array.dtype.kind not in "biufc":
         found = type(value).__name__ + (f" of dtype {array.dtype}" if array.ndim else "")
+        remedy = f"Convert it with torch.as_tensor({name})."
+        if array.dtype.kind in "US":
+            remedy = f"Number the strings: numpy.unique({name}, return_inverse=True)[1]."
         raise TypeError(
             f"Expected argument `{name}` to be a torch.Tensor or an array of numbers but got "
-            f"{found}. Convert it with torch.as_tensor({name})."
+            f"{found}. {remedy}"
         )
     try:
         return torch.from_numpy(_shareable(array))

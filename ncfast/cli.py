@@ -73,7 +73,7 @@ def _run(arguments: list[str]) -> int:
             print(f"usage: ncfast {arguments[0]} [options]\n\n{command.__doc__}\n")
             print(f"The list of options needs {_EXTRA}")
             return 0
-        print(f"ncfast: {error}. The experiments need {_EXTRA}", file=sys.stderr)
+        print(f"ncfast: {error}. This command needs {_EXTRA}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         raise
@@ -209,7 +209,7 @@ def _info(arguments: Sequence[str]) -> int:
     rows: list[tuple[str, Any]] = [
         ("ncfast", ncfast.__version__),
         ("python", platform.python_version()),
-        ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
+        ("torch", f"{torch.__version__}, threads: {torch.get_num_threads()}"),
         ("numpy", numpy.__version__),
         ("platform", f"{platform.system()} {platform.machine()}"),
         ("cuda", ", ".join(_cuda_devices()) or "no device"),

@@ -17,6 +17,7 @@ def call(feats=X, labels=Y, **options):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
+        ({"labels": ["a", "b"]}, TypeError, r"numpy\.unique\(labels, return_inverse=True\)\[1\]"),
         ({"feats": [["a"]]}, TypeError, r"`feats` to be a torch.Tensor or an array.*got list.*<U1"),
         ({"feats": [[1.0], [1.0, 2.0]]}, TypeError, "`feats`.*list that NumPy cannot read"),
         ({"feats": np.ma.masked_less(X.numpy(), 0)}, ValueError, "`feats` without masked entries"),

@@ -12,6 +12,7 @@ import termios
 from pathlib import Path
 
 import pytest
+import torch
 
 import ncfast
 from ncfast import _interrupt, cli
@@ -78,6 +79,7 @@ def test_info_names_versions_and_reasons(capsys):
     for name, status in ncfast.backends().items():
         assert f"backend {name}" in text
         assert status.reason in text
+    assert f"threads: {torch.get_num_threads()}\n" in text
 
 
 def test_info_works_without_the_extras(capsys, monkeypatch):
@@ -93,7 +95,9 @@ def test_info_works_without_the_extras(capsys, monkeypatch):
         monkeypatch.delitem(__import__("sys").modules, module, raising=False)
     assert cli.main(["info"]) == 0
     assert cli.main(["train", "--out", "x"]) == 1
-    assert "pip install 'ncfast[experiments]'" in capsys.readouterr().err
+    assert "This command needs more packages: pip install 'ncfast[experiments]'" in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(("arguments", "status"), [([], 2), (["--help"], 0), (["-h"], 0)])

@@ -35,6 +35,22 @@ def test_example(page, code, tmp_path, monkeypatch):
         exec(compile(code, "<example>", "exec"), {})
 
 
+def test_pages_write_to_folders_of_their_own():
+    """A log is continued: a reader of two pages in one folder would meet other settings."""
+    texts = {name_of(page): page.read_text() for page in PAGES if page.name != "README.md"}
+    trained = {
+        folder for text in texts.values() for folder in re.findall(r"--out (runs/[\w-]+)", text)
+    }
+    owners: dict[str, set[str]] = {}
+    for page, text in texts.items():
+        for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+            for folder in re.findall(r'"(?:tensorboard:)?(runs/[\w-]+)/', code):
+                owners.setdefault(folder, set()).add(page)
+    assert {"runs/plain-loop", "runs/lightning", "runs/logs"} <= owners.keys()
+    assert not {folder: pages for folder, pages in owners.items() if len(pages) > 1}
+    assert not trained & owners.keys()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):

@@ -154,6 +154,12 @@ class Forward:
         """Features whose leading axes are those of the labels."""
         if self.shift and feats.ndim == 3:
             feats = feats[:, : -self.shift]
+        if labels.shape == (*feats.shape[:-1], 1):
+            raise ValueError(
+                f"Expected labels of shape {tuple(feats.shape[:-1])} but got "
+                f"{tuple(labels.shape)}. Pass unpack=lambda batch: (batch[0], "
+                "batch[1].squeeze(-1))."
+            )
         if feats.shape[:-1] != labels.shape:
             raise ValueError(
                 f"Expected features of layer {name!r} of shape (N, D) for labels (N,), or "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,8 @@ from ncfast.metrics.catalogue import CATALOGUE, CONVENTIONS, definition_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_WIDTH = 100  # characters in a line of a table
+_WIDTH = 100  # characters in a line of a table of layers
+_LETTERS = "N: samples, D: columns, K: classes, P: classes that have a sample"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,7 +52,10 @@ class Evaluation(Mapping[str, float]):
     nonfinite: int = 0
 
     def __getitem__(self, key: str) -> float:
-        return self.numbers[key]
+        try:
+            return self.numbers[key]
+        except KeyError:
+            raise KeyError(f"{key!r} is not in this evaluation: {self._why_not(key)}") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.numbers)
@@ -60,13 +65,14 @@ class Evaluation(Mapping[str, float]):
 
     def __repr__(self) -> str:
         rows = self._rows()
-        shown = "\n\n".join(_table(part) for part in _side_by_side(rows))
-        return "\n".join([self._heading(), "", shown, *self._left_out()])
+        parts = _side_by_side(rows) if len(self.layers) > 1 else [rows]  # a meaning by its value
+        shown = "\n\n".join(map(_table, parts))
+        return "\n".join([self._heading(), "", shown, *self._notes()])
 
     def _repr_html_(self) -> str:
         """The table of a notebook."""
         head, *rows = self._rows()
-        return paragraphs([self._heading()]) + table(head, rows) + paragraphs(self._left_out())
+        return paragraphs([self._heading()]) + table(head, rows) + paragraphs(self._notes())
 
     def to_dict(self) -> dict[str, float]:
         """The metrics by key, in a dict of their own."""
@@ -233,6 +239,22 @@ class Evaluation(Mapping[str, float]):
             rows.append([id_, *values] if several else [id_, *values, meaning])
         return rows
 
+    def _why_not(self, key: str) -> str:
+        if key in self.missing:
+            return f"it {self.missing[key]}."
+        if key in CATALOGUE and len(self.layers) > 1:
+            return f"a key is LAYER/ID, such as {self._key(self.layers[0], key)!r}."
+        if key.rpartition("/")[2] in CATALOGUE:
+            return "it was not measured. Name it in `metrics`."
+        return f"it has {', '.join(self.numbers)}."
+
+    def _notes(self) -> list[str]:
+        """The lines below the table: the letters of its meanings, and what was left out."""
+        shown = " ".join(row[-1] for row in self._rows()[1:]) if len(self.layers) == 1 else ""
+        letters = [_LETTERS] if re.search(r"\b[DKNP]\b", shown) else []
+        told = [*letters, *self._left_out()]
+        return ["", *told] if told else []
+
     def _left_out(self) -> list[str]:
         """A line for each reason, with its ids; a family that is left out whole is "nc5.*"."""
         lines: dict[str, list[str]] = {}
@@ -244,11 +266,10 @@ class Evaluation(Mapping[str, float]):
             for why, ids in reasons.items():
                 lines.setdefault(f"{', '.join(_shortened(ids))} ({why})", []).append(layer)
         several = len(self.layers) > 1
-        told = [
+        return [
             f"left out{' for ' + ', '.join(layers) if several else ''}: {line}"
             for line, layers in lines.items()
         ]
-        return ["", *told] if told else []
 
     def _panel(self, axes: Any, id_: str) -> None:
         values = [self._value(layer, id_) for layer in self.layers]

@@ -37,7 +37,8 @@ def inputs_and_labels(batch: Any) -> tuple[Any, Any]:
         return batch[0], batch[1]
     raise TypeError(
         "Expected each batch to be (inputs, labels, ...), or a dict with labels under one of "
-        f"{LABEL_KEYS}, but got {_kind(batch)}. Yield such batches, from a list or a generator."
+        f"{LABEL_KEYS}, but got {_kind(batch)}. Yield such batches, from a list or a "
+        "generator; two tensors are one batch: [(inputs, labels)]."
     )
 
 

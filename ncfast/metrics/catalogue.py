@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -106,11 +107,18 @@ def _resolve(names: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
         found = [id_ for id_ in known if name in ("all", id_, id_.split(".")[0])]
         if not found:
             raise ValueError(
-                f"Expected the names of metrics but got {name!r}. Known ids: {', '.join(known)}; "
+                f"Expected the names of metrics but got {name!r}. {_nearest(name, known)}"
+                f"Known ids: {', '.join(known)}; "
                 f"or a family such as 'nc2', a tier of {TIERS}, 'default' or 'all'."
             )
         chosen += found
     return tuple(dict.fromkeys(chosen))
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """A question that names the id most like ``name``, for the start of a long list of ids."""
+    found = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean {found[0]!r}? " if found else ""
 
 
 @functools.lru_cache(maxsize=64)
@@ -272,8 +280,11 @@ def describe(id_: str) -> Description:
     """
     entry = CATALOGUE.get(id_) or STANDALONE.get(id_)
     if entry is None:
-        known = ", ".join([*CATALOGUE, *STANDALONE])
-        raise ValueError(f"Expected the id of a metric but got {id_!r}. Known ids: {known}.")
+        known = (*CATALOGUE, *STANDALONE)
+        raise ValueError(
+            f"Expected the id of a metric but got {id_!r}. {_nearest(id_, known)}"
+            f"Known ids: {', '.join(known)}."
+        )
     defined = (id_, entry.formula, entry.source, entry.range, entry.direction)
     if isinstance(entry, Standalone):
         return Description(*defined, call=entry.call)

@@ -205,6 +205,19 @@ def test_batches_and_outputs_of_many_forms(batch):
     assert "accuracy" in found
 
 
+def test_labels_in_a_column_and_tensors_in_place_of_batches_are_errors_that_say_what_to_do(net):
+    x, y = data()
+    remedy = r"labels of shape \(\d+,\) but got \(\d+, 1\)\. Pass unpack=.*squeeze\(-1\)"
+    with pytest.raises(ValueError, match=remedy):
+        evaluate(net, batches(x, y[:, None]))
+    unpacked = evaluate(
+        net, batches(x, y[:, None]), unpack=lambda batch: (batch[0], batch[1].squeeze(-1))
+    )
+    same(unpacked, dict(evaluate(net, batches(x, y))))
+    with pytest.raises(TypeError, match=r"two tensors are one batch: \[\(inputs, labels\)\]"):
+        evaluate(net, (x, y))
+
+
 def test_a_batch_without_rows_changes_nothing(net):
     x, y = data()
     loader = batches(x, y)

@@ -40,6 +40,29 @@ def test_it_is_a_mapping():
     assert found.to_dict().keys() == {*found}
 
 
+def test_a_key_that_is_not_there_says_why():
+    with pytest.raises(KeyError, match=r"'nc5\.ood_cosine' is not in.*it needs rows"):
+        one_layer()["nc5.ood_cosine"]
+    with pytest.raises(KeyError, match="'nc1.svd'.*it was not measured"):
+        one_layer()["nc1.svd"]
+    with pytest.raises(KeyError, match="a key is LAYER/ID, such as 'block1/rnc1.max'"):
+        several()["rnc1.max"]
+    with pytest.raises(KeyError, match=r"'loss'.*it has accuracy, "):
+        one_layer()["loss"]
+    assert one_layer().get("nc5.ood_cosine") is None
+
+
+def test_a_meaning_stands_in_the_line_of_its_value():
+    ids = {"rank.effective": 2.0, "imbalance.minority_cosine_weight": 0.5}
+    found = Evaluation(ids, layers=("fc:input",), dims=(16,), num_classes=3, samples=10)
+    lines = repr(found).splitlines()
+    assert sum(line.startswith("metric") for line in lines) == 1
+    effective = next(line for line in lines if line.startswith("rank.effective"))
+    assert effective.split()[1:4] == ["2", "P", "-"]
+    assert lines[-1] == "N: samples, D: columns, K: classes, P: classes that have a sample"
+    assert "P: classes that have a sample" not in repr(one_layer())
+
+
 def test_the_table_of_one_layer():
     lines = repr(one_layer()).splitlines()
     assert lines[0] == "10 samples, 3 classes, 16 columns, 2 left out, layer fc:input"

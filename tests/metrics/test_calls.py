@@ -52,6 +52,8 @@ def test_which_selects_by_id_family_tier_and_list():
         for tier in ("lite", "standard", "full")
     )
     assert lite < standard < full == set(everything)
+    with pytest.raises(ValueError, match=r"'nc1\.pnv'\. Did you mean 'nc1\.pinv'\? Known ids: "):
+        ncfast.collapse_metrics(feats, labels, metrics="nc1.pnv")
     with pytest.raises(ValueError, match=r"'nc9'.*Known ids: rnc1\.max"):
         ncfast.collapse_metrics(feats, labels, metrics="nc9")
 
@@ -119,6 +121,8 @@ def test_describe_knows_every_id():
         assert all((about.formula, about.source, about.range, about.direction, about.call)), name
         assert about.call.removeprefix("ncfast.") in ncfast.__all__, name
     assert "nc1.svd" in ncfast.describe("nc1.pinv").variants
+    with pytest.raises(ValueError, match=r"Did you mean 'nc2\.condition'\? Known ids"):
+        ncfast.describe("nc2.conditon")
     with pytest.raises(ValueError, match=r"'nc1\.magic'.*Known ids: rnc1\.max"):
         ncfast.describe("nc1.magic")
 

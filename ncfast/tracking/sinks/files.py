@@ -298,6 +298,8 @@ def _differ(name: str, one: Any, other: Any) -> Iterator[str]:
             yield from _differ(f"{name}[{key!r}]", one.get(key), other.get(key))
     elif one is None and other is not None:
         yield f"{name} is new"
+    elif isinstance(one, dict) and other is None:
+        yield f"{name} is gone"
     elif one != other:
         yield f"{name} was {_short(one)} and is {'gone' if other is None else _short(other)}"
 
