@@ -42,7 +42,7 @@ def check_entries(own: Mapping[str, Tensor], state: Mapping[str, Tensor], remedy
 
 
 @torch.no_grad()
-def check_moments(state: Mapping[str, Tensor], prefix: str = "") -> None:
+def check_sums(state: Mapping[str, Tensor], prefix: str = "") -> None:
     """Refuse values of class moments that no rows have; waits for the device that holds them.
 
     NaN and infinite sums pass where the norms are not finite: features that are not finite make
