@@ -15,6 +15,7 @@ from typing_extensions import Self
 from ncfast import _validate
 from ncfast._arrays import Array, as_tensor
 from ncfast._html import paragraphs, table
+from ncfast._saved import check_entries, check_sums
 from ncfast.ops import LabelPlan, select
 from ncfast.ops.grouping import Labels, labels_of
 from ncfast.ops.moments import plain as plain_moments
@@ -280,24 +281,19 @@ class ClassMoments:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> Self:
         """Replace the state by one that `state_dict` returned, and return self.
 
+        It reads the values, and so waits for an accelerator that holds them.
+
         Args:
             state: a dict with exactly the keys of `state_dict`; shapes must fit this K and D.
 
         Raises:
-            ValueError: a key is missing or unknown, or a shape or dtype differs. Nothing is loaded.
+            ValueError: a key is missing or unknown, a shape or dtype differs, or the values are
+                those of no rows (a negative count, a sum that is NaN beside finite norms). Nothing
+                is loaded.
         """
         own = {field.name: getattr(self, field.name) for field in fields(self)}
-        if set(state) != set(own):
-            raise ValueError(
-                f"Expected argument `state` to have the keys {sorted(own)} but got {sorted(state)}."
-            )
-        for name, tensor in own.items():
-            if state[name].shape != tensor.shape or state[name].dtype != tensor.dtype:
-                raise ValueError(
-                    f"Expected entry {name!r} of `state` to be {tensor.dtype} of shape "
-                    f"{tuple(tensor.shape)} but got {state[name].dtype} of shape "
-                    f"{tuple(state[name].shape)}. Load it into ClassMoments.empty(K, D)."
-                )
+        check_entries(own, state, "Load it into ClassMoments.empty(K, D).")
+        check_sums(state)
         for name, tensor in own.items():
             setattr(self, name, state[name].detach().to(tensor.device, copy=True))
         return self

@@ -191,6 +191,15 @@ def test_state_dict_round_trip():
         (lambda s: s.pop("counts"), "keys"),
         (lambda s: s.update(means=torch.zeros(5, 3, dtype=torch.float64)), r"\(5, 12\)"),
         (lambda s: s.update(within_ss=torch.zeros(5)), "float64"),
+        (lambda s: s.update(means=[[0.0] * 12] * 5), "'means' .* to be a tensor but got list"),
+        (lambda s: s.update(counts=s["counts"].double()), "int64"),
+        (lambda s: s["counts"][1].fill_(-5), "'counts' of `state` to be at least 0 but got -5"),
+        (lambda s: s["within_ss"][2].neg_(), "'within_ss' .* at least 0"),
+        (lambda s: s["norm_max"].neg_(), "'norm_max' .* at least 0"),
+        (lambda s: s["means"][3, 4].fill_(torch.nan), "'means' .* finite but got nan"),
+        (lambda s: s["means"][3, 4].fill_(-torch.inf), "'means' .* finite but got -inf"),
+        (lambda s: s["within_ss"][0].fill_(torch.nan), "'within_ss' .* finite"),
+        (lambda s: s["counts"][0].zero_(), "'within_ss' .* 0 for a class without rows"),
     ],
 )
 def test_load_state_dict_refuses_and_loads_nothing(change, message):
@@ -201,6 +210,17 @@ def test_load_state_dict_refuses_and_loads_nothing(change, message):
     with pytest.raises(ValueError, match=message):
         empty.load_state_dict(state)
     assert empty.total == 0
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_moments_of_features_that_are_not_finite_are_saved_and_loaded(value):
+    """A training that went wrong can still be resumed from its checkpoint."""
+    feats, labels = classes()
+    feats[7, 3] = value
+    state = ncfast.class_moments(feats, labels, num_classes=5).state_dict()
+    loaded = ncfast.ClassMoments.empty(5, 12).load_state_dict(state)
+    assert not loaded.means.isfinite().all()
+    assert loaded.counts.sum() == len(feats)
 
 
 def test_to_moves_every_entry():

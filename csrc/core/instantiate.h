@@ -37,6 +37,7 @@
         {NCFAST_ISA::kPanel<double>,                                                        \
          {&NCFAST_ISA::seek<double, false>, &NCFAST_ISA::seek<double, true>},               \
          {&NCFAST_ISA::count<double, false>, &NCFAST_ISA::count<double, true>}},            \
+        {&NCFAST_ISA::seek_peers<false>, &NCFAST_ISA::seek_peers<true>},                    \
         {&NCFAST_ISA::walk_nearest<false>, &NCFAST_ISA::walk_nearest<true>},                \
         {&NCFAST_ISA::walk_count<false>, &NCFAST_ISA::walk_count<true>},                    \
         {NCFAST_ISA::kPanel<double>, NCFAST_EACH(pack_deviations), NCFAST_EACH(distances),  \

@@ -85,6 +85,11 @@ struct Scan {
     Count<C> count[2];
 };
 
+// Offers the points of two ranges of panels to each other. A panel of `left` meets those of `right`
+// from its own number on, so that a pair comes once.
+using SeekPeers = void (*)(const Panels<float>& left, const Panels<float>& right,
+                           const Peers& peers);
+
 // Walks through a tree with the points of one leaf as queries, see neighbors/walk.h.
 using WalkNearest = void (*)(const TreeView& tree, std::int64_t leaf, Seeker<double>* queries);
 using WalkCount = void (*)(const TreeView& tree, std::int64_t leaf, const double* queries,
@@ -118,6 +123,7 @@ struct Kernels {
     SumSquares sum_squares[4];
     Scan<float> scan;
     Scan<double> exact_scan;
+    SeekPeers seek_peers[2];
     WalkNearest walk_nearest[2];
     WalkCount walk_count[2];
     Products products;

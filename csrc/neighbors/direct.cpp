@@ -13,19 +13,14 @@ namespace {
 
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
-// Builds the space of each group and calls work(space, from, to) for pieces of its rows. Large
-// groups follow each other and use all threads; small groups run side by side.
+// Builds the space of each group and calls work(space, workers). Large groups follow each other and
+// use all threads; small groups run side by side.
 template <class Work>
-void for_each_group(const PointSet& points, std::int64_t piece, int threads, Work work) {
+void for_each_group(const PointSet& points, int threads, Work work) {
     constexpr std::int64_t kSmallGroup = 256;
     const auto run = [&](std::int64_t group, int workers) {
         const std::int64_t first = points.offsets[group], last = points.offsets[group + 1];
-        if (first == last) return;
-        const Space space(points, first, last, workers);
-        const std::int64_t rows = last - first;
-        parallel_for((rows + piece - 1) / piece, workers, [&](std::int64_t task) {
-            work(space, task * piece, std::min(rows, (task + 1) * piece));
-        });
+        if (first < last) work(Space(points, first, last, workers), workers);
     };
     std::vector<std::int64_t> small;
     for (std::int64_t group = 0; group < points.num_groups; ++group) {
@@ -43,6 +38,15 @@ std::int64_t queries_per_task(std::int64_t dim) { return dim > 512 ? 32 : 64; }
 
 int enough_threads(const PointSet& points, int threads) {
     return points.rows() * points.rows() * points.dim < (1 << 18) ? 1 : threads;
+}
+
+// Calls work(from, to) for pieces of the rows.
+template <class Work>
+void for_each_piece(const Space& space, int workers, Work work) {
+    const std::int64_t piece = queries_per_task(space.points().dim), rows = space.rows();
+    parallel_for((rows + piece - 1) / piece, workers, [&](std::int64_t task) {
+        work(task * piece, std::min(rows, (task + 1) * piece));
+    });
 }
 
 // The largest distance in a block between a row and its neighbors.
@@ -77,17 +81,22 @@ void write(const Space& space, const Nearest& found, std::int64_t k, double* dis
 
 void nearest_direct(const PointSet& points, std::int64_t k, NearestOut& out, int threads) {
     std::atomic<std::int64_t> repeated{0};
-    for_each_group(
-        points, queries_per_task(points.dim), enough_threads(points, threads),
-        [&](const Space& space, std::int64_t from, std::int64_t to) {
-            const std::vector<Nearest> found = nearest_of(space, sequence(from, to), k);
-            for (std::int64_t i = from; i < to; ++i) {
-                const Nearest& each = found[static_cast<std::size_t>(i - from)];
-                repeated += each.repeated;
-                const std::int64_t at = (space.first() + i) * k;
-                write(space, each, k, out.distances + at, out.ids + at);
-            }
-        });
+    const auto put = [&](const Space& space, std::int64_t from, const std::vector<Nearest>& found) {
+        for (std::size_t i = 0; i < found.size(); ++i) {
+            repeated += found[i].repeated;
+            const std::int64_t at = (space.first() + from + static_cast<std::int64_t>(i)) * k;
+            write(space, found[i], k, out.distances + at, out.ids + at);
+        }
+    };
+    for_each_group(points, enough_threads(points, threads), [&](const Space& space, int workers) {
+        if (should_seek_peers(space, k)) {
+            put(space, 0, nearest_of_all(space, k, workers));
+        } else {
+            for_each_piece(space, workers, [&](std::int64_t from, std::int64_t to) {
+                put(space, from, nearest_of(space, sequence(from, to), k));
+            });
+        }
+    });
     out.repeated = repeated;
 }
 
@@ -150,8 +159,11 @@ void joint_direct(const PointSet& points, std::int64_t k, bool rectangle, const 
             for (std::int64_t b = 0; b < blocks; ++b)
                 out.counts[b * rows + space.first() + i] = counts[(i - from) * blocks + b];
     };
-    for_each_group(points, queries_per_task(points.dim), enough_threads(points, threads),
-                          work);
+    for_each_group(points, enough_threads(points, threads), [&](const Space& space, int workers) {
+        for_each_piece(space, workers, [&](std::int64_t from, std::int64_t to) {
+            work(space, from, to);
+        });
+    });
 }
 
 void count_direct(const PointSet& points, const double* radii, bool strict, std::int64_t* counts,
@@ -166,8 +178,11 @@ void count_direct(const PointSet& points, const double* radii, bool strict, std:
         }
         count_of(space, queries);
     };
-    for_each_group(points, queries_per_task(points.dim), enough_threads(points, threads),
-                          work);
+    for_each_group(points, enough_threads(points, threads), [&](const Space& space, int workers) {
+        for_each_piece(space, workers, [&](std::int64_t from, std::int64_t to) {
+            work(space, from, to);
+        });
+    });
 }
 
 }  // namespace ncfast

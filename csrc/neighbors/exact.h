@@ -36,13 +36,23 @@ inline double exact_score(const double* a, const double* b, std::int64_t first, 
     return score;
 }
 
-// The joint score of two rows.
-inline double exact_joint(const double* a, const double* b, const std::int64_t* ends,
-                          std::int64_t num_blocks, bool linf) {
-    double score = 0;
-    for (std::int64_t block = 0, first = 0; block < num_blocks; first = ends[block++])
-        score = std::max(score, exact_score(a, b, first, ends[block], linf));
-    return score;
+// The joint scores of a row and kTogether others. Their sums do not wait for one another, as the
+// terms of one sum do.
+constexpr int kTogether = 4;
+
+inline void exact_joints(const double* a, const double* const (&b)[kTogether],
+                         const std::int64_t* ends, std::int64_t num_blocks, bool linf,
+                         double (&joint)[kTogether]) {
+    for (double& each : joint) each = 0;
+    for (std::int64_t block = 0, d = 0; block < num_blocks; ++block) {
+        double score[kTogether] = {};
+        for (; d < ends[block]; ++d)
+            for (int i = 0; i < kTogether; ++i) {
+                const double gap = a[d] - b[i][d];
+                score[i] = linf ? std::max(score[i], std::fabs(gap)) : score[i] + rounded(gap * gap);
+            }
+        for (int i = 0; i < kTogether; ++i) joint[i] = std::max(joint[i], score[i]);
+    }
 }
 
 // A coordinate that can be sorted: another thread may have written a NaN since the check.

@@ -2,8 +2,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
+#include <numeric>
 #include <vector>
 
+#include "core/pool.h"
 #include "neighbors/space.h"
 
 namespace ncfast {
@@ -12,17 +15,27 @@ namespace {
 // Room for candidates: k neighbors, the first points of a scan, points within the error bound.
 std::int32_t room_for(std::int64_t k) { return static_cast<std::int32_t>(4 * k + 64); }
 
-double score_between(const Space& space, std::int64_t a, std::int64_t b) {
+// Writes the scores in double between a row and its candidates.
+void score(const Space& space, std::int64_t id, std::vector<Neighbor>& candidates) {
     const PointSet& points = space.points();
-    return exact_joint(space.row(a), space.row(b), points.ends, points.num_blocks, points.linf);
+    const std::size_t number = candidates.size();
+    for (std::size_t first = 0; first < number; first += kTogether) {
+        const double* rows[kTogether];
+        double scores[kTogether];
+        for (std::size_t i = 0; i < kTogether; ++i)
+            rows[i] = space.row(candidates[std::min(first + i, number - 1)].id);
+        exact_joints(space.row(id), rows, points.ends, points.num_blocks, points.linf, scores);
+        for (std::size_t i = 0; i < kTogether && first + i < number; ++i)
+            candidates[first + i].score = scores[i];
+    }
 }
 
 // Selects the k nearest candidates by their scores in double, and counts the ties.
 void decide(const Space& space, const Seeker<float>& q, std::int64_t k, Nearest& out) {
     std::vector<Neighbor>& all = out.best;
     for (std::int32_t i = 0; i < q.held; ++i)
-        if (q.scores[i] < q.threshold)
-            all.push_back({score_between(space, q.self, q.ids[i]), q.ids[i]});
+        if (q.scores[i] < q.threshold) all.push_back({0, q.ids[i]});
+    score(space, q.self, all);
     std::sort(all.begin(), all.end());
     const auto wanted = static_cast<std::size_t>(k);
     out.ties = static_cast<std::int64_t>(all.size());
@@ -38,7 +51,7 @@ void decide(const Space& space, const Seeker<float>& q, std::int64_t k, Nearest&
 // Repeats the search in double for the queries ids[again[i]], whose candidates in float overflowed.
 void search_in_double(const Space& space, const std::vector<std::int64_t>& ids,
                       const std::vector<std::size_t>& again, std::int64_t k,
-                      std::vector<Nearest>& out) {
+                      Nearest* out) {
     const auto number = static_cast<std::int64_t>(again.size());
     const bool linf = space.points().linf;
     std::vector<double> best(static_cast<std::size_t>(number * k));
@@ -66,42 +79,136 @@ void search_in_double(const Space& space, const std::vector<std::int64_t>& ids,
     }
 }
 
+// Queries in float for rows of the space, with memory for what they find.
+class Seekers {
+public:
+    Seekers(std::int64_t number, std::int64_t k)
+        : k_(k), room_(room_for(k)), best_(new float[static_cast<std::size_t>(number * k)]),
+          scores_(new float[static_cast<std::size_t>(number * room_)]),
+          ids_(new std::int32_t[static_cast<std::size_t>(number * room_)]) {
+        all.reserve(static_cast<std::size_t>(number));
+    }
+
+    // Adds the query of a row whose coordinates are at `at`.
+    void add(const Space& space, std::int64_t id, const float* at) {
+        const auto place = static_cast<std::int64_t>(all.size());
+        Seeker<float> q{};
+        q.at = at;
+        q.threshold = std::numeric_limits<float>::max();
+        q.self = static_cast<std::int32_t>(id);
+        q.k = static_cast<std::int32_t>(k_);
+        q.room = room_;
+        q.best = best_.get() + place * k_;
+        q.scores = scores_.get() + place * room_;
+        q.ids = ids_.get() + place * room_;
+        q.margin = space.margin(id);
+        all.push_back(q);
+    }
+
+    std::vector<Seeker<float>> all;
+
+private:
+    const std::int64_t k_;
+    const std::int32_t room_;
+    const std::unique_ptr<float[]> best_, scores_;  // not written here: few of their pages are used
+    const std::unique_ptr<std::int32_t[]> ids_;
+};
+
+// Decides the queries of the rows ids by exact scores; repeats those that overflowed in double.
+void decide_all(const Space& space, const Seeker<float>* seekers,
+                const std::vector<std::int64_t>& ids, std::int64_t k, Nearest* out) {
+    std::vector<std::size_t> again;
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+        if (seekers[i].overflow) again.push_back(i);
+        else decide(space, seekers[i], k, out[i]);
+    }
+    if (!again.empty()) search_in_double(space, ids, again, k, out);
+}
+
 }  // namespace
 
 std::vector<Nearest> nearest_of(const Space& space, const std::vector<std::int64_t>& rows,
                                 std::int64_t k) {
     const auto number = static_cast<std::int64_t>(rows.size());
-    const std::int64_t dim = space.points().dim, room = room_for(k);
-    const bool linf = space.points().linf;
+    const std::int64_t dim = space.points().dim;
     std::vector<float> at(static_cast<std::size_t>(number * dim));
-    std::vector<float> best(static_cast<std::size_t>(number * k));
-    std::vector<float> scores(static_cast<std::size_t>(number * room));
-    std::vector<std::int32_t> ids(static_cast<std::size_t>(number * room));
-    std::vector<Seeker<float>> seekers;
+    Seekers seekers(number, k);
     for (std::int64_t i = 0; i < number; ++i) {
         space.copy_row(rows[i], at.data() + i * dim);
-        Seeker<float> q{};
-        q.at = at.data() + i * dim;
-        q.threshold = std::numeric_limits<float>::max();
-        q.self = static_cast<std::int32_t>(rows[i]);
-        q.k = static_cast<std::int32_t>(k);
-        q.room = static_cast<std::int32_t>(room);
-        q.best = best.data() + i * k;
-        q.scores = scores.data() + i * room;
-        q.ids = ids.data() + i * room;
-        q.margin = space.margin(rows[i]);
-        seekers.push_back(q);
+        seekers.add(space, rows[i], at.data() + i * dim);
     }
     space.for_each_piece<float>([&](const Panels<float>& panels) {
-        space.kernels().scan.seek[linf](panels, seekers.data(), number);
+        space.kernels().scan.seek[space.points().linf](panels, seekers.all.data(), number);
     });
     std::vector<Nearest> out(static_cast<std::size_t>(number));
-    std::vector<std::size_t> again;
-    for (std::int64_t i = 0; i < number; ++i) {
-        if (seekers[i].overflow) again.push_back(static_cast<std::size_t>(i));
-        else decide(space, seekers[i], k, out[i]);
-    }
-    if (!again.empty()) search_in_double(space, rows, again, k, out);
+    decide_all(space, seekers.all.data(), rows, k, out.data());
+    return out;
+}
+
+namespace {
+
+constexpr std::int64_t kPeerCols = 32;  // with fewer, thresholds of points cost what this saves
+constexpr std::int64_t kCandidateBytes = 64 << 20;
+constexpr std::int64_t kLeastPanels = 4;   // in a block: handing over a task costs a few of them
+constexpr std::int64_t kMostBlocks = 64;   // half as many threads find work
+constexpr std::int64_t kDecidedRows = 64;  // per task
+
+// Calls meet(a, b), a <= b, once for each two of `number` blocks, and for each block with itself. A
+// block is in one call at a time: calls follow each other in rounds, as in a tournament (the method
+// of the circle). The order of the calls of a block depends on nothing but their number.
+template <class Meet>
+void for_each_pair(std::int64_t number, int threads, Meet meet) {
+    parallel_for(number, threads, [&](std::int64_t i) { meet(i, i); });
+    const std::int64_t moving = number - 1;  // all but the last take turns around the circle
+    for (std::int64_t round = 0; round < moving; ++round)
+        parallel_for(number / 2, threads, [&](std::int64_t i) {
+            const std::int64_t a = (round + i) % moving;
+            const std::int64_t b = i == 0 ? moving : (round - i + moving) % moving;
+            meet(std::min(a, b), std::max(a, b));
+        });
+}
+
+// The number of blocks of panels: a power of two, a function of the shape alone.
+std::int64_t blocks_of(std::int64_t panels) {
+    std::int64_t number = 1;
+    while (number < kMostBlocks && panels >= 2 * number * kLeastPanels) number *= 2;
+    return number;
+}
+
+}  // namespace
+
+bool should_seek_peers(const Space& space, std::int64_t k) {
+    if (space.points().dim < kPeerCols) return false;
+    const std::int64_t bytes = room_for(k) * 8 + k * 4 + std::int64_t{sizeof(Seeker<float>)};
+    const std::int64_t row = space.points().dim * std::int64_t{sizeof(double)};
+    return bytes <= row || space.rows() * bytes <= kCandidateBytes;
+}
+
+std::vector<Nearest> nearest_of_all(const Space& space, std::int64_t k, int threads) {
+    const std::int64_t rows = space.rows(), panels = space.panels();
+    const std::int64_t padded = panels * space.width();
+    Seekers seekers(padded, k);
+    for (std::int64_t i = 0; i < rows; ++i) seekers.add(space, i, nullptr);
+    seekers.all.resize(static_cast<std::size_t>(padded));
+    std::vector<float> thresholds(static_cast<std::size_t>(padded), -1);
+    std::fill_n(thresholds.begin(), rows, std::numeric_limits<float>::max());
+    for (std::int64_t i = rows; i < padded; ++i) seekers.all[i].threshold = -1;
+    const Peers peers{seekers.all.data(), thresholds.data()};
+    const auto seek = space.kernels().seek_peers[space.points().linf];
+    const std::int64_t blocks = blocks_of(panels);
+    for_each_pair(blocks, threads, [&](std::int64_t a, std::int64_t b) {
+        const Panels<float> left = space.panels(panels * a / blocks, panels * (a + 1) / blocks);
+        space.for_each_piece<float>(
+            panels * b / blocks, panels * (b + 1) / blocks,
+            [&](const Panels<float>& right) { seek(left, right, peers); });
+    });
+    std::vector<Nearest> out(static_cast<std::size_t>(rows));
+    parallel_for((rows + kDecidedRows - 1) / kDecidedRows, threads, [&](std::int64_t task) {
+        const std::int64_t first = task * kDecidedRows;
+        std::vector<std::int64_t> ids(static_cast<std::size_t>(std::min(kDecidedRows, rows - first)));
+        std::iota(ids.begin(), ids.end(), first);
+        decide_all(space, peers.seekers + first, ids, k, out.data() + first);
+    });
     return out;
 }
 

@@ -83,8 +83,9 @@ inline __attribute__((always_inline)) void add(VecD& score, VecD gap) {
     }
 }
 
-// The scores of R queries in the columns first .. last of one panel.
-template <bool Linf, int R, class C, class V>
+// The scores of R queries in the columns first .. last of one panel. The coordinates of a query are
+// Step apart.
+template <bool Linf, int Step, int R, class C, class V>
 inline __attribute__((always_inline)) void block_scores(const C* panel, const C* const (&at)[R],
                                                         std::int64_t first, std::int64_t last,
                                                         V (&score)[R][kPanelVectors]) {
@@ -94,10 +95,26 @@ inline __attribute__((always_inline)) void block_scores(const C* panel, const C*
         V points[kPanelVectors];
         for (int v = 0; v < kPanelVectors; ++v)
             points[v] = load(panel + d * kPanel<C> + v * kLanes<C>);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-            for (int v = 0; v < kPanelVectors; ++v) add<Linf>(score[r][v], points[v] - at[r][d]);
+            for (int v = 0; v < kPanelVectors; ++v)
+                add<Linf>(score[r][v], points[v] - at[r][d * Step]);
+    }
+}
+
+// The joint scores of R queries in all columns of one panel.
+template <bool Linf, int Step, int R, class C, class V>
+inline __attribute__((always_inline)) void panel_scores(const Panels<C>& of, std::int64_t panel,
+                                                        const C* const (&at)[R],
+                                                        V (&score)[R][kPanelVectors]) {
+    const C* data = of.data + panel * of.dim * kPanel<C>;
+    block_scores<Linf, Step>(data, at, 0, of.ends[0], score);
+    for (std::int64_t b = 1; b < of.num_blocks; ++b) {
+        V other[R][kPanelVectors];
+        block_scores<Linf, Step>(data, at, of.ends[b - 1], of.ends[b], other);
+        for (int r = 0; r < R; ++r)
+            for (int v = 0; v < kPanelVectors; ++v) score[r][v] = larger(score[r][v], other[r][v]);
     }
 }
 
@@ -175,15 +192,8 @@ inline void seek_some(const Panels<C>& panels, Seeker<C>* queries) {
     const C* at[R];
     for (int r = 0; r < R; ++r) at[r] = queries[r].at;
     for (std::int64_t p = 0; p < panels.count; ++p) {
-        const C* panel = panels.data + p * panels.dim * kPanel<C>;
         V score[R][kPanelVectors];
-        block_scores<Linf, R>(panel, at, 0, panels.ends[0], score);
-        for (std::int64_t b = 1; b < panels.num_blocks; ++b) {
-            V other[R][kPanelVectors];
-            block_scores<Linf, R>(panel, at, panels.ends[b - 1], panels.ends[b], other);
-            for (int r = 0; r < R; ++r)
-                for (int v = 0; v < kPanelVectors; ++v) score[r][v] = larger(score[r][v], other[r][v]);
-        }
+        panel_scores<Linf, 1>(panels, p, at, score);
         const std::int64_t id = panels.first + p * kPanel<C>;
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r)
@@ -204,6 +214,65 @@ void seek(const Panels<C>& panels, Seeker<C>* queries, std::int64_t count) {
     for (; q + kQueries <= count; q += kQueries) seek_some<Linf, kQueries>(panels, queries + q);
     for (; q < count; ++q) seek_some<Linf, 1>(panels, queries + q);
 }
+
+// ---- all points seek one another ----
+
+// Queries at once, neighbors in one panel: their scores take half of the registers.
+constexpr int kPeers = NCFAST_VECTOR_BYTES == 64 ? 8 : 4;
+
+// Offers the points id, id + 1, .. to a query, and the query to them unless both are in one panel:
+// then each pair comes twice.
+template <bool Linf>
+__attribute__((noinline)) void take_both(const Peers& peers, VecF score, std::int64_t query,
+                                         std::int64_t id, bool one_panel) {
+    float lanes[kLanes<float>];
+    store(lanes, score);
+    const auto offer = [&](std::int64_t to, int lane, std::int64_t point) {
+        take<Linf>(peers.seekers[to], lanes[lane], static_cast<std::int32_t>(point));
+        peers.thresholds[to] = peers.seekers[to].threshold;
+    };
+    unsigned for_query = below(score, VecF{} + peers.thresholds[query]);
+    unsigned for_points = one_panel ? 0 : below(score, load(peers.thresholds + id));
+    for (; for_query != 0; for_query &= for_query - 1) {
+        const int lane = __builtin_ctz(for_query);
+        offer(query, lane, id + lane);
+    }
+    for (; for_points != 0; for_points &= for_points - 1) {
+        const int lane = __builtin_ctz(for_points);
+        offer(id + lane, lane, query);
+    }
+}
+
+// Offers the points of `left` and `right` to each other. A panel of `left` meets those of `right`
+// from its own number on.
+template <bool Linf>
+void seek_peers(const Panels<float>& left, const Panels<float>& right, const Peers& peers) {
+    constexpr int R = kPeers, kWidth = kPanel<float>;
+    for (std::int64_t at_left = 0; at_left < left.count * kWidth; at_left += R) {
+        const std::int64_t query = left.first + at_left, panel = query / kWidth * kWidth;
+        const float* at[R];
+        for (int r = 0; r < R; ++r)
+            at[r] = left.data + at_left / kWidth * kWidth * left.dim + at_left % kWidth + r;
+        for (std::int64_t p = 0; p < right.count; ++p) {
+            const std::int64_t id = right.first + p * kWidth;
+            if (id < panel) continue;
+            VecF score[R][kPanelVectors];
+            panel_scores<Linf, kWidth>(right, p, at, score);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+                for (int v = 0; v < kPanelVectors; ++v) {
+                    const std::int64_t first = id + v * kLanes<float>;
+                    const VecF most = larger(load(peers.thresholds + first),
+                                             VecF{} + peers.thresholds[query + r]);
+                    if (__builtin_expect(below(score[r][v], most) != 0, 0))
+                        take_both<Linf>(peers, score[r][v], query + r, first, id == panel);
+                }
+        }
+    }
+}
+
+// ---- counts ----
 
 // Stores the points that the scores in float leave open.
 inline __attribute__((noinline)) void hold(Counter<float>& q, unsigned bits, std::int64_t id,
@@ -245,7 +314,7 @@ inline void count_some(const Panels<C>& panels, Counter<C>* queries) {
         V joint[R][kPanelVectors] = {};
         for (std::int64_t b = 0, first = 0; b < panels.num_blocks; first = panels.ends[b++]) {
             V score[R][kPanelVectors];
-            block_scores<Linf, R>(panel, at, first, panels.ends[b], score);
+            block_scores<Linf, 1>(panel, at, first, panels.ends[b], score);
 #pragma GCC unroll 4
             for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2

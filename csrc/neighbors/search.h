@@ -95,6 +95,13 @@ struct Seeker {
     Margin margin;
 };
 
+// All points of a space, as queries of one another. Both arrays are padded to whole panels; the
+// threshold of the padding is -1.
+struct Peers {
+    Seeker<float>* seekers;
+    float* thresholds;  // those of the seekers, side by side
+};
+
 // One query and its counts, in each block, of the points whose score is at most a limit.
 template <class C>
 struct Counter {

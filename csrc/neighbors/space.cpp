@@ -26,6 +26,12 @@ void for_rows(std::int64_t rows, int threads, Each each) {
     });
 }
 
+bool all_floats(const double* x, std::int64_t dim) {
+    bool exact = true;
+    for (std::int64_t d = 0; d < dim; ++d) exact &= static_cast<double>(static_cast<float>(x[d])) == x[d];
+    return exact;
+}
+
 // The power of two that scales coordinates up to `largest` below 2^kExponent.
 double power_of_two(double largest) {
     if (!(largest > 0)) return 1.0;
@@ -44,38 +50,36 @@ Space::Space(const PointSet& points, std::int64_t first, std::int64_t last, int 
 // group; floats need no centre, because they are not rounded.
 void Space::measure(int threads) {
     const std::int64_t dim = points_.dim, tasks = tasks_for(rows_);
-    std::vector<double> largest(tasks, 0.0), sums(tasks * dim, 0.0);
-    std::vector<char> floats(tasks, 1);
+    std::vector<char> floats(static_cast<std::size_t>(tasks), 1);
     for_rows(rows_, threads, [&](std::int64_t task, std::int64_t from, std::int64_t to) {
-        double top = 0;
-        bool exact = true;
-        double* sum = sums.data() + task * dim;
-        for (std::int64_t i = from; i < to; ++i) {
-            const double* x = row(i);
-            for (std::int64_t d = 0; d < dim; ++d) {
-                top = std::max(top, std::fabs(x[d]));
-                exact &= static_cast<double>(static_cast<float>(x[d])) == x[d];
-                sum[d] += x[d];
-            }
-        }
-        largest[task] = top;
-        floats[task] = exact;
+        for (std::int64_t i = from; i < to && floats[task]; ++i) floats[task] = all_floats(row(i), dim);
     });
-    double top = *std::max_element(largest.begin(), largest.end());
     if (!std::all_of(floats.begin(), floats.end(), [](char each) { return each; })) {
+        std::vector<double> sums(static_cast<std::size_t>(tasks * dim), 0.0);
+        for_rows(rows_, threads, [&](std::int64_t task, std::int64_t from, std::int64_t to) {
+            double* sum = sums.data() + task * dim;
+            for (std::int64_t i = from; i < to; ++i)
+                for (std::int64_t d = 0; d < dim; ++d) sum[d] += row(i)[d];
+        });
         centre_.assign(static_cast<std::size_t>(dim), 0.0);
         for (std::int64_t task = 0; task < tasks; ++task)
             for (std::int64_t d = 0; d < dim; ++d) centre_[d] += sums[task * dim + d] / rows_;
-        for_rows(rows_, threads, [&](std::int64_t task, std::int64_t from, std::int64_t to) {
-            double most = 0;
-            for (std::int64_t i = from; i < to; ++i)
-                for (std::int64_t d = 0; d < dim; ++d)
-                    most = std::max(most, std::fabs(row(i)[d] - centre_[d]));
-            largest[task] = most;
-        });
-        top = *std::max_element(largest.begin(), largest.end());
     }
-    scale_ = power_of_two(top);
+    const std::vector<double> zero(static_cast<std::size_t>(dim), 0.0);
+    const double* centre = centre_.empty() ? zero.data() : centre_.data();
+    std::vector<double> largest(static_cast<std::size_t>(tasks), 0.0);
+    for_rows(rows_, threads, [&](std::int64_t task, std::int64_t from, std::int64_t to) {
+        std::vector<double> most(static_cast<std::size_t>(dim), 0.0);  // by column: no chain of maxima
+        for (std::int64_t i = from; i < to; ++i) {
+            const double* x = row(i);
+            for (std::int64_t d = 0; d < dim; ++d) {
+                const double size = std::fabs(x[d] - centre[d]);
+                most[d] = most[d] < size ? size : most[d];
+            }
+        }
+        largest[task] = *std::max_element(most.begin(), most.end());
+    });
+    scale_ = power_of_two(*std::max_element(largest.begin(), largest.end()));
 }
 
 void Space::fill(int threads) {

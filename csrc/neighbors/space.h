@@ -29,17 +29,26 @@ public:
     Margin margin(std::int64_t id) const;    // error bound of scores between row id and any other
     void copy_row(std::int64_t id, float* to) const;
 
+    std::int64_t width() const { return kernels_.scan.width; }  // points in a panel of floats
+    std::int64_t panels() const { return (rows_ + width() - 1) / width(); }
+    // The panels first .. last of floats.
+    Panels<float> panels(std::int64_t first, std::int64_t last) const {
+        return some_panels<float>(first, last);
+    }
+
     // Calls use(panels) for one piece after another; a piece fits in the cache.
     template <class C, class Use>
     void for_each_piece(Use use) const {
-        const std::int64_t width = this->width(C{}), panel = points_.dim * width;
-        const std::int64_t all = (rows_ + width - 1) / width;
-        const std::int64_t step =
-            std::max<std::int64_t>(1, kPieceBytes / (panel * static_cast<std::int64_t>(sizeof(C))));
-        const C* data = this->data(C{});
-        for (std::int64_t p = 0; p < all; p += step)
-            use(Panels<C>{data + p * panel, p * width, std::min(step, all - p), points_.dim,
-                          points_.ends, points_.num_blocks});
+        const std::int64_t width = this->width(C{});
+        for_each_piece<C>(0, (rows_ + width - 1) / width, use);
+    }
+    // The same for the panels first .. last.
+    template <class C, class Use>
+    void for_each_piece(std::int64_t first, std::int64_t last, Use use) const {
+        const std::int64_t bytes =
+            points_.dim * width(C{}) * static_cast<std::int64_t>(sizeof(C));
+        const std::int64_t step = std::max<std::int64_t>(1, kPieceBytes / bytes);
+        for (; first < last; first += step) use(some_panels<C>(first, std::min(last, first + step)));
     }
 
 private:
@@ -49,6 +58,13 @@ private:
     std::int64_t width(double) const { return kernels_.exact_scan.width; }
     const float* data(float) const { return floats_.get(); }
     const double* data(double) const;  // builds the panels at the first call
+
+    template <class C>
+    Panels<C> some_panels(std::int64_t first, std::int64_t last) const {
+        const std::int64_t width = this->width(C{});
+        return {data(C{}) + first * points_.dim * width, first * width, last - first, points_.dim,
+                points_.ends, points_.num_blocks};
+    }
 
     void measure(int threads);
     void fill(int threads);
@@ -74,6 +90,11 @@ struct Nearest {
 // The k nearest neighbors of some rows of the space.
 std::vector<Nearest> nearest_of(const Space& space, const std::vector<std::int64_t>& ids,
                                 std::int64_t k);
+
+// Whether nearest_of_all is faster than nearest_of for all rows, and their candidates fit into memory.
+bool should_seek_peers(const Space& space, std::int64_t k);
+// The k nearest neighbors of all rows of the space; each pair of rows is scored once.
+std::vector<Nearest> nearest_of_all(const Space& space, std::int64_t k, int threads);
 
 // A count around one row: in each block, other points with a score up to limits[block].
 struct CountQuery {

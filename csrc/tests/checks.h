@@ -172,6 +172,15 @@ inline std::vector<double> random_rows(std::int64_t rows, std::int64_t dim, doub
     return data;
 }
 
+// The joint score of two rows.
+inline double exact_joint(const double* a, const double* b, const std::int64_t* ends,
+                          std::int64_t num_blocks, bool linf) {
+    double score = 0;
+    for (std::int64_t block = 0, first = 0; block < num_blocks; first = ends[block++])
+        score = std::max(score, exact_score(a, b, first, ends[block], linf));
+    return score;
+}
+
 inline std::vector<Neighbor> oracle(const PointSet& points, std::int64_t row, std::int64_t group) {
     std::vector<Neighbor> all;
     for (std::int64_t i = points.offsets[group]; i < points.offsets[group + 1]; ++i)

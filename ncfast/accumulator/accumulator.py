@@ -389,19 +389,21 @@ class Accumulator:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> Self:
         """Replace the state by one that `state_dict` returned; return self.
 
-        A second look without the sums or the classifier that the metrics need here is left out.
+        A second look without the sums or the classifier that the metrics need here is left out. The
+        call reads the values, and so waits for an accelerator that holds them.
 
         Raises:
-            ValueError: another K or D, or sums of other metrics. Nothing is loaded.
+            ValueError: another K or D, sums of other metrics, or values that no rows give: a
+                negative count, a sum that is NaN beside finite norms. Nothing is loaded.
         """
         with self._lock:
             if not state:
                 return self.reset()
             look = {k.removeprefix(_LOOK): v for k, v in state.items() if k.startswith(_LOOK)}
             sums = {k: v for k, v in state.items() if not k.startswith(_LOOK)}
-            dim = self.dim
-            if dim is None and "moments.means" in sums:
-                dim = sums["moments.means"].shape[-1]
+            dim, means = self.dim, sums.get("moments.means")
+            if dim is None and isinstance(means, Tensor) and means.ndim == 2:
+                dim = means.shape[1]
             own = self._state or self._empty(dim or 1, self._device or torch.device("cpu"))
             loaded = own.load(sums)
             inputs = self._inputs(loaded)

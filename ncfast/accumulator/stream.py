@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ncfast._saved import check_entries, check_finite, check_not_negative, check_sums
 from ncfast._surroundings import updatable
 from ncfast.moments import ClassMoments, check_batch
 from ncfast.ops.states import Layout, pack
@@ -170,36 +171,39 @@ class StreamState:
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The state as a flat dict of tensors."""
+        """The state as a flat dict of tensors, which are copies."""
+        return {name: tensor.detach().clone() for name, tensor in self._entries().items()}
+
+    def _entries(self) -> dict[str, Tensor]:
+        """The tensors of `state_dict`, not copied."""
         state = {"ignored": self.ignored, "flags": torch.tensor(self.flags)}
         for name, part in (("moments", self.moments), ("outside", self.outside)):
-            state |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
+            state |= {f"{name}.{each.name}": getattr(part, each.name) for each in fields(part)}
         if self.scatter is not None:
             state["scatter"] = self.scatter
-        return {name: tensor.detach().clone() for name, tensor in state.items()}
+        return state
 
     @updatable
     def load(self, state: Mapping[str, Tensor]) -> StreamState:
         """The state in a `state_dict` of the same K and D, on the device of this one.
 
         Raises:
-            ValueError: a key is missing or unknown, or a shape or dtype differs.
+            ValueError: a key is missing or unknown, a shape or dtype differs, or the values are
+                those of no rows, see `check_sums`.
         """
-        own = self.state_dict()
-        if set(own) != set(state):
-            raise ValueError(
-                f"Expected argument `state` to have the keys {sorted(own)} but got "
-                f"{sorted(state)}. Load it into an Accumulator of the same metrics."
-            )
-        for name, tensor in own.items():
-            found = state[name]
-            if found.shape != tensor.shape or found.dtype != tensor.dtype:
-                raise ValueError(
-                    f"Expected entry {name!r} of `state` to be {tensor.dtype} of shape "
-                    f"{tuple(tensor.shape)} but got {found.dtype} of shape {tuple(found.shape)}. "
-                    "Load it into an Accumulator of the same num_classes and dim."
-                )
-            own[name] = found.detach().to(self.device, copy=True)
+        check_entries(
+            self._entries(),
+            state,
+            "Load it into an Accumulator of the same num_classes, dim and metrics.",
+        )
+        for part in ("moments.", "outside."):
+            check_sums(state, part)
+        check_not_negative("ignored", state["ignored"])
+        if "scatter" in state:
+            check_not_negative("scatter", state["scatter"].diagonal())
+            if bool(state["moments.norm_sum"].isfinite()):
+                check_finite("scatter", state["scatter"])
+        own = {name: found.detach().to(self.device, copy=True) for name, found in state.items()}
         moments, outside = (
             ClassMoments(*(own[f"{part}.{field.name}"] for field in fields(ClassMoments)))
             for part in ("moments", "outside")

@@ -278,6 +278,9 @@ class CollapseMetric(Metric):
             if found != own or len(state) != len(self.moments_state):
                 del state_dict[prefix + "moments_state"]
                 args[-1].append(_OTHER.format(own=own, found=found, length=len(state)))
+            elif damage := self._damage(state):
+                del state_dict[prefix + "moments_state"]
+                args[-1].append(damage)
             else:
                 state_dict[prefix + "moments_state"] = state.to(self.moments_state, copy=True)
         for key in (prefix + name for name in _KEPT if prefix + name in state_dict):
@@ -285,6 +288,14 @@ class CollapseMetric(Metric):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     # Internals.
+
+    def _damage(self, state: Tensor) -> str | None:
+        """Why a state is not loaded, or None."""
+        try:
+            packed.check(state, self._layout, "moments_state")
+        except ValueError as error:
+            return str(error)
+        return None
 
     def _opened(self) -> tuple[Accumulator, StreamState]:
         """An accumulator of the state, and the state; all but the counts share the memory."""

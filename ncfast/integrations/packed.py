@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ncfast._saved import check_not_negative, check_sums
 from ncfast._surroundings import updatable
 from ncfast.accumulator.stream import Flags, StreamState
 from ncfast.moments import ClassMoments
@@ -59,6 +60,26 @@ def opened(vector: Tensor, layout: Layout, *, flags: Flags | None = None) -> Str
         ignored[0].to(torch.int64),
         Flags() if flags is None else flags,
     )
+
+
+def check(vector: Tensor, layout: Layout, name: str) -> None:
+    """Raise ValueError if a vector that is to be loaded holds values that no rows give.
+
+    Args:
+        vector: of this layout.
+        layout: its parts.
+        name: of the entry that holds it, for the message.
+    """
+    inside, outside, ignored, scatter = vector.split(layout.sizes)
+    for part, number in ((inside, layout.num_classes), (outside, 1)):
+        norms, counts, squares, means = part.split([2, number, number, number * layout.dim])
+        parts = {"counts": counts, "means": means, "within_ss": squares}
+        parts |= {"norm_sum": norms[0], "norm_max": norms[1]}
+        check_sums({f"{name}.{key}": value for key, value in parts.items()}, f"{name}.")
+    check_not_negative(f"{name}.ignored", ignored[0])
+    if layout.scatter:
+        diagonal = scatter.view(layout.dim, layout.dim).diagonal()
+        check_not_negative(f"{name}.scatter", diagonal)
 
 
 def close(state: StreamState, vector: Tensor, layout: Layout) -> None:

@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from ncfast import _ranks, _validate
 from ncfast._arrays import Array, as_integer, as_tensor
+from ncfast._saved import check_entries, check_not_negative
 from ncfast._surroundings import updatable
 
 _BLOCK = 1 << 22  # numbers converted to float64 at a time: 32 MB
@@ -214,21 +215,13 @@ class RegressionMoments:
             state: a dict with exactly the keys of `state_dict`; shapes must fit this D and n.
 
         Raises:
-            ValueError: a key is missing or unknown, or a shape or dtype differs. Nothing is loaded.
+            ValueError: a key is missing or unknown, a shape or dtype differs, or a count or square
+                is negative. Nothing is loaded.
         """
-        own = self.state_dict()
-        if set(state) != set(own):
-            raise ValueError(
-                f"Expected argument `state` to have the keys {sorted(own)} but got {sorted(state)}."
-            )
-        for name, tensor in own.items():
-            found = state[name]
-            if found.shape != tensor.shape or found.dtype != tensor.dtype:
-                raise ValueError(
-                    f"Expected entry {name!r} of `state` to be {tensor.dtype} of shape "
-                    f"{tuple(tensor.shape)} but got {found.dtype} of shape {tuple(found.shape)}. "
-                    "Load it into RegressionMoments.empty(dim, targets)."
-                )
+        own = {name: getattr(self, name) for name in _TENSORS}
+        check_entries(own, state, "Load it into RegressionMoments.empty(dim, targets).")
+        check_not_negative("count", state["count"])
+        check_not_negative("scatter", state["scatter"].diagonal())
         for name, tensor in own.items():
             setattr(self, name, state[name].detach().to(tensor.device, copy=True))
         return self

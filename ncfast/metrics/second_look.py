@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ncfast import _validate
+from ncfast._saved import check_not_negative
 from ncfast._surroundings import updatable
 from ncfast.metrics.decision import correct_by_class
 from ncfast.metrics.inputs import MetricInputs, RowSums
@@ -221,12 +222,19 @@ class SecondLook:
         """The second look of a `state_dict`, around the moments of ``inputs``, on their device.
 
         Raises:
-            ValueError: an entry is missing, or the sums are those of other metrics or classes.
+            ValueError: an entry is missing or no tensor, the sums are those of other metrics or
+                classes, or a number of rows is negative.
         """
-        if missing := _ENTRIES - state.keys():
+        there = {name for name, part in state.items() if isinstance(part, Tensor)}
+        if missing := _ENTRIES - there:
             raise ValueError(
                 f"Expected the second look in argument `state` to have {sorted(missing)} but got "
-                f"{sorted(state)}. Save the whole state_dict."
+                f"{sorted(there)}. Save the whole state_dict."
+            )
+        if state["wanted"].shape != (len(LOOKS),):
+            raise ValueError(
+                f"Expected entry 'look.wanted' of `state` to have shape {(len(LOOKS),)} but got "
+                f"{tuple(state['wanted'].shape)}. Save the whole state_dict."
             )
         wanted = zip(sorted(LOOKS), state["wanted"].tolist(), strict=True)
         moved = {name: state[name].to(inputs.moments.means, copy=True) for name in state}
@@ -238,6 +246,8 @@ class SecondLook:
                 f"{tuple(look.packed.shape)} but got {tuple(moved['packed'].shape)}."
             )
         look.packed, look.shared = moved["packed"], bool(state["shared"])
+        for name in ("counts", "agreements", "hits", "outside"):
+            check_not_negative(f"look.packed ({name})", getattr(look.sums, name))
         look.scores, look.outside_scores = (
             [moved[name]] if len(moved[name]) else [] for name in ("scores", "outside_scores")
         )

@@ -376,6 +376,50 @@ def test_a_state_of_another_kind_is_refused(other):
         acc.compute()
 
 
+DAMAGED = {
+    "'moments.counts' of `state` to be at least 0 but got -5": ("moments.counts", -5),
+    "'moments.means' .* finite but got nan": ("moments.means", torch.nan),
+    "'moments.within_ss' .* at least 0": ("moments.within_ss", -1.0),
+    "'moments.norm_sum' .* at least 0": ("moments.norm_sum", -1.0),
+    "'outside.counts' .* at least 0": ("outside.counts", -1),
+    "'ignored' .* at least 0": ("ignored", -1),
+    "'scatter' .* at least 0": ("scatter", -1.0),
+    "'scatter' .* finite": ("scatter", torch.nan),
+    r"'look.packed \(counts\)' .* at least 0": ("look.packed", -1.0),
+}
+
+
+@pytest.mark.parametrize("message", DAMAGED)
+def test_values_that_no_rows_give_are_refused_and_nothing_is_loaded(message):
+    case = Case()
+    acc = case.accumulator().update(case.feats, case.labels).revisit(case.feats, case.labels)
+    before = acc.state_dict()
+    name, value = DAMAGED[message]
+    damaged = before[name].clone()
+    damaged.view(-1)[0] = value
+    with pytest.raises(ValueError, match=message):
+        acc.load_state_dict(before | {name: damaged})
+    assert all(torch.equal(found, before[key]) for key, found in acc.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["moments.means", "flags", "look.wanted"])
+@pytest.mark.parametrize("value", [None, 3, [1.0], torch.zeros(())])
+def test_an_entry_that_is_no_tensor_or_of_another_kind_is_refused(name, value):
+    case = Case()
+    acc = case.accumulator().update(case.feats, case.labels).revisit(case.feats, case.labels)
+    with pytest.raises(ValueError, match="`state`"):
+        ncfast.Accumulator(5, metrics="all").load_state_dict(acc.state_dict() | {name: value})
+
+
+def test_a_state_with_features_that_are_not_finite_is_saved_and_loaded():
+    case = Case()
+    case.feats[3, 2] = torch.nan
+    state = case.accumulator().update(case.feats, case.labels).state_dict()
+    loaded = case.accumulator().load_state_dict(state)
+    assert loaded.moments.norm_sum.isnan()
+    assert loaded.moments.total == len(case.feats)
+
+
 def test_a_second_look_without_what_the_metrics_need_is_left_out_on_loading():
     """A look without the classifier counts no agreements: they are not zero, they are missing."""
     case = Case()

@@ -235,6 +235,27 @@ def test_states_are_saved_with_their_shape():
     assert not RNC1(5, 12).state_dict(), "nothing is saved unless it is asked for"
 
 
+@pytest.mark.parametrize(
+    ("at", "value", "message"),
+    [
+        (2, -5.0, "moments_state.counts' .* at least 0 but got -5"),
+        (2, 1.5, "moments_state.counts' .* whole numbers but got 1.5"),
+        (0, -1.0, "moments_state.norm_sum' .* at least 0"),
+        (2 + K, -1.0, "moments_state.within_ss' .* at least 0"),
+        (2 + 2 * K, torch.nan, "moments_state.means' .* finite"),
+        (-1, -1.0, "moments_state.scatter' .* at least 0"),
+    ],
+)
+def test_a_damaged_state_is_refused(at, value, message):
+    metric = NC1(K, D, variant="pinv")
+    metric.persistent(True)
+    metric.update(*batches()[1])
+    saved = metric.state_dict()
+    saved["moments_state"][at] = value
+    with pytest.raises(RuntimeError, match=message):
+        NC1(K, D, variant="pinv").load_state_dict(saved)
+
+
 def test_saved_states_and_moments_are_copies():
     """Updates are in place: they must not change what was taken before, or loaded elsewhere."""
     metric = NC4(K, D, variant="ncc_accuracy")

@@ -316,6 +316,12 @@ def test_errors():
         "'mean' of `state`": lambda: moments.load_state_dict(
             ncfast.RegressionMoments.empty(8, 3).state_dict()
         ),
+        "'count' of `state` to be at least 0 but got -5": lambda: moments.load_state_dict(
+            moments.state_dict() | {"count": torch.tensor(-5)}
+        ),
+        "'scatter' of `state` to be at least 0": lambda: moments.load_state_dict(
+            moments.state_dict() | {"scatter": -moments.scatter}
+        ),
     }
     for message, call in wrong.items():
         with pytest.raises(ValueError, match=message):

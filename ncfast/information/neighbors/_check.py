@@ -35,8 +35,9 @@ def points(x: Tensor, name: str = "x") -> None:
             f"Expected argument `{name}` to have shape (N, d) with N, d > 0 but got shape "
             f"{tuple(x.shape)}. For one column use {name}.unsqueeze(1)."
         )
-    # The maximum is NaN if any value is, so one pass finds all invalid values.
-    if not float(x.abs().amax()) <= _LARGEST:
+    # Both are NaN if any value is, so one pass without a copy finds all invalid values.
+    low, high = x.detach().aminmax()
+    if not -_LARGEST <= float(low) <= float(high) <= _LARGEST:
         _raise_value(x, name)
 
 

@@ -12,6 +12,7 @@ from ncfast.information.neighbors import _check, dispatch
 from ncfast.information.neighbors._types import JointMetric, JointNeighbors, Metric, Neighbors
 
 _SAMPLED = 8192  # number of rows that are tested for copies
+_TOLD_APART = 16  # columns that usually tell rows apart
 
 
 @torch.no_grad()
@@ -181,9 +182,14 @@ def _for_repeats(
     if name != "direct":
         return backend
     step = max(1, len(first) // _SAMPLED)
-    seen = torch.cat([block[::step].to(torch.float64) for block in blocks], 1)
-    distinct = len(torch.unique(row_codes(seen)))
-    return "tree" if 3 * distinct <= 2 * len(seen) else backend
+
+    def repeat(every: int) -> bool:
+        seen = torch.cat([block[::step, ::every].to(torch.float64) for block in blocks], 1)
+        return 3 * len(torch.unique(row_codes(seen))) <= 2 * len(seen)
+
+    # rows that differ in some columns differ: reading all columns takes longer than a small search
+    every = max(1, columns // _TOLD_APART)
+    return "tree" if repeat(every) and (every == 1 or repeat(1)) else backend
 
 
 def _group(x: Tensor, labels: Tensor | None) -> int:

@@ -161,18 +161,53 @@ def test_infinite_and_zero_radii(backend: str) -> None:
         assert torch.equal(*counts)
 
 
+@pytest.mark.skipif("direct" not in NATIVE, reason="no C++ extension")
+@pytest.mark.parametrize("rows", [31, 32, 33, 255, 257, 1000])
+@pytest.mark.parametrize("kind", ["normal", "collapsed", "lattice", "copies"])
+def test_each_pair_is_scored_for_both_of_its_rows(
+    instruction_set: str, kind: str, rows: int
+) -> None:
+    """Blocks of panels meet in rounds: a pair that met twice or never would be seen here."""
+    generator = torch.Generator().manual_seed(rows)
+    x = torch.randn(rows, 35, generator=generator, dtype=torch.float64)
+    if kind == "collapsed":
+        x = 1 + 1e-6 * x
+    elif kind == "lattice":
+        x = x.clamp(0, 0.1).round(decimals=1)
+    elif kind == "copies":
+        x = x[torch.randint(0, rows // 2, (rows,), generator=generator)]
+    for metric in ("l2", "linf"):
+        got = knn(x, K, metric=metric, backend="direct")
+        expected = knn(x, K, metric=metric, backend="reference")
+        assert torch.equal(got.distances, expected.distances)
+        assert torch.equal(got.indices, expected.indices)
+
+
+@pytest.mark.skipif("direct" not in NATIVE, reason="no C++ extension")
+def test_more_candidates_than_memory_for_them() -> None:
+    """200 neighbours of 9,000 rows: the candidates of all rows at once would take 70 MB."""
+    x = torch.randn(9000, 40, generator=torch.Generator().manual_seed(12))
+    got, expected = (knn(x, 200, backend=name) for name in ("direct", "tree"))
+    assert torch.equal(got.distances, expected.distances)
+    assert torch.equal(got.indices, expected.indices)
+
+
 @pytest.mark.parametrize("backend", NATIVE)
 def test_threads_do_not_matter(backend: str) -> None:
-    x = torch.randn(3000, 4, generator=torch.Generator().manual_seed(7))
+    x = torch.randn(3000, 40, generator=torch.Generator().manual_seed(7))
+    x[::2] = 1 + 1e-7 * x[::2]  # float settles some rows and not others
     before = torch.get_num_threads()
     try:
         found = []
-        for threads in (1, 3):
+        for threads in (1, 3, 3):
             torch.set_num_threads(threads)
-            found.append(knn(x, K, backend=backend))
+            found.append(knn(x.double(), K, backend=backend))
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(found[0].indices, found[1].indices)
+    for other in found[1:]:
+        assert torch.equal(found[0].indices, other.indices)
+        assert torch.equal(found[0].distances, other.distances)
+        assert found[0].certified == other.certified
 
 
 @pytest.mark.skipif(_raw.extension is None, reason=f"no extension: {_raw.import_error}")
@@ -267,6 +302,16 @@ def test_many_repeated_rows(kind):
     assert found.distances[members].eq(0).all()
     joint = joint_radii_and_counts([x, x], 5, backend="tree")
     assert torch.equal(joint.ties[members], (count.max() - 1).expand(len(members)))
+
+
+@pytest.mark.skipif(not neighbor_backends()["tree"].available, reason="needs the C++ extension")
+def test_rows_that_repeat_are_told_from_rows_that_agree_in_some_columns():
+    """The test of copies looks at a few columns first."""
+    same = torch.zeros(600, 64, dtype=torch.float64)
+    same[:, 1] = torch.arange(600)
+    assert knn(same, 5).backend == "direct"
+    copies = torch.randn(600, 64, dtype=torch.float64)[torch.arange(600) % 100]
+    assert knn(copies, 5).backend == "tree"
 
 
 @pytest.mark.skipif(not neighbor_backends()["tree"].available, reason="needs the C++ extension")
