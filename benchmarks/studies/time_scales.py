@@ -40,6 +40,11 @@ RNC1 = "train/rnc1.max"
 THEORY = "theory setting"
 
 
+def in_theory(setting: str) -> bool:
+    """Whether a setting is that of the theorem: gradient descent and a smooth activation."""
+    return setting.startswith(THEORY)
+
+
 @dataclass(frozen=True)
 class Part:
     """One sweep of the five seeds: a setting and one weight decay.
@@ -91,7 +96,7 @@ class Study:
         theory: the levels of the theory setting, by the name of the outcome.
         adamw: the levels of the other settings.
         quick: whether the sweeps have the quick form of their presets.
-        changes: changes of the theory setting.
+        changes: changes of the preset, by the name of the setting.
     """
 
     parts: tuple[Part, ...]
@@ -99,10 +104,26 @@ class Study:
     theory: Mapping[str, Level]
     adamw: Mapping[str, Level]
     quick: bool = True
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def levels(self, setting: str) -> Mapping[str, Level]:
+        """The levels of a setting."""
+        return self.theory if in_theory(setting) else self.adamw
 
 
+def images(number: int, lr: float) -> dict[str, Any]:
+    """The theory setting with a few images: its first layer is as wide as there are images."""
+    return {
+        "train_size": (number,),
+        "widths": (number, number),
+        "lr": (lr,),
+        "test_schedule": "every:10000",
+    }
+
+
+FIFTY, HUNDRED = f"{THEORY} with 50 images", f"{THEORY} with 100 images"
 FIFTH, FIXED = {"tau_2": Level(None)}, {"tau_2, fixed level": Level(0.02)}
+DEEPER = {"tau_2, deeper": Level(0.0077), "tau_2": Level(0.0154)}
 STUDIES = {
     "digits": Study(
         parts=(
@@ -136,8 +157,32 @@ STUDIES = {
             Part(THEORY, 0.12, 260_000, 1.5),
         ),
         seed=1020,
-        theory={"tau_2, deeper": Level(0.0077), "tau_2": Level(0.0154)},
+        theory=DEEPER,
         adamw=FIFTH | FIXED,
+    ),
+    "mnist": Study(
+        parts=(
+            Part(FIFTY, 1.0, 25_000, 1.5),
+            Part(FIFTY, 0.5, 45_000, 1.5),
+            Part(FIFTY, 0.25, 90_000, 1.5),
+            Part(FIFTY, 0.12, 185_000, 1.5),
+            Part(HUNDRED, 1.0, 60_000, 1.5),
+            Part(HUNDRED, 0.5, 115_000, 1.5),
+            Part(HUNDRED, 0.25, 230_000, 1.5),
+            Part("standard scale", 0.3, 8000, 1.0),
+            Part("standard scale", 0.1, 12_000, 1.0),
+            Part("LeCun variance", 0.3, 8000, 1.732),
+            Part("LeCun variance", 0.1, 20_000, 1.732),
+            Part("LeCun normal", 0.3, 8000, 1.0, "lecun"),
+            Part("LeCun normal", 0.1, 20_000, 1.0, "lecun"),
+            Part("orthogonal", 0.3, 30_000, 8.0, "orthogonal"),
+            Part("orthogonal", 0.1, 60_000, 8.0, "orthogonal"),
+        ),
+        seed=1020,
+        theory=DEEPER,
+        adamw=FIFTH | FIXED,
+        quick=False,
+        changes={FIFTY: images(50, 1e-4), HUNDRED: images(100, 5e-5)},
     ),
 }
 
@@ -145,7 +190,7 @@ STUDIES = {
 def config(study: str, part: Part, out: Path, data_dir: Path | None = None) -> SweepConfig:
     """The sweep of a part: a form of `theory` or of `f3` with changes."""
     chosen = STUDIES[study]
-    theory = part.setting == THEORY
+    theory = in_theory(part.setting)
     preset: Literal["theory", "f3"] = "theory" if theory else "f3"
     folder = out / study / part.name
     base = expand(SweepConfig(out=folder, preset=preset, quick=chosen.quick))
@@ -162,7 +207,7 @@ def config(study: str, part: Part, out: Path, data_dir: Path | None = None) -> S
         "information": 0,
         "checkpoint_every": 5000,
         "device": "cpu",
-        **(chosen.changes if theory else {}),
+        **chosen.changes.get(part.setting, {}),
     }
     return SweepConfig(**{**vars(base), **changes})
 
@@ -283,9 +328,7 @@ def analyse(study: str, done: Mapping[str, Mapping[float, Arm]]) -> dict[str, An
     """Every outcome of the plan, from the arms that are complete."""
     chosen = STUDIES[study]
     settings = {
-        name: collapses(arms, chosen.theory)
-        if name == THEORY
-        else from_the_fit(arms) | collapses(arms, chosen.adamw)
+        name: ({} if in_theory(name) else from_the_fit(arms)) | collapses(arms, chosen.levels(name))
         for name, arms in done.items()
     }
     missing = [p.name for p in chosen.parts if p.decay not in done.get(p.setting, {})]
@@ -338,8 +381,7 @@ def draw(study: str, done: Mapping[str, Mapping[float, Arm]], path: Path) -> Non
                 steps, values = series(log, RNC1)
                 label = f"λ = {decay:g}" if not index else None
                 axis.plot(decay * steps, values, color=f"C{row}", lw=0.8, label=label)
-        chosen = STUDIES[study]
-        for level in (chosen.theory if name == THEORY else chosen.adamw).values():
+        for level in STUDIES[study].levels(name).values():
             if level.value is not None:
                 axis.axhline(level.value, color="0.6", lw=0.8)
         axis.set(yscale="log", title=name, xlabel="λ times step")
