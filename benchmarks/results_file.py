@@ -36,6 +36,7 @@ All times are seconds, all sizes bytes.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,6 +120,17 @@ def write(path: Path, content: Any) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text)
     temporary.replace(path)
+
+
+def rounded(found: Any) -> Any:
+    """Numbers of six digits; one that is not finite becomes null, as JSON has no name for it."""
+    if isinstance(found, dict):
+        return {name: rounded(one) for name, one in found.items()}
+    if isinstance(found, list):
+        return [rounded(one) for one in found]
+    if isinstance(found, float):
+        return float(f"{found:.6g}") if math.isfinite(found) else None
+    return found
 
 
 def _merged(kept: Report, report: Report, single_cases: bool) -> dict[str, Any]:

@@ -7,7 +7,6 @@ if all of its seeds are at the last step; the others are named as not run.
 """
 
 import argparse
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
+from ncfast.benchmarks import results_file
 from ncfast.benchmarks.studies import cause
 from ncfast.experiments.effects import (
     Arm,
@@ -212,17 +212,6 @@ def curve(arm: Arm) -> dict[str, list[float]]:
     return {"steps": steps, "loss": [float(f"{mean:.5g}") for mean in means]}
 
 
-def rounded(found: Any) -> Any:
-    """Numbers of six digits; one that is not finite becomes null, as JSON has no name for it."""
-    if isinstance(found, dict):
-        return {name: rounded(one) for name, one in found.items()}
-    if isinstance(found, list):
-        return [rounded(one) for one in found]
-    if isinstance(found, float):
-        return float(f"{found:.6g}") if math.isfinite(found) else None
-    return found
-
-
 def table(found: dict[str, Any]) -> str:
     """The effects as a table in Markdown."""
     rows = [
@@ -324,7 +313,7 @@ def main() -> None:
     results = [one for one in found if one is not None]
     for one in results:
         path = options.to / f"{one['dataset']}.json"
-        path.write_text(json.dumps(rounded(one), indent=1, allow_nan=False) + "\n")
+        results_file.write(path, results_file.rounded(one))
         verdicts = {name: one[name] for name in ("rnc1", "quotient", "cdnv")}
         print(one["dataset"], verdicts, "not run:", one["not run"], "left out:", one["left out"])
         print(table(one), "\n")

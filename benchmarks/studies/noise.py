@@ -1,28 +1,30 @@
 """Runs and analyses docs/results/noise.md: estimators of superfluous information over the noise.
 
-    python benchmarks/studies/noise.py --out runs/noise
+    python benchmarks/studies/noise.py digits --out runs/noise
+    python benchmarks/studies/noise.py mnist --data-dir DATA --out runs/noise
 
 Trains five seeds to two steps, which is skipped where it is complete, and estimates.
 """
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import matplotlib as mpl
 import numpy as np
 import torch
 
 from ncfast import noise_sensitivity
+from ncfast.benchmarks import results_file
 from ncfast.benchmarks.studies import cause
-from ncfast.benchmarks.studies.time_scales import rounded
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.data.datasets import load
 from ncfast.experiments.data.images import ImageSet
-from ncfast.experiments.effects import interval_of
+from ncfast.experiments.effects import interval_of, read_arm
 from ncfast.experiments.models.build import build_model
 from ncfast.experiments.presets import expand
 from ncfast.experiments.run_dir import versions
@@ -30,22 +32,55 @@ from ncfast.experiments.sweep_config import SweepConfig
 from ncfast.experiments.training.checkpoint import restore
 from ncfast.information.within_classes import Estimator
 
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
 ROOT = Path(__file__).resolve().parents[2]
-TO = ROOT / "docs" / "results" / "noise" / "digits.json"
-SEED, SEEDS = 1010, 5
-STEPS = (2000, 8000)
+TO = ROOT / "docs" / "results" / "noise"
+SEEDS = 5
 METHODS: tuple[Estimator, ...] = ("channel", "ksg", "kl")
 SIGMAS = (0.01, 0.03, 0.1, 0.3, 1.0)
 SAMPLES, DIM = 1500, 4
 
 
-def config(out: Path, steps: int) -> SweepConfig:
-    """The sweep that ends at a step: the quick form of `f3` with a decay of 0.3."""
-    base = expand(SweepConfig(out=out / f"{steps}", preset="f3", quick=True))
+@dataclass(frozen=True)
+class Setting:
+    """The runs of one dataset.
+
+    Attributes:
+        preset: a preset of `ncfast sweep`.
+        quick: whether to use its small form.
+        decay: weight decay.
+        steps: the step before the late rise of the test accuracy, and the step after it.
+        seed: the first of the five seeds.
+    """
+
+    preset: Literal["f2", "f3"]
+    quick: bool
+    decay: float
+    steps: tuple[int, int]
+    seed: int
+
+
+SETTINGS = {
+    "digits": Setting("f3", True, 0.3, (2000, 8000), 1010),
+    "mnist": Setting("f2", False, 0.01, (17_000, 60_000), 1020),
+}
+
+
+def config(dataset: str, out: Path, data_dir: Path | None, late: bool) -> SweepConfig:
+    """The sweep that ends at the first step, or the one that continues it to the second."""
+    chosen = SETTINGS[dataset]
+    first, last = (out / dataset / f"{step}" for step in chosen.steps)
+    base = expand(
+        SweepConfig(out=last if late else first, preset=chosen.preset, quick=chosen.quick)
+    )
     changes = {
-        "weight_decay": (0.3,),
-        "steps": steps,
-        "seed": SEED,
+        "data_dir": data_dir,
+        "weight_decay": (chosen.decay,),
+        "steps": chosen.steps[late],
+        "start_from": first if late else None,
+        "seed": chosen.seed,
         "seeds": SEEDS,
         "schedule": "every:500",
         "probes": "log:2",
@@ -70,7 +105,7 @@ def features(run: TrainConfig, split: ImageSet) -> torch.Tensor:
 
 def estimates(sweep: SweepConfig) -> dict[tuple[str, float], list[float]]:
     """The estimate in nats by method and noise, one for each seed."""
-    split = load("digits", train_size=200)[1].first(SAMPLES)
+    split = load(sweep.dataset, data_dir=sweep.data_dir, train_size=200)[1].first(SAMPLES)
     inputs, labels = split.batch(slice(0, SAMPLES))
     found: dict[tuple[str, float], list[float]] = {}
     for run in sweep.replicas().values():
@@ -86,6 +121,12 @@ def estimates(sweep: SweepConfig) -> dict[tuple[str, float], list[float]]:
         for key, estimate in swept.items():
             found.setdefault(key, []).append(estimate.value)
     return found
+
+
+def accuracies(sweep: SweepConfig) -> dict[str, list[float]]:
+    """The accuracy of every seed at the last step, by split."""
+    last = [log[-1] for log in read_arm("", sweep.out).logs.values()]
+    return {split: [log[f"{split}/accuracy"] for log in last] for split in ("train", "test")}
 
 
 def judge(before: Sequence[float], after: Sequence[float]) -> dict[str, Any]:
@@ -104,16 +145,41 @@ def judge(before: Sequence[float], after: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def analyse(found: Mapping[int, Mapping[tuple[str, float], list[float]]]) -> dict[str, Any]:
+def analyse(
+    before: Mapping[tuple[str, float], list[float]], after: Mapping[tuple[str, float], list[float]]
+) -> dict[str, Any]:
     """Every outcome of the plan, from the estimates at both steps."""
-    first, last = STEPS
     return {
         method: {
-            f"{sigma:g}": judge(found[first][method, sigma], found[last][method, sigma])
-            for sigma in SIGMAS
+            f"{sigma:g}": judge(before[method, sigma], after[method, sigma]) for sigma in SIGMAS
         }
         for method in METHODS
     }
+
+
+def conclude(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Whether the fall depends on the choice, by the plan."""
+    verdicts = {one["verdict"] for by_sigma in results.values() for one in by_sigma.values()}
+    if verdicts == {"falls"}:
+        return "does not depend on the choice"
+    return "depends on the choice" if "rises" in verdicts else "cannot tell"
+
+
+def draw(results: Mapping[str, Mapping[str, Any]], steps: Sequence[int], path: Path) -> None:
+    """The estimates of every seed against the noise at both steps, a panel for each estimator."""
+    figure, axes = plt.subplots(1, len(METHODS), figsize=(9, 3), layout="constrained")
+    for axis, method in zip(axes, METHODS, strict=True):
+        for name, step, color in zip(("before", "after"), steps, ("C0", "C1"), strict=True):
+            values = np.array([results[method][f"{sigma:g}"][name] for sigma in SIGMAS])
+            axis.plot(SIGMAS, values, color=color, lw=0.6, alpha=0.5)
+            label = f"step {step:,}"
+            axis.plot(SIGMAS, values.mean(1), "o-", color=color, ms=3, label=label)
+        axis.axhline(0, color="0.6", lw=0.8)
+        axis.set(xscale="log", title=method, xlabel="noise σ")
+        axis.legend(fontsize=8)
+    axes[0].set_ylabel("nats")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -134,19 +200,29 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
 def main() -> int:
     """Parse the options, train what is missing, and estimate."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("dataset", choices=SETTINGS)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--to", type=Path, default=TO, help="file of the results")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--to", type=Path, default=TO, help="folder of the results")
     options = parser.parse_args()
-    found = {}
-    for steps in STEPS:
-        sweep = config(options.out, steps)
+    found, reached = [], []
+    for late in (False, True):
+        sweep = config(options.dataset, options.out, options.data_dir, late)
         if not cause.run(sweep):
             return 1
-        found[steps] = estimates(sweep)
-    results = analyse(found)
-    options.to.parent.mkdir(parents=True, exist_ok=True)
-    content = rounded({"versions": versions(), "methods": results})
-    options.to.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+        found.append(estimates(sweep))
+        reached.append(accuracies(sweep))
+    results = analyse(*found)
+    steps = SETTINGS[options.dataset].steps
+    content = {
+        "versions": versions(),
+        "accuracy": {f"{step}": one for step, one in zip(steps, reached, strict=True)},
+        "verdict": conclude(results),
+        "methods": results,
+    }
+    path = options.to / f"{options.dataset}.json"
+    results_file.write(path, results_file.rounded(content))
+    draw(results, steps, path.with_suffix(".png"))
     print(table(results))
     return 0
 

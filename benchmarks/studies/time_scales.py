@@ -1,18 +1,18 @@
 """Runs and analyses docs/results/time-scales.md: how the collapse depends on weight decay.
 
-    python benchmarks/studies/time_scales.py run --out runs/time-scales
-    python benchmarks/studies/time_scales.py analyse --out runs/time-scales
+    python benchmarks/studies/time_scales.py run digits --out runs/time-scales
+    python benchmarks/studies/time_scales.py analyse digits --out runs/time-scales
 
-A sweep that is complete is skipped, and one that was interrupted goes on. A sweep of which one seed
-is not at its last step counts as not run.
+The other studies are "longer", which has longer runs on the digits, and "mnist". A sweep that is
+complete is skipped, and one that was interrupted goes on. A sweep of which one seed is not at its
+last step counts as not run.
 """
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from typing import Any, Literal
 import matplotlib as mpl
 import numpy as np
 
+from ncfast.benchmarks import results_file
 from ncfast.benchmarks.studies import cause
 from ncfast.experiments.effects import Arm, interval_of, read_arm
 from ncfast.experiments.presets import expand
@@ -32,12 +33,16 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).resolve().parents[2]
-TO = ROOT / "docs" / "results" / "time-scales" / "digits.json"
-SEED, SEEDS = 1010, 5
-LEVEL, DEEPER, SHARE = 0.0154, 0.0077, 0.2
+TO = ROOT / "docs" / "results" / "time-scales"
+SEEDS, SHARE = 5, 0.2
 NEAR = 0.1
 RNC1 = "train/rnc1.max"
 THEORY = "theory setting"
+
+
+def in_theory(setting: str) -> bool:
+    """Whether a setting is that of the theorem: gradient descent and a smooth activation."""
+    return setting.startswith(THEORY)
 
 
 @dataclass(frozen=True)
@@ -64,39 +69,145 @@ class Part:
         return f"{self.setting.replace(' ', '-')}-wd{self.decay:g}"
 
 
-# in the order in which they are run
-PARTS = (
-    Part(THEORY, 0.5, 60_000, 1.5),
-    Part(THEORY, 0.25, 110_000, 1.5),
-    Part(THEORY, 1.0, 40_000, 1.5),
-    Part("standard scale", 0.3, 10_000, 1.0),
-    Part("standard scale", 0.1, 10_000, 1.0),
-    Part("LeCun variance", 0.3, 10_000, 1.732),
-    Part("LeCun variance", 0.1, 10_000, 1.732),
-    Part(THEORY, 0.12, 215_000, 1.5),
-    Part("orthogonal", 0.3, 12_000, 8.0, "orthogonal"),
-    Part("orthogonal", 0.1, 30_000, 8.0, "orthogonal"),
-    Part("LeCun normal", 0.3, 10_000, 1.0, "lecun"),
-    Part("LeCun normal", 0.1, 10_000, 1.0, "lecun"),
-)
+@dataclass(frozen=True)
+class Level:
+    """A level of RNC1 that tau_2 is measured at.
+
+    Attributes:
+        value: None: a fifth of the value at the fit.
+        below: only weight decays below this one count.
+    """
+
+    value: float | None
+    below: float = math.inf
+
+    def of(self, records: Sequence[Mapping[str, float]]) -> float:
+        """`tau_2` of a run."""
+        return tau_2(records, self.value)
 
 
-def config(part: Part, out: Path) -> SweepConfig:
-    """The sweep of a part: the quick form of `theory` or of `f3` with changes."""
-    preset: Literal["theory", "f3"] = "theory" if part.setting == THEORY else "f3"
-    base = expand(SweepConfig(out=out / part.name, preset=preset, quick=True))
+@dataclass(frozen=True)
+class Study:
+    """The sweeps of a plan.
+
+    Attributes:
+        parts: the sweeps, in the order in which they are run.
+        seed: the first of the five seeds.
+        theory: the levels of the theory setting, by the name of the outcome.
+        adamw: the levels of the other settings.
+        quick: whether the sweeps have the quick form of their presets.
+        changes: changes of the preset, by the name of the setting.
+    """
+
+    parts: tuple[Part, ...]
+    seed: int
+    theory: Mapping[str, Level]
+    adamw: Mapping[str, Level]
+    quick: bool = True
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def levels(self, setting: str) -> Mapping[str, Level]:
+        """The levels of a setting."""
+        return self.theory if in_theory(setting) else self.adamw
+
+
+def images(number: int, lr: float) -> dict[str, Any]:
+    """The theory setting with a few images: its first layer is as wide as there are images."""
+    return {
+        "train_size": (number,),
+        "widths": (number, number),
+        "lr": (lr,),
+        "test_schedule": "every:10000",
+    }
+
+
+FIFTY, HUNDRED = f"{THEORY} with 50 images", f"{THEORY} with 100 images"
+FIFTH, FIXED = {"tau_2": Level(None)}, {"tau_2, fixed level": Level(0.02)}
+DEEPER = {"tau_2, deeper": Level(0.0077), "tau_2": Level(0.0154)}
+STUDIES = {
+    "digits": Study(
+        parts=(
+            Part(THEORY, 0.5, 60_000, 1.5),
+            Part(THEORY, 0.25, 110_000, 1.5),
+            Part(THEORY, 1.0, 40_000, 1.5),
+            Part("standard scale", 0.3, 10_000, 1.0),
+            Part("standard scale", 0.1, 10_000, 1.0),
+            Part("LeCun variance", 0.3, 10_000, 1.732),
+            Part("LeCun variance", 0.1, 10_000, 1.732),
+            Part(THEORY, 0.12, 215_000, 1.5),
+            Part("orthogonal", 0.3, 12_000, 8.0, "orthogonal"),
+            Part("orthogonal", 0.1, 30_000, 8.0, "orthogonal"),
+            Part("LeCun normal", 0.3, 10_000, 1.0, "lecun"),
+            Part("LeCun normal", 0.1, 10_000, 1.0, "lecun"),
+        ),
+        seed=1010,
+        theory={"tau_2": Level(0.0154), "tau_2, deeper": Level(0.0077, below=1)},
+        adamw=FIFTH,
+    ),
+    "longer": Study(
+        parts=(
+            Part("LeCun normal", 0.3, 10_000, 1.0, "lecun"),
+            Part("LeCun normal", 0.1, 25_000, 1.0, "lecun"),
+            Part("LeCun variance", 0.3, 10_000, 1.732),
+            Part("LeCun variance", 0.1, 25_000, 1.732),
+            Part("orthogonal", 0.3, 30_000, 8.0, "orthogonal"),
+            Part("orthogonal", 0.1, 60_000, 8.0, "orthogonal"),
+            Part(THEORY, 0.5, 60_000, 1.5),
+            Part(THEORY, 0.25, 120_000, 1.5),
+            Part(THEORY, 0.12, 260_000, 1.5),
+        ),
+        seed=1020,
+        theory=DEEPER,
+        adamw=FIFTH | FIXED,
+    ),
+    "mnist": Study(
+        parts=(
+            Part(FIFTY, 1.0, 25_000, 1.5),
+            Part(FIFTY, 0.5, 45_000, 1.5),
+            Part(FIFTY, 0.25, 90_000, 1.5),
+            Part(FIFTY, 0.12, 185_000, 1.5),
+            Part(HUNDRED, 1.0, 60_000, 1.5),
+            Part(HUNDRED, 0.5, 115_000, 1.5),
+            Part(HUNDRED, 0.25, 230_000, 1.5),
+            Part("standard scale", 0.3, 8000, 1.0),
+            Part("standard scale", 0.1, 12_000, 1.0),
+            Part("LeCun variance", 0.3, 8000, 1.732),
+            Part("LeCun variance", 0.1, 20_000, 1.732),
+            Part("LeCun normal", 0.3, 8000, 1.0, "lecun"),
+            Part("LeCun normal", 0.1, 20_000, 1.0, "lecun"),
+            Part("orthogonal", 0.3, 30_000, 8.0, "orthogonal"),
+            Part("orthogonal", 0.1, 60_000, 8.0, "orthogonal"),
+        ),
+        seed=1020,
+        theory=DEEPER,
+        adamw=FIFTH | FIXED,
+        quick=False,
+        changes={FIFTY: images(50, 1e-4), HUNDRED: images(100, 5e-5)},
+    ),
+}
+
+
+def config(study: str, part: Part, out: Path, data_dir: Path | None = None) -> SweepConfig:
+    """The sweep of a part: a form of `theory` or of `f3` with changes."""
+    chosen = STUDIES[study]
+    theory = in_theory(part.setting)
+    preset: Literal["theory", "f3"] = "theory" if theory else "f3"
+    folder = out / study / part.name
+    base = expand(SweepConfig(out=folder, preset=preset, quick=chosen.quick))
     changes = {
+        "data_dir": data_dir,
         "weight_decay": (part.decay,),
         "init": part.init,
         "init_scale": (part.init_scale,),
         "steps": part.steps,
-        "seed": SEED,
+        "seed": chosen.seed,
         "seeds": SEEDS,
-        "schedule": "every:500" if part.setting == THEORY else "log:200",
+        "schedule": "every:500" if theory else "log:200",
         "probes": "log:2",
         "information": 0,
         "checkpoint_every": 5000,
         "device": "cpu",
+        **chosen.changes.get(part.setting, {}),
     }
     return SweepConfig(**{**vars(base), **changes})
 
@@ -177,14 +288,14 @@ def groks(records: Sequence[Mapping[str, float]]) -> bool | None:
     return at_fit < half and events.generalisation >= 2 * events.fit
 
 
-def complete(out: Path) -> dict[str, dict[float, Arm]]:
+def complete(study: str, out: Path) -> dict[str, dict[float, Arm]]:
     """The arms of which every seed is at the last step, by setting and weight decay."""
     found: dict[str, dict[float, Arm]] = {}
-    for part in PARTS:
-        runs = list((out / part.name).glob("*/config.json"))
+    for part in STUDIES[study].parts:
+        folder = out / study / part.name
+        runs = list(folder.glob("*/config.json"))
         if len(runs) == SEEDS and all(saved_step(run.parent) >= part.steps for run in runs):
-            arm = read_arm(part.name, out / part.name)
-            found.setdefault(part.setting, {})[part.decay] = arm
+            found.setdefault(part.setting, {})[part.decay] = read_arm(part.name, folder)
     return found
 
 
@@ -193,32 +304,38 @@ def each(arms: Mapping[float, Arm], measure: Any) -> dict[float, dict[int, float
     return {d: {s: measure(log) for s, log in arm.logs.items()} for d, arm in arms.items()}
 
 
-def analyse(out: Path) -> dict[str, Any]:
-    """Every outcome of the plan."""
-    settings: dict[str, Any] = {}
-    for name, arms in complete(out).items():
-        if name == THEORY:
-            deep = {d: a for d, a in arms.items() if d < 1}
-            settings[name] = {
-                "tau_2": law(each(arms, lambda log: tau_2(log, LEVEL)), -1),
-                "tau_2, deeper": law(each(deep, lambda log: tau_2(log, DEEPER)), -1),
-            }
-            continue
-        fits = each(arms, lambda log: float(find_events(log).fit or math.nan))
-        rises = each(arms, lambda log: float(find_events(log).generalisation or math.nan))
-        told = [groks(log) for arm in arms.values() for log in arm.logs.values()]
-        settings[name] = {
-            "grok": [told.count(True), len(told)],
-            "tau_1": law(fits, 0),
-            "tau_2": law(each(arms, tau_2), -1),
-            "90 % of the best": {f"{d:g}": list(v.values()) for d, v in rises.items()},
-        }
-    done = complete(out)
-    missing = [p.name for p in PARTS if p.decay not in done.get(p.setting, {})]
+def collapses(arms: Mapping[float, Arm], levels: Mapping[str, Level]) -> dict[str, Any]:
+    """The law of tau_2 at each level."""
+    return {
+        name: law(each({d: a for d, a in arms.items() if d < at.below}, at.of), -1)
+        for name, at in levels.items()
+    }
+
+
+def from_the_fit(arms: Mapping[float, Arm]) -> dict[str, Any]:
+    """Grokking, tau_1 and the rise of the test accuracy in a setting of AdamW."""
+    fits = each(arms, lambda log: float(find_events(log).fit or math.nan))
+    rises = each(arms, lambda log: float(find_events(log).generalisation or math.nan))
+    told = [groks(log) for arm in arms.values() for log in arm.logs.values()]
+    return {
+        "grok": [told.count(True), len(told)],
+        "tau_1": law(fits, 0),
+        "90 % of the best": {f"{d:g}": list(v.values()) for d, v in rises.items()},
+    }
+
+
+def analyse(study: str, done: Mapping[str, Mapping[float, Arm]]) -> dict[str, Any]:
+    """Every outcome of the plan, from the arms that are complete."""
+    chosen = STUDIES[study]
+    settings = {
+        name: ({} if in_theory(name) else from_the_fit(arms)) | collapses(arms, chosen.levels(name))
+        for name, arms in done.items()
+    }
+    missing = [p.name for p in chosen.parts if p.decay not in done.get(p.setting, {})]
     return {"versions": versions(), "not run": missing, "settings": settings}
 
 
-LAWS = {"tau_1": 0, "tau_2": -1, "tau_2, deeper": -1}
+LAWS = {"tau_1": 0, "tau_2": -1, "tau_2, deeper": -1, "tau_2, fixed level": -1}
 
 
 def table(settings: Mapping[str, Any]) -> str:
@@ -253,7 +370,7 @@ def band(mean: Sequence[float | None]) -> str:
     return "{:.3f} ({:.3f} to {:.3f})".format(*there) if len(there) == len(mean) else "none"
 
 
-def draw(done: Mapping[str, Mapping[float, Arm]], path: Path) -> None:
+def draw(study: str, done: Mapping[str, Mapping[float, Arm]], path: Path) -> None:
     """RNC1 of every run against the weight decay times the step, a panel for each setting."""
     figure, axes = plt.subplots(
         1, len(done), figsize=(3.2 * len(done), 3.4), squeeze=False, layout="constrained"
@@ -264,8 +381,9 @@ def draw(done: Mapping[str, Mapping[float, Arm]], path: Path) -> None:
                 steps, values = series(log, RNC1)
                 label = f"λ = {decay:g}" if not index else None
                 axis.plot(decay * steps, values, color=f"C{row}", lw=0.8, label=label)
-        if name == THEORY:
-            axis.axhline(LEVEL, color="0.6", lw=0.8)
+        for level in STUDIES[study].levels(name).values():
+            if level.value is not None:
+                axis.axhline(level.value, color="0.6", lw=0.8)
         axis.set(yscale="log", title=name, xlabel="λ times step")
         axis.legend(fontsize=8)
     axes[0, 0].set_ylabel("training RNC1")
@@ -277,33 +395,24 @@ def main() -> int:
     """Parse the options; run the parts in order, or analyse those that are complete."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("run", "analyse"))
+    parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--to", type=Path, default=TO, help="file of the results")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--to", type=Path, default=TO, help="folder of the results")
     options = parser.parse_args()
     if options.what == "run":
-        for part in PARTS:
+        for part in STUDIES[options.study].parts:
             print(part.name, file=sys.stderr, flush=True)
-            if not cause.run(config(part, options.out)):
+            if not cause.run(config(options.study, part, options.out, options.data_dir)):
                 return 1
         return 0
-    found = analyse(options.out)
-    options.to.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(rounded(found), indent=1, allow_nan=False)
-    options.to.write_text(text + "\n")
-    draw(complete(options.out), options.to.with_name("rnc1.png"))
+    done = complete(options.study, options.out)
+    found = analyse(options.study, done)
+    path = options.to / f"{options.study}.json"
+    results_file.write(path, results_file.rounded(found))
+    draw(options.study, done, path.with_suffix(".png"))
     print(table(found["settings"]))
     return 0
-
-
-def rounded(found: Any) -> Any:
-    """Numbers of six digits; one that is not finite becomes null, as JSON has no name for it."""
-    if isinstance(found, dict):
-        return {name: rounded(one) for name, one in found.items()}
-    if isinstance(found, list):
-        return [rounded(one) for one in found]
-    if isinstance(found, float):
-        return float(f"{found:.6g}") if math.isfinite(found) else None
-    return found
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Tests `ncfast bench` on one small operation: the file, its schema, and merging."""
 
 import json
+import math
 import re
 
 import pytest
@@ -99,6 +100,11 @@ def test_what_is_no_result_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["bench"])
     assert "--out" in capsys.readouterr().err
+
+
+def test_a_number_that_is_not_finite_becomes_null():
+    found = {"a": [math.inf, 1.23456789], "b": {"c": math.nan, "d": 7, "e": "x"}}
+    assert results_file.rounded(found) == {"a": [None, 1.23457], "b": {"c": None, "d": 7, "e": "x"}}
 
 
 def test_the_help_names_every_operation(capsys):

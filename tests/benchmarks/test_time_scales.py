@@ -1,40 +1,72 @@
 """Tests the study of time scales: its sweeps are those of the plan, and its page is its JSON."""
 
+import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
+import tyro
 
 from ncfast.benchmarks.studies import time_scales
+from ncfast.experiments.presets import expand
+from ncfast.experiments.sweep_config import SweepConfig
 
 PAGE = Path(__file__).parents[2] / "docs/results/time-scales.md"
 
+# settings that have a column of their own in the plan, or do not change what a run computes
+OF_STUDY = {"out", "data_dir", "weight_decay", "init_scale", "steps", "seed", "seeds", "device"}
+OF_STUDY |= {"schedule", "test_schedule", "probes", "information", "checkpoint_every"}
+HEADINGS = {
+    "digits": "## Plan",
+    "longer": "## Plan for longer runs",
+    "mnist": "## Plan for MNIST",
+}
 
-def planned():
+
+def section(study):
+    """The plan of a study."""
+    start = rf"^{HEADINGS[study]}\n(.*?)(?=^## |\Z)"
+    return re.search(start, PAGE.read_text(), re.DOTALL | re.MULTILINE)[1]
+
+
+def planned(study):
     """The rows of the plan: setting, preset, scale, weight decay and last step."""
-    text = PAGE.read_text()
+    text = section(study)
     table = text[text.index("| setting | preset |") :].split("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
 
 
-def test_the_sweeps_are_those_of_the_plan(tmp_path):
-    rows = planned()
-    assert len(rows) == len(time_scales.PARTS)
-    for part, (setting, preset, scale, decay, steps) in zip(time_scales.PARTS, rows, strict=True):
-        made = time_scales.config(part, tmp_path)
+@pytest.mark.parametrize("study", time_scales.STUDIES)
+def test_the_sweeps_are_those_of_the_plan(study, tmp_path):
+    rows, chosen = planned(study), time_scales.STUDIES[study]
+    assert len(rows) == len(chosen.parts)
+    for part, (setting, preset, scale, decay, steps) in zip(chosen.parts, rows, strict=True):
+        made = time_scales.config(study, part, tmp_path)
         assert part.setting == setting
-        drawn = "" if made.init == "default" else f" --init {made.init}"
-        assert f"`{made.preset} --quick{drawn}`" == preset
-        assert made.quick
+        name, *options = preset.strip("`").split()
+        base = expand(SweepConfig(out=tmp_path, preset=name, quick="--quick" in options))
+        asked = tyro.cli(SweepConfig, args=options, default=base)
+        for entry in dataclasses.fields(SweepConfig):
+            if entry.name not in OF_STUDY:
+                assert getattr(made, entry.name) == getattr(asked, entry.name), entry.name
         assert made.init_scale == (float(scale),)
         assert made.weight_decay == (float(decay),)
         assert made.steps == int(steps.replace(",", ""))
-        assert (made.seed, made.seeds) == (1010, 5)
+        assert f"seeds {made.seed} to {made.seed + made.seeds - 1}" in section(study)
 
 
-def test_the_page_has_the_numbers_of_the_json():
-    found = json.loads(time_scales.TO.read_text())
+@pytest.mark.parametrize("study", time_scales.STUDIES)
+def test_the_levels_are_those_of_the_plan(study):
+    chosen = time_scales.STUDIES[study]
+    for level in (*chosen.theory.values(), *chosen.adamw.values()):
+        assert ("a fifth" if level.value is None else f"{level.value:g}") in section(study)
+
+
+@pytest.mark.parametrize("path", sorted(time_scales.TO.glob("*.json")), ids=lambda path: path.stem)
+def test_the_page_has_the_numbers_of_the_json(path):
+    found = json.loads(path.read_text())
     for row in time_scales.table(found["settings"]).splitlines():
         assert row in PAGE.read_text()
     for name in found["not run"]:
@@ -98,16 +130,21 @@ def test_it_runs_and_is_analysed(tmp_path, monkeypatch):
         time_scales.Part("standard scale", 0.3, 60, 1.0),
         time_scales.Part("standard scale", 0.1, 60, 1.0),
     )
-    monkeypatch.setattr(time_scales, "PARTS", parts)
+    digits = time_scales.STUDIES["digits"]
+    small = dataclasses.replace(digits, parts=parts)
+    monkeypatch.setitem(time_scales.STUDIES, "digits", small)
     monkeypatch.setattr(time_scales, "SEEDS", 2)
-    monkeypatch.setattr("sys.argv", ["x", "run", "--out", str(tmp_path)])
+    monkeypatch.setattr("sys.argv", ["x", "run", "digits", "--out", str(tmp_path)])
     assert time_scales.main() == 0
     gone = time_scales.Part("standard scale", 0.01, 60, 1.0)
-    monkeypatch.setattr(time_scales, "PARTS", (*parts, gone))
-    to = tmp_path / "to/digits.json"
-    monkeypatch.setattr("sys.argv", ["x", "analyse", "--out", str(tmp_path), "--to", str(to)])
+    larger = dataclasses.replace(digits, parts=(*parts, gone))
+    monkeypatch.setitem(time_scales.STUDIES, "digits", larger)
+    to, analysis = tmp_path / "to", ["x", "analyse", "digits", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", [*analysis, "--to", str(to)])
     assert time_scales.main() == 0
-    found = json.loads(to.read_text())
+    found = json.loads((to / "digits.json").read_text())
     assert found["not run"] == [gone.name]
     assert set(found["settings"]) == {time_scales.THEORY, "standard scale"}
     assert list(found["settings"]["standard scale"]["tau_1"]["steps"]) == ["0.3", "0.1"]
+    assert list(found["settings"][time_scales.THEORY]) == ["tau_2", "tau_2, deeper"]
+    assert (to / "digits.png").stat().st_size > 10_000
