@@ -212,7 +212,16 @@ def infer_num_classes(labels: Tensor) -> int:
 def is_on_host(tensor: Tensor) -> bool:
     """Whether the values can be read without a device synchronisation or a graph break."""
     plain = type(tensor) is Tensor  # not a fake or traced tensor
-    return plain and tensor.is_cpu and not torch.compiler.is_compiling()
+    return plain and tensor.is_cpu and not torch.compiler.is_compiling() and not vmapped()
+
+
+def vmapped() -> bool:
+    """Whether `torch.func.vmap` runs, which lets no value be read."""
+    functorch = torch._C._functorch
+    if torch.compiler.is_compiling() or functorch.peek_interpreter_stack() is None:
+        return False
+    levels = functorch.get_interpreter_stack()
+    return any(level.key() == functorch.TransformType.Vmap for level in levels)
 
 
 def check_label_values(labels: Tensor, num_classes: int) -> None:

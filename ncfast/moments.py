@@ -402,7 +402,9 @@ def class_moments(
     Raises:
         TypeError: a dtype that cannot be used.
         ValueError: shapes, lengths or devices that do not fit; empty input; labels out of range;
-            an unknown backend or one that cannot run; with "full", features that are not finite.
+            an unknown backend or one that cannot run; with "full", features that are not finite;
+            "full" under `torch.func.vmap`, or labels of its batch without ``num_classes``.
+        RuntimeError: where ``differentiable`` moments meet forward-mode differentiation.
 
     Example:
         >>> import torch, ncfast
@@ -425,6 +427,8 @@ def class_moments(
             return ClassMoments(*found)
     feats, labels = _validate.check_pair(feats, labels)
     inferred = num_classes is None
+    if _validate.vmapped():
+        _check_no_value_is_read(labels, num_classes, validate)
     if num_classes is None:
         num_classes = _validate.infer_num_classes(labels)
     else:
@@ -444,3 +448,17 @@ def class_moments(
         # a label out of range made everything NaN, unless it was a feature: now look at the labels
         _validate.check_label_values(labels, num_classes)
     return ClassMoments(*raw)
+
+
+def _check_no_value_is_read(labels: Tensor, num_classes: int | None, validate: str) -> None:
+    """Raise ValueError where an argument would have to be read, which vmap forbids."""
+    if num_classes is None and torch._C._functorch.is_batchedtensor(labels):
+        raise ValueError(
+            "Expected argument `num_classes` but got None under vmap, which hides the labels. "
+            "Pass num_classes=K."
+        )
+    if validate == "full":
+        raise ValueError(
+            "Expected argument `validate` to be 'shape' under vmap, which hides the values, but "
+            "got 'full'."
+        )

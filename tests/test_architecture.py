@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 # modules that may import each other.
 LAYERS = {
     "shared": (
-        "_arrays _files _html _interrupt _optional _ranks _saved _strict_json _surroundings "
-        "_validate _warnings"
+        "_arrays _files _html _interrupt _kept _optional _ranks _saved _strict_json "
+        "_surroundings _validate _warnings"
     ),
     "kernels": "kernels",
     "ops": "ops",

@@ -191,6 +191,126 @@ def test_torch_compile_and_transforms_differentiate():
     torch.library.opcheck(operator, (feats, labels, 5), test_utils=utils)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["within_class_variance", "rnc1", "cdnv", "etf_error"])
+def test_a_compiled_training_step(name, dtype):
+    """The network and the loss in one graph, for batches of any size."""
+    torch.compiler.reset()
+    generator = torch.Generator().manual_seed(4)
+    weight = torch.randn(6, 8, generator=generator).to(dtype).requires_grad_()
+
+    def step(x, labels):
+        feats = torch.relu(x @ weight)
+        return feats.float().square().mean() + getattr(losses, name)(feats, labels, num_classes=4)
+
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    for count in (40, 56, 41):
+        x, labels = torch.randn(count, 6, generator=generator).to(dtype), torch.arange(count) % 4
+        expected = step(x, labels)
+        found = compiled(x, labels)
+        torch.testing.assert_close(found, expected)
+        (gradient,) = torch.autograd.grad(found, weight)
+        assert gradient.equal(torch.autograd.grad(expected, weight)[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("id_", WITH_GRADIENT)
+def test_every_metric_compiles(id_):
+    torch.compiler.reset()
+    feats, labels, weight, bias = inputs()
+    named = parameters(id_, weight, bias)
+
+    def value(x):
+        return losses.metric(id_, moments_of(x, labels, 5), **named)
+
+    found = torch.compile(value, backend="aot_eager", fullgraph=True)(feats)
+    torch.testing.assert_close(found, value(feats))
+    expected = torch.autograd.grad(value(feats), feats)[0]
+    torch.testing.assert_close(torch.autograd.grad(found, feats)[0], expected)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch lacks a rule for some
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("name", ["within_class_variance", "rnc1", "cdnv", "etf_error"])
+def test_vmap_runs_each_entry(name, backend):
+    """With labels in common or of their own, inside and outside of a gradient."""
+    feats, labels, *_ = inputs()
+    batch = torch.stack([feats.detach() * scale + scale for scale in (1.0, 2.0, 3.0)])
+    of_each = torch.stack([labels, labels.flip(0), labels.roll(1)])
+
+    def loss(x, y):
+        return getattr(losses, name)(x, y, num_classes=5, backend=backend)
+
+    for y, dims in ((labels, (0, None)), (of_each, (0, 0)), (of_each.T, (0, 1))):
+        every = y.T if dims[1] == 1 else y.expand(3, -1)
+        values = torch.stack([loss(x, c) for x, c in zip(batch, every, strict=True)])
+        slopes = [torch.func.grad(loss)(x, c) for x, c in zip(batch, every, strict=True)]
+        torch.testing.assert_close(torch.vmap(loss, dims)(batch, y), values)
+        found = torch.vmap(torch.func.grad(loss), dims)(batch, y)
+        torch.testing.assert_close(found, torch.stack(slopes))
+        outside = torch.func.grad(lambda x, y=y, dims=dims: torch.vmap(loss, dims)(x, y).sum())
+        torch.testing.assert_close(outside(batch), torch.stack(slopes))
+
+
+def test_a_jacobian_by_rows():
+    feats, labels, *_ = inputs()
+    x = feats.detach()
+
+    def both(x):
+        moments = moments_of(x, labels, 5)
+        return torch.stack([moments.within_trace, moments.norm_max, moments.norm_sum])
+
+    expected = [torch.func.grad(lambda x, i=i: both(x)[i])(x) for i in range(3)]
+    torch.testing.assert_close(torch.func.jacrev(both)(x), torch.stack(expected))
+
+
+def test_metrics_under_vmap():
+    feats, labels, *_ = inputs()
+    batch = torch.stack([feats.detach(), feats.detach() * 2])
+    found = torch.vmap(lambda x: ncfast.nc1(x, labels, num_classes=5))(batch)
+    torch.testing.assert_close(
+        found, torch.stack([ncfast.nc1(x, labels, num_classes=5) for x in batch])
+    )
+
+
+_of_torch = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda loss, x: torch.func.jvp(loss, (x,), (x,)), RuntimeError, "torch.func.grad, vjp"),
+        (lambda loss, x: torch.func.jacfwd(loss)(x), RuntimeError, "torch.func.grad, vjp"),
+        (lambda loss, x: torch.func.hessian(loss)(x), RuntimeError, "torch.func.grad, vjp"),
+        (lambda loss, x: torch.vmap(loss)(x.expand(0, -1, -1)), ValueError, "an empty one"),
+    ],
+    ids=["jvp", "jacfwd", "hessian", "empty batch"],
+)
+@_of_torch
+def test_what_no_transform_gives_is_said(call, error, words):
+    feats, labels, *_ = inputs()
+    with pytest.raises(error, match=words):
+        call(lambda x: losses.rnc1(x, labels, num_classes=5), feats.detach())
+
+
+@_of_torch
+def test_dual_numbers_are_refused():
+    feats, labels, *_ = inputs()
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(feats.detach(), feats.detach())
+        with pytest.raises(RuntimeError, match="forward-mode"):
+            losses.rnc1(dual, labels, num_classes=5)
+
+
+def test_vmap_hides_values():
+    feats, labels, *_ = inputs()
+    batch, of_each = feats.detach().expand(2, -1, -1), labels.expand(2, -1)
+    with pytest.raises(ValueError, match="`num_classes`"):
+        torch.vmap(losses.rnc1)(batch, of_each)
+    with pytest.raises(ValueError, match="`validate`"):
+        torch.vmap(lambda x: ncfast.class_moments(x, labels, validate="full").means)(batch)
+
+
 def test_a_gradient_takes_its_share_of_a_loss():
     """With a float32 network: the sum of two losses, and a feature that only one of them sees."""
     torch.manual_seed(0)

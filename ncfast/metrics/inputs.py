@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from ncfast._kept import kept_property
 from ncfast.moments import ClassMoments, class_moments
 from ncfast.ops import _raw, summary
 from ncfast.ops._raw import plain
@@ -86,7 +86,7 @@ class MetricInputs:
     backend: str = "auto"
     _results: dict[Any, Any] = field(default_factory=dict, repr=False)
 
-    @cached_property
+    @kept_property
     def given(self) -> frozenset[str]:
         """The needs of metrics (see `Metric`) that these inputs meet."""
         needs = ["moments"]
@@ -109,38 +109,38 @@ class MetricInputs:
 
     # Of the moments and the classifier: one state or many.
 
-    @cached_property
+    @kept_property
     def _few(self) -> FewClasses | None:
         return few_classes(self.moments, self.planned, self.backend)
 
-    @cached_property
+    @kept_property
     def traces(self) -> Traces:
         """Sums over the classes: N, P, Tr(Sigma_W), the mean norm; NaN where undefined."""
         return summary.traces(self.moments) if self._few is None else self._few.group("traces")
 
     # Tensors, because metrics broadcast them over classes and axes.
 
-    @cached_property
+    @kept_property
     def number(self) -> Tensor:
         """P, the number of present classes, (...) float64."""
         return as_tensor(self.traces.number)
 
-    @cached_property
+    @kept_property
     def total(self) -> Tensor:
         """N, (...) float64: int / int would be float32."""
         return as_tensor(self.traces.total)
 
-    @cached_property
+    @kept_property
     def nan_if_invalid(self) -> Tensor:
         """Zero, or NaN when the features or labels are unusable, or there are none."""
         return as_tensor(self.traces.nan_if_invalid)
 
-    @cached_property
+    @kept_property
     def shares(self) -> Tensor:
         """n_c / N, (..., K) float64."""
         return self.moments.counts.to(torch.float64) / self.total.unsqueeze(-1)
 
-    @cached_property
+    @kept_property
     def present(self) -> Tensor:
         """Which classes have a sample, (..., K) bool."""
         return self.moments.present
@@ -155,7 +155,7 @@ class MetricInputs:
         """norm(mu_c - m), (..., K)."""
         return self._centred[1]
 
-    @cached_property
+    @kept_property
     def _centred(self) -> tuple[Tensor, Tensor]:
         moments = self.moments
         centred = moments.means - moments.mean_of_means.unsqueeze(-2)
@@ -165,28 +165,28 @@ class MetricInputs:
         centred = torch.where(kept.unsqueeze(-1), centred, 0.0)
         return centred, torch.where(kept, norms, 0.0)
 
-    @cached_property
+    @kept_property
     def between_trace(self) -> Tensor:
         """Tr(Sigma_B), every class counting the same, (...)."""
         if self._few is not None:
             return self._few.group("between", "products").trace
         return self.norms.square().sum(-1) / self.number
 
-    @cached_property
+    @kept_property
     def between_trace_sample(self) -> Tensor:
         """Tr(Sigma_B), every sample counting the same, (...)."""
         if self._few is not None:
             return self._few.group("between", "products").trace_sample
         return summary.between_trace_sample(self.centred, self.moments.counts)
 
-    @cached_property
+    @kept_property
     def mean_norm(self) -> Spread:
         """Mean and variance over classes of norm(mu_c - m)."""
         if self._few is not None:
             return self._few.group("norm", "products")
         return summary.spread(self.norms, self.present)
 
-    @cached_property
+    @kept_property
     def gram(self) -> Gram:
         """Trace, norm and simplex distance of the Gram matrix of the centred means."""
         if self._few is not None:
@@ -194,26 +194,26 @@ class MetricInputs:
         shared = lambda: (self.product_of_means, self.product_of_means)  # noqa: E731
         return summary.gram(self.centred, self.centred, self.present, shared)
 
-    @cached_property
+    @kept_property
     def gram_raw(self) -> Gram:
         """Trace, norm and simplex distance of the Gram matrix of the means."""
         if self._few is not None:
             return self._few.group("gram_raw", "products")
         return summary.gram(self.moments.means, self.moments.means, self.present)
 
-    @cached_property
+    @kept_property
     def _unit(self) -> Tensor:
         unit = self.centred / self.norms.unsqueeze(-1)
         return torch.where(self.present.unsqueeze(-1), unit, 0.0)
 
-    @cached_property
+    @kept_property
     def cosine_mean(self) -> Tensor:
         """Mean over pairs of cos(mu_c - m, mu_k - m), (...)."""
         if self._few is not None:
             return self._few.group("cosine", "products").mean
         return summary.mean_cosine(self._unit, self.number)
 
-    @cached_property
+    @kept_property
     def cosine_variance(self) -> Tensor:
         """Population variance over pairs of cos(mu_c - m, mu_k - m), (...)."""
         if self._few is not None:
@@ -229,7 +229,7 @@ class MetricInputs:
             return MetricInputs(self.moments, planned=planned, backend=self.backend).pair(quantity)
         return self._pair_statistics.statistics[quantity]
 
-    @cached_property
+    @kept_property
     def _pair_statistics(self) -> PairStatistics:
         """Statistics of the planned pair quantities, and the smallest distances."""
         return pair_statistics(
@@ -246,21 +246,21 @@ class MetricInputs:
         """Distance of each mean from the nearest other one, (..., K); infinite without another."""
         return self._pair_statistics.nearest
 
-    @cached_property
+    @kept_property
     def condition(self) -> Tensor:
         """Condition number of the present means, (...)."""
         if self._few is not None and self._few.spectral:
             return self._few.group("condition", "spectrum").raw
         return condition(self.moments.means, self.present, self.moments.norm_mean)
 
-    @cached_property
+    @kept_property
     def condition_centred(self) -> Tensor:
         """Largest over (P - 1)-th singular value of the centred means, (...)."""
         if self._few is not None and self._few.spectral:
             return self._few.group("condition", "centred_spectrum").centred
         return condition(self.centred, self.present, self.moments.norm_mean, centred=True)
 
-    @cached_property
+    @kept_property
     def ranks_of_means(self) -> Ranks:
         """Effective and stable rank of the centred means."""
         if self._few is not None and self._few.spectral:
@@ -273,12 +273,12 @@ class MetricInputs:
         """The classifier's rows, float64 (..., K, D)."""
         return given(self.weight, "weight")
 
-    @cached_property
+    @kept_property
     def rows_present(self) -> Tensor:
         """The classifier's rows of present classes, zero elsewhere, (..., K, D)."""
         return torch.where(self.present.unsqueeze(-1), self.classifier, 0.0)
 
-    @cached_property
+    @kept_property
     def _few_rows(self) -> OfClassifier | None:
         parts = [self.classifier] if self.bias is None else [self.classifier, self.bias]
         if self._few is None or not plain(*parts):
@@ -286,7 +286,7 @@ class MetricInputs:
         products = "row_products" in self.planned
         return self._few.classifier(self.classifier, self.bias, products=products)
 
-    @cached_property
+    @kept_property
     def logits_norm(self) -> Tensor:
         """norm(W mu_G + b) over present classes, (...): logits at the mean of all samples."""
         bias = given(self.bias, "bias")
@@ -297,18 +297,18 @@ class MetricInputs:
         kept = torch.where(self.present, logits, 0.0)
         return summary.norm_of(kept) + self.nan_if_invalid
 
-    @cached_property
+    @kept_property
     def rows(self) -> Rows:
         """Sizes and angles of the classifier's rows and the centred means, of present classes."""
         if self._few_rows is not None:
             return self._few_rows.rows
         return summary.rows(self.rows_present, self.centred, self.present, self._undefined)
 
-    @cached_property
+    @kept_property
     def _undefined(self) -> Tensor:
         return self.nan_if_invalid + 0 * self.traces.bessel
 
-    @cached_property
+    @kept_property
     def row_products(self) -> RowProducts:
         """Gram matrices of the classifier's rows of present classes."""
         products = None if self._few_rows is None else self._few_rows.products
@@ -330,11 +330,11 @@ class MetricInputs:
             return self._margins_with_spread
         return self._margins_alone
 
-    @cached_property
+    @kept_property
     def _margins_with_spread(self) -> Margins:
         return self._margins(*self.samples)
 
-    @cached_property
+    @kept_property
     def _margins_alone(self) -> Margins:
         return self._margins(None, None)
 
@@ -346,7 +346,7 @@ class MetricInputs:
             labels = labels.to(torch.int64).clamp(0, len(rows) - 1)  # out of range: means are NaN
         return margins(self.backend, self._classes, rows, self.bias, feats, labels)
 
-    @cached_property
+    @kept_property
     def classifier_centred(self) -> Tensor:
         """The classifier's rows minus their mean, which differences do not see, (K, D)."""
         return self.classifier - self.classifier.mean(0)
@@ -377,7 +377,7 @@ class MetricInputs:
         columns = (torch.stack(column) for column in zip(*found, strict=True))
         return Margins(*(column.reshape(*batch, -1) for column in columns))
 
-    @cached_property
+    @kept_property
     def outside(self) -> Tensor:
         """Mean of the features from outside the distribution, (D,) float64."""
         if self.sums is not None and self.sums.outside is not None:
@@ -389,12 +389,12 @@ class MetricInputs:
         one = ood.new_zeros(len(ood), dtype=torch.uint8)
         return class_moments(ood, one, num_classes=1, backend=self.backend).means[0]
 
-    @cached_property
+    @kept_property
     def product_of_means(self) -> Tensor:
         """Sum of (mu_c - m)(mu_c - m)^T, (..., D, D)."""
         return self.centred.mT @ self.centred
 
-    @cached_property
+    @kept_property
     def axes(self) -> Axes:
         """Singular values and right singular vectors of the centred means."""
         if self._few is not None and self._few.spectral and self._few.wide:
@@ -410,7 +410,7 @@ class MetricInputs:
         """Features and labels."""
         return given(self.feats, "feats"), given(self.labels, "labels")
 
-    @cached_property
+    @kept_property
     def scatter(self) -> Tensor:
         """Sigma_W, (D, D), population normalisation."""
         sums = None if self.sums is None else self.sums.scatter
@@ -420,7 +420,7 @@ class MetricInputs:
             sums = SCATTER.select(self.backend, feats)(feats, labels, self.moments.means)
         return sums * (1 / self.total + self.nan_if_invalid)  # one pass over D x D
 
-    @cached_property
+    @kept_property
     def axis_sums(self) -> AxisSums | None:
         """`AxisSums` from the extension; None where it cannot, or where Sigma_W is formed."""
         few, feats, labels = self._few, self.feats, self.labels
@@ -437,7 +437,7 @@ class MetricInputs:
         wanted = self.sums is not None or "scatter" in self.planned
         return wanted or 2 * self.moments.num_classes > self.moments.dim
 
-    @cached_property
+    @kept_property
     def axis_variances(self) -> Tensor:
         """v^T Sigma_W v for every direction v of `axes`, (R,)."""
         directions = self.axes.directions

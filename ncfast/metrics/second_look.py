@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ncfast import _validate
+from ncfast._kept import kept_property
 from ncfast._saved import check_not_negative
 from ncfast._surroundings import updatable
 from ncfast.metrics.decision import correct_by_class
@@ -127,7 +127,7 @@ class SecondLook:
         means, rows = self._with_the_left_out
         add_projected_squares(squares, means, rows, feats, labels, range(len(means) - 1))
 
-    @cached_property
+    @kept_property
     def _with_the_left_out(self) -> tuple[Tensor, Tensor]:
         """Means and classifier rows with a row of zeros for the class of the rows left out."""
         nothing = self.inputs.moments.means.new_zeros((1, self.inputs.moments.dim))

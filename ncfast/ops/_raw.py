@@ -57,7 +57,7 @@ def traced(*tensors: Tensor) -> bool:
 
 def transformed() -> bool:
     """Whether functorch transforms what is running, as in vmap or grad."""
-    return _transformed() is not None
+    return not torch.compiler.is_compiling() and _transformed() is not None
 
 
 def plain(*tensors: Tensor) -> bool:

@@ -248,4 +248,23 @@ def operator(
         _LIBRARY.impl(name, cuda, "CUDA")
     torch.library.register_fake(f"ncfast::{name}", fake, lib=_LIBRARY)
     found: Callable[..., Any] = getattr(torch.ops.ncfast, name)
+    torch.library.register_vmap(f"ncfast::{name}", one_by_one(found), lib=_LIBRARY)
     return found
+
+
+def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The rule of `torch.func.vmap` for a function: it runs once for each entry of the batch."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *given: Any) -> tuple[Any, Any]:
+        def entry(index: int) -> Any:
+            pairs = zip(given, in_dims, strict=True)
+            return function(*(x if dim is None else x.select(dim, index) for x, dim in pairs))
+
+        if info.batch_size == 0:
+            raise ValueError("Expected a batch with an entry under vmap but got an empty one.")
+        found = [entry(index) for index in range(info.batch_size)]
+        if isinstance(found[0], Tensor):
+            return torch.stack(found), 0
+        return tuple(map(torch.stack, zip(*found, strict=True))), (0,) * len(found[0])
+
+    return rule

@@ -19,7 +19,7 @@ from torch import Tensor
 from ncfast.kernels.configuration import gradient_config
 from ncfast.ops import _comparison, _raw
 from ncfast.ops import moments as forward
-from ncfast.ops._registry import Operation, operator
+from ncfast.ops._registry import Operation, one_by_one, operator
 from ncfast.ops.blocks import first_pass_rows
 from ncfast.ops.grouping import LabelPlan
 from ncfast.ops.moments import RawMoments
@@ -193,6 +193,14 @@ class _Moments(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         return _gradient(ctx, gradients, _select(ctx.backend, ctx.saved_tensors[0])), *_NONE
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *given: Any) -> Any:
+        return one_by_one(_Moments.apply)(info, in_dims, *given)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> None:
+        raise RuntimeError(_NO_FORWARD_MODE)
+
 
 def _select(backend: str, feats: Tensor) -> Any:
     traced_on_cpu = _raw.traced(feats) and _raw.why_not_cpu(feats) is None
@@ -202,6 +210,10 @@ def _select(backend: str, feats: Tensor) -> Any:
 
 
 _NONE = (None, None, None, None)
+_NO_FORWARD_MODE = (
+    "Expected a backward pass through class moments but forward-mode differentiation was asked for "
+    "(jvp, jacfwd, hessian or dual numbers): they have none. Use torch.func.grad, vjp or jacrev."
+)
 
 
 def _save(ctx: Any, feats: Tensor, labels: Tensor, output: tuple[Tensor, ...]) -> None:
@@ -216,24 +228,23 @@ def _gradient(ctx: Any, gradients: tuple[Tensor | None, ...], run: Any) -> Tenso
     if all(g is None for g in of_moments):
         return None
     feats, labels, counts, means = ctx.saved_tensors
-    parts = (t if t is None else t.detach() for t in of_moments)
-    found: Tensor = run(feats.detach(), labels, counts, means.detach(), *parts)
-    if torch.is_grad_enabled():
-        needs = [t for t in (feats, *of_moments) if t is not None and t.requires_grad]
-        found = _OnlyOnce.apply(found, *needs) if needs else found  # type: ignore[no-untyped-call]
-    return found
+    needs = any(t is not None and t.requires_grad for t in (feats, *of_moments))
+    given = (feats, labels, counts, means, *of_moments)
+    if _raw.transformed() or (torch.is_grad_enabled() and needs):
+        return _OnlyOnce.apply(run, *given)  # type: ignore[no-untyped-call]
+    return run(*(t if t is None else t.detach() for t in given))
 
 
 class _OnlyOnce(torch.autograd.Function):
-    """Passes a gradient on; to differentiate it again is an error."""
+    """The gradient where it may be differentiated again, which is an error."""
 
     @staticmethod
-    def forward(found: Tensor, *needs: Tensor) -> Tensor:
-        del needs
-        return found.clone()
+    def forward(run: Any, *given: Tensor | None) -> Tensor:
+        found: Tensor = run(*(t if t is None else t.detach() for t in given))
+        return found
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Nothing is kept: there is no second derivative."""
 
     @staticmethod
@@ -242,6 +253,14 @@ class _OnlyOnce(torch.autograd.Function):
             "Expected one derivative of class moments but a second one was asked for: they are "
             "differentiable once. Drop create_graph=True, or write the penalty in plain torch."
         )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *given: Any) -> Any:
+        return one_by_one(_OnlyOnce.apply)(info, in_dims, *given)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> None:
+        raise RuntimeError(_NO_FORWARD_MODE)
 
 
 def differentiable(

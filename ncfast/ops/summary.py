@@ -7,7 +7,6 @@ C++ extension, which is faster where the classes are few.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -263,7 +262,13 @@ def row_products(
     The first arguments are those of `rows`; ``product_of_means`` gives centred^T centred,
     (..., D, D), and is called with more than D + 1 classes only.
     """
-    own = functools.cache(lambda: weight.mT @ weight)
+    kept: list[Tensor] = []
+
+    def own() -> Tensor:
+        if not kept:  # torch.compile cannot trace functools.cache
+            kept.append(weight.mT @ weight)
+        return kept[0]
+
     mean = weight.sum(-2, keepdim=True) / _matrix(present.sum(-1))
     around = torch.where(present.unsqueeze(-1), weight - mean, 0.0)
     found = (
