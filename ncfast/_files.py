@@ -71,6 +71,22 @@ def _entries(folder: Path) -> list[str]:
         return []
 
 
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[bool]:
+    """Lock a folder inside the block; False if another process has locked it.
+
+    The lock leaves no file, and ends with the process. True on systems without such locks.
+    """
+    if fcntl is None:
+        yield True
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        yield try_lock(handle)
+    finally:
+        os.close(handle)
+
+
 def lock(file: Any) -> None:
     """Wait until no other process has locked the file, then lock it.
 
@@ -85,7 +101,10 @@ def lock(file: Any) -> None:
 
 
 def try_lock(file: Any) -> bool:
-    """Lock the file; False if another process holds the lock. True on systems without locks."""
+    """Lock a file or a descriptor; False if another process holds the lock.
+
+    True on systems without locks.
+    """
     if fcntl is None:
         return True
     try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import numpy as np
 import torch
 
 import ncfast
-from ncfast._files import replacing
+from ncfast._files import locked_folder, replacing
 from ncfast._strict_json import json_line
 from ncfast.experiments.config import TrainConfig, changeable
 from ncfast.experiments.stored import RunDirectoryError as RunDirectoryError
@@ -50,6 +52,24 @@ CONVENTIONS = {
     "ridge_accuracy": "accuracy of a ridge regression from training features to one-hot labels, "
     "ridge by leave-one-out; on the training split that of the samples that were left out",
 }
+
+
+@contextlib.contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Make the directory of a run, and keep other processes from training in it inside the block.
+
+    Raises:
+        RunDirectoryError: another process trains in it.
+        OSError: the directory cannot be made.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with locked_folder(out) as free:
+        if not free:
+            raise RunDirectoryError(
+                f"Another process is training the run in {out}. Wait until it has ended, or choose "
+                "another --out."
+            )
+        yield
 
 
 def prepare(config: TrainConfig) -> None:
@@ -172,16 +192,21 @@ def load_settings(out: Path) -> TrainConfig:
     return TrainConfig.from_settings(load_config(out)["settings"], out)
 
 
-def truncate_log(path: Path, last_step: int) -> None:
-    """Remove the records after ``last_step``; the resumed run writes them again.
+def truncate_log(path: Path, last_step: int) -> int:
+    """Remove the records after ``last_step``, which the resumed run writes again.
+
+    Returns:
+        The number of records that are left.
 
     Raises:
         RunDirectoryError: the log is damaged; it is unchanged then.
         OSError: the disk is full or the directory cannot be written.
     """
-    if os.path.lexists(path):
-        kept = [record for record in read_log(path) if record["step"] <= last_step]
-        write_atomically(path, "".join(map(json_line, kept)).encode())
+    if not os.path.lexists(path):
+        return 0
+    kept = [record for record in read_log(path) if record["step"] <= last_step]
+    write_atomically(path, "".join(map(json_line, kept)).encode())
+    return len(kept)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

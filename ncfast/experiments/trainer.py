@@ -78,7 +78,8 @@ def train(config: TrainConfig) -> Outcome:
     weights therefore do not depend on the metrics or on the steps at which they are measured.
 
     Raises:
-        RunDirectoryError: the directory holds another run, or cannot be resumed.
+        RunDirectoryError: the directory holds another run, cannot be resumed, or another process
+            trains in it.
         DataFileError, ValueError: the data or a setting cannot be used.
         OSError: the disk is full. Everything written before is intact and can be resumed.
     """
@@ -89,9 +90,10 @@ def train(config: TrainConfig) -> Outcome:
     elif config.start_from is not None:
         checkpoint.branch(config)  # it must be usable before a directory is made
     splits = load_splits(config, device)
-    if not config.resume:
-        run_dir.prepare(config)
-    group = Group([config], *splits, device)
-    with InterruptFlag() as interrupt:
-        finished = group.execute(interrupt)
+    with run_dir.claimed(config.out):
+        if not config.resume:
+            run_dir.prepare(config)
+        group = Group([config], *splits, device)
+        with InterruptFlag() as interrupt:
+            finished = group.execute(interrupt)
     return Outcome(group.step, finished)
