@@ -191,6 +191,23 @@ def test_torch_compile_and_transforms_differentiate():
     torch.library.opcheck(operator, (feats, labels, 5), test_utils=utils)
 
 
+_COMPILED = """
+import torch, ncfast
+x, y = torch.randn(12, 3, requires_grad=True), torch.arange(12) % 3
+def compiled(function):
+    return torch.compile(lambda x: function(x, y, num_classes=3), backend="aot_eager")
+compiled(ncfast.rnc1)(x)
+compiled(ncfast.losses.rnc1)(x).backward()
+expected = torch.autograd.grad(ncfast.losses.rnc1(x, y, num_classes=3), x)[0]
+torch.testing.assert_close(x.grad, expected)
+"""
+
+
+def test_a_loss_compiled_after_a_metric_has_its_gradient():
+    """In a new process: what torch knows of an operator at its first call stays so."""
+    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", _COMPILED], check=True)
+
+
 def test_a_gradient_takes_its_share_of_a_loss():
     """With a float32 network: the sum of two losses, and a feature that only one of them sees."""
     torch.manual_seed(0)

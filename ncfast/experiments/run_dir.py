@@ -20,6 +20,7 @@ from ncfast._strict_json import json_line
 from ncfast.experiments.config import TrainConfig, changeable
 from ncfast.experiments.stored import RunDirectoryError as RunDirectoryError
 from ncfast.experiments.stored import check_texts, read_log, read_object, read_settings, shown
+from ncfast.experiments.sweep_config import SWEEP
 from ncfast.metrics.catalogue import METRICS
 from ncfast.tracking import keys as tracking_keys
 from ncfast.tracking.averaging import parse_averaging
@@ -54,15 +55,30 @@ CONVENTIONS = {
 }
 
 
+def make_directory(out: Path) -> None:
+    """Make the directory unless it is there.
+
+    Raises:
+        RunDirectoryError: it cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        text = error.strerror if isinstance(error, OSError) else error
+        raise RunDirectoryError(
+            f"Expected `out` to be a directory that can be made but got {shown(out)} ({text}). "
+            "Choose another --out."
+        ) from error
+
+
 @contextlib.contextmanager
 def claimed(out: Path) -> Iterator[None]:
     """Make the directory of a run, and keep other processes from training in it inside the block.
 
     Raises:
-        RunDirectoryError: another process trains in it.
-        OSError: the directory cannot be made.
+        RunDirectoryError: the directory cannot be made, or another process trains in it.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
     with locked_folder(out) as free:
         if not free:
             raise RunDirectoryError(
@@ -76,15 +92,17 @@ def prepare(config: TrainConfig) -> None:
     """Create the directory of a new run and its config.json.
 
     Raises:
-        RunDirectoryError: the directory holds a run.
+        RunDirectoryError: the directory holds a run or a sweep, or cannot be made.
         OSError: the directory cannot be written.
     """
+    if os.path.lexists(config.out / SWEEP):
+        raise RunDirectoryError(f"{config.out} holds a sweep. Choose another --out.")
     if any(os.path.lexists(config.out / name) for name in (CONFIG, METRICS_FILE, CHECKPOINT)):
         raise RunDirectoryError(
             f"{config.out} already holds a run. Choose another --out, add --resume to continue "
             "that run, or delete the directory."
         )
-    config.out.mkdir(parents=True, exist_ok=True)
+    make_directory(config.out)
     write_config(config)
 
 

@@ -15,7 +15,7 @@ from ncfast.experiments import run_dir, sweep_file, trainer
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.sweep_config import SweepConfig
 from ncfast.experiments.trainer import load_splits, pick_device
-from ncfast.experiments.training.checkpoint import saved_step, start_of
+from ncfast.experiments.training.checkpoint import branch, saved_step, start_of
 from ncfast.experiments.training.group import Group
 from ncfast.experiments.training.interrupt import InterruptFlag
 from ncfast.experiments.training.memory import group_size, split_evenly
@@ -92,6 +92,9 @@ def sweep(config: SweepConfig) -> SweepOutcome:
     config.schedules()  # an invalid schedule must not leave a directory behind
     if config.resume:
         check_resumable(config)
+    elif config.start_from is not None:
+        for replica in replicas.values():
+            branch(replica)  # it must be usable before a directory is made
     if rank.index == 0:
         sweep_file.prepare(config, list(replicas))
     else:

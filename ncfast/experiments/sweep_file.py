@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ncfast.experiments.config import changeable
-from ncfast.experiments.run_dir import versions, write_atomically
+from ncfast.experiments.run_dir import make_directory, versions, write_atomically
 from ncfast.experiments.stored import (
     RunDirectoryError,
     bad_entry,
@@ -41,7 +41,7 @@ def prepare(config: SweepConfig, names: Sequence[str]) -> None:
             f"{config.out} is not empty. Choose another --out, add --resume to continue the sweep "
             "in it, or delete the directory."
         )
-    config.out.mkdir(parents=True, exist_ok=True)
+    make_directory(config.out)
     content = {
         "settings": _settings(config),
         "replicas": list(names),

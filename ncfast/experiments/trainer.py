@@ -37,11 +37,10 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # the device meta holds no values
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"Expected `device` to exist here but got {name!r}: {str(error).splitlines()[0]}"
-        ) from error
+        text = " ".join(str(error).split())[:150]
+        raise ValueError(f"Expected `device` to exist here but got {name!r}: {text}") from error
     return device
 
 

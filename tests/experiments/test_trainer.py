@@ -465,6 +465,20 @@ def test_devices():
     assert pick_device("auto").type in ("cpu", "cuda")
     with pytest.raises(ValueError, match="`device` to exist here but got 'warp:9'"):
         pick_device("warp:9")
+    with pytest.raises(ValueError, match="`device` to exist here but got 'meta'"):
+        pick_device("meta")
+
+
+def test_a_directory_that_cannot_be_made_or_holds_a_sweep_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "zero\0"):
+        with pytest.raises(RunDirectoryError, match="`out` to be a directory .* Choose another"):
+            train(config(out))
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "sweep.json").write_text("{}")
+    with pytest.raises(RunDirectoryError, match="holds a sweep"):
+        train(config(tmp_path / "sweep"))
+    assert len(files_of(tmp_path / "sweep")) == 1
 
 
 @pytest.mark.parametrize("dataset", ["synthetic", "digits"])

@@ -120,7 +120,7 @@ def branch(config: TrainConfig, data: object = None) -> tuple[int, dict[str, Ten
 
     Raises:
         RunDirectoryError: there is no checkpoint, it is damaged, or it is of another network, other
-            data or another seed.
+            data or another seed, or past the last step.
     """
     assert config.start_from is not None
     path = config.start_from
@@ -140,6 +140,10 @@ def branch(config: TrainConfig, data: object = None) -> tuple[int, dict[str, Ten
             raise RunDirectoryError(
                 f"Expected `{name}` to be {saved.get(name)!r}, as in {path}, but got {now[name]!r}."
             )
+    if step > config.steps:
+        raise RunDirectoryError(
+            f"Expected `steps` to be at least {step}, the step of {path}, but got {config.steps}."
+        )
     _check_data(path, saved, data)
     return step, {k: v for k, v in tensors.items() if not k.startswith("penalty/")}
 
