@@ -27,18 +27,26 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The hidden file is locked until then. One without a lock was left by a killed process, and
     `remove_unfinished` deletes it.
+
+    Raises:
+        OSError: the file cannot be written, or an OSError in the block; it names ``path``.
     """
     path = path.resolve()  # a link stays a link
     remove_unfinished(path)
-    with _temporary(path) as temporary:
-        try:
-            yield temporary
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.chmod(0o644)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    try:
+        with _temporary(path) as temporary:
+            try:
+                yield temporary
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+                temporary.chmod(0o644)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno is None:  # it has a message of its own
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextlib.contextmanager

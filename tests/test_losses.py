@@ -1,6 +1,8 @@
 """Tests gradients through class moments: losses against autograd, and that all else detaches."""
 
 import gc
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -189,6 +191,16 @@ def test_torch_compile_and_transforms_differentiate():
     assert torch.autograd.gradcheck(lambda x: operator(x, labels, 5)[1:], feats)
     utils = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(operator, (feats, labels, 5), test_utils=utils)
+
+
+@pytest.mark.parametrize("change", [lambda w: w.to(torch.cfloat), lambda w: w.to_sparse()])
+def test_a_classifier_that_is_not_dense_and_real_is_an_error(change):
+    feats, labels, weight, *_ = inputs()
+    moments = ncfast.class_moments(feats, labels, num_classes=5, differentiable=True)
+    with pytest.raises(TypeError, match="`weight` to "):
+        losses.metric("nc3.self_duality", moments, weight=change(weight))
+    with pytest.raises(ValueError, match="`id` to name a metric"):
+        losses.metric(["nc3.self_duality"], moments, weight=weight)
 
 
 _COMPILED = """

@@ -357,6 +357,16 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     }
 
 
+def test_a_file_that_cannot_be_replaced_is_named(tmp_path, monkeypatch):
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/config\.json'"):
+        run_dir.write_config(config(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_log_that_cannot_grow_stops_with_one_clear_line(tmp_path):
     """A limit on file sizes cuts a record in two, as a full disk does."""
     command = [sys.executable, "-m", "ncfast", "train", "--steps", "50", "--widths", "4"]
