@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, NoReturn, SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from torch.masked import is_masked_tensor
+from torch.nn import Parameter
 
 Array = Tensor | ArrayLike
 
@@ -29,7 +31,8 @@ def as_tensor(name: str, value: Array) -> Tensor:
         ValueError: a masked array with masked entries.
     """
     if isinstance(value, Tensor):
-        return value if value.layout is torch.strided else _sparse(name, value)
+        check_dense(name, value)
+        return value
     array = as_array(name, value)
     if array.dtype.kind not in "biufc":
         found = type(value).__name__ + (f" of dtype {array.dtype}" if array.ndim else "")
@@ -50,16 +53,18 @@ def as_tensor(name: str, value: Array) -> Tensor:
 
 
 def check_dense(name: str, value: Tensor) -> None:
-    """Raise TypeError unless a tensor is dense."""
-    if value.layout is not torch.strided:
-        _sparse(name, value)
-
-
-def _sparse(name: str, value: Tensor) -> NoReturn:
-    raise TypeError(
-        f"Expected argument `{name}` to be a dense tensor but got layout {value.layout}. Pass "
-        f"{name}.to_dense()."
-    )
+    """Raise TypeError unless a tensor is dense: not sparse, nested or masked."""
+    kind = type(value)
+    plain = kind is Tensor or kind is Parameter or not is_masked_tensor(value)
+    if value.layout is torch.strided and plain and not value.is_nested:
+        return
+    if not plain:
+        found, remedy = "a MaskedTensor", "Drop the rows that are masked in any argument"
+    elif value.is_nested:
+        found, remedy = "a nested tensor", f"Join its rows: torch.cat({name}.unbind())"
+    else:
+        found, remedy = f"layout {value.layout}", f"Pass {name}.to_dense()"
+    raise TypeError(f"Expected argument `{name}` to be a dense tensor but got {found}. {remedy}.")
 
 
 def as_array(name: str, value: Array) -> NDArray[Any]:

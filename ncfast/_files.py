@@ -27,18 +27,26 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The hidden file is locked until then. One without a lock was left by a killed process, and
     `remove_unfinished` deletes it.
+
+    Raises:
+        OSError: the file cannot be written, or an OSError in the block; it names ``path``.
     """
     path = path.resolve()  # a link stays a link
     remove_unfinished(path)
-    with _temporary(path) as temporary:
-        try:
-            yield temporary
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.chmod(0o644)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    try:
+        with _temporary(path) as temporary:
+            try:
+                yield temporary
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+                temporary.chmod(0o644)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno is None:  # it has a message of its own
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextlib.contextmanager
@@ -71,6 +79,22 @@ def _entries(folder: Path) -> list[str]:
         return []
 
 
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[bool]:
+    """Lock a folder inside the block; False if another process has locked it.
+
+    The lock leaves no file, and ends with the process. True on systems without such locks.
+    """
+    if fcntl is None:
+        yield True
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        yield try_lock(handle)
+    finally:
+        os.close(handle)
+
+
 def lock(file: Any) -> None:
     """Wait until no other process has locked the file, then lock it.
 
@@ -85,7 +109,10 @@ def lock(file: Any) -> None:
 
 
 def try_lock(file: Any) -> bool:
-    """Lock the file; False if another process holds the lock. True on systems without locks."""
+    """Lock a file or a descriptor; False if another process holds the lock.
+
+    True on systems without locks.
+    """
     if fcntl is None:
         return True
     try:

@@ -141,6 +141,7 @@ def check_labels(labels: Array) -> Tensor:
     """
     if not isinstance(labels, Tensor):
         labels = as_tensor("labels", labels)
+    check_dense("labels", labels)
     if labels.dtype not in LABEL_DTYPES:
         raise TypeError(
             f"Expected argument `labels` to have an integer dtype but got {labels.dtype}. "
@@ -170,6 +171,21 @@ def check_num_classes(num_classes: SupportsIndex) -> int:
             "classes from 0: torch.unique(labels, return_inverse=True)[1]."
         )
     return number
+
+
+def check_ignore_index(ignore_index: SupportsIndex | None) -> int | None:
+    """The label of rows that are left out as an int that a label can be; None leaves out none.
+
+    Raises:
+        TypeError: it is not an integer.
+        ValueError: no int64 holds it.
+    """
+    if ignore_index is None:
+        return None
+    label, limits = as_integer("ignore_index", ignore_index), torch.iinfo(torch.int64)
+    if not limits.min <= label <= limits.max:
+        raise ValueError(f"Expected argument `ignore_index` to fit into int64 but got {label}.")
+    return label
 
 
 def check_number(name: str, value: SupportsFloat) -> float:

@@ -73,13 +73,19 @@ def _run(arguments: list[str]) -> int:
             print(f"usage: ncfast {arguments[0]} [options]\n\n{command.__doc__}\n")
             print(f"The list of options needs {_EXTRA}")
             return 0
-        print(f"ncfast: {error}. This command needs {_EXTRA}", file=sys.stderr)
+        _complain(f"{error}. This command needs {_EXTRA}")
         return 1
     except BrokenPipeError:
         raise
     except _USER_ERRORS as error:
-        print(f"ncfast: {error}", file=sys.stderr)
+        _complain(str(error))
         return 1
+
+
+def _complain(text: str) -> None:
+    """Show an error as one line: a name of a file may hold line breaks and control characters."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    print(f"ncfast: {shown}", file=sys.stderr)
 
 
 def _silence() -> None:

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ncfast._arrays import Array
+from ncfast._arrays import Array, as_tensor
 from ncfast.metrics.catalogue import CATALOGUE
 from ncfast.metrics.inputs import MetricInputs
 from ncfast.metrics.variability import rescaled_variability
@@ -177,7 +177,8 @@ def metric(
         (), float64, with the graph of ``moments``, ``weight`` and ``bias``.
 
     Raises:
-        TypeError: ``moments`` is no `ncfast.ClassMoments`.
+        TypeError: ``moments`` is no `ncfast.ClassMoments`; ``weight`` or ``bias`` is no dense
+            tensor of real numbers.
         ValueError: the id is unknown; the metric reads the features again, so that moments do not
             give its gradient; an input that it needs is missing, or has another shape or device.
 
@@ -191,7 +192,7 @@ def metric(
         torch.Size([20, 4])
     """
     check_moments(moments, "moments")
-    found = CATALOGUE.get(id)
+    found = CATALOGUE.get(id) if isinstance(id, str) else None
     if found is None or not found.needs <= _OF_MOMENTS:
         known = ", ".join(id_ for id_, m in CATALOGUE.items() if m.needs <= _OF_MOMENTS)
         why = "no metric has that id" if found is None else "it reads the features again"
@@ -221,11 +222,14 @@ def _parameter(
 ) -> Tensor | None:
     if tensor is None:
         return None
+    tensor = as_tensor(name, tensor)
     if tensor.shape != shape or tensor.device != moments.means.device:
         raise ValueError(
             f"Expected argument `{name}` of shape {tuple(shape)} on {moments.means.device} but got "
             f"{tuple(tensor.shape)} on {tensor.device}."
         )
+    if tensor.is_complex():
+        raise TypeError(f"Expected argument `{name}` to hold real numbers but got {tensor.dtype}.")
     return tensor.to(torch.float64)
 
 

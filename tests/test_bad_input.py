@@ -3,11 +3,20 @@
 import numpy as np
 import pytest
 import torch
+from torch.masked import masked_tensor
 
 import ncfast
 
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+def nested():
+    return torch.nested.nested_tensor([*X])
+
+
+def masked(values):
+    return masked_tensor(values, values == values)
 
 
 def call(feats=X, labels=Y, **options):
@@ -51,6 +60,28 @@ def call(feats=X, labels=Y, **options):
 def test_message(arguments, error, message):
     with pytest.raises(error, match=message):
         call(**arguments)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of:UserWarning")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (nested, r"`feats` to be a dense tensor but got a nested tensor.*unbind"),
+        (lambda: masked(X), r"`feats` to be a dense tensor but got a MaskedTensor.*masked"),
+        (lambda: X.to_sparse(), r"`feats` to be a dense tensor but got layout .*to_dense"),
+    ],
+)
+def test_tensors_that_are_not_dense(make, message):
+    feats = make()
+    moments = ncfast.ClassMoments.empty(3, 4)
+    calls = [call, ncfast.rnc1, ncfast.collapse_metrics, ncfast.Accumulator(3).update]
+    for function in (*calls, moments.update_, ncfast.losses.rnc1):
+        with pytest.raises(TypeError, match=message):
+            function(feats, Y)
+    with pytest.raises(TypeError, match=message.replace("feats", "weight")):
+        ncfast.nc3(X, Y, feats)
+    with pytest.raises(TypeError, match="`labels` to be a dense tensor but got a MaskedTensor"):
+        call(X, masked(Y))
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])

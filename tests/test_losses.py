@@ -1,6 +1,8 @@
 """Tests gradients through class moments: losses against autograd, and that all else detaches."""
 
 import gc
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -309,6 +311,33 @@ def test_vmap_hides_values():
         torch.vmap(losses.rnc1)(batch, of_each)
     with pytest.raises(ValueError, match="`validate`"):
         torch.vmap(lambda x: ncfast.class_moments(x, labels, validate="full").means)(batch)
+
+
+@pytest.mark.parametrize("change", [lambda w: w.to(torch.cfloat), lambda w: w.to_sparse()])
+def test_a_classifier_that_is_not_dense_and_real_is_an_error(change):
+    feats, labels, weight, *_ = inputs()
+    moments = ncfast.class_moments(feats, labels, num_classes=5, differentiable=True)
+    with pytest.raises(TypeError, match="`weight` to "):
+        losses.metric("nc3.self_duality", moments, weight=change(weight))
+    with pytest.raises(ValueError, match="`id` to name a metric"):
+        losses.metric(["nc3.self_duality"], moments, weight=weight)
+
+
+_COMPILED = """
+import torch, ncfast
+x, y = torch.randn(12, 3, requires_grad=True), torch.arange(12) % 3
+def compiled(function):
+    return torch.compile(lambda x: function(x, y, num_classes=3), backend="aot_eager")
+compiled(ncfast.rnc1)(x)
+compiled(ncfast.losses.rnc1)(x).backward()
+expected = torch.autograd.grad(ncfast.losses.rnc1(x, y, num_classes=3), x)[0]
+torch.testing.assert_close(x.grad, expected)
+"""
+
+
+def test_a_loss_compiled_after_a_metric_has_its_gradient():
+    """In a new process: what torch knows of an operator at its first call stays so."""
+    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", _COMPILED], check=True)
 
 
 def test_a_gradient_takes_its_share_of_a_loss():

@@ -6,7 +6,7 @@ import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, SupportsIndex
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -100,7 +100,7 @@ class Accumulator:
         if dim is not None and dim < 1:
             raise ValueError(f"Expected argument `dim` to be at least 1 but got {dim}.")
         self.num_classes, self.metrics, self.backend = num_classes, metrics, backend
-        self.ignore_index = None if ignore_index is None else _as_label(ignore_index)
+        self.ignore_index = _validate.check_ignore_index(ignore_index)
         self._selection = select(metrics, num_classes, as_bytes(memory_limit))
         self._device = None if device is None else _with_float64(device)
         self._weight: Tensor | None = None
@@ -535,16 +535,3 @@ def _with_float64(device: torch.device | str) -> torch.device:
         "device", device, "Leave it out: features of such a device are moved to the CPU."
     )
     return torch.device(device)
-
-
-def _as_label(ignore_index: SupportsIndex) -> int:
-    """`ignore_index` as an int that a label can be.
-
-    Raises:
-        TypeError: it is not an integer.
-        ValueError: no int64 holds it.
-    """
-    label, limits = as_integer("ignore_index", ignore_index), torch.iinfo(torch.int64)
-    if not limits.min <= label <= limits.max:
-        raise ValueError(f"Expected argument `ignore_index` to fit into int64 but got {label}.")
-    return label

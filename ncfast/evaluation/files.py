@@ -15,6 +15,7 @@ from torch import Tensor
 from ncfast._validate import FEATURE_DTYPES, LABEL_DTYPES
 from ncfast.evaluation.formats import FORMATS, open_stored
 from ncfast.evaluation.stored import FileError, Stored
+from ncfast.ops._raw import as_int64
 
 PathLike = str | os.PathLike[str]
 Paths = PathLike | Sequence[PathLike]
@@ -190,13 +191,13 @@ def check_range(labels: Rows, num_classes: int | None, ignore_index: int | None)
     """
     size, largest, most = 1 << 20, -1, max(len(labels), _MOST_CLASSES)
     for number, block in enumerate(labels.blocks(0, len(labels), size)):
-        wide = block.to(torch.int64)
+        wide = as_int64(block)
         left_out = wide == ignore_index if ignore_index is not None else wide != wide
         bad = ~left_out & ((wide < 0) | (wide >= (num_classes or most)))
         if bool(bad.any()):
             where = bad.nonzero()[0].tolist()
             raise _out_of_range(
-                labels, number * size + where[0], int(wide[tuple(where)]), num_classes
+                labels, number * size + where[0], int(block[tuple(where)]), num_classes
             )
         largest = max(largest, int(wide.masked_fill(left_out, -1).max()))
     if largest < 0:

@@ -28,6 +28,7 @@ from ncfast.evaluation.looks import Batch, Kept, Visit, first_look, second_look
 from ncfast.evaluation.result import Evaluation
 from ncfast.evaluation.stored import FileError
 from ncfast.features.classifier import Classifier
+from ncfast.ops._raw import as_int64
 from ncfast.ops.decisions import Rule
 from ncfast.ops.decisions import decisions as decide
 
@@ -184,7 +185,7 @@ class Reading:
         if labels is None:
             self.skipped += int((~finite).sum())
             return Batch({"": feats[finite]}, None)
-        labels = labels.to(self.device, torch.int64).flatten()
+        labels = as_int64(labels).to(self.device).flatten()
         counted = labels == labels if self.ignore_index is None else labels != self.ignore_index
         self.skipped += int((counted & ~finite).sum())
         self._score(feats, labels, counted & finite)

@@ -262,7 +262,7 @@ def parse_penalty_from(text: str) -> int | None:
     """
     if text == "fit":
         return None
-    if not text.isdecimal():
+    if not text.isdecimal() or len(text) > 18:  # Python refuses to read thousands of digits
         raise ValueError(f"Expected `penalty_from` to be 'fit' or a step but got {text!r}.")
     return int(text)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,12 @@ import numpy as np
 import torch
 
 import ncfast
-from ncfast._files import replacing
+from ncfast._files import locked_folder, replacing
 from ncfast._strict_json import json_line
 from ncfast.experiments.config import TrainConfig, changeable
 from ncfast.experiments.stored import RunDirectoryError as RunDirectoryError
 from ncfast.experiments.stored import check_texts, read_log, read_object, read_settings, shown
+from ncfast.experiments.sweep_config import SWEEP
 from ncfast.metrics.catalogue import METRICS
 from ncfast.tracking import keys as tracking_keys
 from ncfast.tracking.averaging import parse_averaging
@@ -52,19 +55,54 @@ CONVENTIONS = {
 }
 
 
+def make_directory(out: Path) -> None:
+    """Make the directory unless it is there.
+
+    Raises:
+        RunDirectoryError: it cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        text = error.strerror if isinstance(error, OSError) else error
+        raise RunDirectoryError(
+            f"Expected `out` to be a directory that can be made but got {shown(out)} ({text}). "
+            "Choose another --out."
+        ) from error
+
+
+@contextlib.contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Make the directory of a run, and keep other processes from training in it inside the block.
+
+    Raises:
+        RunDirectoryError: the directory cannot be made, or another process trains in it.
+    """
+    make_directory(out)
+    with locked_folder(out) as free:
+        if not free:
+            raise RunDirectoryError(
+                f"Another process is training the run in {out}. Wait until it has ended, or choose "
+                "another --out."
+            )
+        yield
+
+
 def prepare(config: TrainConfig) -> None:
     """Create the directory of a new run and its config.json.
 
     Raises:
-        RunDirectoryError: the directory holds a run.
+        RunDirectoryError: the directory holds a run or a sweep, or cannot be made.
         OSError: the directory cannot be written.
     """
+    if os.path.lexists(config.out / SWEEP):
+        raise RunDirectoryError(f"{config.out} holds a sweep. Choose another --out.")
     if any(os.path.lexists(config.out / name) for name in (CONFIG, METRICS_FILE, CHECKPOINT)):
         raise RunDirectoryError(
             f"{config.out} already holds a run. Choose another --out, add --resume to continue "
             "that run, or delete the directory."
         )
-    config.out.mkdir(parents=True, exist_ok=True)
+    make_directory(config.out)
     write_config(config)
 
 
@@ -172,16 +210,21 @@ def load_settings(out: Path) -> TrainConfig:
     return TrainConfig.from_settings(load_config(out)["settings"], out)
 
 
-def truncate_log(path: Path, last_step: int) -> None:
-    """Remove the records after ``last_step``; the resumed run writes them again.
+def truncate_log(path: Path, last_step: int) -> int:
+    """Remove the records after ``last_step``, which the resumed run writes again.
+
+    Returns:
+        The number of records that are left.
 
     Raises:
         RunDirectoryError: the log is damaged; it is unchanged then.
         OSError: the disk is full or the directory cannot be written.
     """
-    if os.path.lexists(path):
-        kept = [record for record in read_log(path) if record["step"] <= last_step]
-        write_atomically(path, "".join(map(json_line, kept)).encode())
+    if not os.path.lexists(path):
+        return 0
+    kept = [record for record in read_log(path) if record["step"] <= last_step]
+    write_atomically(path, "".join(map(json_line, kept)).encode())
+    return len(kept)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

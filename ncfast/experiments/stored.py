@@ -94,8 +94,8 @@ def read_settings(kind: type[Settings], path: Path, content: Mapping[str, Any]) 
         found = kind(**{**stored_settings(kind, settings), "out": path.parent})
         found.schedules()
     except ValueError as error:
-        text = " ".join(str(error).split())[:300]
-        raise RunDirectoryError(f"{path}: entry 'settings': {text} {REMEDY}") from error
+        text = " ".join(str(error).split())[:300].rstrip(".")
+        raise RunDirectoryError(f"{path}: entry 'settings': {text}. {REMEDY}") from error
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from ncfast.experiments import run_dir, sweep_file, trainer
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.sweep_config import SweepConfig
 from ncfast.experiments.trainer import load_splits, pick_device
-from ncfast.experiments.training.checkpoint import saved_step, start_of
+from ncfast.experiments.training.checkpoint import branch, saved_step, start_of
 from ncfast.experiments.training.group import Group, InterruptFlag
 from ncfast.experiments.training.memory import group_size, split_evenly
 
@@ -50,13 +51,20 @@ class Rank:
 
     @classmethod
     def of_environment(cls) -> Rank:
-        """The rank given by the environment variables that torchrun sets."""
+        """The rank given by the environment variables that torchrun sets.
+
+        Raises:
+            ValueError: they give no rank.
+        """
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-        index, count, local = (
-            int(os.environ.get(name, default))
-            for name, default in zip(names, (0, 1, 0), strict=True)
+        given = [os.environ.get(n, d) for n, d in zip(names, ("0", "1", "0"), strict=True)]
+        if all(map(str.isdecimal, given)) and int(given[0]) < int(given[1]):
+            return cls(*map(int, given))
+        shown = ", ".join(f"{name}={value!r}" for name, value in zip(names, given, strict=True))
+        raise ValueError(
+            f"Expected a RANK below WORLD_SIZE in the environment but got {shown}. Start the ranks "
+            "with torchrun, or unset these variables."
         )
-        return cls(index, count, local)
 
     def device(self, name: str) -> torch.device:
         """The device called ``name``; "auto" assigns the GPUs to the local ranks in turn."""
@@ -83,13 +91,13 @@ def sweep(config: SweepConfig) -> SweepOutcome:
     config.schedules()  # an invalid schedule must not leave a directory behind
     if config.resume:
         check_resumable(config)
+    elif config.start_from is not None:
+        for replica in replicas.values():
+            branch(replica)  # it must be usable before a directory is made
     if rank.index == 0:
         sweep_file.prepare(config, list(replicas))
     else:
-        sweep_file.wait_for(config.out)
-    if config.resume:
-        for replica in replicas.values():
-            _forget_unsaved(replica)
+        sweep_file.wait_for(config, list(replicas))
     groups = _groups(list(replicas.values()), config, rank, device)
     finished = True
     with InterruptFlag() as interrupt:
@@ -99,7 +107,7 @@ def sweep(config: SweepConfig) -> SweepOutcome:
                 break
             names = ", ".join(one.out.name for one in group)
             print(f"group {number}/{len(groups)}: {names}", file=sys.stderr, flush=True)
-            finished &= _run(group, device, interrupt)
+            finished &= _run(group, device, interrupt, resume=config.resume)
     return SweepOutcome(
         tuple(one.out for one in replicas.values()), finished, alone=rank.count == 1
     )
@@ -119,32 +127,51 @@ def check_resumable(config: SweepConfig) -> None:
             trainer.check_resumable(replica)
 
 
-def _run(configs: Sequence[TrainConfig], device: torch.device, interrupt: InterruptFlag) -> bool:
-    for config in configs:
-        if saved_step(config.out) < 0:
-            run_dir.prepare(config)
-    group = Group(configs, *load_splits(configs[0], device), device)
-    return group.execute(interrupt)
+def _run(
+    configs: Sequence[TrainConfig], device: torch.device, interrupt: InterruptFlag, *, resume: bool
+) -> bool:
+    with contextlib.ExitStack() as stack:
+        for config in configs:
+            stack.enter_context(run_dir.claimed(config.out))
+        for config in configs:
+            if not (resume and saved_step(config.out) >= 0):
+                if resume:
+                    _forget_unsaved(config)
+                run_dir.prepare(config)
+        group = Group(configs, *load_splits(configs[0], device), device)
+        return group.execute(interrupt)
 
 
 def _groups(
     configs: Sequence[TrainConfig], sweep_config: SweepConfig, rank: Rank, device: torch.device
 ) -> list[list[TrainConfig]]:
     """This rank's groups; the replicas of a group share a program and a step and fit in memory."""
-    kinds: dict[tuple[object, ...], list[int]] = {}
-    for index, config in enumerate(configs):
-        kinds.setdefault((*config.program, start_of(config)), []).append(index)
     groups = []
-    for members in kinds.values():
-        first = configs[members[0]]
-        most = sweep_config.group_size or group_size(first, load_splits(first, device)[0], device)
-        groups += split_evenly(members, most, at_least=rank.count if len(kinds) == 1 else 1)
-    mine = groups[rank.index :: rank.count]
-    return [[configs[index] for index in group] for group in mine]
+    for share in _shares(configs, rank.count)[rank.index :: rank.count]:
+        at_step: dict[int, list[TrainConfig]] = {}
+        for config in share:
+            at_step.setdefault(start_of(config), []).append(config)
+        for members in at_step.values():
+            first, most = members[0], sweep_config.group_size
+            most = most or group_size(first, load_splits(first, device)[0], device)
+            groups += split_evenly(members, most)
+    return groups
+
+
+def _shares(configs: Sequence[TrainConfig], ranks: int) -> list[list[TrainConfig]]:
+    """The replicas of each program, split so that every rank gets some.
+
+    The split follows from the settings alone. The steps of the checkpoints and the free memory,
+    which other ranks change meanwhile, would give each rank another split.
+    """
+    kinds: dict[tuple[object, ...], list[TrainConfig]] = {}
+    for config in configs:
+        kinds.setdefault(config.program, []).append(config)
+    at_least = -(-ranks // len(kinds))
+    return [share for kind in kinds.values() for share in split_evenly(kind, len(kind), at_least)]
 
 
 def _forget_unsaved(config: TrainConfig) -> None:
     """Delete the files of a replica that has no checkpoint, so that it starts again."""
-    if saved_step(config.out) < 0:
-        for name in (run_dir.CONFIG, run_dir.METRICS_FILE, run_dir.PROBES_FILE):
-            (config.out / name).unlink(missing_ok=True)
+    for name in (run_dir.CONFIG, run_dir.METRICS_FILE, run_dir.PROBES_FILE):
+        (config.out / name).unlink(missing_ok=True)

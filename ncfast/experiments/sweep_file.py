@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ncfast.experiments.config import changeable
-from ncfast.experiments.run_dir import versions, write_atomically
+from ncfast.experiments.run_dir import make_directory, versions, write_atomically
 from ncfast.experiments.stored import (
     RunDirectoryError,
     bad_entry,
@@ -42,7 +42,7 @@ def prepare(config: SweepConfig, names: Sequence[str]) -> None:
             f"{config.out} is not empty. Choose another --out, add --resume to continue the sweep "
             "in it, or delete the directory."
         )
-    config.out.mkdir(parents=True, exist_ok=True)
+    make_directory(config.out)
     content = {
         "settings": _settings(config),
         "replicas": list(names),
@@ -51,20 +51,28 @@ def prepare(config: SweepConfig, names: Sequence[str]) -> None:
     write_atomically(path, json.dumps(content, indent=2).encode() + b"\n")
 
 
-def wait_for(out: Path) -> None:
+def wait_for(config: SweepConfig, names: Sequence[str]) -> None:
     """Wait until rank 0 has created the directory. Only rank 0 checks whether it is in use.
 
+    Args:
+        config: the settings.
+        names: the names of the replicas.
+
     Raises:
-        RunDirectoryError: the directory does not exist after `WAIT_SECONDS`.
+        RunDirectoryError: there is no sweep.json after `WAIT_SECONDS`, or one of another sweep.
     """
+    path = config.out / SWEEP
     deadline = time.monotonic() + WAIT_SECONDS
-    while not (out / SWEEP).exists():
+    while not path.exists():
         if time.monotonic() > deadline:
             raise RunDirectoryError(
-                f"{out / SWEEP} was not made by rank 0 within {WAIT_SECONDS:g} s. Look at its "
+                f"{path} was not made by rank 0 within {WAIT_SECONDS:g} s. Look at its "
                 "error; all ranks must see the same --out."
             )
         time.sleep(0.05)
+    stored = load_sweep(config.out)
+    if _changed(config, stored) or stored["replicas"] != list(names):
+        raise RunDirectoryError(f"{path} belongs to another sweep. Choose another --out.")
 
 
 def _settings(config: SweepConfig) -> dict[str, Any]:
@@ -130,13 +138,7 @@ def check_same_sweep(config: SweepConfig, names: Sequence[str]) -> None:
         RunDirectoryError: there is no sweep, or its settings or replicas differ.
     """
     stored = load_sweep(config.out)
-    before, now = stored["settings"], _settings(config)
-    changed = [
-        f"{name} was {shown(before.get(name))} and is {shown(now[name])}"
-        for name in now
-        if name not in changeable(SweepConfig) and before.get(name) != now[name]
-    ]
-    if changed:
+    if changed := _changed(config, stored):
         raise RunDirectoryError(
             f"--resume continues the sweep in {config.out}, but {'; '.join(changed)}. "
             "Pass the settings of that sweep, or choose another --out."
@@ -146,3 +148,13 @@ def check_same_sweep(config: SweepConfig, names: Sequence[str]) -> None:
         raise bad_entry(
             path, "'replicas'", f"{list(names)}, as the settings say", stored["replicas"]
         )
+
+
+def _changed(config: SweepConfig, stored: Mapping[str, Any]) -> list[str]:
+    """The settings that differ from those of a stored sweep and may not."""
+    before, now = stored["settings"], _settings(config)
+    return [
+        f"{name} was {shown(before.get(name))} and is {shown(now[name])}"
+        for name in now
+        if name not in changeable(SweepConfig) and before.get(name) != now[name]
+    ]

@@ -36,11 +36,10 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # the device meta holds no values
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"Expected `device` to exist here but got {name!r}: {str(error).splitlines()[0]}"
-        ) from error
+        text = " ".join(str(error).split())[:150]
+        raise ValueError(f"Expected `device` to exist here but got {name!r}: {text}") from error
     return device
 
 
@@ -77,7 +76,8 @@ def train(config: TrainConfig) -> Outcome:
     weights therefore do not depend on the metrics or on the steps at which they are measured.
 
     Raises:
-        RunDirectoryError: the directory holds another run, or cannot be resumed.
+        RunDirectoryError: the directory holds another run, cannot be resumed, or another process
+            trains in it.
         DataFileError, ValueError: the data or a setting cannot be used.
         OSError: the disk is full. Everything written before is intact and can be resumed.
     """
@@ -88,9 +88,10 @@ def train(config: TrainConfig) -> Outcome:
     elif config.start_from is not None:
         checkpoint.branch(config)  # it must be usable before a directory is made
     splits = load_splits(config, device)
-    if not config.resume:
-        run_dir.prepare(config)
-    group = Group([config], *splits, device)
-    with InterruptFlag() as interrupt:
-        finished = group.execute(interrupt)
+    with run_dir.claimed(config.out):
+        if not config.resume:
+            run_dir.prepare(config)
+        group = Group([config], *splits, device)
+        with InterruptFlag() as interrupt:
+            finished = group.execute(interrupt)
     return Outcome(group.step, finished)

@@ -31,8 +31,13 @@ def resolve_layers(model: nn.Module, layers: Layer | Sequence[Layer] | None) -> 
     if layers is None:
         # a model that is an nn.Linear, a linear probe, is its own last linear layer
         return (INPUT if isinstance(model, nn.Linear) else _last_linear(modules),)
-    single = isinstance(layers, (str, re.Pattern, type))
-    wanted: Iterable[Layer] = (layers,) if single else layers  # type: ignore[assignment]
+    single = isinstance(layers, (str, re.Pattern, type)) or not isinstance(layers, Iterable)
+    wanted: list[Layer] = [layers] if single else list(layers)  # type: ignore[list-item, arg-type]
+    if not wanted:
+        raise ValueError(
+            "Expected argument `layers` to name at least one layer but got none. Pass None for the "
+            f"input of the last nn.Linear, or one or more of {list(modules)}."
+        )
     found: list[str] = []
     for layer in wanted:
         matches = _matches(modules, layer)

@@ -62,10 +62,10 @@ def parse_averaging(text: str) -> Averaging:
         >>> parse_averaging("ema:0.99")
         Averaging(kind='ema', length=1, decay=0.99)
     """
-    kind, _, number = text.partition(":")
+    kind, _, number = text.partition(":") if isinstance(text, str) else ("", "", "")
     if kind == "batch" and not number:
         return Averaging("batch")
-    if kind == "window" and number.isdigit() and int(number) > 0:
+    if kind == "window" and number.isdecimal() and len(number) < 19 and int(number) > 0:
         return Averaging("window", length=int(number))
     if kind == "ema" and _is_fraction(number):
         return Averaging("ema", decay=float(number))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 Schedule = Callable[[int], bool]
 _MOST_POINTS = 1_000_000
+_MOST_DIGITS = 18  # of a number of steps; Python refuses to read one of thousands of digits
 
 
 def every(interval: int) -> Schedule:
@@ -83,12 +84,13 @@ def parse(text: str, last: int) -> Schedule:
         True
     """
     name, _, number = text.partition(":")
+    count = int(number) if number.isdecimal() and len(number) <= _MOST_DIGITS else None
     if name == "paper" and not number:
         return paper(last)
-    if name == "every" and (number.isdigit() or not number):
-        return every(int(number or 1))
-    if name == "log" and number.isdigit():
-        return log_spaced(int(number), last)
+    if name == "every" and (count is not None or not number):
+        return every(1 if count is None else count)
+    if name == "log" and count is not None:
+        return log_spaced(count, last)
     raise ValueError(
         f"Expected a schedule 'paper', 'log:POINTS', 'every' or 'every:N' but got {text!r}."
     )

@@ -24,6 +24,7 @@ from ncfast.features.classifier import classifier_of
 from ncfast.features.model import evaluation_mode, model_device, outputs_of
 from ncfast.metrics.catalogue import CATALOGUE, resolve
 from ncfast.metrics.needs import as_bytes
+from ncfast.ops._raw import as_int64
 from ncfast.tracking.keys import IGNORED
 from ncfast.tracking.numbers import as_number
 from ncfast.tracking.reduction import Ranks
@@ -333,6 +334,7 @@ class Scores:
         rows = len(labels)
         self.rows += rows
         indices = labels.dtype in LABEL_DTYPES  # other labels, such as soft ones, have only a loss
+        labels = as_int64(labels) if indices else labels
         shape = labels.shape if indices else (rows,)
         counted = torch.ones(shape, dtype=torch.bool, device=labels.device)
         counted = counted if mask is None else mask > 0

@@ -46,6 +46,7 @@ from ncfast.tracking.sinks.registry import open_sinks
 from ncfast.tracking.snapshot import Batches, LossFunction, Reduction, Snapshot, reduction_of
 from ncfast.tracking.step import FastStep, FullStep, Given
 
+_MOST_STEPS = 1 << 53  # JSON's numbers are exact up to there
 _CUDA = torch.backends.cuda.is_built()  # without CUDA no graph is ever captured
 
 
@@ -149,6 +150,7 @@ class Tracker:
         self._ranks = Ranks(group) if reduces else None
         self._model = None if model is None else uncompiled(model)
         self._warn = messages.WarnOnce()
+        ignore_index = _validate.check_ignore_index(ignore_index)
         self._names, self._ignore_index = metrics, ignore_index
         of_steps = StepMetrics.of(
             metrics, self.metrics, self.num_classes, kind=averaging.kind, merges=reduces
@@ -590,6 +592,10 @@ _open: weakref.WeakSet[Tracker] = weakref.WeakSet()
 def _check_options(step: object, flush: object, timeout: object, on_error: object) -> None:
     if isinstance(step, bool) or not isinstance(step, numbers.Integral):
         raise TypeError(f"Expected argument `start_step` to be an int but got {step!r}.")
+    if not 0 <= step < _MOST_STEPS:
+        raise ValueError(
+            f"Expected argument `start_step` to be 0 or more, and below 2^53, but got {step}."
+        )
     for name, seconds in (("flush_seconds", flush), ("sink_timeout", timeout)):
         if not isinstance(seconds, (int, float)):
             raise TypeError(f"Expected argument `{name}` to be a number but got {seconds!r}.")

@@ -155,6 +155,16 @@ def test_labels_and_their_range(tmp_path):
         check_range(open_rows(path, ()), None, -100)
 
 
+def test_unsigned_labels_beyond_int64_are_no_label_that_is_left_out(tmp_path):
+    path = tmp_path / "y.npy"
+    np.save(path, np.array([0, 1, 2**64 - 100], np.uint64))
+    for num_classes in (None, 3):
+        with pytest.raises(FileError, match=f"row 2 holds {2**64 - 100}"):
+            check_range(open_rows(path, ()), num_classes, -100)
+    np.save(path, np.array([0, 5, 1], np.uint64))
+    assert check_range(open_rows(path, ()), 2, 5) == 2
+
+
 def bad_files(folder):
     """Arguments of `open_features` and what the error says."""
     objects, damaged, cut = folder / "objects.npy", folder / "damaged.npz", folder / "cut.npy"

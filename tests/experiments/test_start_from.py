@@ -91,12 +91,21 @@ def test_a_sweep_starts_from_a_sweep_of_the_same_seeds(tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"seed": 7}, "`seed` to be 42"), ({"widths": (9,)}, "`widths`"), ({"loss": "ce"}, "`loss`")],
+    [
+        ({"seed": 7}, "`seed` to be 42"),
+        ({"widths": (9,)}, "`widths`"),
+        ({"loss": "ce"}, "`loss`"),
+        ({"steps": 9}, "`steps` to be at least 10, the step of .* but got 9"),
+    ],
 )
 def test_another_run_is_refused_before_anything_is_made(tmp_path, changes, words):
     train(config(tmp_path / "trunk", steps=10))
     with pytest.raises(RunDirectoryError, match=words):
         train(config(tmp_path / "new", start_from=tmp_path / "trunk", **changes))
+    if "loss" not in changes:
+        many = {**SHARED, "steps": 40, **changes}
+        with pytest.raises(RunDirectoryError, match=words):
+            sweep(SweepConfig(out=tmp_path / "new", start_from=tmp_path / "trunk", **many))
     assert not (tmp_path / "new").exists()
 
 

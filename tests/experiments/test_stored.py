@@ -105,6 +105,8 @@ def setting(name, value):
         (setting("weight_decay", float("nan")), "`weight_decay` to be zero or more but got nan"),
         (setting("loss", "hinge"), "`loss` to be one of mse, ce but got 'hinge'"),
         (setting("schedule", "log:99999999"), "`points` of 2 to 1,000,000"),
+        (setting("schedule", "every:" + "9" * 5000), "Expected a schedule"),
+        (setting("penalty_from", "9" * 5000), "`penalty_from` to be 'fit' or a step"),
         (
             setting("sigma", [0.1, None]),
             "`sigma` to be a list, each a number but got",
@@ -126,7 +128,7 @@ def test_a_damaged_config_is_one_line(tmp_path, change, message, capsys):
         line = capsys.readouterr().err
         assert line.count("\n") == 1
         assert line.startswith(f"ncfast: {folder / 'config.json'}: ")
-        assert "Restore the file, or start again in another directory." in line
+        assert ". Restore the file, or start again in another directory." in line
     with pytest.raises(RunDirectoryError, match=message):
         run_dir.load_config(folder)
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from ncfast.experiments import run_dir, sweep_file
+from ncfast.experiments import sweep as sweep_module
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.report import build_report
 from ncfast.experiments.run_dir import RunDirectoryError
@@ -187,6 +188,65 @@ def test_ranks_share_the_replicas(whole, tmp_path, monkeypatch):
         begun = [(out / name / "metrics.jsonl").exists() for name in NAMES]
         assert begun == [True, True, rank == 1, rank == 1]
     assert_same(whole, out)
+
+
+def ranked(monkeypatch, rank, count):
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("WORLD_SIZE", str(count))
+
+
+def test_the_share_of_a_rank_does_not_depend_on_what_the_others_have_done(
+    whole, tmp_path, monkeypatch
+):
+    """Rank 0 has finished, and there is less memory, before the next rank looks."""
+    out = tmp_path / "ranks"
+    begun = set()
+    for rank in range(4):
+        ranked(monkeypatch, rank, 4)
+        monkeypatch.setattr(sweep_module, "group_size", lambda *_, most=4 - rank: most)
+        assert sweep(config(out)).finished
+        now = {name for name in NAMES if (out / name / "metrics.jsonl").exists()}
+        assert now - begun == {NAMES[rank]}
+        begun = now
+    for rank in range(3):  # another number of ranks continues them
+        ranked(monkeypatch, rank, 3)
+        assert sweep(config(out, resume=True, steps=50)).finished
+    for name in NAMES:
+        steps = [record["step"] for record in read_records(out / name / "metrics.jsonl")]
+        assert steps == [0, 10, 20, 30, 40, 50]
+
+
+def test_another_rank_continues_no_run_without_resume(whole, monkeypatch):
+    """Rank 0 refuses the directory; the other ranks must not train in it until they are ended."""
+    ranked(monkeypatch, 1, 2)
+    before = states(whole)
+    with pytest.raises(RunDirectoryError, match="already holds a run"):
+        sweep(config(whole, steps=50))
+    with pytest.raises(RunDirectoryError, match="belongs to another sweep"):
+        sweep(config(whole, lr=(0.5,)))
+    for name in NAMES:
+        for key, value in states(whole)[name].items():
+            assert torch.equal(value, before[name][key])
+    assert len(list(whole.glob("*seed*"))) == 4
+
+
+def test_a_replica_that_another_process_trains_is_left_alone(tmp_path):
+    out = tmp_path / "s"
+    assert sweep(config(out, steps=20)).finished
+    (out / NAMES[1] / run_dir.CHECKPOINT).unlink()
+    before = log(out / NAMES[1])
+    with run_dir.claimed(out / NAMES[1]), pytest.raises(RunDirectoryError, match="is training"):
+        sweep(config(out, resume=True))
+    assert log(out / NAMES[1]) == before
+    assert sweep(config(out, resume=True)).finished
+
+
+@pytest.mark.parametrize(("rank", "count"), [("2", "2"), ("-1", "2"), ("one", "2"), ("0", "0")])
+def test_an_environment_that_gives_no_rank(tmp_path, monkeypatch, rank, count):
+    ranked(monkeypatch, rank, count)
+    with pytest.raises(ValueError, match=f"RANK below WORLD_SIZE .* got RANK='{rank}'"):
+        sweep(config(tmp_path / "s"))
+    assert not (tmp_path / "s").exists()
 
 
 def test_other_ranks_wait_for_the_first(tmp_path, monkeypatch):

@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 
 from ncfast.benchmarks.plain.training import Trainer
 from ncfast.cli import main
-from ncfast.experiments import run_dir
+from ncfast.experiments import run_dir, trainer
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.report import build_report
 from ncfast.experiments.run_dir import LOGGED, RunDirectoryError
-from ncfast.experiments.trainer import pick_device, train
+from ncfast.experiments.trainer import load_splits, pick_device, train
 from ncfast.experiments.training import checkpoint
 from ncfast.tracking.sinks import read_records
 
@@ -290,6 +290,47 @@ def test_a_log_of_version_0_1_is_still_read(tmp_path):
     assert build_report([tmp_path]).html.exists()
 
 
+def test_records_that_a_checkpoint_knows_and_the_log_lacks_are_reported_once(tmp_path):
+    train(config(tmp_path))
+    path = tmp_path / run_dir.METRICS_FILE
+    lines = log(tmp_path).splitlines(keepends=True)
+    path.write_text("".join(lines[:2]))
+    with pytest.warns(RuntimeWarning, match=r"to hold 7 records up to step 60, .* but it holds 2"):
+        train(config(tmp_path, steps=70, resume=True))
+    train(config(tmp_path, steps=80, resume=True))  # a warning would be an error
+    assert [record["step"] for record in read_records(path)] == [0, 10, 70, 80]
+
+
+def test_two_processes_do_not_train_one_run(tmp_path):
+    train(config(tmp_path / "run"))
+    before = files_of(tmp_path / "run")
+    holder = "import sys, fcntl, os; fcntl.flock(os.open(sys.argv[1], 0), 2); print(flush=True)"
+    command = [sys.executable, "-c", f"{holder}; input()", str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(RunDirectoryError, match="Another process is training the run"):
+            train(config(tmp_path / "run", steps=70, resume=True))
+        assert files_of(tmp_path / "run") == before
+        other.communicate(b"\n")
+    assert train(config(tmp_path / "run", steps=70, resume=True)).step == 70
+
+
+def test_a_run_is_not_resumed_on_other_data(tmp_path, monkeypatch):
+    """The files of two datasets can have the same names, and --data-dir may change."""
+    train(config(tmp_path / "run"))
+    before = files_of(tmp_path / "run")
+
+    def others(config, device):
+        splits = load_splits(config, device)
+        return splits[0], replace(splits[1], inputs=splits[1].inputs.flip(0))
+
+    monkeypatch.setattr(trainer, "load_splits", others)
+    for changes in ({"resume": True}, {"start_from": tmp_path / "run", "out": tmp_path / "other"}):
+        with pytest.raises(RunDirectoryError, match="was trained on other data"):
+            train(replace(config(tmp_path / "run", steps=70), **changes))
+    assert files_of(tmp_path / "run") == before
+
+
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     train(config(tmp_path))
     path = tmp_path / run_dir.CHECKPOINT
@@ -314,6 +355,16 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
         "probes.jsonl",
         "checkpoint.safetensors",
     }
+
+
+def test_a_file_that_cannot_be_replaced_is_named(tmp_path, monkeypatch):
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/config\.json'"):
+        run_dir.write_config(config(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_log_that_cannot_grow_stops_with_one_clear_line(tmp_path):
@@ -424,6 +475,20 @@ def test_devices():
     assert pick_device("auto").type in ("cpu", "cuda")
     with pytest.raises(ValueError, match="`device` to exist here but got 'warp:9'"):
         pick_device("warp:9")
+    with pytest.raises(ValueError, match="`device` to exist here but got 'meta'"):
+        pick_device("meta")
+
+
+def test_a_directory_that_cannot_be_made_or_holds_a_sweep_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "zero\0"):
+        with pytest.raises(RunDirectoryError, match="`out` to be a directory .* Choose another"):
+            train(config(out))
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "sweep.json").write_text("{}")
+    with pytest.raises(RunDirectoryError, match="holds a sweep"):
+        train(config(tmp_path / "sweep"))
+    assert len(files_of(tmp_path / "sweep")) == 1
 
 
 @pytest.mark.parametrize("dataset", ["synthetic", "digits"])

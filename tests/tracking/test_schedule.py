@@ -38,7 +38,10 @@ def test_parse_understands(text):
     assert steps(marks, 100)
 
 
-@pytest.mark.parametrize("text", ["", "papers", "every:x", "every:-1", "log", "log:", "paper:3"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "papers", "every:x", "every:-1", "log", "log:", "paper:3", "every:²", "log:" + "9" * 5000],
+)
 def test_parse_refuses(text):
     with pytest.raises(ValueError, match="Expected a schedule"):
         schedule.parse(text, 100)

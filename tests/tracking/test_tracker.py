@@ -181,10 +181,19 @@ def test_no_data_says_why():
         ({"metrics": ["nc7"]}, r"'nc7'.*weight\.norm"),
         ({"num_classes": 0}, "at least 1"),
         ({"every": 0}, "`interval` to be at least 1"),
+        ({"layers": []}, "`layers` to name at least one layer"),
+        ({"layers": 5}, "`layers` to hold names, patterns or types of modules but got int"),
+        ({"sinks": 5}, "`sinks` to be a sink or a list of sinks but got int"),
+        ({"stream": None}, "`stream` to be 'batch'"),
+        ({"stream": "window:" + "9" * 5000}, "`stream` to be 'batch'"),
+        ({"start_step": -1}, "`start_step` to be 0 or more"),
+        ({"start_step": 2**53}, "`start_step` to be 0 or more, and below 2.53"),
+        ({"ignore_index": "a"}, "`ignore_index` to be an int"),
+        ({"ignore_index": 1.5}, "`ignore_index` to be an int"),
     ],
 )
 def test_bad_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         Tracker(network(), **{"num_classes": 5, **arguments})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -10,7 +11,13 @@ from torch import Tensor
 
 from ncfast.experiments.data import cifar, idx, text
 from ncfast.experiments.data.images import ImageSet
-from ncfast.experiments.data.sources import Source, fetch
+from ncfast.experiments.data.sources import (
+    MOST_BYTES,
+    REMEDY_BROKEN,
+    DataFileError,
+    Source,
+    fetch,
+)
 
 _DIGITS = tuple(str(digit) for digit in range(10))
 
@@ -119,9 +126,28 @@ def _load_files(
     source = SOURCES[name]
     if download:
         fetch(source, folder)
+    _check_contents(source, folder)
     if name == "cifar10":
         return cifar.load_cifar10(folder, source, train_size)
     return idx.load_idx(folder / source.folder, source)
+
+
+def _check_contents(source: Source, data_dir: Path) -> None:
+    """Check that no file of a dataset is another official file: they share names and sizes.
+
+    Raises:
+        DataFileError: a file is one of another dataset, or of the other split.
+    """
+    official = {
+        md5: f"{one.folder}/{name}" for one in SOURCES.values() for name, md5 in one.md5.items()
+    }
+    for name, md5 in source.md5.items():
+        path = data_dir / source.folder / name
+        if path.is_file() and path.stat().st_size <= MOST_BYTES:
+            found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+            if found != md5 and found in official:
+                expected = f"{source.folder}/{name}"
+                raise DataFileError(path, f"is {official[found]}", expected, REMEDY_BROKEN)
 
 
 # The images are sorted by writer. Training on every ninth image puts each writer in both splits.

@@ -92,7 +92,9 @@ def _parse(path: Path, file: BinaryIO, ndim: int) -> Tensor:
     magic = bytes([0, 0, 8, ndim])  # two zeros, type unsigned byte, number of dimensions
     raw = _up_to(file, header)
     if raw[:4] != magic or len(raw) < header:
-        raise DataFileError(path, f"starts with {raw[:4]!r}", f"IDX magic {magic!r}", REMEDY_BROKEN)
+        raise DataFileError(
+            path, f"starts with {bytes(raw[:4])!r}", f"IDX magic {magic!r}", REMEDY_BROKEN
+        )
     shape = struct.unpack(f">{ndim}I", raw[4:])
     size = math.prod(shape)
     if not size:

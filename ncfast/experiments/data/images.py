@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from ncfast._arrays import as_integer
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,12 @@ class ImageSet:
         """The first ``count`` samples, or all samples for None.
 
         Raises:
+            TypeError: ``count`` is no integer.
             ValueError: the split has fewer samples.
         """
         if count is None:
             return self
+        count = as_integer("train_size", count)
         if not 1 <= count <= len(self):
             raise ValueError(
                 f"Expected `train_size` in 1..{len(self)} for this dataset but got {count}."
@@ -79,6 +84,19 @@ class ImageSet:
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Normalised float32 inputs, and labels, at ``index``; both on the device."""
         return (self.inputs[index] - self.mean) / self.std, self.labels[index]
+
+    def checksum(self) -> str:
+        """SHA-256 of the labels and the stored inputs.
+
+        Inputs in floating point are left out: they are generated, and another processor may round
+        them in another way.
+        """
+        found = hashlib.sha256()
+        for values in (self.labels, self.inputs):
+            found.update(f"{values.dtype} {tuple(values.shape)}\n".encode())
+            if not values.is_floating_point():
+                found.update(values.cpu().contiguous().numpy().data)
+        return found.hexdigest()
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The split in order, as normalised batches of at most ``size`` rows."""

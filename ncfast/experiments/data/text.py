@@ -19,6 +19,7 @@ MAX_LENGTH = 64
 MIN_COUNT = 2  # rarer words become <unknown>, which trains its embedding
 TREC_CLASSES = ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
 SST2_CLASSES = ("negative", "positive")
+_LINE_BREAK = re.compile(r"\r\n|\r|\n")  # not those that str.splitlines finds in latin-1
 _WORD = re.compile(r"[a-z0-9]+|[^\sa-z0-9]")
 _COPY = "Copy the file anew."
 Rows = list[tuple[str, int]]
@@ -72,10 +73,13 @@ def load_sst2(folder: Path) -> tuple[TextSet, TextSet]:
 def _lines(path: Path, encoding: str) -> list[str]:
     check_file(path, "a text file")
     try:
-        return path.read_bytes().decode(encoding).split("\n")
+        lines = _LINE_BREAK.split(path.read_bytes().decode(encoding))
     except UnicodeDecodeError as error:
         problem = f"byte {error.start} cannot be read"
         raise DataFileError(path, problem, f"text in {encoding}", _COPY) from error
+    if lines[-1]:  # half of a text would be taken for a whole one
+        raise DataFileError(path, f"ends within line {len(lines)}", "a line break there", _COPY)
+    return lines
 
 
 def _read_trec(path: Path) -> Rows:
@@ -93,7 +97,10 @@ def _read_trec(path: Path) -> Rows:
 
 def _read_sst2(path: Path) -> Rows:
     rows = []
-    for number, line in enumerate(_lines(path, "utf-8")[1:], start=2):
+    header, *lines = _lines(path, "utf-8")
+    if header.rpartition("\t")[2].strip() in ("0", "1"):  # it would be lost
+        raise _bad_line(path, 1, "a header such as sentence, a tab, label")
+    for number, line in enumerate(lines, start=2):
         if not line.strip():
             continue
         sentence, _, label = line.rpartition("\t")

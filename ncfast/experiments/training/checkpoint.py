@@ -23,6 +23,8 @@ from ncfast.experiments.stored import RunDirectoryError, bad_entry, check_file
 
 FORMAT = "3"  # format of the file; version 0.1 did not write one
 _STEP, _SUM = "step", "sha256"
+# further entries of the settings: the checksums of the splits, the number of records in the log
+DATA, RECORDS = "data", "records"
 # its length varies: the permutation of an epoch is empty before the first step
 _ANY_LENGTH = "order/permutation"
 
@@ -34,7 +36,8 @@ def save(out: Path, step: int, tensors: Mapping[str, Tensor], settings: Mapping[
         out: the run's directory.
         step: number of updates made so far.
         tensors: the state; see `ReplicaProgram.state`.
-        settings: those that determine the state; see `run_dir.fixed_settings`.
+        settings: those that determine the state; see `run_dir.fixed_settings`; and `DATA`
+            and `RECORDS`.
 
     Raises:
         OSError: the disk is full or the directory cannot be written; the old checkpoint is kept.
@@ -108,12 +111,16 @@ def start_of(config: TrainConfig) -> int:
     return branch(config)[0]
 
 
-def branch(config: TrainConfig) -> tuple[int, dict[str, Tensor]]:
+def branch(config: TrainConfig, data: object = None) -> tuple[int, dict[str, Tensor]]:
     """The step and the tensors of the checkpoint in ``config.start_from``, without a penalty's.
+
+    Args:
+        config: the settings of the run that starts.
+        data: the checksums of its splits; None before they are loaded.
 
     Raises:
         RunDirectoryError: there is no checkpoint, it is damaged, or it is of another network, other
-            data or another seed.
+            data or another seed, or past the last step.
     """
     assert config.start_from is not None
     path = config.start_from
@@ -133,6 +140,11 @@ def branch(config: TrainConfig) -> tuple[int, dict[str, Tensor]]:
             raise RunDirectoryError(
                 f"Expected `{name}` to be {saved.get(name)!r}, as in {path}, but got {now[name]!r}."
             )
+    if step > config.steps:
+        raise RunDirectoryError(
+            f"Expected `steps` to be at least {step}, the step of {path}, but got {config.steps}."
+        )
+    _check_data(path, saved, data)
     return step, {k: v for k, v in tensors.items() if not k.startswith("penalty/")}
 
 
@@ -161,21 +173,43 @@ def check_resumable(out: Path, settings: Mapping[str, Any], steps: int) -> None:
         )
 
 
-def restore(out: Path, load: Callable[[dict[str, Tensor]], object]) -> int:
+def restore(out: Path, load: Callable[[dict[str, Tensor]], object], data: object = None) -> int:
     """Pass the tensors of a run's checkpoint to ``load``, and return its step.
 
     Args:
         out: the run's directory.
         load: is called with the tensors.
+        data: the checksums of the splits, to be compared; None compares nothing.
 
     Raises:
-        RunDirectoryError: the file is damaged, another version wrote it, or it does not fit this
-            run.
+        RunDirectoryError: the file is damaged, another version wrote it, it does not fit this
+            run, or it was trained on other data.
     """
     with _resumable(out):
-        step, _, tensors = _read(out / CHECKPOINT)
+        step, saved, tensors = _read(out / CHECKPOINT)
+        _check_data(out / CHECKPOINT, saved, data)
         load(tensors)
     return step
+
+
+def saved_records(out: Path) -> int | None:
+    """How many records the log had when the checkpoint was written; None if it does not say.
+
+    Raises:
+        RunDirectoryError: the checkpoint is damaged.
+    """
+    with _resumable(out):
+        number = _read(out / CHECKPOINT)[1].get(RECORDS)
+    return number if isinstance(number, int) else None
+
+
+def _check_data(path: Path, saved: Mapping[str, Any], data: object) -> None:
+    """Raise RunDirectoryError if the checkpoint was trained on other data."""
+    if data is not None and saved.get(DATA, data) != data:
+        raise RunDirectoryError(
+            f"{path} was trained on other data than those that are loaded now. Pass the --data-dir "
+            "of that run, or train in another directory from the start."
+        )
 
 
 @contextlib.contextmanager
@@ -211,7 +245,10 @@ def _read(path: Path) -> tuple[int, dict[str, Any], dict[str, Tensor]]:
     for name, value in tensors.items():
         if name not in diverged and not _is_finite(value):
             raise ValueError(f"expected {name} to hold finite values but it does not")
-    return _step(tensors.pop(_STEP)), json.loads(metadata["settings"]), tensors
+    settings = json.loads(metadata["settings"])
+    if not isinstance(settings, dict):
+        raise ValueError(f"expected its settings to be an object but got {settings!r:.40}")
+    return _step(tensors.pop(_STEP)), settings, tensors
 
 
 def _check_format(metadata: Mapping[str, str]) -> None:

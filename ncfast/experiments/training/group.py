@@ -6,12 +6,14 @@ import contextlib
 import functools
 import signal
 import threading
+import warnings
 from collections.abc import Sequence
 from types import FrameType
 
 import torch
 from typing_extensions import Self
 
+from ncfast._warnings import user_level
 from ncfast.experiments import run_dir
 from ncfast.experiments.config import TrainConfig
 from ncfast.experiments.data import ImageSet
@@ -76,9 +78,11 @@ class Group:
         self._marks = first.schedules()
         self._program = ReplicaProgram(configs, train, device)
         self._splits = {"train": train, "test": test}
+        self._data = {name: split.checksum() for name, split in self._splits.items()}
         self._starts_at_fit = first.penalty != "none" and first.penalty_from == "fit"
         self.step = checkpoint.saved_step(first.out)
         self._new = self.step < 0
+        self._records = [0] * len(self._configs)  # in the log of each replica
         if not self._new:
             self._restore()
         elif first.start_from is not None:
@@ -91,16 +95,35 @@ class Group:
 
     def _restore(self) -> None:
         for replica, config in enumerate(self._configs):
-            checkpoint.restore(config.out, functools.partial(self._program.load, replica))
-        for config in self._configs:
-            run_dir.truncate_log(config.out / run_dir.METRICS_FILE, self.step)
+            load = functools.partial(self._program.load, replica)
+            checkpoint.restore(config.out, load, self._data)
+        for replica, config in enumerate(self._configs):
+            self._records[replica] = self._continue_log(config)
             ProbeLog.truncate(config.out, self.step)
             run_dir.write_config(config)
+
+    def _continue_log(self, config: TrainConfig) -> int:
+        """The number of records up to this step; warns if it was another one when it was saved.
+
+        When the power fails, the log may lose records that the checkpoint has seen.
+        """
+        path = config.out / run_dir.METRICS_FILE
+        expected = checkpoint.saved_records(config.out)
+        found = run_dir.truncate_log(path, self.step)
+        if expected not in (None, found):
+            warnings.warn(
+                f"Expected {path} to hold {expected} records up to step {self.step}, as when the "
+                f"checkpoint was written, but it holds {found}. The run goes on; records that are "
+                "missing can only be made by training again from the start.",
+                RuntimeWarning,
+                stacklevel=user_level(),
+            )
+        return found
 
     def _branch(self) -> None:
         """Start from checkpoints of other runs."""
         for replica, config in enumerate(self._configs):
-            step, state = checkpoint.branch(config)
+            step, state = checkpoint.branch(config, self._data)
             own = self._program.state(replica).items()
             fresh = {k: v.clone() for k, v in own if k.startswith("penalty/")}
             try:
@@ -159,12 +182,14 @@ class Group:
             if self._starts_at_fit and record["train/accuracy"] >= FIT:
                 self._program.begin_penalty(replica)
             self._logs[replica].write({"step": step, **record})
+            self._records[replica] += 1
         progress.record({"step": step, **_mean(numbers)})
 
     def _save(self) -> None:
         for replica, config in enumerate(self._configs):
             state = self._program.state(replica)
-            checkpoint.save(config.out, self.step, state, run_dir.fixed_settings(config))
+            more = {checkpoint.DATA: self._data, checkpoint.RECORDS: self._records[replica]}
+            checkpoint.save(config.out, self.step, state, run_dir.fixed_settings(config) | more)
 
 
 def _mean(records: Sequence[dict[str, float]]) -> dict[str, float]:

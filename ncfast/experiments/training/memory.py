@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -12,6 +13,7 @@ from ncfast.experiments.data import ImageSet
 from ncfast.experiments.models import build_model
 
 SHARE = 0.5  # share of the free memory for replicas; the rest is for data and temporaries
+Item = TypeVar("Item")
 _COPIES = 4  # parameters, gradients, and the two averages of Adam
 
 
@@ -68,7 +70,7 @@ def group_size(
     return max(1, budget // replica_bytes(config, train))
 
 
-def split_evenly(items: Sequence[int], most: int, at_least: int = 1) -> list[list[int]]:
+def split_evenly(items: Sequence[Item], most: int, at_least: int = 1) -> list[list[Item]]:
     """Split ``items`` into consecutive groups of nearly equal size.
 
     A group has at most ``most`` items. There are at least ``at_least`` groups if there are enough

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +76,19 @@ def as_sink(sink: Sink | str | os.PathLike[str] | Callable[..., object]) -> Sink
 
 
 def listed(sinks: Any) -> list[Any]:
-    """The argument ``sinks=`` as a list; a single path, name, function or sink becomes one."""
-    single = isinstance(sinks, (str, os.PathLike, Sink)) or callable(sinks)
-    return [sinks] if single else list(sinks)
+    """The argument ``sinks=`` as a list; a single path, name, function or sink becomes one.
+
+    Raises:
+        TypeError: it is none of these and no iterable.
+    """
+    if isinstance(sinks, (str, os.PathLike, Sink)) or callable(sinks):
+        return [sinks]
+    if not isinstance(sinks, Iterable):
+        raise TypeError(
+            "Expected argument `sinks` to be a sink or a list of sinks but got "
+            f"{type(sinks).__name__}. Pass a path, a callable or an object with write and close."
+        )
+    return list(sinks)
 
 
 def open_sinks(sinks: Any, undo: contextlib.ExitStack, header: Header) -> list[Sink]:

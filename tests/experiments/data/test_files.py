@@ -8,6 +8,7 @@ import struct
 import threading
 import tracemalloc
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,6 +91,19 @@ def test_damaged_idx(mnist, damage, message):
         load("mnist", data_dir=mnist)
     assert caught.value.path == path
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("fashion-mnist/train-labels-idx1-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+        ("mnist/t10k-images-idx3-ubyte.gz", "train-images-idx3-ubyte.gz"),
+    ],
+)
+def test_an_official_file_in_the_place_of_another(mnist, data_dir, theirs, ours):
+    (mnist / "mnist" / ours).write_bytes((Path(data_dir) / theirs).read_bytes())
+    with pytest.raises(DataFileError, match=f"{ours}: is {theirs}; expected mnist/{ours}"):
+        load("mnist", data_dir=mnist)
 
 
 def test_images_and_labels_that_differ_in_number(mnist):

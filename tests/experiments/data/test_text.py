@@ -65,6 +65,30 @@ def test_files_without_a_text(tmp_path, train, test, message):
         load("trec", data_dir=tmp_path)
 
 
+def test_lines_end_as_on_any_system(tmp_path):
+    text = b"NUM:date When ?\nHUM:ind Who ?\nNUM:date When was it ?\n"
+    for number, ending in enumerate((b"\n", b"\r\n", b"\r")):
+        folder = tmp_path / str(number)
+        write_trec(folder, text.replace(b"\n", ending), text)
+        assert len(load("trec", data_dir=folder)[0]) == 3
+
+
+def test_a_file_that_was_cut_off_is_named(tmp_path):
+    write_trec(tmp_path, b"NUM:date When ?\nHUM:ind Who is the pre", b"NUM:date When ?\n")
+    with pytest.raises(DataFileError, match=r"train_5500\.label: ends within line 2"):
+        load("trec", data_dir=tmp_path)
+
+
+def test_a_missing_header_costs_no_sample(tmp_path):
+    folder = tmp_path / "text" / "sst2"
+    folder.mkdir(parents=True)
+    (folder / "train.tsv").write_text("a good film \t1\na bad film\t0\n")
+    with pytest.raises(
+        DataFileError, match=r"train\.tsv: line 1 cannot be read; expected a header"
+    ):
+        load("sst2", data_dir=tmp_path)
+
+
 def test_a_file_that_is_not_utf_8(tmp_path):
     folder = tmp_path / "text" / "sst2"
     folder.mkdir(parents=True)
