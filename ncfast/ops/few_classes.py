@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -68,7 +67,7 @@ class FewClasses:
         self._parts = planned & _PART_NAMES
         if not planned.isdisjoint(_PAIRS):
             self._parts |= {"products", "pairs"}
-        self._columns: Sequence[Tensor] | list[float] | None = None
+        self._columns: Tensor | list[float] | None = None
         self._groups: dict[str, Any] = {}
 
     def group(self, name: str, part: str = "") -> Any:
@@ -93,7 +92,7 @@ class FewClasses:
         out = _raw.FLOAT64.new_empty((*self._batch, _SUMMARY.size))
         self._groups = {}
         self._states.summarise(*[each in parts for each in _PARTS], out.data_ptr())
-        self._columns = out.unbind(-1) if self._batch else out.tolist()
+        self._columns = out if self._batch else out.tolist()
 
     def axes(self) -> Axes:
         """Singular values and right singular vectors of the centred means; at most D classes."""
@@ -144,7 +143,7 @@ class FewClasses:
             products,
             out.data_ptr(),
         )
-        columns: Sequence[Tensor] | list[float] = out.unbind(-1) if self._batch else out.tolist()
+        columns: Tensor | list[float] = out if self._batch else out.tolist()
         group = _CLASSIFIER.group
         rows = Rows(*[group(name, columns) for name in Rows._fields])
         found = None
@@ -167,6 +166,27 @@ class OfClassifier(NamedTuple):
     logits: Logits
 
 
+class _Columns:
+    """A NamedTuple of columns of the extension's output, each of which is cut when first read.
+
+    Args:
+        out: (states, fields).
+        places: where each field of the NamedTuple is.
+    """
+
+    def __init__(self, out: Tensor, places: dict[str, int]) -> None:
+        self._out, self._places = out, places
+
+    def __getattr__(self, name: str) -> Tensor:
+        """A field that was not read before; from then on it is an ordinary attribute."""
+        place = self.__dict__["_places"].get(name)
+        if place is None:
+            raise AttributeError(name)
+        column = self._out.select(-1, place)
+        self.__dict__[name] = column
+        return column
+
+
 # parts of the summary that the extension computes on request
 _PARTS = ("products", "pairs", "spectrum", "centred_spectrum")
 _PART_NAMES = frozenset(_PARTS)
@@ -185,22 +205,25 @@ class _Fields:
         self.names = [f"{name}.{field}" for name, kind in kinds.items() for field in kind._fields]
         self.size = len(self.names)
         self._kinds = kinds
-        starts = {
-            name: self.names.index(f"{name}.{kind._fields[0]}") for name, kind in kinds.items()
+        self._places = {
+            name: {field: self.names.index(f"{name}.{field}") for field in kind._fields}
+            for name, kind in kinds.items()
         }
         self._slices = {
-            name: slice(start, start + len(kinds[name]._fields)) for name, start in starts.items()
+            name: slice(min(places.values()), max(places.values()) + 1)
+            for name, places in self._places.items()
         }
 
-    def group(self, name: str, columns: Sequence[Tensor] | list[float]) -> Any:
+    def group(self, name: str, columns: Tensor | list[float]) -> Any:
         """The fields of one group: a `Scalar` each of one state, else a tensor each.
 
         Args:
             name: of the group.
-            columns: the fields of all groups; a list of numbers for one state.
+            columns: (states, fields), or a list of the fields of one state.
         """
-        part = columns[self._slices[name]]
-        return self._kinds[name](*([Scalar(x) for x in part] if isinstance(part, list) else part))
+        if isinstance(columns, list):
+            return self._kinds[name](*[Scalar(value) for value in columns[self._slices[name]]])
+        return _Columns(columns, self._places[name])
 
 
 _ROWS: dict[str, Any] = {"size": Sizes, "norm": Spread, "dot": Spread, "cosine": Spread}
