@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ncfast._validate import LABEL_DTYPES, has_float64
+from ncfast.ops._raw import as_int64
 from ncfast.tracking.numbers import as_number
 
 LossFunction = Callable[[Any, Any], Any]
@@ -56,6 +57,7 @@ class Scores:
         rows = len(labels)
         self.rows += rows
         indices = labels.dtype in LABEL_DTYPES  # others, such as soft labels, have a loss alone
+        labels = as_int64(labels) if indices else labels
         shape = labels.shape if indices else (rows,)
         counted = torch.ones(shape, dtype=torch.bool, device=labels.device)
         counted = counted if mask is None else mask > 0

@@ -594,7 +594,7 @@ _open: weakref.WeakSet[Tracker] = weakref.WeakSet()
 def _check_options(step: object, flush: object, timeout: object, on_error: object) -> None:
     if isinstance(step, bool) or not isinstance(step, numbers.Integral):
         raise TypeError(f"Expected argument `start_step` to be an int but got {step!r}.")
-    if not 0 <= step < _MOST_STEPS:
+    if not 0 <= int(step) < _MOST_STEPS:
         raise ValueError(
             f"Expected argument `start_step` to be 0 or more, and below 2^53, but got {step}."
         )
