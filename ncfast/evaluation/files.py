@@ -196,9 +196,8 @@ def check_range(labels: Rows, num_classes: int | None, ignore_index: int | None)
         bad = ~left_out & ((wide < 0) | (wide >= (num_classes or most)))
         if bool(bad.any()):
             where = bad.nonzero()[0].tolist()
-            raise _out_of_range(
-                labels, number * size + where[0], int(block[tuple(where)]), num_classes
-            )
+            label = block[tuple(where)].item()  # int() would refuse one of uint64 from 2^63 on
+            raise _out_of_range(labels, number * size + where[0], int(label), num_classes)
         largest = max(largest, int(wide.masked_fill(left_out, -1).max()))
     if largest < 0:
         raise FileError(f"{labels.name}: every label is {ignore_index}, which is left out.")

@@ -22,6 +22,7 @@ from ncfast.evaluation.samplers import OwnRows
 from ncfast.features.batches import LABEL_KEYS, MASK, as_labels, inputs_and_labels, inputs_of
 from ncfast.features.capture import FeatureCapture
 from ncfast.features.model import evaluation_mode, outputs_of
+from ncfast.ops._raw import as_int64
 
 Unpack = Callable[[Any], Sequence[Any]]
 IDS = "input_ids"
@@ -178,7 +179,7 @@ class Forward:
         return logits if fits else None
 
     def _score(self, logits: Tensor, labels: Tensor, mask: Tensor | None) -> None:
-        labels = labels.to(logits.device)  # a network may lie on several devices
+        labels = as_int64(labels).to(logits.device)  # a network may lie on several devices
         everything = torch.ones_like(labels, dtype=torch.bool)
         counted = everything if mask is None else mask.to(logits.device)
         if self.ignore_index is not None:
@@ -198,6 +199,7 @@ class Forward:
         ids = inputs[IDS] if isinstance(inputs, Mapping) else inputs
         if ids.shape != labels.shape:
             return
+        ids, labels = as_int64(ids), as_int64(labels)
         left_out = torch.zeros_like(labels, dtype=torch.bool)
         if self.ignore_index is not None:
             left_out = labels == self.ignore_index

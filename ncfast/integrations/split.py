@@ -16,6 +16,7 @@ from ncfast.evaluation.looks import Batch, Kept, Memory, revisit
 from ncfast.evaluation.samplers import OwnRows
 from ncfast.features.classifier import classifier_of
 from ncfast.metrics.catalogue import CATALOGUE
+from ncfast.ops._raw import as_int64
 from ncfast.tracking.keys import IGNORED
 from ncfast.tracking.reduction import Ranks
 from ncfast.tracking.tracker import Tracker
@@ -204,7 +205,7 @@ class Split:
 
     def _score(self, logits: Tensor, labels: Tensor, mask: Tensor | None) -> None:
         logits = logits.to(with_float64(logits.device))
-        labels = labels.to(logits.device)
+        labels = as_int64(labels).to(logits.device)
         counted = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask.to(labels) > 0
         if self._ignore_index is not None:
             counted = counted & (labels != self._ignore_index)

@@ -312,6 +312,26 @@ def test_a_classifier_that_reads_something_else_is_not_taken(net):
     assert found.missing["nc3.cosine"] == "needs a classifier"
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.uint64])
+def test_unsigned_labels_are_those_of_int64(dtype):
+    """torch compares the wider ones with no other dtype; 2^64 - 100 is no -100."""
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    x, y = torch.randn(12, 4), torch.arange(12) % 3
+    options = {"num_classes": 3, "ignore_index": 1}
+    expected = ncfast.evaluate(model, [(x, y)], **options)
+    assert ncfast.evaluate(model, [(x, y.to(dtype))], **options) == pytest.approx(
+        expected, nan_ok=True
+    )
+    records = []
+    with ncfast.Tracker(model, **options, sinks=[records.append]) as tracker:
+        tracker.snapshot([(x, y)], split="one")
+        tracker.snapshot([(x, y.to(dtype))], split="other")
+    assert records[0]["other/accuracy"] == records[0]["one/accuracy"]
+    if dtype == torch.uint64:
+        with pytest.raises(ValueError, match=f"row 0 holds {2**64 - 100}"):
+            ncfast.evaluate(model, [(x, (y - 100).to(dtype))], num_classes=3)
+
+
 def test_a_layer_that_runs_twice_is_pointed_out(net):
     net.feats = lambda x: net.body(torch.nn.functional.pad(net.body(x), (0, -2))).relu()
     with pytest.warns(UserWarning, match="'body' ran 2 times.*last call"):
