@@ -35,26 +35,39 @@ struct Joining {
 using Join = void (*)(const Joining& of, ClassState& state, Norms& norms);
 
 // The gradients of rows: of row i, x * slope + shared row of its class, where the slope is that of
-// its class plus norm_slope / |x|. `row` is the one row whose slope gains row_slope / |x|.
+// its class plus norm_slope / |x|. `row` is the one row whose slope gains row_slope / |x|. Those of
+// 16-bit features are (x - centre) * slope + rest + x * norm_slope / |x|.
 struct RowGradients {
     Matrix feats;
-    const double* slopes;  // (K)
-    const double* shared;  // (K, D)
+    const double* slopes;  // (K + 1); the last class, here and below, is for labels out of range
+    const double* shared;  // (K + 1, D); null for features of 16 bits
+    const float* centres;  // (K + 1, D); null for the others
+    const float* rests;    // likewise
+    bool wide;             // of 16 bits: a factor may leave the range of float
     bool norms;            // whether norms are needed at all
+    bool seeks_largest;    // whether the row of the largest norm is
     double norm_slope;
     std::int64_t row;  // -1: none
     double row_slope;
     bool past_caches;  // the result is larger than the caches
+    bool whole_lines;  // that, and each of its rows is whole cache lines
     void* out;         // (N, D) in the dtype of the features, contiguous
+};
+// Rows in the order of their classes: what a class shares then stays near.
+struct SortedRows {
+    const std::int32_t* rows;     // relative to the first one
+    const std::int32_t* classes;  // of each of these
+    std::int64_t first, count;
 };
 struct LargestRow {
     double norm = -1;
     std::int64_t row = -1;  // the first row of that norm
 };
-// Writes the gradients of rows first .. first + count; notes the largest norm. `classes` are those
-// of these rows; `buffer` holds a row and a cache line.
-using Differentiate = void (*)(const RowGradients& of, std::int64_t first, std::int64_t count,
-                               const std::int64_t* classes, void* buffer, LargestRow& largest);
+constexpr std::int64_t kGradientRows = 4;  // at once
+// Writes the gradients of the rows; notes the largest norm. `buffer` holds kGradientRows rows, each
+// with two cache lines more, from the start of a line.
+using Differentiate = void (*)(const RowGradients& of, const SortedRows& rows, void* buffer,
+                               LargestRow& largest);
 
 // Adds to sums[v] the square of <x - mean, vectors[v]> for every row x of the run.
 // `buffer` holds kProjectionRows * cols doubles.
@@ -139,6 +152,11 @@ struct UsableKernels {
     const Kernels* const* end() const { return best_first + number; }
 };
 UsableKernels usable_kernels();
+
+// Whether rows ahead are prefetched into L1, else into L2. Intel's cores have few miss buffers for L1:
+// prefetches would occupy them until memory answers, which halves the bandwidth of a gather. On AMD's,
+// L1 makes a pass over 16-bit features 1.6 times faster.
+extern const bool kPrefetchNear;
 
 const Kernels& kernels();            // the kernels in use
 bool use_kernels(const char* name);  // false if the name is unknown or this CPU cannot run them

@@ -53,10 +53,9 @@ struct TileRegisters {
     }
 };
 
-// Prefetches into L2. Prefetches into L1 would occupy its few miss buffers until memory answers,
-// which halves the bandwidth of a gather.
 inline __attribute__((always_inline)) void prefetch(const void* line) {
-    __builtin_prefetch(line, 0, 2);
+    if (kPrefetchNear) __builtin_prefetch(line);
+    else __builtin_prefetch(line, 0, 2);
 }
 
 // Adds the sum of the lanes of each of R vectors to norm_ss[r].

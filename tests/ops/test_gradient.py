@@ -99,6 +99,43 @@ def test_collapsed_features(form, level):
 
 
 @every_form
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_collapsed_half_features(form, dtype, instruction_set):
+    """One row of a thousand is off by a bit: the others are a thousandth of that from the mean."""
+    feats = torch.full((2000, 37), 1.5, dtype=dtype)
+    feats[:1000] *= -2
+    feats[7] = feats[7] * (1 + torch.finfo(dtype).eps)
+    feats[1500, 3] = 1.5 * (1 + torch.finfo(dtype).eps)
+    labels = torch.arange(2000) // 1000
+    gradients = given(2, 37, ("within_ss",))
+    expected = oracle(feats, labels, 2, gradients)
+    found = run(form, feats, labels, 2, gradients)
+    last = max(1e-15, torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps)  # a bit of it
+    torch.testing.assert_close(found.double(), expected, rtol=BUDGET[dtype], atol=last)
+
+
+@every_form
+@pytest.mark.parametrize(
+    ("scale", "of_within_ss", "of_norm_sum"),
+    [
+        (1e30, 1e-42, 0.0),
+        (1e-30, 1e40, 0.0),
+        (1e-39, 1.0, 2.0),
+        (1e38, 1e-30, 1.0),
+        (1e25, 1.0, 1e30),
+    ],
+)
+def test_half_features_beyond_float(form, scale, of_within_ss, of_norm_sum, instruction_set):
+    """Factors and squares that no float holds, of features and gradients that bfloat16 does."""
+    feats, labels = classes(60, 21, 3, dtype=torch.float32)
+    feats = (feats / feats.abs().max() * scale).to(torch.bfloat16)
+    of_within = torch.full((3,), of_within_ss, dtype=torch.float64)
+    gradients = [None, of_within, torch.tensor(of_norm_sum, dtype=torch.float64), None]
+    expected = oracle(feats, labels, 3, gradients)
+    assert error(run(form, feats, labels, 3, gradients), expected) < 4e-3
+
+
+@every_form
 @pytest.mark.parametrize("label_dtype", [torch.int8, torch.uint8, torch.int16, torch.int32])
 def test_labels_and_strides(form, label_dtype):
     feats, labels = classes(90, 40, 4, dtype=torch.float32)
@@ -114,12 +151,27 @@ def test_labels_and_strides(form, label_dtype):
 
 
 @every_form
-def test_the_first_of_equal_norms(form):
-    feats = torch.tensor([[0.0, 0.0], [3.0, 4.0], [5.0, 0.0], [-3.0, 4.0]])
+@pytest.mark.parametrize("dtype", BUDGET)
+def test_the_first_of_equal_norms(form, dtype):
+    feats = torch.tensor([[0.0, 0.0], [3.0, 4.0], [5.0, 0.0], [-3.0, 4.0]], dtype=dtype)
     labels = torch.tensor([0, 0, 1, 1])
     gradients = [None, None, None, torch.tensor(2.0, dtype=torch.float64)]
     found = run(form, feats, labels, 2, gradients)
-    assert found.tolist() == [[0, 0], [pytest.approx(1.2), pytest.approx(1.6)], [0, 0], [0, 0]]
+    expected = torch.tensor([[0, 0], [1.2, 1.6], [0, 0], [0, 0]], dtype=dtype)
+    torch.testing.assert_close(found, expected, rtol=BUDGET[dtype], atol=0)
+
+
+@every_form
+@pytest.mark.parametrize("dtype", BUDGET)
+def test_nearly_equal_norms(form, dtype):
+    """Rows of nearly one norm, as after a normalisation: the largest in double has the gradient."""
+    feats, labels = classes(500, 300, 2, dtype=torch.float64)
+    feats = torch.nn.functional.normalize(feats)[:, :300].to(dtype)
+    feats[100:] = feats[:100].repeat(4, 1)[:, torch.randperm(300)]  # the same norms in other orders
+    largest = feats.double().square().sum(1)
+    gradients = [None, None, None, torch.tensor(1.0, dtype=torch.float64)]
+    row = run(form, feats, labels, 2, gradients).any(1).nonzero().item()
+    assert largest[row] >= largest.max() * (1 - 1e-14)
 
 
 @every_form
@@ -140,11 +192,12 @@ def test_a_label_out_of_range_makes_its_row_nan(form):
 
 
 @pytest.mark.skipif(_raw.extension is None, reason="needs the extension")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dim", [1, 31, 512])
-def test_large_results_and_threads(dim):
+def test_large_results_and_threads(dim, dtype):
     """Above the caches rows are written past them; the bits do not depend on the threads."""
-    count = (20 << 20) // (4 * dim)
-    feats = torch.randn(count, dim, generator=torch.Generator().manual_seed(2))
+    count = (20 << 20) // (dtype.itemsize * dim)
+    feats = torch.randn(count, dim, generator=torch.Generator().manual_seed(2)).to(dtype)
     labels = torch.arange(count) % 7
     gradients = given(7, dim)
     raw = forward.reference(feats, labels, 7)
@@ -158,7 +211,8 @@ def test_large_results_and_threads(dim):
         torch.set_num_threads(before)
     assert found[0].equal(found[1])
     assert found[0].equal(found[2])
-    torch.testing.assert_close(found[0], expected, rtol=1e-6, atol=1e-7)
+    rtol = 2 * BUDGET[dtype] if dtype == torch.bfloat16 else 1e-6
+    torch.testing.assert_close(found[0], expected, rtol=rtol, atol=1e-7)
 
 
 @pytest.mark.skipif(_raw.extension is None, reason="needs the extension")
