@@ -68,7 +68,7 @@ def one_hot(feats: Tensor, labels: Tensor, k: int) -> Tensor:
 
 @functools.cache
 def _compiled() -> Callable[..., Tensor]:
-    return torch.compile(two_pass)
+    return torch.compile(two_pass, dynamic=True)  # once for all sizes: it compiles for many seconds
 
 
 def compiled(feats: Tensor, labels: Tensor, k: int) -> Tensor:
