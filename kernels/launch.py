@@ -72,7 +72,7 @@ def grouped_moments(
             rows.segments, rows.shared, rows.counts, rows.poison, *scratch[:3], spreads, means,
             within, norms, dim // align, number, shared, ALIGN=align,
             SEGMENTS=merge.tile_segments, COLS=merge.tile_cols, SIZE=NORMS_SIZE,
-            num_warps=merge.warps, **OPTIONS,
+            num_warps=merge.warps, **OPTIONS, **bounded(8),
         )  # fmt: skip
     return Outputs(means, within, *norms.unbind())
 

@@ -41,7 +41,7 @@ def compile_case(case, capability):
     options = {"num_warps": case["warps"], "enable_fp_fusion": case["fusion"]}
     options |= {"num_stages": case["stages"]} if case["stages"] else {}
     if case["bounded"] and target.backend == "cuda":
-        options |= bounded(case["warps"])
+        options |= bounded(case["bounded"])
     return triton.compile(source, target=target, options=options)
 
 

@@ -75,7 +75,7 @@ def segments(kind, count, dim, classes, *, again=False):
     constants |= {"COLS": config.tile_cols, "WIDE": dim > config.tile_cols}
     constants |= {"ACC": tl.float64 if kind == "fp64" else tl.float32, "AGAIN": again}
     case = described(moments_of_segments, signature, constants, config.warps)
-    return case | {"bounded": constants["WIDE"] and not again}
+    return case | {"bounded": config.warps if constants["WIDE"] and not again else 0}
 
 
 def merge(count, dim, classes):
@@ -91,7 +91,7 @@ def merge(count, dim, classes):
     signature |= {"number": "i32", "classes": "i32"}
     constants = {"ALIGN": alignment(dim), "SIZE": 2048}
     constants |= {"SEGMENTS": config.tile_segments, "COLS": config.tile_cols}
-    return described(merge_segments, signature, constants, config.warps)
+    return described(merge_segments, signature, constants, config.warps) | {"bounded": 8}
 
 
 def update(kind, dim, *, apply=True):
@@ -123,7 +123,7 @@ def tiny(kind, count, dim, classes):
     constants |= {"ROWS": config.tile_rows, "COLS": config.tile_cols, "CLASSES": config.classes}
     constants["ACC"] = tl.float64 if kind == "fp64" else tl.float32
     case = described(moments_of_classes, signature, constants, config.warps)
-    return case | {"fusion": False, "bounded": True}
+    return case | {"fusion": False, "bounded": config.warps}
 
 
 def grouping(name):
@@ -273,5 +273,5 @@ def described(kernel, signature, constants, warps, stages=None):
     aligned = [name for name, kind in signature.items() if kind.startswith("*")]
     return {
         "kernel": kernel, "signature": signature, "constants": constants,
-        "aligned": aligned, "warps": warps, "stages": stages, "fusion": True, "bounded": False,
+        "aligned": aligned, "warps": warps, "stages": stages, "fusion": True, "bounded": 0,
     }  # fmt: skip
