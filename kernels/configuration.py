@@ -42,7 +42,6 @@ class TinyConfig:
     """Launch of the single kernel for small inputs: one program per class."""
 
     tile_rows: int
-    shift_rows: int  # rows whose mean is the shift, a multiple of tile_rows
     tile_cols: int
     labels: int  # labels read at once, a power of two
     classes: int  # power of two, at least K; the last program holds all norms at once
@@ -142,6 +141,12 @@ def alignment(*numbers: int) -> int:
     return math.gcd(16, *numbers)
 
 
+def most_registers(warps: int) -> int:
+    """Registers of a thread with which 20 warps, in whole programs, share a multiprocessor."""
+    programs = max(1, 20 // warps)
+    return (1 << 16) // (32 * warps * programs) // 8 * 8
+
+
 def segments_config(
     rows: int, dim: int, num_classes: int, itemsize: int, multiprocessors: int
 ) -> SegmentsConfig:
@@ -175,7 +180,7 @@ def merge_config(rows: int, dim: int, num_classes: int, segment_rows: int) -> Me
     Blocks of 128 columns give ten classes enough programs for a third of the multiprocessors.
     """
     segments = power_of_two(max(1, -(-rows // (num_classes * segment_rows))))
-    tile_segments, cols = min(max(segments, 8), 32), min(128, max(16, power_of_two(dim)))
+    tile_segments, cols = min(max(segments, 8), 16), min(128, max(16, power_of_two(dim)))
     return MergeConfig(tile_segments, cols, 8 if tile_segments * cols > 1024 else 4)
 
 
@@ -204,11 +209,8 @@ def tiny_config(rows: int, dim: int, num_classes: int, itemsize: int) -> TinyCon
     cols = max(16, power_of_two(dim))
     held = 32 * _TINY_WARPS * _TINY_ENTRIES
     tile_rows = max(1, min(_TINY_ROWS[itemsize], held // cols))
-    # 32 rows of 4096, and 16 of 1024, limit the effect of an outlier in the first row as 8 of 256
-    shift_rows = max(tile_rows, 16 if rows <= 1024 else 32)
     return TinyConfig(
         tile_rows,
-        shift_rows,
         cols,
         min(1024, max(32 * _TINY_WARPS, power_of_two(rows))),
         max(32, power_of_two(num_classes)),

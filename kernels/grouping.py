@@ -110,16 +110,14 @@ def last_class(offsets, classes, limit, steps, ROWS, RANK):
     return tl.maximum(low - 1, 0)
 
 
-@triton.jit(do_not_specialize=["number", "columns", "count", "classes", "rows", "steps"])
+@triton.jit(do_not_specialize=["number", "columns", "classes", "rows", "steps"])
 def cut_classes(
-    permutation,
     counts,
     offsets,
-    segments,  # (5, number) int32, see `SegmentTable`
+    segments,  # (4, number) int32, see `SegmentTable`
     shared,  # (4, columns) int32, see `SegmentTable`
     number,
     columns,
-    count,
     classes,
     rows,  # most rows of a segment
     steps,  # bits of K
@@ -134,15 +132,13 @@ def cut_classes(
     inner = lane - (begin // rows + owner)
     used = (inner == 0) | (inner * rows < held)  # an absent class has one segment, too
     length = tl.minimum(tl.maximum(held - inner * rows, 0), rows)
-    pivot = tl.load(permutation + tl.minimum(begin, count - 1))
     slot = (begin // rows + owner if RANKED else 2 * begin // rows) + inner
     live = lane < number
     tl.store(segments + lane, tl.where(used, begin + inner * rows, 0).to(tl.int32), mask=live)
     tl.store(segments + number + lane, tl.where(used, length, 0).to(tl.int32), mask=live)
     tl.store(segments + 2 * number + lane, tl.where(used, owner, -1), mask=live)
-    tl.store(segments + 3 * number + lane, pivot, mask=live)
     slot = tl.where(used & (held > rows), slot, -1).to(tl.int32)
-    tl.store(segments + 4 * number + lane, slot, mask=live)
+    tl.store(segments + 3 * number + lane, slot, mask=live)
 
     if RANKED:
         owner = tl.minimum(lane, classes - 1)
@@ -166,7 +162,7 @@ def cut_present(
     ordered,  # (N,) sorted keys; K in rows that do not count
     order,  # (N,) int64
     permutation,  # (N,) int32
-    segments,  # (6, number) int32, 0 before the launch, see `PresentSegments`
+    segments,  # (5, number) int32, 0 before the launch, see `PresentSegments`
     leaders,  # (N,) int64
     number,
     count,
@@ -190,14 +186,12 @@ def cut_present(
     tl.store(leaders + row, tl.where(counts, leader, -1).to(tl.int64), mask=live)
     segment = leader + inner // rows
     opens = counts & (inner % rows == 0)
-    pivot = tl.load(order + begin, mask=opens, other=0)
     own = segments + segment
     tl.store(own, lane, mask=opens)
     tl.store(own + number, tl.minimum(held - inner, rows), mask=opens)
     tl.store(own + 2 * number, key.to(tl.int32), mask=opens)
-    tl.store(own + 3 * number, pivot.to(tl.int32), mask=opens)
-    tl.store(own + 4 * number, segment, mask=opens)
-    tl.store(own + 5 * number, tl.where(inner == 0, held, 0), mask=opens)
+    tl.store(own + 3 * number, segment, mask=opens)
+    tl.store(own + 4 * number, tl.where(inner == 0, held, 0), mask=opens)
 
 
 class PresentSegments(NamedTuple):
@@ -209,8 +203,8 @@ class PresentSegments(NamedTuple):
     """
 
     permutation: Tensor  # (N,) int32: rows in the order of their classes, left-out rows last
-    # (6, W) int32: start, length (0 in an unused column), class, first row of the class, the
-    # segment's own number, and the rows of the class in its first segment, 0 in the others
+    # (5, W) int32: start, length (0 in an unused column), class, the segment's own number, and the
+    # rows of the class in its first segment, 0 in the others
     segments: Tensor
     leaders: Tensor  # (N,) int64: the first segment of a row's class; -1 for rows left out
     nan_if_invalid: Tensor  # () float64: NaN if a label that counts is out of range, else 0
@@ -261,23 +255,21 @@ def sorted_classes(
     return counts, permutation, offsets, poison
 
 
-def cut(
-    permutation: Tensor, counts: Tensor, offsets: Tensor, rows: int
-) -> tuple[Tensor, Tensor, int]:
-    """Segments (5, W), shared classes (4, M) and slots of a `SegmentTable`."""
-    count, classes, device = len(permutation), len(counts), counts.device
+def cut(count: int, counts: Tensor, offsets: Tensor, rows: int) -> tuple[Tensor, Tensor, int]:
+    """Segments (4, W), shared classes (4, M) and slots of a `SegmentTable` of ``count`` rows."""
+    classes, device = len(counts), counts.device
     most = count // (rows + 1) + 1  # classes of several segments have more than `rows` rows
     ranked = classes <= most
     number, columns = count // rows + classes, min(classes, most)
-    flat = torch.empty(5 * number + 4 * columns, dtype=torch.int32, device=device)
-    segments, shared = flat.split((5 * number, 4 * columns))
+    flat = torch.empty(4 * number + 4 * columns, dtype=torch.int32, device=device)
+    segments, shared = flat.split((4 * number, 4 * columns))
     with on(device):
         cut_classes[(triton.cdiv(number, _BLOCK),)](
-            permutation, counts, offsets, segments, shared, number, columns, count, classes, rows,
+            counts, offsets, segments, shared, number, columns, classes, rows,
             classes.bit_length(), RANKED=ranked, BLOCK=_BLOCK, num_warps=4, **OPTIONS,
         )  # fmt: skip
     slots = number if ranked else 2 * count // rows + 1
-    return segments.view(5, number), shared.view(4, columns), slots
+    return segments.view(4, number), shared.view(4, columns), slots
 
 
 def present(
@@ -304,8 +296,9 @@ def present(
     ranked = classes <= _RANKED
     number = count // rows + (classes if ranked else count)
     keys = torch.empty(count, dtype=narrow, device=device)
-    zeros = torch.zeros(2 + 3 * number, dtype=torch.float64, device=device)
-    poison, skipped, table = zeros[0], zeros[1].view(torch.int64), zeros[2:].view(torch.int32)
+    zeros = torch.zeros(2 + -(-5 * number // 2), dtype=torch.float64, device=device)
+    poison, skipped = zeros[0], zeros[1].view(torch.int64)
+    table = zeros[2:].view(torch.int32)[: 5 * number]
     permutation = torch.empty(count, dtype=torch.int32, device=device)
     leaders = torch.empty(count, dtype=torch.int64, device=device)
     with on(device):
@@ -315,4 +308,4 @@ def present(
             ordered, order, permutation, table, leaders, number, count, classes, rows,
             count.bit_length(), RANKED=ranked, BLOCK=_BLOCK, num_warps=4, **OPTIONS,
         )  # fmt: skip
-    return PresentSegments(permutation, table.view(6, number), leaders, poison, skipped)
+    return PresentSegments(permutation, table.view(5, number), leaders, poison, skipped)

@@ -15,6 +15,7 @@ from ncfast.kernels.configuration import (
     SegmentsConfig,
     TinyConfig,
     alignment,
+    most_registers,
 )
 from ncfast.kernels.merge import merge_segments
 from ncfast.kernels.segments import moments_of_segments
@@ -31,7 +32,7 @@ class Grouped(NamedTuple):
     """The tensors of a `LabelPlan` that the kernels read: rows grouped by class."""
 
     permutation: Tensor  # (N,) int32
-    segments: Tensor  # (5, W) int32, see `SegmentTable`
+    segments: Tensor  # (4, W) int32, see `SegmentTable`
     shared: Tensor  # (4, M) int32
     slots: int
     counts: Tensor  # (K,) int64
@@ -50,7 +51,7 @@ class Outputs(NamedTuple):
 class Scratch(NamedTuple):
     """What the first launch leaves to the merge, for W segments."""
 
-    partial_mean: Tensor  # (slots, D) float32, or float64 for float64 features
+    partial_mean: Tensor  # (slots, D) float64
     totals: Tensor  # (3, W) float64: sum of squares, sum and maximum of the norms
     arrivals: Tensor  # (W,) int32
     row_squares: Tensor  # (N,) float64 where rows are wider than a tile, else empty
@@ -68,10 +69,10 @@ def grouped_moments(
     with on(feats.device):
         launch_segments(feats, rows, config, scratch, means, within)
         merge_segments[(shared + 1, blocks)](
-            feats, rows.segments, rows.shared, rows.counts, rows.poison, *scratch[:3], spreads,
-            means, within, norms, dim // align, feats.stride(0), feats.stride(1), number, shared,
-            ALIGN=align, SEGMENTS=merge.tile_segments, COLS=merge.tile_cols, SIZE=NORMS_SIZE,
-            num_warps=merge.warps, **OPTIONS,
+            rows.segments, rows.shared, rows.counts, rows.poison, *scratch[:3], spreads, means,
+            within, norms, dim // align, number, shared, ALIGN=align,
+            SEGMENTS=merge.tile_segments, COLS=merge.tile_cols, SIZE=NORMS_SIZE,
+            num_warps=merge.warps, **OPTIONS, **bounded(8),
         )  # fmt: skip
     return Outputs(means, within, *norms.unbind())
 
@@ -87,13 +88,15 @@ def launch_segments(
     """The moments of every segment; the second launch is for those that the first row misled."""
     dim, number = feats.shape[1], rows.segments.shape[1]
     align = alignment(dim, feats.stride(0))
+    wide = dim > config.tile_cols
     for again in (False, True):
+        options = OPTIONS | bounded(config.warps) if wide and not again else OPTIONS
         moments_of_segments[(number,)](
             feats, rows.permutation, rows.segments, rows.poison, scratch.partial_mean,
             scratch.totals, means, within, scratch.arrivals, scratch.row_squares, dim // align,
             feats.stride(0) // align, feats.stride(1), number, ALIGN=align, ROWS=config.tile_rows,
-            COLS=config.tile_cols, WIDE=dim > config.tile_cols, ACC=accumulator(feats.dtype),
-            AGAIN=again, num_warps=config.warps, **OPTIONS,
+            COLS=config.tile_cols, WIDE=wide, ACC=accumulator(feats.dtype),
+            AGAIN=again, num_warps=config.warps, **options,
         )  # fmt: skip
 
 
@@ -116,8 +119,8 @@ def tiny_moments(
         launch(
             moments_of_classes, (num_classes, 1, 1),
             (feats, labels, results, scratch, count, dim // align, stride // align, step),
-            (align, config.labels, config.tile_rows, config.shift_rows, config.tile_cols,
-             config.classes, accumulator(feats.dtype)),
+            (align, config.labels, config.tile_rows, config.tile_cols, config.classes,
+             accumulator(feats.dtype)),
             config.warps,
             # threads that hold the same norm would fuse different squares of it into its sum
             fusion=False,
@@ -139,12 +142,11 @@ def allocate(
 ) -> tuple[Scratch, Tensor]:
     """Memory for the first launch, and a float64 for each of ``blocks`` programs of the merge."""
     (count, dim), number = feats.shape, rows.segments.shape[1]
-    exact = torch.float64 if feats.dtype == torch.float64 else torch.float32
     squares = count if dim > config.tile_cols else 0
     totals, arrivals, row_squares, spreads = packed(
         feats.device, 3 * number, -(-number // 2), squares, blocks
     )
-    partial = torch.empty((rows.slots, dim), dtype=exact, device=feats.device)
+    partial = torch.empty((rows.slots, dim), dtype=torch.float64, device=feats.device)
     return Scratch(partial, totals, arrivals.view(torch.int32), row_squares), spreads
 
 
@@ -175,10 +177,10 @@ def launch(
         grid: number of programs along three axes.
         arguments: tensors and integers. Tensors have addresses.
         constants: the values of its constexpr parameters.
-        warps: of a program.
+        warps: of a program; its registers are `bounded`.
         fusion: whether products and sums may be fused.
     """
-    options = {"num_warps": warps, "enable_fp_fusion": fusion}
+    options = {"num_warps": warps, "enable_fp_fusion": fusion} | bounded(warps)
     if interpreted():
         kernel[grid](*arguments, *constants, **options)
         return
@@ -200,6 +202,14 @@ def launch(
         return
     compiled, constants = found
     compiled[grid](*arguments, *constants)
+
+
+def bounded(warps: int) -> dict[str, int]:
+    """The option for as many registers as let 20 warps share a multiprocessor.
+
+    Without it, ptxas may spill registers to make room for more. Triton for ROCm has no such option.
+    """
+    return {} if torch.version.hip else {"maxnreg": most_registers(warps)}
 
 
 def on(device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -1,8 +1,8 @@
 """Last launch: merges the moments of each class's segments and the norms of all segments.
 
-Sums are in float64 and in the order of the segments, so every run gives the same bits. The means of
-segments are relative to the first row of their class, so ``Q - |S|^2 / n`` loses at most a factor
-of n + 1 of float64's accuracy (Chan, Golub & LeVeque 1983).
+Sums are in float64 and in the order of the segments, so every run gives the same bits. They are
+relative to the mean of the class's first segment, so ``Q - |S|^2 / n`` loses at most a factor of
+n + 1 of float64's accuracy (Chan, Golub & LeVeque 1983).
 
 A program merges a block of columns of a class. The last program of a class to finish adds the
 blocks' sums of squares, so that no further launch is needed. It adds them in the order of the
@@ -43,23 +43,20 @@ def add_in_order(values, first, stop, SIZE: tl.constexpr):
 
 @triton.jit
 def class_sums(
-    feats,
     lengths,  # of the segments
     partial_mean,  # of the class's first segment; those of the others follow
     first,
     stop,
-    pivot,
     rows,
     cols,
     dim,
-    row_stride,
-    col_stride,
     SEGMENTS: tl.constexpr,
     COLS: tl.constexpr,
 ):
     """Mean of a class, and squares of its segments' means around it, by column."""
     inside = cols < dim
     lane = tl.arange(0, SEGMENTS)
+    origin = tl.load(partial_mean + cols, mask=inside, other=0.0)
     weighted = tl.zeros([SEGMENTS, COLS], tl.float64)
     between = tl.zeros([SEGMENTS, COLS], tl.float64)
     for begin in tl.range(first, stop, SEGMENTS, num_stages=3):
@@ -67,7 +64,8 @@ def class_sums(
         live = segment < stop
         length = tl.load(lengths + segment, mask=live, other=0).to(tl.float64)
         source = partial_mean + (segment - first).to(tl.int64)[:, None] * dim + cols[None, :]
-        mean = tl.load(source, mask=live[:, None] & inside[None, :], other=0.0).to(tl.float64)
+        held = live[:, None] & inside[None, :]
+        mean = tl.load(source, mask=held, other=0.0) - origin[None, :]
         moment = length[:, None] * mean
         weighted += moment
         between += moment * mean
@@ -75,13 +73,11 @@ def class_sums(
     mean = total / rows
     rest = tl.sum(between, 0) - total * mean
     rest = tl.where(rest < 0, 0.0, rest)  # not max(., 0), which would drop a NaN
-    origin = feats + pivot * row_stride + cols.to(tl.int64) * col_stride
-    return tl.load(origin, mask=inside, other=0.0).to(tl.float64) + mean, rest
+    return origin + mean, rest
 
 
-@triton.jit(do_not_specialize=["width", "row_stride", "number", "classes"])
+@triton.jit(do_not_specialize=["width", "number", "classes"])
 def merge_segments(
-    feats,
     segments,
     shared,
     counts,
@@ -94,8 +90,6 @@ def merge_segments(
     within,
     norms,  # (2,) float64: sum and maximum
     width,
-    row_stride,
-    col_stride,
     number,
     classes,
     ALIGN: tl.constexpr,
@@ -124,11 +118,10 @@ def merge_segments(
             stop = first + tl.load(shared + 2 * classes + rank)
             slot = tl.load(shared + 3 * classes + rank).to(tl.int64)
             rows = tl.load(counts + owner).to(tl.float64)
-            pivot = tl.load(segments + 3 * number + first).to(tl.int64)
             cols = block * COLS + tl.arange(0, COLS)
             mean, rest = class_sums(
-                feats, segments + number, partial_mean + slot * dim, first, stop, pivot, rows, cols,
-                dim, row_stride, col_stride, SEGMENTS, COLS,
+                segments + number, partial_mean + slot * dim, first, stop, rows, cols, dim,
+                SEGMENTS, COLS,
             )  # fmt: skip
             tl.store(means + owner * dim + cols, mean + mend, mask=cols < dim)
             own = spreads + rank.to(tl.int64) * blocks

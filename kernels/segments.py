@@ -1,14 +1,14 @@
 """First launch: computes the moments of every segment: sorted rows of one class.
 
-Rows are read once, in the order of the permutation. A segment's sums are taken relative to a shift,
-which approximates the mean of the segment's first tile. The shift is computed as the segment's
-first row plus the mean difference of the tile's rows from it. Starting from the first row makes the
-shift exact for identical rows. Adding the mean difference limits the loss of accuracy if the first
-row is an outlier: with L rows in the segment and R in the tile, ``S2 - S1^2 / n`` loses a factor of
-at most about 1 + L / R^2. All rows are scaled by a power of two that brings the segment's first row
-near 1, so that squares neither overflow nor underflow. The first row may be far below the others,
-or zero: a second launch computes the segments whose squares did overflow or may have vanished
-again, at the scale of their largest entry. It leaves the other segments at once.
+Rows are read once, in the order of the permutation, in tiles of a few rows. The squares of a tile
+are summed around its own mean, while its rows are in registers. Tiles are then merged (Chan, Golub
+& LeVeque 1983): all terms are positive and nothing cancels, wherever an outlier lies. Means are
+relative to a shift, the rounded mean of the first tile, so that their rounding is that of the
+spread of the rows. It is the first row plus the mean difference from it, which is exactly 0 for
+identical rows. All rows are scaled by a power of two that brings the segment's first row near 1, so
+that squares neither overflow nor underflow. The first row may be far below the others, or zero: a
+second launch computes the segments whose squares did overflow or may have vanished again, at the
+scale of their largest entry. It leaves the other segments at once.
 
 Oracle: `segments` in tests/twins.py.
 """
@@ -30,16 +30,43 @@ def power_of_two_below(value):
 
 
 @triton.jit
-def add_tile(x, live, shift, sum1, sum2, norm_sum, norm_max, MASKED: tl.constexpr):
-    """Adds a tile of scaled rows to the sums of each column and to the sum and maximum of norms."""
+def add_tile(
+    x,
+    live,
+    held,  # number of rows in the tile
+    before,  # number of rows in the tiles before it
+    shift,
+    mean,  # of the rows before, relative to the shift
+    squares,  # of the rows before, around their mean, () float64
+    norm_sum,  # of the rows before, () float64
+    norm_max,
+    MASKED: tl.constexpr,
+):
+    """Merges a tile of scaled rows with those before it; of norms, the sum and the maximum."""
     squared = tl.sum(x * x, 1)
     norm = tl.sqrt(squared)
     away = x - shift[None, :]
     if MASKED:
         away = tl.where(live[:, None], away, 0.0)
-    sum1 += tl.sum(away, 0)
-    sum2 += tl.sum(away * away, 0)
-    return sum1, sum2, norm_sum + norm, tl.maximum(norm_max, norm), squared
+    own = tl.sum(away, 0) * (1.0 / held)
+    away -= own[None, :]
+    if MASKED:
+        away = tl.where(live[:, None], away, 0.0)
+    gap = own - mean
+    share = held / (before + held)
+    added = tl.sum(away * away, 0) + gap * gap * (before * share)
+    # in float64: equal squares that follow the large one of an outlier would round alike
+    squares += tl.sum(added.to(tl.float64), 0)
+    norm_sum += tl.sum(norm, 0).to(tl.float64)
+    norm_max = tl.maximum(norm_max, tl.max(norm, 0))
+    return mean + gap * share, squares, norm_sum, norm_max, squared
+
+
+@triton.jit
+def move_shift(shift, mean):
+    """The shift at the mean, as near as rounding allows, and the mean relative to it."""
+    moved = shift + mean
+    return moved, mean - (moved - shift)
 
 
 @triton.jit
@@ -106,16 +133,16 @@ def moments_of_run(
 ):
     """Moments of the first ``length`` rows of ``permutation``, over one block of columns.
 
-    The mean is ``(shift + rest) * unscale``. Further results are the sum of squares around the mean
-    and the sum and maximum of the norms. With WIDE, the square of every row is stored in
-    ``row_squares``; if ``known``, it is added to the value already there.
+    Returns the mean, the sum of squares around it, and the sum and maximum of the norms. With WIDE,
+    the square of every row is stored in ``row_squares``; if ``known``, it is added to the value
+    already there.
     """
     row = tl.arange(0, ROWS)
     live = row < length
     rows = tl.load(permutation + row, mask=live, other=0)
     ahead = tl.load(permutation + ROWS + row, mask=ROWS + row < length, other=0)
 
-    # the first tile gives the scale and the shift; a segment without rows gives zeros
+    # the first row gives the scale, the first tile the shift; a segment without rows gives zeros
     mask = live[:, None] & inside[None, :]
     x = load_tile(feats, rows, cols, row_stride, col_stride, mask, ACC)
     first = tl.sum(tl.where((row == 0)[:, None], x, 0.0), 0)
@@ -127,16 +154,15 @@ def moments_of_run(
         peak = tl.max(tl.abs(first), 0)
     scale = power_of_two_below(peak).to(ACC)
     unscale = 1.0 / scale.to(tl.float64)
-    x *= scale
-    first *= scale
-    held = tl.maximum(tl.minimum(length, ROWS), 1).to(ACC)
-    shift = first + tl.sum(tl.where(live[:, None], x - first[None, :], 0.0), 0) / held
-
     zero = tl.zeros_like(first)
-    none = tl.zeros([ROWS], ACC)
-    sum1, sum2, norm_sum, norm_max, squared = add_tile(
-        x, live, shift, zero, zero, none, none, MASKED=True
-    )
+    none = tl.zeros((), tl.float64)
+    held = tl.maximum(tl.minimum(length, ROWS), 1).to(ACC)
+    shift = first * scale
+    mean, squares, norm_sum, norm_max, squared = add_tile(
+        x * scale, live, held, tl.zeros((), ACC), shift, zero, none, none, tl.zeros((), ACC),
+        MASKED=True,
+    )  # fmt: skip
+    shift, mean = move_shift(shift, mean)
     if WIDE:
         add_squares(row_squares + row, squared, unscale, known, live)
     full = length // ROWS * ROWS
@@ -145,29 +171,28 @@ def moments_of_run(
         later = begin + ROWS + row
         ahead = tl.load(permutation + later, mask=later < length, other=0)
         x = load_tile(feats, rows, cols, row_stride, col_stride, inside[None, :], ACC) * scale
-        sum1, sum2, norm_sum, norm_max, squared = add_tile(
-            x, live, shift, sum1, sum2, norm_sum, norm_max, MASKED=False
-        )
+        mean, squares, norm_sum, norm_max, squared = add_tile(
+            x, live, ROWS, tl.zeros((), ACC) + begin, shift, mean, squares, norm_sum, norm_max,
+            MASKED=False,
+        )  # fmt: skip
         if WIDE:
             add_squares(row_squares + begin + row, squared, unscale, known, row >= 0)
     if (full > 0) & (full < length):
         live = full + row < length
         mask = live[:, None] & inside[None, :]
         x = load_tile(feats, ahead, cols, row_stride, col_stride, mask, ACC) * scale
-        sum1, sum2, norm_sum, norm_max, squared = add_tile(
-            x, live, shift, sum1, sum2, norm_sum, norm_max, MASKED=True
-        )
+        mean, squares, norm_sum, norm_max, squared = add_tile(
+            x, live, (length - full).to(ACC), full.to(ACC), shift, mean, squares, norm_sum,
+            norm_max, MASKED=True,
+        )  # fmt: skip
         if WIDE:
             add_squares(row_squares + full + row, squared, unscale, known, live)
 
-    rest = sum1 / tl.maximum(length, 1).to(ACC)
-    spread = sum2 - sum1 * rest
-    spread = tl.where(spread < 0, 0.0, spread)  # not max(., 0), which would drop a NaN
-    ss = tl.sum(tl.where(inside, spread, 0.0), 0).to(tl.float64) * unscale * unscale
-    total = tl.sum(norm_sum, 0).to(tl.float64) * unscale
-    largest = tl.max(norm_max, 0).to(tl.float64) * unscale
+    ss = squares * unscale * unscale
+    total = norm_sum * unscale
+    largest = norm_max.to(tl.float64) * unscale
     largest = tl.where(total != total, total, largest)  # max drops NaN
-    return shift, rest, unscale, ss, total, largest
+    return (shift.to(tl.float64) + mean.to(tl.float64)) * unscale, ss, total, largest
 
 
 @triton.jit
@@ -212,22 +237,17 @@ def moments_of_block(
     owner = tl.load(segments + 2 * number + segment).to(tl.int64)
     cols = turn * COLS + tl.arange(0, COLS)
     inside = cols < dim
-    shift, rest, unscale, ss, total, largest = moments_of_run(
+    mean, ss, total, largest = moments_of_run(
         feats, permutation + start, length, cols, inside, row_stride, col_stride,
         row_squares + start, turn > 0, ROWS, AGAIN, ACC, WIDE,
     )  # fmt: skip
     if owner >= 0:
-        slot = tl.load(segments + 4 * number + segment).to(tl.int64)
-        mean = (shift.to(tl.float64) + rest.to(tl.float64)) * unscale
+        slot = tl.load(segments + 3 * number + segment).to(tl.int64)
         if slot < 0:
             tl.store(means + owner * dim + cols, mean + mend, mask=inside)
         else:
-            pivot = tl.load(segments + 3 * number + segment).to(tl.int64)
-            origin = feats + pivot * row_stride + cols.to(tl.int64) * col_stride
-            # in float64: at the scale of this segment the first row of the class might overflow
-            base = tl.load(origin, mask=inside, other=0.0).to(tl.float64)
             some = tl.zeros_like(cols) < length  # else unused, and slot 0 is another's
-            tl.store(partial_mean + slot * dim + cols, (mean - base).to(ACC), mask=inside & some)
+            tl.store(partial_mean + slot * dim + cols, mean, mask=inside & some)
     if WIDE:
         tl.debug_barrier()  # threads read squares that other threads wrote
     return ss, total, largest
@@ -239,7 +259,7 @@ def moments_of_segments(
     permutation,
     segments,
     poison,
-    partial_mean,  # (slots, D), relative to the class's first row
+    partial_mean,  # (slots, D) float64
     totals,  # (3, number) float64: sum of squares, sum and maximum of the norms
     means,
     within,
@@ -294,5 +314,5 @@ def moments_of_segments(
     tl.store(totals + number + segment, total)
     tl.store(totals + 2 * number + segment, largest)
     owner = tl.load(segments + 2 * number + segment).to(tl.int64)
-    if (owner >= 0) & (tl.load(segments + 4 * number + segment) < 0):
+    if (owner >= 0) & (tl.load(segments + 3 * number + segment) < 0):
         tl.store(within + owner, inner + mend)

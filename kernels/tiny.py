@@ -1,12 +1,11 @@
 """Kernel for the moments of a few thousand rows in one launch, without sorting or a `LabelPlan`.
 
 Each program handles one class. It reads all labels, lists the rows of its class, and computes their
-moments as `ncfast.kernels.segments` does: relative to a shift, at a scale. It repeats this at the
-scale of the largest entry if squares overflowed or vanished at the scale of the first row. One loop
-with a mask reads the rows, and reads the first of them twice: code that a multiprocessor fetches
-for the first time costs more than rows that its cache holds. The last program to finish adds the
-norms in the order of the classes. A counter tells which program is the last. Each call allocates
-its counter and sets it to 0, so launches share nothing.
+moments as `ncfast.kernels.segments` does: by tiles, at a scale. It repeats this at the scale of the
+largest entry if squares overflowed or vanished at the scale of the first row. All tiles take one
+loop with a mask: code that a multiprocessor fetches for the first time costs more than the mask.
+The last program to finish adds the norms in the order of the classes. A counter tells which program
+is the last. Each call allocates its counter and sets it to 0, so launches share nothing.
 
 Oracle: `ncfast.ops.moments.reference`.
 """
@@ -14,7 +13,14 @@ Oracle: `ncfast.ops.moments.reference`.
 import triton
 import triton.language as tl
 
-from ncfast.kernels.segments import add_tile, largest_entry, load_tile, misled, power_of_two_below
+from ncfast.kernels.segments import (
+    add_tile,
+    largest_entry,
+    load_tile,
+    misled,
+    move_shift,
+    power_of_two_below,
+)
 
 
 @triton.jit
@@ -28,7 +34,6 @@ def moments_of_list(
     col_stride,
     again,  # take the scale from all rows, not from the first
     ROWS: tl.constexpr,
-    SHIFT: tl.constexpr,  # rows whose mean is the shift, a multiple of ROWS
     ACC: tl.constexpr,
 ):
     """Mean of the listed rows, sum of squares around it, and sum and maximum of the norms."""
@@ -43,38 +48,28 @@ def moments_of_list(
         peak = tl.max(tl.abs(first), 0)
     scale = power_of_two_below(peak).to(ACC)
     unscale = 1.0 / scale.to(tl.float64)
-    first *= scale
-    zero = tl.zeros_like(first)
-    none = tl.zeros([ROWS], ACC)
-
-    # differences from the first row are exactly 0 where all rows are the same
-    ahead = zero
-    used = tl.minimum(length, SHIFT)
-    for begin in tl.range(0, used, ROWS):
-        live = begin + lane < used
-        rows = tl.load(own + begin + lane, mask=live, other=0)
-        mask = live[:, None] & inside[None, :]
-        x = load_tile(feats, rows, cols, row_stride, col_stride, mask, ACC) * scale
-        ahead += tl.sum(tl.where(live[:, None], x - first[None, :], 0.0), 0)
-    shift = first + ahead / tl.maximum(used, 1).to(ACC)
-
-    sum1, sum2, norm_sum, norm_max = zero, zero, none, none
+    shift = first * scale
+    mean = tl.zeros_like(first)
+    squares = tl.zeros((), tl.float64)
+    norm_sum = tl.zeros((), tl.float64)
+    norm_max = tl.zeros((), ACC)
     for begin in tl.range(0, length, ROWS):
         live = begin + lane < length
         rows = tl.load(own + begin + lane, mask=live, other=0)
         mask = live[:, None] & inside[None, :]
         x = load_tile(feats, rows, cols, row_stride, col_stride, mask, ACC) * scale
-        sum1, sum2, norm_sum, norm_max, _ = add_tile(
-            x, live, shift, sum1, sum2, norm_sum, norm_max, MASKED=True
+        held = tl.zeros((), ACC) + tl.minimum(length - begin, ROWS)
+        before = tl.zeros((), ACC) + begin
+        mean, squares, norm_sum, norm_max, _ = add_tile(
+            x, live, held, before, shift, mean, squares, norm_sum, norm_max, MASKED=True
         )
-    rest = sum1 / tl.maximum(length, 1).to(ACC)
-    spread = sum2 - sum1 * rest
-    spread = tl.where(spread < 0, 0.0, spread)  # not max(., 0), which would drop a NaN
-    ss = tl.sum(tl.where(inside, spread, 0.0), 0).to(tl.float64) * unscale * unscale
-    total = tl.sum(norm_sum, 0).to(tl.float64) * unscale
-    largest = tl.max(norm_max, 0).to(tl.float64) * unscale
+        if begin == 0:
+            shift, mean = move_shift(shift, mean)
+    ss = squares * unscale * unscale
+    total = norm_sum * unscale
+    largest = norm_max.to(tl.float64) * unscale
     largest = tl.where(total != total, total, largest)  # max drops NaN
-    return (shift.to(tl.float64) + rest.to(tl.float64)) * unscale, ss, total, largest
+    return (shift.to(tl.float64) + mean.to(tl.float64)) * unscale, ss, total, largest
 
 
 @triton.jit(do_not_specialize=["count", "width", "row_units"])
@@ -90,7 +85,6 @@ def moments_of_classes(
     ALIGN: tl.constexpr,
     LABELS: tl.constexpr,  # labels read at once, a power of two
     ROWS: tl.constexpr,
-    SHIFT: tl.constexpr,
     COLS: tl.constexpr,
     CLASSES: tl.constexpr,  # a power of two, at least K
     ACC: tl.constexpr,
@@ -132,7 +126,7 @@ def moments_of_classes(
     while turn < 2:
         mean, ss, total, largest = moments_of_list(
             feats, own, length, cols, inside, row_units.to(tl.int64) * ALIGN, col_stride, turn > 0,
-            ROWS, SHIFT, ACC,
+            ROWS, ACC,
         )  # fmt: skip
         tl.store(means + owner.to(tl.int64) * dim + cols, mean + mend, mask=inside)
         tl.store(within + owner, ss + mend)

@@ -1,9 +1,9 @@
 """Kernel that merges a batch into class moments in place, one program per class of the batch.
 
-The segments kernel has computed the moments of the batch's segments, relative to the first row of
-their class. A program adds the segments of its class in float64, as `ncfast.kernels.merge` does,
-and merges the sum into the class's row of the state (Chan, Golub & LeVeque 1983). Rows of other
-classes are never touched. No atomics, so every run gives the same bits.
+The segments kernel has computed the moments of the batch's segments. A program adds the segments of
+its class in float64, as `ncfast.kernels.merge` does, and merges the sum into the class's row of the
+state (Chan, Golub & LeVeque 1983). Rows of other classes are never touched. No atomics, so every
+run gives the same bits.
 
 The scatter matrix needs no sum around the means of the batch: with the mean a before the update and
 the mean b after it, ``sum (x - a)(x - b)^T`` over the rows of a class is what the class adds. A
@@ -54,10 +54,9 @@ def store_centre(centres, rest, place, exact, inside):
     tl.store(centres + rest + place, (exact - rounded.to(tl.float64)).to(tl.float32), mask=inside)
 
 
-@triton.jit(do_not_specialize=["width", "row_stride", "number"])
+@triton.jit(do_not_specialize=["width", "number"])
 def merge_batch(
-    feats,
-    segments,  # (6, W) int32, see `PresentSegments`
+    segments,  # (5, W) int32, see `PresentSegments`
     partial_mean,
     totals,  # (3, W), see `moments_of_segments`
     nan_if_invalid,  # () float64
@@ -71,8 +70,6 @@ def merge_batch(
     centres,  # (2, 2, W, D) float32: means before and after, each in two; None with APPLY
     reach,  # (W,) float64: bound on the distance of rows from both means; None with APPLY
     width,
-    row_stride,
-    col_stride,
     number,
     ALIGN: tl.constexpr,
     LENGTH: tl.constexpr,  # largest number of rows in a segment
@@ -101,11 +98,10 @@ def merge_batch(
             if ignored is not None:
                 tl.store(ignored, ignored_before + tl.load(skipped))
     else:
-        added = tl.load(segments + 5 * number + first)
+        added = tl.load(segments + 4 * number + first)
         if added > 0:
             dim = width * ALIGN
             owner = tl.load(segments + 2 * number + first).to(tl.int64)
-            pivot = tl.load(segments + 3 * number + first).to(tl.int64)
             stop = first + tl.cdiv(added, LENGTH)
             rows = added.to(tl.float64)
             held = tl.load(counts + owner)
@@ -117,8 +113,8 @@ def merge_batch(
                 cols = start + tl.arange(0, COLS)
                 inside = cols < dim
                 mean, rest = class_sums(
-                    feats, segments + number, partial_mean + first.to(tl.int64) * dim, first, stop,
-                    pivot, rows, cols, dim, row_stride, col_stride, SEGMENTS, COLS,
+                    segments + number, partial_mean + first.to(tl.int64) * dim, first, stop, rows,
+                    cols, dim, SEGMENTS, COLS,
                 )  # fmt: skip
                 spread += rest
                 place = means + owner * dim + cols
@@ -144,6 +140,8 @@ def merge_batch(
             else:
                 far = tl.sqrt(squares) + tl.where(earlier > 0, tl.sqrt(gap), 0.0)
                 tl.store(reach + first, tl.where(far < float("inf"), far, 0.0))  # 0 for NaN, too
+        elif not APPLY:
+            tl.store(reach + first, 0.0)
 
 
 def update(
@@ -191,7 +189,7 @@ def _gained(
     number = rows.segments.shape[1]
     shape, device = (2, 2, number, feats.shape[1]), feats.device
     centres = torch.empty(shape, dtype=torch.float32, device=device)
-    reach = torch.zeros(number, dtype=torch.float64, device=device)
+    reach = torch.empty(number, dtype=torch.float64, device=device)
     _launch(feats, rows, state, scratch, config, look=(centres, reach))
     return scaled_scatter(feats, rows.leaders, centres, reach.amax(), config.scatter)
 
@@ -209,9 +207,9 @@ def _launch(
     merge, number = config.merge, rows.segments.shape[1]
     apply, align = look is None, alignment(feats.shape[1])
     merge_batch[(number + apply,)](
-        feats, rows.segments, *scratch[:2], rows.nan_if_invalid, rows.skipped, state.counts,
-        state.means, state.within_ss, state.norm_sum, state.norm_max, ignored,
-        *(look or (None, None)), feats.shape[1] // align, feats.stride(0), feats.stride(1), number,
-        ALIGN=align, LENGTH=config.segments.segment_rows, SEGMENTS=merge.tile_segments,
-        COLS=merge.tile_cols, SIZE=NORMS_SIZE, APPLY=apply, num_warps=merge.warps, **OPTIONS,
+        rows.segments, *scratch[:2], rows.nan_if_invalid, rows.skipped, state.counts, state.means,
+        state.within_ss, state.norm_sum, state.norm_max, ignored, *(look or (None, None)),
+        feats.shape[1] // align, number, ALIGN=align, LENGTH=config.segments.segment_rows,
+        SEGMENTS=merge.tile_segments, COLS=merge.tile_cols, SIZE=NORMS_SIZE, APPLY=apply,
+        num_warps=merge.warps, **OPTIONS,
     )  # fmt: skip

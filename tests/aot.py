@@ -26,7 +26,7 @@ def compile_case(case, capability):
     import triton
     from triton.backends.compiler import GPUTarget
 
-    from ncfast.kernels.launch import precision_for
+    from ncfast.kernels.launch import bounded, precision_for
 
     constants = dict(case["constants"])
     if isinstance(capability, str):
@@ -40,6 +40,8 @@ def compile_case(case, capability):
     source = _source(case, constants)
     options = {"num_warps": case["warps"], "enable_fp_fusion": case["fusion"]}
     options |= {"num_stages": case["stages"]} if case["stages"] else {}
+    if case["bounded"] and target.backend == "cuda":
+        options |= bounded(case["bounded"])
     return triton.compile(source, target=target, options=options)
 
 

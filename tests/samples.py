@@ -74,6 +74,22 @@ def classes(count=200, dim=12, num_classes=5, spread=0.5, seed=0, dtype=torch.fl
     return (means[labels] + spread * noise).to(dtype), labels
 
 
+def one_outlier(dim, big, row, *, count=400, num_classes=4, base=0.0, seed=0):
+    """Rows of spread 1e-3 around ``base``, and one that is ``big`` in every column."""
+    generator = torch.Generator().manual_seed(seed)
+    feats = base + 1e-3 * torch.randn(count, dim, generator=generator)
+    feats[row] = big
+    return feats, torch.arange(count) % num_classes
+
+
+def nearly_constant(share, value, *, count=400, dim=20, num_classes=4, seed=0):
+    """Columns of one value, with a few zeros; each class begins with one."""
+    generator = torch.Generator().manual_seed(seed)
+    feats = value * (torch.rand(count, dim, generator=generator) < share).float()
+    feats[:num_classes] = 0
+    return feats, torch.arange(count) % num_classes
+
+
 def collapsed(level, *, count=600, dim=96, num_classes=7, dtype=torch.float32, seed=3):
     """Classes whose standard deviation is ``level`` times the norm of the class mean."""
     generator = torch.Generator().manual_seed(seed)

@@ -51,6 +51,7 @@ def cases():
         for dim in (64, 512):
             found[f"scatter {kind} D={dim}"] = scatter(kind, dim)
     found["scatter of an update fp32 D=512"] = scatter("fp32", 512, two=True)
+    found["add parts D=512"] = add_parts(512)
     for kind in TYPES:
         found[f"decide exactly {kind}"] = decide_exactly(kind, 512)
     for kind, k in (("fp32", 5), ("fp64", 5), ("fp32", 32), ("fp64", 32)):
@@ -66,15 +67,15 @@ def segments(kind, count, dim, classes, *, again=False):
     from ncfast.kernels.segments import moments_of_segments
 
     config = segments_config(count, dim, classes, TYPES[kind], 132)
-    exact = "*fp64" if kind == "fp64" else "*fp32"
     signature = {"feats": f"*{kind}", "permutation": "*i32", "segments": "*i32", "poison": "*fp64"}
-    signature |= {"partial_mean": exact, "totals": "*fp64", "means": "*fp64"}
+    signature |= {"partial_mean": "*fp64", "totals": "*fp64", "means": "*fp64"}
     signature |= {"within": "*fp64", "arrivals": "*i32"}
     signature |= {"row_squares": "*fp64", "width": "i32", "row_units": "i32", "number": "i32"}
     constants = {"col_stride": 1, "ALIGN": alignment(dim), "ROWS": config.tile_rows}
     constants |= {"COLS": config.tile_cols, "WIDE": dim > config.tile_cols}
     constants |= {"ACC": tl.float64 if kind == "fp64" else tl.float32, "AGAIN": again}
-    return described(moments_of_segments, signature, constants, config.warps)
+    case = described(moments_of_segments, signature, constants, config.warps)
+    return case | {"bounded": config.warps if constants["WIDE"] and not again else 0}
 
 
 def merge(count, dim, classes):
@@ -83,29 +84,28 @@ def merge(count, dim, classes):
     config = merge_config(
         count, dim, classes, segments_config(count, dim, classes, 4, 132).segment_rows
     )
-    signature = {"feats": "*fp32", "segments": "*i32", "shared": "*i32", "counts": "*i64"}
-    signature |= {"poison": "*fp64", "partial_mean": "*fp32", "totals": "*fp64"}
+    signature = {"segments": "*i32", "shared": "*i32", "counts": "*i64"}
+    signature |= {"poison": "*fp64", "partial_mean": "*fp64", "totals": "*fp64"}
     signature |= {"arrivals": "*i32", "spreads": "*fp64", "means": "*fp64"}
-    signature |= {"within": "*fp64", "norms": "*fp64", "width": "i32", "row_stride": "i32"}
+    signature |= {"within": "*fp64", "norms": "*fp64", "width": "i32"}
     signature |= {"number": "i32", "classes": "i32"}
-    constants = {"col_stride": 1, "ALIGN": alignment(dim), "SIZE": 2048}
+    constants = {"ALIGN": alignment(dim), "SIZE": 2048}
     constants |= {"SEGMENTS": config.tile_segments, "COLS": config.tile_cols}
-    return described(merge_segments, signature, constants, config.warps)
+    return described(merge_segments, signature, constants, config.warps) | {"bounded": 8}
 
 
 def update(kind, dim, *, apply=True):
     from ncfast.kernels.update import merge_batch
 
     segments, merge = (config := update_config(8192, dim, TYPES[kind], 132)).segments, config.merge
-    exact = "*fp64" if kind == "fp64" else "*fp32"
-    signature = {"feats": f"*{kind}", "segments": "*i32", "partial_mean": exact}
+    signature = {"segments": "*i32", "partial_mean": "*fp64"}
     signature |= {"totals": "*fp64", "nan_if_invalid": "*fp64", "skipped": "*i64"}
     signature |= {"counts": "*i64", "means": "*fp64"}
     signature |= {"within": "*fp64", "norm_sum": "*fp64", "norm_max": "*fp64"}
     signature |= {"ignored": "*i64"} if apply else {"centres": "*fp32", "reach": "*fp64"}
-    signature |= {"width": "i32", "row_stride": "i32", "number": "i32"}
+    signature |= {"width": "i32", "number": "i32"}
     constants = {"centres": None, "reach": None} if apply else {"ignored": None}
-    constants |= {"col_stride": 1, "ALIGN": alignment(dim), "SEGMENTS": merge.tile_segments}
+    constants |= {"ALIGN": alignment(dim), "SEGMENTS": merge.tile_segments}
     constants |= {"COLS": merge.tile_cols, "SIZE": 2048, "LENGTH": segments.segment_rows}
     constants["APPLY"] = apply
     return described(merge_batch, signature, constants, merge.warps)
@@ -121,9 +121,9 @@ def tiny(kind, count, dim, classes):
     signature |= {"count": "i32", "width": "i32", "row_units": "i32"}
     constants = {"col_stride": 1, "ALIGN": alignment(dim), "LABELS": config.labels}
     constants |= {"ROWS": config.tile_rows, "COLS": config.tile_cols, "CLASSES": config.classes}
-    constants |= {"SHIFT": config.shift_rows, "ACC": tl.float64 if kind == "fp64" else tl.float32}
+    constants["ACC"] = tl.float64 if kind == "fp64" else tl.float32
     case = described(moments_of_classes, signature, constants, config.warps)
-    return case | {"fusion": False}
+    return case | {"fusion": False, "bounded": config.warps}
 
 
 def grouping(name):
@@ -141,9 +141,8 @@ def grouping(name):
             "offsets": "*i64", "count": "i32", "classes": "i32", "steps": "i32",
         },
         "cut_classes": {
-            "permutation": "*i32", "counts": "*i64", "offsets": "*i64", "segments": "*i32",
-            "shared": "*i32", "number": "i32", "columns": "i32", "count": "i32", "classes": "i32",
-            "rows": "i32", "steps": "i32",
+            "counts": "*i64", "offsets": "*i64", "segments": "*i32", "shared": "*i32",
+            "number": "i32", "columns": "i32", "classes": "i32", "rows": "i32", "steps": "i32",
         },
         "cut_present": {
             "ordered": "*u8", "order": "*i64", "permutation": "*i32", "segments": "*i32",
@@ -202,12 +201,22 @@ def scatter(kind, dim, *, two=False):
     from ncfast.kernels.scatter import scatter_tiles
 
     config = scatter_config(1_000_000, dim, 132)
-    signature = {"feats": f"*{kind}", "labels": "*i64", "centres": "*fp32", "scale": "*fp32"}
+    signature = {"feats": f"*{kind}", "labels": "*i64", "centres": "*fp32", "largest": "*fp64"}
     signature |= {"partial": "*fp64", "count": "i32", "classes": "i32", "width": "i32"}
     signature |= {"row_units": "i32", "span": "i32"}
     constants = {"col_stride": 1, "ALIGN": alignment(dim), "SIDE": config.side}
     constants |= {"ROWS": config.rows, "FLUSH": config.flush, "PRECISION": "bf16x6", "TWO": two}
     return described(scatter_tiles, signature, constants, config.warps, config.stages)
+
+
+def add_parts(dim):
+    from ncfast.kernels import scatter as kernels
+
+    signature = {"partial": "*fp64", "largest": "*fp64", "total": "*fp64"}
+    signature |= {"parts": "i32", "dim": "i32"}
+    constants = {"SIDE": scatter_config(1_000_000, dim, 132).side}
+    constants |= {"PARTS": kernels._PARTS, "CELLS": kernels._CELLS}
+    return described(kernels.add_parts, signature, constants, 4)
 
 
 def decide(kind, dim, classes):
@@ -264,5 +273,5 @@ def described(kernel, signature, constants, warps, stages=None):
     aligned = [name for name, kind in signature.items() if kind.startswith("*")]
     return {
         "kernel": kernel, "signature": signature, "constants": constants,
-        "aligned": aligned, "warps": warps, "stages": stages, "fusion": True,
+        "aligned": aligned, "warps": warps, "stages": stages, "fusion": True, "bounded": 0,
     }  # fmt: skip

@@ -13,7 +13,7 @@ from torch import Tensor
 class SegmentMoments(NamedTuple):
     """Results of the segments kernel, one per segment; one without an owner has zeros."""
 
-    mean: Tensor  # (W, D), relative to the class's first row
+    mean: Tensor  # (W, D)
     ss: Tensor  # (W,) sum of squares around the segment's own mean
     norm_sum: Tensor  # (W,)
     norm_max: Tensor  # (W,)
@@ -22,21 +22,20 @@ class SegmentMoments(NamedTuple):
 def segments(feats: Tensor, permutation: Tensor, table: Tensor) -> SegmentMoments:
     """Oracle of `kernels.segments.moments_of_segments`; ``table`` as in `SegmentTable.segments`."""
     results = []
-    for start, length, owner, pivot, _ in table.T.tolist():
+    for start, length, owner, _ in table.T.tolist():
         rows = permutation[start : start + length].long()
         x = feats[rows].double()
         if owner < 0 or length == 0:
             results.append((torch.zeros(feats.shape[1]).double(), *torch.zeros(3).double()))
             continue
-        away = x - feats[pivot].double()
-        mean = away.mean(0)
+        mean = x.mean(0)
         norms = torch.linalg.vector_norm(x, dim=1)
-        results.append((mean, (away - mean).square().sum(), norms.sum(), norms.amax()))
+        results.append((mean, (x - mean).square().sum(), norms.sum(), norms.amax()))
     return SegmentMoments(*(torch.stack(column) for column in zip(*results, strict=True)))
 
 
 def merge(
-    feats: Tensor, table: Tensor, shared: Tensor, segment_means: Tensor, segment_ss: Tensor
+    table: Tensor, shared: Tensor, segment_means: Tensor, segment_ss: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Oracle of `ncfast.kernels.merge.merge_segments`: means (M, D) and sums of squares (M,)."""
     means, spreads = [], []
@@ -45,7 +44,7 @@ def merge(
         length = table[1, part].double()
         mean = (segment_means[part] * length[:, None]).sum(0) / length.sum()
         between = (segment_means[part] - mean).square().sum(1) @ length
-        means.append(feats[table[3, first]].double() + mean)
+        means.append(mean)
         spreads.append(segment_ss[part].sum() + between)
     return torch.stack(means), torch.stack(spreads)
 

@@ -1,13 +1,14 @@
 """Compares the Triton backend with a plain read of the same matrix and with torch, on a GPU.
 
-    python benchmarks/studies/gpu_moments.py [--quick]
+    python benchmarks/studies/gpu_moments.py [--quick] [--seconds 500]
     TRITON_INTERPRET=1 python benchmarks/studies/gpu_moments.py --rehearse     on a CPU, no times
 
 A case is timed only after its result passed against float64 (1e-6 for the sum of squares), gave
 the same bits in 20 runs and did not synchronise. Times are medians of CUDA events with a cold L2;
 "python" is wall time per call over many calls. Predictions are bytes over the read bandwidth
 measured in the same run. Second reads and neighbours are in gpu_second_read.py. Writes
-benchmarks/results/<device>-kernels.json and .md.
+<device>-kernels.json and .md in benchmarks/results, or $NCFAST_RESULTS, after every case. After
+--seconds no further case is begun, and the file says how many were left out.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from __future__ import annotations
 import argparse
 import functools
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_second_read import neighbour_cases, second_read_cases
+from gpu_second_read import Measure, neighbour_cases, second_read_cases
 from gpu_timing import Bench, features, must_not_change
 from torch import Tensor
 
@@ -31,14 +33,15 @@ from ncfast.benchmarks.report import text
 from ncfast.ops import moments as passes
 from ncfast.ops.grouping import build
 
-RESULTS = Path(__file__).parents[1] / "results"
+TINY = [(1000, 200, 10), (1000, 512, 100), (4096, 256, 10)]
+QUICK = [(1_000_000, 512, 10), (100_000, 4096, 1000)]
 GRID = [(n, d, k) for n in (100_000, 1_000_000) for d in (128, 512, 4096) for k in (10, 1000)]
 GRID += [(1_000_000, 200, 10), (1_000_000, 512, 32_000), (1_000_000, 512, 200_000)]
 GRID += [(10_000, 512, 10), (4_000_000, 4096, 1000)]
-TINY = [(1000, 200, 10), (1000, 512, 100), (4096, 256, 10)]
-QUICK = [(1_000_000, 512, 10), (100_000, 4096, 1000)]
+GRID = QUICK + [size for size in GRID if size not in QUICK]  # the first may be the last
 REHEARSAL = [(5000, 24, 3)]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+TABLES = ("cases", "tiny", "second_read", "neighbours")
 BOUND = 1e-6
 ONE_HOT_BYTES = 4 << 30
 WHOLE, BATCH = 1 << 62, 512
@@ -53,7 +56,7 @@ def truth(feats: Tensor, labels: Tensor, k: int) -> float:
 
 @functools.cache
 def _compiled() -> Callable[..., plain.Result]:
-    return torch.compile(plain.compilable)
+    return torch.compile(plain.compilable, dynamic=True)  # once for all sizes: it takes seconds
 
 
 def contention(feats: Tensor, labels: Tensor, k: int) -> Tensor:
@@ -167,26 +170,57 @@ def _shown(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def cases(bench: Bench, read_gb_s: float, *, quick: bool) -> Iterator[tuple[str, Measure]]:
+    """The tables in which the rows belong, and what measures them; the shortest first."""
+    for size in [(200, 20, 3)] if bench.rehearse else TINY:
+        yield "tiny", lambda size=size: [tiny_case(bench, *size)]
+    grid = REHEARSAL if bench.rehearse else QUICK if quick else GRID
+    moments = [
+        ("cases", lambda size=size, name=name: [case(bench, *size, name, read_gb_s)])
+        for size in grid
+        for name in DTYPES
+    ]
+    most = 2 * len(DTYPES)
+    yield from moments[:most]
+    for measure in neighbour_cases(bench, quick=quick):
+        yield "neighbours", measure
+    for measure in second_read_cases(bench, read_gb_s, quick=quick):
+        yield "second_read", measure
+    yield from moments[most:]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--seconds", type=float, default=float("inf"))
     arguments = parser.parse_args()
+    begin = time.perf_counter()
     bench = Bench(arguments.rehearse)
-    grid = REHEARSAL if arguments.rehearse else QUICK if arguments.quick else GRID
     result: dict[str, Any] = {"versions": versions(bench), "ceilings": ceilings(bench)}
-    read = result["ceilings"]["read_gb_s"]
-    result["cases"] = [case(bench, *size, name, read) for size in grid for name in DTYPES]
-    tiny = [(200, 20, 3)] if arguments.rehearse else TINY
-    result["tiny"] = [tiny_case(bench, *size) for size in tiny]
-    result["second_read"] = second_read_cases(bench, read, quick=arguments.quick)
-    result["neighbours"] = neighbour_cases(bench, quick=arguments.quick)
-    tables = [table(result[key]) for key in ("cases", "tiny", "second_read", "neighbours")]
-    print(*tables, sep="\n")
-    if not arguments.rehearse:
-        name = torch.cuda.get_device_name().lower().replace(" ", "-")
-        results_file.write(RESULTS / f"{name}-kernels.json", result)
-        (RESULTS / f"{name}-kernels.md").write_text("\n".join(tables))
+    result |= {name: [] for name in TABLES}
+    planned = [*cases(bench, result["ceilings"]["read_gb_s"], quick=arguments.quick)]
+    for number, (name, measure) in enumerate(planned):
+        late = time.perf_counter() - begin > arguments.seconds
+        result["left_out"] = len(planned) - number if late else 0
+        if late:
+            print(f"{result['left_out']} of {len(planned)} cases were left out")
+            break
+        rows = measure()
+        result[name] += rows
+        print(table(rows), flush=True)
+        torch.cuda.empty_cache()
+        write(bench, result)
+    write(bench, result)
+
+
+def write(bench: Bench, result: dict[str, Any]) -> None:
+    if bench.rehearse:
+        return
+    name = torch.cuda.get_device_name().lower().replace(" ", "-")
+    target = results_file.folder() / f"{name}-kernels.json"
+    results_file.write(target, result)
+    target.with_suffix(".md").write_text("\n".join(table(result[key]) for key in TABLES))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -28,15 +29,14 @@ CLOUDS = [(1000, 4, 1.0), (20_000, 10, 1.0), (60_000, 20, 1.0), (60_000, 20, 1e-
 NEIGHBOURS = 5
 
 
-def second_read_cases(bench: Bench, read_gb_s: float, *, quick: bool) -> list[dict[str, Any]]:
+Measure = Callable[[], list[dict[str, Any]]]  # the rows of a case
+
+
+def second_read_cases(bench: Bench, read_gb_s: float, *, quick: bool) -> Iterator[Measure]:
     """Projection on K - 1 directions, scatter and decisions, with their references."""
-    sizes = REHEARSAL if bench.rehearse else QUICK if quick else SIZES
-    return [
-        row
-        for count, dim, k in sizes
-        for name, dtype in DTYPES.items()
-        for row in _second_reads(bench, count, dim, k, name, dtype, read_gb_s)
-    ]
+    for size in REHEARSAL if bench.rehearse else QUICK if quick else SIZES:
+        for name, dtype in DTYPES.items():
+            yield functools.partial(_second_reads, bench, *size, name, dtype, read_gb_s)
 
 
 def _second_reads(
@@ -89,13 +89,13 @@ def _verified(
     return {"error": error}
 
 
-def neighbour_cases(bench: Bench, *, quick: bool) -> list[dict[str, Any]]:
+def neighbour_cases(bench: Bench, *, quick: bool) -> Iterator[Measure]:
     """k nearest rows, with torch.cdist and topk and, if installed, FAISS."""
-    clouds = [(60, 3, 1e-4)] if bench.rehearse else CLOUDS[:2] if quick else CLOUDS
-    return [_neighbours(bench, *cloud) for cloud in clouds]
+    for cloud in [(60, 3, 1e-4)] if bench.rehearse else CLOUDS[:2] if quick else CLOUDS:
+        yield functools.partial(_neighbours, bench, *cloud)
 
 
-def _neighbours(bench: Bench, count: int, dim: int, level: float) -> dict[str, Any]:
+def _neighbours(bench: Bench, count: int, dim: int, level: float) -> list[dict[str, Any]]:
     generator = torch.Generator(bench.device).manual_seed(count)
     made = {"device": bench.device, "generator": generator}
     centres = torch.randn(10, dim, **made)
@@ -109,7 +109,7 @@ def _neighbours(bench: Bench, count: int, dim: int, level: float) -> dict[str, A
     row["cdist_topk_ms"] = bench.milliseconds(lambda: _cdist(x), 7)
     row["cdist_zeros"] = float((_cdist(x)[:, 1:] == 0).double().mean())
     row["faiss_ms"] = _faiss_milliseconds(bench, x)
-    return row
+    return [row]
 
 
 def _same_as_brute_force(x: Tensor) -> None:

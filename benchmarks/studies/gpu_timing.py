@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 FLUSH_BYTES = 256 << 20  # several times the largest L2
+MOST_SECONDS = 2.0  # of the repeats of one call; a slow contestant is repeated less often
 
 
 class Bench:
@@ -27,8 +28,13 @@ class Bench:
         if self.rehearse:
             call()
             return float("nan")
-        for _ in range(3):
-            call()
+        call()  # compiles
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        call()
+        torch.cuda.synchronize()
+        once = time.perf_counter() - begin
+        repeats = max(3, min(repeats, int(MOST_SECONDS / max(once, 1e-9))))
         spans = []
         for _ in range(repeats):
             self.flush.zero_()

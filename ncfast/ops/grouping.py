@@ -25,8 +25,8 @@ class SegmentTable(NamedTuple):
     """
 
     rows: int  # bound on a segment's length
-    # (5, W) int32: start, length, class (-1 in an unused column), first row of the class, slot of
-    # the segment's partial result (-1 for a segment that is all of its class)
+    # (4, W) int32: start, length, class (-1 in an unused column), slot of the segment's partial
+    # result (-1 for a segment that is all of its class)
     segments: Tensor
     # (4, M) int32, classes of several segments: class (-1 in an unused column), first segment,
     # number of segments, first slot
@@ -205,4 +205,4 @@ def narrow_dtype(number: int) -> torch.dtype:
 def _cut(plan: LabelPlan, rows: int) -> SegmentTable:
     from ncfast.kernels.grouping import cut
 
-    return SegmentTable(rows, *cut(plan.permutation, plan.counts, plan.offsets, rows))
+    return SegmentTable(rows, *cut(len(plan), plan.counts, plan.offsets, rows))

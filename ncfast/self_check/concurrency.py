@@ -64,7 +64,8 @@ class _Captured:
         self.arguments = form.on(sample, device)
         self.run()  # compiles and loads
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        # a capture takes a stream of the current device
+        with torch.cuda.device(device), torch.cuda.graph(self.graph):
             self.found = self.run()
 
     def run(self) -> tuple[Tensor, ...]:

@@ -50,9 +50,16 @@ def edges(dtype: torch.dtype, rows: int, dim: int) -> list[Sample]:
     first[:4] = 0
     faint = base.feats.clone()
     faint[:4] = 0 if dtype == torch.float16 else 1e-22
+    outlier = base.feats.clone()
+    outlier[:4] *= 1e3
+    constant = torch.full_like(base.feats, 0.123)
+    constant[:4] = 0
+    constant[rows // 2, ::2] = 0
     same = base.feats[:1].expand(rows, dim).contiguous()
     return [
         base._replace(name="identical rows", feats=same),
+        base._replace(name="outliers in the first rows", feats=outlier),
+        base._replace(name="columns that are nearly constant", feats=constant),
         base._replace(name="first rows of zero", feats=first),
         base._replace(name="first rows 1e-22 of the others", feats=faint),
         base._replace(name="small magnitudes", feats=base.feats * tiny),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from oracle import two_pass
-from samples import classes, collapsed
+from samples import classes, collapsed, nearly_constant, one_outlier
 
 import ncfast
 from ncfast.ops import _fallback
@@ -56,6 +56,20 @@ def test_equals_the_oracle(size, level, dtype):
     )
     check(moments(feats, labels, num_classes=k), feats, labels, k)
     check(moments(feats, ncfast.plan(labels, k)), feats, labels, k)
+
+
+@pytest.mark.parametrize("count", [400, 40_000])
+@pytest.mark.parametrize("row", [0, 399])
+@pytest.mark.parametrize("big", [1e3, 1e12])
+def test_one_outlier_in_a_class(big, row, count):
+    feats, labels = one_outlier(600, big, row, count=count)
+    check(moments(feats.cuda(), labels.cuda(), num_classes=4), feats, labels, 4)
+
+
+@pytest.mark.parametrize("count", [400, 40_000])
+def test_columns_that_are_nearly_constant(count):
+    feats, labels = nearly_constant(0.99, 0.123, count=count)
+    check(moments(feats.cuda(), labels.cuda(), num_classes=4), feats, labels, 4)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.skipif(launch.interpreted(), reason="needs kernels that
 def counted(monkeypatch):
     """The mode that counts must not look like a tracer."""
     monkeypatch.setattr(_raw, "_recorded", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
 
 
 def features(rows=20_000, dim=64, num_classes=10):
@@ -71,6 +72,13 @@ def test_an_update_takes_seven_launches():
     options = {"mask": labels > 2, "ignore_index": -100, "ignored": ignored}
     operations, kernels = count(lambda: UPDATE.triton(feats, labels, state, **options))
     assert len(operations) + len(kernels) == 7
+
+
+def test_an_update_with_the_scatter_matrix_takes_twelve_launches():
+    feats, labels = features(8000)
+    state, scatter = ClassMoments.empty(10, 64), torch.zeros(64, 64, dtype=torch.float64)
+    operations, kernels = count(lambda: UPDATE.triton(feats, labels, state, scatter=scatter))
+    assert len(operations) + len(kernels) == 12
 
 
 @pytest.mark.parametrize("ignore_index", [None, -100])

@@ -93,7 +93,7 @@ class Stream:
 
 def table_of(rows):
     """A table as the kernels make it."""
-    parts = (torch.empty((number, 9), dtype=torch.int32, device="cuda") for number in (5, 4))
+    parts = (torch.empty((number, 9), dtype=torch.int32, device="cuda") for number in (4, 4))
     return SegmentTable(rows, *parts, 9)
 
 

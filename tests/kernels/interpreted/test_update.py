@@ -5,7 +5,7 @@ import pytest
 import torch
 import twins
 from oracle import two_pass
-from samples import classes, collapsed
+from samples import classes, collapsed, nearly_constant, one_outlier
 
 from ncfast import ClassMoments
 from ncfast.kernels import update as launches
@@ -87,6 +87,28 @@ def test_a_mean_that_moves_far():
     feats[0] *= -3
     state, scatter, _ = stream(feats, labels, 1, [1, 150], with_scatter=True)
     check(state, feats, labels, scatter=scatter)
+
+
+@pytest.mark.parametrize("row", [0, 250])
+@pytest.mark.parametrize("big", [1e3, 1e6, 1e12])
+def test_one_outlier_in_a_class(big, row):
+    """In the first batch, which holds several segments of each class, or in a later one."""
+    feats, labels = one_outlier(260, big, row, num_classes=2, base=0.03)
+    state, _, _ = stream(feats, labels, 2, [200, 150, 50])
+    check(state, feats, labels, 3e-7)
+
+
+def test_the_scatter_matrix_beside_an_outlier():
+    feats, labels = one_outlier(20, 1e6, 0, num_classes=2, base=0.03)
+    state, scatter, _ = stream(feats, labels, 2, [300, 100], with_scatter=True)
+    check(state, feats, labels, 1e-6, scatter)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.99])
+def test_columns_that_are_nearly_constant(share):
+    feats, labels = nearly_constant(share, 0.123)
+    state, scatter, _ = stream(feats, labels, 4, [300, 99, 1], with_scatter=True)
+    check(state, feats, labels, 1e-6, scatter)
 
 
 def test_identical_rows_give_exactly_zero():
