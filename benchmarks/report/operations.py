@@ -11,6 +11,7 @@ from ncfast.benchmarks.results_file import ran
 from ncfast.benchmarks.table import duration
 
 NO_RIVALS = ("ncfast", "baseline")
+SLOW = 5
 Entry = Mapping[str, Any]
 Result = Mapping[str, Any]
 
@@ -164,8 +165,9 @@ def absent(reports: Mapping[str, Any]) -> str:
 
 
 def in_full(entry: Entry) -> str:
-    """All contestants of one case, folded away."""
+    """All contestants of one case, folded away; the slow ones in one line below the table."""
     kept = any(result.get("values") for result in ran(entry))
+    slow = [r for r in others(entry) if r["ratio_to_ncfast"]["median"] >= SLOW and not kept]
     rows = [
         [
             result["contestant"] + ("" if result["ok"] else " (wrong)"),
@@ -176,9 +178,13 @@ def in_full(entry: Entry) -> str:
             text.percent(result["share_of_ceiling"]),
         ]
         for result in ran(entry)
+        if result not in slow
     ]
     titles = ["contestant", *(["numbers"] if kept else []), "error", "median"]
     body = text.table([*titles, "ratio", "of ceiling"], rows)
+    if slow:
+        told = (f"{r['contestant']} ({r['ratio_to_ncfast']['median']:.0f})" for r in slow)
+        body += f"\n\nRight, and {SLOW} times as slow as ncfast or slower: " + "; ".join(told) + "."
     counts = [f"truth {numbers(entry['truth'])}"] if entry.get("truth") else []
     counts += [text.size(entry["bytes"])] if entry["bytes"] else []
     counts += [f"{entry['flops']:.1e} operations"] if entry["flops"] else []
