@@ -20,6 +20,8 @@ from ncfast.benchmarks.registry import Call, Case, Contestant, Inputs, Operation
 
 STAGES = tuple(f"features.stage{number}" for number in (1, 2, 3, 4))
 STANDARD = {"metrics": "standard"}
+# Beyond the standard tier: rows are read again, or a decomposition is made.
+FOUR = ("nc1.pinv", "nc2.condition", "nc3.self_duality", "nc4.agreement")
 MLP = {"D": 200, "batch": 100, "steps": 128}
 RESNET: dict[str, Any] = {"model": "resnet18", "pixels": 32, "batch": 128, "steps": 1}
 ALONE = {"N": 100, "D": 200, "steps": 100_000}
@@ -100,6 +102,7 @@ MLP_OPERATION = replace(
         _tracker("standard tier, ema", **STANDARD, stream="ema:0.99"),
         _tracker("standard tier, window", **STANDARD, stream="window:100"),
         _tracker("rnc1 alone", metrics="rnc1"),
+        _tracker("pinv, condition, duality, agreement", metrics=FOUR),
         *tracker_step.CONTESTANTS,
         AGAIN,
     ],

@@ -100,7 +100,10 @@ def of_features(
         counts = state["counts"]
         state["squares"] = state["squares"] * counts / (counts - 1).clamp(min=1)
         state["variances"] = state["squares"] / counts
-    for part in (metrics_public.geometry, metrics_public.cdnv, metrics_public.spectra):
+    parts = [metrics_public.geometry, metrics_public.cdnv, metrics_public.spectra]
+    if head is not None and not unbiased:
+        parts += [metrics_public.covariances, metrics_public.decisions]
+    for part in parts:
         part(state, out)
     of_classifier = {name for name in out if name[:3] == "nc3" or "weight" in name}
     left_out = of_classifier if head is None else set()
