@@ -254,6 +254,21 @@ def test_vmap_runs_each_entry(name, backend):
         torch.testing.assert_close(outside(batch), torch.stack(slopes))
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("recording", [True, False])
+def test_a_pullback_runs_after_its_transform(backend, recording):
+    """The function that torch.func.vjp returns is called outside of the transform."""
+    feats, labels, *_ = inputs()
+
+    def loss(x):
+        return losses.cdnv(x, labels, num_classes=5, backend=backend)
+
+    value, pullback = torch.func.vjp(loss, feats.detach())
+    with torch.set_grad_enabled(recording):
+        (found,) = pullback(torch.ones_like(value))
+    torch.testing.assert_close(found, torch.func.grad(loss)(feats.detach()))
+
+
 def test_a_jacobian_by_rows():
     feats, labels, *_ = inputs()
     x = feats.detach()

@@ -35,10 +35,11 @@ def collapse_metrics(
     backend: str = "auto",
     which: str | Sequence[str] | None = None,
 ) -> dict[str, Tensor]:
-    """Every collapse metric whose inputs are present, from one pass over the features or two.
+    """Every collapse metric whose inputs are present.
 
-    Metrics share intermediate results: one pass over the pairs of classes, one singular value
-    decomposition of the means, one scatter matrix.
+    Metrics share intermediate results: one pass over the features for their class moments, one
+    pass over the pairs of classes, one singular value decomposition of the means, one scatter
+    matrix.
 
     Args:
         feats_or_moments: (N, D) features in any floating dtype, or their `ClassMoments`, which

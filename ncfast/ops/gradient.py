@@ -191,7 +191,10 @@ class _Moments(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        return _gradient(ctx, gradients, _select(ctx.backend, ctx.saved_tensors[0])), *_NONE
+        # detached, because the function that torch.func.vjp returns runs outside of its transform,
+        # where what was saved is a wrapper without memory of its own
+        feats = ctx.saved_tensors[0].detach()
+        return _gradient(ctx, gradients, _select(ctx.backend, feats)), *_NONE
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *given: Any) -> Any:

@@ -17,6 +17,7 @@ from ncfast.tracking.sinks import (
     WandbSink,
     as_sink,
     read_records,
+    registry,
 )
 
 
@@ -38,6 +39,11 @@ def test_the_suffix_decides(tmp_path, name, kind):
         sink.close()
     assert list(read_records(tmp_path / name, all=True)) == [{"step": 1, "a": 0.5}] * 2
     assert list(read_records(tmp_path / name)) == [{"step": 1, "a": 0.5}]
+
+
+def test_a_suffix_that_is_written_is_read_and_not_refused():
+    assert set(registry._BY_SUFFIX) == set(registry._READERS)
+    assert not set(registry._BY_SUFFIX) & {*registry._OTHER_FORMATS, *registry._COMPRESSED}
 
 
 def test_other_sinks(tmp_path):
