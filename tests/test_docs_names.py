@@ -62,7 +62,7 @@ def quoted(page):
 @pages
 def test_metric_ids_exist(page):
     for text in quoted(page):
-        for name in re.findall(rf"(?<![\w./])((?:{FAMILIES})\.[a-z]\w*)\b", text):
+        for name in re.findall(rf"(?<![\w./-])((?:{FAMILIES})\.[a-z]\w*)\b", text):
             assert name in OTHERS or ncfast.describe(name).id == name
 
 
