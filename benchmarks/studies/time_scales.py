@@ -31,6 +31,7 @@ from ncfast.tracking.analytics.events import find_events, first_lasting, series
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 ROOT = Path(__file__).resolve().parents[2]
 TO = ROOT / "docs" / "results" / "time-scales"
@@ -372,10 +373,12 @@ def band(mean: Sequence[float | None]) -> str:
 
 def draw(study: str, done: Mapping[str, Mapping[float, Arm]], path: Path) -> None:
     """RNC1 of every run against the weight decay times the step, a panel for each setting."""
-    figure, axes = plt.subplots(
-        1, len(done), figsize=(3.2 * len(done), 3.4), squeeze=False, layout="constrained"
-    )
-    for axis, (name, arms) in zip(axes[0], done.items(), strict=True):
+    columns = len(done) if len(done) <= 4 else 3
+    rows = math.ceil(len(done) / columns)
+    figure = plt.figure(figsize=(3.4 * columns, 3.4 * rows), layout="constrained")
+    for place, (name, arms) in enumerate(done.items(), start=1):
+        axis = figure.add_subplot(rows, columns, place)
+        axis.xaxis.set_major_locator(MaxNLocator(5))
         for row, (decay, arm) in enumerate(sorted(arms.items())):
             for index, log in enumerate(arm.logs.values()):
                 steps, values = series(log, RNC1)
@@ -386,7 +389,8 @@ def draw(study: str, done: Mapping[str, Mapping[float, Arm]], path: Path) -> Non
                 axis.axhline(level.value, color="0.6", lw=0.8)
         axis.set(yscale="log", title=name, xlabel="λ times step")
         axis.legend(fontsize=8)
-    axes[0, 0].set_ylabel("training RNC1")
+        if place % columns == 1 % columns:
+            axis.set_ylabel("training RNC1")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

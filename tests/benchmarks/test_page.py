@@ -146,6 +146,16 @@ def test_a_measure_of_scale_is_no_rival(report):
     assert "less work" in pages["performance-training.md"]
 
 
+def test_a_measure_of_scale_is_no_wrong_result(report):
+    read = result("plain read", "baseline", 1e-6, ok=False, ratio=0.001)
+    report["operations"] = {"class_moments": [entry(result("ours", "ncfast", 1e-3, ratio=1), read)]}
+    pages = page.render({"one.json": report})
+    assert "| class_moments | 0 of 1 | 0 of 0 |" in section(
+        pages["performance.md"], "Wrong results"
+    )
+    assert "plain read" not in pages["performance-wrong.md"]
+
+
 def row_report(number, *results, threads=1, **more):
     row = first_screen.ROWS[number]
     sizes = OPERATIONS[row.operation].cases(False)[row.case].sizes
