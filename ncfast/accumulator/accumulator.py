@@ -376,7 +376,10 @@ class Accumulator:
         return self
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The state as a flat dict of tensors, without the classifier; empty before a batch."""
+        """The state as a flat dict of tensors; empty before a batch.
+
+        It leaves out the classifier that was set; a second look in it holds its own copy.
+        """
         with self._lock:
             if self._state is None:
                 return {}
