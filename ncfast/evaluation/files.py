@@ -143,7 +143,7 @@ def _numbered(name: str) -> list[tuple[int, str]]:
 
 
 def open_features(paths: Paths) -> Rows:
-    """Open features (N, D), or (N, T, D) of tokens, in any floating dtype.
+    """Open features (N, D), or (N, T, D) of tokens, in floats of 16 to 64 bits.
 
     Raises:
         FileError: see `open_rows`; another shape or dtype, or no row.

@@ -58,7 +58,7 @@ def evaluate_files(
     file that holds several.
 
     Args:
-        feats: features (N, D), or (N, T, D) of tokens, in any floating dtype.
+        feats: features (N, D), or (N, T, D) of tokens, in floats of 16 to 64 bits.
         labels: integer class indices (N,) or (N, T); may be the same file.
         weight: rows (K, D) of the classifier, for NC3, NC4, the bounds and the accuracy.
         bias: its bias (K,); without it the bias is zero.

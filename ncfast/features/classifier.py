@@ -13,7 +13,7 @@ from ncfast.features.layers import INPUT
 
 
 class Classifier(NamedTuple):
-    """A linear classifier at some step, detached, of any floating dtype."""
+    """A linear classifier at some step, detached, of floats of 16 to 64 bits."""
 
     weight: Tensor  # (K, D)
     bias: Tensor | None  # (K,)

@@ -186,7 +186,7 @@ class CollapseMetric(Metric):
         """Add a batch; it may have no row, or none that counts.
 
         Args:
-            feats: (N, D), or (B, T, D), any floating dtype. Tensor or NumPy array; tensors on
+            feats: (N, D), or (B, T, D), floats of 16 to 64 bits. Tensor or NumPy array; tensors on
                 another device are moved to that of the metric.
             labels: (N,) integer class indices, or their `plan`; or (B, T).
             mask: of the labels' shape, bool or integer; rows where it is zero are left out.

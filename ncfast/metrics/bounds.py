@@ -49,7 +49,7 @@ def generalization_bound(
     pass unseen data. It can exceed one.
 
     Args:
-        feats: (N, D) features in any floating dtype, or with `projected=False` their
+        feats: (N, D) features in floats of 16 to 64 bits, or with `projected=False` their
             `ClassMoments`.
         labels: (N,) integer class indices, or their `plan`; None beside moments.
         weight: (K, D) classifier rows.
@@ -99,7 +99,7 @@ def superfluous_information_bound(
     B_g is the largest row norm.
 
     Args:
-        feats: (N, D) features in any floating dtype, or with "trace" their `ClassMoments`.
+        feats: (N, D) features in floats of 16 to 64 bits, or with "trace" their `ClassMoments`.
         labels: (N,) integer class indices, or their `plan`; omitted with moments.
         sigma: standard deviation of the noise relative to B_g, positive.
         form: see above; "logdet" reads the class sizes: it synchronises with an accelerator.

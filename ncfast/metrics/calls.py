@@ -42,7 +42,7 @@ def collapse_metrics(
     matrix.
 
     Args:
-        feats_or_moments: (N, D) features in any floating dtype, or their `ClassMoments`, which
+        feats_or_moments: (N, D) features in floats of 16 to 64 bits, or their `ClassMoments`, which
             leaves out the metrics that read the features again.
         labels: (N,) integer class indices, or their `plan`; omitted with moments.
         weight: (K, D) rows of the linear classifier, for NC3, NC4 and the bounds.
@@ -123,7 +123,7 @@ def rnc1(
     between classes, unlike `nc1`.
 
     Args:
-        feats: (N, D) features in any floating dtype, or their `ClassMoments`.
+        feats: (N, D) features in floats of 16 to 64 bits, or their `ClassMoments`.
         labels: (N,) integer class indices, or their `plan`; omitted with moments.
         num_classes: K; None reads it off the labels, which synchronises with an accelerator.
         scale: B_g is the largest row norm ("max", Sakamoto & Sato 2025, arXiv 2509.20829) or the
@@ -209,7 +209,7 @@ def nc1(
     """Within-class variability relative to the spread of the class means; zero means collapsed.
 
     Args:
-        feats: (N, D) features in any floating dtype, or their `ClassMoments`, which suffice for
+        feats: (N, D) floats of 16 to 64 bits, or their `ClassMoments`, which suffice for
             "quotient", "quotient_sample", the "within_fraction" forms and "cdnv".
         labels: (N,) integer class indices, or their `plan`; omitted with moments.
         variant: "quotient": Tr(Sigma_W) / Tr(Sigma_B), Sigma_B unweighted (Tirer, Huang &
@@ -256,7 +256,7 @@ def cdnv(
     (Galanti, Gyorgy & Hutter 2021).
 
     Args:
-        feats: (N, D) features in any floating dtype, or their `ClassMoments`.
+        feats: (N, D) features in floats of 16 to 64 bits, or their `ClassMoments`.
         labels: (N,) integer class indices, or their `plan`; omitted with moments.
         variant: "mean" or "max" over pairs, or the whole (K, K) "matrix", NaN on the diagonal and
             for absent classes.
@@ -300,7 +300,7 @@ def nc2(
     """Geometry of the class means: distance to an orthogonal frame or a simplex ETF.
 
     Args:
-        feats: (N, D) features in any floating dtype, or their `ClassMoments`.
+        feats: (N, D) features in floats of 16 to 64 bits, or their `ClassMoments`.
         labels: (N,) integer class indices, or their `plan`; omitted with moments.
         weight: (K, D) classifier rows, for the variants that end in "_weight" or "_weight_raw".
         variant: "condition": condition number of the uncentred means, 1 is an orthogonal frame of
@@ -341,7 +341,7 @@ def nc3(
     """Self-duality: whether the classifier's rows are the centred class means, up to scale.
 
     Args:
-        feats: (N, D) features in any floating dtype, or their `ClassMoments`.
+        feats: (N, D) features in floats of 16 to 64 bits, or their `ClassMoments`.
         labels: (N,) integer class indices, or their `plan`; omitted with moments.
         weight: (K, D) classifier rows.
         bias: (K,) its bias, for "bias_collapse".
@@ -381,7 +381,7 @@ def nc4(
     """Agreement of the classifier with the nearest class mean; one means they decide alike.
 
     Args:
-        feats: (N, D) features in any floating dtype; not `ClassMoments`, which hold no decisions.
+        feats: (N, D) floats of 16 to 64 bits; not `ClassMoments`, which hold no decisions.
         labels: (N,) integer class indices, or their `plan`.
         weight: (K, D) classifier rows; only the "ncc_accuracy" forms do without.
         bias: (K,) its bias; zero when None.
@@ -427,7 +427,7 @@ def nc5(
     """Whether features from outside the distribution are orthogonal to the class means.
 
     Args:
-        feats: (N, D) features in any floating dtype, or for "ood_cosine" their `ClassMoments`.
+        feats: (N, D) features in floats of 16 to 64 bits, or for "ood_cosine" their `ClassMoments`.
         labels: (N,) integer class indices, or their `plan`; omitted with moments.
         ood_feats: (M, D) features of inputs from outside the distribution.
         variant: "ood_cosine": mean over classes of abs(cos(mu_c, mean of ood_feats)) (Ben Ammar et
@@ -469,7 +469,7 @@ def spectra(
     """Eigenvalues of Sigma_W = E[(g - mu_c)(g - mu_c)^T] and of Sigma_B, largest first.
 
     Args:
-        feats: (N, D) features in any floating dtype; not `ClassMoments`, which hold no covariance.
+        feats: (N, D) floats of 16 to 64 bits; not `ClassMoments`, which hold no covariance.
         labels: (N,) integer class indices, or their `plan`.
         num_classes: K; None reads it off the labels, which synchronises with an accelerator.
         backend: see `class_moments`.

@@ -23,7 +23,7 @@ def class_margins(
     (<w_a - w_b, g> + b_a - b_b) / norm(w_a - w_b) for pair (a, b): positive on the side of a.
 
     Args:
-        feats: (N, D) features in any floating dtype.
+        feats: (N, D) features in floats of 16 to 64 bits.
         weight: (K, D) classifier rows.
         bias: (K,) its bias, zero when None.
         pairs: R pairs of class indices, such as [(0, 1), (4, 5)].

@@ -38,7 +38,7 @@ def regression_metrics(
     centred, as in the paper. Rows of zeros, which have no direction, are left out of both means.
 
     Args:
-        feats: (N, D) features in any floating dtype, the input of the last layer; or their
+        feats: (N, D) features in floats of 16 to 64 bits, the input of the last layer; or their
             `RegressionMoments`, for features that come in batches.
         targets: (N, n), or (N,) for n = 1; omitted with moments.
         weight: (n, D), as in `nn.Linear(D, n).weight`; None gives NRC1 alone.

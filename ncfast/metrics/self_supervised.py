@@ -25,7 +25,7 @@ def alignment(x: Array, y: Array, *, power: float = 2.0, normalize: bool = True)
     Wang & Isola 2020 (arXiv 2005.10242), Section 4.1, on the unit sphere.
 
     Args:
-        x: (N, D) features of one view of each instance, any floating dtype.
+        x: (N, D) features of one view of each instance, floats of 16 to 64 bits.
         y: (N, D) features of another view of the same instances, on the same device.
         power: alpha, 2 in the paper.
         normalize: divide every row by its norm first. Pass False for features that are normalised.
@@ -66,7 +66,7 @@ def uniformity(x: Array, *, t: float = 2.0, normalize: bool = True) -> Tensor:
     of one tile.
 
     Args:
-        x: (N, D) features, any floating dtype.
+        x: (N, D) features, floats of 16 to 64 bits.
         t: positive scale of the potential, 2 in the paper.
         normalize: divide every row by its norm first. Pass False for features that are normalised.
 

@@ -63,7 +63,7 @@ def balancedness(last: Array, previous: Array, *, relative: bool = True) -> Tens
     (Sakamoto & Sato 2025, arXiv 2509.20829, Theorem 4.3).
 
     Args:
-        last: W_L, (K, H), as in `nn.Linear(H, K).weight`, any floating dtype.
+        last: W_L, (K, H), as in `nn.Linear(H, K).weight`, floats of 16 to 64 bits.
         previous: W_{L-1}, (H, D), on the same device.
         relative: divide by norm_F(A) + norm_F(B); the value then lies in [0, 1].
 

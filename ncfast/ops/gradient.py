@@ -38,7 +38,7 @@ def reference(
     """The gradient with respect to ``feats``, block by block in float64; no host synchronisation.
 
     Args:
-        feats: (N, D) features in any floating dtype.
+        feats: (N, D) features in floats of 16 to 64 bits.
         labels: (N,) integer class indices; a row whose label is outside 0..K-1 gets NaN.
         counts: (K,) int64, the moments of ``feats``.
         means: (K, D) float64, likewise.

@@ -19,7 +19,7 @@ def reference(feats: Tensor, labels: Tensor, means: Tensor, vectors: Tensor) -> 
     """Sum over all rows of <x - mean of its class, v>^2 for each row v of ``vectors`` (V, D).
 
     Args:
-        feats: (N, D) features in any floating dtype.
+        feats: (N, D) features in floats of 16 to 64 bits.
         labels: (N,) integer class indices; one outside 0..K-1 makes every sum NaN.
         means: (K, D) class means, float64.
         vectors: (V, D).

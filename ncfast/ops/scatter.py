@@ -15,7 +15,7 @@ def reference(feats: Tensor, labels: Tensor, means: Tensor) -> Tensor:
     """Sum over all rows of (x - mean of its class)(x - mean of its class)^T.
 
     Args:
-        feats: (N, D) features in any floating dtype.
+        feats: (N, D) features in floats of 16 to 64 bits.
         labels: (N,) integer class indices; one outside 0..K-1 makes every entry NaN.
         means: (K, D) class means, float64.
 

@@ -41,7 +41,7 @@ def reference(
     """Merge a batch into ``state``, in place; no host synchronisation.
 
     Args:
-        feats: (N, D) in any floating dtype.
+        feats: (N, D) in floats of 16 to 64 bits.
         labels: (N,) integers.
         state: class moments of K classes and D columns, contiguous. The rows of classes that are
             not in the batch are not touched.

@@ -265,7 +265,7 @@ def evaluate_states(
         states: (n, layout.size) float64.
         layout: the layout of each row.
         ids: metrics that need the moments, or a classifier as well.
-        weight: (n, K, D) a classifier for each state, of any floating dtype; None for none.
+        weight: (n, K, D) a classifier for each state, of floats of 16 to 64 bits; None for none.
         bias: (n, K), or None.
 
     Returns:
