@@ -1,7 +1,6 @@
 """The oracles of the metrics: float64 loops that every fast path must equal."""
 
 import numpy as np
-
 from oracle.decision import (
     agreements,
     by_class,

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-
 from oracle.statistics import global_mean, present_classes
 
 

@@ -4,7 +4,6 @@ import math
 from itertools import combinations
 
 import numpy as np
-
 from oracle.statistics import (
     centred_means,
     present_classes,
