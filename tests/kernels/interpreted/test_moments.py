@@ -19,6 +19,8 @@ from ncfast.ops.projection import PROJECTION
 MAGNITUDES = [(0, 1e-25), (0, 1e18), (1e-25, 1), (1e-19, 1), (1e-19, 1e18)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 EXECUTED = "NCFAST_PTX" in os.environ  # compiled code, see conftest.py
+# Beside an outlier; the promise is 1e-6. NumPy sums a tile in another order than compiled code.
+BESIDE_OUTLIER = 1e-6 if EXECUTED else 3e-7
 
 
 def planned(feats, labels, num_classes):
@@ -100,7 +102,9 @@ def test_one_outlier_in_a_class(run, dim, big, row):
     feats, labels = one_outlier(dim, big, row)
     found = check(run, feats, labels, 4)
     expected = two_pass(feats, labels, 4)["within_ss"]
-    np.testing.assert_allclose(found.within_ss, expected, rtol=3e-7 if dim == 600 else 1e-6)
+    np.testing.assert_allclose(
+        found.within_ss, expected, rtol=BESIDE_OUTLIER if dim == 600 else 1e-6
+    )
 
 
 @pytest.mark.parametrize("run", [planned, longest])
@@ -109,7 +113,7 @@ def test_an_outlier_before_many_rows(run):
     feats, labels = one_outlier(260, 1e6, 0, count=2000, num_classes=1, base=0.03)
     found = check(run, feats, labels, 1)
     expected = two_pass(feats, labels, 1)["within_ss"]
-    np.testing.assert_allclose(found.within_ss, expected, rtol=3e-7)
+    np.testing.assert_allclose(found.within_ss, expected, rtol=BESIDE_OUTLIER)
 
 
 @PATHS
