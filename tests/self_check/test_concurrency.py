@@ -34,6 +34,7 @@ def device(monkeypatch):
     monkeypatch.setattr(concurrency._Captured, "__init__", remember)
     monkeypatch.setattr(concurrency, "_HOG", 16)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
     monkeypatch.setattr(torch.cuda, "graph", contextlib.nullcontext)
     monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
