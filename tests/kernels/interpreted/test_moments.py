@@ -229,8 +229,9 @@ def test_offsets_beyond_2_to_31(moments):
     feats = flat.as_strided((5, 40), (2**29, 1))
     feats[3], feats[4] = 2.0, 4.0
     found = moments(feats, torch.tensor([0, 0, 0, 1, 1]), 2)
-    assert found.within_ss.tolist() == [0.0, pytest.approx(80.0, rel=1e-7)]
-    torch.testing.assert_close(found.means[1], torch.full((40,), 3.0).double(), rtol=1e-7, atol=0)
+    rel = 1e-7 if EXECUTED else 0  # a compiled division rounds the mean to float
+    assert found.within_ss.tolist() == [0.0, pytest.approx(80.0, rel=rel, abs=0)]
+    torch.testing.assert_close(found.means[1], torch.full((40,), 3.0).double(), rtol=rel, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
