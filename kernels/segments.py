@@ -30,6 +30,18 @@ def power_of_two_below(value):
 
 
 @triton.jit
+def quotient(a, b):
+    """a / b, where that of float32 is off by up to two units: one step of Newton's method."""
+    if a.dtype == tl.float32:
+        inverse = 1.0 / b
+        result = a * inverse
+        result += tl.fma(-result, b, a) * inverse
+    else:
+        result = a / b
+    return result
+
+
+@triton.jit
 def add_tile(
     x,
     live,
@@ -48,12 +60,16 @@ def add_tile(
     away = x - shift[None, :]
     if MASKED:
         away = tl.where(live[:, None], away, 0.0)
-    own = tl.sum(away, 0) * (1.0 / held)
+        own = tl.sum(away, 0) * quotient(tl.full((), 1.0, x.dtype), held)
+    else:
+        own = tl.sum(away, 0) * (1.0 / held)  # exact: a constant, a power of two
     away -= own[None, :]
     if MASKED:
         away = tl.where(live[:, None], away, 0.0)
+        share = quotient(held, before + held)
+    else:
+        share = held / (before + held)
     gap = own - mean
-    share = held / (before + held)
     added = tl.sum(away * away, 0) + gap * gap * (before * share)
     # in float64: equal squares that follow the large one of an outlier would round alike
     squares += tl.sum(added.to(tl.float64), 0)

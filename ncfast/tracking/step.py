@@ -99,7 +99,7 @@ class FullStep:
             The fast step for further batches of this kind; None if they need a full step.
 
         Raises:
-            RuntimeError: no features were passed, and there is no model to capture them from.
+            RuntimeError: no features were passed, and there is no layer to capture them from.
             ValueError, TypeError: an argument does not fit, or a metric asked for by name needs a
                 classifier and there is none.
         """
@@ -127,8 +127,8 @@ class FullStep:
     def _measure_captured(self, step: int, given: Given) -> FastStep | None:
         if self._capture is None:
             raise RuntimeError(
-                "Expected argument `feats`, because the Tracker has no model to capture from, but "
-                "got None. Pass the features to step, or a model to the Tracker."
+                "Expected argument `feats`, because the Tracker has no model or no layers to capture "
+                "from, but got None. Pass the features to step, or a model to the Tracker."
             )
         split, labels = given.split, given.labels
         calls, out_of_mode = self._capture.repeated(), self._capture.out_of_mode(split)

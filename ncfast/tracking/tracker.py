@@ -67,7 +67,8 @@ class Tracker:
             gets its features. A compiled model and a `FeatureExtractor` are fine.
         layers: the layers to capture: names ("block3" for its output, "head:input" for its input),
             patterns ("blocks.*"), compiled regular expressions, types of modules, or a list of
-            these; None for the input of the last nn.Linear.
+            these; None for the input of the last nn.Linear. With [] nothing is captured: every
+            `step` gets its features, and the model gives weight.norm alone.
         pool: how the output of a layer becomes features (N, D): "flatten", "gap" (global average),
             "cls" or "last" (token), a function of the layer's output, or a dict by layer.
         num_classes: K.
@@ -155,12 +156,13 @@ class Tracker:
         of_steps = StepMetrics.of(
             metrics, self.metrics, self.num_classes, kind=averaging.kind, merges=reduces
         )
-        if model is None:
+        captures = self._model is not None and layers not in ([], ())
+        if not captures:
             of_steps.check_all_possible()
         self._capture: FeatureCapture | None = None
         self._flush_others()  # this tracker may continue a log of theirs
         with contextlib.ExitStack() as undo:  # a constructor that fails leaves nothing behind
-            if self._model is not None:
+            if self._model is not None and captures:
                 self._capture = attach_hooks(self._model, layers, pool)
                 undo.callback(release_hooks, self._capture)
             header = build_header(
@@ -250,7 +252,7 @@ class Tracker:
             split: the first part of the keys.
 
         Raises:
-            RuntimeError: there are neither features nor a model to capture them from.
+            RuntimeError: there are neither features nor layers of a model to capture them from.
             ValueError, TypeError: ``feats`` or ``labels`` that `ncfast.class_moments` refuses; a
                 mask or a classifier that does not fit; a metric asked for by name needs a
                 classifier, and there is none.
@@ -364,13 +366,14 @@ class Tracker:
                 "500MiB"; None for no limit.
 
         Raises:
-            ValueError: there is no model or no batch, or the loss has another shape; a metric asked
+            ValueError: there is no model, layer or batch, or the loss has another shape; a metric asked
                 for by name lacks an input, such as ``ood``.
             TypeError: a batch is no pair, or the loss is no number.
         """
         if self._model is None or self._capture is None:
             raise ValueError(
-                "Expected a Tracker with a model for snapshot. Pass one: Tracker(model, ...)."
+                "Expected a Tracker with a model, and with layers to capture, for snapshot. Pass "
+                "them: Tracker(model, layers=...)."
             )
         reduction = reduction_of(loss, loss_reduction)
         names = self._names if metrics is None else metrics

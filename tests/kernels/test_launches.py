@@ -91,7 +91,7 @@ def test_a_tracked_step(monkeypatch, rows, ignore_index):
     monkeypatch.setattr(Operation, "select", lambda self, *given: self.triton)
     model = nn.Sequential(*(nn.Linear(3, 3) for _ in range(25)))
     feats, labels = features(rows, 512)
-    options = {"ignore_index": ignore_index, "flush_seconds": 3600.0}
+    options = {"layers": [], "ignore_index": ignore_index, "flush_seconds": 3600.0}
     tracker = ncfast.Tracker(model, num_classes=10, **options)
     operations, kernels = count(lambda: tracker.step(labels=labels, feats=feats))
     assert len(operations) + len(kernels) <= 15, (operations, kernels)

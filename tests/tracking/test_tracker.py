@@ -181,7 +181,6 @@ def test_no_data_says_why():
         ({"metrics": ["nc7"]}, r"'nc7'.*weight\.norm"),
         ({"num_classes": 0}, "at least 1"),
         ({"every": 0}, "`interval` to be at least 1"),
-        ({"layers": []}, "`layers` to name at least one layer"),
         ({"layers": 5}, "`layers` to hold names, patterns or types of modules but got int"),
         ({"sinks": 5}, "`sinks` to be a sink or a list of sinks but got int"),
         ({"stream": None}, "`stream` to be 'batch'"),
@@ -195,6 +194,29 @@ def test_no_data_says_why():
 def test_bad_arguments(arguments, message):
     with pytest.raises((ValueError, TypeError), match=message):
         Tracker(network(), **{"num_classes": 5, **arguments})
+
+
+@pytest.mark.parametrize("none", [[], ()])
+def test_a_model_without_layers_to_capture(none):
+    """The features come with each step; the model has no hooks, and gives its norm."""
+    model, (x, y), records = network(), data(), []
+    named = {"metrics": ["nc1.quotient", "weight.norm"], "sinks": [records.append]}
+    with Tracker(model, num_classes=5, layers=none, **named) as tracker:
+        assert not any(module._forward_hooks for module in model.modules())
+        for _ in range(2):
+            model(x)
+            tracker.step(feats=x, labels=y)
+        with pytest.raises(RuntimeError, match="no layers to capture from"):
+            tracker.step(labels=y)
+        with pytest.raises(ValueError, match="layers to capture, for snapshot"):
+            tracker.snapshot([(x, y)])
+    norm = sum(p.double().square().sum() for p in model.parameters()).sqrt().item()
+    for record in records[:2]:
+        expected = ncfast.collapse_metrics(x, y, num_classes=5)["nc1.quotient"]
+        assert record["train/nc1.quotient"] == pytest.approx(expected)
+        assert record["weight.norm"] == pytest.approx(norm)
+    with pytest.raises(ValueError, match=r"no layers to take a snapshot of.*nc5"):
+        Tracker(model, num_classes=5, layers=none, metrics=["nc5.ood_cosine"])
 
 
 def test_a_model_without_linear_layers_needs_layers():
