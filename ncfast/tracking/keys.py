@@ -152,8 +152,8 @@ class StepMetrics:
         """Raise ValueError if an id that no step can have was asked for by name."""
         for id_, why in self.named_never.items():
             raise ValueError(
-                f"Expected metrics that steps can have, because the Tracker has no model or no layers "
-                f"to take a snapshot of, but got {id_!r}, which {why}."
+                f"Expected metrics that steps can have, because the Tracker has no model or no "
+                f"layers to take a snapshot of, but got {id_!r}, which {why}."
             )
 
     @property

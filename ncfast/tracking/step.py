@@ -127,8 +127,8 @@ class FullStep:
     def _measure_captured(self, step: int, given: Given) -> FastStep | None:
         if self._capture is None:
             raise RuntimeError(
-                "Expected argument `feats`, because the Tracker has no model or no layers to capture "
-                "from, but got None. Pass the features to step, or a model to the Tracker."
+                "Expected argument `feats`, because the Tracker has no model or no layers to "
+                "capture from, but got None. Pass the features to step, or a model to the Tracker."
             )
         split, labels = given.split, given.labels
         calls, out_of_mode = self._capture.repeated(), self._capture.out_of_mode(split)

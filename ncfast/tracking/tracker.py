@@ -366,8 +366,8 @@ class Tracker:
                 "500MiB"; None for no limit.
 
         Raises:
-            ValueError: there is no model, layer or batch, or the loss has another shape; a metric asked
-                for by name lacks an input, such as ``ood``.
+            ValueError: there is no model, layer or batch, or the loss has another shape; a metric
+                asked for by name lacks an input, such as ``ood``.
             TypeError: a batch is no pair, or the loss is no number.
         """
         if self._model is None or self._capture is None:
