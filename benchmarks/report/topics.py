@@ -51,6 +51,7 @@ TOPICS = {
     ),
 }  # fmt: skip
 GROWTH, WRONG = "scaling", "wrong"
+MOST_IN_FULL = 12  # cases whose contestants a page lists
 
 
 def name(topic: str) -> str:
@@ -108,10 +109,14 @@ def _page(topic: str, reports: Reports) -> str:
 def _operation(operation: str, file: str, report: Mapping[str, Any], entries: Any) -> str:
     about = report["environment"]
     machine = f"{about['processor']}, {text.plural(about['threads'], 'thread')}"
-    full = "\n\n".join(operations.in_full(entry) for entry in entries)
     parts = [f"## {operation}: {machine}", f"`{file}`, {days(entries)}.{_description(operation)}"]
     parts += [operations.overview(entries)]
-    return "\n\n".join([*parts, text.folded("All contestants, case by case", full)])
+    if len(entries) > MOST_IN_FULL:
+        parts.append(f"All contestants of these {len(entries)} cases are in the file.")
+    else:
+        full = "\n\n".join(operations.in_full(entry) for entry in entries)
+        parts.append(text.folded("All contestants, case by case", full))
+    return "\n\n".join(parts)
 
 
 def _description(operation: str) -> str:

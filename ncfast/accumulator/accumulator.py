@@ -494,9 +494,12 @@ class Accumulator:
 
     def _inputs(self, state: StreamState, *, copy: bool = False) -> MetricInputs:
         weight, bias = (
-            None if part is None else part.to(state.device).to(torch.float64, copy=copy)
-            for part in (self._weight, self._bias)
+            None if part is None else part.to(state.device) for part in (self._weight, self._bias)
         )
+        if bias is not None:
+            bias = bias.to(torch.float64, copy=copy)
+        if weight is not None and copy:
+            weight = weight.to(torch.float64, copy=True)
         outside = state.outside.means.squeeze(0) if state.flags.outside else None
         sums = RowSums(scatter=state.scatter, outside=outside)
         return MetricInputs(

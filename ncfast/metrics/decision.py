@@ -56,7 +56,8 @@ def correct_by_class(inputs: MetricInputs, feats: Tensor, labels: Tensor, size: 
     """
     moments = inputs.moments
     if comparable(inputs.backend, feats, labels, moments) and searches_all(inputs):
-        return Correct(*compared(feats, labels, moments, inputs.weight, inputs.bias, size))
+        weight = None if inputs.weight is None else inputs.classifier
+        return Correct(*compared(feats, labels, moments, weight, inputs.bias, size))
     labels = labels.to(torch.int64).clamp(0, size - 1)  # out of range: nan_if_invalid is NaN
     nearest, chosen = decisions(inputs, feats, labels)
     # whole numbers in float64: the sum is exact in any order, so atomics stay deterministic

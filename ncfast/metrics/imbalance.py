@@ -21,10 +21,8 @@ def minority(inputs: MetricInputs) -> Tensor:
 def _minority_cosine(inputs: MetricInputs, rows: Tensor) -> Tensor:
     """Mean cosine over pairs of minority rows (..., K, D); NaN with fewer than two of them."""
     kept = minority(inputs)
-    unit = rows / torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-    number = kept.sum(-1).to(torch.float64)
-    cosine = mean_cosine(torch.where(kept.unsqueeze(-1), unit, 0.0), number)
-    return torch.where(number > 1, cosine, torch.nan) + inputs.nan_if_invalid
+    cosine = mean_cosine(rows, torch.linalg.vector_norm(rows, dim=-1), kept)
+    return torch.where(kept.sum(-1) > 1, cosine, torch.nan) + inputs.nan_if_invalid
 
 
 def _ranks(values: Tensor, present: Tensor) -> Tensor:

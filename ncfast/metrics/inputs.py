@@ -68,7 +68,7 @@ class MetricInputs:
     Attributes:
         moments: class moments of the features; leading axes are many states.
         feats: (N, D) features, for metrics that read them again; labels: their (N,) classes.
-        weight: (..., K, D) classifier rows w_c, float64; bias: (..., K).
+        weight: (..., K, D) classifier rows w_c of any floating dtype; bias: (..., K) float64.
         ood: (M, D) features of inputs from outside the distribution.
         sums: sums over the rows of a stream, in place of ``feats`` and ``ood``.
         planned: the union of `Metric.uses` over the metrics of the call.
@@ -158,12 +158,8 @@ class MetricInputs:
     @kept_property
     def _centred(self) -> tuple[Tensor, Tensor]:
         moments = self.moments
-        centred = moments.means - moments.mean_of_means.unsqueeze(-2)
-        norms = torch.linalg.vector_norm(centred, dim=-1)
-        zero = norms <= negligible(max(centred.shape[-2:]), moments.norm_mean).unsqueeze(-1)
-        kept = self.present & zero.logical_not()  # NaN stays NaN
-        centred = torch.where(kept.unsqueeze(-1), centred, 0.0)
-        return centred, torch.where(kept, norms, 0.0)
+        smallest = negligible(max(moments.means.shape[-2:]), moments.norm_mean)
+        return summary.centred(moments.means, moments.mean_of_means, self.present, smallest)
 
     @kept_property
     def between_trace(self) -> Tensor:
@@ -202,23 +198,18 @@ class MetricInputs:
         return summary.gram(self.moments.means, self.moments.means, self.present)
 
     @kept_property
-    def _unit(self) -> Tensor:
-        unit = self.centred / self.norms.unsqueeze(-1)
-        return torch.where(self.present.unsqueeze(-1), unit, 0.0)
-
-    @kept_property
     def cosine_mean(self) -> Tensor:
         """Mean over pairs of cos(mu_c - m, mu_k - m), (...)."""
         if self._few is not None:
             return self._few.group("cosine", "products").mean
-        return summary.mean_cosine(self._unit, self.number)
+        return summary.mean_cosine(self.centred, self.norms, self.present)
 
     @kept_property
     def cosine_variance(self) -> Tensor:
         """Population variance over pairs of cos(mu_c - m, mu_k - m), (...)."""
         if self._few is not None:
             return self._few.group("cosine", "products").variance
-        return summary.cosine_variance(self._unit, self.present)
+        return summary.cosine_variance(self.centred, self.norms, self.present)
 
     def pair(self, quantity: str) -> Statistic:
         """Mean, variance and maximum of a quantity of `pairs.QUANTITIES` over pairs of classes."""
@@ -268,10 +259,10 @@ class MetricInputs:
         values = self.axes.values
         return Ranks(entropy_rank(values), stable_rank(values))
 
-    @property
+    @kept_property
     def classifier(self) -> Tensor:
         """The classifier's rows, float64 (..., K, D)."""
-        return given(self.weight, "weight")
+        return given(self.weight, "weight").to(torch.float64)
 
     @kept_property
     def rows_present(self) -> Tensor:
@@ -280,8 +271,10 @@ class MetricInputs:
 
     @kept_property
     def _few_rows(self) -> OfClassifier | None:
+        if self._few is None:
+            return None
         parts = [self.classifier] if self.bias is None else [self.classifier, self.bias]
-        if self._few is None or not plain(*parts):
+        if not plain(*parts):
             return None
         products = "row_products" in self.planned
         return self._few.classifier(self.classifier, self.bias, products=products)
@@ -302,7 +295,9 @@ class MetricInputs:
         """Sizes and angles of the classifier's rows and the centred means, of present classes."""
         if self._few_rows is not None:
             return self._few_rows.rows
-        return summary.rows(self.rows_present, self.centred, self.present, self._undefined)
+        return summary.rows(
+            given(self.weight, "weight"), self.centred, self.present, self._undefined
+        )
 
     @kept_property
     def _undefined(self) -> Tensor:

@@ -7,11 +7,15 @@ C++ extension, which is faster where the classes are few.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from ncfast.ops._raw import plain
+
+_PIECE = 1 << 18  # entries: 2 MB of float64
 
 
 class Moments(Protocol):
@@ -132,6 +136,54 @@ def root(variance: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), variance.detach())
 
 
+def pieces(means: Tensor) -> list[slice]:
+    """Ranges of classes of ``means`` (..., K, D), so that what is computed of each fits the caches.
+
+    Fresh memory for K x D entries costs more than most arithmetic on them. One range stands for all
+    classes where they are few, of many states, on an accelerator, or differentiated.
+    """
+    if not plain(means) or means.ndim != 2 or means.requires_grad or means.numel() < 2 * _PIECE:
+        return [slice(None)]
+    classes = max(1, _PIECE // means.shape[1])
+    return [slice(begin, begin + classes) for begin in range(0, len(means), classes)]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Values of all classes from those of the pieces."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), -1)
+
+
+def _added(parts: Sequence[Tensor]) -> Tensor:
+    """The sum over the pieces."""
+    return parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum(0)
+
+
+def centred(
+    means: Tensor, centre: Tensor, present: Tensor, smallest: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Class means minus their mean, (..., K, D), and the norms of these differences, (..., K).
+
+    Args:
+        means: (..., K, D).
+        centre: (..., D).
+        present: (..., K) bool; both results are zero for absent classes.
+        smallest: (...); a difference with at most this norm is rounding, and becomes zero.
+    """
+    cuts, norms = pieces(means), []
+    result = means if len(cuts) == 1 else torch.empty_like(means)
+    for cut in cuts:
+        away = means[..., cut, :] - centre.unsqueeze(-2)
+        own = torch.linalg.vector_norm(away, dim=-1)
+        kept = present[..., cut] & (own <= smallest.unsqueeze(-1)).logical_not()  # NaN stays NaN
+        away = torch.where(kept.unsqueeze(-1), away, 0.0)
+        norms.append(torch.where(kept, own, 0.0))
+        if len(cuts) == 1:
+            result = away
+        else:
+            result[cut] = away
+    return result, _joined(norms)
+
+
 def norm_of(values: Tensor, axes: tuple[int, ...] = (-1,)) -> Tensor:
     """Euclidean norm over ``axes`` of values whose squares may leave the range of float64."""
     scale = _scale(values, axes)
@@ -149,8 +201,9 @@ def between_trace_sample(centred: Tensor, counts: Tensor) -> Tensor:
     """sum_c (n_c / N) norm(mu_c - mu_G)^2, (...), from the means centred on m, (..., K, D)."""
     # around m first: mu_G is then a small correction, and nothing cancels far from the origin
     share = counts.to(torch.float64) / counts.sum(-1, keepdim=True)
-    centre = (share.unsqueeze(-2) @ centred).squeeze(-2)
-    return (share * (centred - centre.unsqueeze(-2)).square().sum(-1)).sum(-1)
+    centre = share.unsqueeze(-2) @ centred
+    squares = [(centred[..., cut, :] - centre).square().sum(-1) for cut in pieces(centred)]
+    return (share * _joined(squares)).sum(-1)
 
 
 def gram(
@@ -200,22 +253,34 @@ def _squares(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     return first, first if right is left else right.mT @ right
 
 
-def mean_cosine(unit: Tensor, number: Tensor) -> Tensor:
-    """Mean of the cosines over pairs of the ``number`` present classes, from sums alone.
+def _unit(rows: Tensor, norms: Tensor, kept: Tensor, cut: slice = slice(None)) -> Tensor:
+    """Rows over their norms, of the classes of one piece; zero where they are not kept."""
+    unit = rows[..., cut, :] / norms[..., cut].unsqueeze(-1)
+    return torch.where(kept[..., cut].unsqueeze(-1), unit, 0.0)
+
+
+def mean_cosine(rows: Tensor, norms: Tensor, kept: Tensor) -> Tensor:
+    """Mean of the cosines over pairs of the rows that are kept, from sums alone, (...).
 
     Args:
-        unit: (..., K, D) unit rows, zero for absent classes.
-        number: P, (...) float64.
+        rows: (..., K, D).
+        norms: (..., K), of the rows.
+        kept: (..., K) bool.
     """
-    sums = unit.sum(-2).square().sum(-1) - unit.square().sum((-2, -1))
-    return sums / (number * (number - 1))
+    sums, squares = [], []
+    for cut in pieces(rows):
+        unit = _unit(rows, norms, kept, cut)
+        sums.append(unit.sum(-2))
+        squares.append(unit.square().sum((-2, -1)))
+    number = kept.sum(-1).to(rows.dtype)
+    return (_added(sums).square().sum(-1) - _added(squares)) / (number * (number - 1))
 
 
-def cosine_variance(unit: Tensor, present: Tensor) -> Tensor:
-    """Population variance of the cosines over pairs of present classes."""
-    mask = present.to(unit.dtype)
+def cosine_variance(rows: Tensor, norms: Tensor, present: Tensor) -> Tensor:
+    """Population variance of the cosines over pairs of present classes; see `mean_cosine`."""
+    mask = present.to(rows.dtype)
     number = mask.sum(-1)
-    mean = mean_cosine(unit, number)
+    mean, unit = mean_cosine(rows, norms, present), _unit(rows, norms, present)
     if unit.shape[-2] <= unit.shape[-1] + 1:
         pairs = mask.unsqueeze(-1) * mask.unsqueeze(-2)
         deviation = (unit @ unit.mT - _matrix(mean)).mul_(pairs)
@@ -232,22 +297,39 @@ def rows(weight: Tensor, centred: Tensor, present: Tensor, undefined: Tensor) ->
     """What NC3 needs of a classifier beside the centred means.
 
     Args:
-        weight: (..., K, D) rows, zero for absent classes.
-        centred: (..., K, D) class means minus their mean, likewise.
+        weight: (..., K, D) rows of any floating dtype; those of absent classes count as zero.
+        centred: (..., K, D) class means minus their mean, zero for absent classes.
         present: (..., K) bool.
         undefined: (...), NaN where the results are to be NaN, else zero.
     """
-    lengths = torch.linalg.vector_norm(weight, dim=-1)
-    dots = (weight * centred).sum(-1)
-    cosines = dots / (lengths * torch.linalg.vector_norm(centred, dim=-1))
-    size, other = torch.linalg.matrix_norm(weight), torch.linalg.matrix_norm(centred)
-    gap = torch.linalg.matrix_norm(weight / _matrix(size) - centred / _matrix(other))
-    total = torch.linalg.vector_norm(weight.sum(-2), dim=-1)
+    cuts = pieces(centred)
+
+    def pair(cut: slice) -> tuple[Tensor, Tensor]:
+        own = weight[..., cut, :].to(centred.dtype)
+        return torch.where(present[..., cut].unsqueeze(-1), own, 0.0), centred[..., cut, :]
+
+    first = pair(cuts[0])
+    found = [_beside(*(first if cut is cuts[0] else pair(cut))) for cut in cuts]
+    lengths, norms, dots = (_joined([each[part] for each in found]) for part in range(3))
+    total = torch.linalg.vector_norm(_added([each[3] for each in found]), dim=-1)
+    cosines = dots / (lengths * norms)
+    size, other = (torch.linalg.vector_norm(each, dim=-1) for each in (lengths, norms))
+    gaps = []
+    for cut in cuts:
+        own, mean = first if cut is cuts[0] else pair(cut)
+        gaps.append(torch.linalg.matrix_norm(own / _matrix(size) - mean / _matrix(other)))
+    gap = gaps[0] if len(gaps) == 1 else torch.linalg.vector_norm(torch.stack(gaps), dim=0)
     spreads = (spread(values, present) for values in (lengths, dots, cosines))
     return Rows(
         Sizes(size + undefined, total + undefined, gap + undefined),
         *(Spread(each.mean + undefined, each.variance + undefined) for each in spreads),
     )
+
+
+def _beside(own: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Norms of rows and of means, their products, (..., K) each, and the sum of the rows."""
+    norms = (torch.linalg.vector_norm(each, dim=-1) for each in (own, mean))
+    return *norms, (own * mean).sum(-1), own.sum(-2)
 
 
 def row_products(
@@ -259,8 +341,9 @@ def row_products(
 ) -> RowProducts:
     """Gram matrices of a classifier's rows.
 
-    The first arguments are those of `rows`; ``product_of_means`` gives centred^T centred,
-    (..., D, D), and is called with more than D + 1 classes only.
+    The first arguments are those of `rows`, with rows of zeros for absent classes.
+    ``product_of_means`` gives centred^T centred, (..., D, D), and is called with more than D + 1
+    classes only.
     """
     kept: list[Tensor] = []
 
