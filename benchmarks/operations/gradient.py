@@ -11,7 +11,7 @@ from torch import Tensor
 
 import ncfast
 from ncfast.benchmarks import availability
-from ncfast.benchmarks.registry import Call, Case, Contestant, Inputs, Operation
+from ncfast.benchmarks.registry import PROMISE, RIGHT, Call, Case, Contestant, Inputs, Operation
 from ncfast.benchmarks.samples import classes, relative_error
 
 QUICK: list[dict[str, Any]] = [
@@ -28,12 +28,14 @@ FULL: list[dict[str, Any]] = [
 
 
 def cases(quick: bool) -> list[Case]:
-    """Two reads of the features and one write of their gradient."""
+    """Two reads of the features and one write of their gradient, which is rounded to their dtype."""
     found = []
     for sizes in QUICK if quick else FULL:
-        n, d = sizes["N"], sizes["D"]
-        moved = 3 * n * d * getattr(torch, sizes["dtype"]).itemsize + 16 * n
-        found.append(Case(sizes, bytes=moved, flops=8 * n * d, quick=quick))
+        n, d, dtype = sizes["N"], sizes["D"], getattr(torch, sizes["dtype"])
+        moved = 3 * n * d * dtype.itemsize + 16 * n
+        rounding = torch.finfo(dtype).eps / 2
+        allowed = {"promise": max(PROMISE, rounding), "budget": max(RIGHT, rounding)}
+        found.append(Case(sizes, bytes=moved, flops=8 * n * d, quick=quick, **allowed))
     return found
 
 

@@ -23,6 +23,10 @@ from ncfast.benchmarks.samples import classes
 BUDGET = 1e-2  # the error of float32 Gram matrices of many classes
 FOREIGN_ROWS = 2000
 FLOATS = ("feats", "weight", "bias", "ood")
+# Rank correlations jump where two classes whose values differ by rounding change places.
+RANKS = tuple(f"imbalance.{n}" for n in ("norm_correlation_weight", "norm_correlation_means"))
+RANKS += ("imbalance.nc1_correlation",)
+SWAPPED = 1e-4
 MANY_CLASSES = 1000  # beyond, the loops of the public suite take minutes, in float64 hours
 QUICK: dict[str, list[dict[str, Any]]] = {
     "lite": [{"N": 20_000, "D": 512, "K": 100, "spread": 0.5}],
@@ -152,7 +156,9 @@ def error(found: Mapping[str, Tensor], exact: Truth) -> float:
             f"Expected every metric of the plain formulas but {sorted(missing)} are missing."
         )
     gaps = [
-        abs(value - expected[n]) / (abs(expected[n]) or 1.0) for n, value in _numbers(found).items()
+        abs(value - expected[n]) / (abs(expected[n]) or 1.0)
+        for n, value in _numbers(found).items()
+        if not (n in RANKS and abs(value - expected[n]) < SWAPPED)
     ]
     return max(gaps) if all(map(math.isfinite, gaps)) else math.nan
 
