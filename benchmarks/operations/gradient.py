@@ -28,7 +28,7 @@ FULL: list[dict[str, Any]] = [
 
 
 def cases(quick: bool) -> list[Case]:
-    """Two reads of the features and one write of their gradient, which is rounded to their dtype."""
+    """Two reads of the features and one write of their gradient, rounded to their dtype."""
     found = []
     for sizes in QUICK if quick else FULL:
         n, d, dtype = sizes["N"], sizes["D"], getattr(torch, sizes["dtype"])
