@@ -136,16 +136,24 @@ def root(variance: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), variance.detach())
 
 
-def pieces(means: Tensor) -> list[slice]:
-    """Ranges of classes of ``means`` (..., K, D), so that what is computed of each fits the caches.
+Piece = tuple[int, int] | None  # begin and number of some classes; None for all
 
-    Fresh memory for K x D entries costs more than most arithmetic on them. One range stands for all
-    classes where they are few, of many states, on an accelerator, or differentiated.
+
+def pieces(means: Tensor) -> list[Piece]:
+    """Classes of ``means`` (..., K, D) piece by piece: what is computed of one fits the caches.
+
+    Fresh memory for K x D entries costs more than most arithmetic on them. There is one piece where
+    the entries are few, of many states, on an accelerator, or differentiated.
     """
     if not plain(means) or means.ndim != 2 or means.requires_grad or means.numel() < 2 * _PIECE:
-        return [slice(None)]
-    classes = max(1, _PIECE // means.shape[1])
-    return [slice(begin, begin + classes) for begin in range(0, len(means), classes)]
+        return [None]
+    classes, most = len(means), max(1, _PIECE // means.shape[1])
+    return [(begin, min(most, classes - begin)) for begin in range(0, classes, most)]
+
+
+def _of(values: Tensor, piece: Piece, axis: int = -2) -> Tensor:
+    """Values of the classes of a piece, which lie along ``axis``."""
+    return values if piece is None else values.narrow(axis, *piece)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
@@ -169,18 +177,19 @@ def centred(
         present: (..., K) bool; both results are zero for absent classes.
         smallest: (...); a difference with at most this norm is rounding, and becomes zero.
     """
-    cuts, norms = pieces(means), []
-    result = means if len(cuts) == 1 else torch.empty_like(means)
-    for cut in cuts:
-        away = means[..., cut, :] - centre.unsqueeze(-2)
+    parts, norms = pieces(means), []
+    result = means if parts == [None] else torch.empty_like(means)
+    for piece in parts:
+        away = _of(means, piece) - centre.unsqueeze(-2)
         own = torch.linalg.vector_norm(away, dim=-1)
-        kept = present[..., cut] & (own <= smallest.unsqueeze(-1)).logical_not()  # NaN stays NaN
+        zero = own <= smallest.unsqueeze(-1)
+        kept = _of(present, piece, -1) & zero.logical_not()  # NaN stays NaN
         away = torch.where(kept.unsqueeze(-1), away, 0.0)
         norms.append(torch.where(kept, own, 0.0))
-        if len(cuts) == 1:
+        if piece is None:
             result = away
         else:
-            result[cut] = away
+            _of(result, piece).copy_(away)
     return result, _joined(norms)
 
 
@@ -202,7 +211,7 @@ def between_trace_sample(centred: Tensor, counts: Tensor) -> Tensor:
     # around m first: mu_G is then a small correction, and nothing cancels far from the origin
     share = counts.to(torch.float64) / counts.sum(-1, keepdim=True)
     centre = share.unsqueeze(-2) @ centred
-    squares = [(centred[..., cut, :] - centre).square().sum(-1) for cut in pieces(centred)]
+    squares = [(_of(centred, piece) - centre).square().sum(-1) for piece in pieces(centred)]
     return (share * _joined(squares)).sum(-1)
 
 
@@ -253,10 +262,10 @@ def _squares(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     return first, first if right is left else right.mT @ right
 
 
-def _unit(rows: Tensor, norms: Tensor, kept: Tensor, cut: slice = slice(None)) -> Tensor:
+def _unit(rows: Tensor, norms: Tensor, kept: Tensor, piece: Piece = None) -> Tensor:
     """Rows over their norms, of the classes of one piece; zero where they are not kept."""
-    unit = rows[..., cut, :] / norms[..., cut].unsqueeze(-1)
-    return torch.where(kept[..., cut].unsqueeze(-1), unit, 0.0)
+    unit = _of(rows, piece) / _of(norms, piece, -1).unsqueeze(-1)
+    return torch.where(_of(kept, piece, -1).unsqueeze(-1), unit, 0.0)
 
 
 def mean_cosine(rows: Tensor, norms: Tensor, kept: Tensor) -> Tensor:
@@ -268,8 +277,8 @@ def mean_cosine(rows: Tensor, norms: Tensor, kept: Tensor) -> Tensor:
         kept: (..., K) bool.
     """
     sums, squares = [], []
-    for cut in pieces(rows):
-        unit = _unit(rows, norms, kept, cut)
+    for piece in pieces(rows):
+        unit = _unit(rows, norms, kept, piece)
         sums.append(unit.sum(-2))
         squares.append(unit.square().sum((-2, -1)))
     number = kept.sum(-1).to(rows.dtype)
@@ -302,21 +311,21 @@ def rows(weight: Tensor, centred: Tensor, present: Tensor, undefined: Tensor) ->
         present: (..., K) bool.
         undefined: (...), NaN where the results are to be NaN, else zero.
     """
-    cuts = pieces(centred)
+    parts = pieces(centred)
 
-    def pair(cut: slice) -> tuple[Tensor, Tensor]:
-        own = weight[..., cut, :].to(centred.dtype)
-        return torch.where(present[..., cut].unsqueeze(-1), own, 0.0), centred[..., cut, :]
+    def pair(piece: Piece) -> tuple[Tensor, Tensor]:
+        own, kept = _of(weight, piece).to(centred.dtype), _of(present, piece, -1)
+        return torch.where(kept.unsqueeze(-1), own, 0.0), _of(centred, piece)
 
-    first = pair(cuts[0])
-    found = [_beside(*(first if cut is cuts[0] else pair(cut))) for cut in cuts]
+    first = pair(parts[0])
+    found = [_beside(*(first if piece is parts[0] else pair(piece))) for piece in parts]
     lengths, norms, dots = (_joined([each[part] for each in found]) for part in range(3))
     total = torch.linalg.vector_norm(_added([each[3] for each in found]), dim=-1)
     cosines = dots / (lengths * norms)
     size, other = (torch.linalg.vector_norm(each, dim=-1) for each in (lengths, norms))
     gaps = []
-    for cut in cuts:
-        own, mean = first if cut is cuts[0] else pair(cut)
+    for piece in parts:
+        own, mean = first if piece is parts[0] else pair(piece)
         gaps.append(torch.linalg.matrix_norm(own / _matrix(size) - mean / _matrix(other)))
     gap = gaps[0] if len(gaps) == 1 else torch.linalg.vector_norm(torch.stack(gaps), dim=0)
     spreads = (spread(values, present) for values in (lengths, dots, cosines))

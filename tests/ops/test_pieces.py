@@ -26,7 +26,7 @@ def moments_of(count=900, num_classes=150, dim=7, absent=True):
 def small(monkeypatch):
     """Makes pieces of 35 entries: five classes of the seven columns below."""
     whole = summary.pieces(torch.zeros(150, 7))
-    assert whole == [slice(None)]
+    assert whole == [None]
 
     def set_small(entries=35):
         monkeypatch.setattr(summary, "_PIECE", entries)
@@ -45,8 +45,8 @@ def test_values_by_piece(small, entries, absent, dtype):
     whole = ncfast.collapse_metrics(moments, **given)
     cuts = small(entries)
     assert len(cuts) > 1
-    assert cuts[0].start == 0
-    assert cuts[-1].stop >= 150
+    assert cuts[0][0] == 0
+    assert sum(cuts[-1]) == 150
     found = ncfast.collapse_metrics(moments, **given)
     assert whole.keys() == found.keys() == set(IDS)
     for id_, value in whole.items():
@@ -92,7 +92,7 @@ def test_collapsed_means_are_zero(small):
 def test_what_is_computed_whole(small):
     means = torch.zeros(150, 7)
     assert len(small()) == 30
-    assert summary.pieces(means[None]) == [slice(None)]
-    assert summary.pieces(means.clone().requires_grad_()) == [slice(None)]
-    assert summary.pieces(means.to("meta")) == [slice(None)]
+    assert summary.pieces(means[None]) == [None]
+    assert summary.pieces(means.clone().requires_grad_()) == [None]
+    assert summary.pieces(means.to("meta")) == [None]
     assert {"nc2.equinorm", "nc3.cosine"} <= set(CATALOGUE)
