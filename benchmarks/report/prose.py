@@ -26,6 +26,22 @@ ncfast tracks."""
 AIMS = """What ncfast lost, or did in much more than the time of a read, with the aim for each.
 `python -m ncfast.benchmarks.aims --out FILE` measures them with one thread."""
 
+LIMITS = {
+    "sigma_w": """Products in float64 run at 43 GFLOP/s a thread on that machine, those in float32
+at 98. ncfast forms half of the symmetric matrix, in float64, and is right to 14 digits; what is
+faster is right to 5 to 7.""",
+    "call": """In a loop over the same features the call takes 30 us, 19 more than the operator.
+Here other contestants and pauses of 20 ms lie between its calls, so code and features have left the
+nearest caches: a plain read of such features takes 38 us in place of 11.""",
+    "half": """A row of 512 has half the bytes in half types, but takes 0.7 to 0.8 of the time of one
+in float32: what counts is the number of rows, which are read in the order of their classes (see
+below), and each value is widened.""",
+    "scattered": """One core reads rows in the order of their classes at 13 to 17 GB/s, where each
+prefetch of a scattered line holds a miss buffer until memory answers. Rows in their own order come
+at 28 GB/s through the hardware's prefetcher.""",
+    "sweep": """On one thread the replicas share the launches of operations, not the arithmetic.""",
+}
+
 BACK = """From [performance.md](performance.md), which says how this was measured."""
 
 TOPIC = """Every case of `ncfast bench` on this topic; [performance.md](performance.md) says how it

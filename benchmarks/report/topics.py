@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ncfast.benchmarks.report import growth, operations, prose, text
+from ncfast.benchmarks.results_file import ran
 
 Reports = Mapping[str, Mapping[str, Any]]
 
@@ -51,7 +52,7 @@ TOPICS = {
     ),
 }  # fmt: skip
 GROWTH, WRONG = "scaling", "wrong"
-MOST_IN_FULL = 12  # cases whose contestants a page lists
+MOST_IN_FULL = 220  # results of an operation that a page lists
 
 
 def name(topic: str) -> str:
@@ -111,7 +112,7 @@ def _operation(operation: str, file: str, report: Mapping[str, Any], entries: An
     machine = f"{about['processor']}, {text.plural(about['threads'], 'thread')}"
     parts = [f"## {operation}: {machine}", f"`{file}`, {days(entries)}.{_description(operation)}"]
     parts += [operations.overview(entries)]
-    if len(entries) > MOST_IN_FULL:
+    if sum(len(ran(entry)) for entry in entries) > MOST_IN_FULL:
         parts.append(f"All contestants of these {len(entries)} cases are in the file.")
     else:
         full = "\n\n".join(operations.in_full(entry) for entry in entries)

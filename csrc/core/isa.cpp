@@ -34,16 +34,6 @@ static bool has_f16c() {
 }
 #endif
 
-static bool is_amd() {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    return __builtin_cpu_is("amd");
-#else
-    return false;
-#endif
-}
-const bool kPrefetchNear = is_amd();
-
 UsableKernels usable_kernels() {
     UsableKernels usable{};
     const auto add = [&](const Kernels& each) { usable.best_first[usable.number++] = &each; };

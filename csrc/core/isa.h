@@ -153,11 +153,6 @@ struct UsableKernels {
 };
 UsableKernels usable_kernels();
 
-// Whether rows ahead are prefetched into L1, else into L2. Intel's cores have few miss buffers for L1:
-// prefetches would occupy them until memory answers, which halves the bandwidth of a gather. On AMD's,
-// L1 makes a pass over 16-bit features 1.6 times faster.
-extern const bool kPrefetchNear;
-
 const Kernels& kernels();            // the kernels in use
 bool use_kernels(const char* name);  // false if the name is unknown or this CPU cannot run them
 

@@ -53,9 +53,10 @@ struct TileRegisters {
     }
 };
 
+// Prefetches into L2. Prefetches into L1 would occupy its few miss buffers until memory answers:
+// on an AMD EPYC with slow memory they made a pass take 1.3 to 1.8 times as long.
 inline __attribute__((always_inline)) void prefetch(const void* line) {
-    if (kPrefetchNear) __builtin_prefetch(line);
-    else __builtin_prefetch(line, 0, 2);
+    __builtin_prefetch(line, 0, 2);
 }
 
 // Adds the sum of the lanes of each of R vectors to norm_ss[r].

@@ -248,7 +248,10 @@ def test_an_aim_is_reached_or_missed(unit, seconds, value, verdict):
     number, aim = next((i, each) for i, each in enumerate(aims.AIMS) if each.unit == unit)
     mine = result("ncfast", "ncfast", 1e-3, ratio=1.0)
     other = result(aim.against or "a package", "library", seconds, ratio=seconds / 1e-3)
-    line = aims.table({"one.json": aim_report(number, mine, other)}).splitlines()[-1]
+    table = aims.table({"one.json": aim_report(number, mine, other)})
+    line = [each for each in table.splitlines() if each.startswith("| ")][-1]
+    told = f"- **{aim.row.what}.** {aim.limit}"
+    assert (told in table) == (verdict == "**missed**" and bool(aim.limit))
     assert f"| {unit} | {value} | {aim.aim:g} | {verdict} | P, 2 threads, " in line
     assert f"--cases {aim.row.case} --threads 2 --seconds 10`" in line
 
