@@ -33,8 +33,8 @@ faster is right to 5 to 7.""",
     "call": """In a loop over the same features the call takes 30 us, 19 more than the operator.
 Here other contestants and pauses of 20 ms lie between its calls, so code and features have left the
 nearest caches: a plain read of such features takes 38 us in place of 11.""",
-    "half": """A row of 512 has half the bytes in half types, but takes 0.7 to 0.8 of the time of one
-in float32: what counts is the number of rows, which are read in the order of their classes (see
+    "half": """A row has half the bytes in half types but takes 0.6 to 0.7 of the time of one in
+float32: what counts is the number of rows, which are read in the order of their classes (see
 below), and each value is widened.""",
     "scattered": """One core reads rows in the order of their classes at 13 to 17 GB/s, where each
 prefetch of a scattered line holds a miss buffer until memory answers. Rows in their own order come
