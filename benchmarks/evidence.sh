@@ -79,7 +79,13 @@ metrics() { ops metrics.suite; }
 
 neighbors() { ops knn.grid knn.engines mutual_information.grid mutual_information.engines; }
 
-tracker() { ops tracker_cost.mlp tracker_cost.resnet18 tracker_cost.alone; }
+tracker() {
+    # some percent of a step take a minute of rounds, and one thread
+    local minute=${quick:+$seconds}
+    run -m ncfast bench ${quick:+--quick} --seconds "${minute:-60}" --threads 1 \
+        --ops tracker_cost.mlp --out "$results/first.json"
+    ops tracker_cost.resnet18 tracker_cost.alone
+}
 
 collectives() { ops all_reduce; }
 
