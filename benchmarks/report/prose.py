@@ -66,6 +66,10 @@ because each of its masks takes 1.6 GB.""",
 biased downwards; ncfast says so in a warning.""",
     "packages.discrete": """Integers that are declared as such: all count them, and search no
 neighbours.""",
+    "tracker_block": """The metrics of a block of log points, as a flush computes them. The rival
+computes six metrics, whatever the set.""",
+    "plane": """A log point of the information plane. The rival computes I(Z;X) alone, without noise,
+labels, bounds or errors.""",
 }
 
 GLANCE = """Time of the fastest right contestant over that of ncfast. A value above one means that

@@ -52,7 +52,7 @@ TOPICS = {
     ),
 }  # fmt: skip
 GROWTH, WRONG = "scaling", "wrong"
-MOST_IN_FULL = 220  # results of an operation that a page lists
+MOST_IN_FULL = 100  # results of an operation that a page lists
 
 
 def name(topic: str) -> str:
