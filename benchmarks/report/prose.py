@@ -68,8 +68,8 @@ biased downwards; ncfast says so in a warning.""",
 neighbours.""",
     "tracker_block": """The metrics of a block of log points, as a flush computes them. The rival
 computes six metrics, whatever the set.""",
-    "plane": """A log point of the information plane. The rival computes I(Z;X) alone, without noise,
-labels, bounds or errors.""",
+    "plane": """A log point of the information plane. The rival computes I(Z;X) alone, without
+noise, labels, bounds or errors.""",
 }
 
 GLANCE = """Time of the fastest right contestant over that of ncfast. A value above one means that
@@ -99,7 +99,7 @@ $ python -m ncfast.benchmarks.scaling --out scaling.json
 $ python -m ncfast.benchmarks.streaming FOLDER --gib 28 --out streaming.json
 $ python -m ncfast.benchmarks.projection --out projection.json
 $ python -m ncfast.benchmarks.page
-$ bash benchmarks/evidence.sh                     # and the other pages: hours
+$ bash benchmarks/evidence.sh                     # and the other pages: three hours
 ```
 
 Times depend on the machine, ratios less so. `benchmarks/operations` holds all contestants, one file
