@@ -12,6 +12,7 @@ from ncfast.benchmarks.table import duration
 
 NO_RIVALS = ("ncfast", "baseline")
 SLOW = 5
+NUMBERS = 2
 Entry = Mapping[str, Any]
 Result = Mapping[str, Any]
 
@@ -169,7 +170,7 @@ def absent(reports: Mapping[str, Any]) -> str:
 def in_full(entry: Entry) -> str:
     """All contestants of one case, folded away; the slow ones in one line below the table."""
     kept = any(result.get("values") for result in ran(entry))
-    slow = [r for r in others(entry) if r["ratio_to_ncfast"]["median"] >= SLOW and not kept]
+    slow = [r for r in others(entry) if r["ratio_to_ncfast"]["median"] >= SLOW]
     rows = [
         [
             result["contestant"] + ("" if result["ok"] else " (wrong)"),
@@ -195,9 +196,10 @@ def in_full(entry: Entry) -> str:
 
 
 def numbers(values: Mapping[str, float | None] | None) -> str:
-    """The numbers that a file keeps of a result."""
-    known = (values or {}).items()
-    return ", ".join(f"{n} NaN" if v is None else f"{n} {v:.4g}" for n, v in known)
+    """The numbers that a file keeps of a result: the first of them, and how many more."""
+    known = [f"{n} NaN" if v is None else f"{n} {v:.4g}" for n, v in (values or {}).items()]
+    more = [f"{len(known) - NUMBERS} more"] if len(known) > NUMBERS else []
+    return ", ".join([*known[:NUMBERS], *more])
 
 
 def _of_medians(result: Result, mine: Result | None) -> str:
