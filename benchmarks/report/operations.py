@@ -12,7 +12,7 @@ from ncfast.benchmarks.table import duration
 
 NO_RIVALS = ("ncfast", "baseline")
 SLOW = 5
-NUMBERS = 2
+NUMBERS = 3
 Entry = Mapping[str, Any]
 Result = Mapping[str, Any]
 
@@ -183,8 +183,10 @@ def in_full(entry: Entry) -> str:
         for result in ran(entry)
         if result not in slow
     ]
-    titles = ["contestant", *(["numbers"] if kept else []), "error", "median"]
-    body = text.table([*titles, "ratio", "of ceiling"], rows)
+    titles = ["contestant", *(["numbers"] if kept else []), "error", "median", "ratio"]
+    if any(row[-1] for row in rows):
+        titles.append("of ceiling")
+    body = text.table(titles, [row[: len(titles)] for row in rows])
     if slow:
         told = (f"{r['contestant']} ({r['ratio_to_ncfast']['median']:.0f})" for r in slow)
         body += f"\n\nRight, and {SLOW} times as slow as ncfast or slower: " + "; ".join(told) + "."
