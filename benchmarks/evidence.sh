@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# Every measurement of speed and error on a CPU behind the documents, one after another; less than
-# three hours on an idle machine. Trainings are in docs/results, each with its command. A stage that
-# fails does not stop the others: the last lines list the seconds of every stage and what did not
-# finish.
+# Every measurement of speed and error on a CPU behind the documents, one after another; hours on an
+# idle machine. Trainings are in docs/results, each with its command. A stage that fails does not
+# stop the others: the last lines list the seconds of every stage and what did not finish.
 #
 #   bash benchmarks/evidence.sh [--quick] [STAGE...]
 #

@@ -31,7 +31,7 @@ def power_of_two_below(value):
 
 @triton.jit
 def quotient(a, b):
-    """The nearest value to a / b, which is off by up to two units in float32 as it is compiled."""
+    """Divides to the nearest value. A compiled division in float32 is off by up to two units."""
     if a.dtype == tl.float32:
         inverse = 1.0 / b
         result = a * inverse

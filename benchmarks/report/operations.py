@@ -11,8 +11,8 @@ from ncfast.benchmarks.results_file import ran
 from ncfast.benchmarks.table import duration
 
 NO_RIVALS = ("ncfast", "baseline")
-SLOW = 5
-NUMBERS = 3
+SLOW = 5  # times as slow as ncfast
+NUMBERS = 3  # most of a result that a table shows
 Entry = Mapping[str, Any]
 Result = Mapping[str, Any]
 

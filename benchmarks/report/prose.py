@@ -99,7 +99,7 @@ $ python -m ncfast.benchmarks.scaling --out scaling.json
 $ python -m ncfast.benchmarks.streaming FOLDER --gib 28 --out streaming.json
 $ python -m ncfast.benchmarks.projection --out projection.json
 $ python -m ncfast.benchmarks.page
-$ bash benchmarks/evidence.sh                     # and the other pages: three hours
+$ bash benchmarks/evidence.sh                     # and the other pages: hours
 ```
 
 Times depend on the machine, ratios less so. `benchmarks/operations` holds all contestants, one file

@@ -156,14 +156,14 @@ class Tracker:
         of_steps = StepMetrics.of(
             metrics, self.metrics, self.num_classes, kind=averaging.kind, merges=reduces
         )
-        captures = self._model is not None and layers not in ([], ())
-        if not captures:
+        hooked = None if layers in ([], ()) else self._model
+        if hooked is None:
             of_steps.check_all_possible()
         self._capture: FeatureCapture | None = None
         self._flush_others()  # this tracker may continue a log of theirs
         with contextlib.ExitStack() as undo:  # a constructor that fails leaves nothing behind
-            if self._model is not None and captures:
-                self._capture = attach_hooks(self._model, layers, pool)
+            if hooked is not None:
+                self._capture = attach_hooks(hooked, layers, pool)
                 undo.callback(release_hooks, self._capture)
             header = build_header(
                 metrics=self.metrics,
