@@ -2,7 +2,7 @@
 
     python -m ncfast.benchmarks.aims --out benchmarks/results/amd-epyc-1-thread.json
 
-measures them all with one thread. docs/performance.md shows the newest results of each.
+measures them all with one thread. docs/performance.md shows the results of each file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from ncfast.benchmarks.first_screen import Row, measure
 from ncfast.benchmarks.operations.class_moments import READ
-from ncfast.benchmarks.report import operations, text, topics
+from ncfast.benchmarks.report import operations
 from ncfast.benchmarks.report.prose import LIMITS
 from ncfast.benchmarks.results_file import ran
 
@@ -84,30 +84,32 @@ AIMS = (
 
 
 def table(reports: Mapping[str, Any]) -> str:
-    """A line for each aim and file that has its case; below, what limits those that are missed."""
-    lines, missed = [], dict[str, list[str]]()
+    """A line for each aim that a file has the case of; below, what limits those that are missed."""
+    rows, missed = list[tuple[list[str], dict[str, str]]](), dict[str, list[str]]()
     for aim in AIMS:
-        for report in reports.values():
+        cells = {}
+        for name, report in reports.items():
             entry = aim.row.entry(report)
             value = aim.value(entry) if entry else None
-            if entry and value:
-                lines.append(_line(aim, report["environment"], entry, *value))
+            if value:
+                cells[name] = _cell(aim, *value)
                 if aim.limit and not aim.reached(value[1]):
                     whats = missed.setdefault(aim.limit, [])
                     whats += [aim.row.what] if aim.row.what not in whats else []
-    if not lines:
+        if cells:
+            who = aim.against or "the fastest right rival"
+            first = [aim.row.what, who, aim.unit, f"{aim.aim:g}", f"`{aim.row.command}`"]
+            rows.append((first, cells))
+    if not rows:
         return "Not measured in these files."
-    titles = ["what", "against", "", "value", "aim", "", "machine", "command"]
     told = [f"- **{', '.join(whats)}.** {limit}" for limit, whats in missed.items()]
-    return "\n\n".join([text.table(titles, lines, 3, 5), *(["\n".join(told)] if told else [])])
+    lines = operations.by_file(["what", "against", "", "aim", "command"], rows)
+    return "\n\n".join([lines, *(["\n".join(told)] if told else [])])
 
 
-def _line(aim: Aim, about: Mapping[str, Any], entry: Entry, other: str, value: float) -> list[str]:
-    threads = text.plural(about["threads"], "thread")
-    where = f"{about['processor']}, {threads}, {topics.days([entry])}"
-    judged = "reached" if aim.reached(value) else "**missed**"
-    shown = [f"{value:.2f}", f"{aim.aim:g}", judged, where]
-    return [aim.row.what, other, aim.unit, *shown, f"`{aim.row.command_of(about['threads'])}`"]
+def _cell(aim: Aim, other: str, value: float) -> str:
+    shown = f"{value:.2f}" if aim.reached(value) else f"**{value:.2f}**, missed"
+    return shown if aim.against else f"{shown} ({other})"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

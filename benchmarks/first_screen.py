@@ -41,12 +41,8 @@ class Row:
     @property
     def command(self) -> str:
         """The command that measures it with one thread."""
-        return self.command_of(THREADS)
-
-    def command_of(self, threads: int) -> str:
-        """The command that measures it with so many threads."""
         case = f"--ops {self.operation} --cases {self.case}"
-        return f"ncfast bench {case} --threads {threads} --seconds {self.seconds:g}"
+        return f"ncfast bench {case} --threads {THREADS} --seconds {self.seconds:g}"
 
     def entry(self, report: Mapping[str, Any]) -> Entry | None:
         """The result in a file, or None."""
@@ -73,31 +69,31 @@ ROWS = (
 )
 
 
-def found(reports: Mapping[str, Any]) -> list[tuple[Row, Mapping[str, Any], Entry]]:
-    """Row, environment and result, for every file with one thread that has the row."""
-    return [
-        (row, report["environment"], entry)
-        for row in ROWS
-        for report in reports.values()
-        if report.get("environment", {}).get("threads") == THREADS
-        for entry in [row.entry(report)]
-        if entry is not None
-    ]
+def found(reports: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], list[tuple[Row, Entry]]]]:
+    """Environment, and rows with their results, of every file with one thread that has some."""
+    files = []
+    for report in reports.values():
+        about = report.get("environment", {})
+        rows = [(row, entry) for row in ROWS for entry in [row.entry(report)] if entry]
+        if rows and about.get("threads") == THREADS:
+            files.append((about, rows))
+    return files
 
 
 def table(reports: Mapping[str, Any]) -> str:
-    """Ten rows for each machine, with day and load."""
-    lines = [_line(row, about, entry) for row, about, entry in found(reports)]
-    if not lines:
-        return "Not measured in these files."
+    """A table of ten rows for each machine, with day and load."""
     titles = ["what", "ncfast", "best rival", "its time", "ratio", "errors", "wrong", "machine"]
-    return text.table([*titles, "command"], lines, 99)
+    tables = [
+        text.table([*titles, "command"], [_line(row, about, entry) for row, entry in rows], 99)
+        for about, rows in found(reports)
+    ]
+    return "\n\n".join(tables) or "Not measured in these files."
 
 
 def below(reports: Mapping[str, Any]) -> list[str]:
     """How many numbers the rows of training log; nothing without such a row."""
     ours, theirs = set[int](), set[int]()
-    for _, _, entry in found(reports):
+    for entry in [entry for _, rows in found(reports) for _, entry in rows]:
         for result in [operations.ours(entry), *operations.others(entry)]:
             count = ((result or {}).get("values") or {}).get("numbers a record")
             if result and count:
@@ -132,40 +128,54 @@ def _number(result: Mapping[str, Any], word: str = "") -> str:
 
 
 def figure(reports: Mapping[str, Any], path: Path) -> bool:
-    """Draw the time of each rival over that of ncfast, row by row; False without a row."""
-    rows = found(reports)
-    if not rows:
+    """Draw the time of each rival over that of ncfast: a panel a machine; False without a row."""
+    files = found(reports)
+    if not files:
         return False
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    fig, axis = plt.subplots(figsize=(8.6, 0.8 + 0.42 * len(rows)), layout="constrained")
-    marks = {"library": ("C0", "o"), "public": ("C1", "s"), "torch": ("0.5", "^")}
-    for number, (_, _, entry) in enumerate(rows):
-        for result in operations.others(entry):
-            colour, marker = marks[result["kind"]]
-            ratio = result["ratio_to_ncfast"]["median"]
-            axis.plot(ratio, -number, marker, color=colour, markersize=6)
-        mine = operations.ours(entry)
-        for result in operations.wrong_of(entry):
-            if mine and result["kind"] in marks:
-                ratio = result["median_s"] / mine["median_s"]
-                axis.plot(ratio, -number, "x", color="C3", markersize=6)
-    axis.axvline(1, color="0.3", linewidth=1)
-    axis.set_yticks([-n for n in range(len(rows))], [row.what for row, _, _ in rows], fontsize=8)
-    axis.set(xscale="log", xlabel="time over that of ncfast", ylim=(0.5 - len(rows), 0.5))
-    words = {"library": "package", "public": "published recipe", "torch": "torch"}
-    for kind, (colour, marker) in marks.items():
-        axis.plot([], [], marker, color=colour, label=words[kind])
-    axis.plot([], [], "x", color="C3", label="wrong result")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(True, axis="x", which="major", color="0.92", linewidth=0.8)
+    fig, panels = plt.subplots(
+        1, len(files), figsize=(4 + 4.6 * len(files), 5), sharey=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for axis, (about, rows) in zip(panels[0], files, strict=True):
+        for row, entry in rows:
+            _points(axis, ROWS.index(row), entry)
+        axis.axvline(1, color="0.3", linewidth=1)
+        axis.set(xscale="log", xlabel="time over that of ncfast", ylim=(len(ROWS) - 0.5, -0.5))
+        axis.set_title(about["processor"], fontsize=10)
+        axis.set_yticks(range(len(ROWS)), [row.what for row in ROWS], fontsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(True, axis="x", which="major", color="0.92", linewidth=0.8)
+    for kind, (colour, marker, word) in MARKS.items():
+        panels[0][0].plot([], [], marker, color=colour, label=word)
+    panels[0][0].plot([], [], "x", color="C3", label="wrong result")
     fig.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     fig.savefig(path, dpi=120, metadata={"Software": None})
     plt.close(fig)
     return True
+
+
+MARKS = {
+    "library": ("C0", "o", "package"),
+    "public": ("C1", "s", "published recipe"),
+    "torch": ("0.5", "^", "torch"),
+}
+
+
+def _points(axis: Any, height: int, entry: Entry) -> None:
+    """The rivals of one row."""
+    for result in operations.others(entry):
+        colour, marker, _ = MARKS[result["kind"]]
+        axis.plot(result["ratio_to_ncfast"]["median"], height, marker, color=colour, markersize=6)
+    mine = operations.ours(entry)
+    for result in operations.wrong_of(entry):
+        if mine and result["kind"] in MARKS:
+            ratio = result["median_s"] / mine["median_s"]
+            axis.plot(ratio, height, "x", color="C3", markersize=6)
 
 
 def measure(rows: Sequence[Row], out: Path, seconds: float | None) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ncfast.benchmarks import aims, first_screen, results_file, roofline
-from ncfast.benchmarks.report import figures, growth, operations, prose, text, topics
+from ncfast.benchmarks.report import figures, operations, prose, text, topics
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE, IMAGES = ROOT / "benchmarks/results", ROOT / "docs/performance.md", "images"
@@ -63,24 +63,6 @@ def _value(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value if value is not None else "none")
 
 
-def commands(name: str, report: Mapping[str, Any]) -> str:
-    """The command that measured each operation."""
-    known = report.get("commands", {})
-    by_command: dict[str, list[str]] = {}
-    for operation in report["operations"]:
-        command = f"`{known[operation]} --out {name}`" if operation in known else "not recorded"
-        by_command.setdefault(command, []).append(operation)
-    return "\n".join(f"- {', '.join(found)}: {each}" for each, found in by_command.items())
-
-
-def measured(name: str, report: Mapping[str, Any]) -> str:
-    """Limits and commands of one file of `ncfast bench`."""
-    about = report["environment"]
-    parts = [f"### {about['processor']}, {text.plural(about['threads'], 'thread')} (`{name}`)"]
-    parts += [growth.limits(report), commands(name, report)]
-    return "\n\n".join(parts)
-
-
 def figures_of(reports: Reports) -> str:
     """The rows of the first screen, the largest roofline, and the first scaling."""
     timed = with_part(reports, "operations")
@@ -117,12 +99,9 @@ def render(reports: Reports) -> dict[str, str]:
     parts += ["## In pictures", figures_of(reports)]
     parts += ["## Where ncfast is slower", prose.LOSSES, operations.losses(timed)]
     parts += ["## Aims", prose.AIMS, aims.table(timed)]
-    parts += ["## All operations", prose.GLANCE, operations.glance(timed)]
     parts += ["## Wrong results", prose.WRONG, operations.wrong_counts(timed)]
     parts += ["## Not measured", unmeasured(reports)]
     parts += [prose.METHOD, prose.RERUN, "## Machines and versions", environments(reports)]
-    parts += ["Limits of the machines, and the commands that measured them:"]
-    parts += [measured(name, report) for name, report in timed.items()]
     parts += ["## Case by case", _list(topics.contents(reports, image))]
     parts += ["## Other pages", _list(prose.OTHER_PAGES)]
     return {PAGE.name: "\n\n".join(parts) + "\n"} | topics.pages(reports, image)

@@ -54,10 +54,12 @@ def measure(
     ours, *others = calls
     wanted[ours] = max(wanted.values())
     times: dict[str, Rounds] = {name: {} for name in calls}
-    latest = time.perf_counter() + 2 * seconds  # limit, if the estimates were far too low
+    latest = float("inf")
     with _no_collection():
         for number in range(wanted[ours]):
-            if number and time.perf_counter() > latest:
+            if number == 1:  # the first round, with all contestants, does not count
+                latest = time.perf_counter() + 2 * seconds  # if the estimates were far too low
+            if time.perf_counter() > latest:
                 break
             joining = [ours, *(name for name in others if wanted[name] > number)]
             for name in shuffled(joining, number):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ncfast.benchmarks.report import text
@@ -75,19 +76,24 @@ def marked_ratio(rival: Result) -> str:
 
 
 def glance(reports: Mapping[str, Any]) -> str:
-    """One row per file and operation: the time of the fastest right contestant over ncfast's."""
-    rows = []
+    """One row per operation, one column per file: where ncfast is fastest, and by how much."""
+    cells: dict[str, dict[str, str]] = {}
     for name, report in reports.items():
         for operation, entries in report.get("operations", {}).items():
             best = [others(entry)[0] for entry in entries if ours(entry) and others(entry)]
             found = sorted(rival["ratio_to_ncfast"]["median"] for rival in best)
             if found:
-                middle = f"{statistics.median(found):.2f}"
-                faster = str(sum(ratio >= 1 for ratio in found))
-                ends = [f"{found[0]:.2f}", middle, f"{found[-1]:.2f}"]
-                rows.append([operation, f"`{name}`", str(len(found)), faster, *ends])
-    titles = ["operation", "file", "cases", "ncfast fastest", "least", "median", "largest"]
-    return text.table(titles, rows, 2)
+                faster = sum(ratio >= 1 for ratio in found)
+                ends = f"{found[0]:.2f}, {statistics.median(found):.2f}, {found[-1]:.2f}"
+                cells.setdefault(operation, {})[name] = f"{faster} of {len(found)}: {ends}"
+    return by_file(["operation"], [([operation], row) for operation, row in cells.items()])
+
+
+def by_file(titles: Sequence[str], rows: Sequence[tuple[list[str], Mapping[str, str]]]) -> str:
+    """A table with one column for each file that a row has a cell of."""
+    files = sorted({name for _, cells in rows for name in cells})
+    lines = [[*first, *(cells.get(name, "") for name in files)] for first, cells in rows]
+    return text.table([*titles, *(f"`{Path(name).stem}`" for name in files)], lines, len(titles))
 
 
 def wrong_counts(reports: Mapping[str, Any]) -> str:
@@ -109,48 +115,46 @@ def wrong_counts(reports: Mapping[str, Any]) -> str:
 
 
 def losses(reports: Mapping[str, Any]) -> str:
-    """All cases in which a right contestant is faster than ncfast."""
-    rows = []
+    """All right contestants that are faster than ncfast in some file, with their ratio in each."""
+    least: dict[tuple[str, str, str], float] = {}
+    cells: dict[tuple[str, str, str], dict[str, str]] = {}
     for name, operation, entry in every(reports):
         for rival in others(entry):
-            found = rival["ratio_to_ncfast"]
-            if found["median"] < 1:
-                row = [
-                    operation,
-                    text.case(entry["case"]),
-                    rival["contestant"],
-                    _clear(rival),
-                    name,
-                ]
-                row += [text.error(rival["error"]), text.ratio(rival)]
-                rows.append((found["median"], row))
-    if not rows:
+            key = (operation, _sizes(entry), rival["contestant"])
+            median = rival["ratio_to_ncfast"]["median"]
+            least[key] = min(least.get(key, median), median)
+            ratio = f"**{text.ratio(rival)}**" if _clear(rival) else text.ratio(rival)
+            cells.setdefault(key, {})[name] = f"{ratio}; {text.error(rival['error'])}"
+    lost = sorted((key for key, ratio in least.items() if ratio < 1), key=lambda key: least[key])
+    if not lost:
         return "None in these files."
-    titles = ["operation", "case", "faster", "", "file", "its error", "its time over ncfast's"]
-    return text.table(titles, [row for _, row in sorted(rows, key=lambda row: row[0])], 5)
+    return by_file(["operation", "case", "faster"], [([*key], cells[key]) for key in lost])
 
 
-def _clear(rival: Result) -> str:
-    """Whether the quartiles of the ratio show a clear difference."""
-    if rival["rounds"] < 3:
-        return text.plural(rival["rounds"], "round") + " only"
-    return "clearly" if rival["ratio_to_ncfast"]["quartiles"][1] < 1 else "within the noise"
+def _sizes(entry: Entry) -> str:
+    """A case without its caches: the same sizes are cold on one machine and warm on another."""
+    return text.case({name: v for name, v in entry["case"].items() if name != "caches"})
+
+
+def _clear(rival: Result) -> bool:
+    """Whether three rounds or more, and their quartiles, show that a rival is faster."""
+    return rival["rounds"] > 2 and rival["ratio_to_ncfast"]["quartiles"][1] < 1
 
 
 def wrong(reports: Mapping[str, Any]) -> str:
-    """All results with an error over their budget, with their times."""
-    rows = []
+    """All results with an error over their budget: error, and time over ncfast's, in each file."""
+    cells: dict[tuple[str, str, str, str], dict[str, str]] = {}
     for name, operation, entry in every(reports):
         mine = ours(entry)
         for result in wrong_of(entry):
-            against = f"{result['median_s'] / mine['median_s']:.2f}" if mine else ""
-            errors = [text.error(result["error"]), text.error(result["budget"])]
-            who = [operation, text.case(entry["case"]), result["contestant"], name]
-            rows.append([*who, *errors, against])
-    if not rows:
+            against = f"; {result['median_s'] / mine['median_s']:.2f}" if mine else ""
+            budget = text.error(result["budget"])
+            key = (operation, _sizes(entry), result["contestant"], budget)
+            cells.setdefault(key, {})[name] = text.error(result["error"]) + against
+    if not cells:
         return "None in these files."
-    titles = ["operation", "case", "contestant", "file", "error", "allowed"]
-    return text.table([*titles, "median over ncfast's"], rows, 4)
+    titles = ["operation", "case", "contestant", "allowed"]
+    return by_file(titles, [([*key], row) for key, row in cells.items()])
 
 
 def absent(reports: Mapping[str, Any]) -> str:

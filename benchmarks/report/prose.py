@@ -6,7 +6,7 @@ How fast is ncfast beside the packages and recipes that do the same, where is it
 numbers are wrong? `python -m ncfast.benchmarks.page` writes this page from the JSON files in
 `benchmarks/results`. Every case is on a [page of its own](#case-by-case)."""
 
-ROWS = """One case a row, measured by the command at its end. "Ratio" is the time of the fastest
+ROWS = """Ten cases on each machine, one a row, measured by the command at its end. "Ratio" is the time of the fastest
 right rival over that of ncfast, within rounds, with quartiles; below one the rival is faster.
 "Load" is the number of running processes before and after: far above one, the times are too long
 and the ratios uncertain. "Errors" are those of ncfast and of the rival against float64, or against
@@ -21,24 +21,26 @@ ROWS_FIGURE = """Every rival of the ten rows. Right of the line ncfast is faster
 SCALING_FIGURE = """Time against N, D and K: [performance-scaling.md](performance-scaling.md)."""
 
 LOSSES = """Every case in which a right rival takes less time than ncfast, or than the steps that
-ncfast tracks."""
+ncfast tracks, in one file or more: its time over that of ncfast, and its error. Bold: clearly
+faster, by the quartiles of three rounds or more."""
 
 AIMS = """What ncfast lost, or did in much more than the time of a read, with the aim for each.
-`python -m ncfast.benchmarks.aims --out FILE` measures them with one thread."""
+`python -m ncfast.benchmarks.aims --out FILE` measures them with one thread; the files of two cores
+were measured with `--threads 2`. Bold: missed."""
 
 LIMITS = {
-    "sigma_w": """Products in float64 run at 43 GFLOP/s a thread on that machine, those in float32
-at 98. ncfast forms half of the symmetric matrix, in float64, and is right to 14 digits; what is
-faster is right to 5 to 7.""",
-    "call": """In a loop over the same features the call takes 30 us, 19 more than the operator.
-Here other contestants and pauses of 20 ms lie between its calls, so code and features have left the
-nearest caches: a plain read of such features takes 38 us in place of 11.""",
+    "sigma_w": """On the AMD products in float64 run at 43 GFLOP/s a thread, those in float32 at 98.
+ncfast forms half of the symmetric matrix, in float64, and is right to 14 digits; what is faster is
+right to 5 to 7.""",
+    "call": """In a loop over the same features the call takes 30 us on the AMD, 19 more than the
+operator. Here other contestants and pauses of 20 ms lie between its calls, so code and features
+have left the nearest caches: a plain read of such features takes 38 us in place of 11.""",
     "half": """A row has half the bytes in half types but takes 0.6 to 0.7 of the time of one in
 float32: what counts is the number of rows, which are read in the order of their classes (see
 below), and each value is widened.""",
-    "scattered": """One core reads rows in the order of their classes at 13 to 17 GB/s, where each
-prefetch of a scattered line holds a miss buffer until memory answers. Rows in their own order come
-at 28 GB/s through the hardware's prefetcher.""",
+    "scattered": """One core of the AMD reads rows in the order of their classes at 13 to 17 GB/s,
+where each prefetch of a scattered line holds a miss buffer until memory answers. Rows in their own
+order come at 28 GB/s through the hardware's prefetcher. On the Intel it is 10 and 13 GB/s.""",
     "sweep": """On one thread the replicas share the launches of operations, not the arithmetic.""",
 }
 
@@ -72,12 +74,15 @@ computes six metrics, whatever the set.""",
 noise, labels, bounds or errors.""",
 }
 
-GLANCE = """Time of the fastest right contestant over that of ncfast. A value above one means that
-ncfast is faster. Every case counts once; its contestants are on the page of the topic."""
+GLANCE = """In how many cases ncfast is the fastest; then the time of the fastest right contestant
+over that of ncfast, its least, median and largest. Above one ncfast is faster. Every case counts
+once; its contestants are on the page of the topic."""
 
 WRONG = (
     """A result whose error is larger than allowed counts as wrong, and takes part in no ratio."""
 )
+
+WRONG_ROWS = """Error and, behind it, the time over that of ncfast, by file."""
 
 METHOD = """## How it was measured
 

@@ -31,6 +31,9 @@ TOPICS = {
     "packages": Topic(
         "Installed packages", "scikit-learn, torchmetrics, ennemi and others", ("packages",)
     ),
+    "shapes": Topic(
+        "Class moments in many shapes", "36 shapes in all dtypes", ("class_moments.grid",)
+    ),
     "moments": Topic(
         "Class moments", "one pass over features in memory", ("class_moments",)
     ),
@@ -41,6 +44,10 @@ TOPICS = {
     ),
     "metrics": Topic("Sets of metrics", "NC1 to NC5, tier by tier", ("metrics",)),
     "neighbors": Topic("Nearest neighbours", "against trees and FAISS", ("knn",)),
+    "estimates": Topic(
+        "Mutual information in many shapes", "up to 60,000 rows, and the engines",
+        ("mutual_information.grid", "mutual_information.engines"),
+    ),
     "information": Topic(
         "Information", "mutual information, entropy, the plane",
         ("mutual_information", "entropy", "plane"),
@@ -51,7 +58,7 @@ TOPICS = {
          "all_reduce"),
     ),
 }  # fmt: skip
-GROWTH, WRONG = "scaling", "wrong"
+OVERVIEW, GROWTH, WRONG = "operations", "scaling", "wrong"
 MOST_IN_FULL = 100  # results of an operation that a page lists
 
 
@@ -82,7 +89,8 @@ def pages(reports: Reports, image: Any) -> dict[str, str]:
         reports: result files by name.
         image: maps the name of a file and a kind of figure to the file name of the figure.
     """
-    found = {name(topic): _page(topic, reports) for topic in TOPICS}
+    found = {name(OVERVIEW): _overview(reports)}
+    found |= {name(topic): _page(topic, reports) for topic in TOPICS}
     found[name(GROWTH)] = _growth(reports, image)
     found[name(WRONG)] = _wrong(reports)
     return {path: content for path, content in found.items() if content}
@@ -90,7 +98,8 @@ def pages(reports: Reports, image: Any) -> dict[str, str]:
 
 def contents(reports: Reports, image: Any) -> dict[str, str]:
     """What each page that exists shows, by file name."""
-    about = {name(topic): f"{each.title}: {each.what}" for topic, each in TOPICS.items()}
+    about = {name(OVERVIEW): "All operations at a glance, and the commands that measured them"}
+    about |= {name(topic): f"{each.title}: {each.what}" for topic, each in TOPICS.items()}
     about[name(GROWTH)] = "Scaling, files larger than memory, and a projection to clusters"
     about[name(WRONG)] = "Wrong results, and contestants that did not run"
     return {path: about[path] for path in pages(reports, image)}
@@ -98,30 +107,36 @@ def contents(reports: Reports, image: Any) -> dict[str, str]:
 
 def _page(topic: str, reports: Reports) -> str:
     parts = []
-    for file, report in reports.items():
-        for operation, entries in report.get("operations", {}).items():
-            if topic_of(operation) == topic:
-                parts.append(_operation(operation, file, report, entries))
+    for operation in dict.fromkeys(name for _, name, _ in operations.every(reports)):
+        if topic_of(operation) == topic:
+            files = {f: r for f, r in reports.items() if operation in r.get("operations", {})}
+            parts.append(_operation(operation, files))
     if not parts:
         return ""
     return "\n\n".join([f"# {TOPICS[topic].title}", prose.TOPIC, *parts]) + "\n"
 
 
-def _operation(operation: str, file: str, report: Mapping[str, Any], entries: Any) -> str:
-    about = report["environment"]
-    machine = f"{about['processor']}, {text.plural(about['threads'], 'thread')}"
-    parts = [f"## {operation}: {machine}", f"`{file}`, {days(entries)}.{_description(operation)}"]
-    parts += [operations.overview(entries)]
+def _operation(operation: str, reports: Reports) -> str:
+    """An overview of each file; all contestants of the one whose cases were measured last."""
+    parts = [f"## {operation}"]
+    if operation in prose.OPERATIONS:
+        parts.append(prose.OPERATIONS[operation])
+    for file, report in reports.items():
+        about, entries = report["environment"], report["operations"][operation]
+        machine = f"{about['processor']}, {text.plural(about['threads'], 'thread')}"
+        parts += [f"{machine}, {days(entries)} (`{file}`):", operations.overview(entries)]
+    last = max(reports, key=lambda file: _latest(reports[file]["operations"][operation]))
+    entries = reports[last]["operations"][operation]
     if sum(len(ran(entry)) for entry in entries) > MOST_IN_FULL:
         parts.append(f"All contestants of these {len(entries)} cases are in the file.")
     else:
         full = "\n\n".join(operations.in_full(entry) for entry in entries)
-        parts.append(text.folded("All contestants, case by case", full))
+        parts.append(text.folded(f"All contestants, case by case, in `{last}`", full))
     return "\n\n".join(parts)
 
 
-def _description(operation: str) -> str:
-    return f" {prose.OPERATIONS[operation]}" if operation in prose.OPERATIONS else ""
+def _latest(entries: Any) -> str:
+    return max((entry.get("day", "") for entry in entries), default="")
 
 
 def days(entries: Any) -> str:
@@ -161,7 +176,34 @@ def _scaled(file: str, report: Mapping[str, Any], figure: str) -> str:
     return "\n\n".join(parts)
 
 
+def _commands(name: str, report: Mapping[str, Any]) -> str:
+    """The command that measured each operation."""
+    known = report.get("commands", {})
+    by_command: dict[str, list[str]] = {}
+    for operation in report["operations"]:
+        command = f"`{known[operation]} --out {name}`" if operation in known else "not recorded"
+        by_command.setdefault(command, []).append(operation)
+    return "\n".join(f"- {', '.join(found)}: {each}" for each, found in by_command.items())
+
+
+def _measured(name: str, report: Mapping[str, Any]) -> str:
+    """Limits and commands of one file of `ncfast bench`."""
+    about = report["environment"]
+    parts = [f"### {about['processor']}, {text.plural(about['threads'], 'thread')} (`{name}`)"]
+    parts += [growth.limits(report), _commands(name, report)]
+    return "\n\n".join(parts)
+
+
+def _overview(reports: Reports) -> str:
+    timed = {name: report for name, report in reports.items() if report.get("operations")}
+    parts = ["# All operations", prose.BACK, prose.GLANCE, operations.glance(timed)]
+    parts += ["Limits of the machines, and the commands that measured the cases:"]
+    parts += [_measured(name, report) for name, report in timed.items()]
+    return "\n\n".join(parts) + "\n" if timed else ""
+
+
 def _wrong(reports: Reports) -> str:
-    parts = ["# Wrong results", prose.BACK, prose.WRONG, operations.wrong(reports)]
+    parts = ["# Wrong results", prose.BACK, prose.WRONG, prose.WRONG_ROWS]
+    parts += [operations.wrong(reports)]
     parts += ["## Contestants that did not run, and why", operations.absent(reports)]
     return "\n\n".join(parts) + "\n" if any(r.get("operations") for r in reports.values()) else ""

@@ -64,7 +64,7 @@ class FewClasses:
             norm_max.data_ptr(),
             *([part.stride(0) for part in parts] if self._batch else _NO_STRIDES),
         )
-        self._parts = planned & _PART_NAMES
+        self._parts = planned & (_PART_NAMES if self.spectral else _WITHOUT_SPECTRA)
         if not planned.isdisjoint(_PAIRS):
             self._parts |= {"products", "pairs"}
         self._columns: Tensor | list[float] | None = None
@@ -190,6 +190,7 @@ class _Columns:
 # parts of the summary that the extension computes on request
 _PARTS = ("products", "pairs", "spectrum", "centred_spectrum")
 _PART_NAMES = frozenset(_PARTS)
+_WITHOUT_SPECTRA = frozenset({"products", "pairs"})
 _PAIRS = frozenset(f"pairs.{quantity}" for quantity in QUANTITIES)
 _NO_STRIDES = (0, 0, 0, 0, 0)
 

@@ -65,14 +65,11 @@ def test_losses_errors_and_gaps_are_told(report):
     front, below = pages["performance.md"], pages["performance-wrong.md"]
     losses = section(front, "Where ncfast is slower")
     assert "quick one" in losses
-    assert "0.80 [0.72, 0.84]" in losses
-    assert "clearly" in losses
+    assert "| **0.80 [0.72, 0.84]**; 1e-08 |" in losses
     assert "slow one" not in losses
     assert "| knn | 0 of 1 | 1 of 3 |" in section(front, "Wrong results")
     wrong, missing = below.split("\n## Contestants that did not run, and why\n")
-    assert "bad one" in wrong
-    assert "5e-01" in wrong
-    assert "0.10" in wrong, "its time over that of ncfast"
+    assert "bad one | 1e-06 | 5e-01; 0.10 |" in wrong, "error, and its time over that of ncfast"
     assert "quick one" not in wrong
     assert "no such device" in missing
     assert "GPUs: no file comes from a machine with a GPU" in section(front, "Not measured")
@@ -82,9 +79,34 @@ def test_losses_errors_and_gaps_are_told(report):
 
 
 def test_the_glance_counts_cases_by_their_fastest_right_contestant(report):
-    glance = section(front_of({"one.json": report}), "All operations")
-    assert "| knn | `one.json` | 1 | 0 | 0.80 | 0.80 | 0.80 |" in glance
+    glance = page.render({"one.json": report})["performance-operations.md"]
+    assert "| knn | 0 of 1: 0.80, 0.80, 0.80 |" in glance
     assert "| plane |" not in glance, "nobody else ran"
+    assert "- knn, plane: not recorded" in glance, "the command"
+
+
+def test_a_rival_that_is_faster_in_one_file_has_its_ratio_in_all(report):
+    other = copy.deepcopy(report)
+    ran = other["operations"]["knn"][0]["results"]
+    ran[2] = result("quick one", "library", 1.1e-3, error=3e-8, ratio=1.1)
+    ran[1]["rounds"], ran[1]["ratio_to_ncfast"] = 2, {"median": 0.9, "quartiles": [0.8, 0.95]}
+    front = front_of({"one.json": report, "two.json": other})
+    losses = section(front, "Where ncfast is slower").split("| operation |")[1].splitlines()
+    assert losses[0].endswith("| case | faster | `one` | `two` |")
+    cells = "**0.80 [0.72, 0.84]**; 1e-08 | 1.10 [0.99, 1.16]; 3e-08"
+    assert losses[2].endswith(f"| quick one | {cells} |")
+    assert losses[3].endswith("| slow one | 2.00 [1.80, 2.10]; 1e-08 | 0.90 (2 rounds); 1e-08 |")
+
+
+def test_a_page_lists_the_contestants_of_the_latest_file(report):
+    later = copy.deepcopy(report)
+    report["operations"]["knn"][0]["day"] = "2030-01-01"
+    later["operations"]["knn"][0]["day"] = "2030-01-02"
+    for files in ({"a.json": report, "b.json": later}, {"b.json": later, "a.json": report}):
+        text = page.render(files)["performance-neighbors.md"]
+        assert text.count("fastest other that is right") == 2
+        assert text.count("bad one (wrong)") == 1
+        assert "case by case, in `b.json`" in text
 
 
 def test_a_win_in_all_cases_leaves_no_loss(report):
@@ -179,6 +201,8 @@ def test_a_row_names_times_errors_wrong_numbers_day_and_command():
     assert line == "| " + " | ".join([*expected, f"`{row.command}`"]) + " |"
     two = row_report(number, mine, slow, threads=2)
     assert first_screen.table({"one.json": two}) == "Not measured in these files."
+    both = first_screen.table({"one.json": report, "two.json": report})
+    assert both.split("\n\n") == 2 * [first_screen.table({"one.json": report})]
 
 
 def test_the_numbers_of_a_record_are_counted():
@@ -236,11 +260,11 @@ def aim_report(number, *results):
 @pytest.mark.parametrize(
     ("unit", "seconds", "value", "verdict"),
     [
-        ("its time over ncfast's", 0.5e-3, "0.50", "**missed**"),
+        ("its time over ncfast's", 0.5e-3, "0.50", "missed"),
         ("its time over ncfast's", 2e-3, "2.00", "reached"),
-        ("ncfast's time over it", 0.5e-3, "2.00", "**missed**"),
+        ("ncfast's time over it", 0.5e-3, "2.00", "missed"),
         ("ncfast's time over it", 0.9e-3, "1.11", "reached"),
-        ("us more than it", 0.9e-3, "100.00", "**missed**"),
+        ("us more than it", 0.9e-3, "100.00", "missed"),
         ("us more than it", 0.98e-3, "20.00", "reached"),
     ],
 )
@@ -251,9 +275,10 @@ def test_an_aim_is_reached_or_missed(unit, seconds, value, verdict):
     table = aims.table({"one.json": aim_report(number, mine, other)})
     line = [each for each in table.splitlines() if each.startswith("| ")][-1]
     told = f"- **{aim.row.what}.** {aim.limit}"
-    assert (told in table) == (verdict == "**missed**" and bool(aim.limit))
-    assert f"| {unit} | {value} | {aim.aim:g} | {verdict} | P, 2 threads, " in line
-    assert f"--cases {aim.row.case} --threads 2 --seconds 10`" in line
+    assert (told in table) == (verdict == "missed" and bool(aim.limit))
+    cell = f"**{value}**, missed" if verdict == "missed" else value
+    cell += "" if aim.against else " (a package)"
+    assert f"| {unit} | {aim.aim:g} | `{aim.row.command}` | {cell} |" in line
 
 
 def test_an_aim_without_its_case_is_left_out():

@@ -124,6 +124,23 @@ def test_rounds_are_paired_and_the_first_is_in_each():
     assert len(times["ours"]) <= timing.MOST_ROUNDS
 
 
+def test_a_slow_contestant_takes_no_rounds_from_the_others(monkeypatch):
+    passed = [0.0]
+
+    def run(call, repeats):
+        passed[0] += call()
+        return call()
+
+    running = SimpleNamespace(perf_counter=lambda: passed[0], sleep=lambda seconds: None)
+    monkeypatch.setattr(timing, "time", running)
+    monkeypatch.setattr(timing, "_clock", lambda device: run)
+    seconds = {"ours": 0.01, "quick": 0.02, "slow": 60.0}
+    calls = {name: [lambda s=s: s] for name, s in seconds.items()}
+    times = timing.measure(calls, seconds, CPU, 1.0)
+    assert len(times["slow"]) == 1, "it was over the limit in the first round"
+    assert len(times["ours"]) >= len(times["quick"]) >= 16
+
+
 @pytest.mark.usefixtures("_stopped_clock")
 def test_everyone_follows_everyone():
     order = []

@@ -1,5 +1,7 @@
 """Principal axes of few class means, and sums over them, in C++ against LAPACK."""
 
+import math
+
 import pytest
 import torch
 
@@ -65,6 +67,25 @@ def test_axes_of_many_states_and_of_means_that_are_not_finite():
         assert one.axes().directions.equal(directions[i]) or i == 3
     assert values[3].isnan().all()
     assert directions[3].isnan().all()
+
+
+@pytest.mark.parametrize(("number", "computed"), [(32, True), (33, False), (100, False)])
+def test_many_classes_leave_planned_spectra_to_lapack(number, computed):
+    means = means_of(number, 128, "generic")
+    moments = ncfast.class_moments(means, torch.arange(number), num_classes=number)
+    few = few_classes(moments, frozenset({"products", "spectrum", "centred_spectrum"}), "auto")
+    assert few is not None
+    numbers = [*few.group("condition"), *few.group("rank")]
+    assert [math.isnan(float(value)) for value in numbers] == 4 * [not computed]
+    ids = ["nc2.condition", "nc2.condition_centred", "rank.effective_means", "rank.stable_means"]
+    given = {"metrics": ids, "num_classes": number}
+    labels = torch.arange(number)
+    found, expected = (
+        ncfast.collapse_metrics(means, labels, **given, backend=backend)
+        for backend in ("auto", "reference")
+    )
+    for id_, value in expected.items():
+        torch.testing.assert_close(found[id_], value, rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize("spread", [1.0, 1e-3, 0.0])
