@@ -150,7 +150,7 @@ def figure(reports: Mapping[str, Any], path: Path) -> bool:
         axis.set_yticks(range(len(ROWS)), [row.what for row in ROWS], fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(True, axis="x", which="major", color="0.92", linewidth=0.8)
-    for kind, (colour, marker, word) in MARKS.items():
+    for colour, marker, word in MARKS.values():
         panels[0][0].plot([], [], marker, color=colour, label=word)
     panels[0][0].plot([], [], "x", color="C3", label="wrong result")
     fig.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)

@@ -6,11 +6,12 @@ How fast is ncfast beside the packages and recipes that do the same, where is it
 numbers are wrong? `python -m ncfast.benchmarks.page` writes this page from the JSON files in
 `benchmarks/results`. Every case is on a [page of its own](#case-by-case)."""
 
-ROWS = """Ten cases on each machine, one a row, measured by the command at its end. "Ratio" is the time of the fastest
-right rival over that of ncfast, within rounds, with quartiles; below one the rival is faster.
-"Load" is the number of running processes before and after: far above one, the times are too long
-and the ratios uncertain. "Errors" are those of ncfast and of the rival against float64, or against
-the true information. A wrong rival takes part in no ratio; its number stands beside its name."""
+ROWS = """Ten cases on each machine, one a row, measured by the command at its end. "Ratio" is the
+time of the fastest right rival over that of ncfast, within rounds, with quartiles; below one the
+rival is faster. "Load" is the number of running processes before and after: far above one, the
+times are too long and the ratios uncertain. "Errors" are those of ncfast and of the rival against
+float64, or against the true information. A wrong rival takes part in no ratio; its number stands
+beside its name."""
 
 ROWS_BELOW = """In the rows of training ncfast logs {ours} numbers a record, and its rivals the
 {least} to {most} that they have. The training without a log is on the page of
