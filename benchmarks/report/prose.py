@@ -33,10 +33,11 @@ LIMITS = {
     "sigma_w": """On the AMD products in float64 run at 43 GFLOP/s a thread, those in float32 at 98.
 ncfast forms half of the symmetric matrix, in float64, and is right to 14 digits; what is faster is
 right to 5 to 7.""",
-    "call": """In a loop over the same features the call takes 30 us on the AMD, 19 more than the
-operator. Here other contestants and pauses of 20 ms lie between its calls, so code and features
-have left the nearest caches: a plain read of such features takes 38 us in place of 11.""",
-    "half": """A row has half the bytes in half types but takes 0.6 to 0.7 of the time of one in
+    "call": """In a loop over the same features the call takes 30 us on the AMD and 38 on the Intel,
+19 and 25 more than the operator. Here other contestants and pauses of 20 ms lie between its calls,
+so code and features have left the nearest caches: a plain read of such features takes 38 us in
+place of 11 (on the AMD).""",
+    "half": """A row has half the bytes in half types but takes 0.6 to 0.75 of the time of one in
 float32: what counts is the number of rows, which are read in the order of their classes (see
 below), and each value is widened.""",
     "scattered": """One core of the AMD reads rows in the order of their classes at 13 to 17 GB/s,
