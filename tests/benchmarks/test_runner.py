@@ -138,7 +138,7 @@ def test_a_slow_contestant_takes_no_rounds_from_the_others(monkeypatch):
     calls = {name: [lambda s=s: s] for name, s in seconds.items()}
     times = timing.measure(calls, seconds, CPU, 1.0)
     assert len(times["slow"]) == 1, "it was over the limit in the first round"
-    assert len(times["ours"]) >= len(times["quick"]) >= 16
+    assert len(times["ours"]) >= len(times["quick"]) > 10
 
 
 @pytest.mark.usefixtures("_stopped_clock")
