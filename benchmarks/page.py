@@ -70,13 +70,18 @@ def figures_of(reports: Reports) -> str:
     if first_screen.found(timed):
         parts.append(f"![Time over that of ncfast]({IMAGES}/{ROWS_IMAGE})")
         parts.append(prose.ROWS_FIGURE)
-    drawn = [name for name, report in timed.items() if roofline.points(report)]
-    if drawn:
-        most = max(drawn, key=lambda name: len(roofline.points(timed[name])))
+    if most := most_points(timed):
         parts += [f"![Roofline]({IMAGES}/{image(most, 'roofline')})", prose.ROOFLINE]
     for name in list(with_part(reports, "scaling"))[:1]:
         parts += [f"![Scaling]({IMAGES}/{image(name, 'scaling')})", prose.SCALING_FIGURE]
     return "\n\n".join(parts)
+
+
+def most_points(timed: Reports) -> str:
+    """The file with the most points of a roofline; "" if none has any."""
+    counts = {name: len(roofline.points(report)) for name, report in timed.items()}
+    most = max(counts, key=lambda name: counts[name], default="")
+    return most if counts.get(most) else ""
 
 
 def unmeasured(reports: Reports) -> str:
@@ -113,9 +118,10 @@ def _list(pages: Mapping[str, str]) -> str:
 
 def draw(reports: Reports, folder: Path) -> None:
     """Draw all figures of the page."""
-    first_screen.figure(with_part(reports, "operations"), folder / ROWS_IMAGE)
-    for name, report in with_part(reports, "operations").items():
-        roofline.figure(report, folder / image(name, "roofline"))
+    timed = with_part(reports, "operations")
+    first_screen.figure(timed, folder / ROWS_IMAGE)
+    if most := most_points(timed):
+        roofline.figure(timed[most], folder / image(most, "roofline"))
     for part, function in (("scaling", figures.scaling), ("streaming", figures.streaming)):
         for name, report in with_part(reports, part).items():
             function(report, folder / image(name, part))

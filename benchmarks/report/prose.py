@@ -26,8 +26,9 @@ ncfast tracks, in one file or more: its time over that of ncfast, and its error.
 faster, by the quartiles of three rounds or more."""
 
 AIMS = """What ncfast lost, or did in much more than the time of a read, with the aim for each.
-`python -m ncfast.benchmarks.aims --out FILE` measures them with one thread; the files of two cores
-were measured with `--threads 2`. Bold: missed."""
+`python -m ncfast.benchmarks.aims --out FILE` measures them with one thread. The files of two cores
+have the same cases with two threads, by the commands on the page of
+[all operations](performance-operations.md). Bold: missed."""
 
 LIMITS = {
     "sigma_w": """On the AMD products in float64 run at 43 GFLOP/s a thread, those in float32 at 98.
